@@ -1,0 +1,1 @@
+"""Prepares image datasets, trains and evaluates image classifiers, exports and registers models."""

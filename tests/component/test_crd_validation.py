@@ -1,0 +1,500 @@
+"""What kubectl apply answers: defaults to a good spec, and to a bad one a sentence that says what to do."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import httpx
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from conftest import ApiServer
+
+Object: TypeAlias = dict[str, Any]
+FieldPath: TypeAlias = tuple[str | int, ...]
+
+API = "bloomery.dev/v1alpha1"
+CRDS = Path(__file__).resolve().parents[2] / "crds"
+
+
+@dataclass(frozen=True)
+class Api:
+    """The REST API as a strict client such as kubectl uses it, without a process for each request."""
+
+    client: httpx.Client
+
+    def create(self, namespace: str, manifest: Object) -> Object:
+        """Create an object that must be accepted; return it as stored."""
+        return self._accepted(self.client.post(self._path(namespace, manifest), json=manifest, params=STRICT))
+
+    def replace(self, namespace: str, manifest: Object, *, part: str = "") -> httpx.Response:
+        """Replace an object, or a part of it such as /status."""
+        path = f"{self._path(namespace, manifest)}/{manifest['metadata']['name']}{part}"
+        return self.client.put(path, json=manifest, params=STRICT)
+
+    @staticmethod
+    def _path(namespace: str, manifest: Object) -> str:
+        return f"/apis/{API}/namespaces/{namespace}/{manifest['kind'].lower()}s"
+
+    @staticmethod
+    def _accepted(response: httpx.Response) -> Object:
+        assert response.status_code < 300, response.text
+        stored: Object = response.json()
+        return stored
+
+
+STRICT = {"fieldValidation": "Strict"}
+
+
+@pytest.fixture(scope="module")
+def api(crds: ApiServer) -> Iterator[Api]:
+    """Give the REST API, with our kinds in it."""
+    with crds.http() as client:
+        yield Api(client)
+
+
+def dataset(name: str = "flowers", **spec: Any) -> Object:
+    """A Dataset that is accepted, with fields of the spec put in."""
+    return _object("Dataset", name, {"source": {"uri": "s3://flowers/raw"}} | spec)
+
+
+def training_job(name: str = "flowers", **spec: Any) -> Object:
+    """A TrainingJob that is accepted, with fields of the spec put in."""
+    return _object("TrainingJob", name, {"datasets": [{"name": "flowers"}], "preset": "resnet18"} | spec)
+
+
+def service(name: str = "flowers", **spec: Any) -> Object:
+    """An InferenceService that is accepted, with fields of the spec put in."""
+    return _object("InferenceService", name, {"variants": [variant()]} | spec)
+
+
+def variant(name: str = "v1", *, weight: int = 100, **fields: Any) -> Object:
+    """A variant that is accepted, with fields put in."""
+    return {"name": name, "model": {"trainingJob": "flowers"}, "weight": weight} | fields
+
+
+def _object(kind: str, name: str, spec: Object) -> Object:
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def hyperparameters(**fields: Any) -> Object:
+    """A TrainingJob with these hyperparameters."""
+    return training_job(hyperparameters=fields)
+
+
+NAME_RULE = "metadata.name must have at most 40 characters"
+REFUSED: dict[str, tuple[Object, str]] = {
+    # Names
+    "a name of 41 characters": (dataset("f" * 41), NAME_RULE),
+    "a name that begins with a digit": (training_job("4flowers"), NAME_RULE),
+    "a name with a dot": (service("flowers.v2"), NAME_RULE),
+    # Unknown fields
+    "an unknown field of a Dataset": (dataset(sorce={}), 'unknown field "spec.sorce"'),
+    "batch_size for batchSize": (
+        hyperparameters(batch_size=16),
+        'unknown field "spec.hyperparameters.batch_size"',
+    ),
+    "an unknown field of a variant": (
+        service(variants=[variant(mirror=3)]),
+        'unknown field "spec.variants[0].mirror"',
+    ),
+    # Dataset
+    "no source": (_object("Dataset", "flowers", {}), "spec.source: Required value"),
+    "a file:// source": (dataset(source={"uri": "file:///data"}), "spec.source.uri must begin with s3://"),
+    "a source without a bucket": (dataset(source={"uri": "s3:///raw"}), "must name a bucket after s3://"),
+    "an unknown layout": (
+        dataset(source={"uri": "s3://flowers", "layout": "Coco"}),
+        'supported values: "Auto", "SplitFolders", "Folders"',
+    ),
+    "shares that leave nothing to train on": (
+        dataset(split={"validation": 0.5, "test": 0.5}),
+        "spec.split.validation and spec.split.test must together be less than 1",
+    ),
+    "a negative share": (dataset(split={"validation": -0.1}), "should be greater than or equal to 0"),
+    "more minimum than maximum classes": (
+        dataset(rules={"minClasses": 5, "maxClasses": 4}),
+        "spec.rules.minClasses must not be greater than spec.rules.maxClasses",
+    ),
+    "a minimum side above the maximum": (
+        dataset(rules={"minSide": 500, "maxSide": 400}),
+        "spec.rules.minSide must not be greater than spec.rules.maxSide",
+    ),
+    "an unknown format": (dataset(rules={"formats": ["gif"]}), 'Unsupported value: "gif"'),
+    "a largest file of zero": (dataset(rules={"maxBytes": 0}), "spec.rules.maxBytes must be more than 0"),
+    "a largest file of 2Gi": (dataset(rules={"maxBytes": "2Gi"}), "and at most 1Gi"),
+    "a size with a word": (dataset(rules={"maxBytes": "4 MB"}), "spec.rules.maxBytes"),
+    "requests above limits": (
+        dataset(resources={"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}),
+        "spec.resources.requests must not be greater than spec.resources.limits",
+    ),
+    "a quantity that is none": (dataset(resources={"limits": {"cpu": "two"}}), "spec.resources.limits.cpu"),
+    "a negative quantity": (dataset(resources={"limits": {"cpu": -1}}), "spec.resources.limits.cpu"),
+    # TrainingJob
+    "an unknown preset": (training_job(preset="resnet34"), 'supported values: "resnet18", "resnet50"'),
+    "an unknown metric": (training_job(metric="accuracy"), 'supported values: "top1"'),
+    "two datasets": (training_job(datasets=[{"name": "a"}, {"name": "b"}]), "must have at most 1 item"),
+    "no dataset": (training_job(datasets=[]), "spec.datasets"),
+    "a dataset version that is neither ordinal nor digest": (
+        training_job(datasets=[{"name": "flowers", "version": "latest"}]),
+        "spec.datasets[0].version",
+    ),
+    "epochs and maxSteps": (hyperparameters(epochs=2, maxSteps=100), "both say how long to train"),
+    "momentum with adamw": (
+        hyperparameters(optimizer="adamw", momentum=0.9),
+        "spec.hyperparameters.momentum belongs to the optimizer sgd",
+    ),
+    "nothing but warm-up": (
+        hyperparameters(epochs=5, warmupEpochs=5),
+        "spec.hyperparameters.warmupEpochs must be less than spec.hyperparameters.epochs",
+    ),
+    "a learning rate of zero": (hyperparameters(learningRate=0), "spec.hyperparameters.learningRate"),
+    "no scratch": (training_job(scratch="0"), "spec.scratch must be more than 0"),
+    "a model name that MLflow refuses": (
+        training_job(output={"registeredModel": "team/flowers"}),
+        "spec.output.registeredModel must not contain '/' or ':'",
+    ),
+    # InferenceService
+    "no variant": (service(variants=[]), "should have at least 1 items"),
+    "weights that sum to 90": (
+        service(variants=[variant("v1", weight=80), variant("v2", weight=10)]),
+        "the weights of spec.variants must sum to 100 percent",
+    ),
+    "a variant without a weight": (
+        service(variants=[{"name": "v1", "model": {"trainingJob": "flowers"}}]),
+        "spec.variants[0].weight: Required value",
+    ),
+    "eight variants": (
+        service(variants=[variant(f"v{n}", weight=30 if n == 0 else 10) for n in range(8)]),
+        "must have at most 7 items",
+    ),
+    "two variants of one name": (
+        service(variants=[variant(weight=50), variant(weight=50)]),
+        'spec.variants[1]: Duplicate value: {"name":"v1"}',
+    ),
+    "a variant's name of 17 characters": (
+        service(variants=[variant("v" * 17)]),
+        "the name of a variant must have at most 16 characters",
+    ),
+    "two model sources": (
+        service(variants=[variant(model={"trainingJob": "flowers", "uri": "s3://models/flowers"})]),
+        "model must name exactly one of trainingJob",
+    ),
+    "no model source": (service(variants=[variant(model={})]), "model must name exactly one of trainingJob"),
+    "a file:// model": (
+        service(variants=[variant(model={"uri": "file:///models"})]),
+        "model.uri must begin with s3://",
+    ),
+    "a model that is a whole bucket": (
+        service(variants=[variant(model={"uri": "s3://models"})]),
+        "model.uri must name a bucket and the model's folder in it",
+    ),
+    "a path without a slash": (service(path="flowers"), "spec.path must begin with '/'"),
+    "a path that ends with a slash": (service(path="/flowers/"), "must not end with '/'"),
+    "the root path": (service(path="/"), "spec.path must name something after '/'"),
+    "a path that climbs": (service(path="/a/../b"), "spec.path must not contain '..'"),
+    "a path with a space": (service(path="/a b"), "spec.path may hold letters"),
+    "a path of 201 characters": (service(path="/" + "a" * 200), "200"),
+    "an unknown auth": (service(auth="Basic"), 'supported values: "ApiKey", "None"'),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_kubectl_apply_refuses_in_words(crds: ApiServer, namespace: str, case: str) -> None:
+    manifest, words = REFUSED[case]
+    refusal = crds.kubectl("apply", "-n", namespace, "-f", "-", input=manifest)
+    assert refusal.returncode != 0, f"accepted: {refusal.stdout}"
+    assert words in refusal.stderr
+
+
+ACCEPTED: dict[str, Object] = {
+    "the smallest Dataset": dataset(),
+    "a name of 40 characters": dataset("f" * 40),
+    "a name of one character": service("f"),
+    "names for people in any script": dataset(displayName="花卉", description="五种花 🌷"),
+    "a quantity as a number": dataset(rules={"maxBytes": 4194304}, resources={"limits": {"cpu": 2}}),
+    "shares that leave a little": dataset(split={"validation": 0.6, "test": 0.3}),
+    "a version by ordinal": training_job(datasets=[{"name": "flowers", "version": 2}]),
+    "a version by digest": training_job(datasets=[{"name": "flowers", "version": "3f9c0a1b2c3d4e5f"}]),
+    "maxSteps alone": hyperparameters(maxSteps=6000),
+    "momentum with sgd": hyperparameters(optimizer="sgd", momentum=0.9, epochs=10, warmupEpochs=2),
+    "a GPU": training_job(resources={"limits": {"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}}),
+    "seven variants": service(
+        variants=[variant(f"v{n}", weight=40 if n == 0 else 10, replicas=2) for n in range(7)]
+    ),
+    "a variant without traffic": service(
+        variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
+    ),
+    "an open service at a deep path": service(path="/team-a/flowers_v1.0", auth="None"),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_kubectl_apply_accepts(crds: ApiServer, namespace: str, case: str) -> None:
+    done = crds.kubectl("apply", "-n", namespace, "-f", "-", input=ACCEPTED[case])
+    assert done.returncode == 0, done.stderr
+
+
+def test_defaults_are_filled_in_at_once(api: Api, namespace: str) -> None:
+    assert api.create(namespace, dataset())["spec"] == {
+        "source": {"uri": "s3://flowers/raw", "layout": "Auto"},
+        "split": {"validation": 0.2, "test": 0, "seed": 0},
+        "rules": {
+            "check": True,
+            "minImagesPerClass": 20,
+            "minClasses": 2,
+            "maxClasses": 1000,
+            "formats": ["jpg", "jpeg", "png", "bmp"],
+            "maxBytes": "4Mi",
+            "maxAspectRatio": 3,
+            "minSide": 31,
+            "maxSide": 4095,
+        },
+        "shards": {"images": 1000},
+    }
+    assert api.create(namespace, training_job())["spec"] == {
+        "datasets": [{"name": "flowers"}],
+        "preset": "resnet18",
+        "hyperparameters": {
+            "batchSize": 32,
+            "labelSmoothing": 0.1,
+            "imageSize": 224,
+            "augmentation": "TrivialAugment",
+            "horizontalFlip": True,
+            "seed": 0,
+        },
+        "metric": "top1",
+        "scratch": "5Gi",
+        "backoffLimit": 3,
+    }
+    assert api.create(namespace, service())["spec"] == {
+        "replicas": 1,
+        "variants": [variant()],
+        "auth": "ApiKey",
+    }
+
+
+def test_rules_are_switched_off_with_a_plain_off(crds: ApiServer, namespace: str) -> None:
+    text = yaml.safe_dump(dataset(rules={"check": "HERE"})).replace("HERE", "Off")
+    done = crds.kubectl("apply", "-n", namespace, "-f", "-", "-o", "jsonpath={.spec.rules.check}", input=text)
+    assert (done.returncode, done.stdout) == (0, "false"), done.stderr
+
+
+# What may not change on a TrainingJob: every field of the schema but the mutable ones, found by walking it.
+
+MUTABLE = {"displayName": "Roses", "description": "The second one.", "ttlSecondsAfterFinished": 61}
+FULL: Object = {
+    "displayName": "Flowers",
+    "description": "The first one.",
+    "datasets": [{"name": "flowers", "version": 2}],
+    "preset": "resnet18",
+    "hyperparameters": {
+        "epochs": 10,
+        "batchSize": 16,
+        "learningRate": 0.01,
+        "optimizer": "sgd",
+        "momentum": 0.8,
+        "weightDecay": 0.001,
+        "warmupEpochs": 1,
+        "labelSmoothing": 0.2,
+        "imageSize": 128,
+        "augmentation": "Light",
+        "horizontalFlip": False,
+        "seed": 7,
+    },
+    "metric": "f1",
+    "resources": {"limits": {"cpu": "2"}, "requests": {"cpu": "1"}},
+    "scratch": "6Gi",
+    "activeDeadlineSeconds": 600,
+    "backoffLimit": 2,
+    "ttlSecondsAfterFinished": 60,
+    "output": {"registeredModel": "flowers", "versionLabel": "1.0"},
+}
+# Fields that exclude one of FULL's: what must go, and the value.
+INSTEAD: dict[FieldPath, tuple[FieldPath, Any]] = {
+    ("hyperparameters", "maxSteps"): (("hyperparameters", "epochs"), 1000),
+}
+
+
+def spec_schema() -> Object:
+    """The schema of a TrainingJob's spec."""
+    version = yaml.safe_load((CRDS / "trainingjobs.yaml").read_text(encoding="utf-8"))["spec"]["versions"][0]
+    schema: Object = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return schema
+
+
+def fields_below(schema: Object, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Object, bool]]:
+    """Yield path, schema and whether it is required, of all fields; items at index 0, map entries at cpu."""
+    required = schema.get("required", [])
+    below: list[tuple[str | int, Object]] = list(schema.get("properties", {}).items())
+    below += [("cpu", schema["additionalProperties"])] if "additionalProperties" in schema else []
+    for name, field in below:
+        yield (*path, name), field, name in required
+        yield from fields_below(field, (*path, name))
+    if "items" in schema:
+        yield from fields_below(schema["items"], (*path, 0))
+
+
+IMMUTABLE = {
+    path: (schema, required)
+    for path, schema, required in fields_below(spec_schema())
+    if path[0] not in MUTABLE
+}
+
+
+def whole(path: FieldPath) -> Object:
+    """A full spec that has the field."""
+    spec = copy.deepcopy(FULL)
+    if path in INSTEAD:
+        rival, value = INSTEAD[path]
+        without(spec, rival)
+        parent(spec, path)[path[-1]] = value
+    return spec
+
+
+def parent(spec: Object, path: FieldPath) -> Any:
+    """The map that holds the field."""
+    node: Any = spec
+    for key in path[:-1]:
+        node = node[key]
+    return node
+
+
+def without(spec: Object, path: FieldPath) -> Object:
+    """Take the field out of the spec."""
+    del parent(spec, path)[path[-1]]
+    return spec
+
+
+def changed(spec: Object, path: FieldPath, schema: Object) -> Object:
+    """Give the field another value that its type allows."""
+    holder = parent(spec, path)
+    old = holder[path[-1]]
+    if "enum" in schema:
+        holder[path[-1]] = next(value for value in schema["enum"] if value != old)
+    elif isinstance(old, bool):
+        holder[path[-1]] = not old
+    elif isinstance(old, int | float):
+        holder[path[-1]] = old + 1 if isinstance(old, int) else old / 2
+    else:
+        holder[path[-1]] = {"cpu": "1500m"}.get(str(path[-1]), "7Gi" if path == ("scratch",) else "other")
+    return spec
+
+
+def job(spec: Object) -> Object:
+    """A TrainingJob of a name of its own."""
+    return _object("TrainingJob", f"job-{secrets.token_hex(4)}", copy.deepcopy(spec))
+
+
+def replaced(api: Api, namespace: str, before: Object, after: Object) -> httpx.Response:
+    """Create a TrainingJob with one spec and try to give it another."""
+    stored = api.create(namespace, job(before))
+    return api.replace(namespace, stored | {"spec": after})
+
+
+@pytest.mark.parametrize("path", IMMUTABLE, ids=lambda path: ".".join(map(str, path)))
+def test_an_immutable_field_cannot_be_edited_added_or_removed(
+    api: Api, namespace: str, path: FieldPath
+) -> None:
+    schema, required = IMMUTABLE[path]
+    refusal = f"spec.{path[0]} cannot be changed"
+    leaf = "properties" not in schema and "items" not in schema and "additionalProperties" not in schema
+    if leaf:
+        edited = replaced(api, namespace, whole(path), changed(whole(path), path, schema))
+        assert edited.status_code == 422 and refusal in edited.text, edited.text
+    removed = replaced(api, namespace, whole(path), without(whole(path), path))
+    assert removed.status_code == 422, removed.text
+    assert refusal in removed.text or (required and "Required value" in removed.text), removed.text
+    if not required:
+        added = replaced(api, namespace, without(whole(path), path), whole(path))
+        assert added.status_code == 422 and refusal in added.text, added.text
+
+
+@pytest.mark.parametrize("field", MUTABLE)
+def test_a_mutable_field_can_be_edited_added_and_removed(api: Api, namespace: str, field: str) -> None:
+    absent = without(copy.deepcopy(FULL), (field,))
+    for before, after in ((FULL, FULL | {field: MUTABLE[field]}), (FULL, absent), (absent, FULL)):
+        done = replaced(api, namespace, before, after)
+        assert done.status_code == 200, done.text
+
+
+# What kubectl shows.
+
+STATUS: dict[str, Object] = {
+    "Dataset": {"phase": "Ready", "images": 3670, "classCount": 5},
+    "TrainingJob": {
+        "phase": "Running",
+        "progress": {"epoch": 3, "step": 480, "totalSteps": 6000, "steps": "480/6000", "eta": "11m"},
+        "metric": "top1 0.982",
+        "model": {"name": "flowers", "version": "4", "display": "flowers/4"},
+    },
+    "InferenceService": {
+        "phase": "Running",
+        "replicas": 3,
+        "readyReplicas": 3,
+        "ready": "3/3",
+        "selector": "bloomery.dev/inferenceservice=flowers",
+        "traffic": "v1=90 v2=10",
+        "url": "http://127.0.0.1:30080/flowers",
+    },
+}
+SHOWN = {
+    "datasets": (
+        ["NAME", "PHASE", "IMAGES", "CLASSES", "AGE"],
+        ["flowers", "Ready", "3670", "5"],
+    ),
+    "tj": (
+        ["NAME", "PHASE", "DATASET", "PRESET", "EPOCH", "STEP", "ETA", "METRIC", "MODEL", "AGE"],
+        ["flowers", "Running", "flowers", "resnet18", "3", "480/6000", "11m", "top1 0.982", "flowers/4"],
+    ),
+    "isvc": (
+        ["NAME", "PHASE", "READY", "TRAFFIC", "URL", "AGE"],
+        ["flowers", "Running", "3/3", "v1=90 v2=10", "http://127.0.0.1:30080/flowers"],
+    ),
+}
+
+
+def test_kubectl_get_reads_like_a_dashboard(crds: ApiServer, api: Api, namespace: str) -> None:
+    for manifest in (dataset(), training_job(), service()):
+        stored = api.create(namespace, manifest)
+        done = api.replace(namespace, stored | {"status": STATUS[manifest["kind"]]}, part="/status")
+        assert done.status_code == 200, done.text
+    for kind, (headings, values) in SHOWN.items():
+        lines = crds.kubectl("get", kind, "-n", namespace).stdout.splitlines()
+        assert lines[0].split() == headings
+        assert lines[1].split()[:-1] == " ".join(values).split()
+    everything = crds.kubectl("get", "bloomery", "-n", namespace, "-o", "name").stdout.split()
+    assert everything == [
+        "dataset.bloomery.dev/flowers",
+        "inferenceservice.bloomery.dev/flowers",
+        "trainingjob.bloomery.dev/flowers",
+    ]
+
+
+def test_kubectl_scale_sets_the_replicas(crds: ApiServer, api: Api, namespace: str) -> None:
+    stored = api.create(namespace, service())
+    api.replace(namespace, stored | {"status": STATUS["InferenceService"]}, part="/status")
+    done = crds.kubectl("scale", "isvc/flowers", "--replicas=5", "-n", namespace)
+    assert done.returncode == 0, done.stderr
+    scale = crds.kubectl("get", "isvc/flowers", "--subresource=scale", "-n", namespace, "-o", "json").stdout
+    assert '"replicas": 5' in scale and "bloomery.dev/inferenceservice=flowers" in scale
+
+
+@pytest.mark.parametrize(
+    ("word", "field"),
+    {
+        "batch_size": "tj.spec.hyperparameters.batchSize",
+        "max_number_of_steps": "tj.spec.hyperparameters.maxSteps",
+        "学习率": "tj.spec.hyperparameters.learningRate",
+        "验证集比例": "datasets.spec.split.validation",
+        "权重": "isvc.spec.variants.weight",
+        "接口地址": "isvc.spec.path",
+    }.items(),
+)
+def test_kubectl_explain_knows_the_words_of_other_platforms(crds: ApiServer, word: str, field: str) -> None:
+    assert word in crds.kubectl("explain", field).stdout

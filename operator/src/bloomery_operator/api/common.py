@@ -1,0 +1,114 @@
+"""What the three kinds share: the base model, metadata, conditions and references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+API_GROUP = "bloomery.dev"
+API_VERSION = "v1alpha1"
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON: what the API server takes and gives."""
+
+
+class InvalidResource(ValueError):
+    """A stored object that the models cannot read; the message names each field, in words."""
+
+
+class ApiModel(BaseModel):
+    """Base of all API models: frozen, camelCase outside, unknown fields left to the CRD's schema."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    def to_json(self) -> Manifest:
+        """Return the JSON form, without the fields that are not set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class SecretReference(ApiModel):
+    """The name of a Secret in the same namespace."""
+
+    name: str
+
+
+class ObjectMeta(ApiModel):
+    """The part of an object's metadata that decisions need."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int = 1
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    annotations: Mapping[str, str] = {}
+    labels: Mapping[str, str] = {}
+
+
+class Condition(ApiModel):
+    """A standard Kubernetes condition (meta/v1 Condition)."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+    observed_generation: int | None = None
+    last_transition_time: datetime | None = None
+
+    @property
+    def is_true(self) -> bool:
+        """Whether the condition holds."""
+        return self.status == "True"
+
+
+class Resources(ApiModel):
+    """Compute resources of a pod's container, as in core/v1."""
+
+    requests: Mapping[str, str | int] = {}
+    limits: Mapping[str, str | int] = {}
+
+
+class CustomResourceStatus(ApiModel):
+    """The status fields that all three kinds have."""
+
+    observed_generation: int | None = None
+    conditions: tuple[Condition, ...] = ()
+    phase: str | None = None
+
+    def condition(self, type_: str) -> Condition | None:
+        """Return the condition of that type, if there is one."""
+        return next((c for c in self.conditions if c.type == type_), None)
+
+    def is_true(self, type_: str) -> bool:
+        """Whether the condition of that type is there and holds."""
+        condition = self.condition(type_)
+        return condition is not None and condition.is_true
+
+
+class CustomResource(ApiModel):
+    """One object of ours: its metadata; kinds add ``spec`` and ``status``."""
+
+    KIND: ClassVar[str]
+    OWNER_LABEL: ClassVar[str]
+
+    metadata: ObjectMeta
+
+    @classmethod
+    def parse(cls, manifest: Mapping[str, Any]) -> Self:
+        """Read an object as the API server returns it.
+
+        Raises:
+            InvalidResource: a field is missing or wrong; names each one.
+        """
+        try:
+            return cls.model_validate(manifest)
+        except ValidationError as error:
+            raise InvalidResource("; ".join(_sentence(e["loc"], e["msg"]) for e in error.errors())) from error
+
+
+def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    return f"{'.'.join(str(part) for part in location)}: {message[:1].lower()}{message[1:]}"

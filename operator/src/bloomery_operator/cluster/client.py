@@ -1,0 +1,172 @@
+"""The one client of the API server: live reads and all writes.
+
+``kubernetes.aio`` carries the requests; the paths are known, so nothing is discovered at run time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from kubernetes.aio import client as kube
+
+from bloomery_operator.api.common import Manifest
+from bloomery_operator.cluster.kinds import Key, Kind, kind_of
+
+FIELD_MANAGER = "bloomery-operator"
+PAGE_SIZE = 500
+TIMEOUT_SECONDS = 30.0
+
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+
+
+class ClusterError(Exception):
+    """The API server refused a request; ``code`` is the HTTP status, ``reason`` the API's own word."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        """Keep what the API server answered."""
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the same request would be refused again: the request is wrong, or not allowed."""
+        return self.code in (400, 403, 422)
+
+
+class Cluster(Protocol):
+    """What reconciling needs of a cluster."""
+
+    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+        """Return the object as it is now, or None."""
+
+    def list(self, kind: Kind, *, namespace: str | None, selector: str) -> AsyncIterator[Manifest]:
+        """Yield the objects with those labels, page by page."""
+
+    async def create(self, manifest: Manifest) -> Manifest | None:
+        """Create the object; None where one of that name exists already."""
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Make the object as described, server-side, owning the described fields."""
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """Make the status as described, server-side."""
+
+    async def annotate(self, kind: Kind, key: Key, annotations: dict[str, str]) -> None:
+        """Set annotations of an object that may be gone."""
+
+    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+        """Delete the object, and in the background what it owns; one that is gone, or another by now, is fine."""
+
+
+class KubernetesCluster:
+    """The real form of ``Cluster``."""
+
+    def __init__(self, api: kube.ApiClient) -> None:
+        """Use a configured client; the caller closes it."""
+        self._api = api
+
+    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+        """Return the object as it is now, or None."""
+        try:
+            return await self._request("GET", kind.path(key.namespace, key.name))
+        except ClusterError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> AsyncIterator[Manifest]:
+        """Yield the objects with those labels, page by page."""
+        query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._request("GET", kind.path(namespace), query=query)
+            for item in page["items"]:
+                yield {"apiVersion": kind.api_version, "kind": kind.kind} | item
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return
+            query = query | {"continue": token}
+
+    async def create(self, manifest: Manifest) -> Manifest | None:
+        """Create the object; None where one of that name exists already."""
+        path = kind_of(manifest).path(manifest["metadata"]["namespace"])
+        try:
+            return await self._request("POST", path, body=manifest, query=_strict())
+        except ClusterError as error:
+            if error.reason == "AlreadyExists":
+                return None
+            raise
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Make the object as described, server-side, owning the described fields."""
+        return await self._apply(manifest, subresource=None)
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """Make the status as described, server-side."""
+        return await self._apply(manifest, subresource="status")
+
+    async def annotate(self, kind: Kind, key: Key, annotations: dict[str, str]) -> None:
+        """Set annotations of an object that may be gone."""
+        body = {"metadata": {"annotations": annotations}}
+        try:
+            await self._request("PATCH", kind.path(key.namespace, key.name), body=body, content_type=_MERGE)
+        except ClusterError as error:
+            if error.code != 404:
+                raise
+
+    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+        """Delete the object, and in the background what it owns; one that is gone, or another by now, is fine."""
+        body: Manifest = {"propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._request("DELETE", kind.path(key.namespace, key.name), body=body)
+        except ClusterError as error:
+            if error.code not in (404, 409):
+                raise
+
+    async def _apply(self, manifest: Manifest, *, subresource: str | None) -> Manifest:
+        metadata = manifest["metadata"]
+        path = kind_of(manifest).path(metadata["namespace"], metadata["name"], subresource)
+        query = _strict() | {"force": "true"}
+        return await self._request("PATCH", path, body=manifest, query=query, content_type=_APPLY)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
+        content: bytes = await response.read()  # type: ignore[no-untyped-call]
+        if not 200 <= response.status <= 299:
+            raise _error(response.status, content)
+        document: Any = json.loads(content)
+        return dict(document)
+
+
+def _strict() -> dict[str, str]:
+    return {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+
+
+def _error(code: int, content: bytes) -> ClusterError:
+    try:
+        status = json.loads(content)
+        return ClusterError(code, str(status.get("reason", "")), str(status.get("message", "")))
+    except (ValueError, AttributeError):
+        return ClusterError(code, "", content.decode(errors="replace")[:500])

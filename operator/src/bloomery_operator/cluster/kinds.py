@@ -1,0 +1,70 @@
+"""The kinds of objects that the operator reads and writes, and their REST paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bloomery_operator.api.common import API_GROUP, API_VERSION
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A namespaced resource of the API server."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """As in a manifest: ``apps/v1``, or ``v1`` for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """Return the REST path of one object, or of a collection; without a namespace, of the whole cluster's."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        within = f"/namespaces/{namespace}" if namespace else ""
+        parts = [part for part in (self.plural, name, subresource) if part]
+        return "/".join([root + within, *parts])
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Namespace and name of an object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """As kubectl users write it."""
+        return f"{self.namespace}/{self.name}"
+
+
+DATASETS = Kind(API_GROUP, API_VERSION, "Dataset", "datasets")
+TRAINING_JOBS = Kind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
+INFERENCE_SERVICES = Kind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
+JOBS = Kind("batch", "v1", "Job", "jobs")
+PODS = Kind("", "v1", "Pod", "pods")
+CONFIG_MAPS = Kind("", "v1", "ConfigMap", "configmaps")
+SECRETS = Kind("", "v1", "Secret", "secrets")
+SERVICES = Kind("", "v1", "Service", "services")
+EVENTS = Kind("", "v1", "Event", "events")
+DEPLOYMENTS = Kind("apps", "v1", "Deployment", "deployments")
+HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+
+OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
+ALL_KINDS = (*OWNERS, JOBS, PODS, CONFIG_MAPS, SECRETS, SERVICES, EVENTS, DEPLOYMENTS, HTTP_ROUTES)
+
+
+def kind_of(manifest: dict[str, object]) -> Kind:
+    """Return the kind of a manifest.
+
+    Raises:
+        LookupError: it is none that the operator handles.
+    """
+    wanted = (manifest["apiVersion"], manifest["kind"])
+    found = next((k for k in ALL_KINDS if (k.api_version, k.kind) == wanted), None)
+    if found is None:
+        raise LookupError(f"the operator does not handle {wanted}")
+    return found

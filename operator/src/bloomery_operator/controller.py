@@ -1,0 +1,171 @@
+"""The controller: from watch events to reconciles, and the resync that catches what the watches missed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api.common import Manifest
+from bloomery_operator.cluster.kinds import (
+    DATASETS,
+    DEPLOYMENTS,
+    HTTP_ROUTES,
+    INFERENCE_SERVICES,
+    JOBS,
+    OWNERS,
+    PODS,
+    TRAINING_JOBS,
+    Key,
+    Kind,
+)
+from bloomery_operator.cluster.projection import key_of
+from bloomery_operator.reconcile import RECONCILERS, Context
+from bloomery_operator.reconcile.context import publish_invalid
+from bloomery_operator.resources.metadata import SELECTOR
+from bloomery_operator.telemetry import Telemetry
+from bloomery_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, HTTP_ROUTES)
+OWNER_LABELS: dict[Kind, type[CustomResource]] = {
+    DATASETS: Dataset,
+    TRAINING_JOBS: TrainingJob,
+    INFERENCE_SERVICES: InferenceService,
+}
+STUCK_SECONDS = 300.0
+"""A resync that takes longer than this beyond its interval means that the process hangs."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object to reconcile."""
+
+    kind: Kind
+    key: Key
+
+    def __str__(self) -> str:
+        """As logs and metrics show it: the kind first."""
+        return f"{self.kind.kind} {self.key}"
+
+
+class Controller:
+    """Holds the queue and feeds it; lives as long as the process."""
+
+    def __init__(self, context: Context, telemetry: Telemetry, *, kinds: Sequence[Kind]) -> None:
+        """Watch and resync ``kinds``, the owners first."""
+        self._context = context
+        self._telemetry = telemetry
+        self._kinds = tuple(kinds)
+        self._queue: WorkQueue[Item] = WorkQueue(telemetry)
+        self._suspects: frozenset[tuple[Kind, Key]] = frozenset()
+        self._dead: frozenset[tuple[Kind, Key]] = frozenset()
+        self._last_resync = time.monotonic()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds that are watched and listed."""
+        return self._kinds
+
+    def observe(self, kind: Kind, manifest: Manifest, *, deleted: bool) -> None:
+        """Take in a watch event and queue whom it concerns."""
+        self._telemetry.events.labels(kind.kind).inc()
+        if deleted:
+            self._context.projection.remove(kind, key_of(manifest))
+        else:
+            self._context.projection.put(kind, manifest)
+        self._enqueue(kind, manifest)
+
+    async def run(self) -> None:
+        """Resync once, then work and resync until cancelled."""
+        await self._first_resync()
+        workers = [self._queue.work(self._reconcile) for _ in range(self._context.settings.workers)]
+        await asyncio.gather(self._resync_forever(), *workers)
+
+    def ailment(self) -> str | None:
+        """Say what is wrong with this process, for the liveness probe; None when it is well."""
+        age = time.monotonic() - self._last_resync
+        if age > self._context.settings.resync_seconds + STUCK_SECONDS:
+            return f"the last resync was {age:.0f} s ago"
+        if self._dead:
+            kind, key = min(self._dead, key=str)
+            return f"the watch of {kind.plural} is dead: it missed {kind.kind} {key} in two resyncs"
+        return None
+
+    async def resync(self) -> None:
+        """List everything, replace the projection, queue all objects, and note what the watches missed."""
+        missed: set[tuple[Kind, Key]] = set()
+        for kind in self._kinds:
+            before = time.monotonic()
+            differing = self._context.projection.replace(kind, [m async for m in self._list(kind)])
+            if differing:
+                self._telemetry.missed.labels(kind.kind).inc(len(differing))
+                logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(differing), time.monotonic() - before)
+            missed |= {(kind, key) for key in differing}
+        # An event may just be under way; the same object missed twice in a row is not that.
+        self._dead, self._suspects = frozenset(missed & self._suspects), frozenset(missed)
+        for owner in OWNERS:
+            for key, _ in self._context.projection.items(owner):
+                self._queue.add(Item(owner, key))
+        self._last_resync = time.monotonic()
+
+    async def _first_resync(self) -> None:
+        await self.resync()
+        self._suspects = frozenset()
+        logger.info("everything was listed once; starting to reconcile")
+
+    async def _resync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._context.settings.resync_seconds)
+            try:
+                await self.resync()
+            except Exception as error:
+                logger.warning("the resync failed and is tried again: %r", error)
+
+    async def _list(self, kind: Kind) -> AsyncIterator[Manifest]:
+        selector = "" if kind in OWNERS else SELECTOR
+        for namespace in self._context.settings.namespaces or (None,):
+            async for manifest in self._context.cluster.list(kind, namespace=namespace, selector=selector):
+                yield manifest
+
+    async def _reconcile(self, item: Item) -> float | None:
+        if self._context.projection.get(item.kind, item.key) is None:
+            self._queue.forget(item)
+            return None
+        try:
+            return await RECONCILERS[item.kind](self._context, item.key)
+        except InvalidResource as error:
+            await publish_invalid(self._context, item.kind, item.key, error)
+            return None
+
+    def _enqueue(self, kind: Kind, manifest: Manifest) -> None:
+        metadata = manifest["metadata"]
+        namespace = metadata["namespace"]
+        if kind in OWNERS:
+            self._queue.add(Item(kind, Key(namespace, metadata["name"])))
+            self._enqueue_dependents(kind, namespace, metadata["name"])
+            return
+        labels = metadata.get("labels", {})
+        for owner, model in OWNER_LABELS.items():
+            if model.OWNER_LABEL in labels:
+                self._queue.add(Item(owner, Key(namespace, labels[model.OWNER_LABEL])))
+
+    def _enqueue_dependents(self, kind: Kind, namespace: str, name: str) -> None:
+        """Queue those that wait for this object: a Dataset's jobs, a job's services."""
+        dependents: dict[Kind, tuple[Kind, Callable[[Manifest], bool]]] = {
+            DATASETS: (TRAINING_JOBS, lambda m: any(d.get("name") == name for d in m["spec"].get("datasets", []))),
+            TRAINING_JOBS: (
+                INFERENCE_SERVICES,
+                lambda m: any(v["model"].get("trainingJob") == name for v in m["spec"].get("variants", [])),
+            ),
+        }
+        if kind not in dependents:
+            return
+        waiting, refers = dependents[kind]
+        for key, manifest in self._context.projection.items(waiting):
+            if key.namespace == namespace and refers(manifest):
+                self._queue.add(Item(waiting, key))

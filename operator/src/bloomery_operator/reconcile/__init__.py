@@ -1,0 +1,19 @@
+"""One level-triggered function for each kind: observe, build, apply, derive the status, patch it if it differs.
+
+Each is handed a key, reads everything else itself, and may be called any number of times, at any moment.
+It returns after how many seconds it wants to be called again even if nothing happens, or None.
+"""
+
+from collections.abc import Mapping
+
+from bloomery_operator.cluster.kinds import DATASETS, INFERENCE_SERVICES, TRAINING_JOBS, Kind
+from bloomery_operator.reconcile import dataset, inferenceservice, trainingjob
+from bloomery_operator.reconcile.context import Context, Reconciler
+
+RECONCILERS: Mapping[Kind, Reconciler] = {
+    DATASETS: dataset.reconcile,
+    TRAINING_JOBS: trainingjob.reconcile,
+    INFERENCE_SERVICES: inferenceservice.reconcile,
+}
+
+__all__ = ["RECONCILERS", "Context", "Reconciler"]

@@ -1,0 +1,209 @@
+"""What every reconcile works with, and the steps that the three share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from bloomery_operator.api import CustomResource, InvalidResource
+from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
+from bloomery_operator.cluster.client import Cluster, ClusterError
+from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
+from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.resources.metadata import controller_uid
+from bloomery_operator.settings import Settings
+from bloomery_operator.status.verdicts import Verdict, condition, dated
+from bloomery_operator.status.workload import JobView, PodView
+
+Resource = TypeVar("Resource", bound=CustomResource)
+ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
+
+
+def utc_now() -> datetime:
+    """Return the time in whole seconds, as Kubernetes keeps it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The outside world as a reconcile sees it."""
+
+    cluster: Cluster
+    projection: Projection
+    settings: Settings
+    read_progress: ProgressReader
+    now: Callable[[], datetime] = utc_now
+
+
+Reconciler = Callable[[Context, Key], Awaitable[float | None]]
+
+OBSTACLE_RETRY_SECONDS = 10.0
+"""How soon a missing Secret or a refused manifest is looked at again: no watch tells of those."""
+
+
+def read_parent(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+    """Return the object to reconcile; None when it is gone or going."""
+    manifest = context.projection.get(kind, key)
+    if manifest is None or "deletionTimestamp" in manifest["metadata"]:
+        return None
+    return model.parse(manifest)
+
+
+def find(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+    """Return another object that the one at hand refers to; one that can not be read counts as not there."""
+    try:
+        return read_parent(context, kind, model, key)
+    except InvalidResource:
+        return None
+
+
+def observe_job(context: Context, owner: CustomResource) -> JobView | None:
+    """Return the owner's Job with its pods."""
+    namespace = owner.metadata.namespace
+    jobs = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
+    if not jobs:
+        return None
+    return JobView.of(jobs[0], context.projection.controlled_by(PODS, namespace, jobs[0]["metadata"]["uid"]))
+
+
+async def progress_of(context: Context, job: JobView | None) -> Mapping[str, Any] | None:
+    """Return what the Job's running pod says of its progress."""
+    pod = job.current_pod if job and not job.succeeded and job.failure is None else None
+    if pod is None or pod.phase != "Running" or pod.ip is None:
+        return None
+    return await context.read_progress(pod)
+
+
+async def missing_secret(context: Context, namespace: str, name: str, *, advice: str) -> Verdict | None:
+    """Notice that pods would wait for a Secret."""
+    if await context.cluster.get(SECRETS, Key(namespace, name)) is not None:
+        return None
+    return Verdict("SecretNotFound", f"There is no Secret {name!r} in namespace {namespace!r}. {advice}")
+
+
+async def missing_storage_secret(context: Context, namespace: str) -> Verdict | None:
+    """Notice that the namespace has no storage credentials, and say the one command that makes them."""
+    name = context.settings.storage_secret
+    advice = (
+        f"Make it: kubectl create secret generic {name} -n {namespace} --from-literal=AWS_ENDPOINT_URL=… "
+        "--from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=… "
+        "--from-literal=MLFLOW_TRACKING_URI=…; or list the namespace in the chart's storage.secretNamespaces."
+    )
+    return await missing_secret(context, namespace, name, advice=advice)
+
+
+async def create_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Verdict | None:
+    """Create a child; a namesake of somebody else's is never adopted, and one that is going is waited for."""
+    if await context.cluster.create(manifest) is not None:
+        return None
+    name = manifest["metadata"]["name"]
+    existing = await context.cluster.get(kind, Key(owner.metadata.namespace, name))
+    if existing is None or "deletionTimestamp" in existing["metadata"]:
+        return Verdict("Replacing", f"{kind.kind} {name!r} of before is still being removed.")
+    if controller_uid(existing) == owner.metadata.uid:
+        return None
+    return Verdict(
+        "NameTaken", f"{kind.kind} {name!r} exists already and belongs to something else: delete or rename it."
+    )
+
+
+async def still_exists(context: Context, kind: Kind, owner: CustomResource) -> bool:
+    """Whether the owner is still there under its uid, asked live: a stale picture must create nothing."""
+    live = await context.cluster.get(kind, Key(owner.metadata.namespace, owner.metadata.name))
+    return live is not None and live["metadata"]["uid"] == owner.metadata.uid
+
+
+def refusal(error: ClusterError) -> Verdict:
+    """Put the API server's refusal of a child into words; anything else is raised, to be tried again."""
+    if not error.is_refusal:
+        raise error
+    return Verdict("Refused", f"The API server refused an object that this needs: {error}")
+
+
+async def publish_status(context: Context, resource: CustomResource, status: Any) -> None:
+    """Patch the status if it differs, and record an Event for each condition that changed."""
+    before = getattr(resource, "status")  # noqa: B009 - each kind declares its own status type
+    if status == before:
+        return
+    await context.cluster.apply_status(
+        {
+            "apiVersion": f"{API_GROUP}/{API_VERSION}",
+            "kind": resource.KIND,
+            # With the uid, an object made anew under the same name does not get the old one's status.
+            "metadata": {
+                "name": resource.metadata.name,
+                "namespace": resource.metadata.namespace,
+                "uid": resource.metadata.uid,
+            },
+            "status": status.to_json(),
+        }
+    )
+    known = {(c.type, c.status, c.reason) for c in before.conditions}
+    for new in status.conditions:
+        if (new.type, new.status, new.reason) not in known:
+            await context.cluster.create(_event(resource, new, context.now()))
+
+
+async def publish_invalid(context: Context, kind: Kind, key: Key, error: InvalidResource) -> None:
+    """Say in the object's own condition that it can not be read."""
+    manifest = context.projection.get(kind, key)
+    if manifest is None:
+        return
+    blank = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": manifest["metadata"]}
+    verdict = Verdict("InvalidSpec", f"The object can not be read: {error}", failed=True)
+    generation = manifest["metadata"].get("generation", 1)
+    old = [c for c in manifest.get("status", {}).get("conditions", []) if c.get("reason") == verdict.reason]
+    if old and old[0].get("observedGeneration") == generation:
+        return
+    ready = dated((condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now())
+    metadata = {field: blank["metadata"][field] for field in ("name", "namespace", "uid")}
+    status = {"phase": "Failed", "conditions": [c.to_json() for c in ready]}
+    await context.cluster.apply_status(blank | {"metadata": metadata, "status": status})
+
+
+def _event(resource: CustomResource, new: Any, now: datetime) -> Manifest:
+    metadata = resource.metadata
+    stamp = now.isoformat().replace("+00:00", "Z")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "generateName": f"{metadata.name}.",
+            "namespace": metadata.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": f"{API_GROUP}/{API_VERSION}",
+            "kind": resource.KIND,
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+        },
+        "type": "Warning" if new.type == "Failed" or new.reason in _WARNING_REASONS else "Normal",
+        "reason": new.reason,
+        "message": new.message[:1000],
+        "source": {"component": "bloomery-operator"},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }
+
+
+_WARNING_REASONS = frozenset(
+    {
+        "DatasetFailed",
+        "DatasetNotFound",
+        "DatasetVersionNotFound",
+        "ImageNotAvailable",
+        "NameTaken",
+        "NotRegistered",
+        "PathTaken",
+        "PodNotConfigured",
+        "Refused",
+        "SecretNotFound",
+        "TrainingJobFailed",
+        "TrainingJobNotFound",
+        "Unschedulable",
+    }
+)

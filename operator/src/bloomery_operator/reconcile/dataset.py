@@ -1,0 +1,61 @@
+"""Dataset: one preparation Job for each spec, and its result in the status."""
+
+from __future__ import annotations
+
+from bloomery_operator.api import Dataset
+from bloomery_operator.cluster.kinds import DATASETS, Key
+from bloomery_operator.reconcile import task as tasks
+from bloomery_operator.reconcile.context import (
+    OBSTACLE_RETRY_SECONDS,
+    Context,
+    missing_secret,
+    observe_job,
+    progress_of,
+    publish_status,
+    read_parent,
+)
+from bloomery_operator.resources import prepare
+from bloomery_operator.resources.jobs import TrainerTask
+from bloomery_operator.status.dataset import DatasetObservation, derive_status
+from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.status.workload import JobView
+
+
+async def reconcile(context: Context, key: Key) -> float | None:
+    """Bring one Dataset to what its spec says."""
+    dataset = read_parent(context, DATASETS, Dataset, key)
+    if dataset is None:
+        return None
+    task = prepare.build_task(dataset, context.settings)
+    job = observe_job(context, dataset)
+    observation = DatasetObservation(
+        dataset=dataset,
+        wanted=task.hash,
+        job=job,
+        obstacle=await _act(context, dataset, task, job),
+        progress=await progress_of(context, job),
+    )
+    status = derive_status(observation, context.now())
+    await publish_status(context, dataset, status)
+    if observation.obstacle is not None:
+        return OBSTACLE_RETRY_SECONDS
+    return context.settings.progress_seconds if status.phase == "Preparing" else None
+
+
+async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobView | None) -> Verdict | None:
+    """Start the wanted preparation, or make way for it; return what stands in the way."""
+    if dataset.status.prepared_spec == task.hash:
+        return None
+    if job is None:
+        return await _missing_source_secret(context, dataset) or await tasks.start(context, DATASETS, dataset, task)
+    if job.spec_hash != task.hash and not job.deleting:
+        await tasks.discard(context, dataset, job, prepare.COMMAND)
+    return None
+
+
+async def _missing_source_secret(context: Context, dataset: Dataset) -> Verdict | None:
+    secret = dataset.spec.source.secret_ref
+    if secret is None:
+        return None
+    advice = "spec.source.secretRef names it: it holds AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
+    return await missing_secret(context, dataset.metadata.namespace, secret.name, advice=advice)

@@ -1,0 +1,56 @@
+"""What every pod of ours has in common: Pod Security ``restricted``, resources, credentials."""
+
+from __future__ import annotations
+
+from bloomery_operator.api.common import Manifest, Resources
+
+USER_ID = 10001
+CONFIG_FOLDER = "/etc/bloomery"
+
+
+def restricted_pod() -> Manifest:
+    """Return the pod-level fields that the ``restricted`` Pod Security standard asks for."""
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def restricted_container() -> Manifest:
+    """Return the container-level fields that the ``restricted`` Pod Security standard asks for."""
+    return {
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    }
+
+
+def credentials(secret: str, *, prefix: str = "") -> Manifest:
+    """Return an ``envFrom`` entry: every key of the Secret becomes a variable, ``prefix`` before it."""
+    return ({"prefix": prefix} if prefix else {}) | {"secretRef": {"name": secret}}
+
+
+def compute(resources: Resources | None, *, default: Resources) -> Manifest:
+    """Return a container's ``resources``: the user's, or the default where they say nothing."""
+    return {
+        kind: {name: str(quantity) for name, quantity in quantities.items()}
+        for kind, quantities in (resources or default).to_json().items()
+        if quantities
+    }
+
+
+def empty_dir(
+    name: str, path: str, *, size: str | int | None = None, memory: bool = False
+) -> tuple[Manifest, Manifest]:
+    """Return a volume that lives as long as its pod, and its mount at ``path``."""
+    source = ({"medium": "Memory"} if memory else {}) | ({"sizeLimit": str(size)} if size else {})
+    return {"name": name, "emptyDir": source}, {"name": name, "mountPath": path}

@@ -1,0 +1,65 @@
+"""The operator's settings, read from the environment once, at the start."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable ``BLOOMERY_<FIELD>``; the chart sets them."""
+
+    model_config = SettingsConfigDict(env_prefix="BLOOMERY_", frozen=True)
+
+    trainer_image: str
+    """Image of ``prepare`` and ``train`` pods."""
+
+    serving_image: str
+    """Image of the model server."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+
+    store_uri: str = "s3://bloomery"
+    """Root folder of all datasets and models."""
+
+    storage_secret: str = "bloomery-storage"
+    """Secret with the store's and MLflow's address and keys, in each namespace that uses them."""
+
+    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Namespaces to work in; none means the whole cluster."""
+
+    gateway_name: str = ""
+    gateway_namespace: str = ""
+    """The Gateway that routes attach to; without a name, services have cluster addresses only."""
+
+    gateway_public_url: str = ""
+    """What users put before a service's path."""
+
+    mlflow_public_url: str = ""
+    """Where people open MLflow; links in status start with it."""
+
+    metrics_port: int = 8080
+    health_port: int = 8081
+
+    workers: int = 4
+    """Reconciles at a time."""
+
+    resync_seconds: float = 180.0
+    """How often everything is listed, compared and reconciled again."""
+
+    progress_seconds: float = 5.0
+    """How often a running pod is asked for its progress."""
+
+    log_format: Literal["json", "text"] = "json"
+
+    @field_validator("namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether services are published on a gateway."""
+        return bool(self.gateway_name)

@@ -1,0 +1,168 @@
+"""A Dataset's conditions and fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bloomery_operator.api import Condition, Dataset
+from bloomery_operator.api.dataset import ClassCount, DatasetStatus, DatasetVersion, PrepareProgress
+from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
+from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
+
+KEPT_VERSIONS = 20
+KEPT_CLASSES = 100
+KEPT_WARNINGS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetObservation:
+    """All that a Dataset's status depends on."""
+
+    dataset: Dataset
+    wanted: str
+    """Hash of the preparation that the spec asks for."""
+    job: JobView | None = None
+    obstacle: Verdict | None = None
+    """What kept the Job from being made: a missing Secret, a refused manifest."""
+    progress: Mapping[str, Any] | None = None
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the spec as it stands was prepared before."""
+        return self.dataset.status.prepared_spec == self.wanted
+
+    @property
+    def finished_now(self) -> bool:
+        """Whether the Job for this spec has just ended well."""
+        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.wanted
+
+
+def _obstructed(observation: DatasetObservation) -> Verdict | None:
+    return None if observation.is_prepared else observation.obstacle
+
+
+def _replacing(observation: DatasetObservation) -> Verdict | None:
+    job = observation.job
+    if observation.is_prepared or (job and job.spec_hash == observation.wanted and not job.deleting):
+        return None
+    return Verdict("Pending", "The preparation is about to start.")
+
+
+def _failed(observation: DatasetObservation) -> Verdict | None:
+    if observation.is_prepared or observation.job is None:
+        return None
+    return job_failure(observation.job)
+
+
+def _result_lost(observation: DatasetObservation) -> Verdict | None:
+    if observation.finished_now and not observation.is_prepared and not (observation.job and observation.job.result):
+        return Verdict(
+            "ResultLost",
+            "The preparation ended, but its pod was removed before its result was read; "
+            "set the annotation bloomery.dev/refresh to prepare again (what is in the store is reused).",
+            failed=True,
+        )
+    return None
+
+
+def _not_started(observation: DatasetObservation) -> Verdict | None:
+    job = observation.job
+    if observation.is_prepared or job is None or job.succeeded:
+        return None
+    pod = job.current_pod
+    if pod is None:
+        return Verdict("Pending", "The preparation's pod is about to start.")
+    return pod_trouble(pod)
+
+
+def _preparing(observation: DatasetObservation) -> Verdict | None:
+    if observation.is_prepared or observation.finished_now:
+        return None
+    progress = observation.progress or {}
+    if not progress.get("total"):
+        return Verdict("Preparing", "The images are being listed and checked.")
+    return Verdict("Preparing", f"{progress.get('images', 0)} of {progress['total']} images are prepared.")
+
+
+CHECKS = (_obstructed, _replacing, _failed, _result_lost, _not_started, _preparing)
+
+
+def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStatus:
+    """Return the status that the observation amounts to."""
+    previous = observation.dataset.status
+    verdict = first_verdict(CHECKS, observation)
+    status = previous
+    if observation.finished_now and not observation.is_prepared and verdict is None:
+        status = _with_result(previous, observation, now)
+    return status.model_copy(
+        update={
+            "observed_generation": observation.dataset.metadata.generation,
+            "phase": _phase(verdict),
+            "progress": _progress(observation) if verdict and verdict.reason == "Preparing" else None,
+            "conditions": dated(
+                (_ready(verdict, status),),
+                previous=previous.conditions,
+                generation=observation.dataset.metadata.generation,
+                now=now,
+            ),
+        }
+    )
+
+
+def _phase(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "Ready"
+    if verdict.failed:
+        return "Failed"
+    return "Preparing" if verdict.reason == "Preparing" else "Pending"
+
+
+def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
+    if verdict is not None:
+        return condition("Ready", False, verdict)
+    message = f"{status.images} images in {status.class_count} classes are prepared."
+    ignored = sum((status.ignored or {}).values())
+    if ignored:
+        message += f" {ignored} images break the rules and were ignored."
+    return condition("Ready", True, Verdict("Prepared", " ".join([message, *status.warnings])))
+
+
+def _progress(observation: DatasetObservation) -> PrepareProgress | None:
+    return PrepareProgress.model_validate(observation.progress) if observation.progress else None
+
+
+def _with_result(previous: DatasetStatus, observation: DatasetObservation, now: datetime) -> DatasetStatus:
+    result = observation.job.result if observation.job else {}
+    classes = tuple(ClassCount.model_validate(c) for c in result.get("classes", []))
+    return previous.model_copy(
+        update={
+            "prepared_spec": observation.wanted,
+            "version": result["version"],
+            "uri": result["uri"],
+            "images": result["images"],
+            "class_count": result.get("classCount", len(classes)),
+            "classes": classes[:KEPT_CLASSES],
+            "ignored": result.get("ignored") or None,
+            "warnings": tuple(result.get("warnings", ()))[:KEPT_WARNINGS],
+            "versions": _with_version(previous.versions, result, now),
+        }
+    )
+
+
+def _with_version(
+    versions: tuple[DatasetVersion, ...], result: Mapping[str, Any], now: datetime
+) -> tuple[DatasetVersion, ...]:
+    """Put a new version first; the same content again is the same version."""
+    if any(v.version == result["version"] for v in versions):
+        return versions
+    newest = DatasetVersion(
+        ordinal=max((v.ordinal for v in versions), default=0) + 1,
+        version=result["version"],
+        images=result["images"],
+        created=now,
+        uri=result["uri"],
+    )
+    return (newest, *versions)[:KEPT_VERSIONS]

@@ -1,0 +1,192 @@
+"""Jobs, pods and Deployments reduced to what decisions need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from bloomery_operator.api.common import Manifest
+from bloomery_operator.resources.metadata import RETIRED_AT, SPEC_HASH, VARIANT
+from bloomery_operator.status.verdicts import Verdict
+
+_WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+_WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+@dataclass(frozen=True)
+class PodView:
+    """One pod: its phase, its address and what its only container says."""
+
+    name: str
+    phase: str
+    ip: str | None = None
+    created: str = ""
+    ready: bool = False
+    deleting: bool = False
+    exit_code: int | None = None
+    termination_message: str = ""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    restarts: int = 0
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Read a pod."""
+        metadata, status = manifest["metadata"], manifest.get("status", {})
+        container: Manifest = next(iter(status.get("containerStatuses", [])), {})
+        state = container.get("state", {})
+        # A server that crashed is waiting to be restarted; why it crashed stands in lastState.
+        terminated = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        waiting = state.get("waiting") or {}
+        conditions = {c["type"]: c for c in status.get("conditions", [])}
+        scheduled = conditions.get("PodScheduled", {})
+        return cls(
+            name=metadata["name"],
+            phase=status.get("phase", "Pending"),
+            ip=status.get("podIP"),
+            created=metadata.get("creationTimestamp") or "",
+            ready=conditions.get("Ready", {}).get("status") == "True",
+            deleting="deletionTimestamp" in metadata,
+            exit_code=terminated.get("exitCode"),
+            termination_message=terminated.get("message", ""),
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+            restarts=container.get("restartCount", 0),
+        )
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The termination message as JSON; empty where it is not JSON."""
+        try:
+            document = json.loads(self.termination_message)
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    @property
+    def error(self) -> Verdict | None:
+        """What the container itself says of its failure."""
+        error = self.result.get("error")
+        if not isinstance(error, dict):
+            return None
+        return Verdict(str(error.get("reason", "Error")), str(error.get("message", "")), failed=True)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A Job with its pods, oldest first."""
+
+    name: str
+    uid: str
+    spec_hash: str
+    annotations: Mapping[str, str]
+    deleting: bool
+    succeeded: bool
+    failure: Verdict | None
+    failed_pods: int
+    start_time: datetime | None
+    end_time: datetime | None
+    pods: tuple[PodView, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest, pods: Iterable[Manifest]) -> Self:
+        """Read a Job; conditions as batch/v1 defines them."""
+        metadata, status = manifest["metadata"], manifest.get("status", {})
+        conditions = {c["type"]: c for c in status.get("conditions", []) if c.get("status") == "True"}
+        failed = conditions.get("Failed")
+        end = status.get("completionTime") or (failed or {}).get("lastTransitionTime")
+        annotations = metadata.get("annotations", {})
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            spec_hash=annotations.get(SPEC_HASH, ""),
+            annotations=annotations,
+            deleting="deletionTimestamp" in metadata,
+            succeeded="Complete" in conditions,
+            failure=Verdict(failed.get("reason", "Failed"), failed.get("message", "")) if failed else None,
+            failed_pods=status.get("failed", 0),
+            start_time=parse_time(status.get("startTime")),
+            end_time=parse_time(end),
+            pods=tuple(sorted(map(PodView.of, pods), key=lambda pod: (pod.created, pod.name))),
+        )
+
+    @property
+    def current_pod(self) -> PodView | None:
+        """The newest pod: the one that runs, or the last that did."""
+        return self.pods[-1] if self.pods else None
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """What the pod that succeeded left as its result."""
+        return next((pod.result for pod in reversed(self.pods) if pod.phase == "Succeeded"), {})
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """A Deployment's name, variant, size and age of its figures."""
+
+    name: str
+    variant: str
+    replicas: int
+    ready: int
+    settled: bool
+    retired_at: datetime | None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Read a Deployment of a variant's revision."""
+        metadata, status = manifest["metadata"], manifest.get("status", {})
+        replicas = manifest["spec"].get("replicas", 1)
+        settled = (
+            status.get("observedGeneration", 0) >= metadata.get("generation", 1)
+            and status.get("updatedReplicas", 0) == replicas
+            and status.get("replicas", 0) == replicas
+        )
+        return cls(
+            name=metadata["name"],
+            variant=metadata.get("labels", {}).get(VARIANT, ""),
+            replicas=replicas,
+            ready=status.get("readyReplicas", 0),
+            settled=settled,
+            retired_at=parse_time(metadata.get("annotations", {}).get(RETIRED_AT)),
+        )
+
+
+def pod_trouble(pod: PodView) -> Verdict | None:
+    """Say why a pod does not start, in words that name what to mend."""
+    if pod.unschedulable:
+        return Verdict("Unschedulable", f"No node takes pod {pod.name}: {pod.unschedulable}")
+    if pod.waiting_reason in _WAITING_FOR_IMAGE:
+        return Verdict("ImageNotAvailable", f"Pod {pod.name} gets no image: {pod.waiting_message}")
+    if pod.waiting_reason in _WAITING_FOR_CONFIG:
+        return Verdict("PodNotConfigured", f"Pod {pod.name} can not start: {pod.waiting_message}")
+    return None
+
+
+def job_failure(job: JobView) -> Verdict | None:
+    """Say why a Job failed: in its pod's own words, else in the Job controller's."""
+    if job.failure is None:
+        return None
+    if job.failure.reason == "DeadlineExceeded":
+        return Verdict("DeadlineExceeded", "It ran longer than activeDeadlineSeconds allows.", failed=True)
+    spoken = next((pod.error for pod in reversed(job.pods) if pod.error is not None), None)
+    return spoken or Verdict(job.failure.reason, _failure_message(job), failed=True)
+
+
+def _failure_message(job: JobView) -> str:
+    pod = job.current_pod
+    if pod is None or pod.exit_code is None:
+        return job.failure.message if job.failure else ""
+    last_line = pod.termination_message.strip().rsplit("\n", 1)[-1]
+    end = f": {last_line}" if last_line else ""
+    return f"{job.failed_pods} of its pods failed; the last, {pod.name}, ended with exit code {pod.exit_code}{end}"
+
+
+def parse_time(value: str | None) -> datetime | None:
+    """Return an RFC 3339 time of the API server as a datetime."""
+    return datetime.fromisoformat(value) if value else None

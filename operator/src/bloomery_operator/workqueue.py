@@ -1,0 +1,129 @@
+"""The keyed queue: single flight for a key, exponential backoff on failure, requeue after a time.
+
+The semantics are those of client-go's rate-limited workqueue: a key that is added while it is being worked on
+is worked on once more afterwards; adding it many times before that counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from bloomery_operator.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 60.0
+
+
+@dataclass(order=True)
+class _Timer:
+    due: float
+    order: int
+    item: object = field(compare=False)
+
+
+class WorkQueue(Generic[Item]):
+    """Items that wait for a worker; an item is an equal-comparable key."""
+
+    def __init__(self, telemetry: Telemetry, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty; ``clock`` gives seconds."""
+        self._telemetry = telemetry
+        self._clock = clock
+        self._ready: dict[Item, None] = {}
+        self._timers: list[_Timer] = []
+        self._due: dict[Item, float] = {}
+        self._running: set[Item] = set()
+        self._again: set[Item] = set()
+        self._failures: dict[Item, int] = {}
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+
+    def add(self, item: Item) -> None:
+        """Ask for the item to be worked on as soon as can be."""
+        self._due.pop(item, None)
+        if item in self._running:
+            self._again.add(item)
+        else:
+            self._ready[item] = None
+        self._wake()
+
+    def add_after(self, item: Item, seconds: float) -> None:
+        """Ask for the item to be worked on in so many seconds; the earliest such wish counts."""
+        due = self._clock() + seconds
+        if item in self._ready or self._due.get(item, float("inf")) <= due:
+            return
+        self._due[item] = due
+        heapq.heappush(self._timers, _Timer(due, next(self._order), item))
+        self._wake()
+
+    def forget(self, item: Item) -> None:
+        """Drop the item's timers and failures: it is gone for good."""
+        self._due.pop(item, None)
+        self._failures.pop(item, None)
+
+    async def work(self, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
+        """Be one worker: take an item, reconcile it, see to what comes next; never ends."""
+        while True:
+            item = await self._next()
+            self._running.add(item)
+            try:
+                await self._reconcile(item, reconcile)
+            finally:
+                self._running.discard(item)
+                if item in self._again:
+                    self._again.discard(item)
+                    self.add(item)
+
+    async def _reconcile(self, item: Item, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
+        try:
+            with self._telemetry.reconcile(item):
+                after = await reconcile(item)
+        except Exception as error:
+            failures = self._failures[item] = self._failures.get(item, 0) + 1
+            delay = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (failures - 1))
+            # The trace is for whoever debugs us; a conflict or an API server that restarts is daily business.
+            logger.warning("%s failed and is tried again in %.1f s: %r", item, delay, error)
+            logger.debug("%s failed", item, exc_info=error)
+            self.add_after(item, delay)
+            return
+        self._failures.pop(item, None)
+        if after is not None:
+            self.add_after(item, after)
+
+    async def _next(self) -> Item:
+        while True:
+            self._promote_due()
+            if self._ready:
+                item = next(iter(self._ready))
+                del self._ready[item]
+                self._telemetry.queue_depth.set(len(self._ready))
+                return item
+            self._changed.clear()
+            timeout = max(0.0, self._timers[0].due - self._clock()) if self._timers else None
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout)
+            except TimeoutError:
+                continue
+
+    def _promote_due(self) -> None:
+        now = self._clock()
+        while self._timers and self._timers[0].due <= now:
+            timer = heapq.heappop(self._timers)
+            item: Item = timer.item  # type: ignore[assignment]
+            # A timer that was overtaken by an earlier one, or by an event, has lost its entry.
+            if self._due.get(item) == timer.due:
+                self.add(item)
+
+    def _wake(self) -> None:
+        self._telemetry.queue_depth.set(len(self._ready))
+        self._changed.set()

@@ -1,0 +1,34 @@
+"""What can go wrong, by who can put it right: the exit code says it to Kubernetes, the sentence to people."""
+
+
+class TrainerError(Exception):
+    """A failure with a sentence for people.
+
+    Attributes:
+        exit_code: of the process; 2 and 3 are permanent, 1 is tried again within the Job's backoffLimit.
+        reason: CamelCase, for conditions.
+    """
+
+    exit_code = 1
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BadConfig(TrainerError):
+    """The configuration or the credentials are wrong; trying again cannot help."""
+
+    exit_code = 2
+
+
+class BadData(TrainerError):
+    """The images are not what training needs; trying again cannot help."""
+
+    exit_code = 3
+
+
+class Unavailable(TrainerError):
+    """Something outside did not answer; trying again may help."""
+
+    exit_code = 1

@@ -62,7 +62,7 @@ class Controller:
         self._telemetry = telemetry
         self._kinds = tuple(kinds)
         self._queue: WorkQueue[Item] = WorkQueue(telemetry)
-        self._suspects: frozenset[tuple[Kind, Key]] = frozenset()
+        self._suspects: set[tuple[Kind, Key]] = set()
         self._dead: frozenset[tuple[Kind, Key]] = frozenset()
         self._last_resync = time.monotonic()
 
@@ -74,6 +74,7 @@ class Controller:
     def observe(self, kind: Kind, manifest: Manifest, *, deleted: bool) -> None:
         """Take in a watch event and queue whom it concerns."""
         self._telemetry.events.labels(kind.kind).inc()
+        self._suspects.discard((kind, key_of(manifest)))
         if deleted:
             self._context.projection.remove(kind, key_of(manifest))
         else:
@@ -106,8 +107,8 @@ class Controller:
                 self._telemetry.missed.labels(kind.kind).inc(len(differing))
                 logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(differing), time.monotonic() - before)
             missed |= {(kind, key) for key in differing}
-        # An event may just be under way; the same object missed twice in a row is not that.
-        self._dead, self._suspects = frozenset(missed & self._suspects), frozenset(missed)
+        # An event may just be under way; an object missed twice, with no event between, is not that.
+        self._dead, self._suspects = frozenset(missed & self._suspects), missed
         for owner in OWNERS:
             for key, _ in self._context.projection.items(owner):
                 self._queue.add(Item(owner, key))
@@ -115,7 +116,7 @@ class Controller:
 
     async def _first_resync(self) -> None:
         await self.resync()
-        self._suspects = frozenset()
+        self._suspects.clear()
         logger.info("everything was listed once; starting to reconcile")
 
     async def _resync_forever(self) -> None:

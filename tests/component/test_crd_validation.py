@@ -126,15 +126,27 @@ REFUSED: dict[str, tuple[Object, str]] = {
         "spec.rules.minSide must not be greater than spec.rules.maxSide",
     ),
     "an unknown format": (dataset(rules={"formats": ["gif"]}), 'Unsupported value: "gif"'),
-    "a largest file of zero": (dataset(rules={"maxBytes": 0}), "spec.rules.maxBytes must be more than 0"),
+    "a largest file of zero": (
+        dataset(rules={"maxBytes": 0}),
+        "spec.rules.maxBytes must be a quantity such as 4Mi, more than 0",
+    ),
     "a largest file of 2Gi": (dataset(rules={"maxBytes": "2Gi"}), "and at most 1Gi"),
-    "a size with a word": (dataset(rules={"maxBytes": "4 MB"}), "spec.rules.maxBytes"),
+    "a size with a word": (
+        dataset(rules={"maxBytes": "4 MB"}),
+        "spec.rules.maxBytes must be a quantity such as 4Mi",
+    ),
     "requests above limits": (
         dataset(resources={"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}),
         "spec.resources.requests must not be greater than spec.resources.limits",
     ),
-    "a quantity that is none": (dataset(resources={"limits": {"cpu": "two"}}), "spec.resources.limits.cpu"),
-    "a negative quantity": (dataset(resources={"limits": {"cpu": -1}}), "spec.resources.limits.cpu"),
+    "a quantity that is none": (
+        dataset(resources={"limits": {"cpu": "two"}}),
+        "must be a quantity such as 2, 500m or 4Gi",
+    ),
+    "a negative quantity": (
+        dataset(resources={"limits": {"cpu": -1}}),
+        "must be a quantity such as 2, 500m or 4Gi",
+    ),
     # TrainingJob
     "an unknown preset": (training_job(preset="resnet34"), 'supported values: "resnet18", "resnet50"'),
     "an unknown metric": (training_job(metric="accuracy"), 'supported values: "top1"'),
@@ -142,7 +154,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "no dataset": (training_job(datasets=[]), "spec.datasets"),
     "a dataset version that is neither ordinal nor digest": (
         training_job(datasets=[{"name": "flowers", "version": "latest"}]),
-        "spec.datasets[0].version",
+        "the version of a dataset must be its ordinal, such as 2",
     ),
     "epochs and maxSteps": (hyperparameters(epochs=2, maxSteps=100), "both say how long to train"),
     "momentum with adamw": (
@@ -154,7 +166,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
         "spec.hyperparameters.warmupEpochs must be less than spec.hyperparameters.epochs",
     ),
     "a learning rate of zero": (hyperparameters(learningRate=0), "spec.hyperparameters.learningRate"),
-    "no scratch": (training_job(scratch="0"), "spec.scratch must be more than 0"),
+    "no scratch": (training_job(scratch="0"), "spec.scratch must be a quantity such as 5Gi, more than 0"),
     "a model name that MLflow refuses": (
         training_job(output={"registeredModel": "team/flowers"}),
         "spec.output.registeredModel must not contain '/' or ':'",

@@ -16,7 +16,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +41,7 @@ class ApiServer:
     kubectl_binary: Path
     cache: Path
 
-    def kubectl(
-        self, *args: str, input: str | Mapping[str, Any] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def kubectl(self, *args: str, input: str | Mapping[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl as administrator; a mapping given as `input` is sent as JSON. Refusals do not raise."""
         text = input if isinstance(input, str) or input is None else json.dumps(input)
         # A port may be used again by a later server, so that kubectl's usual discovery cache would be stale.
@@ -54,9 +52,7 @@ class ApiServer:
             "--cache-dir",
             str(self.cache),
         ]
-        return subprocess.run(
-            [*command, *args], input=text, capture_output=True, text=True, timeout=60, check=False
-        )
+        return subprocess.run([*command, *args], input=text, capture_output=True, text=True, timeout=60, check=False)
 
     def http(self) -> httpx.Client:
         """Return a client for the REST API, for tests that ask hundreds of questions."""
@@ -99,6 +95,12 @@ def namespace(apiserver: ApiServer) -> str:
     done = apiserver.kubectl("create", "namespace", name)
     assert done.returncode == 0, done.stderr
     return name
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], Path]:
+    """Give the function that finds a program such as helm."""
+    return find_binary
 
 
 def find_binary(name: str) -> Path:
@@ -196,9 +198,7 @@ def _kubeconfig(server: ApiServer) -> dict[str, Any]:
     }
 
 
-def _wait_until_ready(
-    server: ApiServer, *, watched: Mapping[str, subprocess.Popen[bytes]], log: Path
-) -> None:
+def _wait_until_ready(server: ApiServer, *, watched: Mapping[str, subprocess.Popen[bytes]], log: Path) -> None:
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     answer = "no answer yet"
     with server.http() as client:

@@ -236,9 +236,7 @@ ACCEPTED: dict[str, Object] = {
     "maxSteps alone": hyperparameters(maxSteps=6000),
     "momentum with sgd": hyperparameters(optimizer="sgd", momentum=0.9, epochs=10, warmupEpochs=2),
     "a GPU": training_job(resources={"limits": {"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}}),
-    "seven variants": service(
-        variants=[variant(f"v{n}", weight=40 if n == 0 else 10, replicas=2) for n in range(7)]
-    ),
+    "seven variants": service(variants=[variant(f"v{n}", weight=40 if n == 0 else 10, replicas=2) for n in range(7)]),
     "a variant without traffic": service(
         variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
     ),
@@ -353,9 +351,7 @@ def fields_below(schema: Object, path: FieldPath = ()) -> Iterator[tuple[FieldPa
 
 
 IMMUTABLE = {
-    path: (schema, required)
-    for path, schema, required in fields_below(spec_schema())
-    if path[0] not in MUTABLE
+    path: (schema, required) for path, schema, required in fields_below(spec_schema()) if path[0] not in MUTABLE
 }
 
 
@@ -410,9 +406,7 @@ def replaced(api: Api, namespace: str, before: Object, after: Object) -> httpx.R
 
 
 @pytest.mark.parametrize("path", IMMUTABLE, ids=lambda path: ".".join(map(str, path)))
-def test_an_immutable_field_cannot_be_edited_added_or_removed(
-    api: Api, namespace: str, path: FieldPath
-) -> None:
+def test_an_immutable_field_cannot_be_edited_added_or_removed(api: Api, namespace: str, path: FieldPath) -> None:
     schema, required = IMMUTABLE[path]
     refusal = f"spec.{path[0]} cannot be changed"
     leaf = "properties" not in schema and "items" not in schema and "additionalProperties" not in schema

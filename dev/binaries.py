@@ -1,0 +1,93 @@
+"""Builds Kubernetes and its companions with Go, each once for a version."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from dev.paths import BIN, ROOT
+from dev.stages import run
+from dev.versions import ENVOY_GATEWAY, KUBERNETES, VERSITYGW
+
+GO = ROOT / "dev" / "go"
+
+KUBERNETES_COMMANDS = (
+    "k8s.io/kubernetes/cmd/kube-apiserver",
+    "k8s.io/kubernetes/cmd/kubectl",
+    "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "k8s.io/kubernetes/cmd/kube-scheduler",
+    "k8s.io/kubernetes/cmd/kube-proxy",
+    "k8s.io/kubernetes/cmd/kubelet",
+    "helm.sh/helm/v3/cmd/helm",
+    "./coredns",
+    "./pause",
+)
+
+
+def build_kubernetes(log: TextIO) -> None:
+    """Build the control plane, the node's parts, kubectl, helm, CoreDNS and pause: they share one client-go."""
+    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
+    stamps = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    flags = [f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamps.items()]
+    flags.append(f"-X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES}")
+    _build(KUBERNETES_COMMANDS, log, module=GO / "kubernetes", flags=flags)
+
+
+def build_buildkit(log: TextIO) -> None:
+    """Build the image builder."""
+    commands = ("github.com/moby/buildkit/cmd/buildkitd", "github.com/moby/buildkit/cmd/buildctl")
+    _build(commands, log, module=GO / "buildkit")
+
+
+def build_envoy_gateway(log: TextIO) -> None:
+    """Build Envoy Gateway's control plane."""
+    _install(f"github.com/envoyproxy/gateway/cmd/envoy-gateway@{ENVOY_GATEWAY}", log)
+
+
+def build_versitygw(log: TextIO) -> None:
+    """Build the S3 server over a folder."""
+    _install(f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}", log)
+
+
+def module_folder(module: str, version: str) -> Path:
+    """Return where Go keeps a downloaded module."""
+    cache = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, check=True).stdout.strip()
+    return Path(cache) / f"{module}@{version}"
+
+
+def _build(commands: Sequence[str], log: TextIO, *, module: Path, flags: Sequence[str] = ()) -> None:
+    content = b"".join(path.read_bytes() for path in sorted(module.rglob("*")) if path.is_file())
+    stamp = hashlib.sha256(content + " ".join([*commands, *flags]).encode()).hexdigest()
+    names = [command.rpartition("/")[2] for command in commands]
+    if _is_current(module.name, stamp, names):
+        return
+    BIN.mkdir(parents=True, exist_ok=True)
+    linker = " ".join(["-s", "-w", *flags])
+    run(["go", "build", "-trimpath", "-ldflags", linker, "-o", f"{BIN}/", *commands], log, cwd=module, env=_go())
+    _stamp_file(module.name).write_text(stamp)
+
+
+def _install(command: str, log: TextIO) -> None:
+    name = command.rpartition("/")[2].partition("@")[0]
+    if _is_current(name, command, [name]):
+        return
+    BIN.mkdir(parents=True, exist_ok=True)
+    run(["go", "install", "-trimpath", "-ldflags", "-s -w", command], log, env=_go() | {"GOBIN": str(BIN)})
+    _stamp_file(name).write_text(command)
+
+
+def _is_current(name: str, stamp: str, binaries: Sequence[str]) -> bool:
+    file = _stamp_file(name)
+    return file.exists() and file.read_text() == stamp and all((BIN / binary).exists() for binary in binaries)
+
+
+def _stamp_file(name: str) -> Path:
+    return BIN / f".{name}.version"
+
+
+def _go() -> dict[str, str]:
+    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}

@@ -1,0 +1,16 @@
+//go:build tools
+
+// Package tools names the programs of the development cluster, so that one go.mod pins them all
+// and what they share (client-go, above all) is compiled once.
+package tools
+
+import (
+	_ "github.com/rancher/local-path-provisioner"
+	_ "helm.sh/helm/v3/cmd/helm"
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kube-proxy"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
+	_ "k8s.io/kubernetes/cmd/kubectl"
+	_ "k8s.io/kubernetes/cmd/kubelet"
+)

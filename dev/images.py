@@ -1,0 +1,216 @@
+"""Builds images straight into the store that the kubelet uses: BuildKit with its containerd worker.
+
+No registry can be pulled from here, so a root file system made of Debian packages stands in for the public
+Python image; it goes in as an OCI layout through a named build context. Elsewhere the same Dockerfiles build on
+the real one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from dev import processes
+from dev.paths import BIN, BUILDKIT_SOCKET, CONTAINERD_SOCKET, ROOT, STATE, target
+from dev.stages import run, wait_until
+from dev.versions import DEBIAN, PYTHON_IMAGE
+
+BASE = STATE / "base"
+CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: the folder of its Dockerfile, and binaries of ours that it takes along."""
+
+    name: str
+    folder: Path
+    binary: str = ""
+    entrypoint: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str:
+        """The image's full name in the kubelet's store."""
+        return f"localhost/bloomery/{self.name}:dev"
+
+
+def static(name: str) -> Image:
+    """Return an image that holds one static binary and nothing else."""
+    return Image(name, ROOT / "dev" / "images" / "static", binary=name, arguments={"BINARY": name})
+
+
+SYSTEM_IMAGES = (static("pause"), static("coredns"), static("versitygw"))
+GATEWAY_IMAGES = (static("envoy-gateway"), Image("envoy", ROOT / "dev" / "images" / "envoy"))
+OUR_IMAGES = (
+    Image("trainer", ROOT / "trainer-image"),
+    Image("mlflow", ROOT / "dev" / "images" / "mlflow"),
+    Image("serving", ROOT / "serving-image"),
+    Image("operator", ROOT / "operator"),
+)
+
+
+def make_base(log: TextIO) -> None:
+    """Make the stand-in for the public Python image as an OCI layout."""
+    if (BASE / "index.json").exists():
+        return
+    shutil.rmtree(BASE, ignore_errors=True)
+    blobs = BASE / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    archive = STATE / "base.tar"
+    packages = "python3,python3-venv,ca-certificates"
+    # The build machine's own certificates: a company's proxy may sign with one of its own.
+    certificates = f'cp {CA_BUNDLE} "$1{CA_BUNDLE}"'
+    run(
+        [
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={packages}",
+            f"--customize-hook={certificates}",
+            DEBIAN,
+            archive,
+        ],
+        log,
+    )
+    with archive.open("rb") as file:
+        layer = hashlib.file_digest(file, "sha256").hexdigest()
+    archive.rename(blobs / layer)
+    environment = [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG=C.UTF-8",
+        f"SSL_CERT_FILE={CA_BUNDLE}",
+        f"PIP_CERT={CA_BUNDLE}",
+    ]
+    config = _blob(
+        blobs,
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Env": environment},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}"]},
+        },
+        _CONFIG,
+    )
+    size = (blobs / layer).stat().st_size
+    layers = [{"mediaType": _LAYER, "digest": f"sha256:{layer}", "size": size}]
+    manifest = _blob(blobs, {"schemaVersion": 2, "config": config, "layers": layers}, _MANIFEST)
+    (BASE / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (BASE / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
+
+
+def start_builder(log: TextIO) -> None:
+    """Start BuildKit on the cluster's containerd."""
+    del log
+    processes.start(
+        "buildkitd",
+        [
+            BIN / "buildkitd",
+            f"--addr=unix://{BUILDKIT_SOCKET}",
+            f"--root={STATE / 'buildkit'}",
+            "--oci-worker=false",
+            "--containerd-worker=true",
+            f"--containerd-worker-addr={CONTAINERD_SOCKET}",
+            "--containerd-worker-namespace=k8s.io",
+            "--containerd-worker-net=host",
+            # What a build leaves behind is the cache of the next one; the disk is shared with the machine's user.
+            "--containerd-worker-gc=false",
+        ],
+    )
+    wait_until("BuildKit", lambda: _buildctl_succeeds("debug", "workers"), seconds=60)
+
+
+def build(image: Image, log: TextIO) -> None:
+    """Build an image unless the kubelet's store has it, made of the same files."""
+    stamp = _content_hash(image)
+    file = STATE / "images" / image.name
+    if file.exists() and file.read_text() == stamp and is_in_store(image):
+        return
+    context = image.folder
+    if image.binary:
+        context = STATE / "contexts" / image.name
+        context.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(BIN / image.binary, context / image.binary)
+    base = json.loads((BASE / "index.json").read_text())["manifests"][0]["digest"]
+    options = [f"build-arg:{key}={value}" for key, value in image.arguments.items()]
+    options.append(f"context:{PYTHON_IMAGE}=oci-layout://base@{base}")
+    run(
+        [
+            BIN / "buildctl",
+            f"--addr=unix://{BUILDKIT_SOCKET}",
+            "build",
+            "--progress=plain",
+            "--frontend=dockerfile.v0",
+            f"--local=context={context}",
+            f"--local=dockerfile={image.folder}",
+            f"--oci-layout=base={BASE}",
+            *(word for option in options for word in ("--opt", option)),
+            f"--output=type=image,name={image.reference},unpack=true",
+        ],
+        log,
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(stamp)
+
+
+def is_in_store(image: Image) -> bool:
+    """Whether the kubelet's store has an image of that name."""
+    command = ["ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io", "images", "ls", "-q"]
+    answer = subprocess.run([*command, f"name=={image.reference}"], capture_output=True, text=True, check=False)
+    return image.reference in answer.stdout
+
+
+def by_name(name: str) -> Image:
+    """Return the image of that name.
+
+    Raises:
+        SystemExit: there is none; says which there are.
+    """
+    images = {image.name: image for image in (*SYSTEM_IMAGES, *GATEWAY_IMAGES, *OUR_IMAGES)}
+    if name not in images:
+        raise SystemExit(f"There is no image {name!r}; there are: {', '.join(sorted(images))}.")
+    return images[name]
+
+
+def _content_hash(image: Image) -> str:
+    """Hash what goes into an image: its files as git would see them, its binary, its base."""
+    digest = hashlib.sha256((BASE / "index.json").read_bytes() + json.dumps(dict(image.arguments)).encode())
+    files = [path for path in sorted(image.folder.rglob("*")) if path.is_file() and not _is_litter(path)]
+    if image.binary:
+        files.append(BIN / image.binary)
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _is_litter(path: Path) -> bool:
+    return any(part == "__pycache__" or part.endswith((".egg-info", "_cache")) for part in path.parts)
+
+
+def _blob(folder: Path, document: Mapping[str, object], media_type: str) -> dict[str, object]:
+    content = json.dumps(document, sort_keys=True).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    (folder / digest).write_bytes(content)
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+
+def _buildctl_succeeds(*arguments: str) -> bool:
+    command = [str(BIN / "buildctl"), f"--addr=unix://{BUILDKIT_SOCKET}", *arguments]
+    return subprocess.run(command, capture_output=True, env={**os.environ}, check=False).returncode == 0
+
+
+def check_published(log: TextIO) -> None:
+    """For a cluster of the user's own: say which images it must be able to pull."""
+    names = ", ".join(target().image(image.name) for image in OUR_IMAGES)
+    print(f"The cluster pulls: {names}", file=log)

@@ -1,0 +1,175 @@
+"""The node: containerd, the kubelet, kube-proxy, and the bridges that pods and cluster addresses live on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TextIO
+
+from dev import processes
+from dev.control_plane import DNS_IP, NODE_IP, POD_CIDR
+from dev.paths import BIN, CONTAINERD_SOCKET, KUBECONFIG, OWNER, PKI, ROOT, RUN, STATE
+from dev.stages import StageError, run, wait_until
+
+NODE_NAME = "dev"
+CONFIG = STATE / "node"
+SERVICE_BRIDGE = "kube0"
+POD_BRIDGE = "cni0"
+
+
+def claim_machine() -> None:
+    """Make this checkout the owner of the machine's one cluster.
+
+    Raises:
+        StageError: another checkout's cluster runs here.
+    """
+    if OWNER.exists() and (owner := OWNER.read_text()) != str(ROOT) and Path(owner, ".dev", "pids").exists():
+        raise StageError(f"the cluster of another checkout runs on this machine: make -C {owner} cluster-down ends it")
+    RUN.mkdir(parents=True, exist_ok=True)
+    OWNER.write_text(str(ROOT))
+
+
+def start_containerd(log: TextIO) -> None:
+    """Start containerd; its images and containers live under ``.dev``."""
+    del log
+    claim_machine()
+    _write_cni()
+    CONFIG.mkdir(parents=True, exist_ok=True)
+    (CONFIG / "containerd.toml").write_text(_containerd())
+    processes.start("containerd", ["containerd", "--config", CONFIG / "containerd.toml"])
+    ping = ["ctr", f"--address={CONTAINERD_SOCKET}", "version"]
+    wait_until("containerd", lambda: _succeeds(ping), seconds=30)
+
+
+def make_network(log: TextIO) -> None:
+    """Make the bridge that carries the node's and the cluster's addresses, so that none ever leaves the machine."""
+    if not Path("/sys/class/net", SERVICE_BRIDGE).exists():
+        run(["ip", "link", "add", SERVICE_BRIDGE, "type", "bridge"], log)
+        run(["ip", "address", "add", "10.96.255.254/16", "dev", SERVICE_BRIDGE], log)
+        run(["ip", "address", "add", f"{NODE_IP}/32", "dev", SERVICE_BRIDGE], log)
+        run(["ip", "link", "set", SERVICE_BRIDGE, "up"], log)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    bridge_filter = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if bridge_filter.exists():
+        bridge_filter.write_text("1")
+
+
+def start(log: TextIO) -> None:
+    """Start the kubelet and kube-proxy and wait for the node to be ready."""
+    make_network(log)
+    CONFIG.mkdir(parents=True, exist_ok=True)
+    (CONFIG / "resolv.conf").write_text("")
+    (CONFIG / "kubelet.json").write_text(json.dumps(_kubelet()))
+    processes.start(
+        "kubelet",
+        [
+            BIN / "kubelet",
+            f"--config={CONFIG / 'kubelet.json'}",
+            f"--kubeconfig={KUBECONFIG}",
+            f"--root-dir={STATE / 'kubelet'}",
+            f"--cert-dir={STATE / 'kubelet-pki'}",
+            f"--node-ip={NODE_IP}",
+            f"--hostname-override={NODE_NAME}",
+        ],
+    )
+    processes.start(
+        "kube-proxy",
+        [
+            BIN / "kube-proxy",
+            f"--kubeconfig={KUBECONFIG}",
+            f"--cluster-cidr={POD_CIDR}",
+            f"--hostname-override={NODE_NAME}",
+            "--proxy-mode=iptables",
+            # The machine's limits are not ours to raise.
+            "--conntrack-max-per-core=0",
+            "--iptables-min-sync-period=200ms",
+        ],
+    )
+    wait_until("The node", is_ready, seconds=90, hint="Read the kubelet's log.")
+
+
+def is_ready() -> bool:
+    """Whether the node's Ready condition holds."""
+    query = "-ojsonpath={.status.conditions[?(@.type=='Ready')].status}"
+    command = [str(BIN / "kubectl"), f"--kubeconfig={KUBECONFIG}", "get", "node", NODE_NAME, query]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "True"
+
+
+def _write_cni() -> None:
+    folder = CONFIG / "cni"
+    folder.mkdir(parents=True, exist_ok=True)
+    bridge = {
+        "type": "bridge",
+        "bridge": POD_BRIDGE,
+        "isGateway": True,
+        "ipMasq": True,
+        "hairpinMode": True,
+        "ipam": {
+            "type": "host-local",
+            "dataDir": str(STATE / "cni"),
+            "ranges": [[{"subnet": POD_CIDR}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    }
+    port_map = {"type": "portmap", "capabilities": {"portMappings": True}}
+    network = {"cniVersion": "0.4.0", "name": "bridge", "plugins": [bridge, port_map]}
+    (folder / "10-bridge.conflist").write_text(json.dumps(network))
+
+
+def _containerd() -> str:
+    return f"""\
+version = 2
+root = "{STATE / "containerd"}"
+state = "{RUN / "containerd"}"
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/bloomery/pause:dev"
+  enable_selinux = false
+  # Without CAP_SYS_RESOURCE a lower score can not be set, and no sandbox would start.
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{CONFIG / "cni"}"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+"""
+
+
+def _kubelet() -> dict[str, object]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": False},
+            "x509": {"clientCAFile": str(PKI / "ca.crt")},
+        },
+        "authorization": {"mode": "AlwaysAllow"},
+        "clusterDNS": [DNS_IP],
+        "clusterDomain": "cluster.local",
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
+        "enforceNodeAllocatable": [],
+        # Images can not be pulled again, so none is ever collected.
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "registerNode": True,
+        "podCIDR": POD_CIDR,
+        "address": NODE_IP,
+        "resolvConf": str(CONFIG / "resolv.conf"),
+        "serializeImagePulls": False,
+        # A Secret that changed reaches its volume within seconds, not a minute and more.
+        "syncFrequency": "10s",
+    }
+
+
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, env=os.environ, check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""From a dataset version to an evaluated, exported and registered model."""

@@ -1,0 +1,74 @@
+"""What is told of training while it runs: to the log, to whoever asks for progress, to MLflow."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from bloomery_trainer.progress import Progress
+from bloomery_trainer.train.evaluate import Evaluation
+from bloomery_trainer.train.loop import Step
+from bloomery_trainer.train.record import Record
+
+log = logging.getLogger(__name__)
+
+_NEWS_SECONDS = 10.0
+
+
+class RunObserver:
+    """Spreads the news of the training loop."""
+
+    def __init__(
+        self, progress: Progress, record: Record, *, metric: str, total_steps: int, epoch_steps: int
+    ) -> None:
+        self._progress = progress
+        self._record = record
+        self._metric = metric
+        self._total = total_steps
+        self._epoch_steps = epoch_steps
+        self._epochs = -(-total_steps // epoch_steps)
+        self._began = self._logged = time.monotonic()
+        progress.update(stage="training", epoch=0, epochs=self._epochs, step=0, totalSteps=total_steps)
+
+    def steps(self, steps: list[Step], *, images_per_second: float) -> None:
+        """Some steps were done."""
+        last = steps[-1]
+        for step in steps:
+            self._record.log(
+                {"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step.number
+            )
+        self._record.log({"train/images_per_second": images_per_second}, last.number)
+        eta = (time.monotonic() - self._began) / last.number * (self._total - last.number)
+        epoch = (last.number - 1) // self._epoch_steps + 1
+        self._progress.update(
+            stage="training",
+            epoch=epoch,
+            step=last.number,
+            imagesPerSecond=round(images_per_second, 1),
+            etaSeconds=round(eta),
+            loss=round(last.loss, 5),
+            mlflow=self._record.run_document(),
+        )
+        if time.monotonic() - self._logged > _NEWS_SECONDS:
+            self._logged = time.monotonic()
+            log.info(
+                "epoch %d of %d, step %d of %d: loss %.4f, %.0f images/s, %d s to go",
+                epoch, self._epochs, last.number, self._total, last.loss, images_per_second, eta,
+            )  # fmt: skip
+
+    def evaluating(self) -> None:
+        """An epoch's evaluation begins."""
+        self._progress.update(stage="evaluating")
+
+    def epoch(self, number: int, step: int, evaluation: Evaluation, *, loss: float, data_wait: float) -> None:
+        """An epoch is done."""
+        metrics = {f"validation/{name}": value for name, value in evaluation.metrics.items()}
+        self._record.log(
+            {"epoch": number, "train/epoch_loss": loss, "train/data_wait": data_wait, **metrics}, step
+        )
+        value = evaluation.metrics[self._metric]
+        self._progress.update(epoch=number, metric=round(value, 5))
+        log.info(
+            "epoch %d of %d: training loss %.4f, validation loss %.4f, %s %.4f",
+            number, self._epochs, loss, evaluation.metrics["loss"], self._metric, value,
+        )  # fmt: skip

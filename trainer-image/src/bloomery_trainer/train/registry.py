@@ -1,0 +1,103 @@
+"""The model in MLflow: the run's files, the model in the ONNX flavour, and its version in the registry."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TypeVar
+
+import mlflow
+import numpy as np
+import onnx
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+
+from bloomery_trainer.train.export import INPUT, OUTPUT
+from bloomery_trainer.train.tracking import RunRef, in_words, is_final
+
+log = logging.getLogger(__name__)
+
+DIGEST_TAG = "bloomery.dev/digest"
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAbout:
+    """A model to register: its name in the registry, what it is called there, and its local files."""
+
+    name: str
+    description: str
+    tags: Mapping[str, str]
+    digest: str
+    folder: Path
+    image_size: int
+    classes: int
+
+
+def within(seconds: float, action: Callable[[], Result]) -> Result | None:
+    """Tries `action` until it succeeds or the time is over or MLflow refuses for good; None then."""
+    deadline = time.monotonic() + seconds
+    pause = 1.0
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if is_final(error) or time.monotonic() + pause > deadline:
+                log.warning("MLflow did not take the model: %s", in_words(error))
+                return None
+            log.info("waiting for MLflow: %s", in_words(error))
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+
+def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
+    """Logs the model to the run and registers it; returns the version.
+
+    A version that this run has registered already with the same files is found again, not made twice.
+    """
+    for known in client.search_model_versions(f"run_id = '{run.run_id}'"):
+        if known.name == model.name and known.tags.get(DIGEST_TAG) == model.digest:
+            return str(known.version)
+    _require_registered_model(client, model.name)
+    logged = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.onnx,
+        run_id=run.run_id,
+        onnx_model=onnx.load(model.folder / "model.onnx"),
+        signature=signature(model.image_size, model.classes),
+        # Named here, because MLflow would find them out by running the model in a process of its own.
+        pip_requirements=[f"{name}=={installed(name)}" for name in ("onnx", "onnxruntime", "numpy")],
+        save_as_external_data=False,
+        extra_files=[str(model.folder / name) for name in ("labels.txt", "preprocess.json")],
+    )
+    made = mlflow.register_model(
+        logged.model_uri, model.name, tags={DIGEST_TAG: model.digest, **model.tags}, await_registration_for=60
+    )
+    client.update_model_version(model.name, made.version, description=model.description)
+    log.info("registered as %s version %s", model.name, made.version)
+    return str(made.version)
+
+
+def signature(image_size: int, classes: int) -> ModelSignature:
+    """What the model takes and gives, as MLflow records it."""
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, image_size, image_size), INPUT)]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes), OUTPUT)]),
+    )
+
+
+def _require_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise

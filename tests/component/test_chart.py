@@ -313,7 +313,11 @@ def test_an_upgrade_keeps_the_keys_that_the_installation_made(
     chart: Chart, apiserver: ApiServer, namespace: str
 ) -> None:
     here = ("bloomery", str(CHART), "--kubeconfig", str(apiserver.kubeconfig), "--namespace", namespace)
-    values = {"crds": {"install": False}, "storage": {"secretNamespaces": [namespace]}}
+    values = {
+        "crds": {"install": False},
+        "namespaces": [namespace],
+        "storage": {"secretNamespaces": [namespace]},
+    }
     # No kubelet is here to run the Job that makes the bucket.
     installed = chart.run("install", *here, "--no-hooks", values=values)
     assert installed.returncode == 0, installed.stderr

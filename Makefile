@@ -1,0 +1,62 @@
+# Two commands do everything: `make demo` and `make test`. Each target brings up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+DEV := python3 -m dev
+VENV := .venv/bin
+PYTEST := $(VENV)/python -m pytest
+
+.PHONY: help demo test test-unit test-component test-e2e lint cluster cluster-down images binaries venv requirements
+
+help: ## show this
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
+
+demo: ## a cluster, images, training, predictions: the whole path on this machine (CLUSTER=current: on yours)
+	@$(DEV) demo
+
+test: venv ## lint, unit, component and the main end-to-end path
+	@$(MAKE) --no-print-directory cluster lint
+	@$(PYTEST) tests
+
+test-unit: venv ## the pure tests
+	@$(PYTEST) tests/unit
+
+test-component: venv binaries ## the operator and the kinds against a real API server
+	@$(PYTEST) tests/component
+
+test-e2e: venv cluster ## real pods on the cluster
+	@$(PYTEST) tests/e2e
+
+lint: venv binaries ## ruff, mypy, import-linter, helm lint
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p dev
+	@$(VENV)/lint-imports
+	@.dev/bin/helm lint charts/bloomery --strict --quiet
+
+cluster: ## build and start the single-node Kubernetes of dev/ with all images
+	@$(DEV) cluster
+
+cluster-down: ## end it; what was built stays in .dev/
+	@$(DEV) cluster-down
+
+images: ## build our images again where their files changed
+	@$(DEV) images
+
+binaries: ## build only Kubernetes, kubectl and helm
+	@$(DEV) binaries
+
+venv: .venv/.complete ## the development environment
+
+.venv/.complete: requirements-dev.txt operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt
+	@$(DEV) packages
+	@test -x $(VENV)/python || python3 -m venv .venv
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check uv==$$(python3 -c 'from dev.versions import UV; print(UV)')
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python -r requirements-dev.txt
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e operator -e trainer-image -e serving-image
+	@touch $@
+
+requirements: venv ## pin all packages anew
+	@for package in operator trainer-image serving-image; do \
+	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$package/pyproject.toml -o $$package/requirements.txt; done
+	@$(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.txt

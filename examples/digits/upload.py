@@ -1,0 +1,48 @@
+"""Puts a folder into an S3 store, many files at a time.
+
+    python upload.py FOLDER s3://BUCKET/PREFIX
+
+The store's address and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+Any other S3 client does the same: `aws s3 cp --recursive FOLDER s3://BUCKET/PREFIX`.
+"""
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+import obstore
+from obstore.store import S3Store
+
+AT_ONCE = 16
+
+
+def main() -> None:
+    """Upload the folder and say how many files there were."""
+    parser = argparse.ArgumentParser(description="Put a folder into an S3 store")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("uri", help="s3://BUCKET/PREFIX")
+    parsed = parser.parse_args()
+    if not parsed.uri.startswith("s3://"):
+        parser.error(f"{parsed.uri} is no s3:// address")
+    print(f"{asyncio.run(upload(parsed.folder, parsed.uri))} files are at {parsed.uri}")
+
+
+async def upload(folder: Path, uri: str) -> int:
+    """Upload every file below the folder under its relative path; return how many."""
+    store = S3Store.from_url(
+        uri, client_options={"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
+    )
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def put(path: Path) -> None:
+        async with gate:
+            await obstore.put_async(store, path.relative_to(folder).as_posix(), path)
+
+    await asyncio.gather(*map(put, files))
+    return len(files)
+
+
+if __name__ == "__main__":
+    main()

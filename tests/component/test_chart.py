@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from conftest import ApiServer
+    from tests.component.conftest import ApiServer
 
 Object: TypeAlias = dict[str, Any]
 Values: TypeAlias = dict[str, Any]

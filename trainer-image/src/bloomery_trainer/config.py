@@ -50,20 +50,20 @@ class Rules(_Model):
     """What an image and a class must be; `check` false leaves only what training cannot do without."""
 
     check: bool = True
-    min_images_per_class: int = Field(20, ge=1)
-    min_classes: int = Field(2, ge=2)
-    max_classes: int = Field(1000, ge=2)
+    min_images_per_class: Annotated[int, Field(ge=1)] = 20
+    min_classes: Annotated[int, Field(ge=2)] = 2
+    max_classes: Annotated[int, Field(ge=2)] = 1000
     formats: tuple[Format, ...] = ("jpg", "jpeg", "png", "bmp")
-    max_bytes: int = Field(4 * 1024 * 1024, ge=1)
-    max_aspect_ratio: float = Field(3, ge=1)
-    min_side: int = Field(31, ge=1)
-    max_side: int = Field(4095, ge=1)
+    max_bytes: Annotated[int, Field(ge=1)] = 4 * 1024 * 1024
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = 3
+    min_side: Annotated[int, Field(ge=1)] = 31
+    max_side: Annotated[int, Field(ge=1)] = 4095
 
 
 class Shards(_Model):
     """How images are packed."""
 
-    images: int = Field(1000, ge=1)
+    images: Annotated[int, Field(ge=1)] = 1000
 
 
 class Output(_Model):
@@ -96,19 +96,19 @@ class DatasetVersion(_Model):
 class Hyperparameters(_Model):
     """What is absent takes the preset's default."""
 
-    epochs: int | None = Field(None, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float | None = Field(None, gt=0)
+    epochs: Annotated[int | None, Field(ge=1)] = None
+    max_steps: Annotated[int | None, Field(ge=1)] = None
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float | None, Field(gt=0)] = None
     optimizer: Literal["sgd", "adamw"] | None = None
-    momentum: float | None = Field(None, ge=0, lt=1)
-    weight_decay: float | None = Field(None, ge=0)
-    warmup_epochs: float | None = Field(None, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    image_size: int = Field(224, ge=32, le=1024)
+    momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
+    weight_decay: Annotated[float | None, Field(ge=0)] = None
+    warmup_epochs: Annotated[float | None, Field(ge=0)] = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
     horizontal_flip: bool = True
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -11,9 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
-) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int) -> Iterator[Result]:
     """Yields `function(item)` for each item, in order; at most 2 × `threads` results wait at any time.
 
     That bound is what keeps memory flat while images stream through.

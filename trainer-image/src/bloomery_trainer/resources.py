@@ -31,10 +31,10 @@ def _cpu_quota(cgroup: Path) -> float | None:
     if unified is not None:
         quota, period = unified.split()
         return None if quota == "max" else int(quota) / int(period)
-    legacy, period = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
-    if legacy is None or period is None or int(legacy) <= 0:
+    older, per = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
+    if older is None or per is None or int(older) <= 0:
         return None
-    return int(legacy) / int(period)
+    return int(older) / int(per)
 
 
 def _read(path: Path) -> str | None:

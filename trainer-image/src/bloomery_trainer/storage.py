@@ -23,12 +23,19 @@ from obstore.store import LocalStore, S3Store
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig, S3Config
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
 PART_BYTES = 8 * 1024 * 1024
 """Size of one part of a streamed upload: S3 allows 10,000 of them, so a file may reach 78 GiB."""
 
-_REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken")
+_REFUSALS = (
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "XAdminUserNotFound",  # versitygw, for an unknown key
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,15 @@ class S3Access:
             secret=value("AWS_SECRET_ACCESS_KEY"),
             session_token=value("AWS_SESSION_TOKEN"),
         )
+
+    def credentials(self) -> S3Credential:
+        """The keys, in the form that the client asks for."""
+        return {
+            "access_key_id": self.key_id or "",
+            "secret_access_key": self.secret or "",
+            "token": self.session_token,
+            "expires_at": None,
+        }
 
 
 def source_access(environment: Mapping[str, str]) -> S3Access:
@@ -183,14 +199,14 @@ def _s3(bucket: str, prefix: str, access: S3Access) -> S3Store:
     # Every setting is given: what is left out, the client would take from the AWS_* variables of the process,
     # which belong to the store, not to a source with keys of its own.
     endpoint = access.endpoint or f"https://s3.{access.region}.amazonaws.com"
-    config: S3Config = {"endpoint": endpoint, "region": access.region, "virtual_hosted_style_request": False}
-    if access.key_id is None:
-        config["skip_signature"] = True
-    else:
-        config["access_key_id"] = access.key_id
-        config["secret_access_key"] = access.secret or ""
-        if access.session_token is not None:
-            config["session_token"] = access.session_token
+    if not re.fullmatch(r"https?://[^/\s]+/?", endpoint):
+        raise BadConfig("InvalidEndpoint", f"AWS_ENDPOINT_URL must be http(s)://host:port, not {endpoint!r}")
+    config: S3Config = {
+        "endpoint": endpoint.rstrip("/"),
+        "region": access.region,
+        "virtual_hosted_style_request": False,
+        "skip_signature": access.key_id is None,
+    }
     client: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": "5s",
@@ -198,7 +214,14 @@ def _s3(bucket: str, prefix: str, access: S3Access) -> S3Store:
         "timeout": "1h",
     }
     retry: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
-    return S3Store(bucket, prefix=prefix or None, config=config, client_options=client, retry_config=retry)
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        config=config,
+        client_options=client,
+        retry_config=retry,
+        credential_provider=access.credentials,
+    )
 
 
 def _explain(error: Exception, uri: str) -> TrainerError | None:
@@ -207,10 +230,10 @@ def _explain(error: Exception, uri: str) -> TrainerError | None:
     found = re.search(r"<Code>(\w+)</Code>", text)
     code = found.group(1) if found else ""
     bucket = uri.removeprefix("s3://").partition("/")[0]
-    if code == "NoSuchBucket":
+    if code in ("NoSuchBucket", "InvalidBucketName"):
         return BadConfig("BucketNotFound", f"there is no bucket {bucket!r} at the store that {uri} points to")
     if code in _REFUSALS or isinstance(error, PermissionError) or "status code: 403" in text:
-        return BadConfig("AccessDenied", f"the store refuses access to {uri} with the keys given{_because(code)}")
+        return BadConfig("AccessDenied", f"the store refuses access to {uri}{_because(code)}; check its keys")
     if isinstance(error, FileNotFoundError):
         return None
     if isinstance(error, ValueError):

@@ -24,7 +24,7 @@ def failure(reason: str, message: str) -> dict[str, Any]:
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """JSON of at most LIMIT bytes: lists lose their tail, then the error its end."""
-    cut = {key: list(value) if isinstance(value, list) else value for key, value in message.items()}
+    cut: dict[str, Any] = {key: list(value) if isinstance(value, list) else value for key, value in message.items()}
     while len(encoded := _json(cut)) > LIMIT:
         lists = [value for value in cut.values() if isinstance(value, list) and value]
         if lists:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import BadData
@@ -53,7 +53,7 @@ def by_content(data: bytes, rules: Rules) -> str | Broken:
             image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
             return _EXTENSIONS[image.format or ""]
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return Broken("Corrupt", "not an image that can be read")
     except Image.DecompressionBombError:
         return Broken("TooLarge", "more pixels than can be decoded safely")
@@ -75,9 +75,7 @@ def _header(image: Image.Image, rules: Rules) -> Broken | None:
     return None
 
 
-def refuse_bad_classes(
-    counts: Mapping[str, int], ignored: Mapping[str, Mapping[str, int]], rules: Rules
-) -> None:
+def refuse_bad_classes(counts: Mapping[str, int], ignored: Mapping[str, Mapping[str, int]], rules: Rules) -> None:
     """Raises BadData where there are too few or too many classes, or too few images of one.
 
     Args:
@@ -91,9 +89,7 @@ def refuse_bad_classes(
     if not rules.check:
         return
     if len(counts) > rules.max_classes:
-        raise BadData(
-            "TooManyClasses", f"there are {len(counts)} classes; rules.maxClasses allows {rules.max_classes}"
-        )
+        raise BadData("TooManyClasses", f"there are {len(counts)} classes; rules.maxClasses allows {rules.max_classes}")
     few = [name for name, count in sorted(counts.items()) if count < rules.min_images_per_class]
     if few:
         named = ", ".join(_with_reasons(name, counts[name], ignored.get(name, {})) for name in few[:5])

@@ -16,7 +16,7 @@ from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.prepare import manifest as manifests
 from bloomery_trainer.prepare import rules
 from bloomery_trainer.prepare.listing import SPLITS, Candidate, Ignored, Listing, read_layout, refuse_bad_names
-from bloomery_trainer.prepare.shards import Packed, write_shards
+from bloomery_trainer.prepare.shards import Packed, Shard, write_shards
 from bloomery_trainer.prepare.split import Sample, assign, shuffled
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder, S3Access, open_folder, source_access
@@ -120,8 +120,14 @@ def _refuse_no_validation(samples: Sequence[Sample]) -> None:
 
 
 def _packed(
-    source: Folder, target: Folder, samples: Sequence[Sample], *, version: str, config: PrepareConfig, progress: Progress
-) -> dict[str, list[Any]]:
+    source: Folder,
+    target: Folder,
+    samples: Sequence[Sample],
+    *,
+    version: str,
+    config: PrepareConfig,
+    progress: Progress,
+) -> dict[str, list[Shard]]:
     classes = {name: index for index, name in enumerate(sorted({sample.class_name for sample in samples}))}
     progress.update(stage="writing", images=0, total=len(samples))
     done = 0

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from bloomery_trainer.images import Preprocess, decode, resize_shorter
 from bloomery_trainer.parallel import map_in_order
@@ -36,7 +36,8 @@ _LARGE = 128
 class PixelSource(Protocol):
     """Decoded images at random access, uint8 [3, H, W]."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many images there are."""
 
     def pixels(self, index: int) -> Tensor:
         """One image."""
@@ -45,7 +46,8 @@ class PixelSource(Protocol):
 class Decoder(Protocol):
     """Turns an image file's bytes into pixels, uint8 [3, H, W]."""
 
-    def __call__(self, data: bytes) -> Tensor: ...
+    def __call__(self, data: bytes) -> Tensor:
+        """Decodes one image."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Framed:
     preprocess: Preprocess
 
     def __call__(self, data: bytes) -> Tensor:
+        """Decodes one image."""
         return _tensor(self.preprocess.pixels(decode(data)))
 
 
@@ -65,6 +68,7 @@ class Whole:
     side: int
 
     def __call__(self, data: bytes) -> Tensor:
+        """Decodes one image."""
         image: Image.Image = decode(data, at_least=self.side)
         return _tensor(np.asarray(resize_shorter(image, self.side)))
 
@@ -77,6 +81,7 @@ class OnDisk:
     decoder: Decoder
 
     def __len__(self) -> int:
+        """How many images there are."""
         return len(self.files)
 
     def pixels(self, index: int) -> Tensor:
@@ -91,6 +96,7 @@ class InMemory:
     images: list[Tensor]
 
     def __len__(self) -> int:
+        """How many images there are."""
         return len(self.images)
 
     def pixels(self, index: int) -> Tensor:
@@ -98,18 +104,20 @@ class InMemory:
         return self.images[index]
 
 
-class Samples(Dataset[tuple[Tensor, int]]):
-    """What a DataLoader draws from: augmented pixels and the class index."""
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """What a DataLoader draws from: augmented pixels and the class index (int64, no dimension)."""
 
     def __init__(self, source: PixelSource, labels: list[int], augment: v2.Transform | None) -> None:
         self._source = source
-        self._labels = labels
+        self._labels = torch.tensor(labels)
         self._augment = augment
 
     def __len__(self) -> int:
+        """How many images there are."""
         return len(self._source)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One image and its class."""
         pixels = self._source.pixels(index)
         if self._augment is not None:
             pixels = self._augment(pixels)

@@ -41,6 +41,7 @@ class ImageFiles:
     descriptors: tuple[int, ...]
 
     def __len__(self) -> int:
+        """How many images there are."""
         return len(self.records)
 
     def read(self, index: int) -> bytes:
@@ -92,9 +93,7 @@ def _manifest(wanted: DatasetVersion, folder: Folder) -> dict[str, Any]:
         raise BadConfig("DatasetNotFound", f"there is no prepared dataset (manifest.json) under {wanted.uri}")
     manifest: dict[str, Any] = json.loads(content)
     if manifest["version"] != wanted.version:
-        raise BadConfig(
-            "DatasetNotFound", f"{wanted.uri} holds version {manifest['version']}, not {wanted.version}"
-        )
+        raise BadConfig("DatasetNotFound", f"{wanted.uri} holds version {manifest['version']}, not {wanted.version}")
     return manifest
 
 

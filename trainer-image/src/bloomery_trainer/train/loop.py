@@ -84,9 +84,7 @@ class _EpochFigures:
             return
         losses = torch.stack(self.losses).tolist()
         first = last_step - len(losses) + 1
-        steps = [
-            Step(first + i, loss, rate) for i, (loss, rate) in enumerate(zip(losses, self.rates, strict=True))
-        ]
+        steps = [Step(first + i, loss, rate) for i, (loss, rate) in enumerate(zip(losses, self.rates, strict=True))]
         _refuse_divergence(steps)
         now = time.monotonic()
         observer.steps(steps, images_per_second=len(steps) * self.batch / max(now - self.told, 1e-9))
@@ -152,7 +150,7 @@ def train_one_epoch(
     waiting_since = time.monotonic()
     for images, labels in loader:
         figures.waited += time.monotonic() - waiting_since
-        figures.rates.append(state.schedule.get_last_lr()[0])
+        figures.rates.append(float(state.schedule.get_last_lr()[0]))
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         figures.losses.append(_train_step(state, criterion, normalise(images, preprocess), labels, device))
         if time.monotonic() - figures.told > _NEWS_SECONDS:
@@ -171,7 +169,7 @@ def _train_step(
         images = images.contiguous(memory_format=torch.channels_last)
     with reduced_precision(device):
         loss: Tensor = criterion(state.model(images), labels)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.schedule.step()

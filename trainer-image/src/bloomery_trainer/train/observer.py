@@ -18,9 +18,7 @@ _NEWS_SECONDS = 10.0
 class RunObserver:
     """Spreads the news of the training loop."""
 
-    def __init__(
-        self, progress: Progress, record: Record, *, metric: str, total_steps: int, epoch_steps: int
-    ) -> None:
+    def __init__(self, progress: Progress, record: Record, *, metric: str, total_steps: int, epoch_steps: int) -> None:
         self._progress = progress
         self._record = record
         self._metric = metric
@@ -34,9 +32,7 @@ class RunObserver:
         """Some steps were done."""
         last = steps[-1]
         for step in steps:
-            self._record.log(
-                {"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step.number
-            )
+            self._record.log({"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step.number)
         self._record.log({"train/images_per_second": images_per_second}, last.number)
         eta = (time.monotonic() - self._began) / last.number * (self._total - last.number)
         epoch = (last.number - 1) // self._epoch_steps + 1
@@ -63,9 +59,7 @@ class RunObserver:
     def epoch(self, number: int, step: int, evaluation: Evaluation, *, loss: float, data_wait: float) -> None:
         """An epoch is done."""
         metrics = {f"validation/{name}": value for name, value in evaluation.metrics.items()}
-        self._record.log(
-            {"epoch": number, "train/epoch_loss": loss, "train/data_wait": data_wait, **metrics}, step
-        )
+        self._record.log({"epoch": number, "train/epoch_loss": loss, "train/data_wait": data_wait, **metrics}, step)
         value = evaluation.metrics[self._metric]
         self._progress.update(epoch=number, metric=round(value, 5))
         log.info(

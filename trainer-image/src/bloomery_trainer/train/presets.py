@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torchvision
+import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
 from bloomery_trainer.config import PresetName

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from pydantic.alias_generators import to_camel
 from torch import nn
 
 from bloomery_trainer.config import Hyperparameters
@@ -37,7 +38,7 @@ class Recipe:
 
     def parameters(self) -> dict[str, Any]:
         """For the record: the names of the API, what does not apply left out."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return {to_camel(key): value for key, value in asdict(self).items() if value is not None}
 
 
 def resolve(given: Hyperparameters, preset: Preset) -> Recipe:
@@ -72,9 +73,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
     nesterov = recipe.momentum > 0
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True
-    )
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
 
 
 def build_schedule(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +22,17 @@ WAIT_SECONDS = 600.0
 """How long the end of a run waits for MLflow, unless $BLOOMERY_MLFLOW_WAIT_SECONDS says otherwise."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a run has made: the local model directory and the local reports, the model's digest and figures."""
+
+    folder: Path
+    reports: Path
+    digest: str
+    classes: int
+    metrics: Mapping[str, float]
+
+
 class Record(Protocol):
     """One run's record."""
 
@@ -30,9 +42,7 @@ class Record(Protocol):
     def run_document(self) -> dict[str, str | None]:
         """The run's ids, or None for each while there is no run."""
 
-    def register(
-        self, model: Path, *, reports: Path, digest: str, classes: int, metrics: Mapping[str, float]
-    ) -> str | None:
+    def register(self, model: TrainedModel) -> str | None:
         """Hands over the model and its reports; the version it got, or None if it got none."""
 
     def log_file(self, path: Path) -> None:
@@ -52,11 +62,8 @@ class NoRecord:
         """There is no run."""
         return {"experimentId": None, "runId": None}
 
-    def register(
-        self, model: Path, *, reports: Path, digest: str, classes: int, metrics: Mapping[str, float]
-    ) -> str | None:
+    def register(self, model: TrainedModel) -> str | None:
         """Registers nothing."""
-        return None
 
     def log_file(self, path: Path) -> None:
         """Does nothing."""
@@ -81,32 +88,32 @@ class MlflowRecord:
     def run_document(self) -> dict[str, str | None]:
         """The run's ids."""
         run = self._tracker.run
-        return {"experimentId": run and run.experiment_id, "runId": run and run.run_id}
+        if run is None:
+            return {"experimentId": None, "runId": None}
+        return {"experimentId": run.experiment_id, "runId": run.run_id}
 
-    def register(
-        self, model: Path, *, reports: Path, digest: str, classes: int, metrics: Mapping[str, float]
-    ) -> str | None:
+    def register(self, model: TrainedModel) -> str | None:
         """Waits for MLflow, up to the limit, and registers the model with it."""
         from bloomery_trainer.train import registry
 
         about = registry.ModelAbout(
             name=self._config.mlflow.registered_model,
-            description=_description(self._config, metrics),
+            description=_description(self._config, model.metrics),
             tags=_version_tags(self._config),
-            digest=digest,
-            folder=model,
+            digest=model.digest,
+            folder=model.folder,
             image_size=self._recipe.image_size,
-            classes=classes,
+            classes=model.classes,
         )
 
         def attempt() -> str:
             run = self._tracker.flush()
-            for path in sorted(reports.iterdir()):
+            for path in sorted(model.reports.iterdir()):
                 self._tracker.client.log_artifact(run.run_id, str(path))
-            self._tracker.client.log_artifact(run.run_id, str(model / "labels.txt"))
+            self._tracker.client.log_artifact(run.run_id, str(model.folder / "labels.txt"))
             return registry.register(self._tracker.client, run, about)
 
-        self._tracker.log(metrics, 0)
+        self._tracker.log(model.metrics, 0)
         return registry.within(self._wait_seconds, attempt)
 
     def log_file(self, path: Path) -> None:

@@ -29,11 +29,12 @@ from bloomery_trainer.train.evaluate import report as evaluation_report
 from bloomery_trainer.train.observer import RunObserver
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import Recipe, resolve
-from bloomery_trainer.train.record import Record, open_record
+from bloomery_trainer.train.record import Record, TrainedModel, open_record
 
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
+LOG = "train.log"
 _EXAMPLES = 8
 
 
@@ -99,10 +100,16 @@ class _Training:
             "best epoch %d: top1 %.4f (95 %% interval %.4f to %.4f), %s",
             best.epoch, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
         )  # fmt: skip
-        model_folder, digest = self._export(model.cpu(), dataset, validation)
-        self._write_reports(evaluation, dataset, best)
+        folder, digest = self._export(model.cpu(), dataset, validation)
+        trained = TrainedModel(
+            folder=folder,
+            reports=self._write_reports(evaluation, dataset, best.epoch),
+            digest=digest,
+            classes=len(dataset.classes),
+            metrics=evaluation.metrics,
+        )
         self.progress.update(stage="registering")
-        return self._finish(record, evaluation, dataset, model_folder=model_folder, digest=digest)
+        return self._finish(record, trained)
 
     def _fit(self, model: nn.Module, dataset: LocalDataset, validation: Loader, record: Record) -> loop.Best:
         batches = training_loader(dataset.splits["train"], self.preprocess, self.recipe, self.device)
@@ -131,73 +138,56 @@ class _Training:
         folder.mkdir()
         count = min(_EXAMPLES, len(dataset.splits["validation"]))
         images = torch.stack([validation.dataset[index][0] for index in range(count)])
+        examples = normalise(images, self.preprocess)
         digest = export.write_model(
-            folder,
-            model,
-            classes=dataset.classes,
-            preprocess=self.preprocess,
-            examples=normalise(images, self.preprocess),
+            folder, model, classes=dataset.classes, preprocess=self.preprocess, examples=examples
         )
         for name in export.FILES:
             self.output.upload(folder / name, f"model/{name}")
         return folder, digest
 
-    def _write_reports(self, evaluation: Evaluation, dataset: LocalDataset, best: loop.Best) -> None:
+    def _write_reports(self, evaluation: Evaluation, dataset: LocalDataset, best_epoch: int) -> Path:
         folder = self.scratch / "reports"
         folder.mkdir()
         document = evaluation_report(evaluation, dataset.classes)
-        document |= {"preset": self.config.preset, "bestEpoch": best.epoch, "dataset": _dataset(self.config)}
-        (folder / "evaluation.json").write_text(json.dumps(document, ensure_ascii=False, indent=1), "utf-8")
+        document |= {"preset": self.config.preset, "bestEpoch": best_epoch, "dataset": _dataset(self.config)}
+        _write_json(folder / "evaluation.json", document)
         page = report.confusion_page(document["confusionMatrix"], dataset.classes)
-        (folder / "confusion-matrix.html").write_text(page, "utf-8")
-        report.write_predictions(
-            folder / "predictions.csv",
-            evaluation,
-            records=dataset.splits["validation"].records,
-            classes=dataset.classes,
-        )
+        (folder / "confusion-matrix.html").write_text(page, encoding="utf-8")
+        records = dataset.splits["validation"].records
+        report.write_predictions(folder / "predictions.csv", evaluation, records=records, classes=dataset.classes)
         for path in sorted(folder.iterdir()):
             self.output.upload(path, path.name)
+        return folder
 
-    def _finish(
-        self, record: Record, evaluation: Evaluation, dataset: LocalDataset, *, model_folder: Path, digest: str
-    ) -> dict[str, Any]:
+    def _finish(self, record: Record, model: TrainedModel) -> dict[str, Any]:
         """Registers the model, completes its directory, and only then writes the result."""
-        version = record.register(
-            model_folder,
-            reports=self.scratch / "reports",
-            digest=digest,
-            classes=len(dataset.classes),
-            metrics=evaluation.metrics,
-        )
-        name = self.config.mlflow.registered_model
-        about = {
-            "preset": self.config.preset,
-            "imageSize": self.recipe.image_size,
-            "metrics": dict(evaluation.metrics),
-            "trainingJob": {
-                "namespace": self.config.namespace, "name": self.config.name, "uid": self.config.uid,
-            },
-            "dataset": _dataset(self.config),
-            "run": record.run_document(),
-            "model": {"name": name, "version": version},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }  # fmt: skip
-        self.output.write(f"model/{export.METADATA}", export.metadata(model_folder, about))
+        version = record.register(model)
+        about = self._about(record, model, version)
+        self.output.write(f"model/{export.METADATA}", export.metadata(model.folder, about))
         result = {
-            "mlflow": record.run_document(),
-            "model": {
-                "name": name,
-                "version": version,
-                "uri": f"{self.config.output.uri.rstrip('/')}/model",
-                "digest": digest,
-            },
-            "metrics": {key: round(value, 6) for key, value in evaluation.metrics.items()},
+            "mlflow": about["run"],
+            "model": {**about["model"], "uri": _model_uri(self.config), "digest": model.digest},
+            "metrics": {name: round(value, 6) for name, value in model.metrics.items()},
             "reason": "NotRegistered" if version is None else "Trained",
         }
         self.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
-        record.log_file(self.scratch / "train.log")
+        record.log_file(self.scratch / LOG)
         return result
+
+    def _about(self, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:
+        """Where the model comes from, for its metadata."""
+        config = self.config
+        return {
+            "preset": config.preset,
+            "imageSize": self.recipe.image_size,
+            "metrics": dict(model.metrics),
+            "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
+            "dataset": _dataset(config),
+            "run": record.run_document(),
+            "model": {"name": config.mlflow.registered_model, "version": version},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
 
 def _device(seed: int) -> torch.device:
@@ -225,6 +215,14 @@ def _dataset(config: TrainConfig) -> dict[str, str]:
     return {"name": config.dataset.name, "version": config.dataset.version}
 
 
+def _model_uri(config: TrainConfig) -> str:
+    return f"{config.output.uri.rstrip('/')}/model"
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
 def _words(metrics: Any) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "top1")
 
@@ -232,7 +230,7 @@ def _words(metrics: Any) -> str:
 @contextmanager
 def _logged(scratch: Path, output: Folder) -> Iterator[None]:
     """Keeps this run's log as a file, and leaves it in the output folder however the run ends."""
-    path = scratch / "train.log"
+    path = scratch / LOG
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("bloomery_trainer")
@@ -249,6 +247,6 @@ def _logged(scratch: Path, output: Folder) -> Iterator[None]:
         root.removeHandler(handler)
         handler.close()
         try:
-            output.upload(path, "train.log")
+            output.upload(path, LOG)
         except TrainerError as error:
             log.warning("the log could not be kept: %s", error)

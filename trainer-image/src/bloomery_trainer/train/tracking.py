@@ -24,6 +24,7 @@ import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.logging_utils import disable_logging
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -102,7 +103,7 @@ class Tracker:
         self._wake.set()
         try:
             if self._monitor is not None:
-                self._monitor.finish()
+                self._monitor.finish()  # type: ignore[no-untyped-call]
             if self._run is not None:
                 self.flush()
                 self.client.set_terminated(self._run.run_id, status)
@@ -134,12 +135,13 @@ class Tracker:
 
     def _begin(self) -> RunRef:
         experiment = self._experiment()
+        mine = {UID_TAG: self.about.uid}
         found = self.client.search_runs([experiment], f"tags.`{UID_TAG}` = '{self.about.uid}'", max_results=1)
         if found:
             run_id = found[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
         else:
-            run_id = self.client.create_run(experiment, run_name=self.about.name, tags={UID_TAG: self.about.uid}).info.run_id
+            run_id = self.client.create_run(experiment, run_name=self.about.name, tags=mine).info.run_id
         self._describe(run_id)
         log.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
         return RunRef(experiment, run_id)
@@ -158,9 +160,7 @@ class Tracker:
         if about.description:
             tags["mlflow.note.content"] = about.description
         params = [Param(key, str(value)) for key, value in about.parameters.items()]
-        self.client.log_batch(
-            run_id, params=params[:_PARAMS], tags=[RunTag(key, value) for key, value in tags.items()]
-        )
+        self.client.log_batch(run_id, params=params[:_PARAMS], tags=[RunTag(key, value) for key, value in tags.items()])
         dataset = Dataset(
             name=about.dataset_name,
             digest=about.dataset_version[:_DIGEST],
@@ -170,14 +170,16 @@ class Tracker:
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _watch_system(self, run: RunRef) -> None:
-        self._monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=self.client.tracking_uri)
-        self._monitor.start()
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            run.run_id, resume_logging=True, tracking_uri=self.client.tracking_uri
+        )
+        self._monitor.start()  # type: ignore[no-untyped-call]
 
 
 def connect(uri: str) -> MlflowClient:
     """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet."""
     mlflow.set_tracking_uri(uri)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    disable_logging()
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -190,5 +192,5 @@ def is_final(error: Exception) -> bool:
     """Whether the server answered, and would answer the same again."""
     if not isinstance(error, MlflowException):
         return False
-    status = error.get_http_status_code()
+    status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     return 400 <= status < 500 and status not in (408, 429)

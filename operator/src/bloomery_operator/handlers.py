@@ -16,6 +16,7 @@ WATCH_CHUNK = 500
 def build_registry(controller: Controller) -> kopf.OperatorRegistry:
     """Return the handlers: ``on.event`` for each kind, which writes nothing and adds no finalizer."""
     registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(_login)
     for kind in controller.kinds:
         _watch(registry, controller, kind)
     return registry
@@ -35,6 +36,11 @@ def build_settings(controller: Controller) -> kopf.OperatorSettings:
         if kind not in OWNERS:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = SELECTOR
     return settings
+
+
+def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """Give kopf the same credentials that our own client uses: the pod's, or a kubeconfig's."""
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
 def _watch(registry: kopf.OperatorRegistry, controller: Controller, kind: Kind) -> None:

@@ -106,7 +106,9 @@ async def _run_until(stop: asyncio.Event, controller: Controller, settings: Sett
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
     for task in done:
-        task.result()
+        # kopf, when it ends, cancels every task that began after it, ours too.
+        if not task.cancelled():
+            task.result()
 
 
 async def serve_health(

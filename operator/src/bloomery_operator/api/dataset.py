@@ -17,6 +17,10 @@ from bloomery_operator.api.common import (
 )
 
 
+SHORTEST_DIGEST = 8
+"""Characters of a version's digest that are enough to name it."""
+
+
 class Source(ApiModel):
     """Where the images are and how they are laid out."""
 
@@ -36,7 +40,7 @@ class Split(ApiModel):
 class Rules(ApiModel):
     """What an image and a class must meet; an image that does not is ignored and counted."""
 
-    check: Literal["On", "Off"] = "On"
+    check: bool = True
     min_images_per_class: int = 20
     min_classes: int = 2
     max_classes: int = 1000
@@ -117,7 +121,10 @@ class Dataset(CustomResource):
     status: DatasetStatus = Field(default_factory=DatasetStatus)
 
     def find_version(self, wanted: str | int | None) -> DatasetVersion | None:
-        """Return the version by ordinal or digest, or the newest when None is asked for."""
+        """Return the version by its ordinal or the beginning of its digest, or with None the newest."""
+        versions, text = self.status.versions, str(wanted)
         if wanted is None:
-            return next((v for v in self.status.versions if v.version == self.status.version), None)
-        return next((v for v in self.status.versions if str(wanted) in (str(v.ordinal), v.version)), None)
+            return next((v for v in versions if v.version == self.status.version), None)
+        by_ordinal = next((v for v in versions if str(v.ordinal) == text), None)
+        is_digest = len(text) >= SHORTEST_DIGEST
+        return by_ordinal or next((v for v in versions if is_digest and v.version.startswith(text)), None)

@@ -87,6 +87,7 @@ class Model(ApiModel):
 
     name: str | None = None
     version: str | None = None
+    display: str | None = None
     uri: str | None = None
     digest: str | None = None
 

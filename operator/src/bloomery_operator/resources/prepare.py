@@ -19,7 +19,6 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
     """Return the preparation that the Dataset's spec asks for."""
     spec, metadata = dataset.spec, dataset.metadata
     rules = spec.rules.to_json() | {
-        "check": spec.rules.check == "On",
         "maxBytes": int(parse_quantity(spec.rules.max_bytes)),  # type: ignore[no-untyped-call]
     }
     secret = spec.source.secret_ref

@@ -175,6 +175,8 @@ def _finished(
 ) -> TrainingJobStatus:
     result = job.result
     model = {k: v for k, v in result.get("model", {}).items() if v is not None}
+    if "version" in model:
+        model["display"] = f"{model['name']}/{model['version']}"
     metrics = result.get("metrics") or None
     name = observation.training_job.spec.metric
     last = status.progress

@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
+from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
@@ -103,6 +103,10 @@ class Folder:
             for page in obstore.list(self._store, below, chunk_size=1000):
                 for entry in page:
                     yield StoredFile(entry["path"], entry["size"])
+
+    def require(self) -> None:
+        """Raises now what would only show later: no bucket, no access, no answer."""
+        next(self.list(), None)
 
     def read(self, path: str) -> bytes:
         """The bytes of one file; FileNotFoundError where there is none."""
@@ -236,8 +240,8 @@ def _explain(error: Exception, uri: str) -> TrainerError | None:
         return BadConfig("AccessDenied", f"the store refuses access to {uri}{_because(code)}; check its keys")
     if isinstance(error, FileNotFoundError):
         return None
-    if isinstance(error, ValueError):
-        return BadConfig("InvalidPath", f"{uri} holds a name that cannot be read: {_first_line(error)}")
+    if isinstance(error, ValueError) or "invalid path" in text:
+        return BadData("InvalidPath", f"{uri} holds a name that cannot be read: {_first_line(error)}")
     if "HTTP error" in text:
         return Unavailable("StoreUnreachable", f"the store of {uri} does not answer: {_address(text)}")
     return Unavailable("StoreFailed", f"the store of {uri} failed{_because(code)}: {_first_line(error)}")

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig, Rules
@@ -37,38 +37,47 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
     progress.update(stage="listing", images=0, total=0)
     source = open_folder(config.source.uri, source_access(os.environ))
     target = open_folder(config.output.uri, S3Access.from_environment(os.environ), create=True)
-    listing = _listed(source, config)
-    samples, ignored = _checked(source, listing, config, progress)
+    target.require()
+    samples, ignored = _checked(source, _listed(source, config), config, progress)
     samples = assign(samples, config.split)
     _refuse_no_validation(samples)
-    settings = manifests.settings(config)
-    version = manifests.version_of(samples, settings)
+    version = manifests.version_of(samples, manifests.settings(config))
     uri = f"{config.output.uri.rstrip('/')}/{version}"
     existing = target.read_if_there(f"{version}/{manifests.NAME}")
     if existing is not None:
         log.info("version %s exists already, nothing to write", version[:16])
         return manifests.summary(json.loads(existing), uri)
     shards = _packed(source, target, samples, version=version, config=config, progress=progress)
-    counts = Counter(sample.class_name for sample in samples)
+    manifest = _manifest(version, samples, shards, ignored=ignored, config=config)
+    target.write(f"{version}/{manifests.NAME}", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    log.info("version %s is ready: %d images in %d classes", version[:16], len(samples), len(manifest["classes"]))
+    return manifests.summary(manifest, uri)
+
+
+def _manifest(
+    version: str,
+    samples: Sequence[Sample],
+    shards: Mapping[str, Sequence[Shard]],
+    *,
+    ignored: Sequence[Ignored],
+    config: PrepareConfig,
+) -> dict[str, Any]:
     copies = len(samples) - len({sample.sha256 for sample in samples})
-    manifest = manifests.build(
+    return manifests.build(
         version=version,
-        settings=settings,
+        settings=manifests.settings(config),
         samples=samples,
         shards=shards,
         ignored=ignored,
-        warnings=rules.warnings(counts, copies),
+        warnings=rules.warnings(Counter(sample.class_name for sample in samples), copies),
     )
-    target.write(f"{version}/{manifests.NAME}", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
-    log.info("version %s is ready: %d images in %d classes", version[:16], len(samples), len(counts))
-    return manifests.summary(manifest, uri)
 
 
 def _listed(source: Folder, config: PrepareConfig) -> Listing:
     listing = read_layout(source.list(), config.source.layout)
     if not listing.candidates:
-        what = "no class folders, only loose files" if listing.ignored else "nothing"
-        raise BadData("NoImages", f"there is {what} under {source.uri}")
+        found = "are loose files but no class folders" if listing.ignored else "is nothing"
+        raise BadData("NoImages", f"there {found} under {source.uri}")
     names = {candidate.class_name for candidate in listing.candidates}
     refuse_bad_names(names)
     log.info("%d files in %d class folders under %s", len(listing.candidates), len(names), source.uri)

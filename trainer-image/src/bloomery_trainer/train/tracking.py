@@ -179,7 +179,7 @@ class Tracker:
 def connect(uri: str) -> MlflowClient:
     """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet."""
     mlflow.set_tracking_uri(uri)
-    disable_logging()
+    disable_logging()  # type: ignore[no-untyped-call]
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -111,9 +111,7 @@ async def _run_until(stop: asyncio.Event, controller: Controller, settings: Sett
             task.result()
 
 
-async def serve_health(
-    stack: AsyncExitStack, settings: Settings, controller: Controller, telemetry: Telemetry
-) -> None:
+async def serve_health(stack: AsyncExitStack, settings: Settings, controller: Controller, telemetry: Telemetry) -> None:
     """Serve ``/healthz`` and ``/metrics``, each on its port, until the stack is closed."""
 
     async def healthz(_: web.Request) -> web.Response:

@@ -24,7 +24,9 @@ class Telemetry:
         self.queue_depth = Gauge("bloomery_workqueue_depth", "Keys that wait for a worker.", registry=self._registry)
         self.events = Counter("bloomery_watch_events", "Watch events by kind.", ["kind"], registry=self._registry)
         self.missed = Counter(
-            "bloomery_missed_changes", "Changes that only the resync noticed, by kind.", ["kind"],
+            "bloomery_missed_changes",
+            "Changes that only the resync noticed, by kind.",
+            ["kind"],
             registry=self._registry,
         )
 

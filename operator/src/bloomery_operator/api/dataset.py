@@ -16,7 +16,6 @@ from bloomery_operator.api.common import (
     SecretReference,
 )
 
-
 SHORTEST_DIGEST = 8
 """Characters of a version's digest that are enough to name it."""
 

@@ -63,9 +63,7 @@ def build_config_map(owner: CustomResource, task: TrainerTask) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": child_metadata(
-            owner, name=config_map_name(owner, task.command, task.hash), role=task.command
-        ),
+        "metadata": child_metadata(owner, name=config_map_name(owner, task.command, task.hash), role=task.command),
         "immutable": True,
         "data": {"config.json": json.dumps(task.config, indent=1, ensure_ascii=False)},
     }

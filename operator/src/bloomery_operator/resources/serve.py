@@ -57,9 +57,7 @@ def revision_name(service: InferenceService, variant: Variant, model: ServedMode
     return f"{service.metadata.name}--{variant.name}-{revision}"
 
 
-def build_deployment(
-    service: InferenceService, variant: Variant, model: ServedModel, settings: Settings
-) -> Manifest:
+def build_deployment(service: InferenceService, variant: Variant, model: ServedModel, settings: Settings) -> Manifest:
     """Return the Deployment of one revision."""
     name = revision_name(service, variant, model)
     labels = _labels(service, variant)

@@ -61,6 +61,4 @@ def trained_on(annotations: dict[str, str]) -> TrainedOn | None:
     """Return the dataset version that a child Job was made for, from its annotations."""
     if _DATASET_VERSION not in annotations:
         return None
-    return TrainedOn(
-        name=annotations[_DATASET], version=annotations[_DATASET_VERSION], uri=annotations[_DATASET_URI]
-    )
+    return TrainedOn(name=annotations[_DATASET], version=annotations[_DATASET_VERSION], uri=annotations[_DATASET_URI])

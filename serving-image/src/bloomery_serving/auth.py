@@ -1,0 +1,65 @@
+"""API keys: digests in a mounted folder, read again when they change."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+CHECK_SECONDS = 2.0
+"""How often the folder is looked at."""
+
+
+class KeyRing:
+    """The keys that open a service. A folder that is empty or gone opens for nobody."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._checked = float("-inf")
+        self._state: object = None
+        self._digests: dict[str, str] = {}
+
+    def name_of(self, key: str) -> str | None:
+        """Return the name of the key that was given, or None; takes as long for a wrong one as for a right one."""
+        self._refresh()
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        found = None
+        for name, known in self._digests.items():
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+    def _refresh(self) -> None:
+        now = self._clock()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        state = self._look()
+        if state != self._state:
+            self._digests = {path.name: _read(path) for path in self._files()}
+            self._state = state
+
+    def _look(self) -> object:
+        # A Secret's volume is swapped as a whole, by a link; a plain folder changes file by file.
+        return [(path.name, path.stat().st_mtime_ns, path.resolve()) for path in self._files()]
+
+    def _files(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def given_key(authorization: str) -> str:
+    """Return the key of an Authorization header: ``KEY`` or ``Bearer KEY``."""
+    scheme, _, rest = authorization.strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" and rest else authorization.strip()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip().lower()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict
 
 from bloomery_serving.errors import RequestError
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "MPO")
-"""Pillow's names of what is accepted; MPO is what it calls a JPEG with several pictures."""
+FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
+"""Pillow's names of what is accepted. Of these it knows WebP only once that plugin is imported."""
 
 Tensor = NDArray[np.float32]
 
@@ -39,9 +38,9 @@ class Preprocess(BaseModel):
         """Return an RGB image as float32 [3, crop, crop]."""
         image = _resize_shorter(image, self.resize)
         left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
-        pixels = np.asarray(image.crop((left, top, left + self.crop, top + self.crop)), np.float32) / 255
-        normalised: Tensor = (pixels - np.float32(self.mean)) / np.float32(self.std)
-        return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+        pixels: Tensor = np.asarray(image.crop((left, top, left + self.crop, top + self.crop)), np.float32)
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
+        return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,3 @@ def _resize_shorter(image: Image.Image, side: int) -> Image.Image:
 
 def _not_an_image(file: ImageFile) -> RequestError:
     return RequestError(400, "NotAnImage", f"{file.name} is not an image: JPEG, PNG, BMP and WebP are accepted.")
-
-
-def describe(preprocess: Preprocess) -> dict[str, Any]:
-    """Return the tensor's shape and meaning, for the model's metadata."""
-    return {"shape": [-1, 3, preprocess.crop, preprocess.crop], "mean": preprocess.mean, "std": preprocess.std}

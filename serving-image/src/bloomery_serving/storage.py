@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -15,6 +15,9 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from bloomery_serving.errors import ModelError
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 SERVED_FILES = ("model.onnx", "labels.txt", "preprocess.json")
 """What serving needs of a model folder; the weights for further training stay where they are."""
@@ -85,14 +88,15 @@ def _open(uri: str, environment: Mapping[str, str]) -> S3Store | LocalStore:
         raise ModelError("BadModelURI", f"MODEL_URI is {uri!r}; it must be s3://BUCKET/PREFIX or file:///FOLDER.")
     endpoint = environment.get("AWS_ENDPOINT_URL") or None
     key = environment.get("AWS_ACCESS_KEY_ID") or None
-    options: dict[str, Any] = {
+    options: S3Config = {
         "region": environment.get("AWS_REGION") or "us-east-1",
         "virtual_hosted_style_request": False,
     }
     if endpoint:
         options["endpoint"] = endpoint
     if key:
-        options |= {"access_key_id": key, "secret_access_key": environment.get("AWS_SECRET_ACCESS_KEY", "")}
+        options["access_key_id"] = key
+        options["secret_access_key"] = environment.get("AWS_SECRET_ACCESS_KEY", "")
     else:
         options["skip_signature"] = True
     plain = (endpoint or "").startswith("http://")

@@ -50,9 +50,8 @@ def build_router(predictor: Predictor, model: Model, settings: Settings) -> APIR
 
     def check(model_name: str, model_version: str = version) -> None:
         if (model_name, model_version) != (name, version):
-            message = (
-                f"There is no model {model_name!r} of version {model_version!r}: this server has {name!r}, {version!r}."
-            )
+            known = f"this server has {name!r} of version {version!r}"
+            message = f"There is no model {model_name!r} of version {model_version!r}: {known}."
             raise RequestError(404, "ModelNotFound", message)
 
     @router.get("/health/live")

@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from bloomery_trainer import config, termination
 from bloomery_trainer.errors import BadConfig, TrainerError
@@ -27,28 +27,35 @@ TERMINATED = 143
 def launch(kind: str, config_path: Path) -> int:
     """Runs the command `kind` ("prepare" or "train") by its configuration and returns the exit code."""
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
     )
+    log.setLevel(logging.INFO)
     message_path = Path(os.environ.get("TERMINATION_LOG") or "/dev/termination-log")
-    signal.signal(signal.SIGTERM, _end_at_once(message_path))
+    with _ending_on_sigterm(message_path):
+        code, message = _run(kind, config_path)
+    termination.write(message_path, message)
+    return code
+
+
+def _run(kind: str, config_path: Path) -> tuple[int, dict[str, Any]]:
+    """The exit code and the termination message."""
     progress = Progress(stage="starting")
     try:
         server = _serve(progress, kind)
         try:
-            message = _work(kind, config_path)(progress)
+            return 0, _work(kind, config_path)(progress)
         finally:
             if server is not None:
                 server.stop()
     except TrainerError as error:
         log.error("%s", error)
-        termination.write(message_path, termination.failure(error.reason, str(error)))
-        return error.exit_code
+        return error.exit_code, termination.failure(error.reason, str(error))
     except Exception as error:
         log.exception("this should not have happened")
-        termination.write(message_path, termination.failure("InternalError", f"{type(error).__name__}: {error}"))
-        return 1
-    termination.write(message_path, message)
-    return 0
+        return 1, termination.failure("InternalError", f"{type(error).__name__}: {error}")
 
 
 def _work(kind: str, path: Path) -> Callable[[Progress], dict[str, Any]]:
@@ -79,12 +86,40 @@ def _serve(progress: Progress, kind: str) -> ProgressServer | None:
     return server
 
 
-def _end_at_once(message_path: Path) -> Callable[[int, FrameType | None], NoReturn]:
-    def end(_signal: int, _frame: FrameType | None) -> NoReturn:
-        # No exception: a library could swallow it, and threads could hold up the exit.
-        with suppress(OSError):
-            os.write(sys.stderr.fileno(), b"asked to stop (SIGTERM)\n")
-            termination.write(message_path, termination.failure("Terminated", "the pod was asked to stop"))
-        os._exit(TERMINATED)
+@contextmanager
+def _ending_on_sigterm(message_path: Path) -> Iterator[None]:
+    """Ends the process at once on SIGTERM, with a message, whatever it is doing.
 
-    return end
+    A Python signal handler would wait until the main thread comes back from compiled code (a store that hangs, a
+    long computation). The byte that the interpreter writes to the wake-up descriptor does not wait.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, message_path), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, before)
+        os.close(writer)
+
+
+def _watch(reader: int, message_path: Path) -> None:
+    while received := os.read(reader, 1):
+        if received[0] == signal.SIGTERM:
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), b"asked to stop (SIGTERM)\n")
+                termination.write(message_path, termination.failure("Terminated", "the pod was asked to stop"))
+            os._exit(TERMINATED)
+    os.close(reader)
+
+
+def _forget_signals() -> None:
+    """In a forked worker process: its SIGTERM is its own, not this process's."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget_signals)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn import metrics as figures  # type: ignore[import-untyped]
+from sklearn import metrics as figures
 from torch import nn
 
 from bloomery_trainer.images import Preprocess

@@ -26,6 +26,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.logging_utils import disable_logging
 
+from bloomery_trainer.errors import BadConfig
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -118,7 +120,7 @@ class Tracker:
                 pause = _FLUSH_SECONDS
             except Exception as error:
                 if pause == _FLUSH_SECONDS:
-                    log.warning("MLflow cannot be reached, training goes on without it: %s", in_words(error))
+                    log.warning("MLflow does not answer, training goes on without it: %s", in_words(error))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._wake.wait(pause)
 
@@ -177,15 +179,26 @@ class Tracker:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet."""
-    mlflow.set_tracking_uri(uri)
+    """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet.
+
+    Raises BadConfig where MLflow has no use for such an address.
+    """
+    # What goes wrong is said here, once, in words.
     disable_logging()  # type: ignore[no-untyped-call]
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    for name in ("mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    try:
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        raise BadConfig("InvalidTrackingUri", f"MLFLOW_TRACKING_URI is of no use: {in_words(error)}") from error
 
 
 def in_words(error: Exception) -> str:
-    """The first line of an error, not too long."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """The first line of an error, without the chain of what caused it."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    request, unanswered, _ = line.partition(" failed with exception")
+    return f"{request} got no answer" if unanswered else line[:300]
 
 
 def is_final(error: Exception) -> bool:

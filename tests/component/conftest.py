@@ -25,6 +25,15 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.component.operator_fixtures import (  # noqa: F401 - pytest finds them here
+    gateway_api,
+    new_operator,
+    operator,
+    own_operator,
+    shared_operator,
+    world,
+)
+
 REPO = Path(__file__).resolve().parents[2]
 READY_WITHIN_SECONDS = 90.0
 PR_SET_PDEATHSIG = 1

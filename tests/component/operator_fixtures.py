@@ -1,0 +1,75 @@
+"""Fixtures of the operator's component tests; ``conftest`` takes them in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.component.operator_harness import GATEWAY, OperatorProcess, World, running
+
+if TYPE_CHECKING:
+    from tests.component.conftest import ApiServer
+
+GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
+ROUTE_CRD = Path("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml")
+
+NewOperator = Callable[..., OperatorProcess]
+
+
+@pytest.fixture(scope="session")
+def gateway_api(crds: ApiServer) -> ApiServer:
+    """Give the API server with our kinds and with HTTPRoutes, their CRD as Go's module cache has it."""
+    command = ["go", "mod", "download", "-json", GATEWAY_API]
+    module = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd="/")
+    crd = Path(json.loads(module.stdout)["Dir"]) / ROUTE_CRD
+    for step in (("apply", "--server-side", "-f"), ("wait", "--for=condition=Established", "--timeout=30s", "-f")):
+        done = crds.kubectl(*step, str(crd))
+        assert done.returncode == 0, done.stderr
+    return crds
+
+
+@pytest.fixture
+def world(gateway_api: ApiServer, namespace: str) -> Iterator[World]:
+    """Give an empty namespace with the storage Secret in it."""
+    with gateway_api.http() as client:
+        world = World(client, namespace)
+        world.make_storage_secret()
+        yield world
+
+
+@pytest.fixture(scope="session")
+def new_operator(gateway_api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> NewOperator:
+    """Give a maker of operators that are not started yet."""
+
+    def make(environment: Mapping[str, str]) -> OperatorProcess:
+        log = tmp_path_factory.mktemp("operator") / "operator.log"
+        return OperatorProcess(kubeconfig=gateway_api.kubeconfig, log=log, environment=environment)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def shared_operator(gateway_api: ApiServer, new_operator: NewOperator) -> Iterator[OperatorProcess]:
+    """Give the operator that works in all namespaces while a module's tests run."""
+    with running(new_operator(GATEWAY)) as operator:
+        yield operator
+        done = gateway_api.kubectl("delete", "datasets,trainingjobs,inferenceservices", "--all", "--all-namespaces")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def operator(shared_operator: OperatorProcess) -> Iterator[OperatorProcess]:
+    """Give the running operator; no test may leave a complaint in its log."""
+    yield shared_operator
+    shared_operator.assert_calm()
+
+
+@pytest.fixture
+def own_operator(new_operator: NewOperator, world: World) -> OperatorProcess:
+    """Give an operator for the test's namespace alone, not yet started, to be killed at will."""
+    return new_operator(GATEWAY | {"BLOOMERY_NAMESPACES": world.namespace})

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torchvision
+import torchvision  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -67,6 +68,9 @@ def serve(settings: Settings, model: Model) -> None:
     metrics = Metrics(settings)
     metrics.serve(settings.metrics_port)
     app = create_app(settings, model, metrics, workers=cpu_count())
+    # uvicorn drains on SIGTERM, then raises it once more against whoever handled it before: a drained server
+    # ended well.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
         app,
         host="0.0.0.0",

@@ -1,0 +1,89 @@
+"""Who gets in, and who does not."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+KEY = "correct horse battery staple"
+
+
+def write_key(folder: Path, name: str, key: str) -> None:
+    (folder / name).write_text(hashlib.sha256(key.encode()).hexdigest())
+
+
+@pytest.fixture(scope="module")
+def keys_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    write_key(folder, "default", KEY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guarded(start_server, keys_folder):
+    return start_server(api_keys_dir=str(keys_folder), variant="v1")
+
+
+@pytest.mark.parametrize("header", [KEY, f"Bearer {KEY}", f"bearer  {KEY}"])
+def test_the_key_opens_the_service_with_and_without_bearer(guarded, header):
+    assert guarded.client.get("/v2/models/colours", headers={"authorization": header}).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "wrong"}, {"authorization": "Bearer"}])
+def test_without_the_right_key_nothing_is_answered_and_the_way_in_is_told(guarded, headers):
+    answer = guarded.client.post("/predict", content=b"x", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert "Authorization: KEY" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+def test_health_needs_no_key(guarded, path):
+    assert guarded.client.get(path).status_code == 200
+
+
+def test_a_wrong_key_is_refused_before_the_body_is_read(guarded):
+    connection = http.client.HTTPConnection(guarded.url.removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("content-length", "5000000")
+    connection.endheaders()  # not one byte of the body is sent
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_length(guarded):
+    connection = http.client.HTTPConnection(guarded.url.removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("authorization", KEY)
+    connection.putheader("content-length", str(10**10))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413
+    assert json.loads(response.read())["error"]["code"] == "BodyTooLarge"
+    connection.close()
+
+
+def test_an_added_key_opens_and_a_removed_one_closes_without_a_restart(guarded, keys_folder):
+    write_key(keys_folder, "second", "another key")
+    _wait_for(guarded.client, "another key", 200)
+    (keys_folder / "second").unlink()
+    _wait_for(guarded.client, "another key", 401)
+    assert guarded.client.get("/v2", headers={"authorization": KEY}).status_code == 200
+
+
+def _wait_for(client: httpx.Client, key: str, status: int) -> None:
+    end = time.monotonic() + 10
+    while client.get("/v2", headers={"authorization": key}).status_code != status:
+        assert time.monotonic() < end, f"the key was not answered with {status} within 10 s"
+        time.sleep(0.2)
+
+
+def test_an_empty_folder_of_keys_opens_for_nobody(start_server, tmp_path):
+    closed = start_server(api_keys_dir=str(tmp_path))
+    assert closed.client.get("/v2", headers={"authorization": KEY}).status_code == 401

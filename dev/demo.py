@@ -36,7 +36,7 @@ MUST_BE_RIGHT = 0.9
 def install_chart(log: TextIO) -> None:
     """Install Bloomery by its chart; for a cluster of the user's own, with the values file in ``VALUES``."""
     own = ["--values", str(ROOT / "dev" / "values.yaml")] if target().is_own else _user_values()
-    command: list[str | Path] = [_tool("helm"), "upgrade", "--install", "bloomery", ROOT / "charts" / "bloomery"]
+    command: list[str | Path] = [tool("helm"), "upgrade", "--install", "bloomery", ROOT / "charts" / "bloomery"]
     where = [f"--namespace={RELEASE_NAMESPACE}", "--create-namespace", "--wait", "--timeout=5m"]
     run([*command, *where, *own], log, env=target().environment)
     if target().is_own:
@@ -66,7 +66,7 @@ def upload_images(log: TextIO) -> None:
 
 def apply_example(log: TextIO) -> None:
     """Apply the Dataset, the TrainingJobs and the InferenceService."""
-    run([_tool("kubectl"), "apply", "--filename", EXAMPLE / "digits.yaml"], log, env=target().environment)
+    run([tool("kubectl"), "apply", "--filename", EXAMPLE / "digits.yaml"], log, env=target().environment)
 
 
 def stages() -> list[Stage]:
@@ -216,7 +216,7 @@ def _secret(name: str) -> dict[str, str]:
 
 def _kubectl(*words: str) -> str:
     done = subprocess.run(
-        [_tool("kubectl"), *words], env=target().environment, capture_output=True, text=True, check=False
+        [tool("kubectl"), *words], env=target().environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"\nkubectl {' '.join(words)}: {done.stderr.strip()}")
@@ -234,7 +234,7 @@ def _reachable(endpoint: str, log: TextIO) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         local = probe.getsockname()[1]
-    forward = [_tool("kubectl"), "port-forward", f"--namespace={namespace.partition('.')[0]}", f"service/{service}",
+    forward = [tool("kubectl"), "port-forward", f"--namespace={namespace.partition('.')[0]}", f"service/{service}",
                f"{local}:{port.rstrip('/')}"]  # fmt: skip
     process = subprocess.Popen(forward, stdout=log, stderr=log, env=target().environment)
     try:
@@ -250,7 +250,8 @@ def _is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
+    """Return a command-line tool: the one built here, or the user's."""
     return str(BIN / name) if target().is_own else name
 
 
@@ -270,7 +271,7 @@ def _restart_if_image_is_newer(deployment: str, log: TextIO) -> None:
     built = image.read_text() if image.exists() else ""
     stamp = WORK / f"deployed-{name}"
     if stamp.exists() and stamp.read_text() != built:
-        words = [_tool("kubectl"), f"--namespace={RELEASE_NAMESPACE}", "rollout"]
+        words = [tool("kubectl"), f"--namespace={RELEASE_NAMESPACE}", "rollout"]
         run([*words, "restart", deployment], log, env=target().environment)
         run([*words, "status", deployment, "--timeout=120s"], log, env=target().environment)
     WORK.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,67 @@
+"""The real cluster with Bloomery's chart, a namespace under Pod Security restricted, and the digits in S3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dev import demo
+from dev.paths import LOGS
+from dev.stages import run_stages
+from tests.e2e.support import EXAMPLE, STORAGE_SECRET, SYSTEM, Digits, Kubectl, OperatorKiller
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[Kubectl]:
+    """The installed chart; at the end of all tests, the operator's log must hold no traceback."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    run_stages([stage for stage in demo.stages() if stage.name != "apply"])
+    kubectl = Kubectl(SYSTEM)
+    start = time.time()
+    yield kubectl
+    since = f"--since={int(time.time() - start) + 5}s"
+    log = kubectl("logs", "deployment/bloomery-operator", since)
+    assert "Traceback" not in log, log[-4000:]
+
+
+@pytest.fixture(scope="session")
+def make_namespace(system: Kubectl) -> Iterator[Callable[[str], Kubectl]]:
+    """Make namespaces as a user's cluster would have them; they go with the tests."""
+    made: list[Kubectl] = []
+
+    def make(name: str) -> Kubectl:
+        kubectl = Kubectl(name)
+        kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": STORAGE_SECRET},
+            "stringData": Kubectl("default").secret(STORAGE_SECRET),
+        }
+        for manifest in (namespace, secret):
+            done = kubectl.apply(manifest)
+            assert done.returncode == 0, done.stderr
+        made.append(kubectl)
+        return kubectl
+
+    yield make
+    for kubectl in made:
+        kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def digits(system: Kubectl, make_namespace: Callable[[str], Kubectl]) -> Digits:
+    """``examples/digits`` from one apply to a served model, the operator being killed every few seconds."""
+    kubectl = make_namespace("e2e-digits")
+    with OperatorKiller(system, every=9) as killer:
+        done = kubectl.apply(EXAMPLE)
+        assert done.returncode == 0, done.stderr
+        kubectl.wait("dataset/digits", "Ready", seconds=240)
+        for job in ("digits-resnet18", "digits-resnet50"):
+            kubectl.wait(f"tj/{job}", "Complete", seconds=900)
+    kubectl.wait("isvc/digits", "Ready", seconds=180)
+    return Digits(kubectl, killer.kills)

@@ -1,0 +1,108 @@
+"""kubectl, waiting, and the operator's killer: what the end-to-end tests have in common."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dev import demo
+from dev.paths import ROOT, target
+
+SYSTEM = demo.RELEASE_NAMESPACE
+EXAMPLE = ROOT / "examples" / "digits" / "digits.yaml"
+STORAGE_SECRET = "bloomery-storage"
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl against one namespace."""
+
+    namespace: str
+
+    def run(self, *words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [demo.tool("kubectl"), f"--namespace={self.namespace}", *words]
+        done = subprocess.run(
+            command, input=stdin, env=target().environment, capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        return done
+
+    def __call__(self, *words: str, stdin: str | None = None) -> str:
+        return self.run(*words, stdin=stdin).stdout
+
+    def get(self, kind: str, name: str = "", *more: str) -> Any:
+        document = json.loads(self("get", kind, *([name] if name else []), *more, "--output=json"))
+        return document if name else document["items"]
+
+    def apply(self, manifest: Mapping[str, Any] | Path) -> subprocess.CompletedProcess[str]:
+        if isinstance(manifest, Path):
+            return self.run("apply", f"--filename={manifest}", check=False)
+        return self.run("apply", "--filename=-", stdin=json.dumps(manifest), check=False)
+
+    def secret(self, name: str) -> dict[str, str]:
+        data = self.get("secret", name)["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def wait(self, what: str, condition: str, *, seconds: int) -> None:
+        self("wait", what, f"--for=condition={condition}", f"--timeout={seconds}s")
+
+
+def eventually(what: str, probe: Callable[[], Any], *, seconds: float, interval: float = 0.5) -> Any:
+    """Return the probe's first true answer; fail when there is none in time."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(interval)
+
+
+class OperatorKiller:
+    """Kills the operator's pod again and again, from a thread, until it is told to stop."""
+
+    def __init__(self, system: Kubectl, *, every: float) -> None:
+        self._system = system
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.kills = 0
+
+    def __enter__(self) -> OperatorKiller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            words = ("pods", "--selector=app.kubernetes.io/component=operator", "--grace-period=0", "--force")
+            self._system.run("delete", *words, check=False)
+            self.kills += 1
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The example, applied and served."""
+
+    kubectl: Kubectl
+    operator_kills: int
+
+    @property
+    def url(self) -> str:
+        return self.kubectl.get("isvc", "digits")["status"]["url"]
+
+    @property
+    def key(self) -> str:
+        name = self.kubectl.get("isvc", "digits")["status"]["apiKeySecret"]
+        return self.kubectl.secret(name)["default"]

@@ -79,10 +79,15 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
         save_as_external_data=False,
         extra_files=[str(model.folder / name) for name in ("labels.txt", "preprocess.json")],
     )
-    made = mlflow.register_model(
-        logged.model_uri, model.name, tags={DIGEST_TAG: model.digest, **model.tags}, await_registration_for=60
+    made = client.create_model_version(
+        model.name,
+        source=logged.model_uri,
+        run_id=run.run_id,
+        tags={DIGEST_TAG: model.digest, **model.tags},
+        description=model.description,
+        await_creation_for=60,
+        model_id=logged.model_id,
     )
-    client.update_model_version(model.name, made.version, description=model.description)
     log.info("registered as %s version %s", model.name, made.version)
     return str(made.version)
 

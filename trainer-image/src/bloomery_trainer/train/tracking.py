@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -41,6 +42,7 @@ _PARAMS = 100
 _BUFFER = 1_000_000
 _FLUSH_SECONDS = 1.0
 _LONGEST_PAUSE = 30.0
+_SYSTEM_SECONDS = 5
 _DIGEST = 36
 
 
@@ -137,14 +139,15 @@ class Tracker:
 
     def _begin(self) -> RunRef:
         experiment = self._experiment()
-        mine = {UID_TAG: self.about.uid}
         found = self.client.search_runs([experiment], f"tags.`{UID_TAG}` = '{self.about.uid}'", max_results=1)
         if found:
-            run_id = found[0].info.run_id
-            self.client.update_run(run_id, status="RUNNING")
+            run = found[0]
+            self.client.update_run(run.info.run_id, status="RUNNING")
         else:
-            run_id = self.client.create_run(experiment, run_name=self.about.name, tags=mine).info.run_id
-        self._describe(run_id)
+            mine = {UID_TAG: self.about.uid}
+            run = self.client.create_run(experiment, run_name=self.about.name, tags=mine)
+        run_id = str(run.info.run_id)
+        self._describe(run_id, known=run.data.params)
         log.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
         return RunRef(experiment, run_id)
 
@@ -156,12 +159,13 @@ class Tracker:
             self.client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
 
-    def _describe(self, run_id: str) -> None:
+    def _describe(self, run_id: str, *, known: Mapping[str, str]) -> None:
         about = self.about
         tags = dict(about.tags)
         if about.description:
             tags["mlflow.note.content"] = about.description
-        params = [Param(key, str(value)) for key, value in about.parameters.items()]
+        # A parameter cannot be changed, and a newer image may have another default than the run began with.
+        params = [Param(key, str(value)) for key, value in about.parameters.items() if key not in known]
         self.client.log_batch(run_id, params=params[:_PARAMS], tags=[RunTag(key, value) for key, value in tags.items()])
         dataset = Dataset(
             name=about.dataset_name,
@@ -173,7 +177,10 @@ class Tracker:
 
     def _watch_system(self, run: RunRef) -> None:
         self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            run.run_id, resume_logging=True, tracking_uri=self.client.tracking_uri
+            run.run_id,
+            sampling_interval=_SYSTEM_SECONDS,
+            resume_logging=True,
+            tracking_uri=self.client.tracking_uri,
         )
         self._monitor.start()  # type: ignore[no-untyped-call]
 

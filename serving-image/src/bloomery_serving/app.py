@@ -29,7 +29,13 @@ def create_app(settings: Settings, model: Model, metrics: Metrics, *, workers: i
     """Return the application; ``workers`` is how many predictions run side by side."""
     # The pages of FastAPI load their scripts from the internet, which a cluster may not have.
     app = FastAPI(
-        title=settings.service_name, version=__version__, docs_url=None, redoc_url=None, servers=[{"url": "."}]
+        title=settings.service_name,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": "."}],
+        # A redirect would name an address without the prefix that the gateway took off.
+        redirect_slashes=False,
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     predictor = Predictor(model, metrics, limits=limits, workers=workers, queue_size=settings.queue_size)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CHECK_SECONDS = 2.0
 """How often the folder is looked at."""
@@ -39,12 +46,17 @@ class KeyRing:
         self._checked = now
         state = self._look()
         if state != self._state:
-            self._digests = {path.name: _read(path) for path in self._files()}
+            read = {path.name: _read(path) for path in self._files()}
+            self._digests = {name: digest for name, digest in read.items() if digest is not None}
             self._state = state
 
     def _look(self) -> object:
         # A Secret's volume is swapped as a whole, by a link; a plain folder changes file by file.
-        return [(path.name, path.stat().st_mtime_ns, path.resolve()) for path in self._files()]
+        state = []
+        for path in self._files():
+            with contextlib.suppress(OSError):  # it went between the listing and the look
+                state.append((path.name, path.stat().st_mtime_ns, path.resolve()))
+        return state
 
     def _files(self) -> list[Path]:
         if not self._folder.is_dir():
@@ -58,8 +70,13 @@ def given_key(authorization: str) -> str:
     return rest.strip() if scheme.lower() == "bearer" and rest else authorization.strip()
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> str | None:
+    """Return the digest, or None: one entry that holds something else must not lock out the other keys."""
     try:
-        return path.read_text().strip().lower()
+        digest = path.read_text(encoding="utf-8").strip().lower()
     except (OSError, UnicodeDecodeError):
-        return ""
+        digest = ""
+    if _SHA256.fullmatch(digest):
+        return digest
+    logger.warning("the key %s is left out: its file holds no SHA-256 in hex", path.name)
+    return None

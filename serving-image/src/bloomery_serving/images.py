@@ -16,6 +16,10 @@ from bloomery_serving.errors import RequestError
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
 """Pillow's names of what is accepted. Of these it knows WebP only once that plugin is imported."""
 
+MAX_ASPECT = 100
+"""Longer side to shorter. Resizing by the shorter side multiplies the longer one as well: a file of 17 KB with
+1×65000 pixels would become one of 12 GB in memory."""
+
 Tensor = NDArray[np.float32]
 
 
@@ -71,11 +75,19 @@ def decode(file: ImageFile, limits: Limits) -> Image.Image:
     try:
         # The header tells the size before any pixel is decoded.
         image: Image.Image = Image.open(io.BytesIO(file.data), formats=FORMATS)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:  # Pillow's own cap comes before ours can be checked
+        message = f"{file.name} has far too many pixels; an image may have {limits.pixels} at most."
+        raise RequestError(413, "ImageTooLarge", message) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise _not_an_image(file) from error
     if image.width * image.height > limits.pixels:
         message = f"{file.name} is {image.width}×{image.height} pixels; an image may have {limits.pixels} at most."
         raise RequestError(413, "ImageTooLarge", message)
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        message = (
+            f"{file.name} is {image.width}×{image.height} pixels; one side may be {MAX_ASPECT} times the other at most."
+        )
+        raise RequestError(400, "ImageTooNarrow", message)
     try:
         return _rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise all sorts on damaged files: none may cost more than this image

@@ -17,7 +17,7 @@ BUCKETS = tuple(0.001 * 1.2**exponent for exponent in range(60))
 class Metrics:
     """Counters of one server, in a registry of their own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, digest: str) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "bloomery_requests", "Requests by route, status code and key.", ["route", "code", "key"],
@@ -36,9 +36,7 @@ class Metrics:
             "bloomery_model_info", "The model that is served; always 1.",
             ["service", "variant", "model", "version", "digest"], registry=self.registry,
         )  # fmt: skip
-        info.labels(
-            settings.service_name, settings.variant, settings.model_name, settings.model_version, settings.model_digest
-        ).set(1)
+        info.labels(settings.service_name, settings.variant, settings.model_name, settings.model_version, digest).set(1)
 
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""

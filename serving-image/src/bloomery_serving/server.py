@@ -65,7 +65,7 @@ def load(settings: Settings) -> Model:
 
 def serve(settings: Settings, model: Model) -> None:
     """Answer requests until SIGTERM, then finish those that are under way."""
-    metrics = Metrics(settings)
+    metrics = Metrics(settings, digest=model.digest)
     metrics.serve(settings.metrics_port)
     app = create_app(settings, model, metrics, workers=cpu_count())
     # uvicorn drains on SIGTERM, then raises it once more against whoever handled it before: a drained server

@@ -7,7 +7,6 @@ Source: the protocol's open_inference_rest.yaml, version 2.
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 import numpy as np
@@ -169,7 +168,7 @@ async def _scores_of_images(predictor: Predictor, model: Model, given: InferInpu
 def _from_base64(text: object, number: int) -> bytes:
     try:
         return base64.b64decode(str(text), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also what is no ASCII; binascii.Error is one
         raise RequestError(400, "NotBase64", f"Image {number} of '{BYTES_INPUT}' is not base64.") from error
 
 
@@ -182,6 +181,8 @@ def _tensors(given: InferInput, side: int) -> list[Tensor]:
     except (ValueError, TypeError) as error:
         message = f"The data of '{TENSOR_INPUT}' are not the numbers of a tensor {given.shape}."
         raise RequestError(400, "BadData", message) from error
+    if not np.isfinite(array).all():
+        raise RequestError(400, "BadData", f"The data of '{TENSOR_INPUT}' have a NaN or an infinity among them.")
     return list(array)
 
 

@@ -102,6 +102,7 @@ class Controller:
         missed: set[tuple[Kind, Key]] = set()
         for kind in self._kinds:
             before = time.monotonic()
+            self._context.projection.begin_listing(kind)
             differing = self._context.projection.replace(kind, [m async for m in self._list(kind)])
             if differing:
                 self._telemetry.missed.labels(kind.kind).inc(len(differing))

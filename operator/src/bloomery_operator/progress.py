@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 
 from bloomery_operator.resources.jobs import PROGRESS_PORT
+from bloomery_operator.status.results import read_document
 from bloomery_operator.status.workload import PodView
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
@@ -28,7 +29,6 @@ class ProgressClient:
             async with self._session.get(f"http://{host}:{PROGRESS_PORT}/progress", timeout=TIMEOUT) as response:
                 if response.status != 200 or (response.content_length or 0) > LARGEST_ANSWER:
                     return None
-                document = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+                return read_document(await response.read()) or None
+        except (aiohttp.ClientError, TimeoutError):
             return None
-        return document if isinstance(document, dict) else None

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     progress_seconds: float = 5.0
     """How often a running pod is asked for its progress."""
 
+    keys_seconds: float = 30.0
+    """How often the people's Secret of API keys is compared with the pods' digests: Secrets are not watched."""
+
     log_format: Literal["json", "text"] = "json"
 
     @field_validator("namespaces", mode="before")

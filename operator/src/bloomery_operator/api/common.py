@@ -43,6 +43,7 @@ class ObjectMeta(ApiModel):
     namespace: str
     uid: str
     generation: int = 1
+    resource_version: str = ""
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
     annotations: Mapping[str, str] = {}

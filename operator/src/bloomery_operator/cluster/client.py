@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from kubernetes.aio import client as kube
@@ -55,8 +55,8 @@ class Cluster(Protocol):
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Make the status as described, server-side."""
 
-    async def annotate(self, kind: Kind, key: Key, annotations: dict[str, str]) -> None:
-        """Set annotations of an object that may be gone."""
+    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of an object that may be gone; None removes one."""
 
     async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
         """Delete the object, and in the background what it owns; one that is gone, or another by now, is fine."""
@@ -108,11 +108,12 @@ class KubernetesCluster:
         """Make the status as described, server-side."""
         return await self._apply(manifest, subresource="status")
 
-    async def annotate(self, kind: Kind, key: Key, annotations: dict[str, str]) -> None:
-        """Set annotations of an object that may be gone."""
+    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of an object that may be gone; None removes one."""
         body = {"metadata": {"annotations": annotations}}
+        path = kind.path(key.namespace, key.name)
         try:
-            await self._request("PATCH", kind.path(key.namespace, key.name), body=body, content_type=_MERGE)
+            await self._request("PATCH", path, query=_strict(), body=body, content_type=_MERGE)
         except ClusterError as error:
             if error.code != 404:
                 raise

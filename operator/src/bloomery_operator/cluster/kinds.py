@@ -51,6 +51,7 @@ SECRETS = Kind("", "v1", "Secret", "secrets")
 SERVICES = Kind("", "v1", "Service", "services")
 EVENTS = Kind("", "v1", "Event", "events")
 DEPLOYMENTS = Kind("apps", "v1", "Deployment", "deployments")
+GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)

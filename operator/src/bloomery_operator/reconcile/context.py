@@ -12,7 +12,7 @@ from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.cluster.client import Cluster, ClusterError
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.resources.metadata import controller_uid
+from bloomery_operator.resources.metadata import controller_of
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.verdicts import Verdict, condition, dated
 from bloomery_operator.status.workload import JobView, PodView
@@ -43,6 +43,10 @@ OBSTACLE_RETRY_SECONDS = 10.0
 """How soon a missing Secret or a refused manifest is looked at again: no watch tells of those."""
 
 
+_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+"""Label that the Job controller puts on its pods."""
+
+
 def read_parent(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
     """Return the object to reconcile; None when it is gone or going."""
     manifest = context.projection.get(kind, key)
@@ -59,13 +63,19 @@ def find(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resou
         return None
 
 
-def observe_job(context: Context, owner: CustomResource) -> JobView | None:
+async def observe_job(context: Context, owner: CustomResource) -> JobView | None:
     """Return the owner's Job with its pods."""
     namespace = owner.metadata.namespace
     jobs = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
     if not jobs:
         return None
-    return JobView.of(jobs[0], context.projection.controlled_by(PODS, namespace, jobs[0]["metadata"]["uid"]))
+    uid = jobs[0]["metadata"]["uid"]
+    job = JobView.of(jobs[0], context.projection.controlled_by(PODS, namespace, uid))
+    if not job.is_finished or job.last_words:
+        return job
+    # The news of the Job's end may overtake that of its pod's last words, and a finished job is final.
+    pods = context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
+    return JobView.of(jobs[0], [pod async for pod in pods])
 
 
 async def progress_of(context: Context, job: JobView | None) -> Mapping[str, Any] | None:
@@ -98,21 +108,46 @@ async def create_owned(context: Context, owner: CustomResource, manifest: Manife
     """Create a child; a namesake of somebody else's is never adopted, and one that is going is waited for."""
     if await context.cluster.create(manifest) is not None:
         return None
-    name = manifest["metadata"]["name"]
-    existing = await context.cluster.get(kind, Key(owner.metadata.namespace, name))
-    if existing is None or "deletionTimestamp" in existing["metadata"]:
-        return Verdict("Replacing", f"{kind.kind} {name!r} of before is still being removed.")
-    if controller_uid(existing) == owner.metadata.uid:
+    existing = await context.cluster.get(kind, Key(owner.metadata.namespace, manifest["metadata"]["name"]))
+    # Gone between the two questions: the next try makes it.
+    return _replacing(manifest) if existing is None else _taken(owner, existing)
+
+
+async def apply_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Manifest | Verdict:
+    """Make a child as described and return it; a namesake of somebody else's is left as it is."""
+    key = Key(owner.metadata.namespace, manifest["metadata"]["name"])
+    existing = context.projection.get(kind, key) or await context.cluster.get(kind, key)
+    taken = _taken(owner, existing) if existing is not None else None
+    return taken or await context.cluster.apply(manifest)
+
+
+def _replacing(former: Manifest) -> Verdict:
+    return Verdict("Replacing", f"{former['kind']} {former['metadata']['name']!r} of before is still being removed.")
+
+
+def _taken(owner: CustomResource, existing: Manifest) -> Verdict | None:
+    """Say why an object that has a child's name is not that child."""
+    kind, metadata = existing["kind"], existing["metadata"]
+    controller = controller_of(existing)
+    if "deletionTimestamp" in metadata:
+        return _replacing(existing)
+    if controller.get("uid") == owner.metadata.uid:
         return None
+    if (controller.get("kind"), controller.get("name")) == (owner.KIND, owner.metadata.name):
+        return _replacing(existing)
     return Verdict(
-        "NameTaken", f"{kind.kind} {name!r} exists already and belongs to something else: delete or rename it."
+        "NameTaken", f"{kind} {metadata['name']!r} exists already and belongs to something else: delete or rename it."
     )
 
 
-async def still_exists(context: Context, kind: Kind, owner: CustomResource) -> bool:
-    """Whether the owner is still there under its uid, asked live: a stale picture must create nothing."""
+async def is_current(context: Context, kind: Kind, owner: CustomResource) -> bool:
+    """Whether the owner is still as it was seen, asked live: a stale picture must create nothing.
+
+    Where it is not, the watch is about to say so, and that brings the next reconcile.
+    """
     live = await context.cluster.get(kind, Key(owner.metadata.namespace, owner.metadata.name))
-    return live is not None and live["metadata"]["uid"] == owner.metadata.uid
+    seen = (owner.metadata.uid, owner.metadata.resource_version)
+    return live is not None and (live["metadata"]["uid"], live["metadata"]["resourceVersion"]) == seen
 
 
 def refusal(error: ClusterError) -> Verdict:

@@ -27,10 +27,11 @@ async def reconcile(context: Context, key: Key) -> float | None:
     if dataset is None:
         return None
     task = prepare.build_task(dataset, context.settings)
-    job = observe_job(context, dataset)
+    job = await observe_job(context, dataset)
     observation = DatasetObservation(
         dataset=dataset,
         wanted=task.hash,
+        wanted_job=task.job_hash,
         job=job,
         obstacle=await _act(context, dataset, task, job),
         progress=await progress_of(context, job),
@@ -48,7 +49,7 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
         return None
     if job is None:
         return await _missing_source_secret(context, dataset) or await tasks.start(context, DATASETS, dataset, task)
-    if job.spec_hash != task.hash and not job.deleting:
+    if job.spec_hash != task.job_hash and not job.deleting:
         await tasks.discard(context, dataset, job, prepare.COMMAND)
     return None
 

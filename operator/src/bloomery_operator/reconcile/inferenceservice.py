@@ -11,6 +11,7 @@ from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
+    GATEWAYS,
     HTTP_ROUTES,
     INFERENCE_SERVICES,
     PODS,
@@ -22,13 +23,14 @@ from bloomery_operator.cluster.kinds import (
 from bloomery_operator.reconcile.context import (
     OBSTACLE_RETRY_SECONDS,
     Context,
+    apply_owned,
     create_owned,
     find,
+    is_current,
     missing_storage_secret,
     publish_status,
     read_parent,
     refusal,
-    still_exists,
 )
 from bloomery_operator.resources.keys import (
     build_digests_secret,
@@ -58,18 +60,41 @@ KEY_BYTES = 32
 async def reconcile(context: Context, key: Key) -> float | None:
     """Bring one InferenceService to what its spec says."""
     service = read_parent(context, INFERENCE_SERVICES, InferenceService, key)
-    if service is None or not await still_exists(context, INFERENCE_SERVICES, service):
+    if service is None or not await is_current(context, INFERENCE_SERVICES, service):
         return None
-    observation = _observe(context, service, obstacle=None)
+    address = await _gateway_address(context)
+    observation = _observe(context, service, address=address)
     obstacle = await _act(context, observation)
-    observation = _observe(context, service, obstacle=obstacle)
+    observation = _observe(context, service, address=address, obstacle=obstacle)
     await publish_status(context, service, derive_status(observation, context.now()))
-    if obstacle is not None:
-        return OBSTACLE_RETRY_SECONDS
-    return DRAIN.total_seconds() if retired_deployments(observation) else None
+    return _next_look(context, observation)
 
 
-def _observe(context: Context, service: InferenceService, *, obstacle: Verdict | None) -> InferenceServiceObservation:
+def _next_look(context: Context, observation: InferenceServiceObservation) -> float | None:
+    """Return in how many seconds to look again for what no watch tells."""
+    waits: list[float] = []
+    if observation.obstacle is not None or observation.path_clash is not None:
+        waits.append(OBSTACLE_RETRY_SECONDS)
+    if retired_deployments(observation):
+        waits.append(DRAIN.total_seconds())
+    if observation.service.spec.auth == "ApiKey":
+        waits.append(context.settings.keys_seconds)
+    return min(waits, default=None)
+
+
+async def _gateway_address(context: Context) -> str:
+    """Return what stands before a service's path: the address in the settings, else the Gateway's own."""
+    settings = context.settings
+    if settings.gateway_public_url or not settings.has_gateway:
+        return settings.gateway_public_url
+    gateway = await context.cluster.get(GATEWAYS, Key(settings.gateway_namespace, settings.gateway_name))
+    addresses = (gateway or {}).get("status", {}).get("addresses", [])
+    return f"http://{addresses[0]['value']}" if addresses else ""
+
+
+def _observe(
+    context: Context, service: InferenceService, *, address: str, obstacle: Verdict | None = None
+) -> InferenceServiceObservation:
     namespace, uid = service.metadata.namespace, service.metadata.uid
     manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, uid)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
@@ -81,7 +106,7 @@ def _observe(context: Context, service: InferenceService, *, obstacle: Verdict |
         pods=_pods(context, namespace, deployments),
         route=routes[0] if routes else None,
         has_gateway=context.settings.has_gateway,
-        public_url=context.settings.gateway_public_url,
+        address=address,
         obstacle=obstacle,
         path_clash=_path_clash(context, service),
     )
@@ -116,9 +141,12 @@ def _pods(
 
 def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
     """Notice that an older service has this path, or one that is a prefix of it or within it."""
-    for key, _ in context.projection.items(INFERENCE_SERVICES):
+    for key, manifest in context.projection.items(INFERENCE_SERVICES):
+        # Most services are told apart without reading them in full.
+        if not _overlap(service.path, manifest["spec"].get("path") or f"/{key}"):
+            continue
         other = find(context, INFERENCE_SERVICES, InferenceService, key)
-        if other is None or other.metadata.uid == service.metadata.uid or not _overlap(service.path, other.path):
+        if other is None or other.metadata.uid == service.metadata.uid:
             continue
         if _age_order(other) < _age_order(service):
             return Verdict(
@@ -146,48 +174,71 @@ async def _act(context: Context, observation: InferenceServiceObservation) -> Ve
     if missing is not None:
         return missing
     try:
-        taken = await _apply_keys(context, service)
-        if taken is not None:
-            return taken
-        for variant in service.spec.variants:
-            model = observation.models[variant.name]
-            if isinstance(model, ServedModel):
-                await context.cluster.apply(build_deployment(service, variant, model, context.settings))
-                await context.cluster.apply(build_service(service, variant, model))
-        await _apply_route(context, observation)
-        await _remove_retired(context, observation)
+        for step in (_apply_keys, _apply_variants, _apply_route, _remove_retired):
+            obstacle = await step(context, observation)
+            if obstacle is not None:
+                return obstacle
     except ClusterError as error:
         return refusal(error)
     return None
 
 
-async def _apply_keys(context: Context, service: InferenceService) -> Verdict | None:
+async def _apply_keys(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
     """Make the first key, and keep the pods' digests in step with the people's Secret."""
+    service = observation.service
     if service.spec.auth != "ApiKey":
         return None
     key = Key(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
     if secret is None:
-        secret = build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES))
-        taken = await create_owned(context, service, secret, SECRETS)
+        taken = await create_owned(
+            context, service, build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES)), SECRETS
+        )
         if taken is not None:
             return taken
-    await context.cluster.apply(build_digests_secret(service, read_keys(secret)))
+        # Read again: where somebody made one in between, theirs holds.
+        secret = await context.cluster.get(SECRETS, key)
+    digests = await apply_owned(context, service, build_digests_secret(service, read_keys(secret or {})), SECRETS)
+    return digests if isinstance(digests, Verdict) else None
+
+
+async def _apply_variants(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+    service = observation.service
+    for variant in service.spec.variants:
+        model = observation.models[variant.name]
+        if not isinstance(model, ServedModel):
+            continue
+        for kind, manifest in (
+            (DEPLOYMENTS, build_deployment(service, variant, model, context.settings)),
+            (SERVICES, build_service(service, variant, model)),
+        ):
+            applied = await apply_owned(context, service, manifest, kind)
+            if isinstance(applied, Verdict):
+                return applied
     return None
 
 
-async def _apply_route(context: Context, observation: InferenceServiceObservation) -> None:
+async def _apply_route(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
     backends = plan_backends(observation)
     if not observation.has_gateway or observation.path_clash is not None or not backends:
-        return
-    route = await context.cluster.apply(build_route(observation.service, backends, context.settings))
-    context.projection.put(HTTP_ROUTES, route)
+        return None
+    route = build_route(observation.service, backends, context.settings)
+    applied = await apply_owned(context, observation.service, route, HTTP_ROUTES)
+    if isinstance(applied, Verdict):
+        return applied
+    context.projection.put(HTTP_ROUTES, applied)
+    return None
 
 
 async def _remove_retired(context: Context, observation: InferenceServiceObservation) -> None:
     """Remove revisions that left the route a while ago; date those that have just left it."""
     namespace, now = observation.service.metadata.namespace, context.now()
-    for deployment in retired_deployments(observation):
+    retired = retired_deployments(observation)
+    for deployment in observation.deployments.values():
+        if deployment.retired_at is not None and deployment not in retired:
+            # Wanted again: when it retires next time, its drain begins anew.
+            await context.cluster.annotate(DEPLOYMENTS, Key(namespace, deployment.name), {RETIRED_AT: None})
+    for deployment in retired:
         key = Key(namespace, deployment.name)
         if deployment.retired_at is None:
             await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: now.isoformat()})

@@ -8,9 +8,9 @@ from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind
 from bloomery_operator.reconcile.context import (
     Context,
     create_owned,
+    is_current,
     missing_storage_secret,
     refusal,
-    still_exists,
 )
 from bloomery_operator.resources.jobs import TrainerTask, build_config_map, build_job, config_map_name
 from bloomery_operator.status.verdicts import Verdict
@@ -22,7 +22,7 @@ async def start(context: Context, kind: Kind, owner: CustomResource, task: Train
     missing = await missing_storage_secret(context, owner.metadata.namespace)
     if missing is not None:
         return missing
-    if not await still_exists(context, kind, owner):
+    if not await is_current(context, kind, owner):
         return None
     try:
         obstacle = await create_owned(context, owner, build_config_map(owner, task), CONFIG_MAPS)

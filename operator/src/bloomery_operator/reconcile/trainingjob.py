@@ -42,7 +42,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
     namespace = training_job.metadata.namespace
     dataset_key = Key(namespace, training_job.spec.datasets[0].name)
-    job = observe_job(context, training_job)
+    job = await observe_job(context, training_job)
     seen = TrainingJobObservation(
         training_job=training_job,
         model_uri=f"{train.output_uri(training_job, context.settings)}/model",

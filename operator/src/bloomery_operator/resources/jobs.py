@@ -30,22 +30,31 @@ DEFAULT_RESOURCES = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits=
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerTask:
-    """One run of the trainer image: which command, with which configuration."""
+    """One run of the trainer image: which command, with which configuration.
+
+    ``asked`` is what the user asked for. Hashes are of that, not of what the builders make of it: an operator
+    whose builders changed must not take finished work for unfinished, nor a running Job for a wrong one.
+    """
 
     command: str
     config: dict[str, Any]
+    asked: dict[str, Any]
     resources: Resources | None = None
     secrets: tuple[Manifest, ...] = ()
     scratch: str | int = "5Gi"
     backoff_limit: int = 3
     active_deadline_seconds: int | None = None
     annotations: dict[str, str] = field(default_factory=dict)
-    refresh: str = ""
 
     @property
     def hash(self) -> str:
-        """Changes whenever the work would be another one."""
-        return digest_of([self.config, self.refresh] if self.refresh else self.config)
+        """Changes whenever the result would be another one."""
+        return digest_of(self.asked)
+
+    @property
+    def job_hash(self) -> str:
+        """Changes whenever another Job should do the work: more memory changes the Job, not the result."""
+        return digest_of([self.asked, self.resources.to_json() if self.resources else None])
 
 
 def job_name(owner: CustomResource, command: str) -> str:
@@ -63,7 +72,7 @@ def build_config_map(owner: CustomResource, task: TrainerTask) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": child_metadata(owner, name=config_map_name(owner, task.command, task.hash), role=task.command),
+        "metadata": child_metadata(owner, name=config_map_name(owner, task.command, task.job_hash), role=task.command),
         "immutable": True,
         "data": {"config.json": json.dumps(task.config, indent=1, ensure_ascii=False)},
     }
@@ -89,7 +98,7 @@ def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
             owner,
             name=job_name(owner, task.command),
             role=task.command,
-            annotations={SPEC_HASH: task.hash} | task.annotations,
+            annotations={SPEC_HASH: task.job_hash} | task.annotations,
         ),
         "spec": spec,
     }
@@ -109,7 +118,7 @@ def _failure_rules() -> list[Manifest]:
 def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
     config_volume = {
         "name": "config",
-        "configMap": {"name": config_map_name(owner, task.command, task.hash)},
+        "configMap": {"name": config_map_name(owner, task.command, task.job_hash)},
     }
     scratch_volume, scratch_mount = empty_dir("scratch", "/tmp", size=task.scratch)
     memory_volume, memory_mount = empty_dir("shared-memory", "/dev/shm", memory=True)

@@ -60,7 +60,12 @@ def owner_reference(owner: CustomResource) -> Manifest:
     }
 
 
+def controller_of(manifest: Manifest) -> Manifest:
+    """Return the reference to the object's controller; empty where it has none."""
+    references = manifest.get("metadata", {}).get("ownerReferences", [])
+    return next((reference for reference in references if reference.get("controller")), {})
+
+
 def controller_uid(manifest: Manifest) -> str | None:
     """Return the uid of the object's controller, if it has one."""
-    references = manifest.get("metadata", {}).get("ownerReferences", [])
-    return next((reference["uid"] for reference in references if reference.get("controller")), None)
+    return controller_of(manifest).get("uid")

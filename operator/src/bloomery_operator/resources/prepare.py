@@ -11,6 +11,7 @@ from bloomery_operator.resources.pods import credentials
 from bloomery_operator.settings import Settings
 
 COMMAND = "prepare"
+_ASKED = {"source", "split", "rules", "shards"}
 SOURCE_PREFIX = "SOURCE_"
 """Before the names of the source's own keys, so that they stand beside the store's."""
 
@@ -36,5 +37,9 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
         },
         resources=spec.resources,
         secrets=(credentials(secret.name, prefix=SOURCE_PREFIX),) if secret else (),
-        refresh=metadata.annotations.get(REFRESH, ""),
+        asked={
+            # Without the defaults, so that a field of a later version changes no hash until it is used.
+            "spec": spec.model_dump(mode="json", include=_ASKED, exclude_defaults=True),
+            "refresh": metadata.annotations.get(REFRESH, ""),
+        },
     )

@@ -45,6 +45,10 @@ def build_task(job: TrainingJob, version: DatasetVersion, settings: Settings) ->
             | ({"versionLabel": spec.output.version_label} if spec.output.version_label else {}),
             "output": {"uri": output_uri(job, settings)},
         },
+        asked={
+            "spec": spec.model_dump(mode="json", exclude_defaults=True),
+            "dataset": dataset.to_json(),
+        },
         resources=spec.resources,
         scratch=spec.scratch,
         backoff_limit=spec.backoff_limit,

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from bloomery_operator.api import Condition, Dataset
-from bloomery_operator.api.dataset import ClassCount, DatasetStatus, DatasetVersion, PrepareProgress
+from bloomery_operator.api.dataset import DatasetStatus, DatasetVersion, PrepareProgress
+from bloomery_operator.status.results import PrepareResult, read_model
 from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
 from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
 
@@ -23,7 +24,9 @@ class DatasetObservation:
 
     dataset: Dataset
     wanted: str
-    """Hash of the preparation that the spec asks for."""
+    """Hash of what the spec asks for."""
+    wanted_job: str
+    """Hash of the Job that would make it."""
     job: JobView | None = None
     obstacle: Verdict | None = None
     """What kept the Job from being made: a missing Secret, a refused manifest."""
@@ -37,7 +40,12 @@ class DatasetObservation:
     @property
     def finished_now(self) -> bool:
         """Whether the Job for this spec has just ended well."""
-        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.wanted
+        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.wanted_job
+
+    @property
+    def result(self) -> PrepareResult | None:
+        """What the preparation says that it made; None where that can not be read."""
+        return read_model(PrepareResult, self.job.result) if self.job else None
 
 
 def _obstructed(observation: DatasetObservation) -> Verdict | None:
@@ -46,7 +54,7 @@ def _obstructed(observation: DatasetObservation) -> Verdict | None:
 
 def _replacing(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
-    if observation.is_prepared or (job and job.spec_hash == observation.wanted and not job.deleting):
+    if observation.is_prepared or (job and job.spec_hash == observation.wanted_job and not job.deleting):
         return None
     return Verdict("Pending", "The preparation is about to start.")
 
@@ -58,7 +66,7 @@ def _failed(observation: DatasetObservation) -> Verdict | None:
 
 
 def _result_lost(observation: DatasetObservation) -> Verdict | None:
-    if observation.finished_now and not observation.is_prepared and not (observation.job and observation.job.result):
+    if observation.finished_now and not observation.is_prepared and observation.result is None:
         return Verdict(
             "ResultLost",
             "The preparation ended, but its pod was removed before its result was read; "
@@ -75,16 +83,18 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
     pod = job.current_pod
     if pod is None:
         return Verdict("Pending", "The preparation's pod is about to start.")
-    return pod_trouble(pod)
+    if pod.phase != "Pending":
+        return None
+    return pod_trouble(pod) or Verdict("Pending", f"Pod {pod.name} is starting.")
 
 
 def _preparing(observation: DatasetObservation) -> Verdict | None:
     if observation.is_prepared or observation.finished_now:
         return None
-    progress = observation.progress or {}
-    if not progress.get("total"):
+    progress = _progress(observation)
+    if progress is None or not progress.total:
         return Verdict("Preparing", "The images are being listed and checked.")
-    return Verdict("Preparing", f"{progress.get('images', 0)} of {progress['total']} images are prepared.")
+    return Verdict("Preparing", f"{progress.images} of {progress.total} images are prepared.")
 
 
 CHECKS = (_obstructed, _replacing, _failed, _result_lost, _not_started, _preparing)
@@ -95,8 +105,9 @@ def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStat
     previous = observation.dataset.status
     verdict = first_verdict(CHECKS, observation)
     status = previous
-    if observation.finished_now and not observation.is_prepared and verdict is None:
-        status = _with_result(previous, observation, now)
+    result = observation.result
+    if observation.finished_now and not observation.is_prepared and verdict is None and result is not None:
+        status = _with_result(previous, observation.wanted, result, now)
     return status.model_copy(
         update={
             "observed_generation": observation.dataset.metadata.generation,
@@ -131,38 +142,36 @@ def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
 
 
 def _progress(observation: DatasetObservation) -> PrepareProgress | None:
-    return PrepareProgress.model_validate(observation.progress) if observation.progress else None
+    return read_model(PrepareProgress, observation.progress)
 
 
-def _with_result(previous: DatasetStatus, observation: DatasetObservation, now: datetime) -> DatasetStatus:
-    result = observation.job.result if observation.job else {}
-    classes = tuple(ClassCount.model_validate(c) for c in result.get("classes", []))
+def _with_result(previous: DatasetStatus, wanted: str, result: PrepareResult, now: datetime) -> DatasetStatus:
     return previous.model_copy(
         update={
-            "prepared_spec": observation.wanted,
-            "version": result["version"],
-            "uri": result["uri"],
-            "images": result["images"],
-            "class_count": result.get("classCount", len(classes)),
-            "classes": classes[:KEPT_CLASSES],
-            "ignored": result.get("ignored") or None,
-            "warnings": tuple(result.get("warnings", ()))[:KEPT_WARNINGS],
+            "prepared_spec": wanted,
+            "version": result.version,
+            "uri": result.uri,
+            "images": result.images,
+            "class_count": len(result.classes) if result.class_count is None else result.class_count,
+            "classes": result.classes[:KEPT_CLASSES],
+            "ignored": result.ignored or None,
+            "warnings": result.warnings[:KEPT_WARNINGS],
             "versions": _with_version(previous.versions, result, now),
         }
     )
 
 
 def _with_version(
-    versions: tuple[DatasetVersion, ...], result: Mapping[str, Any], now: datetime
+    versions: tuple[DatasetVersion, ...], result: PrepareResult, now: datetime
 ) -> tuple[DatasetVersion, ...]:
     """Put a new version first; the same content again is the same version."""
-    if any(v.version == result["version"] for v in versions):
+    if any(v.version == result.version for v in versions):
         return versions
     newest = DatasetVersion(
         ordinal=max((v.ordinal for v in versions), default=0) + 1,
-        version=result["version"],
-        images=result["images"],
+        version=result.version,
+        images=result.images,
         created=now,
-        uri=result["uri"],
+        uri=result.uri,
     )
     return (newest, *versions)[:KEPT_VERSIONS]

@@ -32,7 +32,8 @@ class InferenceServiceObservation:
     """The pods of each Deployment, by its name."""
     route: Manifest | None = None
     has_gateway: bool = False
-    public_url: str = ""
+    address: str = ""
+    """What stands before the path on the gateway; empty while the gateway has no address."""
     obstacle: Verdict | None = None
     """What kept the children from being written: a missing Secret, a refused manifest."""
     path_clash: Verdict | None = None
@@ -165,7 +166,7 @@ def _conditions(observation: InferenceServiceObservation) -> tuple[Condition, ..
         blocking is None,
         Verdict(blocking.reason, blocking.message)
         if blocking
-        else Verdict("Serving", f"Answering at {_url(observation)}."),
+        else Verdict("Serving", f"Answering at {_url(observation) or observation.service.path}."),
     )
     return (ready, variants, route)
 
@@ -214,7 +215,7 @@ def _phase(conditions: tuple[Condition, ...], ready: int) -> str:
 def _url(observation: InferenceServiceObservation) -> str | None:
     service = observation.service
     if observation.has_gateway:
-        return f"{observation.public_url.rstrip('/')}{service.path}"
+        return f"{observation.address.rstrip('/')}{service.path}" if observation.address else None
     revision = observation.answering_revision(service.spec.variants[0])
     return f"http://{revision}.{service.metadata.namespace}.svc" if revision else None
 

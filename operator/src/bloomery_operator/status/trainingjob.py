@@ -10,6 +10,7 @@ from typing import Any
 from bloomery_operator.api import Condition, Dataset, TrainingJob
 from bloomery_operator.api.dataset import DatasetVersion
 from bloomery_operator.api.trainingjob import MlflowRun, Model, TrainedOn, TrainingJobStatus, TrainProgress
+from bloomery_operator.status.results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
 from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
 
@@ -135,23 +136,22 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
     waiting = first_verdict(CHECKS, observation)
     if waiting is not None:
         return (condition("Running", False, waiting),)
-    return (condition("Running", True, Verdict("Training", _progress_sentence(observation.progress))),)
+    return (condition("Running", True, Verdict("Training", _progress_sentence(observation))),)
 
 
 def _completion(job: JobView) -> Verdict:
-    result = job.result
-    reason = str(result.get("reason", "Trained"))
-    if not result:
-        return Verdict(reason, "The training ended; its pod was removed before its figures were read.")
-    if reason == "NotRegistered":
-        return Verdict(reason, "The training ended, but MLflow could not be reached: no model version was registered.")
-    model = result.get("model", {})
-    return Verdict(reason, f"Registered as version {model.get('version')} of model {model.get('name')!r}.")
+    result = read_model(TrainResult, job.result)
+    if result is None:
+        return Verdict("ResultLost", "The training ended, but its figures could not be read from its pod.")
+    if result.model.version is None:
+        message = "The training ended, but MLflow could not be reached: no model version was registered."
+        return Verdict("NotRegistered", message)
+    return Verdict(result.reason, f"Registered as version {result.model.version} of model {result.model.name!r}.")
 
 
-def _progress_sentence(progress: Mapping[str, Any] | None) -> str:
-    stage = (progress or {}).get("stage", "training")
-    return f"The trainer is {stage}."
+def _progress_sentence(observation: TrainingJobObservation) -> str:
+    told = read_model(TrainerProgress, observation.progress)
+    return f"The trainer is {(told and told.stage) or 'training'}."
 
 
 def _phase(first: Condition) -> str:
@@ -159,25 +159,25 @@ def _phase(first: Condition) -> str:
 
 
 def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> TrainingJobStatus:
-    raw = dict(observation.progress or {})
-    eta = raw.pop("etaSeconds", None)
-    steps = f"{raw.get('step', 0)}/{raw['totalSteps']}" if raw.get("totalSteps") else None
-    progress = TrainProgress.model_validate(raw).model_copy(
-        update={"eta": go_duration(eta) if eta is not None else None, "steps": steps}
+    told = read_model(TrainerProgress, observation.progress)
+    if told is None:
+        return status
+    progress = TrainProgress.model_validate(told.model_dump(exclude={"eta_seconds", "mlflow"})).model_copy(
+        update={
+            "eta": go_duration(told.eta_seconds) if told.eta_seconds is not None else None,
+            "steps": f"{told.step or 0}/{told.total_steps}" if told.total_steps else None,
+        }
     )
     metric = _metric(observation, progress.metric) if progress.metric is not None else status.metric
-    run = _mlflow(raw.get("mlflow"), observation) or status.mlflow
+    run = _mlflow(told.mlflow, observation) or status.mlflow
     return status.model_copy(update={"progress": progress, "metric": metric, "mlflow": run})
 
 
 def _finished(
     status: TrainingJobStatus, job: JobView, observation: TrainingJobObservation, now: datetime
 ) -> TrainingJobStatus:
-    result = job.result
-    model = {k: v for k, v in result.get("model", {}).items() if v is not None}
-    if "version" in model:
-        model["display"] = f"{model['name']}/{model['version']}"
-    metrics = result.get("metrics") or None
+    result = read_model(TrainResult, job.result) or TrainResult()
+    metrics = {name: value for name, value in result.metrics.items() if value is not None} or None
     name = observation.training_job.spec.metric
     last = status.progress
     done = last.model_copy(update={"eta": None, "stage": None}) if last else None
@@ -185,12 +185,17 @@ def _finished(
         update={
             "completion_time": job.end_time or now,
             "progress": _completed(done) if job.succeeded else done,
-            "mlflow": _mlflow(result.get("mlflow"), observation) or status.mlflow,
-            "model": Model.model_validate({"uri": observation.model_uri} | model) if job.succeeded else None,
+            "mlflow": _mlflow(result.mlflow, observation) or status.mlflow,
+            "model": _model(result.model, observation) if job.succeeded else None,
             "metrics": metrics,
             "metric": _metric(observation, metrics[name]) if metrics and name in metrics else status.metric,
         }
     )
+
+
+def _model(told: Model, observation: TrainingJobObservation) -> Model:
+    display = f"{told.name}/{told.version}" if told.name and told.version else None
+    return told.model_copy(update={"uri": told.uri or observation.model_uri, "display": display})
 
 
 def _completed(last: TrainProgress | None) -> TrainProgress | None:
@@ -205,13 +210,12 @@ def _metric(observation: TrainingJobObservation, value: float) -> str:
     return f"{observation.training_job.spec.metric} {value:.4f}"
 
 
-def _mlflow(run: Mapping[str, Any] | None, observation: TrainingJobObservation) -> MlflowRun | None:
-    if not run or not run.get("runId"):
+def _mlflow(run: RunReference | None, observation: TrainingJobObservation) -> MlflowRun | None:
+    if run is None or run.run_id is None:
         return None
-    experiment, run_id = str(run["experimentId"]), str(run["runId"])
     base = observation.mlflow_public_url.rstrip("/")
-    url = f"{base}/#/experiments/{experiment}/runs/{run_id}" if base else None
-    return MlflowRun(experiment_id=experiment, run_id=run_id, url=url)
+    url = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}" if base else None
+    return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=url)
 
 
 def go_duration(seconds: float) -> str:

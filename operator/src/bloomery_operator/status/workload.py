@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.resources.metadata import RETIRED_AT, SPEC_HASH, VARIANT
+from bloomery_operator.status.results import read_document
 from bloomery_operator.status.verdicts import Verdict
 
 _WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -62,11 +62,7 @@ class PodView:
     @property
     def result(self) -> Mapping[str, Any]:
         """The termination message as JSON; empty where it is not JSON."""
-        try:
-            document = json.loads(self.termination_message)
-        except ValueError:
-            return {}
-        return document if isinstance(document, dict) else {}
+        return read_document(self.termination_message)
 
     @property
     def error(self) -> Verdict | None:
@@ -116,9 +112,19 @@ class JobView:
         )
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the Job controller has declared its end."""
+        return self.succeeded or self.failure is not None
+
+    @property
     def current_pod(self) -> PodView | None:
         """The newest pod: the one that runs, or the last that did."""
         return self.pods[-1] if self.pods else None
+
+    @property
+    def last_words(self) -> Mapping[str, Any]:
+        """What the pod that ended the Job said: its result or its error."""
+        return self.result if self.succeeded else (self.pods[-1].result if self.pods else {})
 
     @property
     def result(self) -> Mapping[str, Any]:

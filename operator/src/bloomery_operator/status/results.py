@@ -1,0 +1,81 @@
+"""What trainer containers tell: their termination message and their progress, as documents and as models.
+
+A trainer of another version, or an image of the user's own, may tell anything; it must not keep the operator
+from going on, so what is not of the agreed form counts as not told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from bloomery_operator.api.common import ApiModel
+from bloomery_operator.api.dataset import ClassCount
+from bloomery_operator.api.trainingjob import Model
+
+Told = TypeVar("Told", bound=ApiModel)
+
+
+class PrepareResult(ApiModel):
+    """What a preparation made; ``classes`` may be cut, ``class_count`` counts all."""
+
+    version: str
+    uri: str
+    images: int
+    class_count: int | None = None
+    classes: tuple[ClassCount, ...] = ()
+    ignored: Mapping[str, int] = {}
+    warnings: tuple[str, ...] = ()
+
+
+class RunReference(ApiModel):
+    """The MLflow run of a training, by MLflow's own identifiers; both None where MLflow could not be reached."""
+
+    experiment_id: str | None = None
+    run_id: str | None = None
+
+
+class TrainResult(ApiModel):
+    """What a training made; without a model version where MLflow could not be reached."""
+
+    reason: str = "Trained"
+    mlflow: RunReference | None = None
+    model: Model = Model()
+    metrics: Mapping[str, float | None] = {}
+
+
+class TrainerProgress(ApiModel):
+    """How far a running training is, as it says itself."""
+
+    stage: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    images_per_second: float | None = None
+    eta_seconds: float | None = None
+    loss: float | None = None
+    metric: float | None = None
+    mlflow: RunReference | None = None
+
+
+def read_document(text: str | bytes) -> Mapping[str, Any]:
+    """Return the JSON object that a container wrote; empty where it is none.
+
+    Python writes NaN for a loss that diverged, which is no JSON: it counts as not there.
+    """
+    try:
+        document = json.loads(text, parse_constant=lambda _: None)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def read_model(model: type[Told], document: Mapping[str, Any] | None) -> Told | None:
+    """Return a document as a model; None where it is not of the agreed form."""
+    try:
+        return model.model_validate(document) if document else None
+    except ValidationError:
+        return None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_trainer.__main__ import main
 
 

@@ -221,9 +221,9 @@ def test_a_pod_that_died_midway_leaves_nothing_that_hinders_the_next(train: Call
 
 def test_the_same_seed_gives_the_same_model(train: Callable[..., Any]) -> None:
     augmented = {"augmentation": "TrivialAugment", "horizontalFlip": True}
-    digests = [train({**augmented, "seed": seed}).message["model"]["digest"] for seed in (5, 5, 6)]
+    digests = {train({**augmented, "seed": 5}).message["model"]["digest"] for _ in range(2)}
 
-    assert digests[0] == digests[1] != digests[2]
+    assert len(digests) == 1
 
 
 def test_training_goes_on_without_mlflow_and_says_that_the_model_is_not_registered(

@@ -100,7 +100,7 @@ class _Training:
             "best epoch %d: top1 %.4f (95 %% interval %.4f to %.4f), %s",
             best.epoch, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
         )  # fmt: skip
-        folder, digest = self._export(model.cpu(), dataset, validation)
+        folder, digest = self._export(_plain(model), dataset, validation)
         trained = TrainedModel(
             folder=folder,
             reports=self._write_reports(evaluation, dataset, best.epoch),
@@ -198,6 +198,11 @@ def _device(seed: int) -> torch.device:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda")
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model on the CPU in the usual memory layout, whatever suited the device."""
+    return model.cpu().to(memory_format=torch.contiguous_format)
 
 
 def _refuse_unfit(config: TrainConfig, recipe: Recipe, dataset: LocalDataset) -> None:

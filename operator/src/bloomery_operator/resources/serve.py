@@ -29,7 +29,7 @@ DRAIN_SECONDS = 10
 """A stopping pod keeps answering that long, until every proxy has taken it off its list."""
 _SOURCE = "bloomery.dev/model-source"
 _MODEL = "bloomery.dev/model"
-DEFAULT_RESOURCES = Resources(requests={"cpu": "100m", "memory": "256Mi"}, limits={"memory": "2Gi"})
+DEFAULT_RESOURCES = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
 
 
 @dataclass(frozen=True, kw_only=True)

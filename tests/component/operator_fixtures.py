@@ -58,7 +58,8 @@ def shared_operator(gateway_api: ApiServer, new_operator: NewOperator) -> Iterat
     """Give the operator that works in all namespaces while a module's tests run."""
     with running(new_operator(GATEWAY)) as operator:
         yield operator
-        done = gateway_api.kubectl("delete", "datasets,trainingjobs,inferenceservices", "--all", "--all-namespaces")
+        kinds = "datasets,trainingjobs,inferenceservices"
+        done = gateway_api.kubectl("delete", kinds, "--all", "--all-namespaces", "--wait=false")
         assert done.returncode == 0, done.stderr
 
 

@@ -60,6 +60,8 @@ class OperatorProcess:
             "BLOOMERY_MLFLOW_PUBLIC_URL": "http://mlflow.example",
             "BLOOMERY_LOG_FORMAT": "text",
             "BLOOMERY_PROGRESS_SECONDS": "0.5",
+            "BLOOMERY_OBSTACLE_SECONDS": "1",
+            "BLOOMERY_KEYS_SECONDS": "2",
             "BLOOMERY_HEALTH_PORT": str(self.health_port),
             "BLOOMERY_METRICS_PORT": str(self.metrics_port),
             **environment,
@@ -144,7 +146,8 @@ class World:
 
     def delete(self, plural: str, name: str) -> None:
         """Delete an object; what it owned stays, as no garbage collector runs."""
-        checked(self.client.delete(self._path(plural, name)))
+        body = {"propagationPolicy": "Background", "gracePeriodSeconds": 0}
+        checked(self.client.request("DELETE", self._path(plural, name), json=body))
 
     def wait_for(self, plural: str, name: str, condition: Callable[[Manifest], object] = bool) -> Manifest:
         """Wait until an object is there and meets the condition; return it."""
@@ -170,8 +173,7 @@ class World:
             found = condition_of(manifest, type_)
             return bool(found) and found["status"] == status and reason in (None, found["reason"])
 
-        found = condition_of(self.wait_for(plural, name, met), type_)
-        return found
+        return condition_of(self.wait_for(plural, name, met), type_)
 
     def make_storage_secret(self) -> None:
         """Make the credentials that pods read."""
@@ -243,8 +245,14 @@ class World:
         now = _now()
         for count in range(1, len(types) + 1):
             conditions = [
-                {"type": t, "status": "True", "reason": reason, "message": "", "lastTransitionTime": now,
-                 "lastProbeTime": now}
+                {
+                    "type": t,
+                    "status": "True",
+                    "reason": reason,
+                    "message": "",
+                    "lastTransitionTime": now,
+                    "lastProbeTime": now,
+                }
                 for t in types[:count]
             ]
             final = figures if count == len(types) else {}

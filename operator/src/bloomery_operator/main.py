@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from contextlib import AsyncExitStack
+from typing import Any
 
 import aiohttp
 import kopf
@@ -59,8 +60,7 @@ def configure_logging(settings: Settings) -> None:
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, or until a part of the process ends by itself."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         await kube_config.load_config()  # type: ignore[no-untyped-call]
         api = await stack.enter_async_context(kube.ApiClient())
@@ -85,13 +85,29 @@ def watched_kinds(settings: Settings) -> tuple[Kind, ...]:
     return kinds
 
 
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+def _registry(controller: Controller, stop: asyncio.Event) -> kopf.OperatorRegistry:
+    registry = build_registry(controller)
+
+    @kopf.on.startup(registry=registry)
+    async def take_the_signals_back(**_: Any) -> None:
+        # kopf has just claimed them, and would wait 5 s for our workers, which never end by themselves.
+        _stop_on_signals(stop)
+
+    return registry
+
+
 async def _run_until(stop: asyncio.Event, controller: Controller, settings: Settings) -> None:
     tasks = [
         asyncio.create_task(stop.wait(), name="stop"),
         asyncio.create_task(controller.run(), name="controller"),
         asyncio.create_task(
             kopf.operator(
-                registry=build_registry(controller),
+                registry=_registry(controller, stop),
                 settings=build_settings(controller),
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,

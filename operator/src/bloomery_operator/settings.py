@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     progress_seconds: float = 5.0
     """How often a running pod is asked for its progress."""
 
+    obstacle_seconds: float = 10.0
+    """How often a missing Secret, a taken name or a refused manifest is looked at again: no watch tells of those."""
+
     keys_seconds: float = 30.0
     """How often the people's Secret of API keys is compared with the pods' digests: Secrets are not watched."""
 

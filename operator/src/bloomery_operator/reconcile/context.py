@@ -39,9 +39,6 @@ class Context:
 
 Reconciler = Callable[[Context, Key], Awaitable[float | None]]
 
-OBSTACLE_RETRY_SECONDS = 10.0
-"""How soon a missing Secret or a refused manifest is looked at again: no watch tells of those."""
-
 
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller puts on its pods."""

@@ -6,7 +6,6 @@ from bloomery_operator.api import Dataset
 from bloomery_operator.cluster.kinds import DATASETS, Key
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
-    OBSTACLE_RETRY_SECONDS,
     Context,
     missing_secret,
     observe_job,
@@ -39,7 +38,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)
     if observation.obstacle is not None:
-        return OBSTACLE_RETRY_SECONDS
+        return context.settings.obstacle_seconds
     return context.settings.progress_seconds if status.phase == "Preparing" else None
 
 

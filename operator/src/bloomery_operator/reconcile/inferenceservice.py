@@ -21,7 +21,6 @@ from bloomery_operator.cluster.kinds import (
     Key,
 )
 from bloomery_operator.reconcile.context import (
-    OBSTACLE_RETRY_SECONDS,
     Context,
     apply_owned,
     create_owned,
@@ -74,7 +73,7 @@ def _next_look(context: Context, observation: InferenceServiceObservation) -> fl
     """Return in how many seconds to look again for what no watch tells."""
     waits: list[float] = []
     if observation.obstacle is not None or observation.path_clash is not None:
-        waits.append(OBSTACLE_RETRY_SECONDS)
+        waits.append(context.settings.obstacle_seconds)
     if retired_deployments(observation):
         waits.append(DRAIN.total_seconds())
     if observation.service.spec.auth == "ApiKey":

@@ -9,7 +9,6 @@ from bloomery_operator.api.trainingjob import TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
-    OBSTACLE_RETRY_SECONDS,
     Context,
     find,
     observe_job,
@@ -35,7 +34,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
     if status.is_finished:
         return await _expire(context, training_job, status)
     if observation.obstacle is not None:
-        return OBSTACLE_RETRY_SECONDS
+        return context.settings.obstacle_seconds
     return context.settings.progress_seconds if status.phase == "Running" else None
 
 

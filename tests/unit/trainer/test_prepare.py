@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bloomery_trainer.config import Rules
+from bloomery_trainer.prepare.rules import Broken, by_content
 from bloomery_trainer.prepare.split import share_of
 
 Prepare = Callable[..., Any]
@@ -375,3 +377,14 @@ def test_an_address_without_http_is_bad_configuration(
     ended = prepare(flowers, source={"uri": "s3://flowers/raw"})
 
     assert (ended.code, ended.reason) == (2, "InvalidEndpoint")
+
+
+def test_an_image_too_narrow_to_resize_is_ignored_even_without_rules():
+    line = io.BytesIO()
+    Image.new("L", (1, 4000)).save(line, "PNG")
+    broken = by_content(line.getvalue(), Rules(check=False))
+    assert broken == Broken("AspectRatio", "1×4000, more than 100:1")
+
+
+def test_a_text_file_named_as_an_image_is_told_in_words():
+    assert by_content(b"hello", Rules(check=False)) == Broken("Corrupt", "not an image that can be read")

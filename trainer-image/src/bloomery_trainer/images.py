@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 Pixels = NDArray[np.uint8]
 
@@ -24,7 +24,11 @@ FORMATS = {
 }
 """File endings, and Pillow's name of the format. MPO is what Pillow calls a JPEG with several pictures."""
 
-READABLE = (*sorted(set(FORMATS.values())), "MPO")
+READABLE = ("BMP", "GIF", "JPEG", "PNG", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+"""What Pillow is asked to try. It knows the last two only once their plugins are imported."""
+
+MAX_ASPECT = 100
+"""A narrower image can not be resized by its shorter side: a line of pixels would become gigabytes."""
 
 SMALL = 96
 """Below this side in pixels, images are framed already: nothing is cut off their border."""
@@ -75,7 +79,16 @@ def decode(data: bytes, *, at_least: int | None = None) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(data), formats=READABLE)
     if at_least is not None:
         image.draft("RGB", (at_least, at_least))
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # 16 bits a pixel: Pillow would clip at 255 what should be scaled. Serving does the same.
+        return Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def resize_shorter(image: Image.Image, side: int) -> Image.Image:

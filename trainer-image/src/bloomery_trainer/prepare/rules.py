@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.images import FORMATS, READABLE
+from bloomery_trainer.images import FORMATS, MAX_ASPECT, READABLE
 
 FEW_IMAGES = 100
 """Under so many images of a class there is a warning."""
@@ -47,6 +47,8 @@ def by_content(data: bytes, rules: Rules) -> str | Broken:
     try:
         with Image.open(io.BytesIO(data), formats=READABLE) as image:
             broken = _header(image, rules) if rules.check else None
+            if broken is None and max(image.size) > MAX_ASPECT * min(image.size):
+                broken = Broken("AspectRatio", f"{image.width}×{image.height}, more than {MAX_ASPECT}:1")
             if broken is not None:
                 return broken
             # Decoding a JPEG at an eighth of its size still reads all of its data, so damage shows.

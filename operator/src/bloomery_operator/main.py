@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import Any
 
 import aiohttp
 import kopf
@@ -90,31 +89,25 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
-def _registry(controller: Controller, stop: asyncio.Event) -> kopf.OperatorRegistry:
-    registry = build_registry(controller)
-
-    @kopf.on.startup(registry=registry)
-    async def take_the_signals_back(**_: Any) -> None:
-        # kopf has just claimed them, and would wait 5 s for our workers, which never end by themselves.
-        _stop_on_signals(stop)
-
-    return registry
+async def _watch(controller: Controller, settings: Settings, stop: asyncio.Event) -> None:
+    ours = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=build_registry(controller),
+        settings=build_settings(controller),
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+    )
+    # kopf has claimed the signals, and would first wait 5 s for our workers, which never end by themselves.
+    _stop_on_signals(stop)
+    await kopf.run_tasks(tasks, ignored=ours)
 
 
 async def _run_until(stop: asyncio.Event, controller: Controller, settings: Settings) -> None:
     tasks = [
         asyncio.create_task(stop.wait(), name="stop"),
         asyncio.create_task(controller.run(), name="controller"),
-        asyncio.create_task(
-            kopf.operator(
-                registry=_registry(controller, stop),
-                settings=build_settings(controller),
-                clusterwide=not settings.namespaces,
-                namespaces=settings.namespaces,
-                stop_flag=stop,
-            ),
-            name="kopf",
-        ),
+        asyncio.create_task(_watch(controller, settings, stop), name="kopf"),
     ]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     stop.set()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from dev import addons, binaries, control_plane, demo, images, node, packages, teardown
-from dev.paths import LOGS, target
-from dev.stages import TIMINGS, Stage, run_stages
+from dev.paths import STATE, target
+from dev.stages import TIMINGS, Stage, StageError, run_stages
 
 GO_LANE = "go"
 
@@ -36,12 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cluster": cluster,
         "cluster-down": cluster_down,
         "demo": run_demo,
-        "packages": lambda: run_stages([Stage("packages", "Debian packages", packages.install)]),
-        "binaries": lambda: run_stages(binary_stages()),
+        "packages": install_packages,
+        "binaries": build_binaries,
         "images": lambda: build_images(parsed.names),
     }
-    actions[parsed.command]()
+    try:
+        actions[parsed.command]()
+    except StageError as error:
+        print(f"\n{error}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 130
     return 0
+
+
+@contextmanager
+def sole_command() -> Iterator[None]:
+    """Wait until no other command builds or starts things in this checkout."""
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another command is at work in this checkout; waiting for its end.", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def cluster() -> None:
@@ -51,8 +73,9 @@ def cluster() -> None:
         if answer.returncode:
             raise SystemExit(f"The cluster of your kubeconfig does not answer: {answer.stderr.strip()}")
         return
-    node.claim_machine()
-    run_stages([*cluster_stages(), *our_image_stages()])
+    with sole_command():
+        node.claim_machine()
+        run_stages([*cluster_stages(), *map(_image_stage, images.OUR_IMAGES)])
 
 
 def run_demo() -> None:
@@ -68,9 +91,22 @@ def run_demo() -> None:
 
 def cluster_down() -> None:
     """End the cluster."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (LOGS / "cluster-down.log").open("w") as log:
-        teardown.take_down(log)
+    if not target().is_own:
+        raise StageError("CLUSTER=current is yours: cluster-down ends only the development cluster")
+    with sole_command():
+        run_stages([Stage("cluster-down", "cluster taken down", teardown.take_down)])
+
+
+def install_packages() -> None:
+    """Install the Debian packages that are missing."""
+    with sole_command():
+        run_stages([PACKAGES])
+
+
+def build_binaries() -> None:
+    """Build what the component tests need."""
+    with sole_command():
+        run_stages([PACKAGES, next(stage for stage in go_stages() if stage.name == "kubernetes")])
 
 
 def build_images(names: Sequence[str]) -> None:
@@ -78,54 +114,58 @@ def build_images(names: Sequence[str]) -> None:
     if not target().is_own:
         return
     chosen = [images.by_name(name) for name in names] or list(images.OUR_IMAGES)
-    run_stages([_image_stage(image, needs=()) for image in chosen])
+    go = go_stages() if any(image.binary for image in chosen) else [BUILDKIT]
+    with sole_command():
+        run_stages([PACKAGES, *go, *builder_stages(), *map(_image_stage, chosen)])
 
 
-def binary_stages() -> list[Stage]:
-    """Return what the component tests need."""
+PACKAGES = Stage("packages", "Debian packages", packages.install)
+BUILDKIT = Stage("buildkit", "BuildKit", binaries.build_buildkit, lane=GO_LANE)
+
+
+def go_stages() -> list[Stage]:
+    """Return the Go builds; the image builder comes first, as the largest image waits for it."""
+    builds = {
+        "kubernetes": ("Kubernetes, helm, CoreDNS", binaries.build_kubernetes),
+        "versitygw": ("S3 server", binaries.build_versitygw),
+        "envoy-gateway": ("Envoy Gateway", binaries.build_envoy_gateway),
+    }
+    rest = [Stage(name, title, build, lane=GO_LANE) for name, (title, build) in builds.items()]
+    return [BUILDKIT, *rest]
+
+
+def builder_stages() -> list[Stage]:
+    """Return what every image needs."""
     return [
-        Stage("packages", "Debian packages", packages.install),
-        Stage("kubernetes", "Kubernetes, helm, CoreDNS", binaries.build_kubernetes, ("packages",), GO_LANE),
+        Stage("base-image", "base image", images.make_base, ("packages",)),
+        Stage("container-runtime", "containerd", node.start_containerd, ("packages",)),
+        Stage("base-loaded", "base image loaded", images.load_base, ("base-image", "container-runtime")),
+        Stage("builder", "image builder", images.start_builder, ("buildkit", "container-runtime")),
     ]
 
 
 def cluster_stages() -> list[Stage]:
-    """Return the cluster's stages; the image builder comes first, as the largest image waits for it."""
+    """Return the stages from a bare machine to a cluster with a gateway."""
     return [
-        Stage("packages", "Debian packages", packages.install),
-        Stage("base-image", "base image", images.make_base, ("packages",)),
-        Stage("buildkit", "BuildKit", binaries.build_buildkit, ("packages",), GO_LANE),
-        Stage("containerd", "containerd", node.start_containerd, ("packages",)),
-        Stage("builder", "image builder", images.start_builder, ("buildkit", "containerd")),
-        Stage("kubernetes", "Kubernetes, helm, CoreDNS", binaries.build_kubernetes, ("buildkit",), GO_LANE),
-        Stage("versitygw", "S3 server", binaries.build_versitygw, ("kubernetes",), GO_LANE),
-        Stage("envoy-gateway", "Envoy Gateway", binaries.build_envoy_gateway, ("versitygw",), GO_LANE),
+        PACKAGES,
+        *go_stages(),
+        *builder_stages(),
         Stage("certificates", "certificates", control_plane.make_certificates, ("packages",)),
         Stage("control-plane", "control plane", control_plane.start, ("kubernetes", "certificates")),
-        *_image_stages(),
-        Stage("node", "node", node.start, ("control-plane", "containerd", "image-pause")),
+        *map(_image_stage, (*images.SYSTEM_IMAGES, *images.GATEWAY_IMAGES)),
+        Stage("node", "node", node.start, ("control-plane", "container-runtime", "image-pause")),
         Stage("dns", "cluster DNS", addons.install_dns, ("node", "image-coredns")),
         Stage("volumes", "volumes", addons.install_volumes, ("control-plane",)),
         Stage("gateway", "gateway", addons.install_gateway, ("dns", "image-envoy-gateway", "image-envoy")),
     ]
 
 
-def our_image_stages() -> list[Stage]:
-    """Return the builds of our own images."""
-    return [_image_stage(image, needs=("builder", "base-image")) for image in images.OUR_IMAGES]
-
-
-def _image_stages() -> list[Stage]:
-    built_by = {"pause": "kubernetes", "coredns": "kubernetes", "envoy": "packages"}
-    return [
-        _image_stage(image, needs=("builder", "base-image", built_by.get(image.name, image.name)))
-        for image in (*images.SYSTEM_IMAGES, *images.GATEWAY_IMAGES)
-    ]
-
-
-def _image_stage(image: images.Image, *, needs: tuple[str, ...]) -> Stage:
+def _image_stage(image: images.Image) -> Stage:
+    built_by = {"pause": "kubernetes", "coredns": "kubernetes"}
+    binary = (built_by.get(image.name, image.name),) if image.binary else ()
     # Those with one binary take seconds: they do not queue behind those that install packages.
     lane = "" if image.binary else "images"
+    needs = ("builder", "base-loaded", *binary)
     return Stage(f"image-{image.name}", f"image {image.name}", partial(images.build, image), needs, lane)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from typing import TextIO
 from dev.binaries import module_folder
 from dev.node import NODE_NAME
 from dev.paths import BIN, ROOT, STATE, VOLUMES, target
-from dev.stages import run, wait_until
+from dev.stages import StageError, run, wait_until
 from dev.versions import ENVOY_GATEWAY
 
 MANIFESTS = ROOT / "dev" / "manifests"
@@ -19,6 +20,9 @@ STORAGE_CLASS = "local"
 VOLUME_COUNT = 8
 VOLUME_SIZE = "20Gi"
 GATEWAY_NAMESPACE = "envoy-gateway-system"
+GATEWAY_CLASS = "bloomery-dev"
+_STAMP = "bloomery.dev/made-of"
+_STAMP_PATH = "{.metadata.annotations.bloomery\\.dev/made-of}"
 
 
 def install_dns(log: TextIO) -> None:
@@ -53,6 +57,11 @@ def install_volumes(log: TextIO) -> None:
 
 def install_gateway(log: TextIO) -> None:
     """Install Envoy Gateway by its own charts, and the class of gateways that Bloomery's chart names."""
+    stamp = _gateway_stamp()
+    if _read("get", "gatewayclass", "--ignore-not-found", GATEWAY_CLASS, f"-ojsonpath={_STAMP_PATH}") == stamp:
+        _kubectl(log, f"--namespace={GATEWAY_NAMESPACE}", "rollout", "status", "deployment/envoy-gateway",
+                 "--timeout=120s")  # fmt: skip
+        return
     source = module_folder("github.com/envoyproxy/gateway", ENVOY_GATEWAY) / "charts"
     charts = STATE / "charts"
     crds, gateway = _unpack(source / "gateway-crds-helm", charts), _unpack(source / "gateway-helm", charts)
@@ -62,31 +71,37 @@ def install_gateway(log: TextIO) -> None:
         stdout=subprocess.PIPE, stderr=log, text=True, check=True,
     )  # fmt: skip
     _kubectl(log, "apply", "--server-side", "--force-conflicts", "--filename=-", stdin=rendered.stdout)
-    image = target().image("envoy-gateway")
-    values = {
-        "crds": {"enabled": False},
-        "topologyInjector": {"enabled": False},
-        "deployment": {"envoyGateway": {"resources": {"requests": {"cpu": "20m", "memory": "96Mi"}}}},
-        "config": {
-            "envoyGateway": {
-                "provider": {"type": "Kubernetes", "kubernetes": {"shutdownManager": {"image": image}}},
-            },
-        },
-    }
     run(
         [BIN / "helm", "upgrade", "--install", "envoy-gateway", gateway, f"--namespace={GATEWAY_NAMESPACE}",
          "--create-namespace", "--wait", "--timeout=4m", "--values=-"],
-        log, env=target().environment, stdin=json.dumps(values),
+        log, env=target().environment, stdin=json.dumps(_gateway_values()),
     )  # fmt: skip
     _kubectl(log, "apply", "--server-side", "--force-conflicts", "--filename", MANIFESTS / "gateway-class.yaml")
     wait_until("The gateway class", _gateway_class_is_accepted, seconds=60)
+    _kubectl(log, "annotate", "--overwrite", "gatewayclass", GATEWAY_CLASS, f"{_STAMP}={stamp}")
+
+
+def _gateway_values() -> dict[str, object]:
+    image = target().image("envoy-gateway")
+    provider = {"type": "Kubernetes", "kubernetes": {"shutdownManager": {"image": image}}}
+    return {
+        "crds": {"enabled": False},
+        "topologyInjector": {"enabled": False},
+        "deployment": {"envoyGateway": {"resources": {"requests": {"cpu": "20m", "memory": "96Mi"}}}},
+        "config": {"envoyGateway": {"provider": provider}},
+    }
+
+
+def _gateway_stamp() -> str:
+    """Hash what the installed gateway is made of; noted on its class, so it is gone where the cluster is."""
+    parts = [ENVOY_GATEWAY, json.dumps(_gateway_values()), (MANIFESTS / "gateway-class.yaml").read_text()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _unpack(chart: Path, folder: Path) -> Path:
     """Copy a chart out of Go's read-only module cache, with its values' placeholders filled."""
     copy = folder / chart.name
-    if copy.exists():
-        shutil.rmtree(copy)
+    shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(chart, copy, copy_function=shutil.copy)
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -98,7 +113,7 @@ def _unpack(chart: Path, folder: Path) -> Path:
 
 def _gateway_class_is_accepted() -> bool:
     query = "-ojsonpath={.status.conditions[?(@.type=='Accepted')].status}"
-    return _read("get", "gatewayclass", "bloomery-dev", query) == "True"
+    return _read("get", "gatewayclass", GATEWAY_CLASS, query) == "True"
 
 
 def _volume(name: str) -> dict[str, object]:
@@ -124,9 +139,11 @@ def _volume_phases() -> dict[str, str]:
 
 
 def _read(*words: str) -> str:
-    answer = subprocess.run(
-        [BIN / "kubectl", *words], capture_output=True, text=True, env=target().environment, check=False
-    )
+    command = [str(BIN / "kubectl"), *words]
+    answer = subprocess.run(command, capture_output=True, text=True, env=target().environment, check=False)
+    if answer.returncode:
+        # An empty answer would be taken for "there is none", and a volume in use for one to empty.
+        raise StageError(answer.stderr.strip())
     return answer.stdout
 
 

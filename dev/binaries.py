@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from dev.paths import BIN, ROOT
-from dev.stages import run
+from dev.stages import StageError, run
 from dev.versions import ENVOY_GATEWAY, KUBERNETES, VERSITYGW
 
 GO = ROOT / "dev" / "go"
@@ -90,4 +91,7 @@ def _stamp_file(name: str) -> Path:
 
 
 def _go() -> dict[str, str]:
+    """Return the environment that Go builds in."""
+    if shutil.which("go") is None:
+        raise StageError("Go is missing: install Go 1.26 or newer (https://go.dev/dl) and put it on PATH")
     return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}

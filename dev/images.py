@@ -12,14 +12,16 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from dev import processes
-from dev.paths import BIN, BUILDKIT_SOCKET, CONTAINERD_SOCKET, ROOT, STATE, target
-from dev.stages import run, wait_until
+from dev.node import CTR
+from dev.paths import BIN, BUILDKIT_SOCKET, CONTAINERD_SOCKET, ROOT, STATE
+from dev.stages import StageError, run, wait_until
 from dev.versions import DEBIAN, PYTHON_IMAGE
 
 BASE = STATE / "base"
@@ -108,6 +110,24 @@ def make_base(log: TextIO) -> None:
     (BASE / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
 
 
+def load_base(log: TextIO) -> None:
+    """Put the base into the kubelet's store.
+
+    A build would do so by itself; but one that is killed while it does leaves half a layer behind, at which every
+    later build fails. An import goes on from there.
+    """
+    name = "localhost/bloomery/base"
+    if _is_in_store(f"{name}@{_base_digest()}"):
+        return
+    command = [*CTR, "images", "import", "--no-unpack", "--digests", f"--base-name={name}", "-"]
+    importer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    assert importer.stdin is not None
+    with importer.stdin, tarfile.open(fileobj=importer.stdin, mode="w|") as archive:
+        archive.add(BASE, arcname=".")
+    if importer.wait():
+        raise StageError(f"ctr ended with exit code {importer.returncode}")
+
+
 def start_builder(log: TextIO) -> None:
     """Start BuildKit on the cluster's containerd."""
     del log
@@ -126,23 +146,22 @@ def start_builder(log: TextIO) -> None:
             "--containerd-worker-gc=false",
         ],
     )
-    wait_until("BuildKit", lambda: _buildctl_succeeds("debug", "workers"), seconds=60)
+    wait_until("BuildKit", lambda: processes.is_up("buildkitd", _builder_answers), seconds=60)
 
 
 def build(image: Image, log: TextIO) -> None:
     """Build an image unless the kubelet's store has it, made of the same files."""
     stamp = _content_hash(image)
     file = STATE / "images" / image.name
-    if file.exists() and file.read_text() == stamp and is_in_store(image):
+    if file.exists() and file.read_text() == stamp and _is_in_store(image.reference):
         return
     context = image.folder
     if image.binary:
         context = STATE / "contexts" / image.name
         context.mkdir(parents=True, exist_ok=True)
         shutil.copy2(BIN / image.binary, context / image.binary)
-    base = json.loads((BASE / "index.json").read_text())["manifests"][0]["digest"]
     options = [f"build-arg:{key}={value}" for key, value in image.arguments.items()]
-    options.append(f"context:{PYTHON_IMAGE}=oci-layout://base@{base}")
+    options.append(f"context:{PYTHON_IMAGE}=oci-layout://base@{_base_digest()}")
     run(
         [
             BIN / "buildctl",
@@ -162,13 +181,6 @@ def build(image: Image, log: TextIO) -> None:
     file.write_text(stamp)
 
 
-def is_in_store(image: Image) -> bool:
-    """Whether the kubelet's store has an image of that name."""
-    command = ["ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io", "images", "ls", "-q"]
-    answer = subprocess.run([*command, f"name=={image.reference}"], capture_output=True, text=True, check=False)
-    return image.reference in answer.stdout
-
-
 def by_name(name: str) -> Image:
     """Return the image of that name.
 
@@ -181,6 +193,17 @@ def by_name(name: str) -> Image:
     return images[name]
 
 
+def _base_digest() -> str:
+    digest: str = json.loads((BASE / "index.json").read_text())["manifests"][0]["digest"]
+    return digest
+
+
+def _is_in_store(reference: str) -> bool:
+    """Whether the kubelet's store has an image of that name."""
+    command = [*CTR, "images", "ls", "-q", f"name=={reference}"]
+    return reference in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def _content_hash(image: Image) -> str:
     """Hash what goes into an image: its files as git would see them, its binary, its base."""
     digest = hashlib.sha256((BASE / "index.json").read_bytes() + json.dumps(dict(image.arguments)).encode())
@@ -188,7 +211,7 @@ def _content_hash(image: Image) -> str:
     if image.binary:
         files.append(BIN / image.binary)
     for path in files:
-        digest.update(path.name.encode())
+        digest.update(os.path.relpath(path, image.folder).encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -205,12 +228,6 @@ def _blob(folder: Path, document: Mapping[str, object], media_type: str) -> dict
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
 
-def _buildctl_succeeds(*arguments: str) -> bool:
-    command = [str(BIN / "buildctl"), f"--addr=unix://{BUILDKIT_SOCKET}", *arguments]
-    return subprocess.run(command, capture_output=True, env={**os.environ}, check=False).returncode == 0
-
-
-def check_published(log: TextIO) -> None:
-    """For a cluster of the user's own: say which images it must be able to pull."""
-    names = ", ".join(target().image(image.name) for image in OUR_IMAGES)
-    print(f"The cluster pulls: {names}", file=log)
+def _builder_answers() -> bool:
+    command = [str(BIN / "buildctl"), f"--addr=unix://{BUILDKIT_SOCKET}", "debug", "workers"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

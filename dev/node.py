@@ -17,6 +17,12 @@ NODE_NAME = "dev"
 CONFIG = STATE / "node"
 SERVICE_BRIDGE = "kube0"
 POD_BRIDGE = "cni0"
+KUBELET_ROOT = RUN / "kubelet"
+CTR = ("ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
+SYSCTL = Path("/proc/sys/net")
+KERNEL_SETTINGS = ("ipv4/ip_forward", "ipv4/conf/all/route_localnet", "bridge/bridge-nf-call-iptables")
+KERNEL_SETTINGS_BEFORE = RUN / "kernel-settings.json"
+"""What these settings were before the cluster needed them."""
 
 
 def claim_machine() -> None:
@@ -38,9 +44,10 @@ def start_containerd(log: TextIO) -> None:
     _write_cni()
     CONFIG.mkdir(parents=True, exist_ok=True)
     (CONFIG / "containerd.toml").write_text(_containerd())
-    processes.start("containerd", ["containerd", "--config", CONFIG / "containerd.toml"])
+    config = CONFIG / "containerd.toml"
+    processes.start("containerd", ["containerd", "--config", config], reads=[config])
     ping = ["ctr", f"--address={CONTAINERD_SOCKET}", "version"]
-    wait_until("containerd", lambda: _succeeds(ping), seconds=30)
+    wait_until("containerd", lambda: processes.is_up("containerd", lambda: _succeeds(ping)), seconds=60)
 
 
 def make_network(log: TextIO) -> None:
@@ -50,29 +57,44 @@ def make_network(log: TextIO) -> None:
         run(["ip", "address", "add", "10.96.255.254/16", "dev", SERVICE_BRIDGE], log)
         run(["ip", "address", "add", f"{NODE_IP}/32", "dev", SERVICE_BRIDGE], log)
         run(["ip", "link", "set", SERVICE_BRIDGE, "up"], log)
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    bridge_filter = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-    if bridge_filter.exists():
-        bridge_filter.write_text("1")
+    settings = {name: path.read_text() for name in KERNEL_SETTINGS if (path := SYSCTL / name).exists()}
+    if not KERNEL_SETTINGS_BEFORE.exists():
+        KERNEL_SETTINGS_BEFORE.write_text(json.dumps(settings))
+    for name in settings:
+        (SYSCTL / name).write_text("1")
+
+
+def _mount_kubelet_root(log: TextIO) -> None:
+    """Give the kubelet's folder a short path too: it makes sockets in it."""
+    KUBELET_ROOT.mkdir(exist_ok=True)
+    if not KUBELET_ROOT.is_mount():
+        (STATE / "kubelet").mkdir(exist_ok=True)
+        run(["mount", "--bind", STATE / "kubelet", KUBELET_ROOT], log)
+        # Private first: what the kubelet mounts must not appear at the long path as well.
+        run(["mount", "--make-private", KUBELET_ROOT], log)
+        run(["mount", "--make-shared", KUBELET_ROOT], log)
 
 
 def start(log: TextIO) -> None:
     """Start the kubelet and kube-proxy and wait for the node to be ready."""
     make_network(log)
+    _mount_kubelet_root(log)
     CONFIG.mkdir(parents=True, exist_ok=True)
     (CONFIG / "resolv.conf").write_text("")
-    (CONFIG / "kubelet.json").write_text(json.dumps(_kubelet()))
+    config = CONFIG / "kubelet.json"
+    config.write_text(json.dumps(_kubelet()))
     processes.start(
         "kubelet",
         [
             BIN / "kubelet",
-            f"--config={CONFIG / 'kubelet.json'}",
+            f"--config={config}",
             f"--kubeconfig={KUBECONFIG}",
-            f"--root-dir={STATE / 'kubelet'}",
+            f"--root-dir={KUBELET_ROOT}",
             f"--cert-dir={STATE / 'kubelet-pki'}",
             f"--node-ip={NODE_IP}",
             f"--hostname-override={NODE_NAME}",
         ],
+        reads=[config],
     )
     processes.start(
         "kube-proxy",
@@ -85,16 +107,35 @@ def start(log: TextIO) -> None:
             # The machine's limits are not ours to raise.
             "--conntrack-max-per-core=0",
             "--iptables-min-sync-period=200ms",
+            # This machine only: what the cluster serves is not for its network.
+            f"--nodeport-addresses=127.0.0.0/8,{NODE_IP}/32",
         ],
     )
-    wait_until("The node", is_ready, seconds=90, hint="Read the kubelet's log.")
+    wait_until("The node", lambda: processes.is_up("kubelet", is_ready), seconds=90)
+    wait_until("The kubelet's word on its pods", _is_told_of_its_pods, seconds=90)
 
 
 def is_ready() -> bool:
     """Whether the node's Ready condition holds."""
-    query = "-ojsonpath={.status.conditions[?(@.type=='Ready')].status}"
-    command = [str(BIN / "kubectl"), f"--kubeconfig={KUBECONFIG}", "get", "node", NODE_NAME, query]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "True"
+    return _read("get", "node", NODE_NAME, "-ojsonpath={.status.conditions[?(@.type=='Ready')].status}") == "True"
+
+
+def _is_told_of_its_pods() -> bool:
+    """Whether every container that the API server takes for running does run.
+
+    The API server remembers the pods of a cluster that was taken down, with their conditions: without this, what
+    waits for a Deployment would see it available before a single new container of it was made.
+    """
+    query = "-ojsonpath={range .items[*].status.containerStatuses[?(@.state.running)]}{.containerID}{'\\n'}{end}"
+    claimed = {line.removeprefix("containerd://") for line in _read("get", "pods", "--all-namespaces", query).split()}
+    listed = subprocess.run([*CTR, "tasks", "ls"], capture_output=True, text=True, check=True).stdout
+    running = {line.split()[0] for line in listed.splitlines() if line.endswith("RUNNING")}
+    return claimed <= running
+
+
+def _read(*words: str) -> str:
+    command = [str(BIN / "kubectl"), f"--kubeconfig={KUBECONFIG}", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _write_cni() -> None:

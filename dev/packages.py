@@ -1,14 +1,14 @@
-"""What the machine itself must have: Debian's packages and Go."""
+"""What the machine itself must have from Debian's packages."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TextIO
 
-from dev.stages import StageError, run
+from dev.stages import run
 from dev.versions import DEBIAN_PACKAGES
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -16,9 +16,10 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 
 def install(log: TextIO) -> None:
     """Install the Debian packages that are missing, without starting the services in them."""
-    if shutil.which("go") is None:
-        raise StageError("Go is missing: install Go 1.25 or newer (https://go.dev/dl) and put it on PATH")
-    missing = [name for name in DEBIAN_PACKAGES if not _is_installed(name)]
+    # By program, not by package: a machine with Docker has its own containerd, which must stay.
+    missing = [package for package, program in DEBIAN_PACKAGES.items() if shutil.which(program) is None]
+    if importlib.util.find_spec("ensurepip") is None:
+        missing.append("python3-venv")  # Debian's Python comes without it
     if not missing:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -29,13 +30,7 @@ def install(log: TextIO) -> None:
         _POLICY.chmod(0o755)
     try:
         run(["apt-get", "update", "-q"], log, env=environment)
-        run(["apt-get", "install", "-qy", "--no-install-recommends", *missing], log, env=environment)
+        run(["apt-get", "install", "-qy", "--no-remove", "--no-install-recommends", *missing], log, env=environment)
     finally:
         if not had_policy:
             _POLICY.unlink(missing_ok=True)
-
-
-def _is_installed(name: str) -> bool:
-    query = ["dpkg-query", "--show", "--showformat=${Status}", name]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    return answer.stdout == "install ok installed"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,6 +17,10 @@ from dev.paths import LOGS, STATE
 
 TIMINGS = STATE / "timings.json"
 HEARTBEAT_SECONDS = 30.0
+
+_children: set[subprocess.Popen[str]] = set()
+_stopping = threading.Event()
+"""Set once a stage has failed: the others are ended too, as what they make is of no use any more."""
 
 
 class StageError(Exception):
@@ -49,16 +53,22 @@ def run(
     """
     words = [str(word) for word in command]
     print("+", *words, file=log, flush=True)
-    done = subprocess.run(
-        words, stdout=log, stderr=subprocess.STDOUT, cwd=cwd, env=env, input=stdin, text=True, check=False
-    )
-    if done.returncode:
-        raise StageError(f"{Path(words[0]).name} ended with exit code {done.returncode}")
+    source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+    child = subprocess.Popen(
+        words, stdin=source, stdout=log, stderr=subprocess.STDOUT, cwd=cwd, env=env, text=True
+    )  # fmt: skip
+    _children.add(child)
+    try:
+        if _stopping.is_set():
+            child.terminate()
+        child.communicate(stdin)
+    finally:
+        _children.discard(child)
+    if child.returncode:
+        raise StageError(f"{Path(words[0]).name} ended with exit code {child.returncode}")
 
 
-def wait_until(
-    what: str, condition: Callable[[], bool], *, seconds: float, interval: float = 0.3, hint: str = ""
-) -> None:
+def wait_until(what: str, condition: Callable[[], bool], *, seconds: float, interval: float = 0.3) -> None:
     """Poll a condition until it holds.
 
     Raises:
@@ -66,8 +76,10 @@ def wait_until(
     """
     end = time.monotonic() + seconds
     while not condition():
+        if _stopping.is_set():
+            raise StageError(f"{what} is not waited for any more")
         if time.monotonic() > end:
-            raise StageError(f"{what} did not come within {seconds:.0f} s. {hint}".strip())
+            raise StageError(f"{what} did not come within {seconds:.0f} s")
         time.sleep(interval)
 
 
@@ -87,50 +99,72 @@ class _Run:
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._waiting = list(stages)
         self._done: set[str] = set()
-        self._lanes = {stage.lane: threading.Lock() for stage in stages if stage.lane}
         self._start = time.monotonic()
         self._running: dict[Future[float], Stage] = {}
         self._width = max(len(stage.title) for stage in stages)
 
     def finish(self) -> None:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            while self._waiting or self._running:
-                self._submit(pool)
-                ended, _ = wait(self._running, timeout=HEARTBEAT_SECONDS, return_when=FIRST_COMPLETED)
-                if not ended:
-                    self._say("…", ", ".join(stage.title for stage in self._running.values()))
-                for future in ended:
-                    self._end(future)
+        with ThreadPoolExecutor(max_workers=len(self._waiting)) as pool:
+            try:
+                while self._waiting or self._running:
+                    self._submit(pool)
+                    self._await_one()
+            except BaseException:
+                self._stop()
+                raise
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
+        """Start what can start; of the stages that share a lane, one at a time and in the order given."""
+        busy = {stage.lane for stage in self._running.values() if stage.lane}
         for stage in [s for s in self._waiting if self._done.issuperset(s.needs)]:
-            self._waiting.remove(stage)
-            self._running[pool.submit(self._execute, stage)] = stage
+            if stage.lane not in busy:
+                busy.update({stage.lane} - {""})
+                self._waiting.remove(stage)
+                self._running[pool.submit(_execute, stage)] = stage
 
-    def _execute(self, stage: Stage) -> float:
-        lane = self._lanes.get(stage.lane, threading.Lock())
-        with lane, (LOGS / f"{stage.name}.log").open("w") as log:
-            start = time.monotonic()
-            stage.run(log)
-            return time.monotonic() - start
+    def _await_one(self) -> None:
+        ended, _ = wait(self._running, timeout=HEARTBEAT_SECONDS, return_when=FIRST_COMPLETED)
+        if not ended:
+            self._say("…", ", ".join(stage.title for stage in self._running.values()))
+        for future in ended:
+            self._end(future)
 
     def _end(self, future: Future[float]) -> None:
         stage = self._running.pop(future)
-        try:
-            seconds = future.result()
-        except (StageError, OSError) as error:
-            self._say("✗", f"{stage.title}: {error}")
-            print(f"\nThe stage '{stage.title}' failed: {error}.\nRead {LOGS / stage.name}.log", file=sys.stderr)
-            # Builds of other stages may take minutes yet; they are no use any more.
-            sys.stderr.flush()
-            raise SystemExit(1) from None
+        error = future.exception()
+        if error is not None:
+            words = str(error).rstrip(".") or type(error).__name__
+            self._say("✗", stage.title)
+            raise SystemExit(f"\nThe stage '{stage.title}' failed: {words}.\nRead {log_path(stage.name)}")
+        seconds = future.result()
         self._done.add(stage.name)
         self._say("✓", f"{stage.title:<{self._width}} {seconds:7.1f} s")
         record(stage.name, seconds)
 
+    def _stop(self) -> None:
+        _stopping.set()
+        for child in list(_children):
+            child.terminate()
+
     def _say(self, mark: str, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
         print(f"[{minutes:2d}:{seconds:02d}] {mark} {text}", flush=True)
+
+
+def _execute(stage: Stage) -> float:
+    with log_path(stage.name).open("w") as log:
+        start = time.monotonic()
+        try:
+            stage.run(log)
+        except Exception:
+            traceback.print_exc(file=log)
+            raise
+        return time.monotonic() - start
+
+
+def log_path(stage: str) -> Path:
+    """Return a stage's log."""
+    return LOGS / f"{stage}.log"
 
 
 def record(name: str, seconds: float) -> None:

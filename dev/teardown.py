@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 from typing import TextIO
 
-from dev import processes
-from dev.node import POD_BRIDGE, SERVICE_BRIDGE
+from dev import node, processes
+from dev.node import CTR, KERNEL_SETTINGS_BEFORE, POD_BRIDGE, SERVICE_BRIDGE, SYSCTL
 from dev.paths import CONTAINERD_SOCKET, OWNER, ROOT, RUN, STATE
-from dev.stages import run
+from dev.stages import StageError, run
 
 CONTROL_PLANE = ("kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
 NETWORK_NAMESPACES = Path("/run/netns")
@@ -20,8 +21,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 def take_down(log: TextIO) -> None:
     """End everything that ``make cluster`` started; may be called at any time, and again."""
     if OWNER.exists() and OWNER.read_text() != str(ROOT):
-        print(f"The cluster on this machine is that of {OWNER.read_text()}; nothing was done.")
-        return
+        raise StageError(f"the cluster on this machine is that of {OWNER.read_text()}; nothing was done")
+    if CONTAINERD_SOCKET.exists() and shutil.which("ctr"):
+        # A containerd that was killed has left its containers running; they are ended through it alone.
+        node.start_containerd(log)
     processes.stop("kubelet")
     _remove_containers(log)
     for name in ("buildkitd", "containerd", *CONTROL_PLANE):
@@ -30,6 +33,7 @@ def take_down(log: TextIO) -> None:
     _remove_links(log)
     _remove_rules(log)
     _remove_cgroups()
+    _restore_kernel_settings()
     shutil.rmtree(STATE / "cni", ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
 
@@ -42,9 +46,10 @@ def _remove_containers(log: TextIO) -> None:
 
 
 def _ctr(*words: str, log: TextIO | None = None) -> str:
-    command = ["ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io", *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True, check=False)
-    return done.stdout
+    if not CONTAINERD_SOCKET.exists():
+        return ""
+    stderr = log or subprocess.DEVNULL
+    return subprocess.run([*CTR, *words], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False).stdout
 
 
 def _unmount(log: TextIO) -> None:
@@ -66,10 +71,25 @@ def _remove_links(log: TextIO) -> None:
 def _remove_rules(log: TextIO) -> None:
     """Write the packet filter's rules back without those of kube-proxy, the kubelet and the CNI plugins."""
     for family in ("iptables", "ip6tables"):
+        if shutil.which(f"{family}-save") is None:
+            continue
         saved = subprocess.run([f"{family}-save"], capture_output=True, text=True, check=False).stdout
-        kept = [line for line in saved.splitlines() if not any(mark in line for mark in ("KUBE-", "CNI-"))]
-        if len(kept) < len(saved.splitlines()):
-            run([f"{family}-restore"], log, stdin="\n".join(kept) + "\n")
+        kept = without_ours(saved)
+        if kept != saved:
+            run([f"{family}-restore"], log, stdin=kept)
+
+
+def without_ours(rules: str) -> str:
+    """Return saved packet filter rules without the chains of the cluster, and without the jumps into them."""
+    lines = rules.splitlines(keepends=True)
+    return "".join(line for line in lines if not any(mark in line for mark in ("KUBE-", "CNI-")))
+
+
+def _restore_kernel_settings() -> None:
+    if KERNEL_SETTINGS_BEFORE.exists():
+        for name, value in json.loads(KERNEL_SETTINGS_BEFORE.read_text()).items():
+            if (SYSCTL / name).exists():
+                (SYSCTL / name).write_text(value)
 
 
 def _remove_cgroups() -> None:

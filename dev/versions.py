@@ -10,16 +10,16 @@ UV = "0.13.8"
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
 DEBIAN = "bookworm"
 
-DEBIAN_PACKAGES = (
-    "conntrack",
-    "containerd",
-    "containernetworking-plugins",
-    "etcd-server",
-    "iproute2",
-    "ipset",
-    "iptables",
-    "mmdebstrap",
-    "openssl",
-    "python3-venv",
-    "runc",
-)
+DEBIAN_PACKAGES = {
+    "conntrack": "conntrack",
+    "containerd": "containerd",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "etcd-server": "etcd",
+    "iproute2": "ip",
+    "ipset": "ipset",
+    "iptables": "iptables-save",
+    "mmdebstrap": "mmdebstrap",
+    "openssl": "openssl",
+    "runc": "runc",
+}
+"""Each package with a program of it."""

@@ -5,7 +5,6 @@
 package tools
 
 import (
-	_ "github.com/rancher/local-path-provisioner"
 	_ "helm.sh/helm/v3/cmd/helm"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.component.operator_harness import GATEWAY, OperatorProcess, World, running
+from tests.component.operator_harness import GATEWAY, OperatorProcess, World, remove_all_of_ours, running
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer
@@ -58,9 +58,8 @@ def shared_operator(gateway_api: ApiServer, new_operator: NewOperator) -> Iterat
     """Give the operator that works in all namespaces while a module's tests run."""
     with running(new_operator(GATEWAY)) as operator:
         yield operator
-        kinds = "datasets,trainingjobs,inferenceservices"
-        done = gateway_api.kubectl("delete", kinds, "--all", "--all-namespaces", "--wait=false")
-        assert done.returncode == 0, done.stderr
+        with gateway_api.http() as client:
+            remove_all_of_ours(client)
 
 
 @pytest.fixture

@@ -77,6 +77,17 @@ class OperatorProcess:
             )
         eventually(lambda: self.log_text().count("starting to reconcile") > before, "the operator reconciles")
 
+    def set(self, name: str, value: str) -> None:
+        """Set an environment variable for the next start."""
+        self._environment[name] = value
+
+    def run_to_its_end(self) -> int:
+        """Run it where it is to end by itself; return its exit code."""
+        with self.log.open("ab") as output:
+            command = [sys.executable, "-m", "bloomery_operator"]
+            done = subprocess.run(command, env=self._environment, stdout=output, stderr=output, timeout=30, check=False)
+        return done.returncode
+
     def kill(self) -> None:
         """End it as a node failure would: at once, wherever it is."""
         assert self._process is not None
@@ -388,6 +399,15 @@ def eventually(probe: Callable[[], T], what: str | Callable[[], str], *, seconds
             return answer
         time.sleep(0.1)
     pytest.fail(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
+
+
+def remove_all_of_ours(client: httpx.Client) -> None:
+    """Delete every object of our kinds in the cluster, so that the next operator finds nothing to do."""
+    for plural in ("datasets", "trainingjobs", "inferenceservices"):
+        root = f"/{PATHS[plural]}"
+        for item in checked(client.get(f"{root}/{plural}"))["items"]:
+            metadata = item["metadata"]
+            client.delete(f"{root}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}")
 
 
 def checked(response: httpx.Response) -> Manifest:

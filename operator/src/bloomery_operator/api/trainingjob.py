@@ -19,21 +19,21 @@ class DatasetReference(ApiModel):
 
 
 class Hyperparameters(ApiModel):
-    """The recipe; what is not set is the preset's own default."""
+    """The recipe; None is the preset's own default."""
 
     epochs: int | None = None
     max_steps: int | None = None
-    batch_size: int | None = None
+    batch_size: int = 32
     learning_rate: float | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     warmup_epochs: float | None = None
-    label_smoothing: float | None = None
-    image_size: int | None = None
-    augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
-    horizontal_flip: bool | None = None
-    seed: int | None = None
+    label_smoothing: float = 0.1
+    image_size: int = 224
+    augmentation: Literal["TrivialAugment", "Light", "None"] = "TrivialAugment"
+    horizontal_flip: bool = True
+    seed: int = 0
 
 
 class Output(ApiModel):

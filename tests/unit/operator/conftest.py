@@ -1,0 +1,46 @@
+"""Golden manifests: what the builders make, as YAML under ``tests/golden``, to be reviewed as a diff.
+
+``pytest tests/unit/operator --regen-golden`` writes them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as they are, so that a diff shows the line that changed."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the flag."""
+    parser.addoption("--regen-golden", action="store_true", help="write tests/golden anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Give a function that compares manifests with the golden file of that name."""
+
+    def compare(name: str, *manifests: dict[str, Any]) -> None:
+        text = yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        path = GOLDEN / f"{name}.yaml"
+        if request.config.getoption("--regen-golden"):
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path} is missing: run with --regen-golden and review it"
+        assert text == path.read_text(encoding="utf-8"), f"{path.name} differs: --regen-golden, and review the diff"
+
+    return compare

@@ -1,0 +1,122 @@
+"""Which objects an event concerns, and when the operator calls itself ill."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bloomery_operator.cluster.kinds import (
+    DATASETS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    JOBS,
+    PODS,
+    TRAINING_JOBS,
+    Key,
+    Kind,
+)
+from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.controller import Controller, Item
+from bloomery_operator.reconcile import Context
+from bloomery_operator.telemetry import Telemetry
+from tests.unit.operator.samples import Manifest, metadata, settings
+
+
+class Lists:
+    """A cluster that can only be listed."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Kind, list[Manifest]] = {}
+
+    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> AsyncIterator[Manifest]:
+        del namespace, selector
+        for manifest in self.objects.get(kind, []):
+            yield manifest
+
+
+@pytest.fixture
+def lists() -> Lists:
+    return Lists()
+
+
+@pytest.fixture
+def projection() -> Projection:
+    return Projection()
+
+
+@pytest.fixture
+def controller(lists: Lists, projection: Projection) -> Controller:
+    async def silent(_: Any) -> None:
+        return None
+
+    context = Context(
+        cluster=lists,  # type: ignore[arg-type]  # what is tested here only lists
+        projection=projection,
+        settings=settings(),
+        read_progress=silent,
+    )
+    return Controller(context, Telemetry(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
+
+
+def queued(controller: Controller) -> set[str]:
+    return {str(item) for item in controller._queue._ready}
+
+
+def test_a_childs_event_is_its_owners_concern(controller: Controller) -> None:
+    for kind, label in (
+        (JOBS, "dataset"),
+        (PODS, "trainingjob"),
+        (DEPLOYMENTS, "inferenceservice"),
+    ):
+        labels = {f"bloomery.dev/{label}": "flowers"}
+        controller.observe(kind, {"metadata": metadata("child", labels=labels)}, deleted=False)
+    assert queued(controller) == {
+        "Dataset demo/flowers",
+        "TrainingJob demo/flowers",
+        "InferenceService demo/flowers",
+    }
+
+
+def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, projection: Projection) -> None:
+    waiting = {"metadata": metadata("waiting"), "spec": {"datasets": [{"name": "flowers"}]}}
+    other = {"metadata": metadata("other"), "spec": {"datasets": [{"name": "tulips"}]}}
+    elsewhere = {"metadata": metadata("waiting", namespace="elsewhere"), "spec": {"datasets": [{"name": "flowers"}]}}
+    for manifest in (waiting, other, elsewhere):
+        projection.put(TRAINING_JOBS, manifest)
+    service = {"metadata": metadata("shop"), "spec": {"variants": [{"model": {"trainingJob": "waiting"}}]}}
+    projection.put(INFERENCE_SERVICES, service)
+    controller.observe(DATASETS, {"metadata": metadata("flowers"), "spec": {}}, deleted=True)
+    controller.observe(TRAINING_JOBS, waiting, deleted=False)
+    assert queued(controller) == {
+        "Dataset demo/flowers",
+        "TrainingJob demo/waiting",
+        "InferenceService demo/shop",
+    }
+
+
+def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> None:
+    lists.objects = {DATASETS: [{"metadata": metadata("a")}, {"metadata": metadata("b")}]}
+    asyncio.run(controller.resync())
+    assert {Item(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
+
+
+def test_a_watch_that_misses_an_object_twice_is_reported_dead(controller: Controller, lists: Lists) -> None:
+    assert controller.ailment() is None
+    lists.objects = {JOBS: [{"metadata": metadata("a")}]}
+    asyncio.run(controller.resync())
+    assert controller.ailment() is None, "an event may be just under way"
+    lists.objects = {JOBS: [{"metadata": metadata("a", resourceVersion="101")}]}
+    asyncio.run(controller.resync())
+    assert controller.ailment() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
+
+
+def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists) -> None:
+    lists.objects = {JOBS: [{"metadata": metadata("a")}]}
+    asyncio.run(controller.resync())
+    controller.observe(JOBS, {"metadata": metadata("a")}, deleted=False)
+    lists.objects = {JOBS: [{"metadata": metadata("a", resourceVersion="101")}]}
+    asyncio.run(controller.resync())
+    assert controller.ailment() is None

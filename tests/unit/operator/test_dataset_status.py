@@ -1,0 +1,142 @@
+"""What a Dataset's status says of each situation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bloomery_operator.status.dataset import KEPT_VERSIONS, DatasetObservation, derive_status
+from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.status.workload import JobView
+from tests.unit.operator.samples import DIGEST, NOW, Manifest, dataset, job, pod, prepared_status
+
+WANTED, JOB = "wanted", "wanted-job"
+RESULT = '{"version": "%s", "uri": "s3://b/b", "images": 50, "classes": [{"name": "roses", "train": 9}]}' % ("b" * 64)
+ERROR = '{"error": {"reason": "TooFewImages", "message": "Too few."}}'
+
+
+def observe(manifest: Manifest | None = None, *pods: Manifest, status: Any = None, **fields: Any) -> DatasetObservation:
+    view = JobView.of(manifest, pods) if manifest else None
+    return DatasetObservation(
+        dataset=dataset(status=status), wanted=WANTED, **{"wanted_job": JOB, "job": view, **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("observation", "phase", "reason"),
+    [
+        (observe(), "Pending", "Pending"),
+        (observe(obstacle=Verdict("SecretNotFound", "No.")), "Pending", "SecretNotFound"),
+        (observe(job(spec_hash="former")), "Pending", "Pending"),
+        (observe(job(spec_hash=JOB, deleting=True)), "Pending", "Pending"),
+        (observe(job(spec_hash=JOB)), "Pending", "Pending"),
+        (observe(job(spec_hash=JOB), pod("Pending")), "Pending", "Pending"),
+        (
+            observe(job(spec_hash=JOB), pod("Pending", waiting={"reason": "ErrImagePull", "message": "no"})),
+            "Pending",
+            "ImageNotAvailable",
+        ),
+        (observe(job(spec_hash=JOB), pod("Running")), "Preparing", "Preparing"),
+        (observe(job(spec_hash=JOB), pod("Running"), progress={"total": "x"}), "Preparing", "Preparing"),
+        (
+            observe(job(spec_hash=JOB, ended="Failed"), pod("Failed", exit_code=3, message=ERROR)),
+            "Failed",
+            "TooFewImages",
+        ),
+        (
+            observe(job(spec_hash=JOB, ended="Failed", reason="BackoffLimitExceeded"), pod("Failed", exit_code=1)),
+            "Failed",
+            "BackoffLimitExceeded",
+        ),
+        (observe(job(spec_hash=JOB, ended="Failed", reason="DeadlineExceeded")), "Failed", "DeadlineExceeded"),
+        (observe(job(spec_hash=JOB, ended="Complete")), "Failed", "ResultLost"),
+        (
+            observe(job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message='{"version": 1}')),
+            "Failed",
+            "ResultLost",
+        ),
+        (
+            observe(job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)),
+            "Ready",
+            "Prepared",
+        ),
+    ],
+)
+def test_the_reason_names_what_it_waits_for(observation: DatasetObservation, phase: str, reason: str) -> None:
+    status = derive_status(observation, NOW)
+    (ready,) = status.conditions
+    assert (status.phase, ready.type, ready.reason) == (phase, "Ready", reason)
+    assert ready.is_true == (phase == "Ready")
+    assert ready.observed_generation == status.observed_generation == 3
+
+
+def test_progress_is_shown_while_it_is_made() -> None:
+    progress = {"stage": "reading", "images": 7, "total": 40}
+    status = derive_status(observe(job(spec_hash=JOB), pod("Running"), progress=progress), NOW)
+    assert status.conditions[0].message == "7 of 40 images are prepared."
+    assert status.progress is not None
+    assert status.progress.images == 7
+
+
+def test_a_new_version_comes_first_and_the_old_ones_stay() -> None:
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    status = derive_status(observe(*finished, status=prepared_status()), NOW)
+    assert [(v.ordinal, v.version[0]) for v in status.versions] == [(2, "b"), (1, "a")]
+    assert (status.version, status.images, status.class_count) == ("b" * 64, 50, 1)
+    assert status.prepared_spec == WANTED
+
+
+def test_the_same_content_is_the_same_version() -> None:
+    message = RESULT.replace("b" * 64, DIGEST)
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=message)
+    status = derive_status(observe(*finished, status=prepared_status()), NOW)
+    assert [v.ordinal for v in status.versions] == [1]
+
+
+def test_only_the_newest_versions_are_listed() -> None:
+    versions = [
+        {"ordinal": n, "version": f"{n:064}", "images": 1, "created": "2026-05-01T11:00:00Z", "uri": "s3://b/a"}
+        for n in range(KEPT_VERSIONS, 0, -1)
+    ]
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    status = derive_status(observe(*finished, status=prepared_status(versions=versions)), NOW)
+    assert [v.ordinal for v in status.versions] == list(range(KEPT_VERSIONS + 1, 1, -1))
+
+
+def test_what_is_prepared_stays_ready_without_its_job() -> None:
+    status = derive_status(observe(status=prepared_status(preparedSpec=WANTED)), NOW)
+    assert status.phase == "Ready"
+
+
+def test_nothing_new_leaves_the_status_as_it_is() -> None:
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    first = derive_status(observe(*finished), NOW)
+    again = derive_status(observe(*finished, status=first.to_json()), NOW.replace(hour=13))
+    assert again == first
+
+
+def test_a_status_survives_its_way_through_the_api_server() -> None:
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    status = derive_status(observe(*finished), NOW)
+    assert dataset(status=status.to_json()).status == status
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (None, "a"),
+        (1, "a"),
+        ("1", "a"),
+        (DIGEST, "a"),
+        (DIGEST[:12], "a"),
+        (DIGEST[:7], None),
+        (2, None),
+        ("b" * 64, None),
+    ],
+)
+def test_versions_are_named_by_ordinal_or_by_the_beginning_of_the_digest(
+    wanted: str | int | None, found: str | None
+) -> None:
+    version = dataset(status=prepared_status()).find_version(wanted)
+    assert (version.version[0] if version else None) == found

@@ -1,0 +1,127 @@
+"""What the operator writes for given objects, as golden YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bloomery_operator.api.dataset import DatasetVersion
+from bloomery_operator.resources import prepare, train
+from bloomery_operator.resources.jobs import build_config_map, build_job
+from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
+from bloomery_operator.resources.route import Backend, build_route
+from bloomery_operator.resources.serve import ServedModel, build_deployment, build_service, revision_name
+from tests.unit.operator.samples import (
+    DIGEST,
+    NOW,
+    dataset,
+    inference_service,
+    settings,
+    training_job,
+)
+
+Golden = Callable[..., None]
+VERSION = DatasetVersion(ordinal=1, version=DIGEST, images=40, created=NOW, uri=f"s3://bloomery/datasets/demo/{DIGEST}")
+MODEL = ServedModel(
+    uri="s3://bloomery/models/demo/flowers/uid/model",
+    digest="sha256:" + "d" * 64,
+    name="flowers",
+    version="4",
+    run_id="f" * 32,
+    training_job="flowers",
+    dataset="flowers",
+    dataset_version=DIGEST,
+)
+
+
+def test_a_plain_dataset_becomes_a_preparation(golden: Golden) -> None:
+    owner = dataset()
+    task = prepare.build_task(owner, settings())
+    golden("prepare", build_config_map(owner, task), build_job(owner, task, settings()))
+
+
+def test_a_dataset_with_every_field_becomes_a_preparation(golden: Golden) -> None:
+    owner = dataset(
+        {
+            "displayName": "Blumen 花",
+            "source": {"uri": "s3://flowers/raw", "layout": "Folders", "secretRef": {"name": "mine"}},
+            "split": {"validation": 0.1, "test": 0.1, "seed": 7},
+            "rules": {"check": False, "maxBytes": "1536Ki", "formats": ["png"], "maxAspectRatio": 2.5},
+            "shards": {"images": 500},
+            "resources": {"requests": {"cpu": 2}, "limits": {"memory": "8Gi"}},
+        },
+        annotations={"bloomery.dev/refresh": "2"},
+    )
+    task = prepare.build_task(owner, settings())
+    golden("prepare-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
+
+
+def test_a_plain_training_job_becomes_a_training(golden: Golden) -> None:
+    owner = training_job()
+    task = train.build_task(owner, VERSION, settings())
+    golden("train", build_config_map(owner, task), build_job(owner, task, settings()))
+
+
+def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> None:
+    owner = training_job(
+        {
+            "displayName": "Erste 训练",
+            "description": "Wie besprochen.",
+            "preset": "resnet50",
+            "hyperparameters": {
+                "epochs": 20,
+                "batchSize": 16,
+                "learningRate": 0.0025,
+                "optimizer": "adamw",
+                "momentum": 0.8,
+                "weightDecay": 0.01,
+                "warmupEpochs": 2,
+                "labelSmoothing": 0,
+                "imageSize": 192,
+                "augmentation": "Light",
+                "horizontalFlip": False,
+                "seed": 3,
+            },
+            "metric": "f1",
+            "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"}},
+            "scratch": "20Gi",
+            "activeDeadlineSeconds": 7200,
+            "backoffLimit": 0,
+            "output": {"registeredModel": "blumen", "versionLabel": "1.0"},
+        }
+    )
+    task = train.build_task(owner, VERSION, settings())
+    golden("train-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
+
+
+def test_a_variant_becomes_a_deployment_and_a_service(golden: Golden) -> None:
+    service = inference_service({"v1": 100}, replicas=2)
+    (variant,) = service.spec.variants
+    golden(
+        "serve",
+        build_deployment(service, variant, MODEL, settings()),
+        build_service(service, variant, MODEL),
+    )
+
+
+def test_an_open_service_mounts_no_keys(golden: Golden) -> None:
+    service = inference_service({"v1": 100}, auth="None")
+    (variant,) = service.spec.variants
+    golden("serve-open", build_deployment(service, variant, ServedModel(uri="s3://models/v1"), settings()))
+
+
+def test_weights_become_a_route(golden: Golden) -> None:
+    service = inference_service({"v1": 90, "v2": 10}, path="/blumen")
+    backends = [
+        Backend(variant.name, revision_name(service, variant, ServedModel(uri=f"s3://models/{variant.name}")), weight)
+        for variant, weight in zip(service.spec.variants, (90, 0), strict=True)
+    ]
+    golden("route", build_route(service, backends, settings()))
+
+
+def test_keys_become_two_secrets(golden: Golden) -> None:
+    service = inference_service()
+    golden(
+        "keys",
+        build_keys_secret(service, "of-default"),
+        build_digests_secret(service, {"default": "of-default", "alice": "of-alice"}),
+    )

@@ -1,0 +1,217 @@
+"""Who gets traffic, and what an InferenceService's status says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from bloomery_operator.api import InferenceService
+from bloomery_operator.resources.route import Backend, build_route
+from bloomery_operator.resources.serve import ServedModel, revision_name
+from bloomery_operator.status.inferenceservice import (
+    DRAIN,
+    InferenceServiceObservation,
+    derive_status,
+    is_drained,
+    model_of,
+    plan_backends,
+    retired_deployments,
+)
+from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.status.workload import DeploymentView
+from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
+
+FORMER = "flowers--v1-former"
+
+
+def revision(service: InferenceService, variant: str) -> str:
+    (found,) = [v for v in service.spec.variants if v.name == variant]
+    return revision_name(service, found, ServedModel(uri=f"s3://models/{variant}"))
+
+
+def deployment(name: str, variant: str, ready: int, **fields: Any) -> DeploymentView:
+    defaults: dict[str, Any] = {"replicas": 1, "settled": True, "retired_at": None}
+    return DeploymentView(name=name, variant=variant, ready=ready, **(defaults | fields))
+
+
+def route_to(service: InferenceService, weights: Mapping[str, int]) -> Manifest:
+    backends = [Backend(name.split("--")[1].rsplit("-", 1)[0], name, weight) for name, weight in weights.items()]
+    route = build_route(service, backends, settings())
+    accepted = {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 1}
+    return route | {"status": {"parents": [{"conditions": [accepted]}]}}
+
+
+def observe(
+    weights: Mapping[str, int],
+    ready: Mapping[str, int],
+    *,
+    routed: Mapping[str, int] | None = None,
+    former: int | None = None,
+    **fields: Any,
+) -> InferenceServiceObservation:
+    """Observe a service; a variant without an entry in ``ready`` is not deployed, ``former`` is v1's old revision."""
+    service = inference_service(weights)
+    deployments = [deployment(revision(service, name), name, pods) for name, pods in ready.items()]
+    if former is not None:
+        deployments.append(deployment(FORMER, "v1", former))
+    named = {FORMER if name == "former" else revision(service, name): weight for name, weight in (routed or {}).items()}
+    defaults: dict[str, Any] = {
+        "models": {name: ServedModel(uri=f"s3://models/{name}") for name in weights},
+        "pods": {},
+        "has_gateway": True,
+        "address": "http://gateway",
+    }
+    return InferenceServiceObservation(
+        service=service,
+        deployments={d.name: d for d in deployments},
+        route=route_to(service, named) if routed else None,
+        **(defaults | fields),
+    )
+
+
+def planned(observation: InferenceServiceObservation) -> dict[str, int]:
+    return {"former" if b.revision == FORMER else b.variant: b.weight for b in plan_backends(observation)}
+
+
+@pytest.mark.parametrize(
+    ("observation", "plan"),
+    [
+        (observe({"v1": 100}, {}), {}),
+        (observe({"v1": 100}, {"v1": 0}), {}),
+        (observe({"v1": 100}, {"v1": 1}), {"v1": 100}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}), {"v1": 90, "v2": 0}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1}), {"v1": 90}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}), {"v1": 0, "v2": 10}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 1}), {"v1": 90, "v2": 10}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}, routed={"v1": 90, "v2": 10}), {"v1": 90, "v2": 10}),
+        (observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, routed={"v1": 100, "v2": 0}), {}),
+        (observe({"v1": 100}, {"v1": 0}, former=1, routed={"former": 100}), {"former": 100}),
+        (observe({"v1": 100}, {"v1": 0}, former=0, routed={"former": 100}), {"former": 100}),
+        (observe({"v1": 100}, {"v1": 1}, former=1, routed={"former": 100}), {"v1": 100}),
+        (observe({"v1": 100}, {}, former=1, routed={"former": 100}), {"former": 100}),
+    ],
+    ids=[
+        "nothing deployed",
+        "nothing ready",
+        "ready",
+        "the second waits",
+        "the second is not deployed",
+        "the first waits",
+        "both ready",
+        "a routed one that fails keeps its weight",
+        "all weight to one that waits: the route stays",
+        "the former model answers until the new one can",
+        "the former model keeps its weight when it fails",
+        "the new model takes over",
+        "the new model is not deployed yet",
+    ],
+)
+def test_weight_goes_to_who_can_answer(observation: InferenceServiceObservation, plan: dict[str, int]) -> None:
+    assert planned(observation) == plan
+
+
+@pytest.mark.parametrize(
+    ("observation", "retired"),
+    [
+        (observe({"v1": 100}, {"v1": 0}, former=1, routed={"former": 100}), set()),
+        (observe({"v1": 100}, {"v1": 1}, former=1, routed={"former": 100}), set()),
+        (observe({"v1": 100}, {"v1": 1}, former=1, routed={"v1": 100}), {FORMER}),
+        (observe({"v1": 100}, {"v1": 0}, former=1, has_gateway=False), set()),
+        (observe({"v1": 100}, {"v1": 1}, former=1, has_gateway=False), {FORMER}),
+    ],
+    ids=["still answering", "still routed", "routed away", "no gateway, still answering", "no gateway, replaced"],
+)
+def test_a_former_revision_goes_only_when_nothing_leads_to_it(
+    observation: InferenceServiceObservation, retired: set[str]
+) -> None:
+    assert {d.name for d in retired_deployments(observation)} == retired
+
+
+def test_a_retired_revision_stays_for_its_drain() -> None:
+    assert not is_drained(deployment("a", "v1", 1), NOW)
+    assert not is_drained(deployment("a", "v1", 1, retired_at=NOW - DRAIN + timedelta(seconds=1)), NOW)
+    assert is_drained(deployment("a", "v1", 1, retired_at=NOW - DRAIN), NOW)
+
+
+@pytest.mark.parametrize(
+    ("observation", "phase", "reasons"),
+    [
+        (observe({"v1": 100}, {}), "Deploying", ("Deploying", "Deploying", "NothingToRouteTo")),
+        (observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}), "Running", ("Serving", "AllReady", "Accepted")),
+        (
+            observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}),
+            "Degraded",
+            ("Deploying", "Deploying", "Accepted"),
+        ),
+        (
+            observe({"v1": 100}, {}, models={"v1": Verdict("WaitingForTraining", "Not yet.")}),
+            "Deploying",
+            ("WaitingForTraining", "WaitingForTraining", "NothingToRouteTo"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 1}, path_clash=Verdict("PathTaken", "No.")),
+            "Degraded",
+            ("PathTaken", "AllReady", "PathTaken"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 1}, has_gateway=False),
+            "Running",
+            ("Serving", "AllReady", "NoGateway"),
+        ),
+        (
+            observe({"v1": 50, "v2": 50}, {"v1": 1, "v2": 1}, has_gateway=False),
+            "Degraded",
+            ("GatewayRequired", "AllReady", "GatewayRequired"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}, obstacle=Verdict("SecretNotFound", "No.")),
+            "Degraded",
+            ("SecretNotFound", "SecretNotFound", "Accepted"),
+        ),
+    ],
+)
+def test_the_conditions_name_what_is_waited_for(
+    observation: InferenceServiceObservation, phase: str, reasons: tuple[str, ...]
+) -> None:
+    status = derive_status(observation, NOW)
+    assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
+    assert tuple(c.reason for c in status.conditions) == reasons
+    assert status.phase == phase
+
+
+def test_the_status_shows_the_weights_that_are_in_force() -> None:
+    status = derive_status(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}), NOW)
+    assert status.traffic == "v1=90 v2=0"
+    assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 90, 1), ("v2", 0, 0)]
+    assert (status.ready, status.replicas, status.ready_replicas) == ("1/2", 2, 1)
+    assert status.url == "http://gateway/demo/flowers"
+
+
+def test_a_status_survives_its_way_through_the_api_server() -> None:
+    status = derive_status(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}), NOW)
+    parsed = InferenceService.parse(
+        {
+            "metadata": inference_service().metadata.to_json(),
+            "spec": inference_service().spec.to_json(),
+            "status": status.to_json(),
+        }
+    )
+    assert parsed.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (None, "TrainingJobNotFound"),
+        ({}, "WaitingForTraining"),
+        ({"conditions": [{"type": "Failed", "status": "True", "reason": "Bad"}]}, "TrainingJobFailed"),
+    ],
+)
+def test_a_variant_waits_for_its_job(status: Any, reason: str) -> None:
+    job = None if status is None else training_job(status=status)
+    verdict = model_of(job, "flowers")
+    assert isinstance(verdict, Verdict)
+    assert verdict.reason == reason

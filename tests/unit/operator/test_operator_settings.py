@@ -1,0 +1,44 @@
+"""The operator's environment."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from bloomery_operator.cluster.kinds import HTTP_ROUTES
+from bloomery_operator.main import watched_kinds
+from bloomery_operator.settings import Settings
+from tests.unit.operator.samples import settings
+
+
+def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "TRAINER_IMAGE": "t",
+        "SERVING_IMAGE": "s",
+        "NAMESPACES": " demo, other ,",
+        "IMAGE_PULL_POLICY": "Never",
+        "RESYNC_SECONDS": "60",
+    }.items():
+        monkeypatch.setenv(f"BLOOMERY_{name}", value)
+    read = Settings()  # type: ignore[call-arg]
+    assert (read.trainer_image, read.serving_image, read.image_pull_policy) == ("t", "s", "Never")
+    assert read.namespaces == ("demo", "other")
+    assert read.resync_seconds == 60
+
+
+def test_an_empty_list_of_namespaces_is_the_whole_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOOMERY_NAMESPACES", "")
+    monkeypatch.setenv("BLOOMERY_TRAINER_IMAGE", "t")
+    monkeypatch.setenv("BLOOMERY_SERVING_IMAGE", "s")
+    assert Settings().namespaces == ()  # type: ignore[call-arg]
+
+
+def test_a_missing_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BLOOMERY_TRAINER_IMAGE", raising=False)
+    with pytest.raises(ValidationError, match="trainer_image"):
+        Settings(serving_image="s")  # type: ignore[call-arg]
+
+
+def test_routes_are_watched_only_where_there_is_a_gateway() -> None:
+    assert HTTP_ROUTES in watched_kinds(settings())
+    assert HTTP_ROUTES not in watched_kinds(settings(gateway_name=""))

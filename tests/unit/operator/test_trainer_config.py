@@ -1,0 +1,46 @@
+"""What the operator hands to the trainer is what the trainer takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bloomery_trainer.config import PrepareConfig, TrainConfig, load
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+
+
+def documents() -> list[Any]:
+    """Return each configuration that the golden manifests hold, with its file's name."""
+    found = []
+    for path in sorted(GOLDEN.glob("*.yaml")):
+        for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            if manifest["kind"] == "ConfigMap":
+                found.append(pytest.param(manifest["data"]["config.json"], id=path.stem))
+    return found
+
+
+@pytest.mark.parametrize("document", documents())
+def test_the_trainer_takes_the_document_and_means_the_same_by_it(document: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(document, encoding="utf-8")
+    config = load(path)
+    # Each field that was handed over comes back with the same value.
+    assert _without_defaults(config) == json.loads(document)
+
+
+def test_both_kinds_are_among_them(tmp_path: Path) -> None:
+    kinds = set()
+    for number, parameter in enumerate(documents()):
+        path = tmp_path / f"{number}.json"
+        path.write_text(parameter.values[0], encoding="utf-8")
+        kinds.add(type(load(path)))
+    assert kinds == {PrepareConfig, TrainConfig}
+
+
+def _without_defaults(config: PrepareConfig | TrainConfig) -> Any:
+    return config.model_dump(mode="json", by_alias=True, exclude_unset=True)

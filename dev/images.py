@@ -20,7 +20,7 @@ from typing import TextIO
 
 from dev import processes
 from dev.node import CTR
-from dev.paths import BIN, BUILDKIT_SOCKET, CONTAINERD_SOCKET, ROOT, STATE
+from dev.paths import BIN, BUILDKIT_SOCKET, CONTAINERD_SOCKET, ROOT, RUN, STATE
 from dev.stages import StageError, run, wait_until
 from dev.versions import DEBIAN, PYTHON_IMAGE
 
@@ -137,6 +137,7 @@ def start_builder(log: TextIO) -> None:
             BIN / "buildkitd",
             f"--addr=unix://{BUILDKIT_SOCKET}",
             f"--root={STATE / 'buildkit'}",
+            f"--otel-socket-path={RUN / 'otel.sock'}",
             "--oci-worker=false",
             "--containerd-worker=true",
             f"--containerd-worker-addr={CONTAINERD_SOCKET}",

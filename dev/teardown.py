@@ -29,11 +29,12 @@ def take_down(log: TextIO) -> None:
     _remove_containers(log)
     for name in ("buildkitd", "containerd", *CONTROL_PLANE):
         processes.stop(name)
-    _unmount(log)
     _remove_links(log)
     _remove_rules(log)
     _remove_cgroups()
     _restore_kernel_settings()
+    _unmount(log)
+    # Only now: a volume that were still mounted here would lose its files.
     shutil.rmtree(STATE / "cni", ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
 
@@ -53,13 +54,24 @@ def _ctr(*words: str, log: TextIO | None = None) -> str:
 
 
 def _unmount(log: TextIO) -> None:
-    """Unmount what kubelet, containerd and the CNI plugins mounted, the innermost first."""
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    ours = [m for m in mounts if m.startswith((f"{STATE}/", f"{RUN}/", f"{NETWORK_NAMESPACES}/cni-"))]
-    for mount in sorted(set(ours), key=len, reverse=True):
-        run(["umount", "--lazy", mount.replace("\\040", " ")], log)
+    """Unmount what kubelet, containerd and the CNI plugins mounted, the innermost first.
+
+    Raises:
+        StageError: some of it stays.
+    """
+    for mount in sorted(_mounts(), key=len, reverse=True):
+        # Some go by themselves meanwhile, so what counts is what is there in the end.
+        subprocess.run(["umount", "--lazy", mount], stdout=log, stderr=log, check=False)
+    if left := _mounts():
+        raise StageError(f"these are still mounted: {', '.join(sorted(left))}")
     for namespace in NETWORK_NAMESPACES.glob("cni-*"):
         namespace.unlink(missing_ok=True)
+
+
+def _mounts() -> set[str]:
+    lines = Path("/proc/mounts").read_text().splitlines()
+    mounts = {line.split()[1].replace("\\040", " ") for line in lines}
+    return {mount for mount in mounts if mount.startswith((f"{STATE}/", f"{RUN}/", f"{NETWORK_NAMESPACES}/cni-"))}
 
 
 def _remove_links(log: TextIO) -> None:
@@ -93,7 +105,8 @@ def _restore_kernel_settings() -> None:
 
 
 def _remove_cgroups() -> None:
-    for group in sorted(CGROUPS.glob("*/kubepods/**/"), key=lambda path: len(path.parts), reverse=True):
+    groups = [group for name in ("kubepods", "buildkit") for group in CGROUPS.glob(f"*/{name}/**/")]
+    for group in sorted(groups, key=lambda path: len(path.parts), reverse=True):
         # One that still has a process stays; that process is not ours to end here.
         if group.is_dir() and not (group / "cgroup.procs").read_text().strip():
             group.rmdir()

@@ -29,6 +29,7 @@ from tests.component.operator_fixtures import (  # noqa: F401 - pytest finds the
     gateway_api,
     new_operator,
     operator,
+    operator_kubeconfig,
     own_operator,
     shared_operator,
     world,

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.component.operator_harness import GATEWAY, OperatorProcess, World, remove_all_of_ours, running
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer
 
+REPO = Path(__file__).resolve().parents[2]
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
 ROUTE_CRD = Path("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml")
+
+HOME = "operator-home"
 
 NewOperator = Callable[..., OperatorProcess]
 
@@ -43,12 +47,37 @@ def world(gateway_api: ApiServer, namespace: str) -> Iterator[World]:
 
 
 @pytest.fixture(scope="session")
-def new_operator(gateway_api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> NewOperator:
+def operator_kubeconfig(
+    gateway_api: ApiServer, program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Give the way to the API server with the rights that the chart gives the operator, and no others."""
+    command = [str(program("helm")), "template", "bloomery", str(REPO / "charts" / "bloomery")]
+    command += ["--namespace", HOME, "--show-only", "templates/rbac.yaml", "--kube-version", "1.34.4"]
+    roles = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    (account,) = {subject["name"] for role in yaml.safe_load_all(roles) if role for subject in role.get("subjects", [])}
+    for arguments, text in (
+        (("create", "namespace", HOME), None),
+        (("create", "serviceaccount", account, "-n", HOME), None),
+        (("apply", "-f", "-"), roles),
+    ):
+        done = gateway_api.kubectl(*arguments, input=text)
+        assert done.returncode == 0, done.stderr
+    token = gateway_api.kubectl("create", "token", account, "-n", HOME, "--duration=2h")
+    assert token.returncode == 0, token.stderr
+    kubeconfig = json.loads(gateway_api.kubeconfig.read_text())
+    kubeconfig["users"][0]["user"] = {"token": token.stdout.strip()}
+    path = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    path.write_text(json.dumps(kubeconfig))
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_operator(operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> NewOperator:
     """Give a maker of operators that are not started yet."""
 
     def make(environment: Mapping[str, str]) -> OperatorProcess:
         log = tmp_path_factory.mktemp("operator") / "operator.log"
-        return OperatorProcess(kubeconfig=gateway_api.kubeconfig, log=log, environment=environment)
+        return OperatorProcess(kubeconfig=operator_kubeconfig, log=log, environment=environment)
 
     return make
 

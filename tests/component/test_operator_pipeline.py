@@ -63,7 +63,7 @@ def test_one_apply_of_all_three_ends_in_a_served_model(served: World, apiserver:
     for type_ in ("Ready", "VariantsReady", "RouteReady"):
         assert condition_of(service, type_)["observedGeneration"] == service["metadata"]["generation"]
 
-    for plural, condition in (("datasets", "Ready"), ("tj", "Complete"), ("isvc", "Ready")):
+    for plural, condition in (("dset", "Ready"), ("tj", "Complete"), ("isvc", "Ready")):
         step = ("wait", f"--for=condition={condition}", "--timeout=5s", f"{plural}/flowers", "-n", served.namespace)
         done = apiserver.kubectl(*step)
         assert done.returncode == 0, done.stderr
@@ -75,8 +75,8 @@ def test_kubectl_get_shows_where_the_work_is(served: World, apiserver: ApiServer
         assert done.returncode == 0, done.stderr
         return [line.split() for line in done.stdout.splitlines()]
 
-    assert rows("datasets")[0] == ["NAME", "PHASE", "IMAGES", "CLASSES", "AGE"]
-    assert rows("datasets")[1][:4] == ["flowers", "Ready", "40", "2"]
+    assert rows("dset")[0] == ["NAME", "PHASE", "IMAGES", "CLASSES", "AGE"]
+    assert rows("dset")[1][:4] == ["flowers", "Ready", "40", "2"]
     assert rows("tj")[0] == ["NAME", "PHASE", "DATASET", "PRESET", "EPOCH", "STEP", "ETA", "METRIC", "MODEL", "AGE"]
     row = " ".join(rows("tj")[1])
     assert row.startswith("flowers Complete flowers resnet18")

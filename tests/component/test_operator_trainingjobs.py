@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.component.operator_harness import (
     World,
     condition_of,
     dataset,
+    eventually,
     prepared,
     trained,
     training_job,
@@ -23,6 +25,7 @@ from tests.component.operator_harness import (
 pytestmark = pytest.mark.usefixtures("operator")
 
 PROGRESS_PORT = 8089
+PROGRESS_SECONDS = 0.5
 
 
 @pytest.fixture
@@ -34,28 +37,35 @@ def ready_world(world: World) -> World:
     return world
 
 
+class Trainer:
+    """Tells its progress at an address of its own, and counts how often it is asked."""
+
+    address = "127.0.77.1"
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.progress: Callable[[], Any] = dict
+
+
 @pytest.fixture
-def trainer() -> Iterator[Callable[[Any], str]]:
-    """Give a trainer that tells its progress at an address of its own; it tells what it was last handed."""
-    told: list[bytes] = []
+def trainer() -> Iterator[Trainer]:
+    """Give a trainer that answers whoever asks for its progress."""
+    trainer = Trainer()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(told[-1])
+            trainer.asked += 1
+            self.wfile.write(json.dumps(trainer.progress()).encode())
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.77.1", PROGRESS_PORT), Handler)
+    server = http.server.ThreadingHTTPServer((trainer.address, PROGRESS_PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def tell(document: Any) -> str:
-        told.append(json.dumps(document).encode())
-        return "127.0.77.1"
-
-    yield tell
+    yield trainer
     server.shutdown()
     server.server_close()
 
@@ -124,23 +134,21 @@ def test_a_crash_is_reported_with_its_exit_code_and_last_line(ready_world: World
     assert failed["message"].endswith("ended with exit code 1: RuntimeError: out of memory")
 
 
-def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Callable[[Any], str]) -> None:
+def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Trainer) -> None:
     ready_world.create(training_job())
-    address = trainer(
-        {
-            "stage": "training",
-            "epoch": 1,
-            "epochs": 3,
-            "step": 480,
-            "totalSteps": 6000,
-            "imagesPerSecond": 812.0,
-            "etaSeconds": 660,
-            "loss": float("nan"),
-            "metric": 0.93,
-            "mlflow": {"experimentId": "7", "runId": "abc"},
-        }
-    )
-    ready_world.start_pod("flowers-train", ip=address)
+    trainer.progress = lambda: {
+        "stage": "training",
+        "epoch": 1,
+        "epochs": 3,
+        "step": 480,
+        "totalSteps": 6000,
+        "imagesPerSecond": 812.0,
+        "etaSeconds": 660,
+        "loss": float("nan"),
+        "metric": 0.93,
+        "mlflow": {"experimentId": "7", "runId": "abc"},
+    }
+    ready_world.start_pod("flowers-train", ip=trainer.address)
 
     def step(wanted: str) -> Manifest:
         def shown(job: Manifest) -> bool:
@@ -156,12 +164,27 @@ def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Calla
     assert status["metric"] == "top1 0.9300"
     assert status["mlflow"]["runId"] == "abc"
 
-    trainer({"step": "many", "epoch": [], "totalSteps": None})
-    trainer({"stage": "evaluating", "step": 6000, "totalSteps": 6000, "mlflow": {"experimentId": None, "runId": None}})
+    trainer.progress = lambda: {"step": "many", "epoch": []}
+    asked = trainer.asked
+    eventually(lambda: trainer.asked > asked + 1, "an answer of no agreed form was taken")
+    nowhere = {"experimentId": None, "runId": None}
+    trainer.progress = lambda: {"stage": "evaluating", "step": 6000, "totalSteps": 6000, "mlflow": nowhere}
     assert step("6000/6000")["mlflow"]["runId"] == "abc"
     ready_world.succeed("flowers-train", trained(), pod="flowers-train-0")
     done = ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
     assert done["reason"] == "Trained"
+
+
+def test_a_trainer_that_is_always_further_is_asked_no_more_often_for_that(ready_world: World, trainer: Trainer) -> None:
+    trainer.progress = lambda: {"step": trainer.asked, "totalSteps": 6000}
+    ready_world.create(training_job())
+    ready_world.start_pod("flowers-train", ip=trainer.address)
+    eventually(lambda: trainer.asked > 0, "the trainer is asked")
+    before, since = trainer.asked, time.monotonic()
+    eventually(lambda: trainer.asked >= before + 4, "it is asked again and again")
+    assert time.monotonic() - since > 4 * PROGRESS_SECONDS * 0.9
+    ready_world.succeed("flowers-train", trained(), pod="flowers-train-0")
+    ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
 
 
 def test_a_job_that_could_not_be_registered_is_complete_and_says_so(ready_world: World) -> None:

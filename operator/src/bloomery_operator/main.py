@@ -69,7 +69,7 @@ async def run(settings: Settings) -> None:
             cluster=KubernetesCluster(api),
             projection=Projection(),
             settings=settings,
-            read_progress=ProgressClient(session).read,
+            read_progress=ProgressClient(session, every=settings.progress_seconds).read,
         )
         controller = Controller(context, telemetry, kinds=watched_kinds(settings))
         await serve_health(stack, settings, controller, telemetry)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -15,15 +16,45 @@ TIMEOUT = aiohttp.ClientTimeout(total=2)
 LARGEST_ANSWER = 64 * 1024
 
 
-class ProgressClient:
-    """Reads ``/progress`` of trainer pods; a pod that does not answer has no progress to tell."""
+class _Answer(NamedTuple):
+    asked: float
+    document: Mapping[str, Any] | None
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+
+class ProgressClient:
+    """Reads ``/progress`` of trainer pods; a pod that does not answer has no progress to tell.
+
+    A pod is asked at most once in ``every`` seconds, and its answer holds that long: progress goes into a status,
+    a changed status brings the next reconcile, and that one would find the trainer a step further.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, *, every: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Use an HTTP session; the caller closes it."""
         self._session = session
+        self._every = every
+        self._clock = clock
+        self._answers: dict[str, _Answer] = {}
 
     async def read(self, pod: PodView) -> Mapping[str, Any] | None:
         """Return the pod's progress document, or None."""
+        self._forget_old()
+        key = f"{pod.ip} {pod.name}"
+        if key not in self._answers:
+            asked = self._clock()
+            self._answers[key] = _Answer(asked, await self._ask(pod))
+        return self._answers[key].document
+
+    def _forget_old(self) -> None:
+        # The oldest answer is the first in the dict.
+        while self._answers:
+            key, answer = next(iter(self._answers.items()))
+            if self._clock() - answer.asked < self._every:
+                return
+            del self._answers[key]
+
+    async def _ask(self, pod: PodView) -> Mapping[str, Any] | None:
         host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
         try:
             async with self._session.get(f"http://{host}:{PROGRESS_PORT}/progress", timeout=TIMEOUT) as response:

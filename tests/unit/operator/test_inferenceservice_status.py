@@ -143,6 +143,10 @@ def test_a_retired_revision_stays_for_its_drain() -> None:
         (observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}), "Running", ("Serving", "AllReady", "Accepted")),
         (
             observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}),
+            "Deploying",
+            ("Deploying", "Deploying", "Accepted"),
+        ),
+            observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 10}),
             "Degraded",
             ("Deploying", "Deploying", "Accepted"),
         ),

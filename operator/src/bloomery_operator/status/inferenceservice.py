@@ -95,7 +95,7 @@ def derive_status(observation: InferenceServiceObservation, now: datetime) -> In
     return service.status.model_copy(
         update={
             "observed_generation": service.metadata.generation,
-            "phase": _phase(conditions, ready),
+            "phase": _phase(observation, conditions),
             "url": _url(observation),
             "api_key_secret": keys_secret_name(service) if service.spec.auth == "ApiKey" else None,
             "replicas": replicas,
@@ -206,10 +206,11 @@ def _refusal(route: Manifest) -> Verdict | None:
     return Verdict(refused["reason"], f"The gateway refuses the route: {refused.get('message', '')}")
 
 
-def _phase(conditions: tuple[Condition, ...], ready: int) -> str:
+def _phase(observation: InferenceServiceObservation, conditions: tuple[Condition, ...]) -> str:
     if conditions[0].is_true:
         return "Running"
-    return "Degraded" if ready else "Deploying"
+    served = all(observation.serves(observation.revision(v)) for v in observation.service.spec.variants)
+    return "Degraded" if served else "Deploying"
 
 
 def _url(observation: InferenceServiceObservation) -> str | None:

@@ -59,4 +59,5 @@ venv: .venv/.complete ## the development environment
 requirements: venv ## pin all packages anew
 	@for package in operator trainer-image serving-image; do \
 	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$package/pyproject.toml -o $$package/requirements.txt; done
-	@$(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+	@for folder in . dev/images/mlflow; do name=requirements; [ $$folder = . ] && name=requirements-dev; \
+	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$folder/$$name.in -o $$folder/$$name.txt; done

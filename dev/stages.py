@@ -168,6 +168,10 @@ def log_path(stage: str) -> Path:
 
 
 def record(name: str, seconds: float) -> None:
-    """Keep a stage's duration in ``.dev/timings.json``."""
+    """Keep a stage's duration in ``.dev/timings.json``.
+
+    A stage that finds its result there takes no second; that does not replace what making it took.
+    """
     timings = json.loads(TIMINGS.read_text()) if TIMINGS.exists() else {}
-    TIMINGS.write_text(json.dumps(timings | {name: round(seconds, 1)}, indent=1))
+    if seconds >= 1 or name not in timings:
+        TIMINGS.write_text(json.dumps(timings | {name: round(seconds, 1)}, indent=1))

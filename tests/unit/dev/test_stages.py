@@ -104,3 +104,11 @@ def test_a_command_reads_what_it_is_given(logs: Path) -> None:
     with (logs / "x.log").open("w") as log:
         run(["cat"], log, stdin="hello")
     assert (logs / "x.log").read_text() == "+ cat\nhello"
+
+
+def test_a_stage_that_had_nothing_to_do_keeps_the_time_that_its_work_took(logs: Path) -> None:
+    stages.record("build", 300)
+    stages.record("build", 0.04)
+    assert json.loads((logs / "timings.json").read_text()) == {"build": 300}
+    stages.record("build", 200)
+    assert json.loads((logs / "timings.json").read_text()) == {"build": 200}

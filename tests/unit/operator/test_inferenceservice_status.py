@@ -146,6 +146,7 @@ def test_a_retired_revision_stays_for_its_drain() -> None:
             "Deploying",
             ("Deploying", "Deploying", "Accepted"),
         ),
+        (
             observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 10}),
             "Degraded",
             ("Deploying", "Deploying", "Accepted"),

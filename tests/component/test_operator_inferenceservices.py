@@ -65,6 +65,16 @@ def test_patched_weights_are_the_routes_weights(world: World) -> None:
     assert world.names("deployments") == set(names.values())
 
 
+def test_weights_change_although_the_storage_keys_were_taken_away(world: World) -> None:
+    names = split(world, {"v1": 90, "v2": 10})
+    for name in names.values():
+        world.set_ready(name, 1)
+    world.wait_for_weights("flowers", {names["v1"]: 90, names["v2"]: 10})
+    world.delete("secrets", "bloomery-storage")
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": [variant("v1", 50), variant("v2", 50)]}})
+    world.wait_for_weights("flowers", {names["v1"]: 50, names["v2"]: 50})
+
+
 def test_a_header_picks_any_variant_at_the_services_path(world: World) -> None:
     names = split(world, {"v1": 100, "v2": 0}, path="/blumen")
     world.set_ready(names["v1"], 1)

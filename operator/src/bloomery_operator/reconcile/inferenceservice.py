@@ -169,9 +169,11 @@ def _overlap(one: str, other: str) -> bool:
 async def _act(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
     """Write the children; return what stands in the way."""
     service = observation.service
-    missing = await missing_storage_secret(context, service.metadata.namespace)
-    if missing is not None:
-        return missing
+    # What runs has its credentials: a Secret that goes later must not keep weights from changing.
+    if any(observation.revision(variant) not in observation.deployments for variant in service.spec.variants):
+        missing = await missing_storage_secret(context, service.metadata.namespace)
+        if missing is not None:
+            return missing
     try:
         for step in (_apply_keys, _apply_variants, _apply_route, _remove_retired):
             obstacle = await step(context, observation)

@@ -16,7 +16,7 @@ demo: ## a cluster, images, training, predictions: the whole path on this machin
 
 test: venv ## lint, unit, component and the main end-to-end path
 	@$(MAKE) --no-print-directory cluster lint
-	@$(PYTEST) tests
+	@$(PYTEST) tests/unit tests/component tests/e2e
 
 test-unit: venv ## the pure tests
 	@$(PYTEST) tests/unit

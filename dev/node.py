@@ -67,12 +67,21 @@ def make_network(log: TextIO) -> None:
 def _mount_kubelet_root(log: TextIO) -> None:
     """Give the kubelet's folder a short path too: it makes sockets in it."""
     KUBELET_ROOT.mkdir(exist_ok=True)
-    if not KUBELET_ROOT.is_mount():
+    if str(KUBELET_ROOT) not in mount_points():
         (STATE / "kubelet").mkdir(exist_ok=True)
         run(["mount", "--bind", STATE / "kubelet", KUBELET_ROOT], log)
         # Private first: what the kubelet mounts must not appear at the long path as well.
         run(["mount", "--make-private", KUBELET_ROOT], log)
         run(["mount", "--make-shared", KUBELET_ROOT], log)
+
+
+def mount_points() -> list[str]:
+    """Return where things are mounted on this machine; a place with two mounts on it stands there twice.
+
+    ``Path.is_mount`` does not see a bind mount within one file system.
+    """
+    lines = Path("/proc/mounts").read_text().splitlines()
+    return [line.split()[1].replace("\\040", " ") for line in lines]
 
 
 def start(log: TextIO) -> None:

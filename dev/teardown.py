@@ -63,15 +63,14 @@ def _unmount(log: TextIO) -> None:
         # Some go by themselves meanwhile, so what counts is what is there in the end.
         subprocess.run(["umount", "--lazy", mount], stdout=log, stderr=log, check=False)
     if left := _mounts():
-        raise StageError(f"these are still mounted: {', '.join(sorted(left))}")
+        raise StageError(f"these are still mounted: {', '.join(left)}")
     for namespace in NETWORK_NAMESPACES.glob("cni-*"):
         namespace.unlink(missing_ok=True)
 
 
-def _mounts() -> set[str]:
-    lines = Path("/proc/mounts").read_text().splitlines()
-    mounts = {line.split()[1].replace("\\040", " ") for line in lines}
-    return {mount for mount in mounts if mount.startswith((f"{STATE}/", f"{RUN}/", f"{NETWORK_NAMESPACES}/cni-"))}
+def _mounts() -> list[str]:
+    ours = (f"{STATE}/", f"{RUN}/", f"{NETWORK_NAMESPACES}/cni-")
+    return [mount for mount in node.mount_points() if mount.startswith(ours)]
 
 
 def _remove_links(log: TextIO) -> None:

@@ -222,7 +222,7 @@ def test_the_operator_is_told_where_everything_is(chart: Chart) -> None:
         "BLOOMERY_GATEWAY_NAME": "bloomery",
         "BLOOMERY_GATEWAY_NAMESPACE": NAMESPACE,
         "BLOOMERY_GATEWAY_PUBLIC_URL": "http://127.0.0.1:30080",
-        "BLOOMERY_MLFLOW_PUBLIC_URL": "",
+        "BLOOMERY_MLFLOW_PUBLIC_URL": "http://127.0.0.1:5000",
         "BLOOMERY_LOG_FORMAT": "text",
     }
 

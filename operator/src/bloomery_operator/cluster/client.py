@@ -23,13 +23,14 @@ _MERGE = "application/merge-patch+json"
 
 
 class ClusterError(Exception):
-    """The API server refused a request; ``code`` is the HTTP status, ``reason`` the API's own word."""
+    """The API server refused a request; ``code`` is the HTTP status, ``reason`` and ``causes`` the API's own words."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(self, code: int, reason: str, message: str, *, causes: tuple[str, ...] = ()) -> None:
         """Keep what the API server answered."""
         super().__init__(message)
         self.code = code
         self.reason = reason
+        self.causes = causes
 
     @property
     def is_refusal(self) -> bool:
@@ -168,6 +169,7 @@ def _strict() -> dict[str, str]:
 def _error(code: int, content: bytes) -> ClusterError:
     try:
         status = json.loads(content)
-        return ClusterError(code, str(status.get("reason", "")), str(status.get("message", "")))
+        causes = tuple(str(cause.get("reason", "")) for cause in (status.get("details") or {}).get("causes") or ())
+        return ClusterError(code, str(status.get("reason", "")), str(status.get("message", "")), causes=causes)
     except (ValueError, AttributeError):
         return ClusterError(code, "", content.decode(errors="replace")[:500])

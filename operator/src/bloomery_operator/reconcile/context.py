@@ -159,23 +159,27 @@ async def publish_status(context: Context, resource: CustomResource, status: Any
     before = getattr(resource, "status")  # noqa: B009 - each kind declares its own status type
     if status == before:
         return
-    await context.cluster.apply_status(
-        {
-            "apiVersion": f"{API_GROUP}/{API_VERSION}",
-            "kind": resource.KIND,
-            # With the uid, an object made anew under the same name does not get the old one's status.
-            "metadata": {
-                "name": resource.metadata.name,
-                "namespace": resource.metadata.namespace,
-                "uid": resource.metadata.uid,
-            },
-            "status": status.to_json(),
-        }
-    )
+    manifest = {
+        "apiVersion": f"{API_GROUP}/{API_VERSION}",
+        "kind": resource.KIND,
+        # With the uid, an object made anew under the same name does not get the old one's status.
+        "metadata": {
+            "name": resource.metadata.name,
+            "namespace": resource.metadata.namespace,
+            "uid": resource.metadata.uid,
+        },
+        "status": status.to_json(),
+    }
     known = {(c.type, c.status, c.reason) for c in before.conditions}
-    for new in status.conditions:
-        if (new.type, new.status, new.reason) not in known:
+    news = [c for c in status.conditions if (c.type, c.status, c.reason) not in known]
+    try:
+        await context.cluster.apply_status(manifest)
+        for new in news:
             await context.cluster.create(_event(resource, new, context.now()))
+    except ClusterError as error:
+        # Deleted in the meantime, alone or with its namespace, in which nothing can be made any more.
+        if error.code != 404 and "NamespaceTerminating" not in error.causes:
+            raise
 
 
 async def publish_invalid(context: Context, kind: Kind, key: Key, error: InvalidResource) -> None:

@@ -61,7 +61,7 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
-        await kube_config.load_config()  # type: ignore[no-untyped-call]
+        await _load_credentials()
         api = await stack.enter_async_context(kube.ApiClient())
         session = await stack.enter_async_context(aiohttp.ClientSession())
         telemetry = Telemetry()
@@ -74,6 +74,14 @@ async def run(settings: Settings) -> None:
         controller = Controller(context, telemetry, kinds=watched_kinds(settings))
         await serve_health(stack, settings, controller, telemetry)
         await _run_until(stop, controller, settings)
+
+
+async def _load_credentials() -> None:
+    """Take the pod's own credentials, or outside a pod those of the kubeconfig."""
+    try:
+        kube_config.load_incluster_config()  # type: ignore[no-untyped-call]
+    except kube_config.ConfigException:
+        await kube_config.load_kube_config()  # type: ignore[no-untyped-call]
 
 
 def watched_kinds(settings: Settings) -> tuple[Kind, ...]:

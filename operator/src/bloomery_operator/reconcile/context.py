@@ -171,7 +171,9 @@ async def publish_status(context: Context, resource: CustomResource, status: Any
         "status": status.to_json(),
     }
     known = {(c.type, c.status, c.reason) for c in before.conditions}
-    news = [c for c in status.conditions if (c.type, c.status, c.reason) not in known]
+    changed = (c for c in status.conditions if (c.type, c.status, c.reason) not in known)
+    # Two conditions often say the same: once is enough.
+    news = {(c.reason, c.message): c for c in changed}.values()
     try:
         await context.cluster.apply_status(manifest)
         for new in news:

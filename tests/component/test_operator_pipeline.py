@@ -124,7 +124,7 @@ def test_the_pods_are_told_where_all_came_from_and_hold_no_keys(served: World) -
     job = served.get("trainingjobs", "flowers")
     assert job is not None
     assert document["uid"] == job["metadata"]["uid"]
-    assert document["dataset"]["version"] == "a" * 64
+    assert document["datasets"][0]["version"] == "a" * 64
     assert document["mlflow"]["experiment"] == f"{served.namespace}/flowers"
 
     deployment = served.get("deployments", served.revision("flowers", "v1"))

@@ -26,7 +26,7 @@ Run = Callable[[dict[str, Any]], Any]
 
 PREPARE = {"kind": "prepare", "name": "a", "source": {"uri": "s3://a/b"}, "output": {"uri": "s3://c/d"}}
 TRAIN = {
-    "kind": "train", "name": "a", "uid": "1", "dataset": {"name": "a", "version": "1", "uri": "s3://a/b"},
+    "kind": "train", "name": "a", "uid": "1", "datasets": [{"name": "a", "version": "1", "uri": "s3://a/b"}],
     "preset": "resnet18", "mlflow": {"experiment": "a", "registeredModel": "a"}, "output": {"uri": "s3://c/d"},
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ TRAIN = {
         ({**PREPARE, "colour": 1}, "colour: extra inputs are not permitted"),
         ({**PREPARE, "source": {"uri": "ftp://x"}}, "source.uri: string should match pattern"),
         ({**PREPARE, "split": {"validation": 0.7, "test": 0.3}}, "split: validation and test together must be less"),
-        ({**TRAIN, "preset": "resnet9000"}, "preset: input should be 'resnet18' or 'resnet50'"),
+        ({**TRAIN, "preset": "resnet9000"}, "preset: input should be 'general', 'high-precision'"),
         ({**TRAIN, "hyperparameters": {"batchSize": 0}}, "hyperparameters.batchSize: input should be greater than"),
         (
             {**TRAIN, "hyperparameters": {"epochs": 1, "maxSteps": 1}},

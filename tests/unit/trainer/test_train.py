@@ -56,7 +56,7 @@ def train(run: Run, digits: dict[str, str], tmp_path_factory: pytest.TempPathFac
             "name": "small",
             "namespace": "demo",
             "uid": "1234",
-            "dataset": digits,
+            "datasets": [digits],
             "preset": "resnet18",
             "hyperparameters": small if hyperparameters is None else {**small, **hyperparameters},
             "mlflow": {"experiment": "demo/digits", "registeredModel": "digits"},
@@ -202,7 +202,7 @@ def test_a_pod_that_starts_again_after_the_end_repeats_the_result(
     ended, folder = trained
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     gone = {"name": "digits", "version": "0", "uri": "file:///nowhere"}
-    again = train({"epochs": 9, "maxSteps": None}, dataset=gone, output={"uri": f"file://{folder}"})
+    again = train({"epochs": 9, "maxSteps": None}, datasets=[gone], output={"uri": f"file://{folder}"})
 
     assert again == ended
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
@@ -255,7 +255,7 @@ def test_a_learning_rate_that_explodes_is_named_as_the_cause(train: Callable[...
 
 
 def test_a_dataset_that_is_not_there_is_bad_configuration(train: Callable[..., Any], tmp_path: Path) -> None:
-    ended = train(dataset={"name": "digits", "version": "0", "uri": f"file://{tmp_path}"})
+    ended = train(datasets=[{"name": "digits", "version": "0", "uri": f"file://{tmp_path}"}])
 
     assert (ended.code, ended.reason) == (2, "DatasetNotFound")
     assert ended.sentence == f"there is no prepared dataset (manifest.json) under file://{tmp_path}"
@@ -265,6 +265,6 @@ def test_a_damaged_shard_is_not_trained_on(train: Callable[..., Any], digits: di
     for path in Path(digits["uri"].removeprefix("file://")).iterdir():
         data = path.read_bytes()
         (tmp_path / path.name).write_bytes(data[:2000] + b"!" + data[2001:] if path.suffix == ".tar" else data)
-    ended = train(dataset={**digits, "uri": f"file://{tmp_path}"})
+    ended = train(datasets=[{**digits, "uri": f"file://{tmp_path}"}])
 
     assert (ended.code, ended.reason) == (1, "ShardDamaged")

@@ -15,10 +15,28 @@ from pydantic.alias_generators import to_camel
 from bloomery_trainer.errors import BadConfig
 
 Uri = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.*)?|file:///.*)$")]
+SourceUri = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.*)?|file:///.*|https://[^/]+/.*)$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Format = Literal["jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp"]
+Layout = Literal["Auto", "SplitFolders", "Folders", "ImageText"]
 Metric = Literal["top1", "top5", "precision", "recall", "f1"]
-PresetName = Literal["resnet18", "resnet50"]
+PresetName = Literal[
+    "general",
+    "high-precision",
+    "high-performance",
+    "inception-v3",
+    "googlenet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "mobilenet-v3-small",
+    "mobilenet-v3-large",
+    "efficientnet-b0",
+    "efficientnet-v2-s",
+    "convnext-tiny",
+    "convnext-small",
+]
 
 
 class _Model(BaseModel):
@@ -26,10 +44,17 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """Where the images lie, and how their folders are to be read."""
+    """Where the images lie, a folder or a .zip, .tar.gz or .tgz of one (by https only those), and how to read it."""
 
-    uri: Uri
-    layout: Literal["Auto", "SplitFolders", "Folders"] = "Auto"
+    uri: SourceUri
+    layout: Layout = "Auto"
+
+
+class Addition(_Model):
+    """Later images: into the classes of their own folders, or all into one class."""
+
+    uri: SourceUri
+    class_name: str | None = Field(default=None, alias="class")
 
 
 class Split(_Model):
@@ -58,6 +83,7 @@ class Rules(_Model):
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3
     min_side: Annotated[int, Field(ge=1)] = 31
     max_side: Annotated[int, Field(ge=1)] = 4095
+    max_archive_bytes: Annotated[int, Field(ge=1)] = 5 * 1024**3
 
 
 class Shards(_Model):
@@ -78,7 +104,13 @@ class PrepareConfig(_Model):
     kind: Literal["prepare"]
     name: str
     namespace: str = "default"
+    display_name: str | None = None
+    description: str | None = None
     source: Source
+    append: tuple[Addition, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rename: dict[str, str] = {}
+    classes: tuple[str, ...] = ()
     split: Split = Split()
     rules: Rules = Rules()
     shards: Shards = Shards()
@@ -86,11 +118,33 @@ class PrepareConfig(_Model):
 
 
 class DatasetVersion(_Model):
-    """One prepared dataset version; `uri` is its own folder, the one with manifest.json."""
+    """One prepared dataset version; `uri` is its own folder, the one with manifest.json.
+
+    `classes` is the subset to use; empty, all of them.
+    """
 
     name: str
     version: str
     uri: Uri
+    classes: tuple[str, ...] = ()
+
+
+class InitialModel(_Model):
+    """What training starts from: a model folder or a checkpoint of ours, or published weights.
+
+    `origin` says in words where it comes from; `digest` (`sha256:…`), where given, is checked.
+    """
+
+    uri: Uri | None = None
+    weights: str | None = None
+    digest: str | None = None
+    origin: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.uri is None) == (self.weights is None):
+            raise ValueError("give one of uri and weights")
+        return self
 
 
 class Hyperparameters(_Model):
@@ -100,21 +154,82 @@ class Hyperparameters(_Model):
     max_steps: Annotated[int | None, Field(ge=1)] = None
     batch_size: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float | None, Field(gt=0)] = None
+    learning_rate_schedule: str | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
     weight_decay: Annotated[float | None, Field(ge=0)] = None
     warmup_epochs: Annotated[float | None, Field(ge=0)] = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
     horizontal_flip: bool = True
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    trainable: Literal["All", "Head"] = "All"
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("epochs and maxSteps exclude each other: give one of them")
+        if self.learning_rate_schedule is not None:
+            _refuse_contradictions(self, parse_schedule(self.learning_rate_schedule))
         return self
+
+
+def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
+    """Reads `20:0.001,30:0.0001` as ((20, 0.001), (30, 0.0001)): until epoch 20 one rate, then until 30 another.
+
+    Raises ValueError with a sentence where it is not of that form or the epochs do not rise.
+    """
+    try:
+        parts = [part.split(":") for part in text.replace(" ", "").split(",")]
+        stages = tuple((int(until), float(rate)) for until, rate in parts)
+    except ValueError:
+        raise ValueError(f"learningRateSchedule must be like '20:0.001,30:0.0001', not {text!r}") from None
+    before = 0
+    for until, rate in stages:
+        if until <= before:
+            raise ValueError("the epochs of learningRateSchedule must rise, from 1 on")
+        if not 0 < rate <= 10:
+            raise ValueError("the rates of learningRateSchedule must be above 0 and at most 10")
+        before = until
+    return stages
+
+
+def _refuse_contradictions(given: Hyperparameters, stages: tuple[tuple[int, float], ...]) -> None:
+    if given.learning_rate is not None:
+        raise ValueError("learningRate and learningRateSchedule exclude each other: give one of them")
+    if given.epochs is not None and given.epochs != stages[-1][0]:
+        raise ValueError(f"learningRateSchedule ends at epoch {stages[-1][0]}, but epochs is {given.epochs}")
+
+
+class EarlyStopping(_Model):
+    """Ends training when the metric has not risen for so many epochs."""
+
+    patience: Annotated[int, Field(ge=1)] = 5
+
+
+class Checkpoint(_Model):
+    """How often the state is saved, and how many savings are kept; one of the two measures."""
+
+    every_seconds: Annotated[float | None, Field(gt=0)] = None
+    every_steps: Annotated[int | None, Field(ge=1)] = None
+    keep: Annotated[int, Field(ge=1)] = 2
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if self.every_seconds is not None and self.every_steps is not None:
+            raise ValueError("everySeconds and everySteps exclude each other: give one of them")
+        return self
+
+
+class Promotion(_Model):
+    """When the registry's alias moves to the new version: `at_least` is a value of the job's metric."""
+
+    alias: str
+    at_least: Annotated[float | None, Field(ge=0, le=1)] = None
+    better_than_current: bool = False
 
 
 class Mlflow(_Model):
@@ -124,10 +239,22 @@ class Mlflow(_Model):
     registered_model: str
     version_label: str | None = None
     tags: dict[str, str] = {}
+    promote: Promotion | None = None
+
+
+class TrainOutput(_Model):
+    """The folder in the store that takes what is made; the log may be kept elsewhere too."""
+
+    uri: Uri
+    log_uri: Uri | None = None
 
 
 class TrainConfig(_Model):
-    """Train a classifier on a prepared dataset, evaluate it, write it out and register it."""
+    """Train a classifier on prepared datasets, evaluate it, write it out and register it.
+
+    With several `nodes`, each node runs this with its number in $JOB_COMPLETION_INDEX; they meet at `rendezvous`
+    (host:port of node 0).
+    """
 
     kind: Literal["train"]
     name: str
@@ -135,12 +262,29 @@ class TrainConfig(_Model):
     uid: str
     display_name: str | None = None
     description: str | None = None
-    dataset: DatasetVersion
+    datasets: Annotated[tuple[DatasetVersion, ...], Field(min_length=1)]
     preset: PresetName
+    initial_model: InitialModel | None = None
+    evaluate_only: bool = False
     hyperparameters: Hyperparameters = Hyperparameters()
     metric: Metric = "top1"
+    early_stopping: EarlyStopping | None = None
+    checkpoint: Checkpoint = Checkpoint()
+    max_training_seconds: Annotated[float | None, Field(gt=0)] = None
+    nodes: Annotated[int, Field(ge=1)] = 1
+    rendezvous: str | None = None
     mlflow: Mlflow
-    output: Output
+    output: TrainOutput
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.initial_model is None and self.hyperparameters.trainable == "Head":
+            raise ValueError("hyperparameters.trainable Head needs an initialModel: an untrained body is of no use")
+        if self.initial_model is None and self.evaluate_only:
+            raise ValueError("evaluateOnly needs an initialModel: there is nothing to evaluate")
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("nodes above 1 need rendezvous, the host:port of node 0")
+        return self
 
 
 Config = Annotated[PrepareConfig | TrainConfig, Field(discriminator="kind")]

@@ -33,7 +33,7 @@ def build_task(job: TrainingJob, version: DatasetVersion, settings: Settings) ->
             "namespace": metadata.namespace,
             "uid": metadata.uid,
             **{key: value for key, value in names.items() if value},
-            "dataset": dataset.to_json(),
+            "datasets": [dataset.to_json()],
             "preset": spec.preset,
             "hyperparameters": spec.hyperparameters.to_json(),
             "metric": spec.metric,

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -107,9 +108,9 @@ class InMemory:
 class Samples(Dataset[tuple[Tensor, Tensor]]):
     """What a DataLoader draws from: augmented pixels and the class index (int64, no dimension)."""
 
-    def __init__(self, source: PixelSource, labels: list[int], augment: v2.Transform | None) -> None:
+    def __init__(self, source: PixelSource, labels: NDArray[np.int64], augment: v2.Transform | None) -> None:
         self._source = source
-        self._labels = torch.tensor(labels)
+        self._labels = torch.from_numpy(labels)
         self._augment = augment
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A dataset version on local disk: fetched shards, and where in them each image lies."""
+"""Dataset versions on local disk: fetched shards, their classes joined by name, and where each image lies."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import logging
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bloomery_trainer.config import DatasetVersion
 from bloomery_trainer.errors import BadConfig, BadData, Unavailable
@@ -20,24 +23,28 @@ from bloomery_trainer.storage import Folder
 log = logging.getLogger(__name__)
 
 _DOWNLOADS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """Where the bytes of one image lie in a shard, its class, and the key it had at its source."""
-
-    shard: int
-    offset: int
-    size: int
-    label: int
-    key: str
+_RECORD = np.dtype(
+    [
+        ("shard", np.int32),
+        ("label", np.int32),
+        ("part", np.int16),
+        ("offset", np.int64),
+        ("size", np.int64),
+        ("key_offset", np.int64),
+        ("key_size", np.int32),
+    ]
+)
+"""One image: its shard, its class, the dataset it is from, where its bytes and its key lie. 38 bytes."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of one split, still encoded, readable at random from any thread or forked process."""
+    """The images of one split, still encoded, readable at random from any thread or forked process.
 
-    records: list[ImageRecord]
+    `records` is a structured array of `_RECORD`: a million images take 38 MB.
+    """
+
+    records: NDArray[Any]
     descriptors: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -48,43 +55,78 @@ class ImageFiles:
         """The bytes of one image file."""
         record = self.records[index]
         # pread keeps no position, so that readers that share a descriptor do not disturb each other.
-        return os.pread(self.descriptors[record.shard], record.size, record.offset)
+        return os.pread(self.descriptors[record["shard"]], int(record["size"]), int(record["offset"]))
+
+    def key(self, index: int) -> str:
+        """What the image was called at its source."""
+        record = self.records[index]
+        name = os.pread(self.descriptors[record["shard"]], int(record["key_size"]), int(record["key_offset"]))
+        return name.decode()
 
     @property
-    def labels(self) -> list[int]:
-        """The class index of each image."""
-        return [record.label for record in self.records]
+    def labels(self) -> NDArray[np.int64]:
+        """The class index of each image, int64 [N]."""
+        return self.records["label"].astype(np.int64)
+
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """For each image, which of the datasets it is from, int64 [N]."""
+        return self.records["part"].astype(np.int64)
 
 
 @dataclass(frozen=True)
 class LocalDataset:
-    """A dataset version, ready to be read."""
+    """One or several dataset versions, ready to be read as one."""
 
-    version: str
+    parts: tuple[DatasetVersion, ...]
     classes: tuple[str, ...]
     splits: Mapping[str, ImageFiles]
 
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Images by dataset, class and split: `counts()["flowers"]["roses"]["train"]`."""
+        found = {part.name: {name: dict.fromkeys(self.splits, 0) for name in self.classes} for part in self.parts}
+        for split, files in self.splits.items():
+            pairs, numbers = np.unique(np.stack([files.parts, files.labels]), axis=1, return_counts=True)
+            for (part, label), number in zip(pairs.T.tolist(), numbers.tolist(), strict=True):
+                found[self.parts[part].name][self.classes[label]][split] = number
+        return found
 
-def fetch(wanted: DatasetVersion, folder: Folder, scratch: Path, *, splits: tuple[str, ...]) -> LocalDataset:
+
+def fetch(
+    wanted: Sequence[DatasetVersion], open_version: Callable[[str], Folder], scratch: Path, *, splits: tuple[str, ...]
+) -> LocalDataset:
     """Downloads the shards of the splits to `scratch`, checks their digests, and indexes them.
 
-    Raises BadConfig where the version is not there or does not fit on the disk, BadData where it is damaged.
+    A split that no dataset has is left out of the result. Raises BadConfig where a version or a class is not there
+    or the images do not fit on the disk, BadData where a shard is damaged or train or validation is empty.
     """
-    manifest = _manifest(wanted, folder)
-    sizes = {s["name"]: s["bytes"] for split in splits for s in manifest["shards"].get(split, [])}
-    free = shutil.disk_usage(scratch).free
-    if sum(sizes.values()) > free:
-        raise BadConfig(
-            "ScratchTooSmall",
-            f"the dataset needs {_gib(sum(sizes.values()))} of local disk, {_gib(free)} are free; raise scratch",
-        )
-    files = {split: _fetch_split(manifest["shards"].get(split, []), folder, scratch) for split in splits}
+    manifests = [_manifest(version, open_version(version.uri)) for version in wanted]
+    _require_room(manifests, splits, scratch)
+    chosen = [_chosen(version, manifest) for version, manifest in zip(wanted, manifests, strict=True)]
+    classes = tuple(sorted({name for names in chosen for name in names}))
+    if len(classes) < 2:
+        raise BadData("TooFewClasses", f"{_names(wanted)}: only the class {' '.join(classes)} is left to train on")
+    found: dict[str, ImageFiles] = {}
     for split in splits:
-        if not files[split].records:
-            raise BadData("NoImages", f"dataset {wanted.name} has no {split} images")
-    if len(manifest["classes"]) < 2:
-        raise BadData("TooFewClasses", f"dataset {wanted.name} has only {len(manifest['classes'])} class")
-    return LocalDataset(manifest["version"], tuple(manifest["classes"]), files)
+        parts = [
+            _fetch_part(
+                manifest["shards"].get(split, []),
+                open_version(version.uri),
+                scratch / str(number),
+                labels=_labels(manifest["classes"], names, classes),
+                part=number,
+            )
+            for number, (version, manifest, names) in enumerate(zip(wanted, manifests, chosen, strict=True))
+        ]
+        found[split] = _joined(parts)
+    for split in ("train", "validation"):
+        if split in found and not len(found[split]):
+            raise BadData("NoImages", f"{_names(wanted)}: there are no {split} images")
+    return LocalDataset(tuple(wanted), classes, {split: files for split, files in found.items() if len(files)})
+
+
+def _names(wanted: Sequence[DatasetVersion]) -> str:
+    return f"dataset{'s'[: len(wanted) != 1]} {', '.join(version.name for version in wanted)}"
 
 
 def _manifest(wanted: DatasetVersion, folder: Folder) -> dict[str, Any]:
@@ -97,7 +139,38 @@ def _manifest(wanted: DatasetVersion, folder: Folder) -> dict[str, Any]:
     return manifest
 
 
-def _fetch_split(shards: list[dict[str, Any]], folder: Folder, scratch: Path) -> ImageFiles:
+def _require_room(manifests: Sequence[Mapping[str, Any]], splits: tuple[str, ...], scratch: Path) -> None:
+    shards = [shard for manifest in manifests for split in splits for shard in manifest["shards"].get(split, [])]
+    needed, free = sum(shard["bytes"] for shard in shards), shutil.disk_usage(scratch).free
+    if needed > free:
+        raise BadConfig(
+            "ScratchTooSmall",
+            f"the images need {_gib(needed)} of local disk, {_gib(free)} are free; raise scratch",
+        )
+
+
+def _chosen(wanted: DatasetVersion, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    known = manifest["classes"]
+    missing = [name for name in wanted.classes if name not in known]
+    if missing:
+        raise BadConfig(
+            "ClassNotFound",
+            f"dataset {wanted.name} has no class {missing[0]!r}; it has {', '.join(map(repr, known[:20]))}",
+        )
+    return wanted.classes or tuple(known)
+
+
+def _labels(known: Sequence[str], chosen: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
+    """For each class index of one dataset, its index among all classes; -1 for a class that is not used."""
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[name] if name in chosen else -1 for name in known], np.int32)
+
+
+def _fetch_part(
+    shards: list[dict[str, Any]], folder: Folder, scratch: Path, *, labels: NDArray[np.int32], part: int
+) -> ImageFiles:
+    scratch.mkdir(exist_ok=True)
+
     def download(shard: dict[str, Any]) -> Path:
         path = scratch / str(shard["name"])
         try:
@@ -108,31 +181,41 @@ def _fetch_split(shards: list[dict[str, Any]], folder: Folder, scratch: Path) ->
             raise Unavailable("ShardDamaged", f"{shard['name']} under {folder.uri} is not what was written")
         return path
 
-    records: list[ImageRecord] = []
-    descriptors = []
+    tables, descriptors = [np.empty(0, _RECORD)], []
     for number, path in enumerate(map_in_order(download, shards, threads=_DOWNLOADS)):
-        records += _index(path, number)
+        table = _index(path)
+        table["shard"], table["part"], table["label"] = number, part, labels[table["label"]]
+        tables.append(table[table["label"] >= 0])
         descriptors.append(os.open(path, os.O_RDONLY))
-    return ImageFiles(records, tuple(descriptors))
+    return ImageFiles(np.concatenate(tables), tuple(descriptors))
 
 
-def _index(path: Path, shard: int) -> list[ImageRecord]:
+def _joined(parts: Sequence[ImageFiles]) -> ImageFiles:
+    tables: list[NDArray[Any]] = []
+    descriptors: tuple[int, ...] = ()
+    for files in parts:
+        table = files.records.copy()
+        table["shard"] += len(descriptors)
+        tables.append(table)
+        descriptors += files.descriptors
+    return replace(parts[0], records=np.concatenate(tables), descriptors=descriptors)
+
+
+def _index(path: Path) -> NDArray[Any]:
     members: dict[str, dict[str, tarfile.TarInfo]] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             name, _, ending = member.name.partition(".")
             members.setdefault(name, {})[ending] = member
-        return [_record(tar, entry, shard) for entry in members.values()]
+        return np.array([_record(tar, entry) for entry in members.values()], _RECORD)
 
 
-def _record(tar: tarfile.TarFile, entry: dict[str, tarfile.TarInfo], shard: int) -> ImageRecord:
-    def text(ending: str) -> str:
-        file = tar.extractfile(entry.pop(ending))
-        return "" if file is None else file.read().decode()
-
-    label, key = int(text("cls")), text("txt")
+def _record(tar: tarfile.TarFile, entry: dict[str, tarfile.TarInfo]) -> tuple[int, ...]:
+    label, key = entry.pop("cls"), entry.pop("txt")
     (image,) = entry.values()
-    return ImageRecord(shard, image.offset_data, image.size, label, key)
+    file = tar.extractfile(label)
+    number = int(file.read()) if file is not None else -1
+    return 0, number, 0, image.offset_data, image.size, key.offset_data, key.size
 
 
 def _gib(size: int) -> str:

@@ -38,6 +38,7 @@ class Preset:
     optimizer: OptimizerName
     optimizers: Mapping[OptimizerName, OptimizerDefaults]
     augmentation: Augmentation
+    image_size: int = 224
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, classes: int) -> nn.Module:

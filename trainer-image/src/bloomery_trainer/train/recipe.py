@@ -58,7 +58,7 @@ def resolve(given: Hyperparameters, preset: Preset) -> Recipe:
         weight_decay=_or(given.weight_decay, defaults.weight_decay),
         warmup_epochs=_or(given.warmup_epochs, preset.warmup_epochs),
         label_smoothing=given.label_smoothing,
-        image_size=given.image_size,
+        image_size=given.image_size or preset.image_size,
         augmentation=given.augmentation or preset.augmentation,
         horizontal_flip=given.horizontal_flip,
         seed=given.seed,

@@ -147,9 +147,9 @@ def open_record(config: TrainConfig, recipe: Recipe, environment: Mapping[str, s
         description=config.description or config.display_name,
         tags=_run_tags(config),
         parameters=_parameters(config, recipe),
-        dataset_name=config.dataset.name,
-        dataset_version=config.dataset.version,
-        dataset_uri=config.dataset.uri,
+        dataset_name=config.datasets[0].name,
+        dataset_version=config.datasets[0].version,
+        dataset_uri=config.datasets[0].uri,
     )
     tracker = tracking.Tracker(tracking.connect(uri), about)
     tracker.start()
@@ -180,15 +180,15 @@ def _version_tags(config: TrainConfig) -> dict[str, str]:
 def _lineage(config: TrainConfig) -> dict[str, str]:
     return {
         "bloomery.dev/trainingjob": f"{config.namespace}/{config.name}",
-        "bloomery.dev/dataset": config.dataset.name,
-        "bloomery.dev/dataset-version": config.dataset.version,
+        "bloomery.dev/dataset": config.datasets[0].name,
+        "bloomery.dev/dataset-version": config.datasets[0].version,
     }
 
 
 def _description(config: TrainConfig, metrics: Mapping[str, float]) -> str:
     text = config.description or config.display_name or ""
     made = (
-        f"{config.preset}, trained by {config.namespace}/{config.name} on {config.dataset.name} "
-        f"{config.dataset.version[:12]}: top1 {metrics['top1']:.4f}"
+        f"{config.preset}, trained by {config.namespace}/{config.name} on {config.datasets[0].name} "
+        f"{config.datasets[0].version[:12]}: top1 {metrics['top1']:.4f}"
     )
     return f"{text}\n\n{made}" if text else made

@@ -6,7 +6,7 @@ import csv
 import html
 from pathlib import Path
 
-from bloomery_trainer.train.dataset import ImageRecord
+from bloomery_trainer.train.dataset import ImageFiles
 from bloomery_trainer.train.evaluate import Evaluation
 
 _CELLS = 60
@@ -20,17 +20,15 @@ td,th{{border:1px solid #ddd;padding:.3rem .5rem;text-align:right;font-weight:no
 """
 
 
-def write_predictions(
-    path: Path, evaluation: Evaluation, *, records: list[ImageRecord], classes: tuple[str, ...]
-) -> None:
+def write_predictions(path: Path, evaluation: Evaluation, *, files: ImageFiles, classes: tuple[str, ...]) -> None:
     """Writes one line for each validation image: its key, its class, the model's answer and how sure it was."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label", "predicted", "score", "correct"])
-        rows = zip(records, evaluation.predicted, evaluation.probabilities.max(axis=1), strict=True)
-        for record, predicted, score in rows:
-            correct = "yes" if predicted == record.label else "no"
-            writer.writerow([record.key, classes[record.label], classes[predicted], f"{score:.4f}", correct])
+        rows = zip(files.labels, evaluation.predicted, evaluation.probabilities.max(axis=1), strict=True)
+        for index, (label, predicted, score) in enumerate(rows):
+            correct = "yes" if predicted == label else "no"
+            writer.writerow([files.key(index), classes[label], classes[predicted], f"{score:.4f}", correct])
 
 
 def confusion_page(matrix: list[list[int]], classes: tuple[str, ...]) -> str:

@@ -72,8 +72,12 @@ class _Training:
 
     def run(self) -> dict[str, Any]:
         self.progress.update(stage="reading")
-        folder = open_folder(self.config.dataset.uri, self.access)
-        dataset = fetch(self.config.dataset, folder, self.scratch, splits=("train", "validation"))
+        dataset = fetch(
+            self.config.datasets,
+            lambda uri: open_folder(uri, self.access),
+            self.scratch,
+            splits=("train", "validation", "test"),
+        )
         _refuse_unfit(self.config, self.recipe, dataset)
         record = open_record(self.config, self.recipe, os.environ)
         try:
@@ -154,8 +158,8 @@ class _Training:
         _write_json(folder / "evaluation.json", document)
         page = report.confusion_page(document["confusionMatrix"], dataset.classes)
         (folder / "confusion-matrix.html").write_text(page, encoding="utf-8")
-        records = dataset.splits["validation"].records
-        report.write_predictions(folder / "predictions.csv", evaluation, records=records, classes=dataset.classes)
+        files = dataset.splits["validation"]
+        report.write_predictions(folder / "predictions.csv", evaluation, files=files, classes=dataset.classes)
         for path in sorted(folder.iterdir()):
             self.output.upload(path, path.name)
         return folder
@@ -217,7 +221,7 @@ def _refuse_unfit(config: TrainConfig, recipe: Recipe, dataset: LocalDataset) ->
 
 
 def _dataset(config: TrainConfig) -> dict[str, str]:
-    return {"name": config.dataset.name, "version": config.dataset.version}
+    return {"name": config.datasets[0].name, "version": config.datasets[0].version}
 
 
 def _model_uri(config: TrainConfig) -> str:

@@ -139,6 +139,14 @@ class Folder:
         with self.explained():
             obstore.put(self._store, path, source, chunk_size=PART_BYTES)
 
+    def delete(self, path: str) -> None:
+        """Removes one file; one that is gone already is fine."""
+        try:
+            with self.explained():
+                obstore.delete(self._store, path)
+        except FileNotFoundError:
+            return
+
     @contextmanager
     def writer(self, path: str) -> Iterator[Writer]:
         """Streams one file; it appears only if the block ends well, and a failed part upload harms nobody."""

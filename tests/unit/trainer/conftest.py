@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_trainer.__main__ import main
@@ -85,3 +86,49 @@ def flowers(tmp_path: Path, write_image: Callable[..., None]) -> Path:
     for number in range(20):
         write_image(folder / "tulips" / f"{number}.jpg", seed=100 + number)
     return folder
+
+
+CLASSES = ("null", "eins", "零")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory, run: Callable[[dict[str, Any]], Ended]) -> dict[str, str]:
+    """A prepared dataset of three digits, 40 images of each, as a `dataset` stanza."""
+    folder = tmp_path_factory.mktemp("digits")
+    data = load_digits()
+    for digit, name in enumerate(CLASSES):
+        (folder / "raw" / name).mkdir(parents=True)
+        for number, pixels in enumerate(data.images[data.target == digit][:40]):
+            image = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((40, 40)).convert("RGB")
+            image.save(folder / "raw" / name / f"{number}.png")
+    ended = run({
+        "kind": "prepare",
+        "name": "digits",
+        "source": {"uri": f"file://{folder}/raw"},
+        "output": {"uri": f"file://{folder}/store"},
+    })  # fmt: skip
+    return {"name": "digits", "version": ended.message["version"], "uri": ended.message["uri"]}
+
+
+@pytest.fixture(scope="session")
+def train(
+    run: Callable[[dict[str, Any]], Ended], digits: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
+    """Trains on the digits, with changes to a short and small configuration; the output folder is new each time."""
+
+    def train_digits(hyperparameters: dict[str, Any] | None = None, **changes: Any) -> Any:
+        small = {"batchSize": 16, "imageSize": 32, "augmentation": "None", "horizontalFlip": False, "maxSteps": 2}
+        config = {
+            "kind": "train",
+            "name": "small",
+            "namespace": "demo",
+            "uid": "1234",
+            "datasets": [digits],
+            "preset": "resnet18",
+            "hyperparameters": small if hyperparameters is None else {**small, **hyperparameters},
+            "mlflow": {"experiment": "demo/digits", "registeredModel": "digits"},
+            "output": {"uri": f"file://{tmp_path_factory.mktemp('output')}"},
+        }
+        return run({**config, **changes})
+
+    return train_digits

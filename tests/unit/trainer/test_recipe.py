@@ -10,7 +10,7 @@ from torch import nn
 
 from bloomery_trainer.config import Hyperparameters
 from bloomery_trainer.images import Preprocess
-from bloomery_trainer.train.data import augmentation, training_size
+from bloomery_trainer.train.data import augmentation
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import Recipe, build_optimizer, rate_factor, resolve
 
@@ -67,8 +67,9 @@ def test_large_images_lose_their_border_and_small_ones_do_not(size: int, resize:
 
 
 def test_training_at_224_sees_crops_of_176() -> None:
-    assert training_size(224) == 176
-    assert training_size(32) == 32
+    assert recipe(imageSize=224).training_size == 176
+    assert recipe(imageSize=32).training_size == 32
+    assert recipe(imageSize=224, augmentation="Light").training_size == 224
 
 
 @pytest.mark.parametrize("name", ["TrivialAugment", "Light"])

@@ -1,4 +1,4 @@
-"""`python -m bloomery_trainer prepare|train CONFIG`, or `schema` for the JSON schema of CONFIG."""
+"""`python -m bloomery_trainer prepare|train|register CONFIG`, `tensorboard FOLDER`, or `schema` for CONFIG's schema."""
 
 from __future__ import annotations
 
@@ -8,20 +8,38 @@ from pathlib import Path
 
 from bloomery_trainer import config, launcher
 
+_COMMANDS = {
+    "prepare": "make a dataset version from images",
+    "train": "train a classifier",
+    "register": "register a trained model that MLflow could not take when it was made",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="bloomery_trainer", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("prepare", "make a dataset version from images"), ("train", "train a classifier")):
-        command = commands.add_parser(name, help=does)
-        command.add_argument("config", type=Path, help="configuration file (JSON)")
-    commands.add_parser("schema", help="print the JSON schema of the configuration")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     if given.command == "schema":
         print(config.schema(), end="")
         return 0
+    if given.command == "tensorboard":
+        from bloomery_trainer import tensorboard
+
+        return tensorboard.run(given.folder, port=given.port, prefix=given.prefix)
     return launcher.launch(given.command, given.config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bloomery_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, does in _COMMANDS.items():
+        command = commands.add_parser(name, help=does)
+        command.add_argument("config", type=Path, help="configuration file (JSON)")
+    board = commands.add_parser("tensorboard", help="show the curves of a training")
+    board.add_argument("folder", help="the training's output folder (s3:// or file://)")
+    board.add_argument("--port", type=int, default=6006)
+    board.add_argument("--prefix", default="", help="path under which it is published")
+    commands.add_parser("schema", help="print the JSON schema of the configuration")
+    return parser
 
 
 if __name__ == "__main__":

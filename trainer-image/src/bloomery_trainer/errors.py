@@ -32,3 +32,9 @@ class Unavailable(TrainerError):
     """Something outside did not answer; trying again may help."""
 
     exit_code = 1
+
+
+class PeerLost(TrainerError):
+    """Another process of the same training went away; all come back from the same checkpoint."""
+
+    exit_code = 75

@@ -1,11 +1,12 @@
-"""How far the work is, for whoever asks over HTTP: `/progress` as JSON, `/metrics` for Prometheus."""
+"""How far the work is, for whoever asks over HTTP: `/progress` as JSON, `/metrics` for Prometheus; and `/stop`."""
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -35,11 +36,19 @@ class Progress:
 class ProgressServer:
     """Serves a Progress from a thread of its own, from `start` until `stop`."""
 
-    def __init__(self, progress: Progress, *, kind: str, port: int) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        *,
+        kind: str,
+        port: int,
+        stop: Callable[[], None] | None = None,
+        token: str | None = None,
+    ) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Figures(progress, f"bloomery_{kind}"))
-        self._server = ThreadingHTTPServer(("", port), _handler(progress, registry))
+        self._server = ThreadingHTTPServer(("", port), _handler(progress, registry, _Stop(stop, token)))
         self._server.daemon_threads = True
 
     @property
@@ -57,6 +66,23 @@ class ProgressServer:
         self._server.server_close()
 
 
+class _Stop:
+    """What `POST /stop` does, for whoever has the token."""
+
+    def __init__(self, stop: Callable[[], None] | None, token: str | None) -> None:
+        self._stop = stop
+        self._token = token
+
+    def status(self, authorization: str) -> int:
+        """Stops where the token is right; the HTTP status to answer."""
+        if self._stop is None or not self._token:
+            return 404
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
+            return 401
+        self._stop()
+        return 202
+
+
 class _Figures:
     """Every number of a Progress as a gauge: `imagesPerSecond` becomes `bloomery_train_images_per_second`."""
 
@@ -71,7 +97,7 @@ class _Figures:
                 yield GaugeMetricFamily(f"{self._prefix}_{words}", f"{key} of the work under way", value=value)
 
 
-def _handler(progress: Progress, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+def _handler(progress: Progress, registry: CollectorRegistry, stop: _Stop) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/progress":
@@ -80,6 +106,14 @@ def _handler(progress: Progress, registry: CollectorRegistry) -> type[BaseHTTPRe
                 self._answer(CONTENT_TYPE_LATEST, generate_latest(registry))
             else:
                 self.send_error(404)
+
+        def do_POST(self) -> None:
+            if self.path != "/stop":
+                self.send_error(404)
+                return
+            self.send_response(stop.status(self.headers.get("Authorization", "")))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
             """Requests are no news."""

@@ -82,6 +82,28 @@ class LocalDataset:
     classes: tuple[str, ...]
     splits: Mapping[str, ImageFiles]
 
+    def with_classes(self, classes: Sequence[str]) -> LocalDataset:
+        """The same images with their labels in the order of a model's classes.
+
+        Raises BadConfig where a class is none of the model's.
+        """
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            raise BadConfig(
+                "ClassNotFound",
+                f"the model has no class {unknown[0]!r}; it has {', '.join(map(repr, classes[:20]))}. Name the classes "
+                "to evaluate in datasets[].classes",
+            )
+        labels = _labels(self.classes, self.classes, classes)
+
+        def relabelled(files: ImageFiles) -> ImageFiles:
+            records = files.records.copy()
+            records["label"] = labels[records["label"]]
+            return replace(files, records=records)
+
+        splits = {split: relabelled(files) for split, files in self.splits.items()}
+        return LocalDataset(self.parts, tuple(classes), splits)
+
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Images by dataset, class and split: `counts()["flowers"]["roses"]["train"]`."""
         found = {part.name: {name: dict.fromkeys(self.splits, 0) for name in self.classes} for part in self.parts}
@@ -93,15 +115,23 @@ class LocalDataset:
 
 
 def fetch(
-    wanted: Sequence[DatasetVersion], open_version: Callable[[str], Folder], scratch: Path, *, splits: tuple[str, ...]
+    wanted: Sequence[DatasetVersion],
+    open_version: Callable[[str], Folder],
+    scratch: Path,
+    *,
+    splits: tuple[str, ...],
+    download: bool = True,
 ) -> LocalDataset:
     """Downloads the shards of the splits to `scratch`, checks their digests, and indexes them.
+
+    Without `download`, another process has done so already.
 
     A split that no dataset has is left out of the result. Raises BadConfig where a version or a class is not there
     or the images do not fit on the disk, BadData where a shard is damaged or train or validation is empty.
     """
     manifests = [_manifest(version, open_version(version.uri)) for version in wanted]
-    _require_room(manifests, splits, scratch)
+    if download:
+        _require_room(manifests, splits, scratch)
     chosen = [_chosen(version, manifest) for version, manifest in zip(wanted, manifests, strict=True)]
     classes = tuple(sorted({name for names in chosen for name in names}))
     if len(classes) < 2:
@@ -115,6 +145,7 @@ def fetch(
                 scratch / str(number),
                 labels=_labels(manifest["classes"], names, classes),
                 part=number,
+                download=download,
             )
             for number, (version, manifest, names) in enumerate(zip(wanted, manifests, chosen, strict=True))
         ]
@@ -167,12 +198,20 @@ def _labels(known: Sequence[str], chosen: Sequence[str], classes: Sequence[str])
 
 
 def _fetch_part(
-    shards: list[dict[str, Any]], folder: Folder, scratch: Path, *, labels: NDArray[np.int32], part: int
+    shards: list[dict[str, Any]],
+    folder: Folder,
+    scratch: Path,
+    *,
+    labels: NDArray[np.int32],
+    part: int,
+    download: bool,
 ) -> ImageFiles:
     scratch.mkdir(exist_ok=True)
 
-    def download(shard: dict[str, Any]) -> Path:
+    def fetched(shard: dict[str, Any]) -> Path:
         path = scratch / str(shard["name"])
+        if not download:
+            return path
         try:
             digest = folder.download(shard["name"], path)
         except FileNotFoundError as error:
@@ -182,7 +221,7 @@ def _fetch_part(
         return path
 
     tables, descriptors = [np.empty(0, _RECORD)], []
-    for number, path in enumerate(map_in_order(download, shards, threads=_DOWNLOADS)):
+    for number, path in enumerate(map_in_order(fetched, shards, threads=_DOWNLOADS)):
         table = _index(path)
         table["shard"], table["part"], table["label"] = number, part, labels[table["label"]]
         tables.append(table[table["label"] >= 0])

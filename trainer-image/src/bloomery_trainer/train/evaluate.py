@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn import metrics as figures
-from torch import nn
+from torch import Tensor, nn
 
 from bloomery_trainer.images import Preprocess
-from bloomery_trainer.train.data import Loader, normalise
+from bloomery_trainer.train.data import normalise
 
 TOP_K = 5
+
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Evaluation:
     labels: NDArray[np.int64]
     metrics: Mapping[str, float]
 
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Evaluation:
+        """The answers with their figures."""
+        return cls(probabilities, labels, score(probabilities, labels))
+
     @property
     def predicted(self) -> NDArray[np.int64]:
         """The class with the highest probability, for each image."""
@@ -35,28 +42,28 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(
-    model: nn.Module, loader: Loader, preprocess: Preprocess, *, device: torch.device, exact: bool = False
-) -> Evaluation:
-    """Runs the model over all images of the loader.
+def answers(
+    model: nn.Module, batches: Iterable[Batch], preprocess: Preprocess, *, device: torch.device, exact: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Runs the model over all batches; probabilities float32 [N, C] and true classes int64 [N].
 
     Args:
         model: already on the device; left in evaluation mode.
-        loader: images in a fixed order.
+        batches: images uint8 [B, 3, H, W] with their classes, in a fixed order.
         preprocess: for normalising.
         device: where to compute.
         exact: in float32 also where training uses bfloat16, as the model server computes.
     """
     model.eval()
     logits, labels = [], []
-    for images, classes in loader:
+    for images, classes in batches:
         with reduced_precision(device, enabled=not exact):
             answer = model(normalise(images.to(device, non_blocking=True), preprocess))
         logits.append(answer.float().cpu())
         labels.append(classes)
-    probabilities = torch.cat(logits).softmax(dim=1).numpy()
-    true = torch.cat(labels).numpy()
-    return Evaluation(probabilities, true, score(probabilities, true))
+    if not labels:
+        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
+    return torch.cat(logits).softmax(dim=1).numpy(), torch.cat(labels).numpy()
 
 
 def reduced_precision(device: torch.device, *, enabled: bool = True) -> torch.autocast:

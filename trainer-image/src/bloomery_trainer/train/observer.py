@@ -28,7 +28,7 @@ class RunObserver:
         self._began = self._logged = time.monotonic()
         progress.update(stage="training", epoch=0, epochs=self._epochs, step=0, totalSteps=total_steps)
 
-    def steps(self, steps: list[Step], *, images_per_second: float) -> None:
+    def steps(self, steps: list[Step], *, images_per_second: float, compute_images_per_second: float) -> None:
         """Some steps were done."""
         last = steps[-1]
         for step in steps:
@@ -41,6 +41,7 @@ class RunObserver:
             epoch=epoch,
             step=last.number,
             imagesPerSecond=round(images_per_second, 1),
+            computeImagesPerSecond=round(compute_images_per_second, 1),
             etaSeconds=round(eta),
             loss=round(last.loss, 5),
             mlflow=self._record.run_document(),

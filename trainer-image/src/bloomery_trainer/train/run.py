@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,19 @@ from torch import nn
 
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig, TrainerError
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.progress import Progress
-from bloomery_trainer.resources import cpu_count
+from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train import export, loop, report
-from bloomery_trainer.train.data import Loader, evaluation_loader, normalise, training_loader
-from bloomery_trainer.train.dataset import LocalDataset, fetch
-from bloomery_trainer.train.evaluate import TOP_K, Evaluation, evaluate, interval95
+from bloomery_trainer.train import export, fitting, report
+from bloomery_trainer.train.data import normalise
+from bloomery_trainer.train.dataset import LocalDataset
+from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.evaluate import report as evaluation_report
-from bloomery_trainer.train.observer import RunObserver
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import Recipe, resolve
-from bloomery_trainer.train.record import Record, TrainedModel, open_record
+from bloomery_trainer.train.fitting import Fitted
+from bloomery_trainer.train.initial import require_preset
+from bloomery_trainer.train.job import Job, describe
+from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
+from bloomery_trainer.train.world import joined, peers_watched
 
 log = logging.getLogger(__name__)
 
@@ -38,170 +39,146 @@ LOG = "train.log"
 _EXAMPLES = 8
 
 
-def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[str, Any]:
     """Trains, evaluates, writes and registers a model; returns the result for the termination message.
 
-    Where the output holds a result already, a pod of this job came that far before: it is returned as it is.
+    Where the output holds this job's result already, a pod came that far before: it is returned as it is. Of
+    several processes, the leader returns the result, the others an empty one.
     """
     access = S3Access.from_environment(os.environ)
     output = open_folder(config.output.uri, access, create=True)
-    done = output.read_if_there(RESULT)
+    done = _earlier_result(config, output)
     if done is not None:
         log.info("this job has ended before; its result stands")
-        result: dict[str, Any] = json.loads(done)
-        return result
-    with tempfile.TemporaryDirectory(prefix="bloomery-") as scratch, _logged(Path(scratch), output):
-        return _Training(config, progress, access, output, Path(scratch)).run()
+        return done
+    with ExitStack() as stack:
+        scratch = _scratch(stack)
+        world = stack.enter_context(joined(config, os.environ))
+        if world.is_leader:
+            stack.enter_context(_logged(config, access, scratch))
+        stack.enter_context(peers_watched())
+        progress.update(stage="reading")
+        return _run(describe(config, progress, shutdown, world, access, scratch))
 
 
-class _Training:
-    """One run: what its steps share."""
-
-    def __init__(
-        self, config: TrainConfig, progress: Progress, access: S3Access, output: Folder, scratch: Path
-    ) -> None:
-        self.config = config
-        self.progress = progress
-        self.access = access
-        self.output = output
-        self.scratch = scratch
-        self.preset = PRESETS[config.preset]
-        self.recipe = resolve(config.hyperparameters, self.preset)
-        self.preprocess = Preprocess.for_size(self.recipe.image_size)
-        self.device = _device(self.recipe.seed)
-
-    def run(self) -> dict[str, Any]:
-        self.progress.update(stage="reading")
-        dataset = fetch(
-            self.config.datasets,
-            lambda uri: open_folder(uri, self.access),
-            self.scratch,
-            splits=("train", "validation", "test"),
+def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
+    """Raises BadConfig where the output folder is another job's."""
+    content = output.read_if_there(RESULT)
+    if content is None:
+        return None
+    result: dict[str, Any] = json.loads(content)
+    if result.get("uid") != config.uid:
+        raise BadConfig(
+            "OutputTaken", f"{config.output.uri} holds the result of another job: give this one a folder of its own"
         )
-        _refuse_unfit(self.config, self.recipe, dataset)
-        record = open_record(self.config, self.recipe, os.environ)
-        try:
-            result = self._train(dataset, record)
-        except BaseException:
-            record.close("FAILED")
-            raise
-        record.close("FINISHED")
-        return result
-
-    def _train(self, dataset: LocalDataset, record: Record) -> dict[str, Any]:
-        validation = evaluation_loader(
-            dataset.splits["validation"], self.preprocess, batch=max(64, self.recipe.batch_size), device=self.device
-        )
-        model = self.preset.build(len(dataset.classes)).to(self.device)
-        if self.device.type == "cuda":
-            model = model.to(memory_format=torch.channels_last)
-        best = self._fit(model, dataset, validation, record)
-        self.progress.update(stage="evaluating")
-        model.load_state_dict(best.weights)
-        evaluation = evaluate(model, validation, self.preprocess, device=self.device, exact=True)
-        low, high = interval95(evaluation.metrics["top1"], len(evaluation.labels))
-        log.info(
-            "best epoch %d: top1 %.4f (95 %% interval %.4f to %.4f), %s",
-            best.epoch, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
-        )  # fmt: skip
-        folder, digest = self._export(_plain(model), dataset, validation)
-        trained = TrainedModel(
-            folder=folder,
-            reports=self._write_reports(evaluation, dataset, best.epoch),
-            digest=digest,
-            classes=len(dataset.classes),
-            metrics=evaluation.metrics,
-        )
-        self.progress.update(stage="registering")
-        return self._finish(record, trained)
-
-    def _fit(self, model: nn.Module, dataset: LocalDataset, validation: Loader, record: Record) -> loop.Best:
-        batches = training_loader(dataset.splits["train"], self.preprocess, self.recipe, self.device)
-        state = loop.start(model, self.recipe, len(batches))
-        log.info(
-            "%s from scratch: %d images of %d classes, %d steps of %d images on %s",
-            self.config.preset, len(dataset.splits["train"]), len(dataset.classes), state.total_steps,
-            batches.batch_size, self.device,
-        )  # fmt: skip
-        observer = RunObserver(
-            self.progress, record, metric=self.config.metric, total_steps=state.total_steps, epoch_steps=len(batches)
-        )
-        return loop.fit(
-            state,
-            batches,
-            lambda network: evaluate(network, validation, self.preprocess, device=self.device),
-            recipe=self.recipe,
-            preprocess=self.preprocess,
-            metric=self.config.metric,
-            device=self.device,
-            observer=observer,
-        )
-
-    def _export(self, model: nn.Module, dataset: LocalDataset, validation: Loader) -> tuple[Path, str]:
-        folder = self.scratch / "model"
-        folder.mkdir()
-        count = min(_EXAMPLES, len(dataset.splits["validation"]))
-        images = torch.stack([validation.dataset[index][0] for index in range(count)])
-        examples = normalise(images, self.preprocess)
-        digest = export.write_model(
-            folder, model, classes=dataset.classes, preprocess=self.preprocess, examples=examples
-        )
-        for name in export.FILES:
-            self.output.upload(folder / name, f"model/{name}")
-        return folder, digest
-
-    def _write_reports(self, evaluation: Evaluation, dataset: LocalDataset, best_epoch: int) -> Path:
-        folder = self.scratch / "reports"
-        folder.mkdir()
-        document = evaluation_report(evaluation, dataset.classes)
-        document |= {"preset": self.config.preset, "bestEpoch": best_epoch, "dataset": _dataset(self.config)}
-        _write_json(folder / "evaluation.json", document)
-        page = report.confusion_page(document["confusionMatrix"], dataset.classes)
-        (folder / "confusion-matrix.html").write_text(page, encoding="utf-8")
-        files = dataset.splits["validation"]
-        report.write_predictions(folder / "predictions.csv", evaluation, files=files, classes=dataset.classes)
-        for path in sorted(folder.iterdir()):
-            self.output.upload(path, path.name)
-        return folder
-
-    def _finish(self, record: Record, model: TrainedModel) -> dict[str, Any]:
-        """Registers the model, completes its directory, and only then writes the result."""
-        version = record.register(model)
-        about = self._about(record, model, version)
-        self.output.write(f"model/{export.METADATA}", export.metadata(model.folder, about))
-        result = {
-            "mlflow": about["run"],
-            "model": {**about["model"], "uri": _model_uri(self.config), "digest": model.digest},
-            "metrics": {name: round(value, 6) for name, value in model.metrics.items()},
-            "reason": "NotRegistered" if version is None else "Trained",
-        }
-        self.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
-        record.log_file(self.scratch / LOG)
-        return result
-
-    def _about(self, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:
-        """Where the model comes from, for its metadata."""
-        config = self.config
-        return {
-            "preset": config.preset,
-            "imageSize": self.recipe.image_size,
-            "metrics": dict(model.metrics),
-            "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
-            "dataset": _dataset(config),
-            "run": record.run_document(),
-            "model": {"name": config.mlflow.registered_model, "version": version},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    return result
 
 
-def _device(seed: int) -> torch.device:
-    torch.manual_seed(seed)
-    torch.set_num_threads(cpu_count())
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    return torch.device("cuda")
+def _scratch(stack: ExitStack) -> Path:
+    """A local folder; the processes of one node share theirs."""
+    shared = os.environ.get("BLOOMERY_SCRATCH")
+    return Path(shared or stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-")))
+
+
+def _run(job: Job) -> dict[str, Any]:
+    start = job.started_from()
+    if start is not None:
+        require_preset(start, job.config.preset)
+    dataset = job.dataset(("train", "validation", "test"))
+    _refuse_unfit(job, dataset)
+    record = open_record(job.config, job.recipe, os.environ) if job.world.is_leader else NoRecord()
+    try:
+        fitted = fitting.fit(job, dataset, start, record)
+        result = _judge_and_keep(job, dataset, fitted, record)
+    except BaseException as error:
+        record.close("KILLED" if isinstance(error, Terminated) else "FAILED")
+        raise
+    record.close("FINISHED")
+    return result
+
+
+def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
+    job.progress.update(stage="evaluating")
+    evaluation = job.evaluate(fitted.model, job.evaluation_loader(dataset, "validation"), exact=True)
+    if not job.world.is_leader:
+        return {}
+    low, high = interval95(evaluation.metrics["top1"], len(evaluation.labels))
+    log.info(
+        "best epoch %s: top1 %.4f (95 %% interval %.4f to %.4f), %s",
+        fitted.best_epoch, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
+    )  # fmt: skip
+    folder, digest = _export(job, _plain(fitted.model), dataset)
+    model = TrainedModel(
+        folder=folder,
+        reports=_write_reports(job, evaluation, dataset, fitted),
+        digest=digest,
+        classes=len(dataset.classes),
+        metrics=evaluation.metrics,
+    )
+    job.progress.update(stage="registering")
+    return _finish(job, record, model, fitted)
+
+
+def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> tuple[Path, str]:
+    folder = job.scratch / "model"
+    folder.mkdir()
+    validation = job.evaluation_loader(dataset, "validation").dataset
+    count = min(_EXAMPLES, math.ceil(len(dataset.splits["validation"]) / job.world.size))
+    examples = normalise(torch.stack([validation[index][0] for index in range(count)]), job.preprocess)
+    digest = export.write_model(folder, model, classes=dataset.classes, preprocess=job.preprocess, examples=examples)
+    for name in export.FILES:
+        job.output.upload(folder / name, f"model/{name}")
+    return folder, digest
+
+
+def _write_reports(job: Job, evaluation: Evaluation, dataset: LocalDataset, fitted: Fitted) -> Path:
+    folder = job.scratch / "reports"
+    folder.mkdir()
+    document = evaluation_report(evaluation, dataset.classes)
+    document |= {"preset": job.config.preset, "bestEpoch": fitted.best_epoch, "dataset": _dataset(job.config)}
+    _write_json(folder / "evaluation.json", document)
+    page = report.confusion_page(document["confusionMatrix"], dataset.classes)
+    (folder / "confusion-matrix.html").write_text(page, encoding="utf-8")
+    files = dataset.splits["validation"]
+    report.write_predictions(folder / "predictions.csv", evaluation, files=files, classes=dataset.classes)
+    for path in sorted(folder.iterdir()):
+        job.output.upload(path, path.name)
+    return folder
+
+
+def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted) -> dict[str, Any]:
+    """Registers the model, completes its directory, and only then writes the result."""
+    version = record.register(model)
+    about = _about(job, record, model, version)
+    job.output.write(f"model/{export.METADATA}", export.metadata(model.folder, about))
+    result = {
+        "uid": job.config.uid,
+        "reason": fitted.reason,
+        "mlflow": about["run"],
+        "model": {**about["model"], "uri": _model_uri(job.config), "digest": model.digest},
+        "metrics": {name: round(value, 6) for name, value in model.metrics.items()},
+        "starts": fitted.starts,
+        "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
+        "notes": list(fitted.notes),
+    }
+    job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
+    record.log_file(job.scratch / LOG)
+    return result
+
+
+def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:
+    """Where the model comes from, for its metadata."""
+    config = job.config
+    return {
+        "preset": config.preset,
+        "imageSize": job.recipe.image_size,
+        "metrics": dict(model.metrics),
+        "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
+        "dataset": _dataset(config),
+        "run": record.run_document(),
+        "model": {"name": config.mlflow.registered_model, "version": version},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -209,15 +186,15 @@ def _plain(model: nn.Module) -> nn.Module:
     return model.cpu().to(memory_format=torch.contiguous_format)
 
 
-def _refuse_unfit(config: TrainConfig, recipe: Recipe, dataset: LocalDataset) -> None:
-    if config.metric == "top5" and len(dataset.classes) <= TOP_K:
+def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
+    if job.config.metric == "top5" and len(dataset.classes) <= TOP_K:
         raise BadConfig(
             "InvalidConfig",
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
             "use top1, precision, recall or f1",
         )
-    if min(recipe.batch_size, len(dataset.splits["train"])) == 1:
-        raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2")
+    if min(job.recipe.batch_size, len(dataset.splits["train"])) // job.world.size == 1:
+        raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2 a process")
 
 
 def _dataset(config: TrainConfig) -> dict[str, str]:
@@ -237,7 +214,7 @@ def _words(metrics: Any) -> str:
 
 
 @contextmanager
-def _logged(scratch: Path, output: Folder) -> Iterator[None]:
+def _logged(config: TrainConfig, access: S3Access, scratch: Path) -> Iterator[None]:
     """Keeps this run's log as a file, and leaves it in the output folder however the run ends."""
     path = scratch / LOG
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -249,13 +226,15 @@ def _logged(scratch: Path, output: Folder) -> Iterator[None]:
     except TrainerError as error:
         log.error("%s", error)
         raise
-    except Exception:
-        log.exception("the run failed")
+    except Exception as error:
+        if not isinstance(error, Terminated):
+            log.exception("the run failed")
         raise
     finally:
         root.removeHandler(handler)
         handler.close()
-        try:
-            output.upload(path, LOG)
-        except TrainerError as error:
-            log.warning("the log could not be kept: %s", error)
+        for uri in filter(None, (config.output.uri, config.output.log_uri)):
+            try:
+                open_folder(uri, access, create=True).upload(path, LOG)
+            except TrainerError as error:
+                log.warning("the log could not be kept at %s: %s", uri, error)

@@ -1,0 +1,92 @@
+"""Being asked to end: by Kubernetes (SIGTERM), or by a person who has seen enough (`stop`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+
+class Terminated(Exception):
+    """The work ended on SIGTERM, with all saved that can be."""
+
+
+class Shutdown:
+    """What was asked for. Work that can save itself says so by `deferring`; all other work ends on the spot."""
+
+    def __init__(self) -> None:
+        self._terminate = threading.Event()
+        self._stop = threading.Event()
+        self._deferred = threading.Event()
+
+    @property
+    def terminating(self) -> bool:
+        """Whether the process has to end soon."""
+        return self._terminate.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the work should come to its end early, with what it has."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Asks the work to come to its end early."""
+        self._stop.set()
+
+    def terminate(self) -> bool:
+        """Asks the process to end; returns whether somebody has promised to look."""
+        self._terminate.set()
+        return self._deferred.is_set()
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Within the block, the work looks at `terminating` itself and raises Terminated once it has saved."""
+        self._deferred.set()
+        try:
+            yield
+        finally:
+            self._deferred.clear()
+        if self.terminating:
+            raise Terminated
+
+
+@contextmanager
+def listening(shutdown: Shutdown, *, at_once: Callable[[], None]) -> Iterator[None]:
+    """Hands SIGTERM to `shutdown`; where nobody defers it, calls `at_once`, which has to end the process.
+
+    A Python signal handler would wait until the main thread comes back from compiled code (a store that hangs, a
+    long computation). The byte that the interpreter writes to the wake-up descriptor does not wait.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, shutdown, at_once), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, before)
+        os.close(writer)
+
+
+def _watch(reader: int, shutdown: Shutdown, at_once: Callable[[], None]) -> None:
+    while received := os.read(reader, 1):
+        if received[0] == signal.SIGTERM:
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), b"asked to stop (SIGTERM)\n")
+            if not shutdown.terminate():
+                at_once()
+    os.close(reader)
+
+
+def _forget_signals() -> None:
+    """In a forked worker process: its SIGTERM is its own, not this process's."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget_signals)

@@ -1,0 +1,115 @@
+"""From images and a configuration to the best weights: the model, where it starts, and the loop around it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bloomery_trainer.train import checkpoint, initial, loop
+from bloomery_trainer.train.checkpoint import Checkpoints, Saved
+from bloomery_trainer.train.data import training_batches
+from bloomery_trainer.train.dataset import LocalDataset
+from bloomery_trainer.train.initial import Initial
+from bloomery_trainer.train.job import Job
+from bloomery_trainer.train.observer import RunObserver
+from bloomery_trainer.train.record import Record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A model with its best weights, on the device, and how it came about."""
+
+    model: nn.Module
+    reason: str
+    best_epoch: int | None
+    notes: tuple[str, ...]
+    starts: int
+    saved: Saved | None
+
+
+def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
+    """Trains, from the newest checkpoint if there is one; raises Terminated on SIGTERM, after a checkpoint."""
+    saved: list[Saved] = []
+
+    def on_saved(news: Saved) -> None:
+        saved[:] = [news]
+        job.progress.update(lastCheckpoint=news.document())
+
+    model, notes = build_model(job, dataset, start)
+    plan = _plan(job, dataset, record, on_saved)
+    state = loop.start(model, plan)
+    earlier = plan.checkpoints.newest()
+    if earlier is not None:
+        loop.resume(state, earlier, plan)
+        log.info("going on from the checkpoint at step %d", state.step)
+    starts = checkpoint.count_start(job.output, state.step) if job.world.is_leader else 0
+    job.progress.update(starts=starts, step=state.step)
+    log.info(
+        "%s %s: %d images of %d classes, %d steps of %d images on %d × %s",
+        job.config.preset, "from scratch" if start is None else f"from {start.origin}",
+        len(dataset.splits["train"]), len(dataset.classes), plan.total_steps, plan.batches.batch,
+        job.world.size, job.device.type,
+    )  # fmt: skip
+    best = loop.fit(state, plan)
+    model.load_state_dict(best.weights)
+    return Fitted(
+        model=model,
+        reason=state.ending or "Trained",
+        best_epoch=best.epoch,
+        notes=notes,
+        starts=starts,
+        saved=saved[0] if saved else None,
+    )
+
+
+def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network on the device, with the weights to start from, and what people should know of that."""
+    size = job.recipe.training_size
+    model = job.preset.build(len(dataset.classes), image_size=size)
+    notes: list[str] = []
+    if start is not None:
+        head = job.preset.head(image_size=size)
+        notes = initial.take_over(model, start, classes=dataset.classes, head=head)
+        if job.recipe.trainable == "Head":
+            initial.freeze_body(model, head)
+    for note in notes:
+        log.info("%s", note)
+    # Convolutions are faster on pixels side by side, on processors as on GPUs.
+    return model.to(job.device).to(memory_format=torch.channels_last), tuple(notes)
+
+
+def _plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
+    config, recipe = job.config, job.recipe
+    batches = training_batches(dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world)
+    validation = job.evaluation_loader(dataset, "validation")
+    return loop.Plan(
+        recipe=recipe,
+        batches=batches,
+        classes=len(dataset.classes),
+        preprocess=job.preprocess,
+        validate=lambda model: job.evaluate(model, validation, exact=False),
+        metric=config.metric,
+        device=job.device,
+        world=job.world,
+        observer=_observer(job, record, batches.steps_per_epoch),
+        shutdown=job.shutdown,
+        checkpoints=Checkpoints(job.output, job.scratch, keep=config.checkpoint.keep, on_saved=on_saved),
+        checkpoint=config.checkpoint,
+        auxiliary=job.preset.auxiliary,
+        patience=config.early_stopping.patience if config.early_stopping else None,
+        max_seconds=config.max_training_seconds,
+        identity={"classes": list(dataset.classes), "preset": config.preset, "imageSize": recipe.image_size},
+    )
+
+
+def _observer(job: Job, record: Record, epoch_steps: int) -> loop.Observer:
+    if not job.world.is_leader:
+        return loop.Silent()
+    total = job.recipe.total_steps(epoch_steps)
+    return RunObserver(job.progress, record, metric=job.config.metric, total_steps=total, epoch_steps=epoch_steps)

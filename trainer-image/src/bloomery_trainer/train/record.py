@@ -45,6 +45,9 @@ class Record(Protocol):
     def register(self, model: TrainedModel) -> str | None:
         """Hands over the model and its reports; the version it got, or None if it got none."""
 
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> bool:
+        """Hands over reports and figures without a model; whether they were taken."""
+
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run."""
 
@@ -64,6 +67,10 @@ class NoRecord:
 
     def register(self, model: TrainedModel) -> str | None:
         """Registers nothing."""
+
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> bool:
+        """Takes nothing."""
+        return False
 
     def log_file(self, path: Path) -> None:
         """Does nothing."""
@@ -115,6 +122,19 @@ class MlflowRecord:
 
         self._tracker.log(model.metrics, 0)
         return registry.within(self._wait_seconds, attempt)
+
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> bool:
+        """Waits for MLflow, up to the limit, and logs the reports and figures to the run."""
+        from bloomery_trainer.train import registry
+
+        def attempt() -> bool:
+            run = self._tracker.flush()
+            for path in sorted(reports.iterdir()):
+                self._tracker.client.log_artifact(run.run_id, str(path))
+            return True
+
+        self._tracker.log(metrics, 0)
+        return registry.within(self._wait_seconds, attempt) is not None
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run, if there is one."""

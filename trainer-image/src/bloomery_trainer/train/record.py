@@ -45,8 +45,8 @@ class Record(Protocol):
     def register(self, model: TrainedModel) -> str | None:
         """Hands over the model and its reports; the version it got, or None if it got none."""
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> bool:
-        """Hands over reports and figures without a model; whether they were taken."""
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
+        """Hands over reports and figures without a model."""
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run."""
@@ -68,9 +68,8 @@ class NoRecord:
     def register(self, model: TrainedModel) -> str | None:
         """Registers nothing."""
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> bool:
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
         """Takes nothing."""
-        return False
 
     def log_file(self, path: Path) -> None:
         """Does nothing."""
@@ -123,7 +122,7 @@ class MlflowRecord:
         self._tracker.log(model.metrics, 0)
         return registry.within(self._wait_seconds, attempt)
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> bool:
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
         """Waits for MLflow, up to the limit, and logs the reports and figures to the run."""
         from bloomery_trainer.train import registry
 
@@ -134,7 +133,7 @@ class MlflowRecord:
             return True
 
         self._tracker.log(metrics, 0)
-        return registry.within(self._wait_seconds, attempt) is not None
+        registry.within(self._wait_seconds, attempt)
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run, if there is one."""

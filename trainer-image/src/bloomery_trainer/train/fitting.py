@@ -70,7 +70,7 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
 
 def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
     """The network on the device, with the weights to start from, and what people should know of that."""
-    size = job.recipe.training_size
+    size = job.recipe.training_size if not job.config.evaluate_only else job.preprocess.crop
     model = job.preset.build(len(dataset.classes), image_size=size)
     notes: list[str] = []
     if start is not None:

@@ -7,8 +7,9 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.evaluate import report as evaluation_report
 from bloomery_trainer.train.fitting import Fitted
-from bloomery_trainer.train.initial import require_preset
+from bloomery_trainer.train.initial import Initial, require_preset
 from bloomery_trainer.train.job import Job, describe
+from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
 from bloomery_trainer.train.world import joined, peers_watched
 
@@ -84,12 +86,17 @@ def _run(job: Job) -> dict[str, Any]:
     start = job.started_from()
     if start is not None:
         require_preset(start, job.config.preset)
-    dataset = job.dataset(("train", "validation", "test"))
-    _refuse_unfit(job, dataset)
+    splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
+    dataset = job.dataset(splits)
     record = open_record(job.config, job.recipe, os.environ) if job.world.is_leader else NoRecord()
     try:
-        fitted = fitting.fit(job, dataset, start, record)
-        result = _judge_and_keep(job, dataset, fitted, record)
+        if job.config.evaluate_only:
+            assert start is not None
+            result = _evaluate_only(job, dataset, start, record)
+        else:
+            _refuse_unfit(job, dataset)
+            fitted = fitting.fit(job, dataset, start, record)
+            result = _judge_and_keep(job, dataset, fitted, record)
     except BaseException as error:
         record.close("KILLED" if isinstance(error, Terminated) else "FAILED")
         raise
@@ -99,24 +106,66 @@ def _run(job: Job) -> dict[str, Any]:
 
 def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
     job.progress.update(stage="evaluating")
-    evaluation = job.evaluate(fitted.model, job.evaluation_loader(dataset, "validation"), exact=True)
+    judged = _judged(job, dataset, fitted)
     if not job.world.is_leader:
         return {}
-    low, high = interval95(evaluation.metrics["top1"], len(evaluation.labels))
-    log.info(
-        "best epoch %s: top1 %.4f (95 %% interval %.4f to %.4f), %s",
-        fitted.best_epoch, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
-    )  # fmt: skip
     folder, digest = _export(job, _plain(fitted.model), dataset)
     model = TrainedModel(
         folder=folder,
-        reports=_write_reports(job, evaluation, dataset, fitted),
+        reports=_write_reports(job, judged, dataset, fitted),
         digest=digest,
         classes=len(dataset.classes),
-        metrics=evaluation.metrics,
+        metrics=judged.final.metrics,
     )
     job.progress.update(stage="registering")
     return _finish(job, record, model, fitted)
+
+
+def _evaluate_only(job: Job, dataset: LocalDataset, start: Initial, record: Record) -> dict[str, Any]:
+    """Judges the initial model on the images; nothing is trained, exported or registered."""
+    if start.preset is None or start.preprocess is None:
+        raise BadConfig(
+            "InvalidConfig", f"{start.origin} says nothing of its classes: evaluateOnly needs a model of a TrainingJob"
+        )
+    job = replace(job, preset=PRESETS[start.preset], preprocess=start.preprocess)
+    dataset = dataset.with_classes(start.classes)
+    model, notes = fitting.build_model(job, dataset, start)
+    fitted = Fitted(model=model, reason="Evaluated", best_epoch=None, notes=notes, starts=1, saved=None)
+    job.progress.update(stage="evaluating")
+    judged = _judged(job, dataset, fitted)
+    if not job.world.is_leader:
+        return {}
+    record.report(_write_reports(job, judged, dataset, fitted), judged.final.metrics)
+    about = {"name": None, "version": None, "uri": _initial_uri(job.config), "digest": start.digest}
+    return _keep_result(job, record, fitted, metrics=judged.final.metrics, model=about)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The best weights' answers on what was held out."""
+
+    validation: Evaluation
+    test: Evaluation | None
+
+    @property
+    def final(self) -> Evaluation:
+        """The figures that count: on images that chose nothing, where there are such."""
+        return self.test or self.validation
+
+
+def _judged(job: Job, dataset: LocalDataset, fitted: Fitted) -> _Judged:
+    found = {
+        split: job.evaluate(fitted.model, job.evaluation_loader(dataset, split), exact=True)
+        for split in ("validation", "test")
+        if split in dataset.splits
+    }
+    for split, evaluation in found.items():
+        low, high = interval95(evaluation.metrics["top1"], len(evaluation.labels))
+        log.info(
+            "%s images: top1 %.4f (95 %% interval %.4f to %.4f), %s",
+            split, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
+        )  # fmt: skip
+    return _Judged(found["validation"], found.get("test"))
 
 
 def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> tuple[Path, str]:
@@ -131,9 +180,10 @@ def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> tuple[Path, st
     return folder, digest
 
 
-def _write_reports(job: Job, evaluation: Evaluation, dataset: LocalDataset, fitted: Fitted) -> Path:
+def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fitted) -> Path:
     folder = job.scratch / "reports"
     folder.mkdir()
+    evaluation = judged.validation
     document = evaluation_report(evaluation, dataset.classes)
     document |= {"preset": job.config.preset, "bestEpoch": fitted.best_epoch, "dataset": _dataset(job.config)}
     _write_json(folder / "evaluation.json", document)
@@ -151,12 +201,19 @@ def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted) -> di
     version = record.register(model)
     about = _about(job, record, model, version)
     job.output.write(f"model/{export.METADATA}", export.metadata(model.folder, about))
+    model_about = {**about["model"], "uri": _model_uri(job.config), "digest": model.digest}
+    return _keep_result(job, record, fitted, metrics=model.metrics, model=model_about)
+
+
+def _keep_result(
+    job: Job, record: Record, fitted: Fitted, *, metrics: Mapping[str, float], model: Mapping[str, Any]
+) -> dict[str, Any]:
     result = {
         "uid": job.config.uid,
         "reason": fitted.reason,
-        "mlflow": about["run"],
-        "model": {**about["model"], "uri": _model_uri(job.config), "digest": model.digest},
-        "metrics": {name: round(value, 6) for name, value in model.metrics.items()},
+        "mlflow": record.run_document(),
+        "model": dict(model),
+        "metrics": {name: round(value, 6) for name, value in metrics.items()},
         "starts": fitted.starts,
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
         "notes": list(fitted.notes),
@@ -199,6 +256,10 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
 
 def _dataset(config: TrainConfig) -> dict[str, str]:
     return {"name": config.datasets[0].name, "version": config.datasets[0].version}
+
+
+def _initial_uri(config: TrainConfig) -> str | None:
+    return config.initial_model.uri if config.initial_model else None
 
 
 def _model_uri(config: TrainConfig) -> str:

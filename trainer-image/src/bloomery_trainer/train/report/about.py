@@ -1,0 +1,49 @@
+"""What a report is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bloomery_trainer.train.dataset import LocalDataset
+from bloomery_trainer.train.evaluate import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportAbout:
+    """One model on one dataset.
+
+    Attributes:
+        title: what the page is called.
+        preset: the model's network.
+        metric: what the best epoch was chosen by.
+        best_epoch: None where nothing was trained.
+        dataset: with the splits that were evaluated; `train` may be missing where nothing was trained.
+        validation: the answers on the validation images, in their order.
+        test: the answers on the test images, in their order, where there are any.
+        notes: sentences that people should know.
+    """
+
+    title: str
+    preset: str
+    metric: str
+    best_epoch: int | None
+    dataset: LocalDataset
+    validation: Evaluation
+    test: Evaluation | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> str:
+        """The images that the model is judged by: those that had no part in choosing it, where there are such."""
+        return "validation" if self.test is None else "test"
+
+    @property
+    def judged(self) -> Evaluation:
+        """The answers on these images."""
+        return self.validation if self.test is None else self.test
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """All evaluations by split."""
+        both = {"validation": self.validation, "test": self.test}
+        return {split: evaluation for split, evaluation in both.items() if evaluation is not None}

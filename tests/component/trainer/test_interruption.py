@@ -1,0 +1,125 @@
+"""A training that is killed, told to go, stopped or out of time: nothing is lost that was learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.component.trainer.conftest import TOKEN, Trainers
+
+EVERY = 7
+Config = Callable[..., dict[str, Any]]
+
+
+def starts(folder: Path) -> list[int]:
+    """The step at which each start of the training went on."""
+    return [attempt["step"] for attempt in json.loads((folder / "attempts.json").read_text(encoding="utf-8"))]
+
+
+@pytest.mark.feature("T13")
+def test_a_training_killed_at_three_points_ends_like_an_undisturbed_one(
+    trainers: Trainers, train_config: Config, tmp_path: Path
+) -> None:
+    undisturbed = trainers.run(train_config("undisturbed")).message
+    killed_at = []
+    for step in (9, 24, 41):
+        trainer = trainers.start(train_config("killed"))
+        killed_at.append(trainer.until(lambda progress, step=step: progress.get("step", 0) >= step)["step"])
+        trainer.kill()
+    killed = trainers.run(train_config("killed")).message
+
+    # The images, their order, how they are varied and what is drawn at random all go on where they were.
+    assert killed["metrics"] == pytest.approx(undisturbed["metrics"], abs=0.02)
+    assert killed["lastCheckpoint"]["step"] == undisturbed["lastCheckpoint"]["step"] == 60
+    assert killed["starts"] == 4
+    # Progress is told once a second, so a killed process may have been some steps further than it said.
+    resumed_at = starts(tmp_path / "killed")[1:]
+    assert all(resumed >= killed - EVERY for resumed, killed in zip(resumed_at, killed_at, strict=True))
+    assert all(resumed % EVERY == 0 for resumed in resumed_at)
+
+
+@pytest.mark.feature("T13")
+def test_on_sigterm_the_state_is_saved_at_once_and_the_exit_code_says_so(
+    trainers: Trainers, train_config: Config, tmp_path: Path
+) -> None:
+    config = train_config("told", checkpoint={"everySeconds": 3600})
+    trainer = trainers.start(config)
+    step = trainer.until(lambda progress: progress.get("step", 0) >= 5)["step"]
+
+    assert trainer.terminate() == 143
+    assert trainer.message["error"]["reason"] == "Terminated"
+    again = trainers.run(config)
+    assert starts(tmp_path / "told")[1] >= step
+    assert again.message["starts"] == 2
+
+
+@pytest.mark.feature("T13")
+def test_only_the_newest_checkpoints_are_kept(trainers: Trainers, train_config: Config, tmp_path: Path) -> None:
+    trainers.run(train_config("kept", {"maxSteps": 24}, checkpoint={"everySteps": 5, "keep": 2}))
+
+    names = sorted(path.name for path in (tmp_path / "kept" / "checkpoints").iterdir())
+    assert names == ["step-000000020.pt", "step-000000024.pt"]
+
+
+@pytest.mark.feature("T13")
+def test_a_training_that_never_gains_a_step_is_given_up(
+    trainers: Trainers, train_config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "stuck").mkdir()
+    attempts = [{"time": "2026-01-01T00:00:00Z", "step": 0}] * 5
+    (tmp_path / "stuck" / "attempts.json").write_text(json.dumps(attempts))
+    trainer = trainers.start(train_config("stuck"))
+
+    assert trainer.wait() == 2
+    assert trainer.message["error"]["reason"] == "NoProgress"
+
+
+@pytest.mark.feature("T8")
+def test_a_stopped_training_keeps_the_best_model_so_far(
+    trainers: Trainers, train_config: Config, tmp_path: Path
+) -> None:
+    trainer = trainers.start(train_config("stopped", {"maxSteps": 100_000}))
+    trainer.until(lambda progress: progress.get("step", 0) >= 12)
+
+    assert trainer.post_stop("wrong") == 401
+    assert trainer.post_stop(TOKEN) == 202
+    assert trainer.wait() == 0
+    assert trainer.message["reason"] == "Stopped"
+    assert (tmp_path / "stopped" / "model" / "model.onnx").exists()
+
+
+@pytest.mark.feature("T8")
+def test_training_time_is_counted_over_all_starts_and_then_the_best_is_kept(
+    trainers: Trainers, train_config: Config, tmp_path: Path
+) -> None:
+    config = train_config("limited", {"maxSteps": 100_000}, maxTrainingSeconds=8)
+    trainer = trainers.start(config)
+    trainer.until(lambda progress: progress.get("step", 0) >= 10)
+    assert trainer.terminate() == 143
+    ended = trainers.run(config)
+
+    assert ended.message["reason"] == "TrainingTimeReached"
+    assert (tmp_path / "limited" / "model" / "metadata.json").exists()
+
+
+def test_a_training_that_no_longer_improves_is_stopped_early(trainers: Trainers, train_config: Config) -> None:
+    config = train_config("patient", {"learningRate": 1e-9, "maxSteps": 100_000}, earlyStopping={"patience": 2})
+    ended = trainers.run(config).message
+
+    assert ended["reason"] == "StoppedEarly"
+
+
+def test_an_output_folder_of_another_job_is_left_alone(
+    trainers: Trainers, train_config: Config, tmp_path: Path
+) -> None:
+    trainers.run(train_config("taken", {"maxSteps": 1}))
+    before = (tmp_path / "taken" / "result.json").read_bytes()
+    other = trainers.start({**train_config("taken"), "uid": "another"})
+
+    assert other.wait() == 2
+    assert other.message["error"]["reason"] == "OutputTaken"
+    assert (tmp_path / "taken" / "result.json").read_bytes() == before

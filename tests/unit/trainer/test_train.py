@@ -73,7 +73,7 @@ def test_the_output_folder_holds_the_model_its_report_and_its_log(trained: tuple
     files = {str(path.relative_to(trained[1])) for path in trained[1].rglob("*") if path.is_file()}
 
     assert files == {
-        "evaluation.json", "predictions.csv", "confusion-matrix.html", "train.log", "result.json",
+        "evaluation.json", "predictions.csv", "report.html", "train.log", "result.json",
         "attempts.json", "checkpoints/step-000000030.pt",
         "model/metadata.json", *(f"model/{name}" for name in MODEL_FILES),
     }  # fmt: skip

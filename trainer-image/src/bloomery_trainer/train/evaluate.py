@@ -16,6 +16,7 @@ from sklearn import metrics as figures
 from torch import Tensor, nn
 
 from bloomery_trainer.images import Preprocess
+from bloomery_trainer.train import precision
 from bloomery_trainer.train.data import normalise
 
 TOP_K = 5
@@ -63,20 +64,15 @@ def answers(
     probabilities, labels = io.BytesIO(), io.BytesIO()
     classes = 0
     for images, true in batches:
-        with reduced_precision(device, enabled=not exact):
-            logits = model(normalise(images.to(device, non_blocking=True), preprocess))
+        pixels = normalise(images.to(device, non_blocking=True), preprocess)
+        with precision.reduced(device, side=preprocess.crop, enabled=not exact):
+            logits = model(pixels)
         shares = logits.float().softmax(dim=1).cpu().contiguous()
         classes = shares.shape[1]
         probabilities.write(shares.numpy().data)
         labels.write(true.to(torch.int64).contiguous().numpy().data)
     found = np.frombuffer(labels.getbuffer(), np.int64)
     return np.frombuffer(probabilities.getbuffer(), np.float32).reshape(len(found), classes), found
-
-
-def reduced_precision(device: torch.device, *, enabled: bool = True) -> torch.autocast:
-    """bfloat16 where a GPU does it well; full precision elsewhere."""
-    suits = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled and suits)
 
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

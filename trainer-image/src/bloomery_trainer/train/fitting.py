@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from bloomery_trainer.train import checkpoint, initial, loop
+from bloomery_trainer.train import checkpoint, initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved
 from bloomery_trainer.train.data import training_batches
 from bloomery_trainer.train.dataset import LocalDataset
@@ -80,8 +79,7 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
             initial.freeze_body(model, head)
     for note in notes:
         log.info("%s", note)
-    # Convolutions are faster on pixels side by side, on processors as on GPUs.
-    return model.to(job.device).to(memory_format=torch.channels_last), tuple(notes)
+    return model.to(job.device).to(memory_format=precision.memory_format(job.device, side=size)), tuple(notes)
 
 
 def _plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:

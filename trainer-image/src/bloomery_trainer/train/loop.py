@@ -20,9 +20,10 @@ from bloomery_trainer.config import Checkpoint
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.images import Preprocess
 from bloomery_trainer.shutdown import Shutdown, Terminated
+from bloomery_trainer.train import precision
 from bloomery_trainer.train.checkpoint import Checkpoints
 from bloomery_trainer.train.data import TrainingBatches, normalise
-from bloomery_trainer.train.evaluate import Evaluation, reduced_precision
+from bloomery_trainer.train.evaluate import Evaluation
 from bloomery_trainer.train.initial import train_mode
 from bloomery_trainer.train.recipe import Recipe, build_optimizer, build_schedule
 from bloomery_trainer.train.world import World
@@ -313,8 +314,9 @@ class _Loss:
 
 def _train_step(state: TrainState, plan: Plan, loss_of: _Loss, images: Tensor, labels: Tensor) -> Tensor:
     images, labels = loss_of.mixed(normalise(images, plan.preprocess), labels)
-    images = images.contiguous(memory_format=torch.channels_last)
-    with reduced_precision(plan.device):
+    side = plan.recipe.training_size
+    images = images.contiguous(memory_format=precision.memory_format(plan.device, side=side))
+    with precision.reduced(plan.device, side=side):
         loss = loss_of(state.network(images), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step()

@@ -22,16 +22,16 @@ from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train import export, fitting, report
+from bloomery_trainer.train import export, fitting
 from bloomery_trainer.train.data import normalise
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
-from bloomery_trainer.train.evaluate import report as evaluation_report
 from bloomery_trainer.train.fitting import Fitted
 from bloomery_trainer.train.initial import Initial, require_preset
 from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
+from bloomery_trainer.train.report import ReportAbout, write_reports
 from bloomery_trainer.train.world import joined, peers_watched
 
 log = logging.getLogger(__name__)
@@ -183,14 +183,18 @@ def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> tuple[Path, st
 def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fitted) -> Path:
     folder = job.scratch / "reports"
     folder.mkdir()
-    evaluation = judged.validation
-    document = evaluation_report(evaluation, dataset.classes)
-    document |= {"preset": job.config.preset, "bestEpoch": fitted.best_epoch, "dataset": _dataset(job.config)}
-    _write_json(folder / "evaluation.json", document)
-    page = report.confusion_page(document["confusionMatrix"], dataset.classes)
-    (folder / "confusion-matrix.html").write_text(page, encoding="utf-8")
-    files = dataset.splits["validation"]
-    report.write_predictions(folder / "predictions.csv", evaluation, files=files, classes=dataset.classes)
+    config = job.config
+    about = ReportAbout(
+        title=config.display_name or f"{config.namespace}/{config.name}",
+        preset=config.preset,
+        metric=config.metric,
+        best_epoch=fitted.best_epoch,
+        dataset=dataset,
+        validation=judged.validation,
+        test=judged.test,
+        notes=fitted.notes,
+    )
+    write_reports(folder, about)
     for path in sorted(folder.iterdir()):
         job.output.upload(path, path.name)
     return folder
@@ -264,10 +268,6 @@ def _initial_uri(config: TrainConfig) -> str | None:
 
 def _model_uri(config: TrainConfig) -> str:
     return f"{config.output.uri.rstrip('/')}/model"
-
-
-def _write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def _words(metrics: Any) -> str:

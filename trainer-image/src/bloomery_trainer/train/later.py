@@ -16,7 +16,7 @@ def register(config: TrainConfig) -> dict[str, Any]:
     """Registers what lies in the output folder and returns the training's result, now with its model version."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise BadConfig("InvalidTrackingUri", "MLFLOW_TRACKING_URI is not set: there is nowhere to register to")
-    from bloomery_trainer.train.record import register_later
+    from bloomery_trainer.train.recovery import register_later
 
     output = open_folder(config.output.uri, S3Access.from_environment(os.environ))
     with tempfile.TemporaryDirectory(prefix="bloomery-") as scratch:

@@ -1,25 +1,36 @@
-"""Where a run is recorded: MLflow, or nowhere if no server is named. Nothing here ever fails a run."""
+"""Where a run is recorded: MLflow, or nowhere if no server is named; and always in TensorBoard's event files.
+
+Nothing here ever fails a run.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.storage import Folder
+from bloomery_trainer.train import lineage
+from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from bloomery_trainer.train.tracking import Tracker
+    from bloomery_trainer.train.events import EventLog, Scalar
+    from bloomery_trainer.train.tracking import RunRef, Tracker
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600.0
 """How long the end of a run waits for MLflow, unless $BLOOMERY_MLFLOW_WAIT_SECONDS says otherwise."""
+
+Images = Callable[[], LocalDataset]
+"""Gives the images that a model is judged by: its test images where there are any, else those for validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +47,9 @@ class TrainedModel:
 class Record(Protocol):
     """One run's record."""
 
+    def begin(self, step: int) -> None:
+        """Training goes on after `step`, or begins after 0; called before the first `log`."""
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes metrics of a step; returns at once."""
 
@@ -45,6 +59,12 @@ class Record(Protocol):
     def register(self, model: TrainedModel) -> str | None:
         """Hands over the model and its reports; the version it got, or None if it got none."""
 
+    def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
+        """Moves the registry's alias to the version if it is good enough: {alias, moved, message}.
+
+        None where no promotion is asked for. `images` are needed only if the present model has to be judged anew.
+        """
+
     def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
         """Hands over reports and figures without a model."""
 
@@ -52,11 +72,14 @@ class Record(Protocol):
         """Keeps a file with the run."""
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED or FAILED."""
+        """Ends the run as FINISHED, FAILED or KILLED."""
 
 
 class NoRecord:
     """Without a server: the output folder alone tells of the run."""
+
+    def begin(self, step: int) -> None:
+        """Does nothing."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Does nothing."""
@@ -68,6 +91,9 @@ class NoRecord:
     def register(self, model: TrainedModel) -> str | None:
         """Registers nothing."""
 
+    def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
+        """There is no registry."""
+
     def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
         """Takes nothing."""
 
@@ -78,18 +104,70 @@ class NoRecord:
         """Does nothing."""
 
 
+class EventRecord:
+    """Another record, with every metric also in TensorBoard's event files."""
+
+    def __init__(self, events: EventLog, other: Record) -> None:
+        self._events = events
+        self._other = other
+
+    def begin(self, step: int) -> None:
+        """Voids what an earlier process logged of later steps."""
+        self._events.begin(step)
+        self._other.begin(step)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Takes metrics of a step; returns at once."""
+        self._events.log(metrics, step)
+        self._other.log(metrics, step)
+
+    def run_document(self) -> dict[str, str | None]:
+        """The run's ids."""
+        return self._other.run_document()
+
+    def register(self, model: TrainedModel) -> str | None:
+        """Completes the events, which go with the model."""
+        self._events.complete()
+        return self._other.register(model)
+
+    def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
+        """Moves the registry's alias if the version is good enough."""
+        return self._other.promote(version, model, images)
+
+    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
+        """Hands over reports and figures without a model."""
+        self._events.complete()
+        self._other.report(reports, metrics)
+
+    def log_file(self, path: Path) -> None:
+        """Keeps a file with the run."""
+        self._other.log_file(path)
+
+    def close(self, status: str) -> None:
+        """Ends the run."""
+        self._events.close()
+        self._other.close(status)
+
+
 class MlflowRecord:
     """A run in MLflow, as far as MLflow can be reached."""
 
-    def __init__(self, tracker: Tracker, config: TrainConfig, recipe: Recipe, *, wait_seconds: float) -> None:
+    def __init__(self, tracker: Tracker, config: TrainConfig, *, wait_seconds: float, events: Path | None) -> None:
         self._tracker = tracker
         self._config = config
-        self._recipe = recipe
         self._wait_seconds = wait_seconds
+        self._events = events
+
+    def begin(self, step: int) -> None:
+        """MLflow itself is asked how far an earlier process came."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes metrics of a step; returns at once."""
         self._tracker.log(metrics, step)
+
+    def replay(self, scalar: Scalar) -> None:
+        """Takes one value of a run that is over."""
+        self._tracker.log({scalar.name: scalar.value}, scalar.step, at=scalar.time)
 
     def run_document(self) -> dict[str, str | None]:
         """The run's ids."""
@@ -100,40 +178,66 @@ class MlflowRecord:
 
     def register(self, model: TrainedModel) -> str | None:
         """Waits for MLflow, up to the limit, and registers the model with it."""
+        try:
+            return self.register_or_raise(model)
+        except Exception as error:
+            log.warning("MLflow did not take the model: %s", _in_words(error))
+            return None
+
+    def register_or_raise(self, model: TrainedModel) -> str:
+        """The same, raising what MLflow raised last."""
         from bloomery_trainer.train import registry
 
+        config = self._config
         about = registry.ModelAbout(
-            name=self._config.mlflow.registered_model,
-            description=_description(self._config, model.metrics),
-            tags=_version_tags(self._config),
+            name=config.mlflow.registered_model,
+            model_description=lineage.describe_job(config),
+            description=lineage.describe_version(config, model.metrics),
+            tags=lineage.version_tags(config, model.digest),
             digest=model.digest,
             folder=model.folder,
-            image_size=self._recipe.image_size,
-            classes=model.classes,
         )
 
         def attempt() -> str:
-            run = self._tracker.flush()
-            for path in sorted(model.reports.iterdir()):
-                self._tracker.client.log_artifact(run.run_id, str(path))
+            run = self._hand_over(model.reports)
             self._tracker.client.log_artifact(run.run_id, str(model.folder / "labels.txt"))
             return registry.register(self._tracker.client, run, about)
 
         self._tracker.log(model.metrics, 0)
         return registry.within(self._wait_seconds, attempt)
 
+    def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
+        """Moves the registry's alias if the version is good enough; what hinders it is said in the message."""
+        wanted = self._config.mlflow.promote
+        if wanted is None:
+            return None
+        from bloomery_trainer.train import promote, registry
+
+        candidate = promote.Candidate(
+            name=self._config.mlflow.registered_model,
+            version=version,
+            metric=self._config.metric,
+            value=model.metrics[self._config.metric],
+            data=lineage.data_tags(self._config),
+        )
+        try:
+            return registry.within(
+                self._wait_seconds,
+                lambda: promote.promote(self._tracker.client, wanted, candidate, promote.ChampionJudge(images)),
+            )
+        except Exception as error:
+            log.warning("the alias %s could not be moved: %s", wanted.alias, _in_words(error))
+            return {"alias": wanted.alias, "moved": False, "message": f"MLflow did not move it: {_in_words(error)}"}
+
     def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
         """Waits for MLflow, up to the limit, and logs the reports and figures to the run."""
         from bloomery_trainer.train import registry
 
-        def attempt() -> bool:
-            run = self._tracker.flush()
-            for path in sorted(reports.iterdir()):
-                self._tracker.client.log_artifact(run.run_id, str(path))
-            return True
-
         self._tracker.log(metrics, 0)
-        registry.within(self._wait_seconds, attempt)
+        try:
+            registry.within(self._wait_seconds, lambda: self._hand_over(reports))
+        except Exception as error:
+            log.warning("MLflow did not take the report: %s", _in_words(error))
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run, if there is one."""
@@ -143,19 +247,58 @@ class MlflowRecord:
         try:
             self._tracker.client.log_artifact(run.run_id, str(path))
         except Exception as error:
-            log.warning("MLflow did not take %s: %s", path.name, error)
+            log.warning("MLflow did not take %s: %s", path.name, _in_words(error))
 
     def close(self, status: str) -> None:
         """Ends the run."""
         self._tracker.close(status)
 
+    def _hand_over(self, reports: Path) -> RunRef:
+        """Sends the metrics that wait, the reports and the events."""
+        run, client = self._tracker.flush(), self._tracker.client
+        for path in sorted(reports.iterdir()):
+            client.log_artifact(run.run_id, str(path))
+        matrix = _confusion_matrix(reports / "evaluation.json")
+        if matrix is not None:
+            client.log_text(run.run_id, matrix, "confusion-matrix.csv")
+        if self._events is not None and self._events.is_dir():
+            client.log_artifacts(run.run_id, str(self._events), "tensorboard")
+        return run
 
-def open_record(config: TrainConfig, recipe: Recipe, environment: Mapping[str, str]) -> Record:
-    """Begins the run's record at $MLFLOW_TRACKING_URI."""
-    uri = environment.get("MLFLOW_TRACKING_URI")
-    if not uri:
+
+def open_record(
+    config: TrainConfig,
+    recipe: Recipe,
+    environment: Mapping[str, str],
+    *,
+    output: Folder | None = None,
+    scratch: Path | None = None,
+) -> Record:
+    """Begins the run's record: at $MLFLOW_TRACKING_URI, and in `scratch`/tensorboard with its copy in `output`."""
+    events = None if scratch is None else scratch / "tensorboard"
+    record: Record
+    if environment.get("MLFLOW_TRACKING_URI"):
+        record = mlflow_record(config, recipe, environment, events=events, live=True)
+    else:
         log.info("MLFLOW_TRACKING_URI is not set: nothing is recorded in MLflow")
-        return NoRecord()
+        record = NoRecord()
+    if output is None or events is None:
+        return record
+    from bloomery_trainer.train.events import EventLog
+
+    return EventRecord(EventLog(events, output), record)
+
+
+def mlflow_record(
+    config: TrainConfig,
+    recipe: Recipe,
+    environment: Mapping[str, str],
+    *,
+    events: Path | None,
+    live: bool,
+    began: float | None = None,
+) -> MlflowRecord:
+    """The run's record at $MLFLOW_TRACKING_URI; `live` while it trains, `began` where that is over."""
     # Imported here: it takes seconds, and without a server nobody needs it.
     from bloomery_trainer.train import tracking
 
@@ -163,51 +306,33 @@ def open_record(config: TrainConfig, recipe: Recipe, environment: Mapping[str, s
         experiment=config.mlflow.experiment,
         name=config.name,
         uid=config.uid,
-        description=config.description or config.display_name,
-        tags=_run_tags(config),
-        parameters=_parameters(config, recipe),
-        dataset_name=config.datasets[0].name,
-        dataset_version=config.datasets[0].version,
-        dataset_uri=config.datasets[0].uri,
+        description=lineage.describe_job(config),
+        tags=lineage.run_tags(config, device=lineage.device_name() if live else None),
+        parameters=lineage.parameters(config, recipe),
+        datasets=lineage.dataset_inputs(config),
+        began=began,
     )
-    tracker = tracking.Tracker(tracking.connect(uri), about)
-    tracker.start()
+    tracker = tracking.Tracker(tracking.connect(environment["MLFLOW_TRACKING_URI"]), about)
+    if live:
+        tracker.start()
     wait = float(environment.get("BLOOMERY_MLFLOW_WAIT_SECONDS") or WAIT_SECONDS)
-    return MlflowRecord(tracker, config, recipe, wait_seconds=wait)
+    return MlflowRecord(tracker, config, wait_seconds=wait, events=events)
 
 
-def _parameters(config: TrainConfig, recipe: Recipe) -> dict[str, str]:
-    parameters = {"preset": config.preset, "metric": config.metric, **recipe.parameters()}
-    return {key: str(value) for key, value in parameters.items()}
+def _confusion_matrix(evaluation: Path) -> str | None:
+    """The confusion matrix as CSV: rows are true classes, columns answers."""
+    document = json.loads(evaluation.read_bytes()) if evaluation.exists() else {}
+    matrix, names = document.get("confusionMatrix"), [entry["name"] for entry in document.get("classes", [])]
+    if not matrix:
+        return None
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["true \\ answer", *names])
+    writer.writerows([name, *counts] for name, counts in zip(names, matrix, strict=True))
+    return text.getvalue()
 
 
-def _run_tags(config: TrainConfig) -> dict[str, str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    tags = {**_lineage(config), "bloomery.dev/uid": config.uid, "bloomery.dev/device": device}
-    if config.display_name:
-        tags["bloomery.dev/display-name"] = config.display_name
-    return {**config.mlflow.tags, **tags}
+def _in_words(error: Exception) -> str:
+    from bloomery_trainer.train.tracking import in_words
 
-
-def _version_tags(config: TrainConfig) -> dict[str, str]:
-    tags = {**_lineage(config), "bloomery.dev/uri": f"{config.output.uri.rstrip('/')}/model"}
-    if config.mlflow.version_label:
-        tags["bloomery.dev/version-label"] = config.mlflow.version_label
-    return {**config.mlflow.tags, **tags}
-
-
-def _lineage(config: TrainConfig) -> dict[str, str]:
-    return {
-        "bloomery.dev/trainingjob": f"{config.namespace}/{config.name}",
-        "bloomery.dev/dataset": config.datasets[0].name,
-        "bloomery.dev/dataset-version": config.datasets[0].version,
-    }
-
-
-def _description(config: TrainConfig, metrics: Mapping[str, float]) -> str:
-    text = config.description or config.display_name or ""
-    made = (
-        f"{config.preset}, trained by {config.namespace}/{config.name} on {config.datasets[0].name} "
-        f"{config.datasets[0].version[:12]}: top1 {metrics['top1']:.4f}"
-    )
-    return f"{text}\n\n{made}" if text else made
+    return in_words(error)

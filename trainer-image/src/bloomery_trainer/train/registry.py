@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -20,30 +21,28 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
 from bloomery_trainer.train.export import INPUT, OUTPUT
+from bloomery_trainer.train.lineage import DIGEST_TAG
 from bloomery_trainer.train.tracking import RunRef, in_words, is_final
 
 log = logging.getLogger(__name__)
-
-DIGEST_TAG = "bloomery.dev/digest"
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAbout:
-    """A model to register: its name in the registry, what it is called there, and its local files."""
+    """A model to register: its name in the registry, what it and its version are called there, its local files."""
 
     name: str
+    model_description: str | None
     description: str
     tags: Mapping[str, str]
     digest: str
     folder: Path
-    image_size: int
-    classes: int
 
 
-def within(seconds: float, action: Callable[[], Result]) -> Result | None:
-    """Tries `action` until it succeeds or the time is over or MLflow refuses for good; None then."""
+def within(seconds: float, action: Callable[[], Result]) -> Result:
+    """Tries `action` until it succeeds; raises its error when the time is over or MLflow refuses for good."""
     deadline = time.monotonic() + seconds
     pause = 1.0
     while True:
@@ -51,8 +50,7 @@ def within(seconds: float, action: Callable[[], Result]) -> Result | None:
             return action()
         except Exception as error:
             if is_final(error) or time.monotonic() + pause > deadline:
-                log.warning("MLflow did not take the model: %s", in_words(error))
-                return None
+                raise
             log.info("waiting for MLflow: %s", in_words(error))
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
@@ -66,14 +64,14 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
     for known in client.search_model_versions(f"run_id = '{run.run_id}'"):
         if known.name == model.name and known.tags.get(DIGEST_TAG) == model.digest:
             return str(known.version)
-    _require_registered_model(client, model.name)
+    _require_registered_model(client, model.name, model.model_description)
     logged = Model.log(
         artifact_path=None,
         name="model",
         flavor=mlflow.onnx,
         run_id=run.run_id,
         onnx_model=onnx.load(model.folder / "model.onnx"),
-        signature=signature(model.image_size, model.classes),
+        signature=_signature_of(model.folder),
         # Named here, because MLflow would find them out by running the model in a process of its own.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("onnx", "onnxruntime", "numpy")],
         save_as_external_data=False,
@@ -83,7 +81,7 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
         model.name,
         source=logged.model_uri,
         run_id=run.run_id,
-        tags={DIGEST_TAG: model.digest, **model.tags},
+        tags=dict(model.tags),
         description=model.description,
         await_creation_for=60,
         model_id=logged.model_id,
@@ -100,9 +98,19 @@ def signature(image_size: int, classes: int) -> ModelSignature:
     )
 
 
-def _require_registered_model(client: MlflowClient, name: str) -> None:
+def _signature_of(folder: Path) -> ModelSignature:
+    side = json.loads((folder / "preprocess.json").read_bytes())["crop"]
+    # Not splitlines(): a class name may hold a character that it takes for the end of a line.
+    classes = (folder / "labels.txt").read_text(encoding="utf-8").count("\n")
+    return signature(side, classes)
+
+
+def _require_registered_model(client: MlflowClient, name: str, description: str | None) -> None:
+    """Makes the registered model, and describes it unless people have done so."""
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=description)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
+        if description and not client.get_registered_model(name).description:
+            client.update_registered_model(name, description)

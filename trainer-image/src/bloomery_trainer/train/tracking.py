@@ -6,6 +6,7 @@ and only for so long.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -24,25 +25,23 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.logging_utils import disable_logging
 
 from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.train import lineage
+from bloomery_trainer.train.system import PREFIX, SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 
-UID_TAG = "bloomery.dev/uid"
-"""Marks a run as the one of a TrainingJob: a pod that is started again continues it."""
-
 _CHUNK = 1000
 _PARAMS = 100
 _BUFFER = 1_000_000
 _FLUSH_SECONDS = 1.0
 _LONGEST_PAUSE = 30.0
-_SYSTEM_SECONDS = 5
+_LAST_SECONDS = 30.0
 _DIGEST = 36
 
 
@@ -64,9 +63,9 @@ class RunAbout:
     description: str | None
     tags: Mapping[str, str]
     parameters: Mapping[str, Any]
-    dataset_name: str
-    dataset_version: str
-    dataset_uri: str
+    datasets: tuple[lineage.DatasetInput, ...]
+    began: float | None = None
+    """When it began, in seconds since 1970, where that was not now."""
 
 
 @dataclass
@@ -77,7 +76,8 @@ class Tracker:
     about: RunAbout
     _metrics: deque[Metric] = field(default_factory=lambda: deque(maxlen=_BUFFER), init=False)
     _run: RunRef | None = field(default=None, init=False)
-    _monitor: SystemMetricsMonitor | None = field(default=None, init=False)
+    _known: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
+    _system: SystemMetrics | None = field(default=None, init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
     _closing: threading.Event = field(default_factory=threading.Event, init=False)
     _sending: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -88,13 +88,15 @@ class Tracker:
         return self._run
 
     def start(self) -> None:
-        """Begins to record in the background."""
+        """Begins to record in the background, the figures of the machine too."""
+        self._system = SystemMetrics(self.log)
+        self._system.start()
         threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Takes metrics of a step; returns at once."""
-        now = int(time.time() * 1000)
-        self._metrics.extend(Metric(key, value, now, step) for key, value in metrics.items())
+    def log(self, metrics: Mapping[str, float], step: int, *, at: float | None = None) -> None:
+        """Takes metrics of a step; returns at once. `at` is when they were measured, where that was not now."""
+        moment = int((time.time() if at is None else at) * 1000)
+        self._metrics.extend(Metric(key, value, moment, step) for key, value in metrics.items())
 
     def flush(self) -> RunRef:
         """Sends all that waits, now; raises what MLflow raises."""
@@ -102,15 +104,23 @@ class Tracker:
             return self._send()
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED or FAILED, if there is one and the server listens."""
+        """Ends the run as FINISHED, FAILED or KILLED, if there is one and the server listens soon enough."""
         self._closing.set()
         self._wake.set()
+        if self._system is not None:
+            self._system.stop()
+        if self._run is None:
+            return
+        last = threading.Thread(target=self._end, args=(self._run, status), name="mlflow-end", daemon=True)
+        last.start()
+        last.join(_LAST_SECONDS)
+        if last.is_alive():
+            log.warning("MLflow could not be told that the run has ended: no answer in %.0f s", _LAST_SECONDS)
+
+    def _end(self, run: RunRef, status: str) -> None:
         try:
-            if self._monitor is not None:
-                self._monitor.finish()  # type: ignore[no-untyped-call]
-            if self._run is not None:
-                self.flush()
-                self.client.set_terminated(self._run.run_id, status)
+            self.flush()
+            self.client.set_terminated(run.run_id, status)
         except Exception as error:
             log.warning("MLflow could not be told that the run has ended: %s", in_words(error))
 
@@ -129,23 +139,41 @@ class Tracker:
     def _send(self) -> RunRef:
         if self._run is None:
             self._run = self._begin()
-            self._watch_system(self._run)
         while self._metrics:
             chunk = [self._metrics[i] for i in range(min(_CHUNK, len(self._metrics)))]
-            self.client.log_batch(self._run.run_id, metrics=chunk)
+            news = [metric for metric in map(self._continued, chunk) if self._is_new(metric)]
+            if news:
+                self.client.log_batch(self._run.run_id, metrics=news)
             for _ in chunk:
                 self._metrics.popleft()
         return self._run
 
+    def _continued(self, metric: Metric) -> Metric:
+        """The machine's figures are numbered on from those of an earlier process."""
+        if not metric.key.startswith(PREFIX):
+            return metric
+        last, _ = self._known.get(metric.key, (-1, 0.0))
+        return Metric(metric.key, metric.value, metric.timestamp, metric.step + last + 1)
+
+    def _is_new(self, metric: Metric) -> bool:
+        """Whether an earlier process has not logged it already; steps after a checkpoint are trained twice."""
+        last, value = self._known.get(metric.key, (-1, 0.0))
+        final = metric.step == 0 and metric.value != value
+        return bool(metric.step > last or final)
+
     def _begin(self) -> RunRef:
         experiment = self._experiment()
-        found = self.client.search_runs([experiment], f"tags.`{UID_TAG}` = '{self.about.uid}'", max_results=1)
+        wanted = f"tags.`{lineage.UID_TAG}` = '{self.about.uid}'"
+        found = self.client.search_runs([experiment], wanted, max_results=1)
         if found:
-            run = found[0]
+            # Only this has each metric's last step.
+            run = self.client.get_run(found[0].info.run_id)
+            self._known = {metric.key: (metric.step, metric.value) for metric in run.data._metric_objs}
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
-            mine = {UID_TAG: self.about.uid}
-            run = self.client.create_run(experiment, run_name=self.about.name, tags=mine)
+            mine = {lineage.UID_TAG: self.about.uid}
+            began = None if self.about.began is None else int(self.about.began * 1000)
+            run = self.client.create_run(experiment, start_time=began, run_name=self.about.name, tags=mine)
         run_id = str(run.info.run_id)
         self._describe(run_id, known=run.data.params)
         log.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
@@ -167,22 +195,18 @@ class Tracker:
         # A parameter cannot be changed, and a newer image may have another default than the run began with.
         params = [Param(key, str(value)) for key, value in about.parameters.items() if key not in known]
         self.client.log_batch(run_id, params=params[:_PARAMS], tags=[RunTag(key, value) for key, value in tags.items()])
-        dataset = Dataset(
-            name=about.dataset_name,
-            digest=about.dataset_version[:_DIGEST],
-            source_type=about.dataset_uri.partition(":")[0],
-            source=f'{{"uri": "{about.dataset_uri}"}}',
-        )
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        context = [InputTag("mlflow.data.context", "training")]
+        inputs = [DatasetInput(_dataset(used), context) for used in about.datasets]
+        self.client.log_inputs(run_id, inputs)
 
-    def _watch_system(self, run: RunRef) -> None:
-        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            run.run_id,
-            sampling_interval=_SYSTEM_SECONDS,
-            resume_logging=True,
-            tracking_uri=self.client.tracking_uri,
-        )
-        self._monitor.start()  # type: ignore[no-untyped-call]
+
+def _dataset(used: lineage.DatasetInput) -> Dataset:
+    return Dataset(
+        name=used.name,
+        digest=used.version[:_DIGEST],
+        source_type=used.uri.partition(":")[0],
+        source=json.dumps({"uri": used.uri}),
+    )
 
 
 def connect(uri: str) -> MlflowClient:
@@ -214,3 +238,8 @@ def is_final(error: Exception) -> bool:
         return False
     status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     return 400 <= status < 500 and status not in (408, 429)
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the server does not like the credentials, which people may put right."""
+    return isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403)  # type: ignore[no-untyped-call]

@@ -1,0 +1,137 @@
+"""Recording a training that MLflow could not take when it ended, from what it left in its output folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
+from bloomery_trainer.storage import Folder, S3Access, open_folder
+from bloomery_trainer.train import export
+from bloomery_trainer.train.dataset import LocalDataset, fetch
+from bloomery_trainer.train.events import fetch_events, read_events
+from bloomery_trainer.train.presets import PRESETS
+from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
+from bloomery_trainer.train.report import EVALUATION, PAGE, PREDICTIONS
+from bloomery_trainer.train.tracking import in_words, is_final, is_forbidden
+
+log = logging.getLogger(__name__)
+
+RESULT = "result.json"
+_LOG = "train.log"
+
+
+def register_later(
+    config: TrainConfig, output: Folder, scratch: Path, environment: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """Makes the run, its metrics and files, the model version and its promotion, and completes result.json.
+
+    Done again, it finds what is there already. Raises BadConfig where there is no training to record or MLflow
+    refuses it for good, Unavailable where MLflow does not answer.
+    """
+    result = _result(config, output)
+    if result["reason"] == "Evaluated" or result["model"]["version"] is not None:
+        log.info("this training is recorded already")
+        return result
+    model = _fetched(result, output, scratch)
+    scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
+    record = _record(config, environment, scratch, began=scalars[0].time if scalars else None)
+    for scalar in scalars:
+        record.replay(scalar)
+    version = _registered(record, model)
+    promoted = record.promote(version, model, lambda: _held_out(config, scratch / "images"))
+    if (scratch / _LOG).exists():
+        record.log_file(scratch / _LOG)
+    record.close("FINISHED")
+    return _completed(result, output, record.run_document(), version, promoted)
+
+
+def _result(config: TrainConfig, output: Folder) -> dict[str, Any]:
+    content = output.read_if_there(RESULT)
+    if content is None:
+        raise BadConfig("NothingToRegister", f"there is no {RESULT} in {output.uri}: the training has not ended")
+    result: dict[str, Any] = json.loads(content)
+    if result.get("uid") != config.uid:
+        raise BadConfig("OutputTaken", f"{output.uri} holds the result of another job")
+    return result
+
+
+def _fetched(result: Mapping[str, Any], output: Folder, scratch: Path) -> TrainedModel:
+    """Brings the model, the reports, the events and the log here; raises BadData where the model is damaged."""
+    for name in ("model", "reports", "tensorboard", "images"):
+        (scratch / name).mkdir()
+    files = json.loads(output.read(f"model/{export.METADATA}"))["files"]
+    found = {name: f"sha256:{output.download(f'model/{name}', scratch / 'model' / name)}" for name in export.FILES}
+    if found != files or export.digest(found) != result["model"]["digest"]:
+        raise BadData("ModelDamaged", f"the model in {output.uri} is not the one that was trained")
+    for name in (EVALUATION, PAGE, PREDICTIONS):
+        _fetch_if_there(output, name, scratch / "reports" / name)
+    _fetch_if_there(output, _LOG, scratch / _LOG)
+    fetch_events(output, scratch / "tensorboard")
+    labels = (scratch / "model" / "labels.txt").read_text(encoding="utf-8")
+    return TrainedModel(
+        folder=scratch / "model",
+        reports=scratch / "reports",
+        digest=result["model"]["digest"],
+        classes=labels.count("\n"),
+        metrics=result["metrics"],
+    )
+
+
+def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
+    try:
+        output.download(name, target)
+    except FileNotFoundError:
+        target.unlink(missing_ok=True)
+        log.warning("there is no %s in %s", name, output.uri)
+
+
+def _record(config: TrainConfig, environment: Mapping[str, str], scratch: Path, *, began: float | None) -> MlflowRecord:
+    recipe = resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.initial_model is not None)
+    return mlflow_record(config, recipe, environment, events=scratch / "tensorboard", live=False, began=began)
+
+
+def _registered(record: MlflowRecord, model: TrainedModel) -> str:
+    try:
+        return record.register_or_raise(model)
+    except TrainerError:
+        raise
+    except Exception as error:
+        said = in_words(error)
+        if is_final(error) and not is_forbidden(error):
+            raise BadConfig("MlflowRefused", f"MLflow refuses the model: {said}") from error
+        raise Unavailable("MlflowUnavailable", f"MLflow did not take the model: {said}") from error
+
+
+def _held_out(config: TrainConfig, scratch: Path) -> LocalDataset:
+    access = S3Access.from_environment(os.environ)
+    return fetch(config.datasets, lambda uri: open_folder(uri, access), scratch, splits=("validation", "test"))
+
+
+def _completed(
+    result: dict[str, Any],
+    output: Folder,
+    run: Mapping[str, str | None],
+    version: str,
+    promoted: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Writes the version and the run where the training would have; the result last, as it is the proof."""
+    metadata = json.loads(output.read(f"model/{export.METADATA}"))
+    metadata |= {"run": dict(run), "registered": datetime.now(UTC).isoformat(timespec="seconds")}
+    metadata["model"] = {**metadata.get("model", {}), "version": version}
+    output.write(f"model/{export.METADATA}", json.dumps(metadata, ensure_ascii=False, indent=1).encode())
+    completed = {
+        **result,
+        "mlflow": dict(run),
+        "model": {**result["model"], "version": version},
+        "promoted": None if promoted is None else dict(promoted),
+    }
+    output.write(RESULT, json.dumps(completed, ensure_ascii=False, indent=1).encode())
+    return completed

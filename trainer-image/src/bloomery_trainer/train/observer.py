@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from bloomery_trainer.progress import Progress
@@ -26,15 +27,20 @@ class RunObserver:
         self._epoch_steps = epoch_steps
         self._epochs = -(-total_steps // epoch_steps)
         self._began = self._logged = time.monotonic()
+        self._first: int | None = None
         progress.update(stage="training", epoch=0, epochs=self._epochs, step=0, totalSteps=total_steps)
 
     def steps(self, steps: list[Step], *, images_per_second: float, compute_images_per_second: float) -> None:
         """Some steps were done."""
         last = steps[-1]
+        if self._first is None:
+            # Steps that an earlier process did say nothing about the speed of this one.
+            self._first = steps[0].number
         for step in steps:
             self._record.log({"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step.number)
-        self._record.log({"train/images_per_second": images_per_second}, last.number)
-        eta = (time.monotonic() - self._began) / last.number * (self._total - last.number)
+        rates = {"images_per_second": images_per_second, "compute_images_per_second": compute_images_per_second}
+        self._record.log({f"train/{name}": rate for name, rate in rates.items()}, last.number)
+        eta = (time.monotonic() - self._began) / (last.number - self._first + 1) * (self._total - last.number)
         epoch = (last.number - 1) // self._epoch_steps + 1
         self._progress.update(
             stage="training",
@@ -60,7 +66,10 @@ class RunObserver:
     def epoch(self, number: int, step: int, evaluation: Evaluation, *, loss: float, data_wait: float) -> None:
         """An epoch is done."""
         metrics = {f"validation/{name}": value for name, value in evaluation.metrics.items()}
-        self._record.log({"epoch": number, "train/epoch_loss": loss, "train/data_wait": data_wait, **metrics}, step)
+        if math.isfinite(loss):
+            # Without it, this process only evaluates what an earlier one has trained.
+            metrics |= {"train/epoch_loss": loss, "train/data_wait": data_wait}
+        self._record.log({"epoch": number, **metrics}, step)
         value = evaluation.metrics[self._metric]
         self._progress.update(epoch=number, metric=round(value, 5))
         log.info(

@@ -41,7 +41,7 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         job.progress.update(lastCheckpoint=news.document())
 
     model, notes = build_model(job, dataset, start)
-    plan = _plan(job, dataset, record, on_saved)
+    plan = make_plan(job, dataset, record, on_saved)
     state = loop.start(model, plan)
     earlier = plan.checkpoints.newest()
     if earlier is not None:
@@ -82,7 +82,8 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
     return model.to(job.device).to(memory_format=precision.memory_format(job.device, side=size)), tuple(notes)
 
 
-def _plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
+def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
+    """What the loop is run with; `on_saved` hears of each checkpoint."""
     config, recipe = job.config, job.recipe
     batches = training_batches(dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world)
     validation = job.evaluation_loader(dataset, "validation")

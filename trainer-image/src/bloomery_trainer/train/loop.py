@@ -211,7 +211,7 @@ def fit(state: TrainState, plan: Plan) -> Best:
 
     Raises Terminated on SIGTERM, after a checkpoint.
     """
-    clock = _Clock(state, plan.checkpoint)
+    clock = Clock(state, plan.checkpoint)
     with plan.shutdown.deferring():
         while state.ending is None:
             figures, stopped = train_one_epoch(state, plan, clock)
@@ -226,7 +226,7 @@ def fit(state: TrainState, plan: Plan) -> Best:
     return state.best
 
 
-def train_one_epoch(state: TrainState, plan: Plan, clock: _Clock) -> tuple[_EpochFigures, Ending | None]:
+def train_one_epoch(state: TrainState, plan: Plan, clock: Clock) -> tuple[_EpochFigures, Ending | None]:
     """Steps over the batches that are left of the epoch, or up to the run's last step or an earlier end."""
     train_mode(state.model)
     loss_of = _Loss(plan)
@@ -253,7 +253,7 @@ def train_one_epoch(state: TrainState, plan: Plan, clock: _Clock) -> tuple[_Epoc
     return figures, stopped
 
 
-class _Clock:
+class Clock:
     """Time spent training over all starts, and when the last checkpoint was."""
 
     def __init__(self, state: TrainState, policy: Checkpoint) -> None:
@@ -329,7 +329,7 @@ def _train_step(state: TrainState, plan: Plan, loss_of: _Loss, images: Tensor, l
     return loss.detach()
 
 
-def _asked_to_end(state: TrainState, plan: Plan, clock: _Clock) -> Ending | None:
+def _asked_to_end(state: TrainState, plan: Plan, clock: Clock) -> Ending | None:
     """What all processes together are asked for before the next step; saves a checkpoint where one is due."""
     out_of_time = plan.max_seconds is not None and state.seconds >= plan.max_seconds
     leads = plan.world.is_leader
@@ -345,7 +345,7 @@ def _asked_to_end(state: TrainState, plan: Plan, clock: _Clock) -> Ending | None
     return "TrainingTimeReached" if out_of_time else None
 
 
-def _evaluated(state: TrainState, plan: Plan, clock: _Clock) -> Evaluation:
+def _evaluated(state: TrainState, plan: Plan, clock: Clock) -> Evaluation:
     try:
         return plan.validate(state.judged)
     except Terminated:
@@ -377,7 +377,7 @@ def _ending(state: TrainState, plan: Plan, *, improved: bool) -> Ending | None:
     return None
 
 
-def _save(state: TrainState, plan: Plan, clock: _Clock) -> None:
+def _save(state: TrainState, plan: Plan, clock: Clock) -> None:
     random = plan.world.gather(_random(plan.device))
     if plan.world.is_leader:
         plan.checkpoints.save(state.step, {**plan.identity, **state.state_dict(), "random": random})

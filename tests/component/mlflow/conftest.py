@@ -1,0 +1,284 @@
+"""A real MLflow server of the shipped version, real runs against it, and the ways in which it can be away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+from bloomery_trainer.__main__ import main
+from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.images import Preprocess
+from bloomery_trainer.train import export
+from bloomery_trainer.train.record import TrainedModel
+from bloomery_trainer.train.tracking import connect
+
+REPO = Path(__file__).resolve().parents[3]
+CLASSES = ("null", "eins", "零")
+IMAGE_SIZE = 32
+_STARTS_WITHIN = 120.0
+
+
+@pytest.fixture(scope="session")
+def mlflow_program() -> Path:
+    """The `mlflow` command in an environment of its own: what the server needs does not agree with our packages.
+
+    It is the one that the shipped image has, and the libraries by which it serves models.
+    """
+    needed = (REPO / "dev/images/mlflow/requirements.txt").read_text()
+    pins = (REPO / "trainer-image/requirements.txt").read_text().splitlines()
+    needed += "".join(f"{pin}\n" for pin in pins if pin.startswith(("onnx==", "onnxruntime==")))
+    folder = REPO / ".dev" / "mlflow-environment" / hashlib.sha256(needed.encode()).hexdigest()[:16]
+    if not (folder / "complete").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "requirements.txt").write_text(needed)
+        uv, venv = REPO / ".venv/bin/uv", folder / "venv"
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv], check=True)
+        install = [uv, "pip", "install", "--quiet", "--python", venv, "-r", folder / "requirements.txt"]
+        subprocess.run(install, check=True, timeout=600)
+        (folder / "complete").touch()
+    return folder / "venv" / "bin" / "mlflow"
+
+
+@dataclass
+class MlflowServer:
+    """A server with its data in a folder; it may be started, killed, and started again on the same port."""
+
+    program: Path
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> MlflowClient:
+        return connect(self.uri)
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        command = [
+            *(str(self.program), "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
+        ]
+        self.process = started(command, log=self.folder / "mlflow.log")
+        until_answered(f"{self.uri}/health", self.process, log=self.folder / "mlflow.log")
+
+    def kill(self) -> None:
+        """Ends it as a lost machine does."""
+        self._signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+    def pause(self) -> None:
+        """It accepts connections and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            # The server has worker processes.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+
+def started(command: list[str], *, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A program in a process group of its own."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **(environment or {})},
+        )
+
+
+def until_answered(url: str, process: subprocess.Popen[bytes], *, log: Path) -> None:
+    end = time.monotonic() + _STARTS_WITHIN
+    while time.monotonic() < end:
+        assert process.poll() is None, f"it ended: {log.read_text()[-2000:]}"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise AssertionError(f"{url} did not answer: {log.read_text()[-2000:]}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def new_server(mlflow_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], MlflowServer]]:
+    """Makes servers that are not started yet; all end with the test session."""
+    made: list[MlflowServer] = []
+
+    def make() -> MlflowServer:
+        made.append(MlflowServer(mlflow_program, tmp_path_factory.mktemp("mlflow"), free_port()))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_server(new_server: Callable[[], MlflowServer]) -> MlflowServer:
+    server = new_server()
+    server.start()
+    return server
+
+
+@pytest.fixture
+def mlflow(shared_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    """A server that is up, and where the trainer finds it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_server.uri)
+    monkeypatch.setenv("BLOOMERY_MLFLOW_WAIT_SECONDS", "30")
+    return shared_server
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    message: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
+    """Runs a command of the trainer in this process, as its configuration says."""
+    folder = tmp_path_factory.mktemp("command")
+
+    def run(config: dict[str, Any], name: str | None = None) -> Ended:
+        path, message = folder / "config.json", folder / "termination.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("TERMINATION_LOG", str(message))
+            environment.setenv("BLOOMERY_PORT", "0")
+            code = main([name or str(config["kind"]), str(path)])
+        return Ended(code, json.loads(message.read_text(encoding="utf-8")))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., Ended]) -> Callable[..., dict[str, Any]]:
+    """Prepares some images of three digits as a dataset version; gives its entry of `datasets`."""
+
+    def prepare(name: str, *, first: int = 0, count: int = 40) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("digits")
+        data = load_digits()
+        for digit, label in enumerate(CLASSES):
+            (folder / "raw" / label).mkdir(parents=True)
+            for number, pixels in enumerate(data.images[data.target == digit][first : first + count]):
+                image = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((40, 40)).convert("RGB")
+                image.save(folder / "raw" / label / f"{number}.png")
+        ended = command({
+            "kind": "prepare",
+            "name": name,
+            "source": {"uri": f"file://{folder}/raw"},
+            "output": {"uri": f"file://{folder}/store"},
+        })  # fmt: skip
+        assert ended.code == 0, ended.message
+        return {"name": name, "version": ended.message["version"], "uri": ended.message["uri"]}
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def flowers(digits: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return digits("flowers")
+
+
+@dataclass
+class Documents:
+    """Writes training documents that differ from a short and small one; each has a uid and a name of its own."""
+
+    folder: Path
+    dataset: dict[str, Any]
+    made: int = field(default=0)
+
+    def __call__(self, **changes: Any) -> dict[str, Any]:
+        self.made += 1
+        name = f"{self.folder.name}-{self.made}".replace("_", "-")
+        return {
+            "kind": "train",
+            "name": name,
+            "namespace": "demo",
+            "uid": name,
+            "datasets": [self.dataset],
+            "preset": "resnet18",
+            "hyperparameters": {
+                **{"batchSize": 16, "imageSize": IMAGE_SIZE, "augmentation": "None", "horizontalFlip": False},
+                **{"epochs": 3, "learningRate": 0.02},
+            },
+            "mlflow": {"experiment": f"demo/{name}", "registeredModel": name},
+            "output": {"uri": f"file://{self.folder}/{name}"},
+            **changes,
+        }
+
+
+@pytest.fixture
+def document(tmp_path: Path, flowers: dict[str, Any]) -> Documents:
+    return Documents(tmp_path, flowers)
+
+
+class Guess(torch.nn.Module):
+    """A network that answers by the brightness of an image: class k is the brighter the higher k is."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, classes)[None, :])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))[:, None] * self.weight
+
+
+def made_model(folder: Path, *, top1: float = 0.9, classes: tuple[str, ...] = CLASSES) -> TrainedModel:
+    """A small exported model with its reports, as a training leaves it."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "reports").mkdir()
+    preprocess = Preprocess.for_size(IMAGE_SIZE)
+    examples = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    digest = export.write_model(
+        folder / "model", Guess(len(classes)), classes=classes, preprocess=preprocess, examples=examples
+    )
+    evaluation = {"classes": [{"name": name} for name in classes], "confusionMatrix": np.eye(len(classes)).tolist()}
+    (folder / "reports" / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    (folder / "reports" / "report.html").write_text("<h1>报告</h1>", encoding="utf-8")
+    metrics = {"top1": top1, "f1": top1, "loss": 1 - top1}
+    return TrainedModel(
+        folder=folder / "model", reports=folder / "reports", digest=digest, classes=len(classes), metrics=metrics
+    )
+
+
+def config_of(document: dict[str, Any]) -> TrainConfig:
+    return TrainConfig.model_validate(document)

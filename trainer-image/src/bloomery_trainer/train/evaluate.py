@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -158,21 +158,3 @@ def _loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> floa
 def _mean_auc(aucs: Sequence[float | None]) -> dict[str, float]:
     known = [auc for auc in aucs if auc is not None]
     return {"auc": float(np.mean(known))} if known else {}
-
-
-def report(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The content of evaluation.json: overall, class by class, and the confusion matrix (rows are true classes)."""
-    labels, predicted = evaluation.labels, evaluation.predicted
-    indices = range(len(classes))
-    columns = figures.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0.0)
-    by_class = [
-        {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "images": int(n)}
-        for name, p, r, f, n in zip(classes, *columns, strict=True)
-    ]
-    return {
-        "images": len(labels),
-        "metrics": dict(evaluation.metrics),
-        "interval95": {"top1": list(interval95(evaluation.metrics["top1"], len(labels)))},
-        "classes": by_class,
-        "confusionMatrix": figures.confusion_matrix(labels, predicted, labels=indices).tolist(),
-    }

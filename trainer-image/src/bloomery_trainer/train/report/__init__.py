@@ -11,10 +11,9 @@ from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import Evaluation
 from bloomery_trainer.train.report.about import ReportAbout
 from bloomery_trainer.train.report.document import evaluation_document
-from bloomery_trainer.train.report.legacy import confusion_page, write_predictions
 from bloomery_trainer.train.report.page import render
 
-__all__ = ["EVALUATION", "PAGE", "PREDICTIONS", "ReportAbout", "confusion_page", "write_predictions", "write_reports"]
+__all__ = ["EVALUATION", "PAGE", "PREDICTIONS", "ReportAbout", "write_reports"]
 
 EVALUATION = "evaluation.json"
 PAGE = "report.html"

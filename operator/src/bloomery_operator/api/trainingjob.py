@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, Resources
 
+OURS = "bloomery.dev/operator"
+"""The value of ``spec.managedBy`` that means this operator, as an absent one does."""
+
 
 class DatasetReference(ApiModel):
-    """A Dataset of the same namespace, and which of its versions."""
+    """A Dataset of the same namespace, which of its versions, and which of its classes."""
 
     name: str
     version: str | int | None = None
+    classes: tuple[str, ...] = ()
+
+
+class InitialModel(ApiModel):
+    """What training starts from; exactly one field is set."""
+
+    training_job: str | None = None
+    mlflow: str | None = None
+    uri: str | None = None
+    weights: str | None = None
 
 
 class Hyperparameters(ApiModel):
@@ -25,35 +38,98 @@ class Hyperparameters(ApiModel):
     max_steps: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
+    learning_rate_schedule: str | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     warmup_epochs: float | None = None
     label_smoothing: float = 0.1
-    image_size: int = 224
-    augmentation: Literal["TrivialAugment", "Light", "None"] = "TrivialAugment"
+    image_size: int | None = None
+    augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
     horizontal_flip: bool = True
+    mixup: float = 0
+    ema: float = 0
+    trainable: Literal["All", "Head"] = "All"
     seed: int = 0
 
 
-class Output(ApiModel):
-    """Where the model goes in the registry."""
+class EarlyStopping(ApiModel):
+    """When training no longer pays."""
 
+    patience: int = 5
+
+
+class Checkpoint(ApiModel):
+    """How often the state is saved, as a duration or in steps, and how many savings stay."""
+
+    every: str = "5m"
+    keep: int = 2
+
+
+class Toleration(ApiModel):
+    """A taint that does not matter, as in core/v1."""
+
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+    toleration_seconds: int | None = None
+
+
+class PodTemplate(ApiModel):
+    """What is put over the training pods."""
+
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    node_selector: Mapping[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    affinity: Mapping[str, Any] | None = None
+    priority_class_name: str | None = None
+    runtime_class_name: str | None = None
+    scheduler_name: str | None = None
+
+
+class Promotion(ApiModel):
+    """When the registry's alias moves to the new version."""
+
+    alias: str
+    at_least: float | None = None
+    better_than_current: bool = False
+
+
+class Output(ApiModel):
+    """Where what is made goes: a folder, and a name in the registry."""
+
+    uri: str | None = None
+    log_uri: str | None = None
     registered_model: str | None = None
     version_label: str | None = None
+    promote: Promotion | None = None
 
 
 class TrainingJobSpec(ApiModel):
-    """What a user asks for; immutable but for the names and the TTL."""
+    """What a user asks for; immutable but for suspend, stop, tensorboard, the names and the TTL."""
 
     datasets: tuple[DatasetReference, ...]
     preset: str
     display_name: str | None = None
     description: str | None = None
+    initial_model: InitialModel | None = None
+    evaluate_only: bool | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     metric: str = "top1"
+    early_stopping: EarlyStopping | None = None
+    checkpoint: Checkpoint = Checkpoint()
+    nodes: int = 1
     resources: Resources | None = None
     scratch: str | int = "5Gi"
+    max_training_time: str | None = None
+    stop: bool | None = None
+    suspend: bool | None = None
+    queue: str | None = None
+    managed_by: str | None = None
+    tensorboard: bool | None = None
+    pod_template: PodTemplate | None = None
     active_deadline_seconds: int | None = None
     backoff_limit: int = 3
     ttl_seconds_after_finished: int | None = None
@@ -72,6 +148,14 @@ class TrainProgress(ApiModel):
     eta: str | None = None
     loss: float | None = None
     metric: float | None = None
+
+
+class SavedState(ApiModel):
+    """A checkpoint in the store."""
+
+    step: int
+    uri: str | None = None
+    time: datetime | None = None
 
 
 class MlflowRun(ApiModel):
@@ -93,7 +177,7 @@ class Model(ApiModel):
 
 
 class TrainedOn(ApiModel):
-    """The dataset version that a job trains on."""
+    """One dataset version that a job trains on."""
 
     name: str
     version: str
@@ -106,7 +190,11 @@ class TrainingJobStatus(CustomResourceStatus):
     start_time: datetime | None = None
     completion_time: datetime | None = None
     restarts: int | None = None
-    dataset: TrainedOn | None = None
+    preemptions: int | None = None
+    last_checkpoint: SavedState | None = None
+    initial_model: str | None = None
+    tensorboard_url: str | None = Field(default=None, alias="tensorboardURL")
+    datasets: tuple[TrainedOn, ...] = ()
     progress: TrainProgress | None = None
     mlflow: MlflowRun | None = None
     model: Model | None = None
@@ -132,3 +220,8 @@ class TrainingJob(CustomResource):
     def registered_model(self) -> str:
         """Name of the registered model in MLflow."""
         return self.spec.output.registered_model or self.metadata.name
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this operator runs the job, and no other controller."""
+        return self.spec.managed_by in (None, OURS)

@@ -1,0 +1,200 @@
+"""When the registry's alias moves to a new version, judged by a real registry and by models that really answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.storage import S3Access, open_folder
+from bloomery_trainer.train import export
+from bloomery_trainer.train.dataset import LocalDataset, fetch
+from bloomery_trainer.train.presets import PRESETS
+from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.train.record import open_record
+from tests.component.mlflow.conftest import Documents, Ended, MlflowServer, config_of, made_model
+
+SHADES = ("dunkel", "mittel", "hell")
+"""Classes that the made model tells apart: the brighter an image, the later the class."""
+
+pytestmark = pytest.mark.feature("T15")
+
+
+@pytest.fixture(scope="session")
+def shades(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., Ended]) -> Callable[..., dict[str, Any]]:
+    """Prepares a dataset of dark and bright images; its classes may have other names than their brightness."""
+
+    def prepare(name: str, brightness: dict[str, int]) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("shades")
+        for label, value in brightness.items():
+            (folder / "raw" / label).mkdir(parents=True)
+            for number in range(25):
+                pixels = np.full((40, 40, 3), value + number % 5, np.uint8)
+                Image.fromarray(pixels).save(folder / "raw" / label / f"{number}.png")
+        ended = command({
+            "kind": "prepare",
+            "name": name,
+            "source": {"uri": f"file://{folder}/raw"},
+            "output": {"uri": f"file://{folder}/store"},
+        })  # fmt: skip
+        assert ended.code == 0, ended.message
+        return {"name": name, "version": ended.message["version"], "uri": ended.message["uri"]}
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def bright_and_dark(shades: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return shades("shades", {"dunkel": 20, "hell": 230})
+
+
+class Trainings:
+    """Runs that end with a model of a given quality, one version after the other of one registered model."""
+
+    def __init__(self, document: Documents, folder: Path, uri: str) -> None:
+        self._document = document
+        self._folder = folder
+        self._uri = uri
+        self._number = itertools.count(1)
+
+    def __call__(
+        self,
+        top1: float,
+        promote: dict[str, Any],
+        *,
+        dataset: dict[str, Any],
+        classes: tuple[str, ...] = SHADES,
+        without_files: bool = False,
+    ) -> tuple[str, dict[str, Any]]:
+        number = next(self._number)
+        model_name = self._folder.name.replace("_", "-")
+        config = config_of(self._document(
+            datasets=[dataset],
+            mlflow={"experiment": f"demo/{model_name}", "registeredModel": model_name, "promote": promote},
+        ))  # fmt: skip
+        scratch = self._folder / f"scratch-{number}"
+        scratch.mkdir()
+        output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
+        environment = {"MLFLOW_TRACKING_URI": self._uri, "BLOOMERY_MLFLOW_WAIT_SECONDS": "30"}
+        recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+        record = open_record(config, recipe, environment, output=output, scratch=scratch)
+        model = replace(made_model(scratch / "made", classes=classes), metrics={"top1": top1, "loss": 1.0})
+        if not without_files:
+            for name in export.FILES:
+                output.upload(model.folder / name, f"model/{name}")
+            output.write("model/metadata.json", export.metadata(model.folder, {}))
+        version = record.register(model)
+        assert version is not None
+        promoted = record.promote(version, model, lambda: images(config, scratch / "images"))
+        record.close("FINISHED")
+        assert promoted is not None
+        return version, promoted
+
+
+def images(config: TrainConfig, folder: Path) -> LocalDataset:
+    folder.mkdir()
+    access = S3Access.from_environment({})
+    return fetch(config.datasets, lambda uri: open_folder(uri, access), folder, splits=("validation", "test"))
+
+
+@pytest.fixture
+def train(mlflow: MlflowServer, document: Documents, tmp_path: Path) -> Trainings:
+    return Trainings(document, tmp_path, mlflow.uri)
+
+
+@pytest.fixture
+def champion(mlflow: MlflowServer, tmp_path: Path) -> Callable[[], str]:
+    """The version that the alias points at."""
+    client = mlflow.client()
+    return lambda: str(client.get_model_version_by_alias(tmp_path.name.replace("_", "-"), "champion").version)
+
+
+def test_the_first_model_becomes_champion(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
+) -> None:
+    version, promoted = train(0.5, {"alias": "champion", "betterThanCurrent": True}, dataset=bright_and_dark)
+
+    assert champion() == version
+    assert promoted == {
+        "alias": "champion", "moved": True, "message": "champion is version 1 now; there was none before",
+    }  # fmt: skip
+
+
+def test_a_model_below_the_limit_is_registered_but_not_promoted(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
+) -> None:
+    wanted = {"alias": "champion", "atLeast": 0.9}
+    train(0.95, wanted, dataset=bright_and_dark)
+    version, promoted = train(0.8, wanted, dataset=bright_and_dark)
+
+    assert version == "2"
+    assert champion() == "1"
+    assert promoted["moved"] is False
+    assert promoted["message"] == ("champion stays where it is: top1 of version 2 is 0.8000, at least 0.9 is asked for")
+
+
+def test_without_a_condition_the_newest_is_champion(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
+) -> None:
+    train(0.9, {"alias": "champion"}, dataset=bright_and_dark)
+    train(0.1, {"alias": "champion"}, dataset=bright_and_dark)
+
+    assert champion() == "2"
+
+
+@pytest.mark.parametrize(("top1", "moves"), [(0.91, True), (0.9, False), (0.89, False)])
+def test_on_the_same_images_the_recorded_figures_are_compared(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any], top1: float, moves: bool
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True}
+    # Its files are gone: only what is recorded can be compared.
+    train(0.9, wanted, dataset=bright_and_dark, without_files=True)
+    version, promoted = train(top1, wanted, dataset=bright_and_dark)
+
+    assert promoted["moved"] is moves
+    assert champion() == (version if moves else "1")
+
+
+@pytest.mark.parametrize(("top1", "moves"), [(0.6, True), (0.4, False)])
+def test_on_other_images_the_champion_is_judged_anew_by_this_jobs_images(
+    train: Trainings,
+    champion: Callable[[], str],
+    shades: Callable[..., dict[str, Any]],
+    bright_and_dark: dict[str, Any],
+    top1: float,
+    moves: bool,
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True}
+    # It says 0.99 of itself, but of these images it gets half right: those of "neu" it does not know.
+    train(0.99, wanted, dataset=bright_and_dark)
+    other = shades("other", {"hell": 230, "neu": 20})
+    _, promoted = train(top1, wanted, dataset=other, classes=("hell", "neu"))
+
+    assert promoted["moved"] is moves
+    assert champion() == ("2" if moves else "1")
+    if not moves:
+        assert promoted["message"] == (
+            "champion stays version 1: its top1 is 0.5000 on the images of this job, that of version 2 is 0.4000"
+        )
+
+
+def test_a_champion_that_cannot_be_judged_keeps_its_place(
+    train: Trainings,
+    champion: Callable[[], str],
+    shades: Callable[..., dict[str, Any]],
+    bright_and_dark: dict[str, Any],
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True}
+    train(0.5, wanted, dataset=bright_and_dark, without_files=True)
+    _, promoted = train(0.9, wanted, dataset=shades("others", {"hell": 230, "dunkel": 20, "mittel": 120}))
+
+    assert champion() == "1"
+    assert promoted["moved"] is False
+    assert "could not be found out" in promoted["message"]

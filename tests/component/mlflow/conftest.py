@@ -88,9 +88,8 @@ class MlflowServer:
 
     def kill(self) -> None:
         """Ends it as a lost machine does."""
-        self._signal(signal.SIGKILL)
         if self.process is not None:
-            self.process.wait()
+            kill_group(self.process)
 
     def pause(self) -> None:
         """It accepts connections and answers nothing."""
@@ -117,6 +116,12 @@ def started(command: list[str], *, log: Path, environment: dict[str, str] | None
             start_new_session=True,
             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **(environment or {})},
         )
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def until_answered(url: str, process: subprocess.Popen[bytes], *, log: Path) -> None:

@@ -158,16 +158,16 @@ class Controller:
 
     def _enqueue_dependents(self, kind: Kind, namespace: str, name: str) -> None:
         """Queue those that wait for this object: a Dataset's jobs, a job's services."""
-        dependents: dict[Kind, tuple[Kind, Callable[[Manifest], bool]]] = {
-            DATASETS: (TRAINING_JOBS, lambda m: any(d.get("name") == name for d in m["spec"].get("datasets", []))),
-            TRAINING_JOBS: (
+        dependents: tuple[tuple[Kind, Kind, Callable[[Manifest], bool]], ...] = (
+            (DATASETS, TRAINING_JOBS, lambda m: any(d.get("name") == name for d in m["spec"].get("datasets", []))),
+            (TRAINING_JOBS, TRAINING_JOBS, lambda m: m["spec"].get("initialModel", {}).get("trainingJob") == name),
+            (
+                TRAINING_JOBS,
                 INFERENCE_SERVICES,
                 lambda m: any(v["model"].get("trainingJob") == name for v in m["spec"].get("variants", [])),
             ),
-        }
-        if kind not in dependents:
-            return
-        waiting, refers = dependents[kind]
-        for key, manifest in self._context.projection.items(waiting):
-            if key.namespace == namespace and refers(manifest):
-                self._queue.add(Item(waiting, key))
+        )
+        for waiting, refers in ((waiting, refers) for changed, waiting, refers in dependents if changed is kind):
+            for key, manifest in self._context.projection.items(waiting):
+                if key.namespace == namespace and refers(manifest):
+                    self._queue.add(Item(waiting, key))

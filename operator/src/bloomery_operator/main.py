@@ -23,6 +23,7 @@ from bloomery_operator.controller import CHILDREN, Controller
 from bloomery_operator.handlers import build_registry, build_settings
 from bloomery_operator.progress import ProgressClient
 from bloomery_operator.reconcile import Context
+from bloomery_operator.registry import RegistryClient
 from bloomery_operator.settings import Settings
 from bloomery_operator.telemetry import Telemetry
 
@@ -65,11 +66,14 @@ async def run(settings: Settings) -> None:
         api = await stack.enter_async_context(kube.ApiClient())
         session = await stack.enter_async_context(aiohttp.ClientSession())
         telemetry = Telemetry()
+        trainers = ProgressClient(session, every=settings.progress_seconds)
         context = Context(
             cluster=KubernetesCluster(api),
             projection=Projection(),
             settings=settings,
-            read_progress=ProgressClient(session, every=settings.progress_seconds).read,
+            read_progress=trainers.read,
+            stop_trainer=trainers.stop,
+            find_model=RegistryClient(session).find,
         )
         controller = Controller(context, telemetry, kinds=watched_kinds(settings))
         await serve_health(stack, settings, controller, telemetry)

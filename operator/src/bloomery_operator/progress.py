@@ -1,4 +1,4 @@
-"""Asks a running trainer pod how far it is."""
+"""Talks to a running trainer pod: asks how far it is, tells it to stop."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ class ProgressClient:
             self._answers[key] = _Answer(asked, await self._ask(pod))
         return self._answers[key].document
 
+    async def stop(self, pod: PodView, token: str) -> bool:
+        """Tell the pod to come to its end with what it has; return whether it agreed."""
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            async with self._session.post(f"{_address(pod)}/stop", headers=headers, timeout=TIMEOUT) as response:
+                return response.status == 202
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
     def _forget_old(self) -> None:
         # The oldest answer is the first in the dict.
         while self._answers:
@@ -55,11 +64,15 @@ class ProgressClient:
             del self._answers[key]
 
     async def _ask(self, pod: PodView) -> Mapping[str, Any] | None:
-        host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
         try:
-            async with self._session.get(f"http://{host}:{PROGRESS_PORT}/progress", timeout=TIMEOUT) as response:
+            async with self._session.get(f"{_address(pod)}/progress", timeout=TIMEOUT) as response:
                 if response.status != 200 or (response.content_length or 0) > LARGEST_ANSWER:
                     return None
                 return read_document(await response.read()) or None
         except (aiohttp.ClientError, TimeoutError):
             return None
+
+
+def _address(pod: PodView) -> str:
+    host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
+    return f"http://{host}:{PROGRESS_PORT}"

@@ -49,7 +49,7 @@ def projection() -> Projection:
 
 @pytest.fixture
 def controller(lists: Lists, projection: Projection) -> Controller:
-    async def silent(_: Any) -> None:
+    async def silent(*_: Any) -> Any:
         return None
 
     context = Context(
@@ -57,6 +57,8 @@ def controller(lists: Lists, projection: Projection) -> Controller:
         projection=projection,
         settings=settings(),
         read_progress=silent,
+        stop_trainer=silent,
+        find_model=silent,
     )
     return Controller(context, Telemetry(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bloomery_operator.api.dataset import DatasetVersion
+from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.resources import prepare, train
-from bloomery_operator.resources.jobs import build_config_map, build_job
+from bloomery_operator.resources.jobs import build_config_map, build_job, build_peers_service
 from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
 from bloomery_operator.resources.route import Backend, build_route
 from bloomery_operator.resources.serve import ServedModel, build_deployment, build_service, revision_name
 from tests.unit.operator.samples import (
     DIGEST,
-    NOW,
     dataset,
     inference_service,
     settings,
@@ -20,7 +19,7 @@ from tests.unit.operator.samples import (
 )
 
 Golden = Callable[..., None]
-VERSION = DatasetVersion(ordinal=1, version=DIGEST, images=40, created=NOW, uri=f"s3://bloomery/datasets/demo/{DIGEST}")
+VERSION = TrainedOn(name="flowers", version=DIGEST, uri=f"s3://bloomery/datasets/demo/{DIGEST}")
 MODEL = ServedModel(
     uri="s3://bloomery/models/demo/flowers/uid/model",
     digest="sha256:" + "d" * 64,
@@ -57,8 +56,9 @@ def test_a_dataset_with_every_field_becomes_a_preparation(golden: Golden) -> Non
 
 def test_a_plain_training_job_becomes_a_training(golden: Golden) -> None:
     owner = training_job()
-    task = train.build_task(owner, VERSION, settings())
-    golden("train", build_config_map(owner, task), build_job(owner, task, settings()))
+    task = train.build_task(owner, [VERSION], None, settings())
+    secret = train.build_stop_secret(owner, "of-the-stop")
+    golden("train", build_config_map(owner, task), secret, build_job(owner, task, settings()))
 
 
 def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> None:
@@ -66,15 +66,17 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
         {
             "displayName": "Erste 训练",
             "description": "Wie besprochen.",
+            "datasets": [{"name": "flowers", "classes": ["美食/凉皮", "roses"]}, {"name": "more"}],
             "preset": "resnet50",
+            "initialModel": {"mlflow": "models:/blumen@champion"},
             "hyperparameters": {
-                "epochs": 20,
                 "batchSize": 16,
-                "learningRate": 0.0025,
+                "learningRateSchedule": "20:0.001,30:0.0001",
                 "optimizer": "adamw",
-                "momentum": 0.8,
                 "weightDecay": 0.01,
-                "warmupEpochs": 2,
+                "trainable": "Head",
+                "mixup": 0.2,
+                "ema": 0.999,
                 "labelSmoothing": 0,
                 "imageSize": 192,
                 "augmentation": "Light",
@@ -86,11 +88,37 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
             "scratch": "20Gi",
             "activeDeadlineSeconds": 7200,
             "backoffLimit": 0,
-            "output": {"registeredModel": "blumen", "versionLabel": "1.0"},
+            "earlyStopping": {"patience": 3},
+            "checkpoint": {"every": "200steps", "keep": 1},
+            "nodes": 2,
+            "maxTrainingTime": "1h30m",
+            "queue": "team-a",
+            "podTemplate": {
+                "labels": {"team": "a", "bloomery.dev/trainingjob": "another"},
+                "annotations": {"example.com/note": "x"},
+                "nodeSelector": {"gpu": "h200"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "priorityClassName": "high",
+            },
+            "output": {
+                "uri": "s3://mine/out/",
+                "logUri": "s3://mine/logs",
+                "registeredModel": "blumen",
+                "versionLabel": "1.0",
+                "promote": {"alias": "champion", "atLeast": 0.9, "betterThanCurrent": True},
+            },
         }
     )
-    task = train.build_task(owner, VERSION, settings())
-    golden("train-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
+    start = train.StartingPoint(uri="s3://bloomery/models/demo/base", digest="sha256:" + "e" * 64, origin="blumen/3")
+    more = TrainedOn(name="more", version="b" * 64, uri="s3://bloomery/datasets/demo/more")
+    task = train.build_task(owner, [VERSION, more], start, settings())
+    manifests = (build_config_map(owner, task), build_peers_service(owner, task.command))
+    golden("train-all-fields", *manifests, build_job(owner, task, settings()))
+
+
+def test_a_training_without_mlflow_becomes_a_registration_later(golden: Golden) -> None:
+    owner = training_job()
+    golden("register", build_job(owner, train.build_register_task(owner, "0123456789"), settings()))
 
 
 def test_a_variant_becomes_a_deployment_and_a_service(golden: Golden) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api import Dataset
-from bloomery_operator.status.trainingjob import TrainingJobObservation, derive_status, go_duration
+from bloomery_operator.api.durations import go_duration, seconds_of
+from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.status.results import TrainResult
+from bloomery_operator.status.trainingjob import TrainingJobObservation, derive_status, registered, starting_point
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_operator.status.workload import JobView
 from tests.unit.operator.samples import NOW, Manifest, dataset, job, pod, prepared_status, training_job
@@ -36,7 +39,11 @@ def observe(
 ) -> TrainingJobObservation:
     view = JobView.of(manifest, pods) if manifest else None
     return TrainingJobObservation(
-        training_job=training_job(spec, status), model_uri="s3://b/own/model", dataset=on, job=view, **fields
+        training_job=training_job(spec, status),
+        model_uri="s3://b/own/model",
+        datasets={"flowers": on} if on else {},
+        job=view,
+        **fields,
     )
 
 
@@ -44,6 +51,11 @@ def ended(message: Any, exit_code: int = 0) -> tuple[Manifest, Manifest]:
     text = message if isinstance(message, str) else json.dumps(message)
     phase, how = ("Failed", "Failed") if exit_code else ("Succeeded", "Complete")
     return job(spec_hash="x", ended=how, failed=exit_code and 1), pod(phase, exit_code=exit_code, message=text)
+
+
+def suspended() -> Manifest:
+    """A Job that batch/v1 or Kueue holds back."""
+    return job(spec_hash="x") | {"spec": {"suspend": True}}
 
 
 READY = dataset(status=prepared_status())
@@ -68,6 +80,15 @@ FAILED = dataset(
             "DatasetVersionNotFound",
         ),
         (observe(on=READY, obstacle=Verdict("NameTaken", "No.")), "Pending", "Running", "NameTaken"),
+        (observe(on=READY, start=Verdict("InitialModelNotReady", "No.")), "Pending", "Running", "InitialModelNotReady"),
+        (
+            observe(on=READY, spec={"datasets": [{"name": "flowers"}, {"name": "more"}]}),
+            "Pending",
+            "Running",
+            "DatasetNotFound",
+        ),
+        (observe(on=READY, spec={"stop": True}), "Failed", "Failed", "StoppedBeforeStart"),
+        (observe(suspended(), spec={"queue": "team-a"}), "Queued", "Running", "Queued"),
         (observe(on=READY), "Pending", "Running", "Pending"),
         (observe(job(spec_hash="x")), "Pending", "Running", "Pending"),
         (observe(job(spec_hash="x"), pod("Pending")), "Pending", "Running", "Pending"),
@@ -85,6 +106,104 @@ def test_the_reason_names_what_it_waits_for_or_how_it_ended(
     (only,) = status.conditions
     assert (status.phase, only.type, only.reason) == (phase, condition, reason)
     assert only.is_true == (phase != "Pending")
+
+
+@pytest.mark.feature("T14")
+def test_a_suspended_job_says_where_it_goes_on() -> None:
+    saved = {"lastCheckpoint": {"step": 400, "uri": "s3://b/checkpoints/400", "time": "2026-05-01T11:00:00Z"}}
+    status = derive_status(observe(suspended(), spec={"suspend": True}, status=saved), NOW)
+    assert status.phase == "Suspended"
+    assert status.is_true("Suspended")
+    condition = status.condition("Suspended")
+    assert condition is not None
+    assert "goes on from step 400" in condition.message
+
+
+@pytest.mark.feature("T14")
+def test_a_resumed_job_is_suspended_no_more() -> None:
+    before = derive_status(observe(suspended(), spec={"suspend": True}), NOW)
+    after = derive_status(observe(job(spec_hash="x"), pod("Running"), status=before.to_json()), NOW)
+    assert after.phase == "Running"
+    assert [(c.type, c.status) for c in after.conditions] == [("Running", "True"), ("Suspended", "False")]
+
+
+@pytest.mark.feature("T13")
+def test_starts_that_no_failure_explains_are_preemptions() -> None:
+    progress = {"step": 410, "totalSteps": 6000, "starts": 4, "lastCheckpoint": {"step": 400, "uri": "s3://b/c"}}
+    status = derive_status(observe(job(spec_hash="x", failed=1), pod("Running"), progress=progress), NOW)
+    assert (status.restarts, status.preemptions) == (1, 2)
+    assert status.last_checkpoint is not None
+    assert status.last_checkpoint.step == 400
+
+
+@pytest.mark.feature("T12")
+def test_of_several_nodes_the_first_speaks_and_the_cause_is_told_not_what_followed() -> None:
+    def node(number: int, words: Any, code: int) -> Manifest:
+        made = pod("Failed", name=f"flowers-{number}", exit_code=code, message=json.dumps(words))
+        made["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": str(number)}
+        return made
+
+    lost = node(0, {"error": {"reason": "PeerLost", "message": "Another went away."}}, 75)
+    cause = node(1, {"error": {"reason": "BadShard", "message": "It is damaged."}}, 3)
+    status = derive_status(observe(job(spec_hash="x", ended="Failed"), cause, lost), NOW)
+    (failed,) = status.conditions
+    assert (failed.reason, failed.message) == ("BadShard", "It is damaged.")
+
+
+@pytest.mark.feature("T13")
+def test_a_node_that_is_gone_is_named_with_what_to_do() -> None:
+    stuck = pod("Running")
+    stuck["metadata"]["deletionTimestamp"] = "2026-05-01T11:59:00Z"
+    stuck["spec"] = {"nodeName": "node-7"}
+    stuck["status"]["conditions"] = [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]
+    (running,) = derive_status(observe(job(spec_hash="x"), stuck), NOW).conditions
+    assert running.reason == "NodeLost"
+    assert "kubectl taint node node-7 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in running.message
+
+
+@pytest.mark.feature("T3")
+def test_another_job_is_started_from_once_it_is_complete() -> None:
+    assert getattr(starting_point("base", None), "reason", None) == "InitialModelNotFound"
+    assert getattr(starting_point("base", training_job()), "reason", None) == "InitialModelNotReady"
+    failed = training_job(
+        status={"conditions": [{"type": "Failed", "status": "True", "reason": "X", "message": "No."}]}
+    )
+    assert getattr(starting_point("base", failed), "reason", None) == "InitialModelFailed"
+    done = training_job(status=derive_status(observe(*ended(RESULT)), NOW).to_json())
+    assert starting_point("base", done) == StartingPoint(
+        uri="s3://b/model", digest="sha256:d", origin="TrainingJob base (flowers/4)"
+    )
+
+
+@pytest.mark.feature("T8")
+def test_an_early_end_is_complete_and_keeps_its_reason_and_steps() -> None:
+    result = RESULT | {"reason": "TrainingTimeReached", "lastCheckpoint": {"step": 480, "uri": "s3://b/c"}, "starts": 1}
+    before = {"progress": {"step": 470, "totalSteps": 6000, "steps": "470/6000"}}
+    status = derive_status(observe(*ended(result), status=before), NOW)
+    assert (status.phase, status.conditions[0].reason) == ("Complete", "TrainingTimeReached")
+    assert status.progress is not None
+    assert status.progress.steps == "480/6000"
+
+
+@pytest.mark.feature("T18")
+def test_an_evaluation_alone_needs_no_registration() -> None:
+    result = UNREGISTERED | {"reason": "Evaluated"}
+    status = derive_status(observe(*ended(result)), NOW)
+    assert status.conditions[0].reason == "Evaluated"
+
+
+def test_a_model_that_is_registered_later_changes_the_reason_and_nothing_else() -> None:
+    before = derive_status(observe(*ended(UNREGISTERED)), NOW)
+    after = registered(before, TrainResult.model_validate(RESULT), NOW)
+    assert after.conditions[0].reason == "Trained"
+    assert after.model is not None
+    assert after.model.display == "flowers/4"
+    assert (after.metrics, after.completion_time) == (before.metrics, before.completion_time)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("3600s", 3600)])
+def test_durations_are_read_as_kubernetes_users_write_them(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
 
 
 def test_a_finished_job_has_its_model_metrics_and_run() -> None:

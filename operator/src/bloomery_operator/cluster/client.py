@@ -59,6 +59,9 @@ class Cluster(Protocol):
     async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
         """Set annotations of an object that may be gone; None removes one."""
 
+    async def merge(self, kind: Kind, key: Key, change: Manifest) -> None:
+        """Change the named fields of an object that may be gone, and nothing else."""
+
     async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
         """Delete the object, and in the background what it owns; one that is gone, or another by now, is fine."""
 
@@ -111,10 +114,13 @@ class KubernetesCluster:
 
     async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
         """Set annotations of an object that may be gone; None removes one."""
-        body = {"metadata": {"annotations": annotations}}
+        await self.merge(kind, key, {"metadata": {"annotations": dict(annotations)}})
+
+    async def merge(self, kind: Kind, key: Key, change: Manifest) -> None:
+        """Change the named fields of an object that may be gone, and nothing else."""
         path = kind.path(key.namespace, key.name)
         try:
-            await self._request("PATCH", path, query=_strict(), body=body, content_type=_MERGE)
+            await self._request("PATCH", path, query=_strict(), body=change, content_type=_MERGE)
         except ClusterError as error:
             if error.code != 404:
                 raise

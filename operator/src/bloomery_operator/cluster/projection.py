@@ -96,7 +96,8 @@ def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
     if kind is not PODS:
         return {**manifest, "metadata": metadata}
     status = manifest.get("status", {})
-    return {"metadata": metadata, "status": {field: status[field] for field in _POD_STATUS if field in status}}
+    node = {"spec": {"nodeName": manifest["spec"]["nodeName"]}} if manifest.get("spec", {}).get("nodeName") else {}
+    return node | {"metadata": metadata, "status": {field: status[field] for field in _POD_STATUS if field in status}}
 
 
 def _is_newer(known: Manifest | None, manifest: Manifest) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +13,17 @@ from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.cluster.client import Cluster, ClusterError
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.resources.jobs import job_name
 from bloomery_operator.resources.metadata import controller_of
+from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.verdicts import Verdict, condition, dated
 from bloomery_operator.status.workload import JobView, PodView
 
 Resource = TypeVar("Resource", bound=CustomResource)
 ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
+TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
+ModelFinder = Callable[[Mapping[str, str], str], Awaitable[StartingPoint | Verdict]]
 
 
 def utc_now() -> datetime:
@@ -34,6 +39,8 @@ class Context:
     projection: Projection
     settings: Settings
     read_progress: ProgressReader
+    stop_trainer: TrainerStopper
+    find_model: ModelFinder
     now: Callable[[], datetime] = utc_now
 
 
@@ -60,10 +67,11 @@ def find(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resou
         return None
 
 
-async def observe_job(context: Context, owner: CustomResource) -> JobView | None:
-    """Return the owner's Job with its pods."""
-    namespace = owner.metadata.namespace
-    jobs = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
+async def observe_job(context: Context, owner: CustomResource, command: str) -> JobView | None:
+    """Return the owner's Job for a command of the trainer, with its pods."""
+    namespace, name = owner.metadata.namespace, job_name(owner, command)
+    owned = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
+    jobs = [job for job in owned if job["metadata"]["name"] == name]
     if not jobs:
         return None
     uid = jobs[0]["metadata"]["uid"]
@@ -99,6 +107,13 @@ async def missing_storage_secret(context: Context, namespace: str) -> Verdict | 
         "--from-literal=MLFLOW_TRACKING_URI=…; or list the namespace in the chart's storage.secretNamespaces."
     )
     return await missing_secret(context, namespace, name, advice=advice)
+
+
+async def read_storage_secret(context: Context, namespace: str) -> dict[str, str]:
+    """Return the variables that pods of the namespace get from the storage Secret; empty where there is none."""
+    secret = await context.cluster.get(SECRETS, Key(namespace, context.settings.storage_secret))
+    data = (secret or {}).get("data") or {}
+    return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}
 
 
 async def create_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Verdict | None:

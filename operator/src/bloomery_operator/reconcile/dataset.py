@@ -26,7 +26,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
     if dataset is None:
         return None
     task = prepare.build_task(dataset, context.settings)
-    job = await observe_job(context, dataset)
+    job = await observe_job(context, dataset, prepare.COMMAND)
     observation = DatasetObservation(
         dataset=dataset,
         wanted=task.hash,

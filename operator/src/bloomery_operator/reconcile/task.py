@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
+from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind, kind_of
 from bloomery_operator.reconcile.context import (
     Context,
     create_owned,
@@ -12,23 +13,43 @@ from bloomery_operator.reconcile.context import (
     missing_storage_secret,
     refusal,
 )
-from bloomery_operator.resources.jobs import TrainerTask, build_config_map, build_job, config_map_name
+from bloomery_operator.resources.jobs import (
+    TrainerTask,
+    build_config_map,
+    build_job,
+    build_peers_service,
+    config_map_name,
+)
+from bloomery_operator.settings import Settings
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_operator.status.workload import JobView
 
 
-async def start(context: Context, kind: Kind, owner: CustomResource, task: TrainerTask) -> Verdict | None:
-    """Create the task's ConfigMap and Job; return what stands in the way."""
+async def start(
+    context: Context, kind: Kind, owner: CustomResource, task: TrainerTask, *, secret: Manifest | None = None
+) -> Verdict | None:
+    """Create the task's ConfigMap, Secret, Service and Job, as far as it needs them; return what stands in the way."""
     missing = await missing_storage_secret(context, owner.metadata.namespace)
     if missing is not None:
         return missing
     if not await is_current(context, kind, owner):
         return None
     try:
-        obstacle = await create_owned(context, owner, build_config_map(owner, task), CONFIG_MAPS)
-        return obstacle or await create_owned(context, owner, build_job(owner, task, context.settings), JOBS)
+        for manifest in _children(owner, task, context.settings, secret):
+            obstacle = await create_owned(context, owner, manifest, kind_of(manifest))
+            if obstacle is not None:
+                return obstacle
+        return None
     except ClusterError as error:
         return refusal(error)
+
+
+def _children(owner: CustomResource, task: TrainerTask, settings: Settings, secret: Manifest | None) -> list[Manifest]:
+    """Return what a task needs, the Job last: its pods find the rest there."""
+    children = [] if task.shared_config_map else [build_config_map(owner, task)]
+    children += [secret] if secret is not None else []
+    children += [build_peers_service(owner, task.command)] if task.nodes > 1 else []
+    return [*children, build_job(owner, task, settings)]
 
 
 async def discard(context: Context, owner: CustomResource, job: JobView, command: str) -> None:

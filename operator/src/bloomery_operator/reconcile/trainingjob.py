@@ -1,12 +1,14 @@
-"""TrainingJob: waits for its Dataset, runs one training Job, and is final once that ended."""
+"""TrainingJob: waits for its Datasets and initial model, runs one training Job, and is final once that ended."""
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from datetime import timedelta
 
 from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.trainingjob import TrainingJobStatus
-from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key
+from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
     Context,
@@ -15,52 +17,145 @@ from bloomery_operator.reconcile.context import (
     progress_of,
     publish_status,
     read_parent,
+    read_storage_secret,
 )
 from bloomery_operator.resources import train
-from bloomery_operator.status.trainingjob import TrainingJobObservation, derive_status
+from bloomery_operator.resources.jobs import job_name
+from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.status.results import TrainResult, read_model
+from bloomery_operator.status.trainingjob import (
+    NOT_REGISTERED,
+    TrainingJobObservation,
+    derive_status,
+    registered,
+    starting_point,
+)
 from bloomery_operator.status.verdicts import Verdict
 
 
 async def reconcile(context: Context, key: Key) -> float | None:
     """Bring one TrainingJob on its way."""
     training_job = read_parent(context, TRAINING_JOBS, TrainingJob, key)
-    if training_job is None:
+    if training_job is None or not training_job.is_ours:
         return None
     if training_job.status.is_finished:
-        return await _expire(context, training_job, training_job.status)
+        return await _after_the_end(context, training_job, training_job.status)
     observation = await _observe(context, training_job)
+    observation = replace(observation, obstacle=await _act(context, observation))
     status = derive_status(observation, context.now())
     await publish_status(context, training_job, status)
     if status.is_finished:
-        return await _expire(context, training_job, status)
-    if observation.obstacle is not None:
+        return await _after_the_end(context, training_job, status)
+    if observation.obstacle is not None or isinstance(observation.start, Verdict):
         return context.settings.obstacle_seconds
     return context.settings.progress_seconds if status.phase == "Running" else None
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
     namespace = training_job.metadata.namespace
-    dataset_key = Key(namespace, training_job.spec.datasets[0].name)
-    job = await observe_job(context, training_job)
-    seen = TrainingJobObservation(
+    found = {
+        reference.name: find(context, DATASETS, Dataset, Key(namespace, reference.name))
+        for reference in training_job.spec.datasets
+    }
+    job = await observe_job(context, training_job, train.COMMAND)
+    annotations = job.annotations if job else {}
+    return TrainingJobObservation(
         training_job=training_job,
         model_uri=f"{train.output_uri(training_job, context.settings)}/model",
-        dataset=find(context, DATASETS, Dataset, dataset_key),
+        datasets={name: dataset for name, dataset in found.items() if dataset is not None},
+        start=await _starting_point(context, training_job) if job is None else None,
         job=job,
-        trained_on=train.trained_on(dict(job.annotations)) if job else None,
+        trained_on=train.trained_on(annotations),
+        started_from=train.started_from(annotations),
         progress=await progress_of(context, job),
         mlflow_public_url=context.settings.mlflow_public_url,
     )
-    obstacle = await _start(context, seen) if job is None else None
-    return TrainingJobObservation(**{**vars(seen), "obstacle": obstacle})
+
+
+async def _starting_point(context: Context, training_job: TrainingJob) -> StartingPoint | Verdict | None:
+    """Find out what training starts from; asked only until the Job is made, which then records it."""
+    wanted, namespace = training_job.spec.initial_model, training_job.metadata.namespace
+    if wanted is None:
+        return None
+    if wanted.training_job is not None:
+        other = find(context, TRAINING_JOBS, TrainingJob, Key(namespace, wanted.training_job))
+        return starting_point(wanted.training_job, other)
+    if wanted.mlflow is not None:
+        environment = await read_storage_secret(context, namespace)
+        return await context.find_model(environment, wanted.mlflow)
+    if wanted.weights is not None:
+        return StartingPoint(weights=wanted.weights, origin=f"weights {wanted.weights}")
+    return StartingPoint(uri=wanted.uri, origin=wanted.uri or "")
+
+
+async def _act(context: Context, observation: TrainingJobObservation) -> Verdict | None:
+    """Start, suspend, resume or stop the training; return what stands in the way."""
+    training_job, job = observation.training_job, observation.job
+    if training_job.spec.stop and observation.never_started and training_job.status.start_time is None:
+        if job is not None and not job.deleting:
+            await tasks.discard(context, training_job, job, train.COMMAND)
+        return None
+    if job is None:
+        return await _start(context, observation)
+    if job.is_finished or job.deleting:
+        return None
+    await _suspend_or_resume(context, observation)
+    if training_job.spec.stop:
+        await _stop(context, observation)
+    return None
 
 
 async def _start(context: Context, observation: TrainingJobObservation) -> Verdict | None:
-    version = observation.dataset_version
-    if version is None:
+    versions, start = observation.dataset_versions, observation.start
+    if versions is None or isinstance(start, Verdict):
         return None
-    task = train.build_task(observation.training_job, version, context.settings)
-    return await tasks.start(context, TRAINING_JOBS, observation.training_job, task)
+    training_job = observation.training_job
+    task = train.build_task(training_job, versions, start, context.settings)
+    secret = train.build_stop_secret(training_job, secrets.token_urlsafe(32))
+    return await tasks.start(context, TRAINING_JOBS, training_job, task, secret=secret)
+
+
+async def _suspend_or_resume(context: Context, observation: TrainingJobObservation) -> None:
+    """Hand ``spec.suspend`` to the Job; with a queue, that is Kueue's alone."""
+    training_job, job = observation.training_job, observation.job
+    if job is None or training_job.spec.queue:
+        return
+    # A stopped training needs a pod once more, to evaluate and register what it has.
+    wanted = bool(training_job.spec.suspend) and not training_job.spec.stop
+    if job.suspended != wanted:
+        key = Key(training_job.metadata.namespace, job.name)
+        await context.cluster.merge(JOBS, key, {"spec": {"suspend": wanted}})
+
+
+async def _stop(context: Context, observation: TrainingJobObservation) -> None:
+    """Tell the running trainer to come to its end; told again until it does."""
+    training_job, job = observation.training_job, observation.job
+    pod = job.current_pod if job else None
+    if pod is None or pod.phase != "Running" or pod.ip is None:
+        return
+    key = Key(training_job.metadata.namespace, job_name(training_job, train.COMMAND))
+    token = train.read_stop_token(await context.cluster.get(SECRETS, key))
+    if token is not None:
+        await context.stop_trainer(pod, token)
+
+
+async def _after_the_end(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:
+    """Register what MLflow could not take, and delete the TrainingJob once its time is over."""
+    complete = status.condition("Complete")
+    if complete is not None and complete.reason == NOT_REGISTERED:
+        await _register(context, training_job, status)
+    return await _expire(context, training_job, status)
+
+
+async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> None:
+    trained = await observe_job(context, training_job, train.COMMAND)
+    job = await observe_job(context, training_job, train.REGISTER)
+    if job is None and trained is not None:
+        task = train.build_register_task(training_job, trained.spec_hash)
+        await tasks.start(context, TRAINING_JOBS, training_job, task)
+    result = read_model(TrainResult, job.result) if job is not None and job.succeeded else None
+    if result is not None and result.is_registered:
+        await publish_status(context, training_job, registered(status, result, context.now()))
 
 
 async def _expire(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bloomery_operator.api.common import CustomResource, Manifest, Resources
+from bloomery_operator.api.trainingjob import PodTemplate
 from bloomery_operator.resources.metadata import SPEC_HASH, child_metadata, digest_of, labels_of
 from bloomery_operator.resources.pods import (
     CONFIG_FOLDER,
@@ -23,9 +24,17 @@ from bloomery_operator.resources.pods import (
 from bloomery_operator.settings import Settings
 
 PROGRESS_PORT = 8089
+RENDEZVOUS_PORT = 29500
 USER_ERROR_EXIT_CODES = (2, 3)
 UNCOUNTED_EXIT_CODES = (75, 143)
 DEFAULT_RESOURCES = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"})
+
+
+_NODE_TOLERATIONS = [
+    {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+    for state in ("not-ready", "unreachable")
+]
+"""A pod on a node that went away is given up after 30 s, not 5 minutes: it goes on elsewhere from a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,17 @@ class TrainerTask:
     backoff_limit: int = 3
     active_deadline_seconds: int | None = None
     annotations: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    """Of the Job itself, such as Kueue's."""
+    nodes: int = 1
+    """Pods that work together, each with its number in ``JOB_COMPLETION_INDEX``."""
+    suspended: bool = False
+    environment: tuple[Manifest, ...] = ()
+    volumes: tuple[Manifest, ...] = ()
+    mounts: tuple[Manifest, ...] = ()
+    pod_template: PodTemplate | None = None
+    shared_config_map: str | None = None
+    """Another Job's ConfigMap, where this task works by the same document."""
 
     @property
     def hash(self) -> str:
@@ -84,24 +104,57 @@ def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
         "backoffLimit": task.backoff_limit,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": _failure_rules()},
-        "template": {
-            "metadata": {"labels": labels_of(owner, role=task.command)},
-            "spec": _pod_spec(owner, task, settings),
-        },
+        "template": _pod_template(owner, task, settings),
     }
     if task.active_deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = task.active_deadline_seconds
+    if task.suspended:
+        spec["suspend"] = True
+    if task.nodes > 1:
+        spec |= {"completionMode": "Indexed", "completions": task.nodes, "parallelism": task.nodes}
+    metadata = child_metadata(
+        owner,
+        name=job_name(owner, task.command),
+        role=task.command,
+        annotations={SPEC_HASH: task.job_hash} | task.annotations,
+    )
+    metadata["labels"] |= task.labels
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def build_peers_service(owner: CustomResource, command: str) -> Manifest:
+    """Return the headless Service by which a Job's pods find each other: ``JOB-0.JOB`` and so on."""
+    name = job_name(owner, command)
     return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": child_metadata(
-            owner,
-            name=job_name(owner, task.command),
-            role=task.command,
-            annotations={SPEC_HASH: task.job_hash} | task.annotations,
-        ),
-        "spec": spec,
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": child_metadata(owner, name=name, role=command),
+        "spec": {
+            "clusterIP": "None",
+            # They meet before any of them is ready.
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": name},
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP"}],
+        },
     }
+
+
+def _pod_template(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
+    """Return the pods' template: the user's additions, but nothing that would loosen how the container is confined."""
+    labels = labels_of(owner, role=task.command)
+    spec = _pod_spec(owner, task, settings)
+    metadata: Manifest = {"labels": labels}
+    extra = task.pod_template
+    if extra is not None:
+        metadata["labels"] = {**extra.labels, **labels}
+        if extra.annotations:
+            metadata["annotations"] = dict(extra.annotations)
+        added = extra.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude={"labels", "annotations", "tolerations"}
+        )
+        spec |= {field: value for field, value in added.items() if value}
+        spec["tolerations"] = [*spec["tolerations"], *(t.to_json() for t in extra.tolerations)]
+    return {"metadata": metadata, "spec": spec}
 
 
 def _failure_rules() -> list[Manifest]:
@@ -116,10 +169,8 @@ def _failure_rules() -> list[Manifest]:
 
 
 def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
-    config_volume = {
-        "name": "config",
-        "configMap": {"name": config_map_name(owner, task.command, task.job_hash)},
-    }
+    config_map = task.shared_config_map or config_map_name(owner, task.command, task.job_hash)
+    config_volume = {"name": "config", "configMap": {"name": config_map}}
     scratch_volume, scratch_mount = empty_dir("scratch", "/tmp", size=task.scratch)
     memory_volume, memory_mount = empty_dir("shared-memory", "/dev/shm", memory=True)
     container = restricted_container() | {
@@ -132,6 +183,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
         "env": [
             {"name": "BLOOMERY_PORT", "value": str(PROGRESS_PORT)},
             {"name": "HOME", "value": "/tmp"},
+            *task.environment,
         ],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": compute(task.resources, default=DEFAULT_RESOURCES),
@@ -140,12 +192,20 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
             scratch_mount,
             memory_mount,
+            *task.mounts,
         ],
     }
-    return restricted_pod() | {
-        "restartPolicy": "Never",
-        # Long enough for a trainer to save and upload what it has.
-        "terminationGracePeriodSeconds": 300,
-        "containers": [container],
-        "volumes": [config_volume, scratch_volume, memory_volume],
-    }
+    # Pods of one training find each other by their names below this one.
+    together = {"subdomain": job_name(owner, task.command)} if task.nodes > 1 else {}
+    return (
+        restricted_pod()
+        | together
+        | {
+            "restartPolicy": "Never",
+            "tolerations": _NODE_TOLERATIONS,
+            # Long enough for a trainer to save and upload what it has.
+            "terminationGracePeriodSeconds": 300,
+            "containers": [container],
+            "volumes": [config_volume, scratch_volume, memory_volume, *task.volumes],
+        }
+    )

@@ -2,67 +2,187 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from bloomery_operator.api import TrainingJob
-from bloomery_operator.api.dataset import DatasetVersion
-from bloomery_operator.api.trainingjob import TrainedOn
-from bloomery_operator.resources.jobs import TrainerTask
+from bloomery_operator.api.common import ApiModel, Manifest
+from bloomery_operator.api.durations import seconds_of
+from bloomery_operator.api.trainingjob import TrainedOn, TrainingJobSpec
+from bloomery_operator.resources.jobs import RENDEZVOUS_PORT, TrainerTask, config_map_name, job_name
+from bloomery_operator.resources.metadata import child_metadata
 from bloomery_operator.settings import Settings
 
 COMMAND = "train"
-_DATASET = "bloomery.dev/dataset"
-_DATASET_VERSION = "bloomery.dev/dataset-version"
-_DATASET_URI = "bloomery.dev/dataset-uri"
+REGISTER = "register"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+STOP_TOKEN = "stop-token"
+_REGISTER_ATTEMPTS = 100
+"""The Job controller waits up to six minutes between them: MLflow may be away for a night."""
+_DATASETS = "bloomery.dev/datasets"
+_INITIAL_MODEL = "bloomery.dev/initial-model"
+_MUTABLE = {
+    "suspend",
+    "stop",
+    "tensorboard",
+    "display_name",
+    "description",
+    "ttl_seconds_after_finished",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """What training starts from, resolved: a folder in the store or published weights.
+
+    ``origin`` says in words where it comes from.
+    """
+
+    uri: str | None = None
+    weights: str | None = None
+    digest: str | None = None
+    origin: str = ""
 
 
 def output_uri(job: TrainingJob, settings: Settings) -> str:
-    """Return the job's folder in the store; the uid keeps namesakes apart."""
+    """Return the job's folder: the user's, or one in the cluster's store, where the uid keeps namesakes apart."""
     metadata = job.metadata
-    return f"{settings.store_uri}/models/{metadata.namespace}/{metadata.name}/{metadata.uid}"
+    own = f"{settings.store_uri}/models/{metadata.namespace}/{metadata.name}/{metadata.uid}"
+    return (job.spec.output.uri or own).rstrip("/")
 
 
-def build_task(job: TrainingJob, version: DatasetVersion, settings: Settings) -> TrainerTask:
-    """Return the training that the job's spec asks for, on one prepared dataset version."""
-    metadata, spec = job.metadata, job.spec
-    dataset = TrainedOn(name=spec.datasets[0].name, version=version.version, uri=version.uri)
-    names = {"displayName": spec.display_name, "description": spec.description}
+def build_task(
+    job: TrainingJob, datasets: Sequence[TrainedOn], start: StartingPoint | None, settings: Settings
+) -> TrainerTask:
+    """Return the training that the job's spec asks for, on prepared dataset versions."""
+    spec = job.spec
     return TrainerTask(
         command=COMMAND,
-        config={
-            "kind": COMMAND,
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "uid": metadata.uid,
-            **{key: value for key, value in names.items() if value},
-            "datasets": [dataset.to_json()],
-            "preset": spec.preset,
-            "hyperparameters": spec.hyperparameters.to_json(),
-            "metric": spec.metric,
-            "mlflow": {
-                "experiment": f"{metadata.namespace}/{dataset.name}",
-                "registeredModel": job.registered_model,
-                "tags": {},
-            }
-            | ({"versionLabel": spec.output.version_label} if spec.output.version_label else {}),
-            "output": {"uri": output_uri(job, settings)},
-        },
+        config=_document(job, datasets, start, settings),
         asked={
-            "spec": spec.model_dump(mode="json", exclude_defaults=True),
-            "dataset": dataset.to_json(),
+            "spec": spec.model_dump(mode="json", exclude_defaults=True, exclude=_MUTABLE),
+            "datasets": [dataset.to_json() for dataset in datasets],
         },
         resources=spec.resources,
         scratch=spec.scratch,
         backoff_limit=spec.backoff_limit,
         active_deadline_seconds=spec.active_deadline_seconds,
         annotations={
-            _DATASET: dataset.name,
-            _DATASET_VERSION: dataset.version,
-            _DATASET_URI: dataset.uri,
+            _DATASETS: json.dumps([dataset.to_json() for dataset in datasets]),
+            **({_INITIAL_MODEL: start.origin} if start is not None else {}),
         },
+        labels={QUEUE_LABEL: spec.queue} if spec.queue else {},
+        nodes=spec.nodes,
+        suspended=bool(spec.queue or spec.suspend),
+        environment=(_stop_token(job),),
+        pod_template=spec.pod_template,
     )
 
 
-def trained_on(annotations: dict[str, str]) -> TrainedOn | None:
-    """Return the dataset version that a child Job was made for, from its annotations."""
-    if _DATASET_VERSION not in annotations:
-        return None
-    return TrainedOn(name=annotations[_DATASET], version=annotations[_DATASET_VERSION], uri=annotations[_DATASET_URI])
+def build_register_task(job: TrainingJob, spec_hash: str) -> TrainerTask:
+    """Return the task that hands a finished training to MLflow, by the document that it was trained by."""
+    return TrainerTask(
+        command=REGISTER,
+        config={},
+        asked={"register": job.metadata.uid},
+        backoff_limit=_REGISTER_ATTEMPTS,
+        shared_config_map=config_map_name(job, COMMAND, spec_hash),
+    )
+
+
+def build_stop_secret(job: TrainingJob, token: str) -> Manifest:
+    """Return the Secret with what the trainer asks for before it stops early."""
+    name = job_name(job, COMMAND)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": child_metadata(job, name=name, role=COMMAND),
+        "type": "Opaque",
+        "data": {STOP_TOKEN: base64.b64encode(token.encode()).decode()},
+    }
+
+
+def read_stop_token(secret: Manifest | None) -> str | None:
+    """Return the token of the job's Secret."""
+    value = ((secret or {}).get("data") or {}).get(STOP_TOKEN)
+    return base64.b64decode(value).decode() if value else None
+
+
+def trained_on(annotations: Mapping[str, str]) -> tuple[TrainedOn, ...]:
+    """Return the dataset versions that a child Job was made for, from its annotations."""
+    return tuple(TrainedOn.model_validate(entry) for entry in json.loads(annotations.get(_DATASETS, "[]")))
+
+
+def started_from(annotations: Mapping[str, str]) -> str | None:
+    """Return in words what a child Job's training starts from."""
+    return annotations.get(_INITIAL_MODEL)
+
+
+def _document(
+    job: TrainingJob, datasets: Sequence[TrainedOn], start: StartingPoint | None, settings: Settings
+) -> dict[str, Any]:
+    """Return the trainer's configuration; what is not asked for is left to the trainer's own defaults."""
+    metadata, spec = job.metadata, job.spec
+    optional: dict[str, Any] = {
+        "displayName": spec.display_name,
+        "description": spec.description,
+        "initialModel": _initial(start) if start is not None else None,
+        "evaluateOnly": spec.evaluate_only,
+        "earlyStopping": spec.early_stopping.to_json() if spec.early_stopping else None,
+        "maxTrainingSeconds": seconds_of(spec.max_training_time) if spec.max_training_time else None,
+    }
+    if spec.nodes > 1:
+        name = job_name(job, COMMAND)
+        host = f"{name}-0.{name}.{metadata.namespace}.svc"
+        optional |= {"nodes": spec.nodes, "rendezvous": f"{host}:{RENDEZVOUS_PORT}"}
+    return {
+        "kind": COMMAND,
+        "name": metadata.name,
+        "namespace": metadata.namespace,
+        "uid": metadata.uid,
+        **{key: value for key, value in optional.items() if value},
+        "datasets": [_dataset(spec, dataset) for dataset in datasets],
+        "preset": spec.preset,
+        "hyperparameters": spec.hyperparameters.to_json(),
+        "metric": spec.metric,
+        "checkpoint": _checkpoint(spec),
+        "mlflow": _mlflow(job),
+        "output": {"uri": output_uri(job, settings)}
+        | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {}),
+    }
+
+
+def _dataset(spec: TrainingJobSpec, dataset: TrainedOn) -> dict[str, Any]:
+    classes = next(reference.classes for reference in spec.datasets if reference.name == dataset.name)
+    return dataset.to_json() | ({"classes": list(classes)} if classes else {})
+
+
+def _initial(start: StartingPoint) -> dict[str, str]:
+    values = {"uri": start.uri, "weights": start.weights, "digest": start.digest, "origin": start.origin}
+    return {key: value for key, value in values.items() if value}
+
+
+def _checkpoint(spec: TrainingJobSpec) -> dict[str, Any]:
+    every = spec.checkpoint.every
+    if every.endswith("steps"):
+        return {"everySteps": int(every.removesuffix("steps")), "keep": spec.checkpoint.keep}
+    return {"everySeconds": seconds_of(every), "keep": spec.checkpoint.keep}
+
+
+def _mlflow(job: TrainingJob) -> dict[str, Any]:
+    output = job.spec.output
+    optional: dict[str, str | ApiModel | None] = {"versionLabel": output.version_label, "promote": output.promote}
+    return {
+        "experiment": f"{job.metadata.namespace}/{job.spec.datasets[0].name}",
+        "registeredModel": job.registered_model,
+        "tags": {},
+        **{k: v.to_json() if isinstance(v, ApiModel) else v for k, v in optional.items() if v is not None},
+    }
+
+
+def _stop_token(job: TrainingJob) -> Manifest:
+    source = {"name": job_name(job, COMMAND), "key": STOP_TOKEN}
+    return {"name": "BLOOMERY_STOP_TOKEN", "valueFrom": {"secretKeyRef": source}}

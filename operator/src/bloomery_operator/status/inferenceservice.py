@@ -239,6 +239,6 @@ def model_of(training_job: TrainingJob | None, name: str) -> ServedModel | Verdi
         version=status.model.version,
         run_id=status.mlflow.run_id if status.mlflow else None,
         training_job=name,
-        dataset=status.dataset.name if status.dataset else None,
-        dataset_version=status.dataset.version if status.dataset else None,
+        dataset=",".join(dataset.name for dataset in status.datasets) or None,
+        dataset_version=",".join(dataset.version for dataset in status.datasets) or None,
     )

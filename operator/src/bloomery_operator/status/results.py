@@ -14,9 +14,12 @@ from pydantic import ValidationError
 
 from bloomery_operator.api.common import ApiModel
 from bloomery_operator.api.dataset import ClassCount
-from bloomery_operator.api.trainingjob import Model
+from bloomery_operator.api.trainingjob import Model, SavedState
 
 Told = TypeVar("Told", bound=ApiModel)
+
+EVALUATED = "Evaluated"
+"""The reason of a run that trained nothing, and so has nothing to register."""
 
 
 class PrepareResult(ApiModel):
@@ -38,6 +41,14 @@ class RunReference(ApiModel):
     run_id: str | None = None
 
 
+class Promoted(ApiModel):
+    """Whether the registry's alias moved to the new version, in words."""
+
+    alias: str = ""
+    moved: bool = False
+    message: str = ""
+
+
 class TrainResult(ApiModel):
     """What a training made; without a model version where MLflow could not be reached."""
 
@@ -45,6 +56,15 @@ class TrainResult(ApiModel):
     mlflow: RunReference | None = None
     model: Model = Model()
     metrics: Mapping[str, float | None] = {}
+    starts: int | None = None
+    last_checkpoint: SavedState | None = None
+    promoted: Promoted | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether nothing is left to be handed to MLflow."""
+        return self.model.version is not None or self.reason == EVALUATED
 
 
 class TrainerProgress(ApiModel):
@@ -59,6 +79,8 @@ class TrainerProgress(ApiModel):
     loss: float | None = None
     metric: float | None = None
     mlflow: RunReference | None = None
+    starts: int | None = None
+    last_checkpoint: SavedState | None = None
 
 
 def read_document(text: str | bytes) -> Mapping[str, Any]:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from bloomery_operator.api import Condition, Dataset, TrainingJob
 from bloomery_operator.api.dataset import DatasetVersion
-from bloomery_operator.api.trainingjob import MlflowRun, Model, TrainedOn, TrainingJobStatus, TrainProgress
+from bloomery_operator.api.durations import go_duration
+from bloomery_operator.api.trainingjob import (
+    DatasetReference,
+    MlflowRun,
+    Model,
+    TrainedOn,
+    TrainingJobStatus,
+    TrainProgress,
+)
+from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.status.results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
 from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
+
+NOT_REGISTERED = "NotRegistered"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,67 +33,90 @@ class TrainingJobObservation:
     training_job: TrainingJob
     model_uri: str
     """Where the trainer leaves the model folder."""
-    dataset: Dataset | None = None
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    """Those of the spec's Datasets that exist, by name."""
+    start: StartingPoint | Verdict | None = None
+    """What training starts from, or what keeps it from being known; None where it starts from scratch."""
     job: JobView | None = None
-    trained_on: TrainedOn | None = None
+    trained_on: tuple[TrainedOn, ...] = ()
+    started_from: str | None = None
     obstacle: Verdict | None = None
     """What kept the Job from being made: a missing Secret, a refused manifest."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
+    tensorboard_url: str | None = None
 
     @property
-    def dataset_version(self) -> DatasetVersion | None:
-        """The version to train on, once its Dataset has it."""
-        wanted = self.training_job.spec.datasets[0].version
-        if self.dataset is None or (wanted is None and not self.dataset.status.is_true("Ready")):
+    def dataset_versions(self) -> tuple[TrainedOn, ...] | None:
+        """The versions to train on, once all Datasets have them."""
+        found = [(reference, self.version_of(reference)) for reference in self.training_job.spec.datasets]
+        if any(version is None for _, version in found):
             return None
-        return self.dataset.find_version(wanted)
+        return tuple(TrainedOn(name=r.name, version=v.version, uri=v.uri) for r, v in found if v is not None)
+
+    def version_of(self, reference: DatasetReference) -> DatasetVersion | None:
+        """The version of one Dataset, once that has it."""
+        dataset = self.datasets.get(reference.name)
+        if dataset is None or (reference.version is None and not dataset.status.is_true("Ready")):
+            return None
+        return dataset.find_version(reference.version)
+
+    @property
+    def never_started(self) -> bool:
+        """Whether no pod of the training has run yet."""
+        return self.job is None or (self.job.start_time is None and not self.job.pods)
 
 
-def _dataset_name(observation: TrainingJobObservation) -> str:
-    return observation.training_job.spec.datasets[0].name
-
-
-def dataset_missing(observation: TrainingJobObservation) -> Verdict | None:
-    """Notice that the Dataset does not exist."""
-    if observation.job is not None or observation.dataset is not None:
+def datasets_not_ready(observation: TrainingJobObservation) -> Verdict | None:
+    """Notice the first Dataset that does not exist, failed, or has not got the version that is wanted."""
+    if observation.job is not None:
         return None
-    name, namespace = _dataset_name(observation), observation.training_job.metadata.namespace
-    return Verdict(
-        "DatasetNotFound",
-        f"There is no Dataset {name!r} in namespace {namespace!r}; the training starts once it is there and Ready.",
-    )
+    verdicts = (_dataset_verdict(observation, reference) for reference in observation.training_job.spec.datasets)
+    return next((verdict for verdict in verdicts if verdict is not None), None)
 
 
-def dataset_failed(observation: TrainingJobObservation) -> Verdict | None:
-    """Notice that the Dataset can not be prepared as it stands."""
-    dataset = observation.dataset
-    if observation.job is not None or observation.dataset_version or dataset is None:
+def _dataset_verdict(observation: TrainingJobObservation, reference: DatasetReference) -> Verdict | None:
+    name, dataset = reference.name, observation.datasets.get(reference.name)
+    if dataset is None:
+        namespace = observation.training_job.metadata.namespace
+        advice = "the training starts once it is there and Ready"
+        return Verdict("DatasetNotFound", f"There is no Dataset {name!r} in namespace {namespace!r}; {advice}.")
+    if observation.version_of(reference) is not None:
         return None
     ready = dataset.status.condition("Ready")
-    if dataset.status.phase != "Failed" or ready is None:
-        return None
-    return Verdict("DatasetFailed", f"Dataset {_dataset_name(observation)!r} failed: {ready.message}")
-
-
-def dataset_not_ready(observation: TrainingJobObservation) -> Verdict | None:
-    """Notice that the Dataset is still being prepared."""
-    dataset = observation.dataset
-    if observation.job is not None or observation.dataset_version or dataset is None:
-        return None
+    if dataset.status.phase == "Failed" and ready is not None:
+        return Verdict("DatasetFailed", f"Dataset {name!r} failed: {ready.message}")
     if dataset.status.is_true("Ready"):
-        wanted = observation.training_job.spec.datasets[0].version
         known = ", ".join(f"{v.ordinal} ({v.version[:12]})" for v in dataset.status.versions)
-        return Verdict(
-            "DatasetVersionNotFound",
-            f"Dataset {_dataset_name(observation)!r} has no version {wanted!r}; it has: {known}.",
-        )
-    ready = dataset.status.condition("Ready")
+        message = f"Dataset {name!r} has no version {reference.version!r}; it has: {known}."
+        return Verdict("DatasetVersionNotFound", message)
     detail = f": {ready.message}" if ready else "."
-    return Verdict("DatasetNotReady", f"Dataset {_dataset_name(observation)!r} is not ready yet{detail}")
+    return Verdict("DatasetNotReady", f"Dataset {name!r} is not ready yet{detail}")
 
 
-WAITING_CHECKS = (dataset_missing, dataset_failed, dataset_not_ready)
+def initial_model_not_ready(observation: TrainingJobObservation) -> Verdict | None:
+    """Notice that what training starts from is not known yet."""
+    if observation.job is not None or not isinstance(observation.start, Verdict):
+        return None
+    return observation.start
+
+
+def starting_point(name: str, other: TrainingJob | None) -> StartingPoint | Verdict:
+    """Return the model of another TrainingJob, or what it waits for."""
+    if other is None:
+        return Verdict("InitialModelNotFound", f"There is no TrainingJob {name!r} to start from; it is waited for.")
+    status = other.status
+    failed = status.condition("Failed")
+    if failed is not None and failed.is_true:
+        return Verdict("InitialModelFailed", f"TrainingJob {name!r}, to start from, failed: {failed.message}")
+    if not status.is_true("Complete") or status.model is None or status.model.uri is None:
+        where = f" (step {status.progress.steps})" if status.progress and status.progress.steps else ""
+        return Verdict("InitialModelNotReady", f"TrainingJob {name!r}, to start from, is not complete yet{where}.")
+    origin = f"TrainingJob {name}" + (f" ({status.model.display})" if status.model.display else "")
+    return StartingPoint(uri=status.model.uri, digest=status.model.digest, origin=origin)
+
+
+WAITING_CHECKS = (datasets_not_ready, initial_model_not_ready)
 
 
 def _obstructed(observation: TrainingJobObservation) -> Verdict | None:
@@ -91,11 +125,16 @@ def _obstructed(observation: TrainingJobObservation) -> Verdict | None:
 
 def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     job = observation.job
-    if job is None or job.current_pod is None:
+    if job is None or not job.pods:
         return Verdict("Pending", "The training's pod is about to start.")
-    if job.current_pod.phase != "Pending":
-        return None
-    return pod_trouble(job.current_pod) or Verdict("Pending", f"Pod {job.current_pod.name} is starting.")
+    for pod in job.pods:
+        trouble = pod_trouble(pod) if pod.phase == "Pending" or pod.node_lost else None
+        if trouble is not None:
+            return trouble
+    first = job.current_pod
+    if first is None or first.phase == "Pending":
+        return Verdict("Pending", f"Pod {first.name if first else job.name} is starting.")
+    return None
 
 
 CHECKS = (*WAITING_CHECKS, _obstructed, _not_started)
@@ -112,70 +151,133 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
     status = previous.model_copy(
         update={
             "observed_generation": training_job.metadata.generation,
-            "phase": _phase(conditions[0]),
-            "dataset": observation.trained_on or previous.dataset,
-            "start_time": job.start_time if job else None,
+            "phase": _phase(observation, conditions),
+            "datasets": observation.trained_on or previous.datasets,
+            "initial_model": observation.started_from or previous.initial_model,
+            "tensorboard_url": observation.tensorboard_url,
+            "start_time": job.start_time if job and job.start_time else previous.start_time,
             "restarts": job.failed_pods if job else None,
             "conditions": dated(
                 conditions, previous=previous.conditions, generation=training_job.metadata.generation, now=now
             ),
         }
     )
-    if status.is_finished and job is not None:
-        return _finished(status, job, observation, now)
+    if status.is_finished:
+        return _finished(status, observation, now)
     return _running(status, observation) if observation.progress else status
 
 
 def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
-    job = observation.job
+    job, spec = observation.job, observation.training_job.spec
     if job is not None and job.succeeded:
         return (condition("Complete", True, _completion(job)),)
-    failure = job_failure(job) if job is not None else None
+    failure = job_failure(job) if job is not None else _stopped_before_start(observation)
+    failure = failure or _stopped_before_start(observation)
     if failure is not None:
         return (condition("Failed", True, failure),)
+    suspended = _suspended(observation)
+    if suspended is not None:
+        running = condition("Running", False, suspended)
+        # Waiting in a queue is no suspension that a person asked for.
+        return (running,) if spec.queue else (running, condition("Suspended", True, suspended))
     waiting = first_verdict(CHECKS, observation)
-    if waiting is not None:
-        return (condition("Running", False, waiting),)
-    return (condition("Running", True, Verdict("Training", _progress_sentence(observation))),)
+    verdict = waiting or Verdict("Training", _progress_sentence(observation))
+    return (condition("Running", waiting is None, verdict), *_resumption(observation))
+
+
+def _stopped_before_start(observation: TrainingJobObservation) -> Verdict | None:
+    spec = observation.training_job.spec
+    if not spec.stop or not observation.never_started or observation.training_job.status.start_time is not None:
+        return None
+    return Verdict("StoppedBeforeStart", "It was stopped before it began: there is no model to keep.", failed=True)
+
+
+def _suspended(observation: TrainingJobObservation) -> Verdict | None:
+    job, spec = observation.job, observation.training_job.spec
+    if job is None or not job.suspended:
+        return None
+    if spec.queue:
+        return Verdict("Queued", f"It waits for Kueue to admit it to queue {spec.queue!r}.")
+    saved = observation.training_job.status.last_checkpoint
+    where = f"; it goes on from step {saved.step} once spec.suspend is false" if saved else ""
+    return Verdict("Suspended", f"spec.suspend is true, so it has no pods{where}.")
+
+
+def _resumption(observation: TrainingJobObservation) -> tuple[Condition, ...]:
+    """Say that a suspension is over, as batch/v1 does; a job that never was suspended says nothing of it."""
+    if observation.training_job.status.condition("Suspended") is None:
+        return ()
+    return (condition("Suspended", False, Verdict("Resumed", "spec.suspend is false again.")),)
 
 
 def _completion(job: JobView) -> Verdict:
     result = read_model(TrainResult, job.result)
     if result is None:
         return Verdict("ResultLost", "The training ended, but its figures could not be read from its pod.")
+    return completion(result)
+
+
+def completion(result: TrainResult) -> Verdict:
+    """Say how a training ended well, and what became of its model."""
+    if not result.is_registered:
+        message = "The training ended, but MLflow could not be reached: the model lies in the store, and is registered"
+        return Verdict(NOT_REGISTERED, f"{message} as soon as MLflow answers.")
     if result.model.version is None:
-        message = "The training ended, but MLflow could not be reached: no model version was registered."
-        return Verdict("NotRegistered", message)
-    return Verdict(result.reason, f"Registered as version {result.model.version} of model {result.model.name!r}.")
+        said = "The model was evaluated; the report is in the output folder."
+    else:
+        said = f"Registered as version {result.model.version} of model {result.model.name!r}."
+    promoted = [result.promoted.message] if result.promoted and result.promoted.message else []
+    return Verdict(result.reason, " ".join([said, *promoted, *result.notes]))
 
 
 def _progress_sentence(observation: TrainingJobObservation) -> str:
     told = read_model(TrainerProgress, observation.progress)
+    if observation.training_job.spec.stop:
+        return "The trainer was told to stop; it evaluates and keeps the best model so far."
     return f"The trainer is {(told and told.stage) or 'training'}."
 
 
-def _phase(first: Condition) -> str:
-    return {"Complete": "Complete", "Failed": "Failed"}.get(first.type) or ("Running" if first.is_true else "Pending")
+def _phase(observation: TrainingJobObservation, conditions: tuple[Condition, ...]) -> str:
+    first = conditions[0]
+    if first.type in ("Complete", "Failed"):
+        return first.type
+    if first.reason in ("Queued", "Suspended") and observation.job is not None and observation.job.suspended:
+        return first.reason
+    return "Running" if first.is_true else "Pending"
 
 
 def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> TrainingJobStatus:
     told = read_model(TrainerProgress, observation.progress)
     if told is None:
         return status
-    progress = TrainProgress.model_validate(told.model_dump(exclude={"eta_seconds", "mlflow"})).model_copy(
+    shown = told.model_dump(exclude={"eta_seconds", "mlflow", "starts", "last_checkpoint"})
+    progress = TrainProgress.model_validate(shown).model_copy(
         update={
             "eta": go_duration(told.eta_seconds) if told.eta_seconds is not None else None,
             "steps": f"{told.step or 0}/{told.total_steps}" if told.total_steps else None,
         }
     )
     metric = _metric(observation, progress.metric) if progress.metric is not None else status.metric
-    run = _mlflow(told.mlflow, observation) or status.mlflow
-    return status.model_copy(update={"progress": progress, "metric": metric, "mlflow": run})
+    return status.model_copy(
+        update={
+            "progress": progress,
+            "metric": metric,
+            "mlflow": _mlflow(told.mlflow, observation) or status.mlflow,
+            "last_checkpoint": told.last_checkpoint or status.last_checkpoint,
+            "preemptions": _preemptions(told.starts, status),
+        }
+    )
 
 
-def _finished(
-    status: TrainingJobStatus, job: JobView, observation: TrainingJobObservation, now: datetime
-) -> TrainingJobStatus:
+def _preemptions(starts: int | None, status: TrainingJobStatus) -> int | None:
+    """Starts beyond the first that no failure explains."""
+    return max(0, starts - 1 - (status.restarts or 0)) if starts else status.preemptions
+
+
+def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, now: datetime) -> TrainingJobStatus:
+    job = observation.job
+    if job is None:
+        return status.model_copy(update={"completion_time": now})
     result = read_model(TrainResult, job.result) or TrainResult()
     metrics = {name: value for name, value in result.metrics.items() if value is not None} or None
     name = observation.training_job.spec.metric
@@ -184,24 +286,42 @@ def _finished(
     return status.model_copy(
         update={
             "completion_time": job.end_time or now,
-            "progress": _completed(done) if job.succeeded else done,
+            "progress": _completed(done, result) if job.succeeded else done,
             "mlflow": _mlflow(result.mlflow, observation) or status.mlflow,
             "model": _model(result.model, observation) if job.succeeded else None,
             "metrics": metrics,
             "metric": _metric(observation, metrics[name]) if metrics and name in metrics else status.metric,
+            "last_checkpoint": result.last_checkpoint or status.last_checkpoint,
+            "preemptions": _preemptions(result.starts, status),
         }
     )
 
 
+def registered(status: TrainingJobStatus, result: TrainResult, now: datetime) -> TrainingJobStatus:
+    """Return the status of a finished job after its model came into the registry later."""
+    complete = condition("Complete", True, completion(result))
+    model = result.model.model_copy(update={"display": _display(result.model)})
+    run = result.mlflow
+    mlflow = MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id) if run and run.run_id else status.mlflow
+    conditions = dated((complete,), previous=status.conditions, generation=status.observed_generation or 1, now=now)
+    return status.model_copy(update={"conditions": conditions, "model": model, "mlflow": mlflow})
+
+
 def _model(told: Model, observation: TrainingJobObservation) -> Model:
-    display = f"{told.name}/{told.version}" if told.name and told.version else None
-    return told.model_copy(update={"uri": told.uri or observation.model_uri, "display": display})
+    return told.model_copy(update={"uri": told.uri or observation.model_uri, "display": _display(told)})
 
 
-def _completed(last: TrainProgress | None) -> TrainProgress | None:
+def _display(model: Model) -> str | None:
+    return f"{model.name}/{model.version}" if model.name and model.version else None
+
+
+def _completed(last: TrainProgress | None, result: TrainResult) -> TrainProgress | None:
     """Show all steps as done: the last answer of the trainer was given a little before its end."""
     if last is None or last.total_steps is None:
         return last
+    if result.reason != "Trained" and result.last_checkpoint is not None:
+        step = result.last_checkpoint.step
+        return last.model_copy(update={"step": step, "steps": f"{step}/{last.total_steps}"})
     total = last.total_steps
     return last.model_copy(update={"step": total, "steps": f"{total}/{total}"})
 
@@ -216,13 +336,3 @@ def _mlflow(run: RunReference | None, observation: TrainingJobObservation) -> Ml
     base = observation.mlflow_public_url.rstrip("/")
     url = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}" if base else None
     return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=url)
-
-
-def go_duration(seconds: float) -> str:
-    """Return a duration as Go prints it, in whole seconds: ``1h2m3s``, ``11m0s``, ``4s``."""
-    whole = int(timedelta(seconds=max(0.0, seconds)).total_seconds())
-    hours, rest = divmod(whole, 3600)
-    minutes, secs = divmod(rest, 60)
-    if hours:
-        return f"{hours}h{minutes}m{secs}s"
-    return f"{minutes}m{secs}s" if minutes else f"{secs}s"

@@ -12,6 +12,8 @@ from bloomery_operator.resources.metadata import RETIRED_AT, SPEC_HASH, VARIANT
 from bloomery_operator.status.results import read_document
 from bloomery_operator.status.verdicts import Verdict
 
+_INDEX = "batch.kubernetes.io/job-completion-index"
+_NOBODYS_FAULT = frozenset({"PeerLost", "Terminated"})
 _WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -32,6 +34,10 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     restarts: int = 0
+    index: int = 0
+    """Its number among the pods of an Indexed Job; the first one speaks for all."""
+    node_lost: str | None = None
+    """The node that has gone away with the pod still on it."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -57,6 +63,8 @@ class PodView:
             waiting_message=waiting.get("message", ""),
             unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
             restarts=container.get("restartCount", 0),
+            index=int(metadata.get("labels", {}).get(_INDEX, 0)),
+            node_lost=_lost_node(manifest, conditions),
         )
 
     @property
@@ -85,6 +93,7 @@ class JobView:
     succeeded: bool
     failure: Verdict | None
     failed_pods: int
+    suspended: bool
     start_time: datetime | None
     end_time: datetime | None
     pods: tuple[PodView, ...]
@@ -106,6 +115,7 @@ class JobView:
             succeeded="Complete" in conditions,
             failure=Verdict(failed.get("reason", "Failed"), failed.get("message", "")) if failed else None,
             failed_pods=status.get("failed", 0),
+            suspended=bool(manifest.get("spec", {}).get("suspend")),
             start_time=parse_time(status.get("startTime")),
             end_time=parse_time(end),
             pods=tuple(sorted(map(PodView.of, pods), key=lambda pod: (pod.created, pod.name))),
@@ -118,18 +128,21 @@ class JobView:
 
     @property
     def current_pod(self) -> PodView | None:
-        """The newest pod: the one that runs, or the last that did."""
-        return self.pods[-1] if self.pods else None
+        """The newest pod: the one that runs, or the last that did; of several that work together, the first."""
+        return next((pod for pod in reversed(self.pods) if pod.index == 0), None)
 
     @property
     def last_words(self) -> Mapping[str, Any]:
         """What the pod that ended the Job said: its result or its error."""
-        return self.result if self.succeeded else (self.pods[-1].result if self.pods else {})
+        if self.succeeded:
+            return self.result
+        return next((pod.result for pod in reversed(self.pods) if pod.result), {})
 
     @property
     def result(self) -> Mapping[str, Any]:
         """What the pod that succeeded left as its result."""
-        return next((pod.result for pod in reversed(self.pods) if pod.phase == "Succeeded"), {})
+        pod = next((pod for pod in reversed(self.pods) if pod.phase == "Succeeded" and pod.index == 0), None)
+        return pod.result if pod is not None else {}
 
 
 @dataclass(frozen=True)
@@ -163,8 +176,23 @@ class DeploymentView:
         )
 
 
+def _lost_node(manifest: Manifest, conditions: Mapping[str, Any]) -> str | None:
+    """Return the node of a pod that is being deleted but whose kubelet no longer says how it is."""
+    ready = conditions.get("Ready", {})
+    unknown = ready.get("reason") == "NodeNotReady" or manifest.get("status", {}).get("reason") == "NodeLost"
+    if "deletionTimestamp" not in manifest["metadata"] or not unknown:
+        return None
+    return str(manifest.get("spec", {}).get("nodeName") or "of the pod")
+
+
 def pod_trouble(pod: PodView) -> Verdict | None:
     """Say why a pod does not start, in words that name what to mend."""
+    if pod.node_lost:
+        return Verdict(
+            "NodeLost",
+            f"Node {pod.node_lost} does not answer, so pod {pod.name} can not end. If the node is gone for good: "
+            f"kubectl taint node {pod.node_lost} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        )
     if pod.unschedulable:
         return Verdict("Unschedulable", f"No node takes pod {pod.name}: {pod.unschedulable}")
     if pod.waiting_reason in _WAITING_FOR_IMAGE:
@@ -180,8 +208,10 @@ def job_failure(job: JobView) -> Verdict | None:
         return None
     if job.failure.reason == "DeadlineExceeded":
         return Verdict("DeadlineExceeded", "It ran longer than activeDeadlineSeconds allows.", failed=True)
-    spoken = next((pod.error for pod in reversed(job.pods) if pod.error is not None), None)
-    return spoken or Verdict(job.failure.reason, _failure_message(job), failed=True)
+    spoken = [pod.error for pod in reversed(job.pods) if pod.error is not None]
+    # A pod that only followed another, or was told to go, does not know why.
+    cause = next((error for error in spoken if error.reason not in _NOBODYS_FAULT), spoken[0] if spoken else None)
+    return cause or Verdict(job.failure.reason, _failure_message(job), failed=True)
 
 
 def _failure_message(job: JobView) -> str:

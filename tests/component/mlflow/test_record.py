@@ -41,7 +41,9 @@ def history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]
 
 
 @pytest.mark.feature("T6")
+@pytest.mark.feature("T18")
 @pytest.mark.feature("D10")
+@pytest.mark.feature("D13")
 def test_a_run_holds_its_parameters_curves_datasets_and_where_it_comes_from(
     mlflow: MlflowServer, document: Documents, digits: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -62,6 +64,8 @@ def test_a_run_holds_its_parameters_curves_datasets_and_where_it_comes_from(
     client = mlflow.client()
     run = the_run(client, config)
     assert run.info.status == "FINISHED"
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert history(client, run, "train/loss") == [(step, pytest.approx(1 / step)) for step in range(1, 6)]
     assert history(client, run, "validation/top1") == [(5, 0.5)]
     assert run.data.metrics["top1"] == 0.9

@@ -92,6 +92,7 @@ def test_mlflow_refuses_what_the_signature_does_not_fit(served: str) -> None:
 
 
 @pytest.mark.feature("T6")
+@pytest.mark.feature("D6")
 @pytest.mark.feature("D13")
 def test_the_curves_of_a_whole_training_are_in_mlflow(trained: Trained, shared_server: MlflowServer) -> None:
     given, ended = trained

@@ -53,7 +53,7 @@ def within(seconds: float, action: Callable[[], Result]) -> Result:
                 raise
             log.info("waiting for MLflow: %s", in_words(error))
             time.sleep(pause)
-            pause = min(2 * pause, 30.0)
+            pause = min(2 * pause, 10.0)
 
 
 def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:

@@ -43,6 +43,8 @@ _FLUSH_SECONDS = 1.0
 _LONGEST_PAUSE = 30.0
 _LAST_SECONDS = 30.0
 _DIGEST = 36
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's pages show the curves of a training first, not those of a language model's answers."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Tracker:
     def _experiment(self) -> str:
         known = self.client.get_experiment_by_name(self.about.experiment)
         if known is None:
-            return str(self.client.create_experiment(self.about.experiment))
+            return str(self.client.create_experiment(self.about.experiment, tags=_KIND))
         if known.lifecycle_stage == "deleted":
             self.client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)

@@ -28,8 +28,10 @@ def evaluation_document(about: ReportAbout) -> dict[str, Any]:
     """All figures: of the images that the model is judged by, and beside them those of each split."""
     judged, dataset = about.judged, about.dataset
     aucs = class_aucs(judged.probabilities, judged.labels)
-    splits = {name: _summary(evaluation) for name, evaluation in about.evaluations.items()}
-    splits[about.split]["metrics"] = full_score(judged, aucs)
+    splits = {
+        name: _summary(evaluation, aucs if evaluation is judged else None)
+        for name, evaluation in about.evaluations.items()
+    }
     matrix = figures.confusion_matrix(judged.labels, judged.predicted, labels=range(len(dataset.classes)))
     document = {
         "title": about.title,
@@ -53,11 +55,11 @@ def evaluation_document(about: ReportAbout) -> dict[str, Any]:
     return {**document, "verdict": verdict(document)}
 
 
-def _summary(evaluation: Evaluation) -> dict[str, Any]:
+def _summary(evaluation: Evaluation, aucs: list[float | None] | None) -> dict[str, Any]:
     count = len(evaluation.labels)
     return {
         "images": count,
-        "metrics": full_score(evaluation),
+        "metrics": full_score(evaluation, aucs),
         "interval95": {"top1": list(interval95(evaluation.metrics["top1"], count))},
     }
 

@@ -161,6 +161,10 @@ def _thumbnail(about: ReportAbout, files: ImageFiles, index: int) -> Thumbnail:
     )
 
 
+def _unbroken(share: float) -> str:
+    return percent(share).replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
@@ -173,7 +177,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": _number}
+    environment.filters |= {"percent": _unbroken, "number": _number}
     return environment
 
 

@@ -48,7 +48,7 @@ def test_one_apply_of_all_three_ends_in_a_served_model(served: World, apiserver:
     assert job is not None
     status = job["status"]
     assert status["phase"] == "Complete"
-    assert status["dataset"]["version"] == "a" * 64
+    assert status["datasets"][0]["version"] == "a" * 64
     assert status["model"]["display"] == "flowers/1"
     assert status["metrics"]["top1"] == 0.9375
     assert status["mlflow"]["url"] == f"http://mlflow.example/#/experiments/7/runs/{'f' * 32}"

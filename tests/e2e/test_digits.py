@@ -63,7 +63,7 @@ def test_an_answer_is_traced_to_the_variant_the_run_and_the_dataset(digits: Digi
     assert answer.headers["x-model"] == status["model"]["display"]
     assert answer.headers["x-model-digest"] == status["model"]["digest"]
     assert answer.headers["x-run-id"] == status["mlflow"]["runId"]
-    assert answer.headers["x-dataset"] == f"digits@{status['dataset']['version']}"
+    assert answer.headers["x-dataset"] == f"digits@{status['datasets'][0]['version']}"
 
 
 def test_get_reads_like_a_dashboard(digits: Digits) -> None:

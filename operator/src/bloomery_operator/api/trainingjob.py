@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -83,7 +83,6 @@ class PodTemplate(ApiModel):
     annotations: Mapping[str, str] = {}
     node_selector: Mapping[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
-    affinity: Mapping[str, Any] | None = None
     priority_class_name: str | None = None
     runtime_class_name: str | None = None
     scheduler_name: str | None = None

@@ -10,6 +10,7 @@ from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.trainingjob import TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
 from bloomery_operator.reconcile import task as tasks
+from bloomery_operator.reconcile import tensorboard
 from bloomery_operator.reconcile.context import (
     Context,
     find,
@@ -23,9 +24,11 @@ from bloomery_operator.resources import train
 from bloomery_operator.resources.jobs import job_name
 from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.status.results import TrainResult, read_model
+from bloomery_operator.status.tensorboard import with_tensorboard
 from bloomery_operator.status.trainingjob import (
     NOT_REGISTERED,
     TrainingJobObservation,
+    at_generation,
     derive_status,
     registered,
     starting_point,
@@ -38,17 +41,29 @@ async def reconcile(context: Context, key: Key) -> float | None:
     training_job = read_parent(context, TRAINING_JOBS, TrainingJob, key)
     if training_job is None or not training_job.is_ours:
         return None
+    status, wait = await _train(context, training_job)
+    status = await _register(context, training_job, status)
+    board = await tensorboard.reconcile(context, training_job)
+    status = with_tensorboard(status, board, context.now())
+    await publish_status(context, training_job, status)
+    if board is not None and board.trouble is not None:
+        wait = context.settings.obstacle_seconds
+    left = await _expire(context, training_job, status)
+    return min((seconds for seconds in (wait, left) if seconds is not None), default=None)
+
+
+async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJobStatus, float | None]:
+    """Bring the training on its way; return its status, and in how many seconds to look again."""
     if training_job.status.is_finished:
-        return await _after_the_end(context, training_job, training_job.status)
+        return at_generation(training_job.status, training_job.metadata.generation), None
     observation = await _observe(context, training_job)
     observation = replace(observation, obstacle=await _act(context, observation))
     status = derive_status(observation, context.now())
-    await publish_status(context, training_job, status)
     if status.is_finished:
-        return await _after_the_end(context, training_job, status)
+        return status, None
     if observation.obstacle is not None or isinstance(observation.start, Verdict):
-        return context.settings.obstacle_seconds
-    return context.settings.progress_seconds if status.phase == "Running" else None
+        return status, context.settings.obstacle_seconds
+    return status, context.settings.progress_seconds if status.phase == "Running" else None
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
@@ -139,23 +154,20 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> None:
         await context.stop_trainer(pod, token)
 
 
-async def _after_the_end(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:
-    """Register what MLflow could not take, and delete the TrainingJob once its time is over."""
+async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Have registered what MLflow could not take at the end of the training."""
     complete = status.condition("Complete")
-    if complete is not None and complete.reason == NOT_REGISTERED:
-        await _register(context, training_job, status)
-    return await _expire(context, training_job, status)
-
-
-async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> None:
+    if complete is None or complete.reason != NOT_REGISTERED:
+        return status
     trained = await observe_job(context, training_job, train.COMMAND)
     job = await observe_job(context, training_job, train.REGISTER)
     if job is None and trained is not None:
         task = train.build_register_task(training_job, trained.spec_hash)
         await tasks.start(context, TRAINING_JOBS, training_job, task)
     result = read_model(TrainResult, job.result) if job is not None and job.succeeded else None
-    if result is not None and result.is_registered:
-        await publish_status(context, training_job, registered(status, result, context.now()))
+    if result is None or not result.is_registered:
+        return status
+    return registered(status, result, context.now())
 
 
 async def _expire(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:

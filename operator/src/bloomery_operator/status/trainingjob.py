@@ -44,7 +44,6 @@ class TrainingJobObservation:
     """What kept the Job from being made: a missing Secret, a refused manifest."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
-    tensorboard_url: str | None = None
 
     @property
     def dataset_versions(self) -> tuple[TrainedOn, ...] | None:
@@ -145,7 +144,7 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
     training_job = observation.training_job
     previous = training_job.status
     if previous.is_finished:
-        return previous
+        return at_generation(previous, training_job.metadata.generation)
     conditions = _conditions(observation)
     job = observation.job
     status = previous.model_copy(
@@ -154,8 +153,8 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
             "phase": _phase(observation, conditions),
             "datasets": observation.trained_on or previous.datasets,
             "initial_model": observation.started_from or previous.initial_model,
-            "tensorboard_url": observation.tensorboard_url,
-            "start_time": job.start_time if job and job.start_time else previous.start_time,
+            # batch/v1 dates a resumed Job anew; the work began before.
+            "start_time": previous.start_time or (job.start_time if job else None),
             "restarts": job.failed_pods if job else None,
             "conditions": dated(
                 conditions, previous=previous.conditions, generation=training_job.metadata.generation, now=now
@@ -165,6 +164,12 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
     if status.is_finished:
         return _finished(status, observation, now)
     return _running(status, observation) if observation.progress else status
+
+
+def at_generation(status: TrainingJobStatus, generation: int) -> TrainingJobStatus:
+    """Return a finished job's status as what holds of its newest spec too: what may still change alters no result."""
+    conditions = tuple(c.model_copy(update={"observed_generation": generation}) for c in status.conditions)
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
 def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:

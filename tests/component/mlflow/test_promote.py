@@ -198,3 +198,22 @@ def test_a_champion_that_cannot_be_judged_keeps_its_place(
     assert champion() == "1"
     assert promoted["moved"] is False
     assert "could not be found out" in promoted["message"]
+
+
+@pytest.mark.parametrize("address", ["s3://elsewhere/model", "http://169.254.169.254/", "nonsense"])
+def test_an_address_that_somebody_wrote_into_a_tag_is_not_followed(
+    train: Trainings,
+    champion: Callable[[], str],
+    mlflow: MlflowServer,
+    shades: Callable[..., dict[str, Any]],
+    bright_and_dark: dict[str, Any],
+    tmp_path: Path,
+    address: str,
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True}
+    train(0.5, wanted, dataset=bright_and_dark)
+    mlflow.client().set_model_version_tag(tmp_path.name.replace("_", "-"), "1", "bloomery.dev/uri", address)
+    _, promoted = train(0.9, wanted, dataset=shades("others", {"hell": 230, "dunkel": 20, "mittel": 120}))
+
+    assert champion() == "1"
+    assert f"version 1 lies at {address}, which this job does not read" in promoted["message"]

@@ -20,6 +20,9 @@ URI_TAG = "bloomery.dev/uri"
 DATA_TAGS = ("bloomery.dev/dataset", "bloomery.dev/dataset-version", "bloomery.dev/dataset-classes")
 """Models with equal values of these were judged by the very same images."""
 
+_LONGEST = 4500
+"""Characters of a text of people's own; MLflow refuses descriptions beyond 5000."""
+
 
 @dataclass(frozen=True)
 class DatasetInput:
@@ -81,7 +84,7 @@ def data_tags(config: TrainConfig) -> dict[str, str]:
 
 def describe_job(config: TrainConfig) -> str | None:
     """What people call and say of it, if anything."""
-    return "\n\n".join(filter(None, (config.display_name, config.description))) or None
+    return "\n\n".join(filter(None, (config.display_name, config.description)))[:_LONGEST] or None
 
 
 def describe_version(config: TrainConfig, metrics: Mapping[str, float]) -> str:

@@ -121,15 +121,21 @@ def _value_of(client: MlflowClient, candidate: Candidate, current: ModelVersion,
 
 @dataclass(frozen=True)
 class ChampionJudge:
-    """Judges a version by running its own model directory on this job's held-out images."""
+    """Judges a version by running its own model directory on this job's held-out images.
+
+    Whoever may write to MLflow may write any address into a tag: only stores like the job's own (`own_uri`) are read.
+    """
 
     images: Callable[[], LocalDataset]
+    own_uri: str
 
     def __call__(self, version: ModelVersion, metric: str) -> float:
         """Raises BadData where the version's model cannot be used, and what the store raises."""
         uri = version.tags.get(URI_TAG)
         if not uri:
             raise BadData("ModelUnknown", f"version {version.version} has no tag {URI_TAG}, so nobody knows its files")
+        if uri.partition("://")[0] != self.own_uri.partition("://")[0]:
+            raise BadData("ModelUnknown", f"version {version.version} lies at {uri}, which this job does not read")
         folder = open_folder(uri, S3Access.from_environment(os.environ))
         with tempfile.TemporaryDirectory(prefix="bloomery-champion-") as scratch:
             champion = fetch_champion(folder, Path(scratch), digest=version.tags.get(DIGEST_TAG))

@@ -220,10 +220,10 @@ class MlflowRecord:
             value=model.metrics[self._config.metric],
             data=lineage.data_tags(self._config),
         )
+        judge = promote.ChampionJudge(images, self._config.output.uri)
         try:
             return registry.within(
-                self._wait_seconds,
-                lambda: promote.promote(self._tracker.client, wanted, candidate, promote.ChampionJudge(images)),
+                self._wait_seconds, lambda: promote.promote(self._tracker.client, wanted, candidate, judge)
             )
         except Exception as error:
             log.warning("the alias %s could not be moved: %s", wanted.alias, _in_words(error))

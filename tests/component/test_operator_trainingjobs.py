@@ -457,3 +457,23 @@ def config_of(world: World, job: str) -> dict[str, Any]:
     name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
     document: dict[str, Any] = json.loads(world.wait_for("configmaps", name)["data"]["config.json"])
     return document
+
+
+@pytest.mark.feature("T7")
+def test_a_tensorboard_comes_and_goes_with_its_field_also_after_the_end(ready_world: World) -> None:
+    ready_world.create(training_job())
+    ready_world.succeed("flowers-train", trained())
+    ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
+    ready_world.patch("trainingjobs", "flowers", {"spec": {"tensorboard": True}})
+
+    def told(job: Manifest) -> bool:
+        return "service/flowers-tensorboard 6006:6006" in job["status"].get("tensorboardURL", "")
+
+    ready_world.wait_for("trainingjobs", "flowers", told)
+    (container,) = ready_world.wait_for("deployments", "flowers-tensorboard")["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "tensorboard"
+    ready_world.wait_for("services", "flowers-tensorboard")
+    ready_world.patch("trainingjobs", "flowers", {"spec": {"tensorboard": False}})
+    ready_world.wait_until_gone("deployments", "flowers-tensorboard")
+    ready_world.wait_until_gone("services", "flowers-tensorboard")
+    ready_world.wait_for("trainingjobs", "flowers", lambda job: "tensorboardURL" not in job["status"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bloomery_operator.api.trainingjob import TrainedOn
-from bloomery_operator.resources import prepare, train
+from bloomery_operator.resources import prepare, tensorboard, train
 from bloomery_operator.resources.jobs import build_config_map, build_job, build_peers_service
 from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
 from bloomery_operator.resources.route import Backend, build_route
@@ -119,6 +119,11 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
 def test_a_training_without_mlflow_becomes_a_registration_later(golden: Golden) -> None:
     owner = training_job()
     golden("register", build_job(owner, train.build_register_task(owner, "0123456789"), settings()))
+
+
+def test_curves_are_shown_by_a_deployment_and_a_service(golden: Golden) -> None:
+    owner = training_job({"tensorboard": True})
+    golden("tensorboard", *tensorboard.build_tensorboard(owner, settings()))
 
 
 def test_a_variant_becomes_a_deployment_and_a_service(golden: Golden) -> None:

@@ -10,7 +10,6 @@ from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.trainingjob import TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
 from bloomery_operator.reconcile import task as tasks
-from bloomery_operator.reconcile import tensorboard
 from bloomery_operator.reconcile.context import (
     Context,
     find,
@@ -20,11 +19,11 @@ from bloomery_operator.reconcile.context import (
     read_parent,
     read_storage_secret,
 )
+from bloomery_operator.reconcile.tensorboard import reconcile_tensorboard
 from bloomery_operator.resources import train
 from bloomery_operator.resources.jobs import job_name
 from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.status.results import TrainResult, read_model
-from bloomery_operator.status.tensorboard import with_tensorboard
 from bloomery_operator.status.trainingjob import (
     NOT_REGISTERED,
     TrainingJobObservation,
@@ -43,11 +42,8 @@ async def reconcile(context: Context, key: Key) -> float | None:
         return None
     status, wait = await _train(context, training_job)
     status = await _register(context, training_job, status)
-    board = await tensorboard.reconcile(context, training_job)
-    status = with_tensorboard(status, board, context.now())
-    await publish_status(context, training_job, status)
-    if board is not None and board.trouble is not None:
-        wait = context.settings.obstacle_seconds
+    board = await reconcile_tensorboard(context, training_job)
+    await publish_status(context, training_job, status.model_copy(update={"tensorboard_url": board}))
     left = await _expire(context, training_job, status)
     return min((seconds for seconds in (wait, left) if seconds is not None), default=None)
 

@@ -1,0 +1,154 @@
+"""Which model `models:/…` and `runs:/…` mean: the operator asks a real registry for what the trainer put there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from bloomery_operator.registry import RegistryClient
+from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.status.verdicts import Verdict
+from bloomery_trainer.storage import S3Access, open_folder
+from bloomery_trainer.train.presets import PRESETS
+from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.train.record import open_record
+from tests.component.mlflow.conftest import Documents, MlflowServer, config_of, made_model
+
+pytestmark = [pytest.mark.feature("T3"), pytest.mark.feature("T18")]
+
+Find = Callable[[str], StartingPoint | Verdict]
+
+
+def ask(environment: Mapping[str, str], reference: str) -> StartingPoint | Verdict:
+    """What the operator finds with the variables of a namespace's Secret."""
+
+    async def find() -> StartingPoint | Verdict:
+        async with aiohttp.ClientSession() as session:
+            return await RegistryClient(session).find(environment, reference)
+
+    return asyncio.run(find())
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version as a training registered it."""
+
+    number: str
+    run: str
+    uri: str
+    digest: str
+
+
+class Trainings:
+    """Runs of one registered model, each with a version."""
+
+    def __init__(self, server: MlflowServer, document: Documents, folder: Path) -> None:
+        self.model = folder.name.replace("_", "-")
+        self._server, self._document, self._folder = server, document, folder
+        self._number = itertools.count(1)
+
+    def __call__(self, **mlflow: Any) -> Version:
+        fields = {"experiment": f"demo/{self.model}", "registeredModel": self.model} | mlflow
+        config = config_of(self._document(mlflow=fields))
+        scratch = self._folder / f"scratch-{next(self._number)}"
+        scratch.mkdir()
+        output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
+        environment = {"MLFLOW_TRACKING_URI": self._server.uri, "BLOOMERY_MLFLOW_WAIT_SECONDS": "30"}
+        recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+        record = open_record(config, recipe, environment, output=output, scratch=scratch)
+        model = made_model(scratch / "made")
+        number = record.register(model)
+        record.close("FINISHED")
+        assert number is not None
+        run = self._server.client().get_model_version(fields["registeredModel"], number).run_id
+        assert run is not None
+        return Version(number, run, f"{config.output.uri}/model", model.digest)
+
+
+@pytest.fixture
+def train(mlflow: MlflowServer, document: Documents, tmp_path: Path) -> Trainings:
+    return Trainings(mlflow, document, tmp_path)
+
+
+@pytest.fixture
+def find(mlflow: MlflowServer) -> Find:
+    return lambda reference: ask({"MLFLOW_TRACKING_URI": mlflow.uri}, reference)
+
+
+def reason(found: StartingPoint | Verdict) -> str:
+    assert isinstance(found, Verdict), found
+    return found.reason
+
+
+def test_a_version_is_found_by_number_by_alias_by_label_and_by_its_run(
+    train: Trainings, find: Find, mlflow: MlflowServer
+) -> None:
+    first, second = train(versionLabel="1.0"), train(versionLabel="1.1")
+    mlflow.client().set_registered_model_alias(train.model, "champion", first.number)
+
+    def starting_point(version: Version) -> StartingPoint:
+        return StartingPoint(uri=version.uri, digest=version.digest, origin=f"{train.model}/{version.number}")
+
+    for reference in (f"/{first.number}", "@champion", "/1.0"):
+        assert find(f"models:/{train.model}{reference}") == starting_point(first)
+    assert find(f"models:/{train.model}/1.1") == starting_point(second)
+    assert find(f"runs:/{second.run}") == find(f"runs:/{second.run}/model") == starting_point(second)
+
+
+def test_an_alias_means_the_version_that_it_points_at_now(train: Trainings, find: Find, mlflow: MlflowServer) -> None:
+    first, second = train(), train()
+    client = mlflow.client()
+    for version in (first, second):
+        client.set_registered_model_alias(train.model, "champion", version.number)
+        assert getattr(find(f"models:/{train.model}@champion"), "uri", None) == version.uri
+
+
+def test_of_several_versions_with_one_label_the_newest_is_meant(train: Trainings, find: Find) -> None:
+    train(versionLabel="1.0")
+    newest = train(versionLabel="1.0")
+    assert getattr(find(f"models:/{train.model}/1.0"), "uri", None) == newest.uri
+
+
+def test_names_and_labels_are_in_any_script_and_may_hold_a_quotation_mark(train: Trainings, find: Find) -> None:
+    model = f"{train.model} 花's"
+    version = train(registeredModel=model, versionLabel="erste's 一号")
+    for reference in (f"models:/{model}/{version.number}", f"models:/{model}/erste's 一号"):
+        found = find(reference)
+        assert isinstance(found, StartingPoint) and found.uri == version.uri
+
+
+def test_what_is_not_there_is_named(train: Trainings, find: Find) -> None:
+    train()
+    wanted = [f"models:/{train.model}/{which}" for which in ("99", "9.9", """'9"9""")]
+    for reference in [
+        *wanted,
+        f"models:/{train.model}@nobody",
+        "models:/nothing/1",
+        "models:/nothing@champion",
+        "runs:/" + "0" * 32,
+    ]:
+        found = find(reference)
+        assert reason(found) == "ModelNotFound"
+        assert isinstance(found, Verdict) and reference in found.message
+
+
+def test_a_model_of_somebody_else_is_refused_in_words(find: Find, mlflow: MlflowServer, tmp_path: Path) -> None:
+    client, name = mlflow.client(), f"foreign-{tmp_path.name}"
+    client.create_registered_model(name)
+    client.create_model_version(name, source="s3://elsewhere/model")
+    found = find(f"models:/{name}/1")
+    assert reason(found) == "ModelNotOurs"
+    assert isinstance(found, Verdict) and "not made by a TrainingJob" in found.message
+
+
+def test_a_registry_that_is_away_or_not_set_is_said_and_may_be_asked_again(mlflow: MlflowServer) -> None:
+    assert reason(ask({}, "models:/flowers/1")) == "RegistryNotConfigured"
+    assert reason(ask({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "models:/flowers/1")) == "RegistryUnreachable"
+    assert reason(ask({"MLFLOW_TRACKING_URI": mlflow.uri}, "models:/flowers/1")) == "ModelNotFound"

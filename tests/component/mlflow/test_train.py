@@ -121,9 +121,41 @@ def test_the_report_and_the_log_are_in_mlflow_and_in_the_output_folder(
     folder = Path(given["output"]["uri"].removeprefix("file://"))
     kept = {path.name for path in folder.iterdir()}
 
-    wanted = {"report.html", "evaluation.json", "predictions.csv", "train.log"}
+    wanted = {"report.html", "evaluation.json", "predictions.csv", "train.log", "tensorboard"}
     assert wanted <= files
     assert wanted | {"model", "result.json"} <= kept
+
+
+@pytest.mark.feature("T15")
+def test_the_new_version_is_promoted_and_the_result_says_so(trained: Trained, shared_server: MlflowServer) -> None:
+    version = trained[1].message["model"]["version"]
+
+    assert trained[1].message["promoted"]["moved"] is True
+    assert str(shared_server.client().get_model_version_by_alias("flowers", "champion").version) == version
+
+
+@pytest.mark.feature("T6")
+def test_a_training_without_mlflow_is_registered_afterwards_with_all_its_curves(
+    mlflow: MlflowServer, document: Documents, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = document()
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+        away.setenv("BLOOMERY_MLFLOW_WAIT_SECONDS", "0")
+        before = command(given)
+    assert before.code == 0, before.message
+    assert before.message["model"]["version"] is None
+
+    after = command(given, "register")
+
+    assert after.code == 0, after.message
+    assert after.message == {
+        **before.message,
+        "mlflow": after.message["mlflow"],
+        "model": {**before.message["model"], "version": "1"},
+    }
+    history = mlflow.client().get_metric_history(after.message["mlflow"]["runId"], "train/loss")
+    assert [metric.step for metric in history] == list(range(1, 19))
 
 
 def expected(trained: Trained, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -71,9 +71,10 @@ def test_the_loss_falls(trained: tuple[Any, Path]) -> None:
 
 def test_the_output_folder_holds_the_model_its_report_and_its_log(trained: tuple[Any, Path]) -> None:
     files = {str(path.relative_to(trained[1])) for path in trained[1].rglob("*") if path.is_file()}
+    (events,) = (file for file in files if file.startswith("tensorboard/"))
 
     assert files == {
-        "evaluation.json", "predictions.csv", "report.html", "train.log", "result.json",
+        "evaluation.json", "predictions.csv", "report.html", "train.log", "result.json", events,
         "attempts.json", "checkpoints/step-000000030.pt",
         "model/metadata.json", *(f"model/{name}" for name in MODEL_FILES),
     }  # fmt: skip

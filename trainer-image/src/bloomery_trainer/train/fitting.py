@@ -47,6 +47,7 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     if earlier is not None:
         loop.resume(state, earlier, plan)
         log.info("going on from the checkpoint at step %d", state.step)
+    record.begin(state.step)
     starts = checkpoint.count_start(job.output, state.step) if job.world.is_leader else 0
     job.progress.update(starts=starts, step=state.step)
     log.info(

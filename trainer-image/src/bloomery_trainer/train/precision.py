@@ -26,7 +26,7 @@ def memory_format(device: torch.device, *, side: int) -> torch.memory_format:
 
 def _has_bfloat16(device: torch.device, side: int) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return native and side >= _LARGE

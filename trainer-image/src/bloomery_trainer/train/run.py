@@ -88,7 +88,7 @@ def _run(job: Job) -> dict[str, Any]:
         require_preset(start, job.config.preset)
     splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
     dataset = job.dataset(splits)
-    record = open_record(job.config, job.recipe, os.environ) if job.world.is_leader else NoRecord()
+    record = _record(job)
     try:
         if job.config.evaluate_only:
             assert start is not None
@@ -102,6 +102,12 @@ def _run(job: Job) -> dict[str, Any]:
         raise
     record.close("FINISHED")
     return result
+
+
+def _record(job: Job) -> Record:
+    if not job.world.is_leader:
+        return NoRecord()
+    return open_record(job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch)
 
 
 def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Rec
         metrics=judged.final.metrics,
     )
     job.progress.update(stage="registering")
-    return _finish(job, record, model, fitted)
+    return _finish(job, record, model, fitted, dataset)
 
 
 def _evaluate_only(job: Job, dataset: LocalDataset, start: Initial, record: Record) -> dict[str, Any]:
@@ -200,17 +206,24 @@ def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fit
     return folder
 
 
-def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted) -> dict[str, Any]:
+def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted, dataset: LocalDataset) -> dict[str, Any]:
     """Registers the model, completes its directory, and only then writes the result."""
     version = record.register(model)
+    promoted = record.promote(version, model, lambda: dataset) if version is not None else None
     about = _about(job, record, model, version)
     job.output.write(f"model/{export.METADATA}", export.metadata(model.folder, about))
     model_about = {**about["model"], "uri": _model_uri(job.config), "digest": model.digest}
-    return _keep_result(job, record, fitted, metrics=model.metrics, model=model_about)
+    return _keep_result(job, record, fitted, metrics=model.metrics, model=model_about, promoted=promoted)
 
 
 def _keep_result(
-    job: Job, record: Record, fitted: Fitted, *, metrics: Mapping[str, float], model: Mapping[str, Any]
+    job: Job,
+    record: Record,
+    fitted: Fitted,
+    *,
+    metrics: Mapping[str, float],
+    model: Mapping[str, Any],
+    promoted: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     result = {
         "uid": job.config.uid,
@@ -220,6 +233,7 @@ def _keep_result(
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
         "starts": fitted.starts,
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
+        "promoted": promoted,
         "notes": list(fitted.notes),
     }
     job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())

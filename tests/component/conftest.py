@@ -31,7 +31,9 @@ from tests.component.operator_fixtures import (  # noqa: F401 - pytest finds the
     operator,
     operator_kubeconfig,
     own_operator,
+    ready_world,
     shared_operator,
+    trainer,
     world,
 )
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.component.operator_harness import GATEWAY, OperatorProcess, World, remove_all_of_ours, running
+from tests.component.operator_harness import (
+    GATEWAY,
+    OperatorProcess,
+    Trainer,
+    World,
+    dataset,
+    prepared,
+    remove_all_of_ours,
+    running,
+)
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer
@@ -44,6 +53,23 @@ def world(gateway_api: ApiServer, namespace: str) -> Iterator[World]:
         world = World(client, namespace)
         world.make_storage_secret()
         yield world
+
+
+@pytest.fixture
+def ready_world(world: World) -> World:
+    """Give a namespace with a prepared Dataset."""
+    world.create(dataset())
+    world.succeed("flowers-prepare", prepared())
+    world.wait_for_condition("datasets", "flowers", "Ready", "True")
+    return world
+
+
+@pytest.fixture
+def trainer() -> Iterator[Trainer]:
+    """Give a trainer that answers whoever asks for its progress or tells it to stop."""
+    trainer = Trainer()
+    with trainer.serving():
+        yield trainer
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +29,7 @@ Manifest = dict[str, Any]
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 20.0
+PROGRESS_PORT = 8089
 GATEWAY = {"BLOOMERY_GATEWAY_NAME": "bloomery", "BLOOMERY_GATEWAY_NAMESPACE": "gateways"}
 STORE = "s3://bloomery"
 
@@ -330,6 +334,54 @@ class World:
     def _path(self, plural: str, name: str | None = None) -> str:
         path = f"/{PATHS[plural]}/namespaces/{self.namespace}/{plural}"
         return f"{path}/{name}" if name else path
+
+
+class Trainer:
+    """Tells its progress at an address of its own, counts how often it is asked, and takes note of who stops it."""
+
+    def __init__(self) -> None:
+        self.address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.1"
+        self.asked = 0
+        self.stopped: list[tuple[str, str]] = []
+        self.progress: Callable[[], Any] = dict
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Answer for the length of the block."""
+        server = ThreadingHTTPServer((self.address, PROGRESS_PORT), _answering_for(self))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+def _answering_for(trainer: Trainer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            trainer.asked += 1
+            self.wfile.write(json.dumps(trainer.progress()).encode())
+
+        def do_POST(self) -> None:
+            trainer.stopped.append((self.path, self.headers["Authorization"]))
+            self.send_response(202)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return Handler
+
+
+def config_of(world: World, job: str) -> dict[str, Any]:
+    """Return the document that a Job's pods work by."""
+    volumes = world.wait_for("jobs", job)["spec"]["template"]["spec"]["volumes"]
+    name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
+    document: dict[str, Any] = json.loads(world.wait_for("configmaps", name)["data"]["config.json"])
+    return document
 
 
 def dataset(name: str = "flowers", **spec: Any) -> Manifest:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from tests.component.operator_harness import (
     Manifest,
+    Trainer,
     World,
     condition_of,
+    config_of,
     dataset,
     eventually,
     prepared,
@@ -25,56 +23,7 @@ from tests.component.operator_harness import (
 
 pytestmark = pytest.mark.usefixtures("operator")
 
-PROGRESS_PORT = 8089
 PROGRESS_SECONDS = 0.5
-
-
-@pytest.fixture
-def ready_world(world: World) -> World:
-    """Give a namespace with a prepared Dataset."""
-    world.create(dataset())
-    world.succeed("flowers-prepare", prepared())
-    world.wait_for_condition("datasets", "flowers", "Ready", "True")
-    return world
-
-
-class Trainer:
-    """Tells its progress at an address of its own, and counts how often it is asked."""
-
-    address = "127.0.77.1"
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.stopped: list[tuple[str, str]] = []
-        self.progress: Callable[[], Any] = dict
-
-
-@pytest.fixture
-def trainer() -> Iterator[Trainer]:
-    """Give a trainer that answers whoever asks for its progress."""
-    trainer = Trainer()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            trainer.asked += 1
-            self.wfile.write(json.dumps(trainer.progress()).encode())
-
-        def do_POST(self) -> None:
-            trainer.stopped.append((self.path, self.headers["Authorization"]))
-            self.send_response(202)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer((trainer.address, PROGRESS_PORT), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    yield trainer
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_job_that_waits_for_no_dataset_says_which_one_and_starts_once_it_is_there(world: World) -> None:
@@ -449,14 +398,6 @@ def test_lost_pods_and_failures_are_counted_apart(ready_world: World, trainer: T
     assert [rule["action"] for rule in rules] == ["FailJob", "Ignore", "Ignore"]
     ready_world.succeed("flowers-train", trained() | {"starts": 3}, pod="flowers-train-0")
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
-
-
-def config_of(world: World, job: str) -> dict[str, Any]:
-    """The document that a Job's pods work by."""
-    volumes = world.wait_for("jobs", job)["spec"]["template"]["spec"]["volumes"]
-    name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
-    document: dict[str, Any] = json.loads(world.wait_for("configmaps", name)["data"]["config.json"])
-    return document
 
 
 @pytest.mark.feature("T7")

@@ -164,6 +164,11 @@ class World:
         body = {"propagationPolicy": "Background", "gracePeriodSeconds": 0}
         checked(self.client.request("DELETE", self._path(plural, name), json=body))
 
+    def begin_deletion(self, plural: str, name: str) -> None:
+        """Ask for the deletion of a pod whose kubelet does not answer."""
+        body = {"propagationPolicy": "Background", "gracePeriodSeconds": 300}
+        checked(self.client.request("DELETE", self._path(plural, name), json=body))
+
     def wait_for(self, plural: str, name: str, condition: Callable[[Manifest], object] = bool) -> Manifest:
         """Wait until an object is there and meets the condition; return it."""
         last: Manifest | None = None

@@ -59,7 +59,8 @@ async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJ
         return status, None
     if observation.obstacle is not None or isinstance(observation.start, Verdict):
         return status, context.settings.obstacle_seconds
-    return status, context.settings.progress_seconds if status.phase == "Running" else None
+    runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
+    return status, context.settings.progress_seconds if runs else None
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:

@@ -163,7 +163,17 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
     )
     if status.is_finished:
         return _finished(status, observation, now)
-    return _running(status, observation) if observation.progress else status
+    if observation.progress:
+        return _running(status, observation)
+    return status if status.phase == "Running" else _at_rest(status)
+
+
+def _at_rest(status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status of a training that waits: how far it is stays, how fast it was and how long it takes goes."""
+    if status.progress is None:
+        return status
+    update = {"stage": None, "eta": None, "images_per_second": None}
+    return status.model_copy(update={"progress": status.progress.model_copy(update=update)})
 
 
 def at_generation(status: TrainingJobStatus, generation: int) -> TrainingJobStatus:
@@ -205,7 +215,8 @@ def _suspended(observation: TrainingJobObservation) -> Verdict | None:
         return Verdict("Queued", f"It waits for Kueue to admit it to queue {spec.queue!r}.")
     saved = observation.training_job.status.last_checkpoint
     where = f"; it goes on from step {saved.step} once spec.suspend is false" if saved else ""
-    return Verdict("Suspended", f"spec.suspend is true, so it has no pods{where}.")
+    pods = "its pods save their state and go" if job.has_running_pods else "it has no pods"
+    return Verdict("Suspended", f"spec.suspend is true, so {pods}{where}.")
 
 
 def _resumption(observation: TrainingJobObservation) -> tuple[Condition, ...]:

@@ -127,6 +127,11 @@ class JobView:
         return self.succeeded or self.failure is not None
 
     @property
+    def has_running_pods(self) -> bool:
+        """Whether something still runs, and be it only to save its state."""
+        return any(pod.phase == "Running" for pod in self.pods)
+
+    @property
     def current_pod(self) -> PodView | None:
         """The newest pod: the one that runs, or the last that did; of several that work together, the first."""
         return next((pod for pod in reversed(self.pods) if pod.index == 0), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -84,10 +84,11 @@ def source_access(environment: Mapping[str, str]) -> S3Access:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file of a folder: its path below the folder, and its bytes."""
+    """One file of a folder: its path below the folder, its bytes, and a mark that changes with its content."""
 
     path: str
     size: int
+    stamp: str = ""
 
 
 class Folder:
@@ -102,7 +103,8 @@ class Folder:
         with self.explained():
             for page in obstore.list(self._store, below, chunk_size=1000):
                 for entry in page:
-                    yield StoredFile(entry["path"], entry["size"])
+                    stamp = entry["e_tag"] or entry["last_modified"].isoformat()
+                    yield StoredFile(entry["path"], entry["size"], stamp)
 
     def require(self) -> None:
         """Raises now what would only show later: no bucket, no access, no answer."""
@@ -119,6 +121,17 @@ class Folder:
             return self.read(path)
         except FileNotFoundError:
             return None
+
+    def size_of(self, path: str) -> int:
+        """The bytes of one file, without reading it; FileNotFoundError where there is none."""
+        with self.explained():
+            return int(obstore.head(self._store, path)["size"])
+
+    def stream(self, path: str) -> Iterator[memoryview]:
+        """Yields the content of one file in parts; FileNotFoundError where there is none."""
+        with self.explained():
+            for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
+                yield memoryview(chunk)
 
     def download(self, path: str, target: Path) -> str:
         """Streams one file to `target` and returns the hex sha256 of what was written."""
@@ -146,6 +159,13 @@ class Folder:
                 obstore.delete(self._store, path)
         except FileNotFoundError:
             return
+
+    def clear(self, below: str) -> None:
+        """Removes all files below a path of the folder; none there is fine."""
+        paths = [file.path for file in self.list(below)]
+        for first in range(0, len(paths), 1000):
+            with suppress(FileNotFoundError), self.explained():
+                obstore.delete(self._store, paths[first : first + 1000])
 
     @contextmanager
     def writer(self, path: str) -> Iterator[Writer]:
@@ -202,7 +222,7 @@ def _local(path: Path, *, uri: str, create: bool) -> LocalStore:
     if not create and not path.is_dir():
         raise BadConfig("SourceNotFound", f"there is no folder {uri}")
     try:
-        return LocalStore(path, mkdir=create)
+        return LocalStore(path, mkdir=create, automatic_cleanup=create)
     except BaseError as error:
         raise BadConfig("StoreRefused", f"the folder {uri} cannot be made: {_first_line(error)}") from error
 

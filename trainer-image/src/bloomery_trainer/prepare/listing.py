@@ -1,68 +1,88 @@
-"""Which files of a source are images of which class: the folder layouts."""
+"""Which files of a source are images of which class: the layouts."""
 
 from __future__ import annotations
 
+import fnmatch
+import logging
+import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 
 from bloomery_trainer.errors import BadData
+from bloomery_trainer.images import FORMATS
+from bloomery_trainer.prepare.archives import is_litter
+from bloomery_trainer.prepare.index import Index, Pending, Placed, ending
+from bloomery_trainer.prepare.sources import Source
 from bloomery_trainer.storage import StoredFile
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_IMAGES = tuple(FORMATS)
+LONGEST_LABEL = 1024
+"""Bytes of a label text, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A file in a class folder, not looked into yet; `split` is None where the layout has none of its own."""
+class Exclusion:
+    """The images that people take out, by path or by glob; remembers which of the patterns were of use."""
 
-    key: str
-    size: int
-    class_name: str
-    split: str | None
+    def __init__(self, patterns: Iterable[str]) -> None:
+        normal = {unicodedata.normalize("NFC", pattern): pattern for pattern in patterns}
+        self._plain = normal
+        self._globs = [
+            (re.compile(fnmatch.translate(pattern)), given)
+            for pattern, given in normal.items()
+            if re.search(r"[*?\[]", pattern)
+        ]
+        self._used: set[str] = set()
+
+    def covers(self, path: str) -> bool:
+        """Whether the file is taken out."""
+        path = unicodedata.normalize("NFC", path)
+        found = self._plain.get(path) or next((given for glob, given in self._globs if glob.match(path)), None)
+        if found is None:
+            return False
+        self._used.add(found)
+        return True
+
+    def unused(self) -> list[str]:
+        """The patterns that no file fitted."""
+        return [given for given in self._plain.values() if given not in self._used]
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
-    """A file that is not used, and why: a CamelCase reason and some words."""
-
-    key: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source holds, ordered by key."""
-
-    candidates: list[Candidate]
-    ignored: list[Ignored]
-
-
-def read_layout(files: Iterable[StoredFile], layout: str) -> Listing:
-    """Gives each file its class and split by the folders it lies in.
-
-    Memory: about 300 bytes a file, so 300 MB for a million of them.
+def place_files(
+    index: Index, number: int, source: Source, *, layout: str, class_name: str | None, exclusion: Exclusion
+) -> None:
+    """Lists a source and gives each of its files a class and a split by the folders it lies in.
 
     Args:
-        files: all files of the source, in any order.
-        layout: Folders (`class/…/file`), SplitFolders (`train/class/…/file`), or Auto to tell by the names.
+        index: takes the files.
+        number: of the source.
+        source: where they lie.
+        layout: Folders (`class/…/file`), SplitFolders (`train/class/…/file`), ImageText (`n.jpg` and `n.txt`), or Auto
+            to tell by the names.
+        class_name: the class of all files, whatever their folders say.
+        exclusion: what is taken out.
+
+    Raises BadData where there is no image or a split is missing.
     """
-    kept = sorted((file for file in files if not _is_litter(file)), key=lambda file: file.path)
-    split_folders = layout == "SplitFolders" or (layout == "Auto" and _looks_split(kept))
-    listing = Listing([], [])
-    for file in kept:
-        found = _place(file, split_folders=split_folders)
-        if isinstance(found, Candidate):
-            listing.candidates.append(found)
-        else:
-            listing.ignored.append(found)
-    if split_folders:
-        _require_splits(listing)
-    return listing
+    index.add(number, (file for file in source.list() if not _is_litter(file)))
+    place, splits = _reader(index, number, layout, class_name)
+
+    def placed() -> Iterator[Placed]:
+        for file in index.listed(number):
+            if exclusion.covers(file.path):
+                yield Placed(file.id, reason="Excluded", detail="taken out by exclude")
+            else:
+                yield place(file)
+
+    index.place(placed())
+    _refuse_nothing(index, number, source.uri, layout)
+    if splits:
+        _require_splits(index, number)
+    log.info("%d files to look at under %s", index.count_pending(number), source.uri)
 
 
 def refuse_bad_names(names: Iterable[str]) -> None:
@@ -75,6 +95,8 @@ def refuse_bad_names(names: Iterable[str]) -> None:
                 f"the class name {name!r} has {' '.join(map(repr, bad))}; class names may have letters of any script, "
                 "digits, '_', '-', '/' and spaces",
             )
+        if not all(part.strip() for part in name.split("/")):
+            raise BadData("BadClassName", f"the class name {name!r} has nothing before or after a '/'")
 
 
 def _is_allowed(character: str) -> bool:
@@ -83,39 +105,77 @@ def _is_allowed(character: str) -> bool:
 
 
 def _is_litter(file: StoredFile) -> bool:
-    parts = file.path.split("/")
-    if any(part.startswith(".") or part in _LITTER for part in parts):
-        return True
     # Consoles mark an S3 "folder" by an empty object of its name.
-    return file.size == 0 and "." not in parts[-1]
+    return is_litter(file.path) or (file.size == 0 and "." not in file.path.rpartition("/")[2])
 
 
-def _looks_split(files: list[StoredFile]) -> bool:
-    folders = {parts[0] for file in files if len(parts := file.path.split("/")) > 1}
-    return "train" in folders and folders <= _SPLIT_FOLDERS.keys()
+def _reader(index: Index, number: int, layout: str, class_name: str | None) -> tuple[Callable[[Pending], Placed], bool]:
+    """What gives a file its place, and whether folders say the split."""
+    if class_name is not None:
+        one = unicodedata.normalize("NFC", class_name)
+        return (lambda file: Placed(file.id, one)), False
+    folders = index.top_folders(number, at_most=len(_SPLIT_FOLDERS))
+    looks_split = "train" in folders and folders <= _SPLIT_FOLDERS.keys()
+    if layout == "ImageText" or (layout == "Auto" and _looks_paired(index, number)):
+        index.pair(number, _IMAGES, longest=LONGEST_LABEL)
+        splits = looks_split and len(folders) > 1
+        return (lambda file: _by_text(file, split_folders=splits)), splits
+    if layout == "SplitFolders" or (layout == "Auto" and looks_split):
+        return _by_split_folders, True
+    return _by_folders, False
 
 
-def _place(file: StoredFile, *, split_folders: bool) -> Candidate | Ignored:
+def _looks_paired(index: Index, number: int) -> bool:
+    # Class folders too may hold a few notes.
+    if not index.has_texts(number) or not index.is_flat(number):
+        return False
+    images, pairs = index.count_pairs(number, _IMAGES)
+    return pairs > 0 and 2 * pairs >= images
+
+
+def _by_text(file: Pending, *, split_folders: bool) -> Placed:
+    if file.label is not None:
+        return Placed(file.id, split=_SPLIT_FOLDERS.get(file.path.split("/")[0]) if split_folders else None)
+    if ending(file.path) == "txt":
+        return Placed(file.id, reason="NoImage", detail="a label without an image of its name")
+    if ending(file.path) in _IMAGES:
+        return Placed(file.id, reason="NoLabel", detail="an image without a label (.txt) of its name")
+    return Placed(file.id, reason="Format", detail="neither an image nor a label")
+
+
+def _by_split_folders(file: Pending) -> Placed:
     folders = PurePosixPath(file.path).parts[:-1]
-    split = None
-    if split_folders:
-        if not folders or folders[0] not in _SPLIT_FOLDERS:
-            return Ignored(file.path, "NotInFolder", "not under train/, validation/ or test/")
-        split, folders = _SPLIT_FOLDERS[folders[0]], folders[1:]
+    if not folders or folders[0] not in _SPLIT_FOLDERS:
+        return Placed(file.id, reason="NotInFolder", detail="not under train/, validation/ or test/")
+    return _in_class(file, folders[1:], _SPLIT_FOLDERS[folders[0]])
+
+
+def _by_folders(file: Pending) -> Placed:
+    return _in_class(file, PurePosixPath(file.path).parts[:-1], None)
+
+
+def _in_class(file: Pending, folders: tuple[str, ...], split: str | None) -> Placed:
     if not folders:
-        return Ignored(file.path, "NotInFolder", "not in a folder that names its class")
+        return Placed(file.id, reason="NotInFolder", detail="not in a folder that names its class")
     # One name has one spelling, whichever way a file system composes its accents.
-    return Candidate(file.path, file.size, unicodedata.normalize("NFC", "/".join(folders)), split)
+    return Placed(file.id, unicodedata.normalize("NFC", "/".join(folders)), split)
 
 
-def _require_splits(listing: Listing) -> None:
-    present = {candidate.split for candidate in listing.candidates}
+def _refuse_nothing(index: Index, number: int, uri: str, layout: str) -> None:
+    if index.count_pending(number):
+        return
+    reasons = index.reasons(number)
+    if reasons.get("Excluded"):
+        found = "are only images that exclude takes out"
+    elif layout == "ImageText" and reasons:
+        found = "is no image with a label text of its name (n.jpg and n.txt)"
+    else:
+        found = "are loose files but no class folders" if reasons else "is nothing"
+    raise BadData("NoImages", f"there {found} under {uri}")
+
+
+def _require_splits(index: Index, number: int) -> None:
+    present = index.given_splits(number)
     for split in ("train", "validation"):
-        if listing.candidates and split not in present:
+        if split not in present:
             raise BadData("MissingSplit", f"there are no class folders under {split}/")
-    trained = {candidate.class_name for candidate in listing.candidates if candidate.split == "train"}
-    for candidate in listing.candidates:
-        if candidate.class_name not in trained:
-            raise BadData(
-                "MissingSplit", f"class {candidate.class_name!r} is under {candidate.split}/ but not under train/"
-            )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.prepare.listing import SPLITS, Ignored
+from bloomery_trainer.prepare.index import Ignored
+from bloomery_trainer.prepare.listing import SPLITS
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.split import Sample
+from bloomery_trainer.storage import Folder
 
 NAME = "manifest.json"
+IGNORED = "ignored.jsonl"
+REPORT = "report.html"
+LISTED = 1000
+"""Ignored files that the manifest and the report name; ignored.jsonl has all."""
+
 _PACKING = 1
 """Raised when the same images and settings begin to give other shards."""
 
@@ -22,37 +27,51 @@ _PACKING = 1
 def settings(config: PrepareConfig) -> dict[str, Any]:
     """The settings that shape a version."""
     document = config.model_dump(mode="json", by_alias=True, include={"rules", "split", "shards"})
+    # What may be fetched is no matter of what came of it.
+    del document["rules"]["maxArchiveBytes"]
     return {"packing": _PACKING, **document}
 
 
-def version_of(samples: Iterable[Sample], settings: Mapping[str, Any]) -> str:
+def version_of(contents: Iterable[tuple[str, str, bytes]], settings: Mapping[str, Any]) -> str:
     """The content digest: hex sha256 over the settings and the sorted (class, split, image sha256) triples."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for line in sorted(f"\n{s.class_name}\t{s.split}\t{s.sha256.hex()}" for s in samples):
-        digest.update(line.encode())
+    for class_name, split, sha256 in contents:
+        digest.update(f"\n{class_name}\t{split}\t{sha256.hex()}".encode())
     return digest.hexdigest()
+
+
+def write_ignored(target: Folder, path: str, ignored: Iterable[Ignored]) -> list[dict[str, str]]:
+    """Writes one JSON line for each ignored file; returns the first of them."""
+    first: list[dict[str, str]] = []
+    with target.writer(path) as writer:
+        for file in ignored:
+            entry = {"key": file.key, "reason": file.reason, "detail": file.detail}
+            if len(first) < LISTED:
+                first.append(entry)
+            writer.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    return first
 
 
 def build(
     *,
     version: str,
     settings: Mapping[str, Any],
-    samples: Iterable[Sample],
+    counts: Mapping[tuple[str, str], int],
     shards: Mapping[str, Sequence[Shard]],
-    ignored: Sequence[Ignored],
+    ignored: Sequence[Mapping[str, str]],
+    reasons: Mapping[str, int],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """The manifest's content."""
-    counts = Counter((sample.class_name, sample.split) for sample in samples)
     classes = sorted({name for name, _ in counts})
     return {
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": classes,
-        "counts": {name: {split: counts[name, split] for split in SPLITS} for name in classes},
+        "counts": {name: {split: counts.get((name, split), 0) for split in SPLITS} for name in classes},
         "shards": {split: [shard.document() for shard in shards[split]] for split in SPLITS if shards.get(split)},
-        "ignored": [{"key": i.key, "reason": i.reason, "detail": i.detail} for i in ignored],
-        "ignoredCounts": dict(sorted(Counter(i.reason for i in ignored).items())),
+        "ignored": list(ignored),
+        "ignoredCounts": dict(reasons),
         "warnings": list(warnings),
         "settings": dict(settings),
     }
@@ -69,4 +88,5 @@ def summary(manifest: Mapping[str, Any], uri: str) -> dict[str, Any]:
         "classCount": len(classes),
         "ignored": manifest["ignoredCounts"],
         "warnings": manifest["warnings"],
+        "report": f"{uri}/{REPORT}",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ from bloomery_trainer.images import FORMATS, MAX_ASPECT, READABLE
 
 FEW_IMAGES = 100
 """Under so many images of a class there is a warning."""
+
+LARGEST = 256 * 1024 * 1024
+"""Bytes of a file that is read at all, whatever the rules say."""
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "WEBP": "webp"}
 
@@ -33,8 +36,9 @@ def by_listing(key: str, size: int, rules: Rules) -> Broken | None:
     allowed = rules.formats if rules.check else tuple(FORMATS)
     if ending not in allowed:
         return Broken("Format", f"the name ends in .{ending}" if ending else "the name has no ending")
-    if rules.check and size > rules.max_bytes:
-        return Broken("TooManyBytes", f"{size} bytes, more than {rules.max_bytes}")
+    most = rules.max_bytes if rules.check else LARGEST
+    if size > most:
+        return Broken("TooManyBytes", f"{size} bytes, more than {most}")
     return None
 
 
@@ -113,6 +117,14 @@ def warnings(counts: Mapping[str, int], duplicates: int) -> list[str]:
     if duplicates:
         found.append(f"{duplicates} images are exact copies of another one")
     return found
+
+
+def unused_exclusions(patterns: Sequence[str]) -> list[str]:
+    """A sentence about patterns of `exclude` that nothing fitted."""
+    if not patterns:
+        return []
+    more = f" and {len(patterns) - 5} more" if len(patterns) > 5 else ""
+    return [f"exclude: no image fits {', '.join(map(repr, patterns[:5]))}{more}"]
 
 
 def _with_reasons(name: str, count: int, ignored: Mapping[str, int]) -> str:

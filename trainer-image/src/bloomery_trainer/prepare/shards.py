@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
 from typing import IO, Any, cast
 
 from bloomery_trainer.storage import Folder
@@ -37,17 +36,8 @@ class Shard:
         return asdict(self)
 
 
-def write_shards(images: Iterable[Packed], *, size: int, split: str, target: Folder, below: str) -> list[Shard]:
-    """Writes `below/<split>-00000.tar` and on, `size` images each; holds one part of an upload in memory."""
-    shards: list[Shard] = []
-    remaining = iter(images)
-    for first in remaining:
-        chunk = chain([first], islice(remaining, size - 1))
-        shards.append(_write_shard(chunk, f"{split}-{len(shards):05}.tar", target=target, below=below))
-    return shards
-
-
-def _write_shard(images: Iterator[Packed], name: str, *, target: Folder, below: str) -> Shard:
+def write_shard(images: Iterable[Packed], name: str, *, target: Folder, below: str) -> Shard:
+    """Writes `below/name`; holds one part of an upload in memory."""
     count = 0
     with target.writer(f"{below}/{name}") as writer:
         with tarfile.open(mode="w|", fileobj=cast(IO[bytes], writer)) as tar:

@@ -1,0 +1,104 @@
+"""The report in MLflow, where people look for it. MLflow being away or slow never costs a dataset."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bloomery_trainer.config import PrepareConfig
+from bloomery_trainer.prepare.manifest import REPORT
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+log = logging.getLogger(__name__)
+
+KIND_TAG = "bloomery.dev/kind"
+VERSION_TAG = "bloomery.dev/dataset-version"
+_PATIENCE = 30.0
+
+
+def record(config: PrepareConfig, summary: Mapping[str, Any], page: str | None) -> dict[str, str | None]:
+    """Puts the report of a version into MLflow, unless it is there; where it lies, or nulls.
+
+    Args:
+        config: of the preparation.
+        summary: of the version.
+        page: the report, None where the version had one before.
+    """
+    found: dict[str, str | None] = {"experimentId": None, "runId": None}
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return found
+
+    def work() -> None:
+        try:
+            found.update(_record(uri, config, summary, page))
+        except Exception as error:
+            log.warning("MLflow did not take the report: %s", str(error).partition("\n")[0][:300])
+
+    thread = threading.Thread(target=work, name="mlflow", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if thread.is_alive():
+        log.warning("MLflow did not take the report: no answer in %.0f s", _PATIENCE)
+    return dict(found)
+
+
+def _record(uri: str, config: PrepareConfig, summary: Mapping[str, Any], page: str | None) -> dict[str, str | None]:
+    client = _connect(uri)
+    name = f"{config.namespace}/{config.name}"
+    experiment = _experiment(client, name)
+    mine = f"tags.`{VERSION_TAG}` = '{summary['version']}'"
+    runs = client.search_runs([experiment], mine, max_results=1)
+    if runs and (page is None or client.list_artifacts(runs[0].info.run_id)):
+        return {"experimentId": experiment, "runId": runs[0].info.run_id}
+    if page is None:
+        return {"experimentId": None, "runId": None}
+    run = (
+        runs[0] if runs else client.create_run(experiment, run_name=f"dataset {config.name} {summary['version'][:12]}")
+    )
+    run_id = str(run.info.run_id)
+    for key, value in _tags(config, summary).items():
+        client.set_tag(run_id, key, value)
+    client.log_metric(run_id, "images", summary["images"])
+    client.log_metric(run_id, "classes", summary["classCount"])
+    client.log_text(run_id, page, REPORT)
+    client.set_terminated(run_id)
+    log.info("the report is in MLflow: run %s in experiment %r", run_id, name)
+    return {"experimentId": experiment, "runId": run_id}
+
+
+def _tags(config: PrepareConfig, summary: Mapping[str, Any]) -> dict[str, str]:
+    about = "\n\n".join(filter(None, (config.display_name, config.description)))
+    return {
+        KIND_TAG: "dataset",
+        VERSION_TAG: str(summary["version"]),
+        "bloomery.dev/dataset": f"{config.namespace}/{config.name}",
+        "bloomery.dev/dataset-uri": str(summary["uri"]),
+        **({"mlflow.note.content": about} if about else {}),
+    }
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        return str(client.create_experiment(name))
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def _connect(uri: str) -> MlflowClient:
+    # Read when mlflow is imported. Its own retries would use up the time that there is.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    for name in ("mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow.MlflowClient(tracking_uri=uri)

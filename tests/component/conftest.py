@@ -97,7 +97,19 @@ def crds(apiserver: ApiServer) -> ApiServer:
     ):
         done = apiserver.kubectl(*step)
         assert done.returncode == 0, done.stderr
+    with apiserver.http() as client:
+        for plural in ("datasets", "trainingjobs", "inferenceservices"):
+            _wait_until_watchable(client, f"/apis/bloomery.dev/v1alpha1/{plural}")
     return apiserver
+
+
+def _wait_until_watchable(client: httpx.Client, path: str) -> None:
+    """Wait for a new kind's watch cache, which comes up a little after the kind is established."""
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while client.get(path, params={"watch": "true", "timeoutSeconds": "1"}).status_code == 429:
+        if time.monotonic() > deadline:
+            pytest.fail(f"{path} could not be watched within {READY_WITHIN_SECONDS:.0f} s")
+        time.sleep(0.2)
 
 
 @pytest.fixture

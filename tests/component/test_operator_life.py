@@ -176,7 +176,7 @@ def test_killed_after_each_of_its_writes_it_ends_where_it_would_have(
     for kind, times in {
         "configmaps": 2,
         "jobs": 2,
-        "secrets": 2,
+        "secrets": 3,
         "deployments": 1,
         "services": 1,
         "httproutes": 1,

@@ -37,6 +37,7 @@ def served(world: World) -> World:
     return world
 
 
+@pytest.mark.feature("T11")
 def test_one_apply_of_all_three_ends_in_a_served_model(served: World, apiserver: ApiServer) -> None:
     flowers = served.get("datasets", "flowers")
     assert flowers is not None

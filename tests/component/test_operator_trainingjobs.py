@@ -90,6 +90,7 @@ def test_a_crash_is_reported_with_its_exit_code_and_last_line(ready_world: World
     assert failed["message"].endswith("ended with exit code 1: RuntimeError: out of memory")
 
 
+@pytest.mark.feature("T6")
 def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Trainer) -> None:
     ready_world.create(training_job())
     trainer.progress = lambda: {
@@ -162,6 +163,7 @@ def test_the_last_words_count_even_if_they_come_with_the_end(ready_world: World)
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="Trained")
 
 
+@pytest.mark.feature("T16")
 def test_a_finished_job_stays_as_it_is_whatever_happens_to_its_children(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained())
@@ -178,6 +180,7 @@ def test_a_finished_job_stays_as_it_is_whatever_happens_to_its_children(ready_wo
     assert ready_world.wait_for("trainingjobs", "flowers")["status"] == before
 
 
+@pytest.mark.feature("T16")
 def test_a_job_is_gone_when_its_time_to_live_is_over(ready_world: World) -> None:
     ready_world.create(training_job(ttlSecondsAfterFinished=3))
     ready_world.succeed("flowers-train", trained())

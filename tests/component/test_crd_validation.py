@@ -164,6 +164,22 @@ REFUSED: dict[str, tuple[Object, str]] = {
         hyperparameters(learningRateSchedule="0.001"),
         "must be pairs of an epoch and a rate, such as 20:0.001,30:0.0001",
     ),
+    "a schedule whose epochs fall": (
+        hyperparameters(learningRateSchedule="30:0.001,20:0.0001"),
+        "the epochs of spec.hyperparameters.learningRateSchedule must rise",
+    ),
+    "a schedule with an epoch twice": (
+        hyperparameters(learningRateSchedule="20:0.001,20:0.0001"),
+        "the epochs of spec.hyperparameters.learningRateSchedule must rise",
+    ),
+    "a schedule that stands still": (
+        hyperparameters(learningRateSchedule="20:0.001,30:0"),
+        "the rates of spec.hyperparameters.learningRateSchedule must be above 0 and at most 10",
+    ),
+    "a schedule with a rate of no number": (
+        hyperparameters(learningRateSchedule="20:1e,30:0.1"),
+        "must be pairs of an epoch and a rate, such as 20:0.001,30:0.0001",
+    ),
     "a warm-up beside a schedule": (
         hyperparameters(learningRateSchedule="20:0.001", warmupEpochs=1),
         "warmupEpochs does not apply to a spec.hyperparameters.learningRateSchedule",
@@ -180,6 +196,18 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "a TensorFlow checkpoint": (
         training_job(initialModel={"uri": "s3://models/inception_v1.ckpt"}),
         "use the output folder or a checkpoint of a TrainingJob",
+    ),
+    "a job that starts from itself": (
+        training_job("again", initialModel={"trainingJob": "again"}),
+        "spec.initialModel.trainingJob must be another TrainingJob than this one",
+    ),
+    "an image too small for the network": (
+        training_job(preset="inception-v3", hyperparameters={"imageSize": 64}),
+        "spec.hyperparameters.imageSize must be at least 75 with inception-v3",
+    ),
+    "a queue with a space": (
+        training_job(queue="Team A"),
+        "spec.queue must be the name of a LocalQueue",
     ),
     "a registry address of another form": (
         training_job(initialModel={"mlflow": "flowers/4"}),
@@ -294,6 +322,7 @@ ACCEPTED: dict[str, Object] = {
     "maxSteps alone": hyperparameters(maxSteps=6000),
     "momentum with sgd": hyperparameters(optimizer="sgd", momentum=0.9, epochs=10, warmupEpochs=2),
     "a schedule with its epochs": hyperparameters(learningRateSchedule="20:0.001, 30:1e-4", epochs=30),
+    "a schedule as long as it may be": hyperparameters(learningRateSchedule=",".join(f"{n}:0.1" for n in range(1, 38))),
     "eight datasets": training_job(datasets=[{"name": f"d{n}", "classes": ["美食/凉皮"]} for n in range(8)]),
     "a version by its label": training_job(initialModel={"mlflow": "models:/flowers/1.0"}),
     "a registry's alias": training_job(initialModel={"mlflow": "models:/flowers@champion"}, evaluateOnly=True),

@@ -88,6 +88,11 @@ class Archive:
         self._descriptor = self._open(path, limit=limit)
         self._top = self._common_top()
 
+    @property
+    def is_remote(self) -> bool:
+        """Never: it was fetched."""
+        return False
+
     def list(self) -> Iterator[StoredFile]:
         """Yields all files but litter, a common top folder left out of their paths."""
         for path, size in self._members.execute("SELECT path, size FROM member ORDER BY path"):

@@ -6,21 +6,22 @@ import hashlib
 import logging
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.prepare import rules
 from bloomery_trainer.prepare.index import Index, Looked, Pending
-from bloomery_trainer.prepare.sources import DamagedFile, Source
+from bloomery_trainer.prepare.sources import DamagedFile, Source, readers
 from bloomery_trainer.prepare.work import Work
 from bloomery_trainer.progress import Progress
 
 log = logging.getLogger(__name__)
 
-READERS = 16
-"""Images read at once: enough to hide a store's latency, few enough to hold at most 2 × 16 of them."""
+_TOGETHER = 16
+"""Images for each errand of a thread: handing out single ones costs as much as a small image."""
 
 _KEEP_IMAGES = 1000
 _KEEP_SECONDS = 15.0
@@ -35,8 +36,7 @@ def check_images(index: Index, sources: Sequence[Source], limits: Rules, *, work
     progress.update(stage="reading", images=known, total=total)
     fresh: list[Looked] = []
     kept_at, kept = time.monotonic(), False
-    looks = map_in_order(lambda file: look(sources[file.source], file, limits), index.pending(), threads=READERS)
-    for done, found in enumerate(looks, start=known + 1):
+    for done, found in enumerate(_looks(index, sources, limits), start=known + 1):
         fresh.append(found)
         progress.update(images=done)
         if len(fresh) >= _KEEP_IMAGES or time.monotonic() - kept_at > _KEEP_SECONDS:
@@ -49,6 +49,15 @@ def check_images(index: Index, sources: Sequence[Source], limits: Rules, *, work
     if fresh and (kept or known):
         work.save_checks(fresh)
     log.info("checked %d of %d images", total, total)
+
+
+def _looks(index: Index, sources: Sequence[Source], limits: Rules) -> Iterator[Looked]:
+    files = index.pending()
+    groups = iter(lambda: list(islice(files, _TOGETHER)), [])
+    together = map_in_order(
+        lambda group: [look(sources[file.source], file, limits) for file in group], groups, threads=readers(sources)
+    )
+    return chain.from_iterable(together)
 
 
 def look(source: Source, file: Pending, limits: Rules) -> Looked:

@@ -11,11 +11,11 @@ from itertools import islice
 
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.parallel import map_in_order
-from bloomery_trainer.prepare.check import READERS, read
+from bloomery_trainer.prepare.check import read
 from bloomery_trainer.prepare.index import Index, Sample
 from bloomery_trainer.prepare.listing import SPLITS
-from bloomery_trainer.prepare.shards import Packed, Shard, write_shard
-from bloomery_trainer.prepare.sources import DamagedFile, Source
+from bloomery_trainer.prepare.shards import Shard, entries, write_shard
+from bloomery_trainer.prepare.sources import DamagedFile, Source, readers
 from bloomery_trainer.prepare.work import Work
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder
@@ -60,15 +60,15 @@ def pack(
 
 def _packed(
     sources: Sequence[Source], samples: Iterable[tuple[int, Sample]], classes: Mapping[str, int]
-) -> Iterator[Packed]:
-    return map_in_order(lambda item: _read(sources, *item, classes), samples, threads=READERS)
+) -> Iterator[bytes]:
+    return map_in_order(lambda item: _read(sources, *item, classes), samples, threads=readers(sources))
 
 
-def _read(sources: Sequence[Source], number: int, sample: Sample, classes: Mapping[str, int]) -> Packed:
+def _read(sources: Sequence[Source], number: int, sample: Sample, classes: Mapping[str, int]) -> bytes:
     try:
         data = read(sources[sample.source], sample.key)
     except DamagedFile as error:
         raise Unavailable("SourceChanged", f"{sample.key} cannot be read any more: {error}") from error
     if hashlib.sha256(data).digest() != sample.sha256:
         raise Unavailable("SourceChanged", f"{sample.key} changed while the dataset was being prepared")
-    return Packed(number, sample.extension, classes[sample.class_name], sample.key, data)
+    return entries(number, data, extension=sample.extension, label=classes[sample.class_name], key=sample.key)

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import IO, Any, cast
+from typing import Any
 
 from bloomery_trainer.storage import Folder
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """One image as it goes into a shard."""
-
-    index: int
-    extension: str
-    class_index: int
-    key: str
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -36,20 +24,29 @@ class Shard:
         return asdict(self)
 
 
-def write_shard(images: Iterable[Packed], name: str, *, target: Folder, below: str) -> Shard:
-    """Writes `below/name`; holds one part of an upload in memory."""
+def entries(number: int, data: bytes, *, extension: str, label: int, key: str) -> bytes:
+    """One image as it stands in a shard: the file, the index of its class, and what it was called."""
+    return b"".join([
+        *_entry(f"{number:08}.{extension}", data),
+        *_entry(f"{number:08}.cls", str(label).encode()),
+        *_entry(f"{number:08}.txt", key.encode()),
+    ])  # fmt: skip
+
+
+def write_shard(images: Iterable[bytes], name: str, *, target: Folder, below: str) -> Shard:
+    """Writes `below/name` from the entries of its images; holds one part of an upload in memory."""
     count = 0
     with target.writer(f"{below}/{name}") as writer:
-        with tarfile.open(mode="w|", fileobj=cast(IO[bytes], writer)) as tar:
-            for image in images:
-                _add(tar, f"{image.index:08}.{image.extension}", image.data)
-                _add(tar, f"{image.index:08}.cls", str(image.class_index).encode())
-                _add(tar, f"{image.index:08}.txt", image.key.encode())
-                count += 1
+        for image in images:
+            writer.write(image)
+            count += 1
+        writer.write(bytes(2 * tarfile.BLOCKSIZE))
+        writer.write(bytes(-writer.bytes % tarfile.RECORDSIZE))
         return Shard(name, count, writer.bytes, writer.sha256)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def _entry(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    # Made here and not by a TarFile, so that many threads make them while one writes.
     entry = tarfile.TarInfo(name)
     entry.size = len(data)
-    tar.addfile(entry, io.BytesIO(data))
+    return entry.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE)

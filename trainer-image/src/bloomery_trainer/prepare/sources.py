@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from bloomery_trainer.resources import cpu_count
 from bloomery_trainer.storage import StoredFile
+
+_READERS = 16
+"""Files read at once over a network: enough to hide its latency, few enough to hold at most 2 × 16 of them."""
 
 
 class DamagedFile(Exception):
@@ -17,8 +21,17 @@ class Source(Protocol):
 
     uri: str
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading means waiting for a network."""
+
     def list(self) -> Iterator[StoredFile]:
         """Yields all files."""
 
     def read(self, path: str) -> bytes:
         """The bytes of one file; FileNotFoundError where there is none, DamagedFile where it is of no use."""
+
+
+def readers(sources: Sequence[Source]) -> int:
+    """How many threads read and judge images best: as many as processors, or more where most of it is waiting."""
+    return max(cpu_count(), _READERS if any(source.is_remote for source in sources) else 1)

@@ -71,6 +71,7 @@ def test_the_schema_that_the_operator_is_tested_against_is_the_one_in_use() -> N
 
 def test_sigterm_ends_a_run_at_once_with_143_and_a_message(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
+        deaf.settimeout(60)
         (tmp_path / "c.json").write_text(json.dumps(PREPARE))
         environment = {
             **os.environ,

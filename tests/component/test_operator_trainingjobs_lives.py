@@ -176,6 +176,28 @@ def test_a_suspended_job_says_where_it_goes_on_also_when_that_was_saved_last(
     assert status["startTime"] == started
 
 
+@pytest.mark.feature("T6")
+def test_a_model_that_mlflow_refuses_is_said_with_what_mlflow_said_and_is_tried_again_when_asked(
+    ready_world: World,
+) -> None:
+    ready_world.create(training_job())
+    ready_world.succeed("flowers-train", trained(version=None))
+    error = {"error": {"reason": "MlflowRefused", "message": "MLflow refuses the model: no such experiment"}}
+    ready_world.fail("flowers-register", error, exit_code=2)
+
+    def said(job: Manifest) -> bool:
+        complete = condition_of(job, "Complete")
+        return complete["reason"] == "NotRegistered" and "no such experiment" in complete["message"]
+
+    ready_world.wait_for("trainingjobs", "flowers", said)
+    before = ready_world.wait_for("jobs", "flowers-register")["metadata"]["uid"]
+    ready_world.delete("jobs", "flowers-register")
+    ready_world.wait_for("jobs", "flowers-register", lambda job: job["metadata"]["uid"] != before)
+    ready_world.delete("pods", "flowers-register-0")  # what the garbage collector does
+    ready_world.succeed("flowers-register", trained("4"))
+    ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="Trained")
+
+
 # What is left in peace
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from bloomery_trainer.config import PrepareConfig, TrainConfig, load
+from bloomery_trainer.config import Hyperparameters, PrepareConfig, TrainConfig, load
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+TRAINING_JOBS = Path(__file__).resolve().parents[3] / "crds" / "trainingjobs.yaml"
 
 
 def documents() -> list[Any]:
@@ -40,6 +42,33 @@ def test_both_kinds_are_among_them(tmp_path: Path) -> None:
         path.write_text(parameter.values[0], encoding="utf-8")
         kinds.add(type(load(path)))
     assert kinds == {PrepareConfig, TrainConfig}
+
+
+@pytest.mark.parametrize(
+    ("field", "model", "name"),
+    [
+        (("preset",), TrainConfig, "preset"),
+        (("metric",), TrainConfig, "metric"),
+        (("hyperparameters", "optimizer"), Hyperparameters, "optimizer"),
+        (("hyperparameters", "augmentation"), Hyperparameters, "augmentation"),
+        (("hyperparameters", "trainable"), Hyperparameters, "trainable"),
+    ],
+)
+def test_the_kind_lets_in_the_words_that_the_trainer_knows_and_no_others(
+    field: tuple[str, ...], model: type[BaseModel], name: str
+) -> None:
+    schema = yaml.safe_load(TRAINING_JOBS.read_text(encoding="utf-8"))["spec"]["versions"][0]["schema"]
+    schema = schema["openAPIV3Schema"]["properties"]["spec"]
+    for part in field:
+        schema = schema["properties"][part]
+    assert set(schema["enum"]) == _words(model.model_fields[name].annotation)
+
+
+def _words(annotation: Any) -> set[str]:
+    """Return the values of a Literal, also where it may be None."""
+    if isinstance(annotation, str):
+        return {annotation}
+    return {word for part in get_args(annotation) if part is not type(None) for word in _words(part)}
 
 
 def _without_defaults(config: PrepareConfig | TrainConfig) -> Any:

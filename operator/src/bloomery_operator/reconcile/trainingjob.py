@@ -30,6 +30,7 @@ from bloomery_operator.status.trainingjob import (
     at_generation,
     derive_status,
     registered,
+    registration_failed,
     starting_point,
 )
 from bloomery_operator.status.verdicts import Verdict
@@ -161,10 +162,12 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
     if job is None and trained is not None:
         task = train.build_register_task(training_job, trained.spec_hash)
         await tasks.start(context, TRAINING_JOBS, training_job, task)
-    result = read_model(TrainResult, job.result) if job is not None and job.succeeded else None
-    if result is None or not result.is_registered:
+    if job is None:
         return status
-    return registered(status, result, context.now())
+    result = read_model(TrainResult, job.result) if job.succeeded else None
+    if result is not None and result.is_registered:
+        return registered(status, result, context.now())
+    return registration_failed(status, job, context.now())
 
 
 async def _expire(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:

@@ -315,12 +315,27 @@ def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, no
 
 def registered(status: TrainingJobStatus, result: TrainResult, now: datetime) -> TrainingJobStatus:
     """Return the status of a finished job after its model came into the registry later."""
-    complete = condition("Complete", True, completion(result))
+    conditions = _completed_anew(status, completion(result), now)
     model = result.model.model_copy(update={"display": _display(result.model)})
     run = result.mlflow
     mlflow = MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id) if run and run.run_id else status.mlflow
-    conditions = dated((complete,), previous=status.conditions, generation=status.observed_generation or 1, now=now)
     return status.model_copy(update={"conditions": conditions, "model": model, "mlflow": mlflow})
+
+
+def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) -> TrainingJobStatus:
+    """Return the status of a finished job whose model MLflow refused for good."""
+    failure = job_failure(job)
+    if failure is None:
+        return status
+    message = "The training ended and its model lies in the store, but to register it failed"
+    advice = f"To try again, delete Job {job.name!r}."
+    verdict = Verdict(NOT_REGISTERED, f"{message}: {failure.message.rstrip('.')}. {advice}")
+    return status.model_copy(update={"conditions": _completed_anew(status, verdict, now)})
+
+
+def _completed_anew(status: TrainingJobStatus, verdict: Verdict, now: datetime) -> tuple[Condition, ...]:
+    complete = condition("Complete", True, verdict)
+    return dated((complete,), previous=status.conditions, generation=status.observed_generation or 1, now=now)
 
 
 def _model(told: Model, observation: TrainingJobObservation) -> Model:

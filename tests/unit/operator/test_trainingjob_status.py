@@ -88,6 +88,13 @@ FAILED = dataset(
             "DatasetNotFound",
         ),
         (observe(on=READY, spec={"stop": True}), "Failed", "Failed", "StoppedBeforeStart"),
+        (
+            observe(job(spec_hash="x"), pod("Pending"), spec={"stop": True}),
+            "Failed",
+            "Failed",
+            "StoppedBeforeStart",
+        ),
+        (observe(job(spec_hash="x"), pod("Running"), spec={"stop": True}), "Running", "Running", "Training"),
         (observe(suspended(), spec={"queue": "team-a"}), "Queued", "Running", "Queued"),
         (observe(on=READY), "Pending", "Running", "Pending"),
         (observe(job(spec_hash="x")), "Pending", "Running", "Pending"),
@@ -106,6 +113,14 @@ def test_the_reason_names_what_it_waits_for_or_how_it_ended(
     (only,) = status.conditions
     assert (status.phase, only.type, only.reason) == (phase, condition, reason)
     assert only.is_true == (phase not in ("Pending", "Queued"))
+
+
+@pytest.mark.feature("T8")
+def test_a_training_that_ran_before_is_no_more_stopped_before_its_start() -> None:
+    before = derive_status(observe(job(spec_hash="x"), pod("Running")), NOW)
+    assert before.start_time == NOW.replace(hour=11)
+    after = derive_status(observe(job(spec_hash="x"), spec={"stop": True}, status=before.to_json()), NOW)
+    assert (after.phase, after.start_time) == ("Pending", before.start_time)
 
 
 @pytest.mark.feature("T14")

@@ -104,7 +104,7 @@ async def _starting_point(context: Context, training_job: TrainingJob) -> Starti
 async def _act(context: Context, observation: TrainingJobObservation) -> Verdict | None:
     """Start, suspend, resume or stop the training; return what stands in the way."""
     training_job, job = observation.training_job, observation.job
-    if training_job.spec.stop and observation.never_started and training_job.status.start_time is None:
+    if training_job.spec.stop and observation.never_started:
         if job is not None and not job.deleting:
             await tasks.discard(context, training_job, job, train.COMMAND)
         return None

@@ -63,7 +63,8 @@ class TrainingJobObservation:
     @property
     def never_started(self) -> bool:
         """Whether no pod of the training has run yet."""
-        return self.job is None or (self.job.start_time is None and not self.job.pods)
+        began_before = self.training_job.status.start_time is not None
+        return not began_before and (self.job is None or not self.job.has_begun)
 
 
 def datasets_not_ready(observation: TrainingJobObservation) -> Verdict | None:
@@ -154,7 +155,7 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
             "datasets": observation.trained_on or previous.datasets,
             "initial_model": observation.started_from or previous.initial_model,
             # batch/v1 dates a resumed Job anew; the work began before.
-            "start_time": previous.start_time or (job.start_time if job else None),
+            "start_time": previous.start_time or (job.start_time if job and job.has_begun else None),
             "restarts": job.failed_pods if job else None,
             "conditions": dated(
                 conditions, previous=previous.conditions, generation=training_job.metadata.generation, now=now
@@ -202,7 +203,7 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
 
 def _stopped_before_start(observation: TrainingJobObservation) -> Verdict | None:
     spec = observation.training_job.spec
-    if not spec.stop or not observation.never_started or observation.training_job.status.start_time is not None:
+    if not spec.stop or not observation.never_started:
         return None
     return Verdict("StoppedBeforeStart", "It was stopped before it began: there is no model to keep.", failed=True)
 

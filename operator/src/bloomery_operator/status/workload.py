@@ -127,6 +127,11 @@ class JobView:
         return self.succeeded or self.failure is not None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a pod of it ever ran: one that no node takes has done nothing yet."""
+        return self.is_finished or self.failed_pods > 0 or any(pod.phase != "Pending" for pod in self.pods)
+
+    @property
     def has_running_pods(self) -> bool:
         """Whether something still runs, and be it only to save its state."""
         return any(pod.phase == "Running" for pod in self.pods)

@@ -27,7 +27,7 @@ def record(config: PrepareConfig, summary: Mapping[str, Any], page: str | None) 
     Args:
         config: of the preparation.
         summary: of the version.
-        page: the report, None where the version had one before.
+        page: the report, None where the version has none.
     """
     found: dict[str, str | None] = {"experimentId": None, "runId": None}
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -54,19 +54,16 @@ def _record(uri: str, config: PrepareConfig, summary: Mapping[str, Any], page: s
     experiment = _experiment(client, name)
     mine = f"tags.`{VERSION_TAG}` = '{summary['version']}'"
     runs = client.search_runs([experiment], mine, max_results=1)
-    if runs and (page is None or client.list_artifacts(runs[0].info.run_id)):
-        return {"experimentId": experiment, "runId": runs[0].info.run_id}
-    if page is None:
-        return {"experimentId": None, "runId": None}
-    run = (
-        runs[0] if runs else client.create_run(experiment, run_name=f"dataset {config.name} {summary['version'][:12]}")
-    )
+    if runs and client.list_artifacts(runs[0].info.run_id):
+        return {"experimentId": experiment, "runId": str(runs[0].info.run_id)}
+    title = f"dataset {config.name} {summary['version'][:12]}"
+    # Without artifacts it is one whose writing was cut short.
+    run = runs[0] if runs else client.create_run(experiment, run_name=title, tags=_tags(config, summary))
     run_id = str(run.info.run_id)
-    for key, value in _tags(config, summary).items():
-        client.set_tag(run_id, key, value)
     client.log_metric(run_id, "images", summary["images"])
     client.log_metric(run_id, "classes", summary["classCount"])
-    client.log_text(run_id, page, REPORT)
+    if page is not None:
+        client.log_text(run_id, page, REPORT)
     client.set_terminated(run_id)
     log.info("the report is in MLflow: run %s in experiment %r", run_id, name)
     return {"experimentId": experiment, "runId": run_id}

@@ -49,8 +49,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
         _checked(index, sources, config, work=work, progress=progress)
         assign(index, config.split)
         version = manifests.version_of(index.contents(), manifests.settings(config))
-        page = None
-        manifest = _existing(target, version)
+        manifest, page = _existing(target, version)
         if manifest is None:
             shards = pack(
                 index, sources, target, version=version, size=config.shards.images, work=work, progress=progress
@@ -109,13 +108,14 @@ def _checked(index: Index, sources: Sequence[Source], config: PrepareConfig, *, 
     rules.refuse_bad_classes(counts, index.reasons_by_class(), config.rules)
 
 
-def _existing(target: Folder, version: str) -> dict[str, Any] | None:
+def _existing(target: Folder, version: str) -> tuple[dict[str, Any] | None, str | None]:
+    """The manifest and the report of a version that is whole already."""
     content = target.read_if_there(f"{version}/{manifests.NAME}")
     if content is None:
-        return None
+        return None, None
     log.info("version %s exists already, nothing to write", version[:16])
-    manifest: dict[str, Any] = json.loads(content)
-    return manifest
+    page = target.read_if_there(f"{version}/{manifests.REPORT}")
+    return json.loads(content), None if page is None else page.decode()
 
 
 def _finished(

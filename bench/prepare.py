@@ -1,0 +1,146 @@
+"""How fast `prepare` is beside a plain Pillow loop on one processor, and how much memory it takes for how many images.
+
+`python -m bench.prepare` prints one JSON object as its last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bench.images import write_photos
+from bench.prepared import run_trainer
+
+_MANY = 2000
+"""Images in one class folder of the synthetic sets."""
+
+
+def pillow_loop(folder: Path, target: Path, *, shrink: bool) -> float:
+    """Opens and decodes each file, takes its digest and puts it into a tar; returns the seconds.
+
+    Args:
+        folder: of class folders.
+        target: the tar file.
+        shrink: decode a JPEG at an eighth of its size, as `prepare` does; all of its data is read all the same.
+    """
+    begin = time.perf_counter()
+    with tarfile.open(target, "w") as tar:
+        for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+            data = path.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                if shrink:
+                    image.draft("RGB", (image.width // 8, image.height // 8))
+                image.load()
+            for ending, content in (("jpg", data), ("sha256", hashlib.sha256(data).hexdigest().encode())):
+                entry = tarfile.TarInfo(f"{number:08}.{ending}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return time.perf_counter() - begin
+
+
+def speed(images: int) -> dict[str, Any]:
+    """Images a second of both on the same photographs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_photos(folder / "raw", images=images, classes=10)
+        loops = {}
+        for key, shrink in (("pillow_loop", False), ("pillow_loop_shrinking", True)):
+            loops[key] = images / _on_one_processor(folder, shrink=shrink)
+        begin = time.perf_counter()
+        run_trainer(_config(folder), folder / "run", processors="0,1")
+        ours = images / (time.perf_counter() - begin)
+    return {
+        "images": images,
+        "images_per_second": round(ours, 1),
+        **{f"{key}_images_per_second": round(value, 1) for key, value in loops.items()},
+        "ratio": round(ours / loops["pillow_loop"], 2),
+        "ratio_to_shrinking_loop": round(ours / loops["pillow_loop_shrinking"], 2),
+    }
+
+
+def memory(images: int) -> int:
+    """The largest resident size in KiB of a `prepare` of so many small images."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_small(folder / "raw", images)
+        path = folder / "config.json"
+        path.write_text(json.dumps(_config(folder)), encoding="utf-8")
+        environment = {**os.environ, "BLOOMERY_PORT": "0", "TERMINATION_LOG": str(folder / "message.json")}
+        code = (
+            "import sys; from pathlib import Path; from bloomery_trainer.__main__ import main\n"
+            "assert main(['prepare', sys.argv[1]]) == 0\n"
+            "status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())\n"
+            "print(status['VmHWM'].split()[0])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        return int(done.stdout.split()[-1])
+
+
+def _on_one_processor(folder: Path, *, shrink: bool) -> float:
+    code = (
+        "import sys; from pathlib import Path; from bench.prepare import pillow_loop\n"
+        f"print(pillow_loop(Path(sys.argv[1]), Path(sys.argv[2]), shrink={shrink}))"
+    )
+    target = folder / "loop.tar"
+    done = subprocess.run(
+        ["taskset", "--cpu-list", "0", sys.executable, "-c", code, str(folder / "raw"), str(target)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    target.unlink()
+    return float(done.stdout)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return {
+        "kind": "prepare",
+        "name": "bench",
+        "source": {"uri": f"file://{folder}/raw"},
+        "output": {"uri": f"file://{folder}/store"},
+    }
+
+
+def _write_small(folder: Path, images: int) -> None:
+    """Tiny bitmaps, each different in its first pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (32, 32)).save(buffer, "BMP")
+    plain = bytearray(buffer.getvalue())
+    for number in range(images):
+        plain[-8:] = number.to_bytes(8, "little")
+        path = folder / f"class{number // _MANY}" / f"{number:07}.bmp"
+        if number % _MANY == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(plain)
+
+
+def main() -> None:
+    """Measures, and prints what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=4000, help="photographs for the speed")
+    parser.add_argument("--few", type=int, default=10_000)
+    parser.add_argument("--many", type=int, default=100_000)
+    given = parser.parse_args()
+    found: dict[str, Any] = speed(given.images)
+    few, many = memory(given.few), memory(given.many)
+    found["peak_memory_mib"] = {str(given.few): round(few / 1024, 1), str(given.many): round(many / 1024, 1)}
+    found["peak_memory_ratio"] = round(many / few, 3)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -107,6 +107,30 @@ REFUSED: dict[str, tuple[Object, str]] = {
     # Dataset
     "no source": (_object("Dataset", "flowers", {}), "spec.source: Required value"),
     "a file:// source": (dataset(source={"uri": "file:///data"}), "spec.source.uri must begin with s3://"),
+    "an archive without its ending": (
+        dataset(source={"uri": "https://example.com/flowers"}),
+        "spec.source.uri must name a .zip, .tar.gz or .tgz after https://",
+    ),
+    "a password in an address": (
+        dataset(source={"uri": "https://me:secret@example.com/flowers.zip"}),
+        "without a user or password",
+    ),
+    "an http source": (
+        dataset(source={"uri": "http://example.com/flowers.zip"}),
+        "spec.source.uri must begin with s3://, https:// or pvc://",
+    ),
+    "a claim without a name": (
+        dataset(source={"uri": "pvc:///raw"}),
+        "spec.source.uri must name a PersistentVolumeClaim after pvc://",
+    ),
+    "later images from anywhere": (
+        dataset(append=[{"uri": "/data/roses"}]),
+        "spec.append[].uri must begin with s3://, https:// or pvc://",
+    ),
+    "an archive of any size": (
+        dataset(rules={"maxArchiveBytes": "lots"}),
+        "spec.rules.maxArchiveBytes must be a quantity such as 5Gi",
+    ),
     "a source without a bucket": (dataset(source={"uri": "s3:///raw"}), "must name a bucket after s3://"),
     "an unknown layout": (
         dataset(source={"uri": "s3://flowers", "layout": "Coco"}),
@@ -317,6 +341,14 @@ ACCEPTED: dict[str, Object] = {
     "names for people in any script": dataset(displayName="花卉", description="五种花 🌷"),
     "a quantity as a number": dataset(rules={"maxBytes": 4194304}, resources={"limits": {"cpu": 2}}),
     "shares that leave a little": dataset(split={"validation": 0.6, "test": 0.3}),
+    "an archive by https": dataset(source={"uri": "https://example.com/flowers.zip?version=2"}),
+    "a claim": dataset(source={"uri": "pvc://photos/raw", "layout": "ImageText"}),
+    "what came later and what goes": dataset(
+        append=[{"uri": "s3://flowers/more"}, {"uri": "s3://flowers/roses.tgz", "class": "美食/凉皮"}],
+        exclude=["roses/12*.jpg"],
+        rename={"tulip": "tulips"},
+        classes=["tulips", "美食/凉皮"],
+    ),
     "a version by ordinal": training_job(datasets=[{"name": "flowers", "version": 2}]),
     "a version by digest": training_job(datasets=[{"name": "flowers", "version": "3f9c0a1b2c3d4e5f"}]),
     "maxSteps alone": hyperparameters(maxSteps=6000),
@@ -357,6 +389,7 @@ def test_defaults_are_filled_in_at_once(api: Api, namespace: str) -> None:
             "maxClasses": 1000,
             "formats": ["jpg", "jpeg", "png", "bmp"],
             "maxBytes": "4Mi",
+            "maxArchiveBytes": "5Gi",
             "maxAspectRatio": 3,
             "minSide": 31,
             "maxSide": 4095,

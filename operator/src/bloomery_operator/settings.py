@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to work in; none means the whole cluster."""
 
+    source_networks: Annotated[tuple[str, ...], NoDecode] = ()
+    """Private networks (CIDR) that archives may be fetched from by https; otherwise only public addresses are."""
+
     gateway_name: str = ""
     gateway_namespace: str = ""
     """The Gateway that routes attach to; without a name, services have cluster addresses only."""
@@ -60,7 +63,7 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "text"] = "json"
 
-    @field_validator("namespaces", mode="before")
+    @field_validator("namespaces", "source_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value

@@ -42,7 +42,11 @@ def test_a_dataset_with_every_field_becomes_a_preparation(golden: Golden) -> Non
     owner = dataset(
         {
             "displayName": "Blumen 花",
-            "source": {"uri": "s3://flowers/raw", "layout": "Folders", "secretRef": {"name": "mine"}},
+            "source": {"uri": "pvc://photos/raw", "layout": "ImageText", "secretRef": {"name": "mine"}},
+            "append": [{"uri": "https://example.com/more.zip"}, {"uri": "pvc://photos/roses", "class": "美食/凉皮"}],
+            "exclude": ["roses/12*.jpg"],
+            "rename": {"tulip": "tulips"},
+            "classes": ["tulips", "美食/凉皮"],
             "split": {"validation": 0.1, "test": 0.1, "seed": 7},
             "rules": {"check": False, "maxBytes": "1536Ki", "formats": ["png"], "maxAspectRatio": 2.5},
             "shards": {"images": 500},

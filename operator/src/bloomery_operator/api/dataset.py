@@ -24,8 +24,15 @@ class Source(ApiModel):
     """Where the images are and how they are laid out."""
 
     uri: str
-    layout: Literal["Auto", "SplitFolders", "Folders"] = "Auto"
+    layout: Literal["Auto", "SplitFolders", "Folders", "ImageText"] = "Auto"
     secret_ref: SecretReference | None = None
+
+
+class Addition(ApiModel):
+    """Images that came later: into their folders' classes, or all into one."""
+
+    uri: str
+    class_name: str | None = Field(default=None, alias="class")
 
 
 class Split(ApiModel):
@@ -45,6 +52,7 @@ class Rules(ApiModel):
     max_classes: int = 1000
     formats: tuple[str, ...] = ("jpg", "jpeg", "png", "bmp")
     max_bytes: str | int = "4Mi"
+    max_archive_bytes: str | int = "5Gi"
     max_aspect_ratio: float = 3
     min_side: int = 31
     max_side: int = 4095
@@ -62,6 +70,10 @@ class DatasetSpec(ApiModel):
     source: Source
     display_name: str | None = None
     description: str | None = None
+    append: tuple[Addition, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rename: Mapping[str, str] = {}
+    classes: tuple[str, ...] = ()
     split: Split = Split()
     rules: Rules = Rules()
     shards: Shards = Shards()
@@ -106,6 +118,7 @@ class DatasetStatus(CustomResourceStatus):
     images: int | None = None
     class_count: int | None = None
     classes: tuple[ClassCount, ...] = ()
+    report: str | None = None
     ignored: Mapping[str, int] | None = None
     warnings: tuple[str, ...] = ()
 

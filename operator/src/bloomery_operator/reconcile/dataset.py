@@ -34,6 +34,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
         job=job,
         obstacle=await _act(context, dataset, task, job),
         progress=await progress_of(context, job),
+        mlflow_public_url=context.settings.mlflow_public_url,
     )
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)

@@ -2,44 +2,118 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from kubernetes.utils.quantity import parse_quantity
 
 from bloomery_operator.api import Dataset
+from bloomery_operator.api.common import Manifest
 from bloomery_operator.resources.jobs import TrainerTask
 from bloomery_operator.resources.metadata import REFRESH
 from bloomery_operator.resources.pods import credentials
 from bloomery_operator.settings import Settings
 
 COMMAND = "prepare"
-_ASKED = {"source", "split", "rules", "shards"}
+_ASKED = {"source", "append", "exclude", "rename", "classes", "split", "rules", "shards"}
 SOURCE_PREFIX = "SOURCE_"
 """Before the names of the source's own keys, so that they stand beside the store's."""
+
+_CLAIM = "pvc://"
+_ARCHIVES = (".zip", ".tar.gz", ".tgz")
+_WORKING_SPACE = 2 * 1024**3
+"""For the list of images and what is being written, beside the archives."""
 
 
 def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
     """Return the preparation that the Dataset's spec asks for."""
     spec, metadata = dataset.spec, dataset.metadata
-    rules = spec.rules.to_json() | {
-        "maxBytes": int(parse_quantity(spec.rules.max_bytes)),  # type: ignore[no-untyped-call]
-    }
     secret = spec.source.secret_ref
+    claims = _claims(dataset)
     return TrainerTask(
         command=COMMAND,
-        config={
-            "kind": COMMAND,
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "source": {"uri": spec.source.uri, "layout": spec.source.layout},
-            "split": spec.split.to_json(),
-            "rules": rules,
-            "shards": spec.shards.to_json(),
-            "output": {"uri": f"{settings.store_uri}/datasets/{metadata.namespace}/{metadata.name}"},
-        },
+        config=_document(dataset, claims, settings),
         resources=spec.resources,
+        scratch=_scratch(dataset),
         secrets=(credentials(secret.name, prefix=SOURCE_PREFIX),) if secret else (),
+        environment=_environment(settings),
+        volumes=tuple(_volume(number, claim) for number, claim in enumerate(claims)),
+        mounts=tuple(_mount(number) for number in range(len(claims))),
         asked={
             # Without the defaults, so that a field of a later version changes no hash until it is used.
             "spec": spec.model_dump(mode="json", include=_ASKED, exclude_defaults=True),
             "refresh": metadata.annotations.get(REFRESH, ""),
         },
     )
+
+
+def _document(dataset: Dataset, claims: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+    spec, metadata = dataset.spec, dataset.metadata
+    sizes = {"maxBytes": spec.rules.max_bytes, "maxArchiveBytes": spec.rules.max_archive_bytes}
+    append = [
+        {"uri": _address(addition.uri, claims)} | ({"class": addition.class_name} if addition.class_name else {})
+        for addition in spec.append
+    ]
+    optional: dict[str, Any] = {
+        "displayName": spec.display_name,
+        "description": spec.description,
+        "append": append,
+        "exclude": list(spec.exclude),
+        "rename": dict(spec.rename),
+        "classes": list(spec.classes),
+    }
+    return {
+        "kind": COMMAND,
+        "name": metadata.name,
+        "namespace": metadata.namespace,
+        "source": {"uri": _address(spec.source.uri, claims), "layout": spec.source.layout},
+        **{key: value for key, value in optional.items() if value},
+        "split": spec.split.to_json(),
+        "rules": spec.rules.to_json() | {name: _bytes(quantity) for name, quantity in sizes.items()},
+        "shards": spec.shards.to_json(),
+        "output": {"uri": f"{settings.store_uri}/datasets/{metadata.namespace}/{metadata.name}"},
+    }
+
+
+def _uris(dataset: Dataset) -> Iterable[str]:
+    return (dataset.spec.source.uri, *(addition.uri for addition in dataset.spec.append))
+
+
+def _claims(dataset: Dataset) -> tuple[str, ...]:
+    """The names of the PersistentVolumeClaims that images are read from, each once."""
+    names = (uri.removeprefix(_CLAIM).partition("/")[0] for uri in _uris(dataset) if uri.startswith(_CLAIM))
+    return tuple(dict.fromkeys(names))
+
+
+def _address(uri: str, claims: tuple[str, ...]) -> str:
+    """An address as the trainer takes it: a claim is a folder of its pod."""
+    if not uri.startswith(_CLAIM):
+        return uri
+    claim, _, path = uri.removeprefix(_CLAIM).partition("/")
+    return f"file://{_folder(claims.index(claim))}/{path}"
+
+
+def _folder(number: int) -> str:
+    return f"/sources/{number}"
+
+
+def _volume(number: int, claim: str) -> Manifest:
+    return {"name": f"source-{number}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+
+
+def _mount(number: int) -> Manifest:
+    return {"name": f"source-{number}", "mountPath": _folder(number), "readOnly": True}
+
+
+def _scratch(dataset: Dataset) -> str:
+    archives = sum(uri.partition("?")[0].endswith(_ARCHIVES) for uri in _uris(dataset))
+    return str(_WORKING_SPACE + archives * _bytes(dataset.spec.rules.max_archive_bytes))
+
+
+def _environment(settings: Settings) -> tuple[Manifest, ...]:
+    networks = ",".join(settings.source_networks)
+    return ({"name": "BLOOMERY_SOURCE_NETWORKS", "value": networks},) if networks else ()
+
+
+def _bytes(quantity: str | int) -> int:
+    return int(parse_quantity(quantity))  # type: ignore[no-untyped-call]

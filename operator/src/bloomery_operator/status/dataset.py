@@ -14,6 +14,7 @@ from bloomery_operator.status.verdicts import Verdict, condition, dated, first_v
 from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
 
 KEPT_VERSIONS = 20
+_REPORT = "report.html"
 KEPT_CLASSES = 100
 KEPT_WARNINGS = 20
 
@@ -31,6 +32,7 @@ class DatasetObservation:
     obstacle: Verdict | None = None
     """What kept the Job from being made: a missing Secret, a refused manifest."""
     progress: Mapping[str, Any] | None = None
+    mlflow_public_url: str = ""
 
     @property
     def is_prepared(self) -> bool:
@@ -107,7 +109,7 @@ def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStat
     status = previous
     result = observation.result
     if observation.finished_now and not observation.is_prepared and verdict is None and result is not None:
-        status = _with_result(previous, observation.wanted, result, now)
+        status = _with_result(observation, result, now)
     return status.model_copy(
         update={
             "observed_generation": observation.dataset.metadata.generation,
@@ -145,10 +147,13 @@ def _progress(observation: DatasetObservation) -> PrepareProgress | None:
     return read_model(PrepareProgress, observation.progress)
 
 
-def _with_result(previous: DatasetStatus, wanted: str, result: PrepareResult, now: datetime) -> DatasetStatus:
+def _with_result(observation: DatasetObservation, result: PrepareResult, now: datetime) -> DatasetStatus:
+    previous = observation.dataset.status
+    page = result.mlflow.url(observation.mlflow_public_url) if result.mlflow else None
     return previous.model_copy(
         update={
-            "prepared_spec": wanted,
+            "prepared_spec": observation.wanted,
+            "report": f"{page}/artifacts/{_REPORT}" if page else result.report,
             "version": result.version,
             "uri": result.uri,
             "images": result.images,

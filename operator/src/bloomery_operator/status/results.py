@@ -22,6 +22,19 @@ EVALUATED = "Evaluated"
 """The reason of a run that trained nothing, and so has nothing to register."""
 
 
+class RunReference(ApiModel):
+    """A run in MLflow, by MLflow's own identifiers; both None where MLflow could not be reached."""
+
+    experiment_id: str | None = None
+    run_id: str | None = None
+
+    def url(self, base: str) -> str | None:
+        """Return the run's page, where MLflow has an address for people."""
+        if not base or self.run_id is None:
+            return None
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+
 class PrepareResult(ApiModel):
     """What a preparation made; ``classes`` may be cut, ``class_count`` counts all."""
 
@@ -32,13 +45,8 @@ class PrepareResult(ApiModel):
     classes: tuple[ClassCount, ...] = ()
     ignored: Mapping[str, int] = {}
     warnings: tuple[str, ...] = ()
-
-
-class RunReference(ApiModel):
-    """The MLflow run of a training, by MLflow's own identifiers; both None where MLflow could not be reached."""
-
-    experiment_id: str | None = None
-    run_id: str | None = None
+    report: str | None = None
+    mlflow: RunReference | None = None
 
 
 class Promoted(ApiModel):

@@ -6,7 +6,7 @@ DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
 
-.PHONY: help demo test test-unit test-component test-e2e lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-unit test-component test-e2e features bench-training lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -26,6 +26,12 @@ test-component: venv binaries ## the operator and the kinds against a real API s
 
 test-e2e: venv cluster ## real pods on the cluster
 	@$(PYTEST) tests/e2e
+
+features: venv ## what users can do, and the tests that show it; fails where there is none
+	@$(VENV)/python -m tests.features
+
+bench-training: venv ## measure datasets and training, side by side; the last line is one JSON object
+	@$(VENV)/python -m bench.training
 
 lint: venv binaries ## ruff, mypy, import-linter, helm lint
 	@$(VENV)/ruff check .

@@ -84,6 +84,7 @@ def test_shards_hold_every_image_as_it_was_found(prepare: Prepare, flowers: Path
     assert found == {str(p.relative_to(flowers)): p.read_bytes() for p in flowers.rglob("*.*")}
 
 
+@pytest.mark.feature("D9")
 def test_each_shard_mixes_the_classes(prepare: Prepare, flowers: Path) -> None:
     ended = prepare(flowers, shards={"images": 18})
     folder = Path(ended.message["uri"].removeprefix("file://"))

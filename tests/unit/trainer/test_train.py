@@ -69,6 +69,8 @@ def test_the_loss_falls(trained: tuple[Any, Path]) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.feature("T9")
+@pytest.mark.feature("T17")
 def test_the_output_folder_holds_the_model_its_report_and_its_log(trained: tuple[Any, Path]) -> None:
     files = {str(path.relative_to(trained[1])) for path in trained[1].rglob("*") if path.is_file()}
     (events,) = (file for file in files if file.startswith("tensorboard/"))

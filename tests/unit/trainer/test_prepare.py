@@ -32,6 +32,7 @@ def ignored_by_name(message: dict[str, Any]) -> dict[str, str]:
     return {Path(entry["key"]).name: entry["reason"] for entry in manifest_of(message)["ignored"]}
 
 
+@pytest.mark.feature("D2")
 def test_class_folders_become_a_version_with_a_share_of_each_class_held_out(
     prepare: Prepare, flowers: Path, tmp_path: Path
 ) -> None:
@@ -46,6 +47,7 @@ def test_class_folders_become_a_version_with_a_share_of_each_class_held_out(
     assert ended.message["uri"] == f"file://{tmp_path}/store/{ended.message['version']}"
 
 
+@pytest.mark.feature("D2")
 @pytest.mark.parametrize(("images", "held_out"), [(633, 126), (898, 179), (641, 128), (699, 139), (799, 159)])
 def test_a_fifth_of_each_flower_class_is_rounded_down(images: int, held_out: int) -> None:
     assert share_of(images, 0.2) == held_out
@@ -55,6 +57,7 @@ def test_shares_are_exact_where_binary_fractions_are_not() -> None:
     assert share_of(100, 0.29) == 29
 
 
+@pytest.mark.feature("D13")
 def test_a_test_set_is_held_out_beside_the_validation_set(prepare: Prepare, flowers: Path) -> None:
     split = {"validation": 0.2, "test": 0.1, "seed": 3}
     ended = prepare(flowers, split=split)
@@ -63,6 +66,7 @@ def test_a_test_set_is_held_out_beside_the_validation_set(prepare: Prepare, flow
     assert set(manifest_of(ended.message)["shards"]) == {"train", "validation", "test"}
 
 
+@pytest.mark.feature("D9")
 def test_shards_hold_every_image_as_it_was_found(prepare: Prepare, flowers: Path) -> None:
     ended = prepare(flowers, shards={"images": 15})
     manifest = manifest_of(ended.message)
@@ -94,6 +98,7 @@ def test_each_shard_mixes_the_classes(prepare: Prepare, flowers: Path) -> None:
     assert classes == {b"0", b"1"}
 
 
+@pytest.mark.feature("D10")
 def test_the_same_images_give_the_same_version_and_nothing_is_written_again(
     prepare: Prepare, flowers: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +111,7 @@ def test_the_same_images_give_the_same_version_and_nothing_is_written_again(
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*")} == written
 
 
+@pytest.mark.feature("D10")
 def test_other_images_or_settings_give_another_version(
     prepare: Prepare, write_image: WriteImage, flowers: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +146,7 @@ def test_a_version_whose_writing_was_cut_short_is_written_again(
     assert (folder / "train-00000.tar").read_bytes() == whole
 
 
+@pytest.mark.feature("D5")
 def test_images_that_break_a_rule_are_ignored_counted_and_listed(
     prepare: Prepare, write_image: WriteImage, flowers: Path
 ) -> None:
@@ -208,6 +215,7 @@ def test_a_png_that_is_named_jpg_is_kept_under_its_true_ending(prepare: Prepare,
     assert endings == {"png", "jpg", "cls", "txt"}
 
 
+@pytest.mark.feature("D1")
 def test_train_and_validation_folders_are_taken_as_they_are(
     prepare: Prepare, write_image: WriteImage, tmp_path: Path
 ) -> None:
@@ -242,6 +250,7 @@ def test_a_train_folder_without_a_validation_folder_is_refused(
     assert (ended.code, ended.sentence) == (3, "there are no class folders under validation/")
 
 
+@pytest.mark.feature("D5")
 def test_a_class_with_too_few_images_is_named_with_its_number(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
     for number in range(12):
         (flowers / "tulips" / f"{number}.jpg").unlink()
@@ -264,6 +273,7 @@ def test_a_folder_without_any_usable_image_is_not_dropped_in_silence(
     assert ended.sentence.startswith("class 'lilies' has 0 images (1 Format ignored)")
 
 
+@pytest.mark.feature("D5")
 def test_a_single_class_is_refused(prepare: Prepare, flowers: Path) -> None:
     shutil.rmtree(flowers / "tulips")
     ended = prepare(flowers)
@@ -272,6 +282,7 @@ def test_a_single_class_is_refused(prepare: Prepare, flowers: Path) -> None:
     assert ended.sentence == "only the class 'roses' was found; at least 2 classes are needed"
 
 
+@pytest.mark.feature("D5")
 def test_more_classes_than_allowed_are_refused(prepare: Prepare, flowers: Path) -> None:
     shutil.copytree(flowers / "roses", flowers / "lilies")
     ended = prepare(flowers, rules={"maxClasses": 2})
@@ -279,6 +290,7 @@ def test_more_classes_than_allowed_are_refused(prepare: Prepare, flowers: Path) 
     assert (ended.code, ended.sentence) == (3, "there are 3 classes; rules.maxClasses allows 2")
 
 
+@pytest.mark.feature("D5")
 def test_few_images_and_copies_are_warned_about(prepare: Prepare, write_image: WriteImage, flowers: Path) -> None:
     for number in range(100):
         write_image(flowers / "roses" / f"more{number}.png", seed=500 + number)
@@ -291,6 +303,7 @@ def test_few_images_and_copies_are_warned_about(prepare: Prepare, write_image: W
     ]
 
 
+@pytest.mark.feature("D6")
 @pytest.mark.parametrize("name", ["美食/凉皮", "फूल", "Été_2-b", "ดอกไม้ 1"])
 def test_class_names_of_any_script_are_kept(prepare: Prepare, flowers: Path, name: str) -> None:
     (flowers / name).parent.mkdir(exist_ok=True)

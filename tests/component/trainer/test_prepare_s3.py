@@ -1,0 +1,280 @@
+"""What `prepare` does with real S3 servers: one for the store, another one for the images."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import obstore
+import pytest
+from obstore.store import S3Store
+from PIL import Image
+
+PROGRAM = Path(__file__).resolve().parents[3] / ".dev/bin/versitygw"
+STARTS_WITHIN = 30.0
+
+
+class Finished(NamedTuple):
+    """How a preparation ended."""
+
+    code: int
+    message: dict[str, Any]
+    log: str
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """An S3 server on this machine, with its log of requests."""
+
+    port: int
+    key: str
+    folder: Path
+    log: Path
+
+    def environment(self, prefix: str = "", *, keyed: bool = True) -> dict[str, str]:
+        keys = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": f"{self.key}-secret"} if keyed else {}
+        values = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
+        return {f"{prefix}{name}": value for name, value in values.items()}
+
+    def bucket(self, name: str) -> S3Store:
+        """A bucket, made where there is none."""
+        (self.folder / name).mkdir(exist_ok=True)
+        return S3Store(
+            name,
+            endpoint=f"http://127.0.0.1:{self.port}",
+            region="us-east-1",
+            access_key_id=self.key,
+            secret_access_key=f"{self.key}-secret",
+            client_options={"allow_http": True},
+        )
+
+    def put(self, bucket: str, files: dict[str, bytes]) -> None:
+        store = self.bucket(bucket)
+        for name, content in files.items():
+            obstore.put(store, name, content)
+
+    def reads(self, bucket: str) -> list[str]:
+        """The objects of a bucket that were read, by the server's own log."""
+        return re.findall(rf"\| GET \| /{bucket}/(\S+) ", self.log.read_text())
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Gateway]]:
+    """Two servers with keys of their own: the store, and where the images lie."""
+    if not PROGRAM.exists():
+        pytest.skip("`make cluster` builds the S3 server")
+    folder = tmp_path_factory.mktemp("s3")
+    processes, made = [], []
+    for key in ("store", "images"):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = int(probe.getsockname()[1])
+        (folder / key).mkdir()
+        command = [
+            *(str(PROGRAM), "--port", f"127.0.0.1:{port}", "--access", key, "--secret", f"{key}-secret"),
+            *("posix", str(folder / key)),
+        ]
+        with (folder / f"{key}.log").open("wb") as log:
+            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+        made.append(Gateway(port, key, folder / key, folder / f"{key}.log"))
+    for gateway in made:
+        until_open(gateway.port)
+    made[0].bucket("store")
+    yield made[0], made[1]
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def until_open(port: int) -> None:
+    end = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def image(number: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((40, 40)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def folders() -> dict[str, bytes]:
+    return {f"raw/{'美食/凉皮' if number % 2 else 'roses'}/{number}.png": image(number) for number in range(50)}
+
+
+def pairs() -> dict[str, bytes]:
+    texts = {f"raw/{number}.txt": ("美食/凉皮" if number % 2 else "roses").encode() for number in range(50)}
+    return {**{f"raw/{number}.png": image(number) for number in range(50)}, **texts}
+
+
+def splits() -> dict[str, bytes]:
+    return {
+        name.replace("raw/", f"raw/{'validation' if number % 10 < 2 else 'train'}/"): content
+        for number, (name, content) in enumerate(folders().items())
+    }
+
+
+def packed() -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in folders().items():
+            archive.writestr(name, content)
+    return {"raw.zip": buffer.getvalue()}
+
+
+class Command:
+    """The command, with its document and its environment."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], config: dict[str, Any]) -> None:
+        self._message = folder / "message.json"
+        self._config = folder / "config.json"
+        self._config.write_text(json.dumps(config), encoding="utf-8")
+        foreign = ("AWS_", "SOURCE_")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        self._environment = {**own, **environment, "TERMINATION_LOG": str(self._message), "BLOOMERY_PORT": "0"}
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bloomery_trainer", "prepare", str(self._config)]
+        return subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
+
+    def finish(self) -> Finished:
+        process = self.start()
+        _, log = process.communicate(timeout=300)
+        return Finished(process.returncode, json.loads(self._message.read_bytes()), log)
+
+
+@pytest.fixture
+def command(gateways: tuple[Gateway, Gateway], tmp_path: Path) -> Callable[..., Command]:
+    """Prepares from the second server to the first."""
+    store, images = gateways
+
+    def make(uri: str, environment: dict[str, str] | None = None, **changes: Any) -> Command:
+        config = {
+            "kind": "prepare",
+            "name": "flowers",
+            "source": {"uri": uri},
+            "output": {"uri": f"s3://store/{tmp_path.name}"},
+            **changes,
+        }
+        own = images.environment("SOURCE_") if environment is None else environment
+        return Command(tmp_path, {**store.environment(), **own}, config)
+
+    return make
+
+
+@pytest.mark.feature("D1")
+@pytest.mark.feature("D2")
+@pytest.mark.feature("D3")
+@pytest.mark.feature("D4")
+@pytest.mark.feature("D6")
+@pytest.mark.feature("D11")
+@pytest.mark.parametrize(
+    ("bucket", "files", "uri", "held_out"),
+    [
+        ("folders", folders, "s3://folders/raw", 5),
+        ("splits", splits, "s3://splits/raw", 5),
+        ("pairs", pairs, "s3://pairs/raw", 5),
+        ("packed", packed, "s3://packed/raw.zip", 5),
+    ],
+)
+def test_every_layout_is_read_from_a_store_with_keys_of_its_own(
+    gateways: tuple[Gateway, Gateway],
+    command: Callable[..., Command],
+    bucket: str,
+    files: Callable[[], dict[str, bytes]],
+    uri: str,
+    held_out: int,
+    tmp_path: Path,
+) -> None:
+    gateways[1].put(bucket, files())
+    ended = command(uri).finish()
+
+    assert ended.code == 0, ended.log
+    assert ended.message["classes"] == [
+        {"name": name, "train": 25 - held_out, "validation": held_out, "test": 0} for name in ("roses", "美食/凉皮")
+    ]
+    found = [entry for page in obstore.list(gateways[0].bucket("store"), tmp_path.name) for entry in page]
+    assert {entry["path"].rpartition("/")[2] for entry in found} == {
+        "train-00000.tar", "validation-00000.tar", "manifest.json", "ignored.jsonl", "report.html",
+    }  # fmt: skip
+
+
+@pytest.mark.feature("D11")
+def test_a_public_bucket_is_read_without_keys(
+    gateways: tuple[Gateway, Gateway], command: Callable[..., Command]
+) -> None:
+    gateways[1].put("public", folders())
+    statement = {
+        "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"],
+        "Resource": ["arn:aws:s3:::public", "arn:aws:s3:::public/*"],
+    }  # fmt: skip
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    # Where this server keeps it.
+    os.setxattr(gateways[1].folder / "public", "user.policy", policy.encode())
+    ended = command("s3://public/raw", gateways[1].environment("SOURCE_", keyed=False)).finish()
+
+    assert (ended.code, ended.message.get("images")) == (0, 50), ended.log
+
+
+@pytest.mark.feature("D11")
+@pytest.mark.parametrize("keys", [{}, {"SOURCE_AWS_ACCESS_KEY_ID": "images", "SOURCE_AWS_SECRET_ACCESS_KEY": "wrong"}])
+def test_a_store_that_refuses_the_keys_is_told_in_words(
+    gateways: tuple[Gateway, Gateway], command: Callable[..., Command], keys: dict[str, str]
+) -> None:
+    environment = {**gateways[1].environment("SOURCE_", keyed=False), **keys}
+    bucket = f"private{len(keys)}"
+    gateways[1].put(bucket, {"raw/roses/1.png": b"x"})
+    ended = command(f"s3://{bucket}/raw", environment).finish()
+
+    assert ended.code == 2
+    assert ended.message["error"]["reason"] == "AccessDenied"
+    assert f"refuses access to s3://{bucket}/raw" in ended.message["error"]["message"]
+
+
+@pytest.mark.feature("D8")
+def test_a_killed_preparation_reads_no_checked_image_again(
+    gateways: tuple[Gateway, Gateway], command: Callable[..., Command], tmp_path: Path
+) -> None:
+    store, images = gateways
+    images.put("many", {f"raw/{'ab'[number % 2]}/{number}.png": image(number) for number in range(1500)})
+    preparation = command("s3://many/raw")
+    process = preparation.start()
+
+    work = f"{tmp_path.name}/.work"
+
+    def kept() -> list[str]:
+        found = [entry["path"] for page in obstore.list(store.bucket("store"), work) for entry in page]
+        return [path for path in found if "/checks/" in path]
+
+    while not kept():
+        assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = images.reads("many")
+    contents = [bytes(obstore.get(store.bucket("store"), path).bytes()) for path in kept()]
+    checked = sum(len(content.splitlines()) for content in contents)
+    ended = preparation.finish()
+    reads = images.reads("many")[len(before) :]
+
+    assert ended.code == 0, ended.log
+    assert checked >= 1000
+    # Those not checked yet, every image once more to pack it, twelve for the report; a few were under way at the kill.
+    assert 3000 - checked <= len(reads) <= 3000 - checked + 12 + 64

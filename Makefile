@@ -6,7 +6,7 @@ DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
 
-.PHONY: help demo test test-unit test-component test-e2e features bench-training lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e features bench-training lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -15,6 +15,10 @@ demo: ## a cluster, images, training, predictions: the whole path on this machin
 	@$(DEV) demo
 
 test: venv ## lint, unit, component and the main end-to-end path
+	@$(MAKE) --no-print-directory cluster lint
+	@$(PYTEST) -m "not extended" tests/unit tests/component tests/e2e
+
+test-all: venv ## all of that, and every row that needs real pods
 	@$(MAKE) --no-print-directory cluster lint
 	@$(PYTEST) tests/unit tests/component tests/e2e
 

@@ -58,7 +58,7 @@ def make_images(log: TextIO) -> None:
 def upload_images(log: TextIO) -> None:
     """Put the images into the store that the namespace's Secret names."""
     keys = _secret("bloomery-storage")
-    with _reachable(keys["AWS_ENDPOINT_URL"], log) as endpoint:
+    with reachable(keys["AWS_ENDPOINT_URL"], log) as endpoint:
         environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": endpoint}
         command: list[str | Path] = [PYTHON, EXAMPLE / "upload.py", IMAGES / "images", "s3://bloomery/raw/digits"]
         run(command, log, env=environment)
@@ -224,7 +224,7 @@ def _kubectl(*words: str) -> str:
 
 
 @contextmanager
-def _reachable(endpoint: str, log: TextIO) -> Iterator[str]:
+def reachable(endpoint: str, log: TextIO) -> Iterator[str]:
     """Make an address inside the cluster reachable from here for a while; one outside it is left as it is."""
     host, _, port = endpoint.removeprefix("http://").partition(":")
     service, _, namespace = host.partition(".")

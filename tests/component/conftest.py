@@ -79,10 +79,16 @@ class ApiServer:
 @pytest.fixture(scope="session")
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """Give a private API server with RBAC and an administrator; it ends with the test session."""
-    folder = tmp_path_factory.mktemp("apiserver")
+    with private_apiserver(tmp_path_factory.mktemp("apiserver")) as server:
+        yield server
+
+
+@contextmanager
+def private_apiserver(folder: Path) -> Iterator[ApiServer]:
+    """Run an API server with an etcd of its own, and all their files in a folder."""
     etcd_url = f"http://127.0.0.1:{_free_port()}"
     with (
-        _running(_etcd_command(folder=folder, url=etcd_url), log=folder / "etcd.log") as etcd,
+        running_program(_etcd_command(folder=folder, url=etcd_url), log=folder / "etcd.log") as etcd,
         _started_apiserver(folder=folder, etcd_url=etcd_url, etcd=etcd) as server,
     ):
         yield server
@@ -91,16 +97,21 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture(scope="session")
 def crds(apiserver: ApiServer) -> ApiServer:
     """Give the API server with Bloomery's three kinds in it, ready for use."""
+    install_kinds(apiserver)
+    return apiserver
+
+
+def install_kinds(server: ApiServer) -> None:
+    """Put Bloomery's three kinds into an API server, and wait until they can be used."""
     for step in (
         ("apply", "--server-side", "-f", str(REPO / "crds")),
         ("wait", "--for=condition=Established", "--timeout=30s", "-f", str(REPO / "crds")),
     ):
-        done = apiserver.kubectl(*step)
+        done = server.kubectl(*step)
         assert done.returncode == 0, done.stderr
-    with apiserver.http() as client:
+    with server.http() as client:
         for plural in ("datasets", "trainingjobs", "inferenceservices"):
             _wait_until_watchable(client, f"/apis/bloomery.dev/v1alpha1/{plural}")
-    return apiserver
 
 
 def _wait_until_watchable(client: httpx.Client, path: str) -> None:
@@ -168,7 +179,7 @@ def _started_apiserver(*, folder: Path, etcd_url: str, etcd: subprocess.Popen[by
         "--disable-admission-plugins=ServiceAccount",
     ]
     log = folder / "apiserver.log"
-    with _running(command, log=log) as process:
+    with running_program(command, log=log) as process:
         _wait_until_ready(server, watched={"etcd": etcd, "kube-apiserver": process}, log=log)
         yield server
 
@@ -243,7 +254,7 @@ def _wait_until_ready(server: ApiServer, *, watched: Mapping[str, subprocess.Pop
 
 
 @contextmanager
-def _running(command: list[str], *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running_program(command: list[str], *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program until the block ends, or until this process dies, however it dies."""
     with log.open("wb") as output:
         process = subprocess.Popen(

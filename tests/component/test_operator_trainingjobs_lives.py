@@ -180,8 +180,10 @@ def test_a_suspended_job_says_where_it_goes_on_also_when_that_was_saved_last(
 def test_a_model_that_mlflow_refuses_is_said_with_what_mlflow_said_and_is_tried_again_when_asked(
     ready_world: World,
 ) -> None:
-    ready_world.create(training_job())
+    ready_world.create(training_job(podTemplate={"nodeSelector": {"team": "a"}}))
     ready_world.succeed("flowers-train", trained(version=None))
+    place = ready_world.wait_for("jobs", "flowers-register")["spec"]["template"]["spec"]["nodeSelector"]
+    assert place == {"team": "a"}
     error = {"error": {"reason": "MlflowRefused", "message": "MLflow refuses the model: no such experiment"}}
     ready_world.fail("flowers-register", error, exit_code=2)
 

@@ -89,6 +89,8 @@ def build_register_task(job: TrainingJob, spec_hash: str) -> TrainerTask:
         config={},
         asked={"register": job.metadata.uid},
         backoff_limit=_REGISTER_ATTEMPTS,
+        # Where its training found a place, it finds one too.
+        pod_template=job.spec.pod_template,
         shared_config_map=config_map_name(job, COMMAND, spec_hash),
     )
 

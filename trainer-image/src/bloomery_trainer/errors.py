@@ -1,5 +1,7 @@
 """What can go wrong, by who can put it right: the exit code says it to Kubernetes, the sentence to people."""
 
+from __future__ import annotations
+
 
 class TrainerError(Exception):
     """A failure with a sentence for people.
@@ -14,6 +16,10 @@ class TrainerError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[TrainerError], tuple[str, str]]:
+        """Lets it come back from another process."""
+        return type(self), (self.reason, str(self))
 
 
 class BadConfig(TrainerError):

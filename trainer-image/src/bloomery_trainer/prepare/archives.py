@@ -68,7 +68,7 @@ class Archive:
     """An archive on the local disk, listed in a small database beside it."""
 
     def __init__(self, path: Path, *, uri: str, stamp: str, limit: int) -> None:
-        """Checks the archive at `path`, which is used up.
+        """Checks the archive at `path`; what it needs beside it, it leaves beside it.
 
         Args:
             path: the file.
@@ -78,15 +78,28 @@ class Archive:
         """
         self.uri = uri
         self._stamp = stamp
-        self._lock = threading.Lock()
-        self._members = sqlite3.connect(path.with_suffix(".members"), check_same_thread=False)
+        self._table = path.with_suffix(".members")
+        self._members = sqlite3.connect(self._table, check_same_thread=False)
         self._members.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE member (path TEXT PRIMARY KEY, size INTEGER, packed INTEGER, offset INTEGER,"
             " method INTEGER, crc INTEGER) WITHOUT ROWID"
         )
-        self._descriptor = self._open(path, limit=limit)
+        self._path = self._checked(path, limit=limit)
         self._top = self._common_top()
+        self._lock = threading.Lock()
+        self._descriptor = os.open(self._path, os.O_RDONLY)
+
+    def __getstate__(self) -> tuple[str, str, Path, Path, str]:
+        """What another process needs to read the same files."""
+        return self.uri, self._stamp, self._table, self._path, self._top
+
+    def __setstate__(self, state: tuple[str, str, Path, Path, str]) -> None:
+        """Opens them there."""
+        self.uri, self._stamp, self._table, self._path, self._top = state
+        self._members = sqlite3.connect(self._table, check_same_thread=False)
+        self._lock = threading.Lock()
+        self._descriptor = os.open(self._path, os.O_RDONLY)
 
     @property
     def is_remote(self) -> bool:
@@ -115,7 +128,7 @@ class Archive:
         except zips.Damaged as error:
             raise DamagedFile(f"inside the archive, {error}") from error
 
-    def _open(self, path: Path, *, limit: int) -> int:
+    def _checked(self, path: Path, *, limit: int) -> Path:
         unpacked = _UNPACKED * limit
         try:
             if self.uri.lower().endswith(".zip"):
@@ -127,10 +140,7 @@ class Archive:
             raise BadData("BadArchive", f"{self.uri} cannot be read: {error}") from error
         except _Unsafe as error:
             raise BadData("UnsafeArchive", f"{self.uri} is refused: {error}") from error
-        descriptor = os.open(path, os.O_RDONLY)
-        # Nobody needs its name any more, and so nothing is left behind.
-        path.unlink()
-        return descriptor
+        return path
 
     def _add(self, members: Iterable[_Member]) -> None:
         for count, member in enumerate(members, start=1):

@@ -7,27 +7,36 @@ import logging
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.prepare import rules
+from bloomery_trainer.prepare.crew import Crew
 from bloomery_trainer.prepare.index import Index, Looked, Pending
-from bloomery_trainer.prepare.sources import DamagedFile, Source, readers
+from bloomery_trainer.prepare.sources import DamagedFile, Source, side_by_side
 from bloomery_trainer.prepare.work import Work
 from bloomery_trainer.progress import Progress
 
 log = logging.getLogger(__name__)
 
-_TOGETHER = 16
-"""Images for each errand of a thread: handing out single ones costs as much as a small image."""
+_TOGETHER = 64
+"""Images for each errand: handing out single ones costs as much as a small image."""
 
 _KEEP_IMAGES = 1000
 _KEEP_SECONDS = 15.0
 
 
-def check_images(index: Index, sources: Sequence[Source], limits: Rules, *, work: Work, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Checking:
+    """What it takes to judge an image."""
+
+    sources: Sequence[Source]
+    limits: Rules
+
+
+def check_images(index: Index, checking: Checking, *, crew: Crew, work: Work, progress: Progress) -> None:
     """Looks into every file of the index that no earlier run has looked into."""
     total = index.count_pending()
     known = sum(index.record(looks) for looks in work.checks())
@@ -36,7 +45,7 @@ def check_images(index: Index, sources: Sequence[Source], limits: Rules, *, work
     progress.update(stage="reading", images=known, total=total)
     fresh: list[Looked] = []
     kept_at, kept = time.monotonic(), False
-    for done, found in enumerate(_looks(index, sources, limits), start=known + 1):
+    for done, found in enumerate(_looks(index, checking, crew), start=known + 1):
         fresh.append(found)
         progress.update(images=done)
         if len(fresh) >= _KEEP_IMAGES or time.monotonic() - kept_at > _KEEP_SECONDS:
@@ -51,13 +60,16 @@ def check_images(index: Index, sources: Sequence[Source], limits: Rules, *, work
     log.info("checked %d of %d images", total, total)
 
 
-def _looks(index: Index, sources: Sequence[Source], limits: Rules) -> Iterator[Looked]:
+def _looks(index: Index, checking: Checking, crew: Crew) -> Iterator[Looked]:
     files = index.pending()
     groups = iter(lambda: list(islice(files, _TOGETHER)), [])
-    together = map_in_order(
-        lambda group: [look(sources[file.source], file, limits) for file in group], groups, threads=readers(sources)
-    )
-    return chain.from_iterable(together)
+    return chain.from_iterable(crew.map_in_order(look_at_all, checking, groups))
+
+
+def look_at_all(checking: Checking, files: Sequence[Pending]) -> list[Looked]:
+    """Judges some images."""
+    sources = checking.sources
+    return list(side_by_side(lambda file: look(sources[file.source], file, checking.limits), files, sources))
 
 
 def look(source: Source, file: Pending, limits: Rules) -> Looked:

@@ -14,14 +14,13 @@ from PIL import Image
 
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.images import decode
-from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.prepare.check import read
 from bloomery_trainer.prepare.download import without_query
 from bloomery_trainer.prepare.index import Index, Sample
 from bloomery_trainer.prepare.listing import SPLITS
 from bloomery_trainer.prepare.manifest import IGNORED, LISTED
 from bloomery_trainer.prepare.rules import FEW_IMAGES
-from bloomery_trainer.prepare.sources import Source, readers
+from bloomery_trainer.prepare.sources import Source, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def _thumbnails(index: Index, sources: Sequence[Source], classes: Sequence[str])
     """A few pictures of each class; fewer, the more classes there are."""
     each = max(1, min(_EACH, _THUMBNAILS // max(1, len(classes))))
     samples = (sample for name in classes for sample in index.some(name, each))
-    pictures = map_in_order(lambda sample: (sample, _thumbnail(sources, sample)), samples, threads=readers(sources))
+    pictures = side_by_side(lambda sample: (sample, _thumbnail(sources, sample)), samples, sources)
     found: dict[str, list[Thumbnail]] = {}
     for sample, thumbnail in _within(pictures, _BYTES):
         found.setdefault(sample.class_name, []).append(thumbnail)

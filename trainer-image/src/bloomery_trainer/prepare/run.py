@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from bloomery_trainer.config import Addition, PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare import manifest as manifests
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.check import check_images
+from bloomery_trainer.prepare.check import Checking, check_images
 from bloomery_trainer.prepare.classes import settle_classes
+from bloomery_trainer.prepare.crew import Crew, open_crew
 from bloomery_trainer.prepare.index import Index
 from bloomery_trainer.prepare.listing import Exclusion, place_files
 from bloomery_trainer.prepare.opening import open_source
-from bloomery_trainer.prepare.pack import pack
+from bloomery_trainer.prepare.pack import Packing, pack
 from bloomery_trainer.prepare.record import record
 from bloomery_trainer.prepare.report import render
 from bloomery_trainer.prepare.shards import Shard
@@ -41,19 +42,21 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
     progress.update(stage="listing", images=0, total=0)
     target = open_folder(config.output.uri, S3Access.from_environment(os.environ), create=True)
     target.require()
-    with _work(target, config) as work, tempfile.TemporaryDirectory(prefix="bloomery-prepare-") as scratch:
-        folder = Path(scratch)
+    with ExitStack() as stack:
+        work = stack.enter_context(_work(target, config))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-prepare-")))
         sources = _opened(config, folder)
         index = Index(folder / "index.sqlite", seed=config.split.seed)
         unused = _listed(index, sources, config)
-        _checked(index, sources, config, work=work, progress=progress)
+        crew = stack.enter_context(open_crew(index.count_pending()))
+        _checked(index, Checking(sources, config.rules), config, crew=crew, work=work, progress=progress)
         assign(index, config.split)
         version = manifests.version_of(index.contents(), manifests.settings(config))
         manifest, page = _existing(target, version)
         if manifest is None:
-            shards = pack(
-                index, sources, target, version=version, size=config.shards.images, work=work, progress=progress
-            )
+            classes = {name: number for number, name in enumerate(sorted({name for name, _ in index.counts()}))}
+            packing = Packing(sources, target, work, version, classes)
+            shards = pack(index, packing, size=config.shards.images, crew=crew, progress=progress)
             manifest, page = _finished(index, sources, target, config, version=version, shards=shards, unused=unused)
         index.close()
     summary = manifests.summary(manifest, f"{config.output.uri.rstrip('/')}/{version}")
@@ -91,12 +94,14 @@ def _listed(index: Index, sources: Sequence[Source], config: PrepareConfig) -> l
     return exclusion.unused()
 
 
-def _checked(index: Index, sources: Sequence[Source], config: PrepareConfig, *, work: Work, progress: Progress) -> None:
+def _checked(
+    index: Index, checking: Checking, config: PrepareConfig, *, crew: Crew, work: Work, progress: Progress
+) -> None:
     # Where texts name the classes, they are known only once those are read.
     texts = index.has_labels()
     if not texts:
         settle_classes(index, config)
-    check_images(index, sources, config.rules, work=work, progress=progress)
+    check_images(index, checking, crew=crew, work=work, progress=progress)
     if texts:
         settle_classes(index, config)
     reasons = index.reasons()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
-from bloomery_trainer.resources import cpu_count
+from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.storage import StoredFile
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _READERS = 16
 """Files read at once over a network: enough to hide its latency, few enough to hold at most 2 × 16 of them."""
@@ -32,6 +35,10 @@ class Source(Protocol):
         """The bytes of one file; FileNotFoundError where there is none, DamagedFile where it is of no use."""
 
 
-def readers(sources: Sequence[Source]) -> int:
-    """How many threads read and judge images best: as many as processors, or more where most of it is waiting."""
-    return max(cpu_count(), _READERS if any(source.is_remote for source in sources) else 1)
+def side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], sources: Sequence[Source]
+) -> Iterator[Result]:
+    """Yields `function(item)` for each item, in order; many at once where most of it is waiting for a network."""
+    if any(source.is_remote for source in sources):
+        return map_in_order(function, items, threads=_READERS)
+    return map(function, items)

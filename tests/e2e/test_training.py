@@ -1,4 +1,4 @@
-"""Training in real pods: interrupted, stopped, suspended, on two nodes, from earlier models, and shown in TensorBoard."""
+"""Training in real pods: interrupted, stopped, suspended, on two nodes, from earlier models, in TensorBoard."""
 
 from __future__ import annotations
 

@@ -123,3 +123,13 @@ def test_an_output_folder_of_another_job_is_left_alone(
     assert other.wait() == 2
     assert other.message["error"]["reason"] == "OutputTaken"
     assert (tmp_path / "taken" / "result.json").read_bytes() == before
+
+
+def test_checkpoints_of_another_job_are_not_gone_on_from(trainers: Trainers, train_config: Config) -> None:
+    first = trainers.start(train_config("unfinished", {"maxSteps": 100_000}))
+    first.until(lambda progress: progress.get("lastCheckpoint"))
+    first.kill()
+    other = trainers.start({**train_config("unfinished"), "uid": "another"})
+
+    assert other.wait() == 2
+    assert other.message["error"]["reason"] == "OutputTaken"

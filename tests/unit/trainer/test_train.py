@@ -101,7 +101,7 @@ def test_the_model_directory_describes_itself_and_proves_its_files(
     assert metadata["preset"] == "resnet18"
     assert metadata["imageSize"] == 32
     assert metadata["trainingJob"] == {"namespace": "demo", "name": "small", "uid": "1234"}
-    assert metadata["dataset"] == {"name": "digits", "version": digits["version"]}
+    assert metadata["datasets"] == [{"name": "digits", "version": digits["version"]}]
     assert metadata["model"] == {"name": "digits", "version": None}
 
 

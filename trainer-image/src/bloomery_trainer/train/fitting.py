@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train import checkpoint, initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved
 from bloomery_trainer.train.data import training_batches
@@ -45,6 +47,7 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     state = loop.start(model, plan)
     earlier = plan.checkpoints.newest()
     if earlier is not None:
+        _refuse_anothers(job, earlier)
         loop.resume(state, earlier, plan)
         log.info("going on from the checkpoint at step %d", state.step)
     record.begin(state.step)
@@ -66,6 +69,15 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         starts=starts,
         saved=saved[0] if saved else None,
     )
+
+
+def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:
+    """Raises BadConfig where the checkpoint is another job's, which had the same output folder and never ended."""
+    if saved["uid"] != job.config.uid:
+        raise BadConfig(
+            "OutputTaken",
+            f"{job.config.output.uri} holds checkpoints of another job: give this one a folder of its own",
+        )
 
 
 def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -104,7 +116,12 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         auxiliary=job.preset.auxiliary,
         patience=config.early_stopping.patience if config.early_stopping else None,
         max_seconds=config.max_training_seconds,
-        identity={"classes": list(dataset.classes), "preset": config.preset, "imageSize": recipe.image_size},
+        identity={
+            "uid": config.uid,
+            "classes": list(dataset.classes),
+            "preset": config.preset,
+            "imageSize": recipe.image_size,
+        },
     )
 
 

@@ -249,7 +249,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
         "imageSize": job.recipe.image_size,
         "metrics": dict(model.metrics),
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
-        "dataset": _dataset(config),
+        "datasets": [{"name": part.name, "version": part.version} for part in config.datasets],
         "run": record.run_document(),
         "model": {"name": config.mlflow.registered_model, "version": version},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -270,10 +270,6 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
         )
     if min(job.recipe.batch_size, len(dataset.splits["train"])) // job.world.size == 1:
         raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2 a process")
-
-
-def _dataset(config: TrainConfig) -> dict[str, str]:
-    return {"name": config.datasets[0].name, "version": config.datasets[0].version}
 
 
 def _initial_uri(config: TrainConfig) -> str | None:

@@ -119,7 +119,10 @@ class Archive:
             raise FileNotFoundError(path)
         member = _Member(*row)
         if member.method == _AS_IT_IS:
-            return os.pread(self._descriptor, member.size, member.offset)
+            data = os.pread(self._descriptor, member.size, member.offset)
+            if len(data) != member.size:
+                raise DamagedFile("the archive ends before it does")
+            return data
         try:
             return zips.read_member(
                 self._descriptor,

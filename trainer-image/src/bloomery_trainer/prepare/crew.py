@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.resources import cpu_count
+from bloomery_trainer.resources import cpu_count, memory_bytes
 
 Tools = TypeVar("Tools")
 Item = TypeVar("Item")
@@ -26,6 +26,10 @@ Result = TypeVar("Result")
 
 _MUCH = 2000
 """From so many images on, starting processes takes less time than it saves."""
+
+_MOST = 16
+_MEMORY = 512 * 1024 * 1024
+"""Bytes for each process, with the images that it holds at a time: a pod may see many processors and little memory."""
 
 
 class Crew:
@@ -62,7 +66,8 @@ class Crew:
 @contextmanager
 def open_crew(images: int) -> Iterator[Crew]:
     """A crew for so many images."""
-    hands, apart = cpu_count(), cpu_count() > 1 and images >= _MUCH
+    hands = max(1, min(cpu_count(), _MOST, memory_bytes() // _MEMORY))
+    apart = hands > 1 and images >= _MUCH
     executor: Executor
     if apart:
         # Not forked: the threads of the store's client would be missing in the copy.

@@ -20,6 +20,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 65535
+_OVERHEAD = 64 * 1024
 _UTF8, _ENCRYPTED = 0x800, 0x1
 _STORED, _DEFLATED = 0, 8
 _UNICODE_PATH, _ZIP64 = 0x7075, 0x0001
@@ -54,6 +55,8 @@ def entries(path: Path) -> Iterator[ZipEntry]:
 
 def read_member(descriptor: int, *, size: int, packed: int, offset: int, method: int, crc: int) -> bytes:
     """The content of one member, at most `size` bytes of it; raises Damaged where it is not as announced."""
+    if packed > size + size // 100 + _OVERHEAD:
+        raise Damaged("it is packed into more than its size")
     header = os.pread(descriptor, _LOCAL.size, offset)
     if len(header) != _LOCAL.size or header[:4] != b"PK\x03\x04":
         raise Damaged("its header is damaged")

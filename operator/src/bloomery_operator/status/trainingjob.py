@@ -365,6 +365,5 @@ def _metric(observation: TrainingJobObservation, value: float) -> str:
 def _mlflow(run: RunReference | None, observation: TrainingJobObservation) -> MlflowRun | None:
     if run is None or run.run_id is None:
         return None
-    base = observation.mlflow_public_url.rstrip("/")
-    url = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}" if base else None
+    url = run.url(observation.mlflow_public_url)
     return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=url)

@@ -149,7 +149,8 @@ class Command:
         self._config.write_text(json.dumps(config), encoding="utf-8")
         foreign = ("AWS_", "SOURCE_")
         own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        self._environment = {**own, **environment, "TERMINATION_LOG": str(self._message), "BLOOMERY_PORT": "0"}
+        process = {"TERMINATION_LOG": str(self._message), "BLOOMERY_PORT": "0", "TMPDIR": str(folder)}
+        self._environment = {**own, **environment, **process}
 
     def start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "bloomery_trainer", "prepare", str(self._config)]

@@ -20,7 +20,9 @@ SOURCE_PREFIX = "SOURCE_"
 """Before the names of the source's own keys, so that they stand beside the store's."""
 
 _CLAIM = "pvc://"
-_ARCHIVES = (".zip", ".tar.gz", ".tgz")
+_SPACE_OF = {".zip": 1, ".tar.gz": 5, ".tgz": 5}
+"""How often its own largest size an archive may need: a zip is read as it is, a tar is unpacked, at most fourfold."""
+
 _WORKING_SPACE = 2 * 1024**3
 """For the list of images and what is being written, beside the archives."""
 
@@ -106,8 +108,9 @@ def _mount(number: int) -> Manifest:
 
 
 def _scratch(dataset: Dataset) -> str:
-    archives = sum(uri.partition("?")[0].endswith(_ARCHIVES) for uri in _uris(dataset))
-    return str(_WORKING_SPACE + archives * _bytes(dataset.spec.rules.max_archive_bytes))
+    paths = [uri.partition("?")[0] for uri in _uris(dataset)]
+    sizes = sum(space for path in paths for ending, space in _SPACE_OF.items() if path.endswith(ending))
+    return str(_WORKING_SPACE + sizes * _bytes(dataset.spec.rules.max_archive_bytes))
 
 
 def _environment(settings: Settings) -> tuple[Manifest, ...]:

@@ -98,8 +98,10 @@ class Trainers:
         path.write_text(json.dumps(config), encoding="utf-8")
         log = self.folder / f"log-{number}.txt"
         port = free_port()
+        # MLflow's client leaves its server's address in the environment of whoever used it in this process.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         variables = {
-            **os.environ,
+            **inherited,
             "BLOOMERY_PORT": str(port),
             "BLOOMERY_STOP_TOKEN": TOKEN,
             "TERMINATION_LOG": str(self.folder / f"message-{number}.json"),

@@ -92,6 +92,7 @@ def test_a_stopped_training_keeps_the_best_model_so_far(
     assert (tmp_path / "stopped" / "model" / "model.onnx").exists()
 
 
+@pytest.mark.extended
 @pytest.mark.feature("T8")
 def test_training_time_is_counted_over_all_starts_and_then_the_best_is_kept(
     trainers: Trainers, train_config: Config, tmp_path: Path
@@ -113,6 +114,7 @@ def test_a_training_that_no_longer_improves_is_stopped_early(trainers: Trainers,
     assert ended["reason"] == "StoppedEarly"
 
 
+@pytest.mark.extended
 def test_an_output_folder_of_another_job_is_left_alone(
     trainers: Trainers, train_config: Config, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_an_output_folder_of_another_job_is_left_alone(
     assert (tmp_path / "taken" / "result.json").read_bytes() == before
 
 
+@pytest.mark.extended
 def test_checkpoints_of_another_job_are_not_gone_on_from(trainers: Trainers, train_config: Config) -> None:
     first = trainers.start(train_config("unfinished", {"maxSteps": 100_000}))
     first.until(lambda progress: progress.get("lastCheckpoint"))

@@ -45,6 +45,7 @@ def test_two_nodes_train_to_the_same_metric_as_one_on_the_same_batches(
     assert (tmp_path / "together" / "model" / "metadata.json").exists()
 
 
+@pytest.mark.extended
 @pytest.mark.feature("T13")
 def test_when_one_node_is_lost_the_other_gives_way_and_both_go_on_from_one_checkpoint(
     trainers: Trainers, two_nodes: Config, tmp_path: Path
@@ -73,6 +74,7 @@ def test_when_one_node_is_told_to_go_all_save_the_same_step(
     assert len(list((tmp_path / "told" / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.feature("T12")
 def test_two_processes_on_one_node_are_one_training(trainers: Trainers, train_config: Config) -> None:
     ended = trainers.run(train_config("pair", {"maxSteps": 12}), {"BLOOMERY_PROCESSES": "2"})

@@ -157,6 +157,7 @@ def test_a_changed_dataset_is_a_new_version_and_the_old_one_stays(
     assert "manifest.json" in list_files(first["uri"])
 
 
+@pytest.mark.feature("D4")
 def test_an_archive_that_would_write_elsewhere_is_refused_by_the_name_of_its_entry(kubectl: Kubectl) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -108,7 +108,7 @@ def _mount(number: int) -> Manifest:
 
 
 def _scratch(dataset: Dataset) -> str:
-    paths = [uri.partition("?")[0] for uri in _uris(dataset)]
+    paths = [uri.partition("?")[0].lower() for uri in _uris(dataset)]
     sizes = sum(space for path in paths for ending, space in _SPACE_OF.items() if path.endswith(ending))
     return str(_WORKING_SPACE + sizes * _bytes(dataset.spec.rules.max_archive_bytes))
 

@@ -54,6 +54,18 @@ def _rate(state: loop.TrainState, plan: loop.Plan) -> float:
 
 def measure(dataset: dict[str, Any], folder: Path, *, preset: str, nodes: int) -> float:
     """Images a second of a training on so many nodes, each pinned to a processor of its own."""
+    return _rates(dataset, folder, preset=preset, nodes=nodes, processes=nodes)[0]
+
+
+def apart(dataset: dict[str, Any], folder: Path, *, preset: str) -> float:
+    """Images a second of two trainings that know nothing of each other, on two processors at the same time.
+
+    What these lose is the machine's: shared caches and memory. What two nodes lose beyond that is the exchange.
+    """
+    return sum(_rates(dataset, folder, preset=preset, nodes=1, processes=2))
+
+
+def _rates(dataset: dict[str, Any], folder: Path, *, preset: str, nodes: int, processes: int) -> list[float]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     path = folder / f"{preset}-{nodes}.json"
@@ -61,14 +73,14 @@ def measure(dataset: dict[str, Any], folder: Path, *, preset: str, nodes: int) -
     started = [
         subprocess.Popen(
             ["taskset", "--cpu-list", str(node), sys.executable, "-m", "bench.distribution", str(path)],
-            env={**os.environ, "JOB_COMPLETION_INDEX": str(node), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "JOB_COMPLETION_INDEX": str(node % nodes), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
         )
-        for node in range(nodes)
+        for node in range(processes)
     ]
     answers = [process.communicate()[0] for process in started]
-    return float(json.loads(answers[0].splitlines()[-1])["ips"])
+    return [float(json.loads(answer.splitlines()[-1])["ips"]) for answer in answers]
 
 
 def _config(dataset: dict[str, Any], folder: Path, *, preset: str, nodes: int, port: int) -> dict[str, Any]:
@@ -99,8 +111,14 @@ def main() -> None:
         dataset = prepared(folder / "raw", folder / "store")
         for preset in ("resnet18", "resnet50"):
             one, two = (measure(dataset, folder, preset=preset, nodes=nodes) for nodes in (1, 2))
-            ratio = round(two / (2 * one), 3)
-            results[preset] = {"oneNodeIps": round(one, 1), "twoNodesIps": round(two, 1), "ofTwice": ratio}
+            separate = apart(dataset, folder, preset=preset)
+            results[preset] = {
+                "oneNodeIps": round(one, 1),
+                "twoNodesIps": round(two, 1),
+                "twoApartIps": round(separate, 1),
+                "ofTwice": round(two / (2 * one), 3),
+                "ofTwoApart": round(two / separate, 3),
+            }
     print(json.dumps(results))
 
 

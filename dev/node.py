@@ -10,7 +10,7 @@ from typing import TextIO
 
 from dev import processes
 from dev.control_plane import DNS_IP, NODE_IP, POD_CIDR
-from dev.paths import BIN, CONTAINERD_SOCKET, KUBECONFIG, OWNER, PKI, ROOT, RUN, STATE
+from dev.paths import BIN, CONTAINERD_SOCKET, KUBECONFIG, OWNER, PKI, ROOT, RUN, STATE, pids_of
 from dev.stages import StageError, run, wait_until
 
 NODE_NAME = "dev"
@@ -26,15 +26,26 @@ KERNEL_SETTINGS_BEFORE = RUN / "kernel-settings.json"
 
 
 def claim_machine() -> None:
-    """Make this checkout the owner of the machine's one cluster.
+    """Make this checkout the owner of the machine's one cluster; what a dead cluster of another left is removed.
 
     Raises:
-        StageError: another checkout's cluster runs here.
+        StageError: another checkout's cluster runs here, or its remains can not be removed.
     """
-    if OWNER.exists() and (owner := OWNER.read_text()) != str(ROOT) and Path(owner, ".dev", "pids").exists():
-        raise StageError(f"the cluster of another checkout runs on this machine: make -C {owner} cluster-down ends it")
+    owner = Path(OWNER.read_text()) if OWNER.exists() else ROOT
+    if owner != ROOT and pids_of(owner).exists():
+        if processes.any_running(pids_of(owner)):
+            raise StageError(f"another checkout's cluster runs on this machine: make -C {owner} cluster-down ends it")
+        _remove_remains(owner)
     RUN.mkdir(parents=True, exist_ok=True)
     OWNER.write_text(str(ROOT))
+
+
+def _remove_remains(owner: Path) -> None:
+    """Have a checkout take its dead cluster off the machine: containers outlive daemons that were killed."""
+    print(f"The cluster of {owner} is dead; removing what it left.", flush=True)
+    ended = subprocess.run(["make", "-C", str(owner), "cluster-down"], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise StageError(f"the remains of the cluster of {owner} are in the way: {ended.stderr.strip()}")
 
 
 def start_containerd(log: TextIO) -> None:

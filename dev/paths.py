@@ -12,6 +12,7 @@ BIN = STATE / "bin"
 LOGS = STATE / "logs"
 PKI = STATE / "pki"
 PIDS = STATE / "pids"
+"""A file for each daemon that was started."""
 VOLUMES = STATE / "volumes"
 KUBECONFIG = STATE / "kubeconfig"
 
@@ -21,6 +22,11 @@ CONTAINERD_SOCKET = RUN / "containerd.sock"
 BUILDKIT_SOCKET = RUN / "buildkitd.sock"
 OWNER = RUN / "checkout"
 """Names the checkout whose cluster runs on this machine."""
+
+
+def pids_of(checkout: Path) -> Path:
+    """Return where a checkout, perhaps another than this, notes its daemons."""
+    return checkout / PIDS.relative_to(ROOT)
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Target:
     @property
     def environment(self) -> dict[str, str]:
         """Environment for kubectl and helm."""
-        own = {"KUBECONFIG": str(self.kubeconfig)} if self.kubeconfig else {}
+        # What kubectl remembers of an earlier cluster at the same address hides what a fresh one does not have yet.
+        own = {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(STATE / "kube-cache")} if self.kubeconfig else {}
         return {**os.environ, **own, "PATH": f"{BIN}:{os.environ['PATH']}"}
 
     def image(self, name: str) -> str:

@@ -57,6 +57,11 @@ def is_running(name: str) -> bool:
     return _pid(name) is not None
 
 
+def any_running(pids: Path) -> bool:
+    """Whether a daemon that is noted in this folder, perhaps that of another checkout, is still there."""
+    return any(_alive(file) is not None for file in pids.iterdir())
+
+
 def stop(name: str, *, seconds: float = 20.0) -> None:
     """End a daemon: SIGTERM, and SIGKILL where that does not help in time."""
     end = time.monotonic() + seconds
@@ -77,15 +82,22 @@ def _signal(name: str, number: signal.Signals) -> None:
 
 def _pid(name: str) -> int | None:
     """Return the daemon's pid, if that pid is still the process that we started."""
-    match _recorded(name):
+    return _alive(_pid_file(name))
+
+
+def _alive(file: Path) -> int | None:
+    match _noted(file):
         case [pid, started, *_] if _start_time(int(pid)) == started:
             return int(pid)
     return None
 
 
 def _recorded(name: str) -> list[str]:
-    """Return what was noted at the start: pid, start time, digest."""
-    file = _pid_file(name)
+    return _noted(_pid_file(name))
+
+
+def _noted(file: Path) -> list[str]:
+    """Return what was noted at a daemon's start: pid, start time, digest."""
     return file.read_text().split() if file.exists() else []
 
 

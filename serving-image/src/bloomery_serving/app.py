@@ -10,15 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from bloomery_serving import __version__
-from bloomery_serving.api import oip, predict
+from bloomery_serving.api import oip, pages, predict
+from bloomery_serving.api.description import DescribedAPI
 from bloomery_serving.auth import KeyRing
 from bloomery_serving.errors import RequestError
-from bloomery_serving.gate import Gate, error_body
+from bloomery_serving.gate import BodyLimits, Gate, error_body
 from bloomery_serving.images import Limits
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.predictor import Predictor
 from bloomery_serving.settings import Settings
+from bloomery_serving.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +29,12 @@ _CODES = {404: "NotFound", 405: "MethodNotAllowed"}
 
 def create_app(settings: Settings, model: Model, metrics: Metrics, *, workers: int) -> ASGIApp:
     """Return the application; ``workers`` is how many predictions run side by side."""
-    # The pages of FastAPI load their scripts from the internet, which a cluster may not have.
-    app = FastAPI(
-        title=settings.service_name,
+    app = DescribedAPI(
+        keyed=settings.api_keys_dir is not None,
+        title=settings.title,
+        description=settings.description,
         version=__version__,
+        # FastAPI's own pages load their scripts from the internet, which a cluster may not have.
         docs_url=None,
         redoc_url=None,
         servers=[{"url": "."}],
@@ -38,7 +42,7 @@ def create_app(settings: Settings, model: Model, metrics: Metrics, *, workers: i
         redirect_slashes=False,
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
-    predictor = Predictor(model, metrics, limits=limits, workers=workers, queue_size=settings.queue_size)
+    predictor = Predictor(model, metrics, limits=limits, workers=workers)
     identity = {
         "name": settings.model_name,
         "version": settings.model_version,
@@ -46,13 +50,15 @@ def create_app(settings: Settings, model: Model, metrics: Metrics, *, workers: i
         "variant": settings.variant,
     }
     app.include_router(predict.build_router(predictor, metrics, settings, {k: v for k, v in identity.items() if v}))
-    app.include_router(oip.build_router(predictor, model, settings))
+    app.include_router(oip.build_router(predictor, model, metrics, settings))
+    app.include_router(pages.build_router(settings))
     _speak_json(app)
     return Gate(
         app,
         metrics=metrics,
         headers=settings.lineage_headers | {"x-model-digest": model.digest},
-        max_body_bytes=settings.max_body_bytes,
+        body=BodyLimits(settings.max_body_bytes, settings.body_seconds),
+        turns=Turns(places=settings.queue_size, room=settings.queue_bytes, gauge=metrics.in_flight),
         keys=KeyRing(settings.api_keys_dir) if settings.api_keys_dir is not None else None,
     )
 

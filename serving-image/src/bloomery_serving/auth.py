@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-CHECK_SECONDS = 2.0
+CHECK_SECONDS = 1.0
 """How often the folder is looked at."""
 
 
@@ -32,7 +32,8 @@ class KeyRing:
     def name_of(self, key: str) -> str | None:
         """Return the name of the key that was given, or None; takes as long for a wrong one as for a right one."""
         self._refresh()
-        digest = hashlib.sha256(key.encode()).hexdigest()
+        # HTTP's headers are bytes, which arrive as Latin-1, whatever script the key is of.
+        digest = hashlib.sha256(key.encode("latin-1", errors="replace")).hexdigest()
         found = None
         for name, known in self._digests.items():
             if hmac.compare_digest(digest, known):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,9 +14,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bloomery_serving.auth import KeyRing, given_key
 from bloomery_serving.errors import RequestError
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.turns import Turns
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/openapi.json")
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/upload", "/docs", "/openapi.json")
+OPEN_FOLDERS = ("/upload/", "/docs/")
+"""What needs no key to be read: probes, and the pages with their files."""
+
 NO_KEY = "none"
+GONE = 499
+"""What nginx counts a request as whose client left before it was answered: no fault of the server's."""
+
+_HOW = "send it as 'Authorization: KEY' or 'Authorization: Bearer KEY'"
+_MISSING_KEY = f"This service needs a key: {_HOW}."
+_WRONG_KEY = f"This service needs a key, and what was sent is none of its own: {_HOW}; new ones take up to two minutes."
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a body may have, and how long it may take to arrive."""
+
+    bytes: int
+    seconds: float
 
 
 class Gate:
@@ -26,13 +46,15 @@ class Gate:
         *,
         metrics: Metrics,
         headers: Mapping[str, str],
-        max_body_bytes: int,
+        body: BodyLimits,
+        turns: Turns,
         keys: KeyRing | None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._headers = [(name.encode("latin-1"), _latin(value)) for name, value in headers.items()]
-        self._max_body_bytes = max_body_bytes
+        self._body = body
+        self._turns = turns
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,50 +73,120 @@ class Gate:
 
         try:
             key = self._admit(scope)
-            await self._app(scope, self._limited(receive), send_with_headers)
+            if scope["method"] == "POST":
+                if await self._in_turn(scope, receive, send_with_headers):
+                    code = GONE
+            else:
+                await self._app(scope, receive, send_with_headers)
         except RequestError as error:
             await _refuse(error, scope, send_with_headers)
         finally:
-            # The route's pattern, not the path: what users type must not become label values.
-            route = scope.get("route")
-            pattern = getattr(route, "path", "other")
-            self._metrics.count(pattern, code, key, time.perf_counter() - start)
+            self._metrics.count(_pattern(scope), code, key, time.perf_counter() - start)
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request that asks for work; return whether its client left before.
+
+        A place is taken before the body is read, so that many large bodies can not fill the memory.
+        """
+        length = Headers(scope=scope).get("content-length", "")
+        with self._turns.take(int(length) if length.isdigit() else 0) as hold:
+            return await _leaves_before(self._app, scope, self._limited(receive, hold), receive, send)
 
     def _admit(self, scope: Scope) -> str:
         """Return the name of the request's key; refuse it without one, or with a body that is too large."""
         headers = Headers(scope=scope)
         name = NO_KEY
-        if self._keys is not None and scope["path"] not in OPEN_PATHS:
-            found = self._keys.name_of(given_key(headers.get("authorization", "")))
+        if self._keys is not None and not _is_open(scope):
+            sent = headers.get("authorization", "")
+            found = self._keys.name_of(given_key(sent))
             if found is None:
-                raise RequestError(
-                    401,
-                    "Unauthorized",
-                    "This service needs a key: send it as 'Authorization: KEY' or 'Authorization: Bearer KEY'.",
-                    headers={"www-authenticate": "Bearer"},
-                )
+                message = _WRONG_KEY if sent else _MISSING_KEY
+                raise RequestError(401, "Unauthorized", message, headers={"www-authenticate": "Bearer"})
             name = found
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_body_bytes:
+        if length.isdigit() and int(length) > self._body.bytes:
             raise self._too_large()
+        if (packed := headers.get("content-encoding", "identity")) != "identity":
+            message = f"A body packed with {packed} is not read: images are packed already, send them as they are."
+            raise RequestError(415, "PackedBody", message)
         return name
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Count what arrives: a chunked body has no length to look at before."""
+    def _limited(self, receive: Receive, hold: Callable[[int], None]) -> Receive:
+        """Count what arrives, as a chunked body has no length to look at before, and watch the clock."""
         received = 0
+        deadline = asyncio.get_running_loop().time() + self._body.seconds
 
         async def limited() -> Message:
             nonlocal received
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise self._too_slow() from error
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
+            if received > self._body.bytes:
                 raise self._too_large()
+            hold(received)
             return message
 
         return limited
 
     def _too_large(self) -> RequestError:
-        return RequestError(413, "BodyTooLarge", f"A request may have {self._max_body_bytes} bytes at most.")
+        return RequestError(413, "BodyTooLarge", f"A request may have {self._body.bytes} bytes at most.")
+
+    def _too_slow(self) -> RequestError:
+        return RequestError(408, "RequestTimeout", f"The request did not arrive within {self._body.seconds:g} seconds.")
+
+
+async def _leaves_before(app: ASGIApp, scope: Scope, receive: Receive, connection: Receive, send: Send) -> bool:
+    """Let the application answer unless the client leaves first, and return whether it did.
+
+    Work for someone who is gone would keep those who wait from theirs.
+
+    Args:
+        receive: what the application reads the body from.
+        connection: what tells, once the body was read, that the connection was closed.
+    """
+    read = asyncio.Event()
+
+    async def noticed() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError  # nobody is there to be told of an error
+        if not message.get("more_body"):
+            read.set()
+        return message
+
+    async def leave() -> None:
+        await read.wait()
+        await connection()
+
+    answering, leaving = asyncio.ensure_future(app(scope, noticed, send)), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done() or answering.cancelled():
+            return True
+        answering.result()
+        return False
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+def _pattern(scope: Scope) -> str:
+    """Return the pattern of a request's route: what users type must not become label values."""
+    route, path = scope.get("route"), scope["path"]
+    if route is not None:
+        return str(getattr(route, "path", "other"))
+    # It was refused before it was routed, but a 429 to a prediction is one.
+    if path in ("/", "/predict"):
+        return str(path)
+    return "/v2/models/{model_name}/infer" if path.endswith("/infer") else "other"
+
+
+def _is_open(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
 
 
 def error_body(error: RequestError, path: str) -> bytes:
@@ -109,10 +201,10 @@ async def _refuse(error: RequestError, scope: Scope, send: Send) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        # The body was not read: the connection can not serve another request.
-        (b"connection", b"close"),
         *own,
     ]
+    # The connection stays open, and the server throws away what is still sent: if it were closed, the answer could
+    # be lost to a client that is in the middle of sending.
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

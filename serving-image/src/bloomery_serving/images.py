@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from bloomery_serving.errors import RequestError
 
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
 """Pillow's names of what is accepted. Of these it knows WebP only once that plugin is imported."""
+
+SMALL = 96
+"""Below this side in pixels, images are framed already: nothing is cut off their border."""
 
 MAX_ASPECT = 100
 """Longer side to shorter. Resizing by the shorter side multiplies the longer one as well: a file of 17 KB with
@@ -38,13 +41,32 @@ class Preprocess(BaseModel):
         """Read the file of a model folder."""
         return cls.model_validate_json(path.read_text())
 
+    @classmethod
+    def for_side(cls, side: int) -> Preprocess:
+        """Return what a classifier most likely wants that says nothing but its size: ImageNet's customs."""
+        resize = side if side < SMALL else round(side * 256 / 224)
+        return cls(resize=resize, crop=side, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+    @model_validator(mode="after")
+    def _fits(self) -> Preprocess:
+        if not 0 < self.crop <= self.resize:
+            raise ValueError(f"crop is {self.crop} and resize {self.resize}; the cut can not be larger than the image")
+        return self
+
+    @property
+    def enough(self) -> int:
+        """The shorter side, in pixels, at which a larger JPEG may be decoded, as training's evaluation does."""
+        return 2 * self.resize
+
     def tensor(self, image: Image.Image) -> Tensor:
         """Return an RGB image as float32 [3, crop, crop]."""
-        image = _resize_shorter(image, self.resize)
-        left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
-        pixels: Tensor = np.asarray(image.crop((left, top, left + self.crop, top + self.crop)), np.float32)
-        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
-        return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1))
+        pixels = np.asarray(_resized_centre(image, self.resize, self.crop))
+        tensor = np.empty((3, self.crop, self.crop), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            # Scaled and shifted in two passes; the textbook's four cost as much as decoding.
+            np.multiply(pixels[..., channel], np.float32(1 / (255 * std)), out=tensor[channel])
+            tensor[channel] -= np.float32(mean / std)
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -63,8 +85,12 @@ class Limits:
     pixels: int
 
 
-def decode(file: ImageFile, limits: Limits) -> Image.Image:
+def decode(file: ImageFile, limits: Limits, *, at_least: int | None = None) -> Image.Image:
     """Decode to RGB, upright by its EXIF orientation.
+
+    Args:
+        at_least: where given, a JPEG may be decoded smaller (in eighths), with its shorter side no less than this
+            many pixels: much faster for the photos of today's cameras.
 
     Raises:
         RequestError: it is no image, of another format, or too large; names the file and what is accepted.
@@ -89,7 +115,10 @@ def decode(file: ImageFile, limits: Limits) -> Image.Image:
         )
         raise RequestError(400, "ImageTooNarrow", message)
     try:
-        return _rgb(ImageOps.exif_transpose(image))
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
     except Exception as error:  # decoders raise all sorts on damaged files: none may cost more than this image
         raise RequestError(400, "DamagedImage", f"{file.name} is damaged and can not be decoded.") from error
 
@@ -101,16 +130,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
     # As training does: what is transparent keeps its colour.
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resize_shorter(image: Image.Image, side: int) -> Image.Image:
+def _resized_centre(image: Image.Image, resize: int, crop: int) -> Image.Image:
+    """Return the centre of the image as if it had been resized by its shorter side; only that part is computed."""
     width, height = image.size
     short = min(width, height)
-    if short == side:
-        return image
-    size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
-    return image.resize(size, Image.Resampling.BILINEAR)
+    full = (max(resize, round(width * resize / short)), max(resize, round(height * resize / short)))
+    left, top = (full[0] - crop) // 2, (full[1] - crop) // 2
+    if short == resize:
+        return image.crop((left, top, left + crop, top + crop))
+    across, down = width / full[0], height / full[1]
+    box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
+    return image.resize((crop, crop), Image.Resampling.BILINEAR, box=box)
 
 
 def _not_an_image(file: ImageFile) -> RequestError:

@@ -11,7 +11,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def cpu_count(cgroup: Path = CGROUP) -> int:
     """Return the smaller of the affinity and the cgroup's quota (v2, then v1), at least 1."""
-    processors = len(os.sched_getaffinity(0))
+    # Windows, where offline kits run too, has neither affinity in this form nor cgroups.
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
     return processors if quota is None else max(1, min(processors, math.ceil(quota)))
 

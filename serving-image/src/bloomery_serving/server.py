@@ -43,22 +43,19 @@ def main() -> int:
 
 
 def load(settings: Settings) -> Model:
-    """Fetch and load the model and warm it up; log how long each took.
+    """Fetch and load the model; log how long each took.
 
     Raises:
         ModelError: the model can not be served.
     """
     start = time.perf_counter()
-    metadata = fetch_model(settings.model_uri, settings.model_dir, digest=settings.model_digest)
+    digest = fetch_model(settings.model_uri, settings.model_dir, digest=settings.model_digest)
     fetched = time.perf_counter()
     # As many predictions run side by side as there are processors: each has one thread.
-    model = Model.load(settings.model_dir, digest=metadata["digest"], threads=1)
-    loaded = time.perf_counter()
-    model.warm_up()
-    warm = time.perf_counter()
+    model = Model.load(settings.model_dir, digest=digest, threads=1)
     logger.info(
-        "the model is ready %.1f s after the process began: fetched in %.1f s, loaded in %.1f s, warmed up in %.1f s",
-        _process_age(), fetched - start, loaded - fetched, warm - loaded,
+        "the model is ready %.1f s after the process began: fetched in %.1f s, loaded in %.1f s",
+        _process_age(), fetched - start, time.perf_counter() - fetched,
     )  # fmt: skip
     return model
 

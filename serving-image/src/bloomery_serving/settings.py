@@ -23,6 +23,10 @@ class Settings(BaseSettings):
 
     service_name: str = "model"
     service_namespace: str = ""
+    display_name: str = ""
+    description: str = ""
+    """Free text in any script, as the head of the upload page."""
+
     variant: str = ""
     model_name: str = ""
     model_version: str = ""
@@ -39,13 +43,24 @@ class Settings(BaseSettings):
     """0 serves no metrics."""
 
     queue_size: int = 64
-    """Requests that wait or are worked on; one more is told to come again later."""
+    """Requests that are read, wait or are worked on; one more is told to come again later."""
+
+    queue_bytes: int = 256 * 1024 * 1024
+    """What the bodies of all of them may have together; a request that finds no room is told to come again later."""
+
+    body_seconds: float = 60
+    """How long a body may take to arrive; a gateway gives up on the request by then."""
 
     max_image_bytes: int = 10 * 1024 * 1024
     max_image_pixels: int = 25_000_000
     max_images: int = 10
     drain_seconds: int = 60
     """How long a stopping server waits for the requests that it has."""
+
+    @property
+    def title(self) -> str:
+        """What people read as the service's name."""
+        return self.display_name or self.service_name
 
     @property
     def max_body_bytes(self) -> int:

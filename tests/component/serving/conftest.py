@@ -19,12 +19,15 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 LABELS = ("red", "green", "blue")
 SIDE = 32
 START_SECONDS = 20.0
+METRIC_SECONDS = 10.0
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +38,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_model(folder: Path, *, labels: tuple[str, ...] = LABELS) -> dict[str, str]:
-    """Write a model folder and return its files' digests."""
-    onnx.save(_mean_colour(), folder / "model.onnx")
+Colour = tuple[int, int, int]
+
+
+def write_model(
+    folder: Path, *, labels: tuple[str, ...] = LABELS, colours: tuple[Colour, ...] | None = None
+) -> dict[str, str]:
+    """Write a model folder and return its files' digests; with ``colours``, that of the nearest one wins."""
+    onnx.save(_mean_colour() if colours is None else _nearest(colours), folder / "model.onnx")
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     preprocess = {"resize": SIDE, "crop": SIDE, "mean": [0, 0, 0], "std": [1, 1, 1]}
     (folder / "preprocess.json").write_text(json.dumps(preprocess))
@@ -48,16 +56,28 @@ def write_model(folder: Path, *, labels: tuple[str, ...] = LABELS) -> dict[str, 
 
 
 def _mean_colour() -> onnx.ModelProto:
-    scale = numpy_helper.from_array(np.float32(10), "scale")
+    return _linear(10 * np.eye(3), np.zeros(3))
+
+
+def _nearest(colours: tuple[Colour, ...]) -> onnx.ModelProto:
+    points = np.asarray(colours) / 255
+    return _linear(40 * points.T, -20 * (points**2).sum(axis=1))
+
+
+def _linear(weights: NDArray[np.float64], bias: NDArray[np.float64]) -> onnx.ModelProto:
+    """A model of the mean colour: its product with the weights, and the bias."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["images"], ["mean"], axes=[2, 3], keepdims=0),
-            helper.make_node("Mul", ["mean", "scale"], ["logits"]),
+            helper.make_node("Gemm", ["mean", "weights", "bias"], ["logits"]),
         ],
         "mean-colour",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
-        [scale],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(bias)])],
+        [
+            numpy_helper.from_array(weights.astype(np.float32), "weights"),
+            numpy_helper.from_array(bias.astype(np.float32), "bias"),
+        ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
@@ -68,6 +88,7 @@ class Server:
 
     process: subprocess.Popen[bytes]
     url: str
+    metrics_url: str
     log: Path
     termination_log: Path
     client: httpx.Client = field(init=False)
@@ -86,6 +107,24 @@ class Server:
             except httpx.TransportError:
                 time.sleep(0.05)
         raise AssertionError(f"the server was not ready within {START_SECONDS} s: {self.log.read_text()}")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        families = text_string_to_metric_families(httpx.get(self.metrics_url).text)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def wait_for(self, value: float, name: str, **labels: str) -> None:
+        """Wait until a metric has a value."""
+        end = time.monotonic() + METRIC_SECONDS
+        while (found := self.metric(name, **labels)) != value:
+            assert time.monotonic() < end, f"{name} {labels} is {found}, not {value}, after {METRIC_SECONDS} s"
+            time.sleep(0.02)
+
+    def connect(self) -> socket.socket:
+        """A connection of the test's own, for what no HTTP client would send."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=20)
 
     def stop(self) -> int:
         if self.process.poll() is None:
@@ -116,11 +155,13 @@ def start_server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _start(folder: Path, settings: dict[str, str]) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        port, metrics_port = (str(probe.getsockname()[1]) for probe in (one, other))
     log, termination_log = folder / "log", folder / "termination-log"
-    defaults = {"port": str(port), "metrics_port": "0", "model_dir": str(folder / "models"), "service_name": "colours"}
+    defaults = {"port": port, "metrics_port": metrics_port, "model_dir": str(folder / "models")}
+    defaults["service_name"] = "colours"
     environment = {name.upper(): value for name, value in (defaults | settings).items()}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -129,7 +170,8 @@ def _start(folder: Path, settings: dict[str, str]) -> Server:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    return Server(process, f"http://127.0.0.1:{port}", log, termination_log)
+    metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+    return Server(process, f"http://127.0.0.1:{port}", metrics_url, log, termination_log)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +182,7 @@ def server(start_server: StartServer) -> Server:
     )
 
 
-def picture(colour: tuple[int, int, int], *, size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
+def picture(colour: Colour, *, size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
     """Return an image of one colour."""
     return encoded(Image.new("RGB", size, colour), kind)
 

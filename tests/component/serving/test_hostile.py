@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import struct
 import time
 import zlib
 from io import BytesIO
 
-import httpx
 import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.feature("S3")
 
 SIDE = 32
 
@@ -91,14 +91,7 @@ def test_a_slash_too_many_is_told_in_words_and_redirects_nowhere(server):
     assert "POST /predict" in answer.json()["error"]["message"]
 
 
-def test_metrics_name_the_digest_of_the_model_that_runs(start_server, free_port):
-    server = start_server(metrics_port=str(free_port))
+@pytest.mark.feature("S12")
+def test_metrics_name_the_digest_of_the_model_that_runs(server):
     digest = server.client.get("/nowhere").headers["x-model-digest"]
-    assert f'digest="{digest}"' in httpx.get(f"http://127.0.0.1:{free_port}/metrics").text
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    assert server.metric("bloomery_model_info", digest=digest, variant="v1", version="4") == 1

@@ -12,6 +12,8 @@ import pytest
 
 from bloomery_serving.storage import model_digest
 
+pytestmark = pytest.mark.feature("S2")
+
 
 def refused(start_server, **settings):
     server = start_server(ready=False, **settings)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.feature("S3")
+
 BLUE, GREEN, RED = (20, 20, 200), (20, 200, 20), (200, 20, 20)
 
 
@@ -43,6 +45,7 @@ def test_a_raw_body_of_each_format_is_read(server, path, kind):
     assert answer.json()["label"] == "green"
 
 
+@pytest.mark.feature("S12")
 def test_each_answer_names_variant_model_run_job_and_dataset(server):
     answer = server.client.post("/predict", files=form(("a.png", picture(RED))))
     assert answer.headers["x-variant"] == "v1"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.feature("S14")
 
 SIDE = 32
 
@@ -30,7 +33,8 @@ def test_metadata_tells_what_goes_in_and_what_comes_out(server):
     assert (answer["name"], answer["versions"], answer["platform"]) == ("colours", ["4"], "onnx_onnxruntime")
     assert {i["name"]: i["shape"] for i in answer["inputs"]} == {"image": [-1], "images": [-1, 3, SIDE, SIDE]}
     assert server.client.get("/v2/models/colours/ready").json()["ready"] is True
-    assert server.client.get("/v2").json()["name"] == "bloomery"
+    for path in ("/v2", "/v2/"):
+        assert server.client.get(path).json()["name"] == "bloomery"
 
 
 def test_images_as_bytes_are_classified(server, tmp_path):
@@ -60,6 +64,13 @@ def test_tensors_are_classified_flat_and_nested(server):
         (bytes_input("%%%"), "not base64"),
         (bytes_input("aGVsbG8="), "not an image"),
         (bytes_input("aGVsbG8=", shape=[3]), "it has 1 images"),
+        (bytes_input(shape=[0]), "at least one image"),
+        (bytes_input(*["aGVsbG8="] * 11), "10 images at most, not 11"),
+        ({"name": "images", "datatype": "FP32", "shape": [11, 3, SIDE, SIDE], "data": []}, "10 images at most, not 11"),
+        ({"name": "images", "datatype": "FP32", "shape": [1, 3, SIDE, SIDE]}, "neither data nor the parameter"),
+        ({"name": "images", "datatype": "FP32", "shape": [1, 3, SIDE, SIDE], "data": [1e39]}, "not the numbers"),
+        ({"name": "images", "datatype": "FP32", "shape": [-1, 3, SIDE, SIDE], "data": [1]}, "inputs.0.shape.0"),
+        ({"name": "image", "datatype": "BYTES", "data": ["aGVsbG8="]}, "inputs.0.shape: Field required"),
     ],
 )
 def test_a_wrong_input_is_answered_in_the_protocols_form(server, given, words):
@@ -73,3 +84,71 @@ def test_an_unknown_model_is_named_beside_the_one_that_is_here(server):
     assert answer.status_code == 404
     assert "'flowers'" in answer.json()["error"]
     assert "'colours'" in answer.json()["error"]
+
+
+def test_more_numbers_than_any_image_has_are_refused_before_they_fill_the_memory(server):
+    body = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "FP32", "data": [' + b"0," * 2_000_000 + b"0]}]}"
+    answer = server.client.post("/v2/models/colours/infer", content=body)
+    assert answer.status_code == 413
+    assert "more than the 30720 numbers of 10 images" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"outputs": [{"name": "boxes"}]}, "no output 'boxes': there are 'scores' and 'label'"),
+        ({"outputs": [{"name": "scores", "parameters": {"classification": "two"}}]}, "classification is 'two'"),
+        ({"outputs": [{"name": "label", "parameters": {"classification": 2}}]}, "at 'scores'"),
+        ({"outputs": [{"name": "scores", "parameters": {"binary_data": "yes"}}]}, "must be true or false"),
+    ],
+)
+def test_an_output_that_can_not_be_given_is_told_in_words(server, tmp_path, more, words):
+    answer = infer(server, bytes_input(base64_picture((9, 200, 9), tmp_path)), **more)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("length", "tail", "words"),
+    [
+        ("9999999", b"", "but the body has"),
+        ("-1", b"", "but the body has"),
+        (None, b"", "neither data nor the parameter"),
+        ({"binary_data_size": 9}, b"12", "is 9, but 2 bytes follow"),
+        ({"binary_data_size": 6}, b"\xff\0\0\0ab", "end within an image"),
+        ({"binary_data_size": 2}, b"ab", "end within an image"),
+        ({}, b"ab", "neither data nor the parameter"),
+    ],
+)
+def test_binary_data_that_do_not_fit_are_told_in_words(server, length, tail, words):
+    given = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    if isinstance(length, dict):
+        given["parameters"] = length
+    head = json.dumps({"inputs": [given]}).encode()
+    sent = str(len(head)) if length is None or isinstance(length, dict) else length
+    headers = {"inference-header-content-length": sent}
+    answer = server.client.post("/v2/models/colours/infer", content=head + tail, headers=headers)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"inputs": []}', b"\xff"])
+def test_a_body_that_is_no_request_is_told_in_words(server, body):
+    answer = server.client.post("/v2/models/colours/infer", content=body)
+    assert answer.status_code == 400
+    assert len(answer.json()["error"]) > 20
+
+
+def test_one_image_may_be_the_whole_body(server, tmp_path):
+    base64_picture((9, 200, 9), tmp_path)
+    body = (tmp_path / "picture.png").read_bytes()
+    headers = {"inference-header-content-length": "0"}
+    answer = server.client.post("/v2/models/colours/infer", content=body, headers=headers)
+    assert {output["name"]: output["data"] for output in answer.json()["outputs"]}["label"] == ["green"]
+
+
+def test_a_request_without_a_key_is_refused_in_the_protocols_form(start_server, tmp_path):
+    (tmp_path / "default").write_text("0" * 64)
+    answer = start_server(api_keys_dir=str(tmp_path)).client.get("/v2/models/colours")
+    assert answer.status_code == 401
+    assert isinstance(answer.json()["error"], str)

@@ -1,51 +1,116 @@
 """The Open Inference Protocol v2 over REST: health, metadata and infer.
 
-Images go in as BYTES ("image", base64 in JSON), or as preprocessed FP32 tensors ("images", [N, 3, H, W]).
+Images go in as BYTES ("image": files, base64 in JSON), or as preprocessed FP32 tensors ("images", [N, 3, H, W]).
 Source: the protocol's open_inference_rest.yaml, version 2.
 """
 
 from __future__ import annotations
 
-import base64
+import asyncio
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from bloomery_serving import __version__
+from bloomery_serving.api import tensors
+from bloomery_serving.api.description import BYTES, OPEN, infer_body, refusals
+from bloomery_serving.api.tensors import IMAGES, LABEL, SCORES, TENSORS, Expected
 from bloomery_serving.errors import RequestError
-from bloomery_serving.images import ImageFile, Tensor
+from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model, Scores
-from bloomery_serving.predictor import Failure, Predictor
+from bloomery_serving.predictor import Predictor
 from bloomery_serving.settings import Settings
 
-BYTES_INPUT = "image"
-TENSOR_INPUT = "images"
+
+class Live(BaseModel):
+    """Whether the process answers."""
+
+    live: bool = True
 
 
-class InferInput(BaseModel):
-    """One input tensor of a request."""
+class Ready(BaseModel):
+    """Whether the server can predict."""
+
+    ready: bool = True
+
+
+class ModelReady(Ready):
+    """Whether the model can predict."""
 
     name: str
-    shape: list[int]
+
+
+class ServerMetadata(BaseModel):
+    """What server this is."""
+
+    name: str = "bloomery"
+    version: str = __version__
+    extensions: tuple[str, ...] = tensors.EXTENSIONS
+
+
+class TensorMetadata(BaseModel):
+    """What a tensor must be; -1 stands for any number."""
+
+    name: str
     datatype: str
-    data: list[Any]
+    shape: list[int]
 
 
-class InferRequest(BaseModel):
-    """A request to infer; parameters and requested outputs are accepted, all outputs are given."""
+class ModelMetadata(BaseModel):
+    """What the model takes and gives."""
 
-    model_config = ConfigDict(extra="ignore")
+    name: str
+    versions: list[str]
+    platform: str = "onnx_onnxruntime"
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
 
+
+class OutputTensor(TensorMetadata):
+    """One output; its data are in the JSON, or behind it where the parameters have binary_data_size."""
+
+    data: list[Any] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class InferAnswer(BaseModel):
+    """What the model says."""
+
+    model_name: str
+    model_version: str
     id: str | None = None
-    inputs: list[InferInput]
+    outputs: list[OutputTensor]
 
 
-def build_router(predictor: Predictor, model: Model, settings: Settings) -> APIRouter:
+class Refusal(BaseModel):
+    """Why a request of the protocol was not answered."""
+
+    model_config = ConfigDict(title="ProtocolRefusal")
+
+    error: str
+
+
+_MISTAKES = (
+    "The body is no request of the protocol, an input or output is not one of the model's, its data do not fit its "
+    "shape, there are none or too many images, or one of them can not be read."
+)
+_EXAMPLE = {
+    "inputs": [{"name": IMAGES, "datatype": "BYTES", "shape": [1], "data": ["<base64 of an image>"]}],
+    "outputs": [{"name": SCORES}, {"name": LABEL}],
+}
+
+
+def build_router(predictor: Predictor, model: Model, metrics: Metrics, settings: Settings) -> APIRouter:
     """Return the protocol's routes for the one model of this server."""
-    router = APIRouter(prefix="/v2")
+    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
     name, version = settings.service_name, settings.model_version or "1"
+    read = refusals(Refusal, posted=False)
+    binary = {"application/octet-stream": {"schema": BYTES}}
+    asked = {200: {"model": InferAnswer, "content": binary}} | refusals(Refusal, _MISTAKES)
+    body = infer_body(_EXAMPLE)
+    expected = Expected(images=settings.max_images, side=model.preprocess.crop)
 
     def check(model_name: str, model_version: str = version) -> None:
         if (model_name, model_version) != (name, version):
@@ -53,143 +118,93 @@ def build_router(predictor: Predictor, model: Model, settings: Settings) -> APIR
             message = f"There is no model {model_name!r} of version {model_version!r}: {known}."
             raise RequestError(404, "ModelNotFound", message)
 
-    @router.get("/health/live")
-    async def live() -> dict[str, bool]:
+    @router.get("/health/live", openapi_extra=OPEN)
+    async def live() -> Live:
         """Say that the process answers."""
-        return {"live": True}
+        return Live()
 
-    @router.get("/health/ready")
-    async def ready() -> dict[str, bool]:
+    @router.get("/health/ready", openapi_extra=OPEN)
+    async def ready() -> Ready:
         """Say that the model is loaded: before that, nobody listens here."""
-        return {"ready": True}
+        return Ready()
 
-    @router.get("")
-    async def server() -> dict[str, Any]:
+    @router.get("", responses=read)
+    @router.get("/", include_in_schema=False)
+    async def server() -> ServerMetadata:
         """Say what server this is."""
-        return {"name": "bloomery", "version": __version__, "extensions": []}
+        return ServerMetadata()
 
-    @router.get("/models/{model_name}")
-    async def metadata(model_name: str) -> dict[str, Any]:
+    @router.get("/models/{model_name}", responses=read)
+    async def metadata(model_name: str) -> ModelMetadata:
         """Say what the model takes and gives."""
         check(model_name)
         return _metadata(model, name, version)
 
-    @router.get("/models/{model_name}/versions/{model_version}")
-    async def version_metadata(model_name: str, model_version: str) -> dict[str, Any]:
+    @router.get("/models/{model_name}/versions/{model_version}", responses=read)
+    async def version_metadata(model_name: str, model_version: str) -> ModelMetadata:
         """Say what a version of the model takes and gives."""
         check(model_name, model_version)
         return _metadata(model, name, version)
 
-    @router.get("/models/{model_name}/ready")
-    async def model_ready(model_name: str) -> dict[str, Any]:
+    @router.get("/models/{model_name}/ready", responses=read)
+    async def model_ready(model_name: str) -> ModelReady:
         """Say that the model is ready."""
         check(model_name)
-        return {"name": name, "ready": True}
+        return ModelReady(name=name)
 
-    @router.get("/models/{model_name}/versions/{model_version}/ready")
-    async def version_ready(model_name: str, model_version: str) -> dict[str, Any]:
+    @router.get("/models/{model_name}/versions/{model_version}/ready", responses=read)
+    async def version_ready(model_name: str, model_version: str) -> ModelReady:
         """Say that a version of the model is ready."""
         check(model_name, model_version)
-        return {"name": name, "ready": True}
+        return ModelReady(name=name)
 
-    @router.post("/models/{model_name}/infer")
-    async def infer(model_name: str, request: InferRequest) -> dict[str, Any]:
+    async def answer(request: Request) -> Response:
+        with metrics.stage("parse"):
+            content, length = await request.body(), request.headers.get(tensors.JSON_LENGTH)
+            # Off the event loop: a million numbers in JSON take their time.
+            question = await asyncio.to_thread(tensors.read_request, content, length, expected)
+        scores = await _scores(predictor, question)
+        content, headers = tensors.write_answer(question, scores, model.labels, model=name, version=version)
+        return Response(content, headers=headers)
+
+    @router.post("/models/{model_name}/infer", openapi_extra=body, responses=asked)
+    async def infer(model_name: str, request: Request) -> Response:
         """Classify images or tensors."""
         check(model_name)
-        return await _infer(predictor, model, request, name, version)
+        return await answer(request)
 
-    @router.post("/models/{model_name}/versions/{model_version}/infer")
-    async def version_infer(model_name: str, model_version: str, request: InferRequest) -> dict[str, Any]:
+    @router.post("/models/{model_name}/versions/{model_version}/infer", openapi_extra=body, responses=asked)
+    async def version_infer(model_name: str, model_version: str, request: Request) -> Response:
         """Classify images or tensors with a version of the model."""
         check(model_name, model_version)
-        return await _infer(predictor, model, request, name, version)
+        return await answer(request)
 
     return router
 
 
-def _metadata(model: Model, name: str, version: str) -> dict[str, Any]:
+def _metadata(model: Model, name: str, version: str) -> ModelMetadata:
     side = model.preprocess.crop
-    return {
-        "name": name,
-        "versions": [version],
-        "platform": "onnx_onnxruntime",
-        "inputs": [
-            {"name": BYTES_INPUT, "datatype": "BYTES", "shape": [-1]},
-            {"name": TENSOR_INPUT, "datatype": "FP32", "shape": [-1, 3, side, side]},
+    return ModelMetadata(
+        name=name,
+        versions=[version],
+        inputs=[
+            TensorMetadata(name=IMAGES, datatype="BYTES", shape=[-1]),
+            TensorMetadata(name=TENSORS, datatype="FP32", shape=[-1, 3, side, side]),
         ],
-        "outputs": [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, len(model.labels)]},
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        outputs=[
+            TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(model.labels)]),
+            TensorMetadata(name=LABEL, datatype="BYTES", shape=[-1]),
         ],
-    }
+    )
 
 
-async def _infer(predictor: Predictor, model: Model, request: InferRequest, name: str, version: str) -> dict[str, Any]:
-    if len(request.inputs) != 1:
-        message = f"Send one input, '{BYTES_INPUT}' or '{TENSOR_INPUT}'; there are {len(request.inputs)}."
-        raise RequestError(400, "BadInput", message)
-    given = request.inputs[0]
-    if (given.name, given.datatype) == (BYTES_INPUT, "BYTES"):
-        scores = await _scores_of_images(predictor, model, given)
-    elif (given.name, given.datatype) == (TENSOR_INPUT, "FP32"):
-        scores = await predictor.score(_tensors(given, model.preprocess.crop))
-    else:
-        message = (
-            f"There is no input {given.name!r} of {given.datatype}: send '{BYTES_INPUT}' as BYTES "
-            f"or '{TENSOR_INPUT}' as FP32."
-        )
-        raise RequestError(400, "BadInput", message)
-    labels = [model.labels[index] for index in scores.argmax(axis=1)]
-    outputs = [
-        {"name": "scores", "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel().tolist()},
-        {"name": "label", "datatype": "BYTES", "shape": [len(labels)], "data": labels},
-    ]
-    answer = {"model_name": name, "model_version": version, "outputs": outputs}
-    return answer | ({"id": request.id} if request.id is not None else {})
-
-
-async def _scores_of_images(predictor: Predictor, model: Model, given: InferInput) -> Scores:
-    flat = list(_flat(given.data))
-    if given.shape not in ([len(flat)], [len(flat), 1]):
-        raise RequestError(
-            400, "BadShape", f"The shape of '{BYTES_INPUT}' is {given.shape}, but it has {len(flat)} images."
-        )
-    files = [ImageFile(f"image {number}", _from_base64(text, number)) for number, text in enumerate(flat)]
-    if not files:
-        raise RequestError(400, "NoImage", f"The input '{BYTES_INPUT}' is empty.")
-    outcomes = await predictor.classify(files)
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            raise outcome.error
-    rows = [[o.scores[label] for label in model.labels] for o in outcomes if not isinstance(o, Failure)]
-    return np.asarray(rows, np.float32)
-
-
-def _from_base64(text: object, number: int) -> bytes:
-    try:
-        return base64.b64decode(str(text), validate=True)
-    except ValueError as error:  # also what is no ASCII; binascii.Error is one
-        raise RequestError(400, "NotBase64", f"Image {number} of '{BYTES_INPUT}' is not base64.") from error
-
-
-def _tensors(given: InferInput, side: int) -> list[Tensor]:
-    wanted = f"[N, 3, {side}, {side}]"
-    if len(given.shape) != 4 or given.shape[1:] != [3, side, side] or given.shape[0] < 1:
-        raise RequestError(400, "BadShape", f"The shape of '{TENSOR_INPUT}' is {given.shape}; it must be {wanted}.")
-    try:
-        array = np.asarray(list(_flat(given.data)), np.float32).reshape(given.shape)
-    except (ValueError, TypeError) as error:
-        message = f"The data of '{TENSOR_INPUT}' are not the numbers of a tensor {given.shape}."
-        raise RequestError(400, "BadData", message) from error
-    if not np.isfinite(array).all():
-        raise RequestError(400, "BadData", f"The data of '{TENSOR_INPUT}' have a NaN or an infinity among them.")
-    return list(array)
-
-
-def _flat(data: list[Any]) -> Any:
-    """Yield the elements of a list that may be nested, as the protocol allows."""
-    for element in data:
-        if isinstance(element, list):
-            yield from _flat(element)
-        else:
-            yield element
+async def _scores(predictor: Predictor, question: tensors.Question) -> Scores:
+    if not question.files:
+        return await predictor.score(question.tensors)
+    rows = []
+    for row in await predictor.score_files(question.files):
+        if isinstance(row, RequestError):
+            # The protocol's answer is one tensor: it has no place for what is wrong with one image of several.
+            raise row
+        rows.append(row)
+    return np.stack(rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from bloomery_serving.api.description import BYTES, refusals
 from bloomery_serving.errors import RequestError
 from bloomery_serving.images import ImageFile
 from bloomery_serving.metrics import Metrics
@@ -16,42 +19,104 @@ from bloomery_serving.settings import Settings
 
 FIELD = "image"
 _FORM = "multipart/form-data"
-_OPENAPI: dict[str, Any] = {
+_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             _FORM: {
                 "schema": {
                     "type": "object",
-                    "properties": {FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {FIELD: {"type": "array", "items": BYTES}},
                     "required": [FIELD],
                 }
             },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": {"schema": BYTES},
+            "application/octet-stream": {"schema": BYTES},
         },
     }
 }
+_MISTAKES = (
+    "NoImage: nothing was sent, or not in the field 'image'. NotAFile: the field holds text. BadForm: the form can "
+    "not be read. TooManyImages: send them in several requests. NotAnImage, DamagedImage, ImageTooNarrow: the one "
+    "image can not be read; among several, the others are answered. BadRequest: what HTTP itself does not allow."
+)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ServedModel(_Answer):
+    """Which model answered, as far as it has a name."""
+
+    name: str | None = None
+    version: str | None = None
+    digest: str
+    variant: str | None = None
+
+
+class Explanation(_Answer):
+    """What is wrong, for programs and for people."""
+
+    code: str
+    message: str
+
+
+class Refusal(_Answer):
+    """Why a request was not answered."""
+
+    error: Explanation
+
+
+class OneImage(_Answer):
+    """The answer to one image: its label, and each class' probability, the likeliest first."""
+
+    label: str
+    scores: dict[str, float]
+    model: ServedModel
+
+
+class ImageOfSeveral(_Answer):
+    """One of several images: label and scores, or what is wrong with it."""
+
+    file: str
+    label: str | None = None
+    scores: dict[str, float] | None = None
+    error: Explanation | None = None
+
+
+class SeveralImages(_Answer):
+    """The answer to several images, in their order."""
+
+    predictions: list[ImageOfSeveral]
+    model: ServedModel
 
 
 def build_router(predictor: Predictor, metrics: Metrics, settings: Settings, model: dict[str, str]) -> APIRouter:
     """Return the routes; ``model`` is what each answer says of the model that gave it."""
     router = APIRouter()
 
-    @router.post("/predict", openapi_extra=_OPENAPI)
+    answers = {200: {"model": OneImage | SeveralImages}} | refusals(Refusal, _MISTAKES)
+
+    @router.post("/predict", openapi_extra=_BODY, responses=answers, tags=["Images"])
     @router.post("/", include_in_schema=False)
-    async def predict(request: Request) -> dict[str, Any]:
+    async def predict(request: Request) -> Response:
         """Say what an image shows: its label, and the probability of each class."""
         with metrics.stage("parse"):
             files = await _read(request, settings)
         outcomes = await predictor.classify(files)
         if len(outcomes) > 1:
-            return {"predictions": [_entry(outcome) for outcome in outcomes], "model": model}
+            return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model})
         if isinstance(outcomes[0], Failure):
             raise outcomes[0].error
-        return {"label": outcomes[0].label, "scores": outcomes[0].scores, "model": model}
+        return _answer({"label": outcomes[0].label, "scores": outcomes[0].scores, "model": model})
 
     return router
+
+
+def _answer(document: dict[str, Any]) -> Response:
+    # A ready response: FastAPI would walk through every score to see whether JSON has it.
+    return Response(json.dumps(document, ensure_ascii=False), media_type="application/json")
 
 
 def _entry(outcome: Prediction | Failure) -> dict[str, Any]:

@@ -1,0 +1,276 @@
+"""How the Open Inference Protocol writes tensors: in JSON, and as binary data behind it.
+
+Sources: the protocol's inference_rest.md, version 2, and its extensions binary_tensor_data and classification.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from bloomery_serving.errors import RequestError
+from bloomery_serving.images import ImageFile, Tensor
+from bloomery_serving.model import Scores
+
+IMAGES, TENSORS = "image", "images"
+"""The inputs: files of images as BYTES, or what the model sees as FP32."""
+SCORES, LABEL = "scores", "label"
+"""The outputs: the probability of each class, and the likeliest class' name."""
+
+JSON_LENGTH = "inference-header-content-length"
+"""The header that says where the JSON ends and binary data begin."""
+EXTENSIONS = ("binary_tensor_data", "classification")
+
+_LENGTH = struct.Struct("<I")
+_SPARE_COMMAS = 10_000
+"""Commas that a request may have besides those between its numbers."""
+
+
+class InputTensor(BaseModel):
+    """One input of a request; ``data`` is left out where they are binary."""
+
+    name: str
+    shape: list[Annotated[int, Field(ge=0)]]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class RequestedOutput(BaseModel):
+    """One output that a request asks for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(BaseModel):
+    """A request to infer; without ``outputs`` all are given."""
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: list[InputTensor]
+    outputs: list[RequestedOutput] = []
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a request may hold at most: images, and the pixels of a tensor's side."""
+
+    images: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """How one output is to be given."""
+
+    name: str
+    binary: bool = False
+    best: int = 0
+    """How many of the likeliest classes to name in its place; 0 gives the tensor itself."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that was understood: files of images or tensors, never both."""
+
+    files: Sequence[ImageFile] = ()
+    tensors: Sequence[Tensor] = ()
+    outputs: Sequence[Output] = (Output(SCORES), Output(LABEL))
+    id: str | None = None
+
+
+def read_request(body: bytes, json_length: str | None, expected: Expected) -> Question:
+    """Understand a request's body.
+
+    Args:
+        json_length: the header JSON_LENGTH; None where the whole body is JSON, 0 where it is one image.
+
+    Raises:
+        RequestError: something in it is not as it must be; says what, and what would be right.
+    """
+    if json_length == "0":
+        return Question(files=(_file(0, body),))
+    if json_length is not None and not (json_length.isdigit() and int(json_length) <= len(body)):
+        message = f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes."
+        raise RequestError(400, "BadLength", message)
+    end = len(body) if json_length is None else int(json_length)
+    request = _parse(body[:end], expected)
+    if len(request.inputs) != 1:
+        raise _bad_input(f"Send one input, '{IMAGES}' or '{TENSORS}'; there are {len(request.inputs)}.")
+    given = request.inputs[0]
+    binary = _binary_part(given, memoryview(body)[end:])
+    outputs = tuple(_outputs(request))
+    if (given.name, given.datatype) == (IMAGES, "BYTES"):
+        return Question(files=_files(given, binary, expected), outputs=outputs, id=request.id)
+    if (given.name, given.datatype) == (TENSORS, "FP32"):
+        return Question(tensors=_tensors(given, binary, expected), outputs=outputs, id=request.id)
+    known = f"send '{IMAGES}' as BYTES or '{TENSORS}' as FP32"
+    raise _bad_input(f"There is no input {given.name!r} of {given.datatype}: {known}.")
+
+
+def write_answer(
+    question: Question, scores: Scores, labels: Sequence[str], *, model: str, version: str
+) -> tuple[bytes, dict[str, str]]:
+    """Return the answer's body and its headers."""
+    described, binary = [], []
+    for output in question.outputs:
+        datatype, array = _output(output, scores, labels)
+        entry: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": list(array.shape)}
+        if output.binary:
+            binary.append(_binary(array))
+            described.append(entry | {"parameters": {"binary_data_size": len(binary[-1])}})
+        else:
+            described.append(entry | {"data": array.ravel().tolist()})
+    answer = {"model_name": model, "model_version": version, "outputs": described}
+    head = json.dumps(answer | ({"id": question.id} if question.id is not None else {}), ensure_ascii=False).encode()
+    if not binary:
+        return head, {"content-type": "application/json"}
+    return head + b"".join(binary), {"content-type": "application/octet-stream", JSON_LENGTH: str(len(head))}
+
+
+def _parse(head: bytes, expected: Expected) -> InferRequest:
+    numbers = expected.images * 3 * expected.side**2
+    # Before they are parsed: each number takes sixteen times its room in the body.
+    if head.count(b",") > numbers + _SPARE_COMMAS:
+        message = f"The request has more than the {numbers} numbers of {expected.images} images; send several."
+        raise RequestError(413, "TooManyNumbers", message)
+    try:
+        return InferRequest.model_validate_json(head)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc'])) or 'the body'}: {e['msg']}" for e in error.errors()[:5]]
+        raise RequestError(400, "BadRequest", f"The request is not as it should be: {'; '.join(found)}.") from error
+
+
+def _binary_part(given: InputTensor, rest: memoryview) -> memoryview | None:
+    """Return an input's binary data; None where its data are in the JSON."""
+    size = given.parameters.get("binary_data_size")
+    if size is None:
+        if given.data is None:
+            raise _bad_input(f"The input '{given.name}' has neither data nor the parameter binary_data_size.")
+        if rest:
+            raise _bad_input(f"{len(rest)} bytes follow the JSON, but no input has the parameter binary_data_size.")
+        return None
+    if given.data is not None:
+        raise _bad_input(f"The input '{given.name}' has data and binary_data_size; give one of them.")
+    if size != len(rest):
+        raise _bad_input(f"binary_data_size of '{given.name}' is {size}, but {len(rest)} bytes follow the JSON.")
+    return rest
+
+
+def _outputs(request: InferRequest) -> Iterator[Output]:
+    all_binary = _flag(request.parameters, "binary_data_output", default=False)
+    for wanted in request.outputs or [RequestedOutput(name=SCORES), RequestedOutput(name=LABEL)]:
+        if wanted.name not in (SCORES, LABEL):
+            message = f"There is no output {wanted.name!r}: there are '{SCORES}' and '{LABEL}'."
+            raise RequestError(400, "BadOutput", message)
+        best = wanted.parameters.get("classification", 0)
+        if not isinstance(best, int) or best < 0 or (best and wanted.name != SCORES):
+            message = f"classification is {best!r} at '{wanted.name}'; it is a number of classes, at '{SCORES}'."
+            raise RequestError(400, "BadOutput", message)
+        yield Output(wanted.name, _flag(wanted.parameters, "binary_data", default=all_binary), best)
+
+
+def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestError(400, "BadParameter", f"The parameter {name} is {value!r}; it must be true or false.")
+    return value
+
+
+def _files(given: InputTensor, binary: memoryview | None, expected: Expected) -> list[ImageFile]:
+    if binary is None:
+        contents = [_from_base64(text, number) for number, text in enumerate(_flat(given.data or []))]
+    else:
+        contents = list(_elements(binary))
+    if given.shape not in ([len(contents)], [len(contents), 1]):
+        message = f"The shape of '{IMAGES}' is {given.shape}, but it has {len(contents)} images."
+        raise RequestError(400, "BadShape", message)
+    _require_count(len(contents), expected)
+    return [_file(number, content) for number, content in enumerate(contents)]
+
+
+def _elements(binary: memoryview) -> Iterator[bytes]:
+    """Yield what a binary tensor of BYTES holds: elements, each after its length."""
+    while binary:
+        size = _LENGTH.unpack_from(binary)[0] if len(binary) >= _LENGTH.size else len(binary)
+        if _LENGTH.size + size > len(binary):
+            message = f"The binary data of '{IMAGES}' end within an image: each is preceded by its length in 4 bytes."
+            raise RequestError(400, "BadData", message)
+        yield bytes(binary[_LENGTH.size : _LENGTH.size + size])
+        binary = binary[_LENGTH.size + size :]
+
+
+def _tensors(given: InputTensor, binary: memoryview | None, expected: Expected) -> list[Tensor]:
+    side = expected.side
+    if len(given.shape) != 4 or given.shape[1:] != [3, side, side]:
+        message = f"The shape of '{TENSORS}' is {given.shape}; it must be [N, 3, {side}, {side}]."
+        raise RequestError(400, "BadShape", message)
+    _require_count(given.shape[0], expected)
+    try:
+        flat = np.asarray(list(_flat(given.data or [])), "<f4") if binary is None else np.frombuffer(binary, "<f4")
+        array = flat.reshape(given.shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        message = f"The data of '{TENSORS}' are not the numbers of a tensor {given.shape}."
+        raise RequestError(400, "BadData", message) from error
+    if not np.isfinite(array).all():
+        raise RequestError(400, "BadData", f"The data of '{TENSORS}' have a NaN or an infinity among them.")
+    return list(array)
+
+
+def _require_count(count: int, expected: Expected) -> None:
+    if count == 0:
+        raise RequestError(400, "NoImage", "The input is empty: send at least one image.")
+    if count > expected.images:
+        message = f"A request may have {expected.images} images at most, not {count}; send more in several."
+        raise RequestError(400, "TooManyImages", message)
+
+
+def _file(number: int, content: bytes) -> ImageFile:
+    return ImageFile(f"image {number}", content)
+
+
+def _from_base64(text: object, number: int) -> bytes:
+    try:
+        return base64.b64decode(str(text), validate=True)
+    except ValueError as error:  # also what is no ASCII; binascii.Error is one
+        raise RequestError(400, "NotBase64", f"Image {number} of '{IMAGES}' is not base64.") from error
+
+
+def _flat(data: Sequence[Any]) -> Iterator[Any]:
+    """Yield the elements of a list that may be nested, as the protocol allows."""
+    for element in data:
+        if isinstance(element, list):
+            yield from _flat(element)
+        else:
+            yield element
+
+
+def _output(output: Output, scores: Scores, labels: Sequence[str]) -> tuple[str, NDArray[Any]]:
+    """Return an output's datatype and tensor."""
+    if output.best:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : output.best]
+        named = [[f"{scores[row, i]:f}:{i}:{labels[i]}" for i in best] for row, best in enumerate(order)]
+        return "BYTES", np.asarray(named, object)
+    if output.name == LABEL:
+        return "BYTES", np.asarray([labels[i] for i in scores.argmax(axis=1)], object)
+    return "FP32", scores
+
+
+def _binary(array: NDArray[Any]) -> bytes:
+    if array.dtype != object:
+        return array.astype("<f4").tobytes()
+    encoded = [text.encode() for text in array.ravel()]
+    return b"".join(_LENGTH.pack(len(text)) + text for text in encoded)
+
+
+def _bad_input(message: str) -> RequestError:
+    return RequestError(400, "BadInput", message)

@@ -1,0 +1,196 @@
+"""Packing kits, and starting one where Python is: no image is needed for that."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZipFile
+
+import httpx
+import pytest
+
+from tests.component.kit.conftest import Pack
+
+pytestmark = pytest.mark.feature("S7")
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def small_base(tmp_path: Path) -> Path:
+    """The place of a base, whose own files these tests do not need."""
+    folder = tmp_path / "base" / "linux-cpu"
+    folder.mkdir(parents=True)
+    (folder / "start.sh").write_text("#!/bin/sh\n")
+    (folder / "start.sh").chmod(0o755)
+    return folder.parent
+
+
+@pytest.fixture
+def unpacked(small_base: Path, pack: Pack, tmp_path: Path) -> Path:
+    """An unpacked kit."""
+    done = pack("--base", small_base, "--output", tmp_path / "kit.zip", DISPLAY_NAME="Farben 颜色")
+    assert done.returncode == 0, done.stderr
+    with ZipFile(tmp_path / "kit.zip") as archive:
+        archive.extractall(tmp_path)
+    return tmp_path / "colours-kit"
+
+
+@pytest.fixture
+def start(unpacked: Path) -> Iterator[Start]:
+    """Start the kit with arguments; it ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*words: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bloomery_serving", "start", *words]
+        process = subprocess.Popen(
+            command,
+            cwd=unpacked,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_kit_is_one_folder_with_the_model_the_start_script_and_what_it_is(unpacked: Path, tmp_path: Path) -> None:
+    inside = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    assert inside == {"start.sh", "kit.json", "model/model.onnx", "model/labels.txt", "model/preprocess.json"}
+    with ZipFile(tmp_path / "kit.zip") as archive:
+        assert archive.getinfo("colours-kit/start.sh").external_attr >> 16 & 0o111 == 0o111
+    manifest = json.loads((unpacked / "kit.json").read_text(encoding="utf-8"))
+    assert manifest["settings"]["run_id"] == "r1"
+    assert manifest["digest"].startswith("sha256:")
+
+
+def test_a_kit_goes_to_the_standard_output_alone(small_base: Path, pack: Pack) -> None:
+    done = pack("--base", small_base, "--output", "-")
+    assert done.returncode == 0, done.stderr
+    with ZipFile(BytesIO(done.stdout)) as archive:
+        assert archive.testzip() is None
+        assert "colours-kit/kit.json" in archive.namelist()
+
+
+def test_a_started_kit_says_its_address_answers_without_a_key_and_stops_by_ctrl_c(start: Start, picture: Path) -> None:
+    port = _free_port()
+    # A user's own environment is not for the server.
+    process = start("--port", str(port), PORT="1", API_KEYS_DIR="/nowhere", SERVICE_NAME="other")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Loading Farben 颜色 …\n"
+    address = f"http://localhost:{port}"
+    assert f"Open {address}/upload" in process.stdout.readline()
+    with picture.open("rb") as file:
+        answer = httpx.post(f"{address}/predict", files={"image": file}, timeout=30)
+    assert (answer.status_code, answer.json()["label"], answer.headers["x-run-id"]) == (200, "green", "r1")
+    page = httpx.get(f"{address}/upload")
+    assert page.status_code == 200
+    assert "Farben 颜色" in page.text
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "Stopped.\n"
+    assert process.wait(20) == 0
+
+
+def test_a_kit_listens_on_this_machine_alone_unless_told_otherwise(start: Start) -> None:
+    port = _free_port()
+    process = start("--port", str(port))
+    assert process.stdout is not None
+    _until_open(process)
+    assert _listeners(port) == ["127.0.0.1"]
+    port = _free_port()
+    process = start("--port", str(port), "--host", "0.0.0.0")
+    _until_open(process)
+    assert _listeners(port) == ["0.0.0.0"]
+
+
+def test_a_port_that_is_taken_is_told_at_once_in_words(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        process = start("--port", str(port))
+        said, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said == f"Port {port} is taken by another program. Choose another one, as in: ./start.sh --port 8987\n"
+
+
+def test_a_port_that_is_none_and_a_foreign_address_are_refused_in_words(start: Start) -> None:
+    said, _ = start("--port", "99999").communicate(timeout=20)
+    assert "'99999' is not a port: a number from 1 to 65535" in said
+    said, _ = start("--host", "192.0.2.1").communicate(timeout=20)
+    assert said.startswith("192.0.2.1 is no address of this machine.")
+
+
+def test_a_damaged_kit_is_not_served(unpacked: Path, start: Start) -> None:
+    (unpacked / "model" / "labels.txt").write_text("red\nblue\ngreen\n")
+    process = start("--port", str(_free_port()))
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said == "model/labels.txt is missing or is not as it was packed. Unpack the zip again.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        ((), {"MODEL_URI": "file:///no/such/folder"}, "There is no folder /no/such/folder."),
+        ((), {"MODEL_URI": "ftp://somewhere"}, "'ftp://somewhere'; it must be s3://"),
+        ((), {"MODEL_URI": ""}, "Which model? Give --model URI, or set MODEL_URI"),
+        ((), {"MODEL_DIGEST": "sha256:1"}, "but sha256:1 is asked for"),
+        (("--platform", "mac"), {}, "invalid choice: 'mac' (choose from 'linux', 'windows')"),
+        (("--flavour", "nvidia"), {}, "has no folder linux-nvidia"),
+    ],
+)
+def test_what_can_not_be_packed_is_refused_in_words_and_leaves_no_file(
+    words: tuple[str, ...], environment: dict[str, str], message: str, small_base: Path, pack: Pack, tmp_path: Path
+) -> None:
+    target = tmp_path / "out" / "kit.zip"
+    target.parent.mkdir()
+    done = pack("--base", small_base, "--output", target, *words, **environment)
+    assert done.returncode != 0
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert list(target.parent.iterdir()) == []
+
+
+def test_an_output_that_can_not_be_written_is_told_in_words(small_base: Path, pack: Pack) -> None:
+    done = pack("--base", small_base, "--output", "/no/such/folder/kit.zip")
+    assert done.returncode == 1
+    message = "The kit can not be written to /no/such/folder/kit.zip: No such file or directory.\n"
+    assert done.stderr.decode() == message
+
+
+def _until_open(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process.stdout.readline()
+
+
+def _listeners(port: int) -> list[str]:
+    """The local IPv4 addresses on which somebody listens at a port (proc(5), net/tcp)."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        found = [row[1] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
+        if found:
+            return [socket.inet_ntoa(bytes.fromhex(place.split(":")[0])[::-1]) for place in found]
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens at {port}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

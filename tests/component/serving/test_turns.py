@@ -1,0 +1,137 @@
+"""What a busy server does: who waits, who is told to come again, and that nobody keeps a place who is gone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from bloomery_serving.resources import cpu_count
+from tests.component.serving.conftest import GREEN, Server, StartServer, picture
+
+pytestmark = pytest.mark.feature("S3")
+
+IN_FLIGHT = "bloomery_requests_in_flight"
+REQUESTS = "bloomery_requests_total"
+
+
+def begin(server: Server, *headers: str, body: bytes = b"") -> socket.socket:
+    """Send the head of a request to predict, and as much of its body as is given."""
+    connection = server.connect()
+    lines = ["POST /predict HTTP/1.1", "host: x", *headers]
+    connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    return connection
+
+
+@contextmanager
+def stalled(server: Server, count: int, length: int = 1000) -> Iterator[list[socket.socket]]:
+    """Requests whose bodies do not come."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(begin(server, f"content-length: {length}", body=b"x")) for _ in range(count)]
+
+
+def answer_to(connection: socket.socket) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response
+
+
+def test_a_request_too_many_is_told_when_to_come_again_before_its_body_is_read(start_server: StartServer) -> None:
+    server = start_server(queue_size="2")
+    with stalled(server, 2):
+        server.wait_for(2, IN_FLIGHT)
+        with begin(server, "content-length: 5000000") as connection:  # not one byte of the body is sent
+            response = answer_to(connection)
+            assert (response.status, response.headers["retry-after"]) == (429, "1")
+            assert json.loads(response.read())["error"]["message"] == "2 requests wait already; try again in a second."
+        assert server.client.get("/v2/health/ready").status_code == 200
+        assert server.client.post("/v2/models/colours/infer").json() == {
+            "error": "2 requests wait already; try again in a second."
+        }
+        assert server.metric(REQUESTS, code="429", route="/predict") == 1
+        assert server.metric(REQUESTS, code="429", route="/v2/models/{model_name}/infer") == 1
+
+
+def test_who_leaves_gives_the_place_back_and_is_no_error_of_the_servers(start_server: StartServer) -> None:
+    server = start_server(queue_size="2")
+    with stalled(server, 2):
+        server.wait_for(2, IN_FLIGHT)
+    server.wait_for(0, IN_FLIGHT)
+    assert server.client.post("/predict", content=picture(GREEN)).json()["label"] == "green"
+    assert server.metric(REQUESTS, code="499") == 2
+    assert server.metric(REQUESTS, code="500") == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_large_bodies_together_are_bounded_and_small_ones_still_pass(start_server: StartServer) -> None:
+    server = start_server(queue_bytes="1000000")
+    with stalled(server, 1, length=900_000):
+        server.wait_for(1, IN_FLIGHT)
+        refused = server.client.post("/predict", content=bytes(200_000))
+        assert refused.status_code == 429
+        assert "900000 bytes together" in refused.json()["error"]["message"]
+        assert server.client.post("/predict", content=picture(GREEN)).json()["label"] == "green"
+        # A body of unknown length takes its room as it grows.
+        chunks = (bytes(50_000) for _ in range(4))
+        assert server.client.post("/predict", content=chunks).status_code == 429
+    server.wait_for(0, IN_FLIGHT)
+    assert server.client.post("/predict", content=bytes(2_000_000)).json()["error"]["code"] == "NotAnImage"
+
+
+def test_a_body_without_end_is_cut_off(start_server: StartServer) -> None:
+    server = start_server(max_images="1", max_image_bytes="1000")
+    answer = server.client.post("/predict", content=(bytes(100_000) for _ in range(20)))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BodyTooLarge")
+
+
+def test_a_body_that_does_not_come_keeps_its_place_for_a_time_only(start_server: StartServer) -> None:
+    server = start_server(body_seconds="0.5")
+    with stalled(server, 1) as (connection,):
+        response = answer_to(connection)
+        assert response.status == 408
+        assert "within 0.5 seconds" in json.loads(response.read())["error"]["message"]
+    server.wait_for(0, IN_FLIGHT)
+
+
+def test_nothing_is_computed_for_who_left_while_waiting(start_server: StartServer) -> None:
+    server = start_server()
+    # Images of 25 megapixels keep a worker busy for a second.
+    large = picture(GREEN, size=(5000, 5000))
+    form = b"".join(
+        b'--b\r\ncontent-disposition: form-data; name="image"; filename="%d.png"\r\n\r\n%s\r\n' % (number, large)
+        for number in range(5)
+    )
+    body = form + b"--b--\r\n"
+    head = ("content-type: multipart/form-data; boundary=b", f"content-length: {len(body)}")
+    with ExitStack() as stack:
+        workers = cpu_count()
+        busy = [stack.enter_context(begin(server, *head, body=body)) for _ in range(workers)]
+        server.wait_for(workers, "bloomery_stage_seconds_count", stage="queue")
+        small = picture(GREEN)
+        waiting = [begin(server, f"content-length: {len(small)}", body=small) for _ in range(3)]
+        server.wait_for(workers + 3, IN_FLIGHT)
+        for connection in waiting:
+            connection.close()
+        server.wait_for(workers, IN_FLIGHT)
+        assert [answer_to(connection).status for connection in busy] == [200] * workers
+    assert server.client.post("/predict", content=small).status_code == 200
+    assert server.metric("bloomery_stage_seconds_count", stage="infer") == workers + 1
+    assert server.metric(REQUESTS, code="499") == 3
+
+
+@pytest.mark.parametrize("size", [200_000, 20_000_000])
+def test_a_refusal_reaches_who_is_still_sending_and_the_connection_goes_on(
+    start_server: StartServer, size: int
+) -> None:
+    server = start_server(queue_size="0")
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    for _ in range(3):
+        connection.request("POST", "/predict", body=bytes(size))
+        response = connection.getresponse()
+        assert (response.status, response.headers["connection"]) == (429, None)
+        response.read()
+    connection.close()

@@ -29,9 +29,9 @@ import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, 
 from bloomery_trainer.__main__ import main
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.images import Preprocess
+from bloomery_trainer.mlflow_server import connect
 from bloomery_trainer.train import export
 from bloomery_trainer.train.record import TrainedModel
-from bloomery_trainer.train.tracking import connect
 
 REPO = Path(__file__).resolve().parents[3]
 CLASSES = ("null", "eins", "零")

@@ -61,13 +61,20 @@ def test_the_report_is_in_mlflow_once_for_each_version(
 
 @pytest.mark.feature("D7")
 def test_a_report_that_mlflow_missed_gets_there_when_the_dataset_is_prepared_again(
-    mlflow: MlflowServer, prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    mlflow: MlflowServer, prepare: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
         first = prepare()
+    client = mlflow.client()
+    # A training of the Dataset's name, which trained on that version in the meantime and has a report of its own.
+    experiment = client.create_experiment(f"demo/{tmp_path.name.replace('_', '-')}")
+    training = client.create_run(experiment, tags={"bloomery.dev/dataset-version": first.message["version"]})
+    client.log_text(training.info.run_id, "", "report.html")
     later = prepare()
 
     assert first.message["mlflow"] == {"experimentId": None, "runId": None}
-    artifacts = mlflow.client().list_artifacts(later.message["mlflow"]["runId"])
+    assert later.message["mlflow"]["experimentId"] == experiment
+    assert later.message["mlflow"]["runId"] != training.info.run_id
+    artifacts = client.list_artifacts(later.message["mlflow"]["runId"])
     assert [artifact.path for artifact in artifacts] == ["report.html"]

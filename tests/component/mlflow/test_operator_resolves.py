@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from bloomery_operator.registry import RegistryClient
-from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.resources.serve import ServedModel
+from bloomery_operator.status.trainingjob import registered_start
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
@@ -23,13 +24,13 @@ from tests.component.mlflow.conftest import Documents, MlflowServer, config_of, 
 
 pytestmark = [pytest.mark.feature("T3"), pytest.mark.feature("T18")]
 
-Find = Callable[[str], StartingPoint | Verdict]
+Find = Callable[[str], ServedModel | Verdict]
 
 
-def ask(environment: Mapping[str, str], reference: str) -> StartingPoint | Verdict:
+def ask(environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
     """What the operator finds with the variables of a namespace's Secret."""
 
-    async def find() -> StartingPoint | Verdict:
+    async def find() -> ServedModel | Verdict:
         async with aiohttp.ClientSession() as session:
             return await RegistryClient(session).find(environment, reference)
 
@@ -82,7 +83,7 @@ def find(mlflow: MlflowServer) -> Find:
     return lambda reference: ask({"MLFLOW_TRACKING_URI": mlflow.uri}, reference)
 
 
-def reason(found: StartingPoint | Verdict) -> str:
+def reason(found: ServedModel | Verdict) -> str:
     assert isinstance(found, Verdict), found
     return found.reason
 
@@ -93,13 +94,24 @@ def test_a_version_is_found_by_number_by_alias_by_label_and_by_its_run(
     first, second = train(versionLabel="1.0"), train(versionLabel="1.1")
     mlflow.client().set_registered_model_alias(train.model, "champion", first.number)
 
-    def starting_point(version: Version) -> StartingPoint:
-        return StartingPoint(uri=version.uri, digest=version.digest, origin=f"{train.model}/{version.number}")
-
     for reference in (f"/{first.number}", "@champion", "/1.0"):
-        assert find(f"models:/{train.model}{reference}") == starting_point(first)
-    assert find(f"models:/{train.model}/1.1") == starting_point(second)
-    assert find(f"runs:/{second.run}") == find(f"runs:/{second.run}/model") == starting_point(second)
+        found = find(f"models:/{train.model}{reference}")
+        assert isinstance(found, ServedModel)
+        assert (found.uri, found.digest, found.run_id) == (first.uri, first.digest, first.run)
+        assert found.display == f"{train.model}/{first.number}"
+    newer = find(f"models:/{train.model}/1.1")
+    assert getattr(newer, "uri", None) == second.uri
+    assert find(f"runs:/{second.run}") == find(f"runs:/{second.run}/model") == newer
+
+
+@pytest.mark.feature("S12")
+def test_a_version_tells_which_job_made_it_on_which_data(train: Trainings, find: Find) -> None:
+    version = train()
+    found = find(f"models:/{train.model}/{version.number}")
+    assert isinstance(found, ServedModel)
+    assert (found.training_job or "").startswith("demo/")
+    assert found.dataset == "flowers"
+    assert len(found.dataset_version or "") == 64
 
 
 def test_an_alias_means_the_version_that_it_points_at_now(train: Trainings, find: Find, mlflow: MlflowServer) -> None:
@@ -121,7 +133,7 @@ def test_names_and_labels_are_in_any_script_and_may_hold_a_quotation_mark(train:
     version = train(registeredModel=model, versionLabel="erste's 一号")
     for reference in (f"models:/{model}/{version.number}", f"models:/{model}/erste's 一号"):
         found = find(reference)
-        assert isinstance(found, StartingPoint) and found.uri == version.uri
+        assert isinstance(found, ServedModel) and found.uri == version.uri
 
 
 def test_what_is_not_there_is_named(train: Trainings, find: Find) -> None:
@@ -139,13 +151,43 @@ def test_what_is_not_there_is_named(train: Trainings, find: Find) -> None:
         assert isinstance(found, Verdict) and reference in found.message
 
 
-def test_a_model_of_somebody_else_is_refused_in_words(find: Find, mlflow: MlflowServer, tmp_path: Path) -> None:
+def test_a_model_of_somebody_else_can_be_served_but_not_trained_further(
+    find: Find, mlflow: MlflowServer, tmp_path: Path
+) -> None:
     client, name = mlflow.client(), f"foreign-{tmp_path.name}"
     client.create_registered_model(name)
     client.create_model_version(name, source="s3://elsewhere/model")
-    found = find(f"models:/{name}/1")
-    assert reason(found) == "ModelNotOurs"
-    assert isinstance(found, Verdict) and "not made by a TrainingJob" in found.message
+    reference = f"models:/{name}/1"
+    found = find(reference)
+    assert isinstance(found, ServedModel)
+    assert (found.uri, found.digest, found.training_job) == ("s3://elsewhere/model", None, None)
+    refused = registered_start(found, reference)
+    assert isinstance(refused, Verdict)
+    assert refused.reason == "ModelNotOurs"
+    assert "not made by a TrainingJob" in refused.message
+
+
+def test_who_serves_a_version_is_noted_on_it_and_taken_off_again(train: Trainings, mlflow: MlflowServer) -> None:
+    version, environment = train(), {"MLFLOW_TRACKING_URI": mlflow.uri}
+    model = (train.model, version.number)
+
+    async def scenario() -> None:
+        async with aiohttp.ClientSession() as session:
+            registry = RegistryClient(session)
+            for service, variants in (("demo/flowers", "v1,v2"), ("demo/other", "v1"), ("prod/flowers", "v1")):
+                assert await registry.tag_served(environment, model, service=service, variants=variants)
+            tags = mlflow.client().get_model_version(*model).tags
+            assert tags["bloomery.dev/served-by.demo.flowers"] == "v1,v2"
+            noted = await registry.served(environment, "demo")
+            assert {service for service, found in noted if found == model} == {"demo/flowers", "demo/other"}
+            assert await registry.tag_served(environment, model, service="demo/other", variants="")
+            noted = await registry.served(environment, "demo")
+            assert {service for service, found in noted if found == model} == {"demo/flowers"}
+            away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+            assert not await registry.tag_served(away, model, service="demo/flowers", variants="v1")
+            assert await registry.served(away, "demo") == []
+
+    asyncio.run(scenario())
 
 
 def test_a_registry_that_is_away_or_not_set_is_said_and_may_be_asked_again(mlflow: MlflowServer) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train import export
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
@@ -87,9 +87,9 @@ class Trainings:
         record = open_record(config, recipe, environment, output=output, scratch=scratch)
         model = replace(made_model(scratch / "made", classes=classes), metrics={"top1": top1, "loss": 1.0})
         if not without_files:
-            for name in export.FILES:
+            for name in model_folder.FILES:
                 output.upload(model.folder / name, f"model/{name}")
-            output.write("model/metadata.json", export.metadata(model.folder, {}))
+            output.write("model/metadata.json", model_folder.metadata(model.folder, {}))
         version = record.register(model)
         assert version is not None
         promoted = record.promote(version, model, lambda: images(config, scratch / "images"))

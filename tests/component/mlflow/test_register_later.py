@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from bloomery_trainer import model_folder
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train import export
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
@@ -41,9 +41,11 @@ def ended(document: Documents, tmp_path: Path) -> dict[str, Any]:
     model = made_model(scratch / "made")
     assert record.register(model) is None
     record.close("FINISHED")
-    for name in export.FILES:
+    for name in model_folder.FILES:
         output.upload(model.folder / name, f"model/{name}")
-    output.write("model/metadata.json", export.metadata(model.folder, {"model": {"name": "later", "version": None}}))
+    output.write(
+        "model/metadata.json", model_folder.metadata(model.folder, {"model": {"name": "later", "version": None}})
+    )
     for path in model.reports.iterdir():
         output.upload(path, path.name)
     output.write("train.log", b"it went well\n")

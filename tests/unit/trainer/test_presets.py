@@ -72,6 +72,16 @@ def test_googlenet_has_two_auxiliary_heads_while_it_trains() -> None:
     assert [output.shape for output in model(torch.zeros(2, 3, 64, 64))] == [(2, 3)] * 3
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ALIASES])
+def test_what_evaluation_takes_for_the_average_of_batches_is_not_that_of_the_start_after_60_steps(name: str) -> None:
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        model = preset.build(3, image_size=preset.image_size)
+    momenta = {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+
+    assert all(momentum and (1 - momentum) ** 60 < 0.01 for momentum in momenta)
+
+
 def test_an_image_size_that_a_preset_can_not_take_is_refused_by_name() -> None:
     with pytest.raises(BadConfig, match=r"imageSize is 64; this preset needs at least 75"):
         resolve(Hyperparameters.model_validate({"imageSize": 64}), PRESETS["inception-v3"])

@@ -143,7 +143,8 @@ def test_a_damaged_model_is_refused(train: Train, base: Path, tmp_path: Path) ->
         (tmp_path / "model" / path.name).write_bytes(data[:-1] + b"!" if path.name == "state.pt" else data)
     ended = train(initialModel={"uri": f"file://{tmp_path}/model"})
 
-    assert (ended.code, ended.reason) == (2, "DigestMismatch")
+    assert (ended.code, ended.reason) == (3, "ModelDamaged")
+    assert "state.pt at file://" in ended.sentence
 
 
 def test_another_model_than_the_one_that_was_meant_is_refused(train: Train, base: Path) -> None:

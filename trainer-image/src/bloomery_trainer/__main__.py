@@ -1,4 +1,4 @@
-"""`python -m bloomery_trainer prepare|train|register CONFIG`, `tensorboard FOLDER`, or `schema` for CONFIG's schema."""
+"""`python -m bloomery_trainer prepare|train|register CONFIG`, `tensorboard FOLDER`, `import FOLDER`, `schema`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
         from bloomery_trainer import tensorboard
 
         return tensorboard.run(given.folder, port=given.port, prefix=given.prefix)
+    if given.command == "import":
+        from bloomery_trainer import importing
+
+        return importing.run(
+            importing.Import(
+                uri=given.uri,
+                name=given.name,
+                version_label=given.version_label,
+                alias=given.alias,
+                description=given.description,
+            )
+        )
     return launcher.launch(given.command, given.config)
 
 
@@ -38,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("folder", help="the training's output folder (s3:// or file://)")
     board.add_argument("--port", type=int, default=6006)
     board.add_argument("--prefix", default="", help="path under which it is published")
+    taken = commands.add_parser("import", help="take a model folder into MLflow's registry")
+    taken.add_argument(
+        "uri", help="the folder (s3:// or file://): a training's model, or an .onnx file with labels.txt"
+    )
+    taken.add_argument("--name", required=True, help="the registered model that gets another version")
+    taken.add_argument("--version-label", help="people's own name of the version")
+    taken.add_argument("--alias", help="an alias that is to point at it, such as champion")
+    taken.add_argument("--description")
     commands.add_parser("schema", help="print the JSON schema of the configuration")
     return parser
 

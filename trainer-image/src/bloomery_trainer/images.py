@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,11 +51,32 @@ class Preprocess:
         """The usual frame: 256 for 224, in proportion; none for small images."""
         return cls(resize=side if side < SMALL else round(side * 256 / 224), crop=side)
 
+    @property
+    def enough(self) -> int:
+        """The shorter side, in pixels, at which a larger JPEG may be decoded: twice of what is looked at.
+
+        A photo of ten megapixels takes a sixth of the time so, and what is seen differs by less than one of 255.
+        """
+        return 2 * self.resize
+
+    @classmethod
+    def read(cls, document: bytes) -> Preprocess:
+        """From the content of preprocess.json."""
+        given = json.loads(document)
+        mean, std = (tuple(given[name]) for name in ("mean", "std"))
+        return cls(resize=given["resize"], crop=given["crop"], mean=mean, std=std)
+
     def pixels(self, image: Image.Image) -> Pixels:
         """The part of an RGB image that the model sees, uint8 [crop, crop, 3], before normalising."""
-        image = resize_shorter(image, self.resize)
-        left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
-        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+        # As if it were resized by its shorter side and then cut; only the cut is computed.
+        width, height = image.size
+        full_width, full_height = _resized(image.size, self.resize)
+        left, top = (full_width - self.crop) // 2, (full_height - self.crop) // 2
+        if image.size == (full_width, full_height):
+            return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+        across, down = width / full_width, height / full_height
+        box = (left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
+        return np.asarray(image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, box=box))
 
     def document(self) -> dict[str, Any]:
         """The content of preprocess.json."""
@@ -93,9 +115,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def resize_shorter(image: Image.Image, side: int) -> Image.Image:
     """Resizes so that the shorter side has `side` pixels, antialiased bilinear."""
-    width, height = image.size
-    short = min(width, height)
-    if short == side:
-        return image
-    size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
-    return image.resize(size, Image.Resampling.BILINEAR)
+    size = _resized(image.size, side)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
+    width, height = size
+    short = min(size)
+    return max(side, round(width * side / short)), max(side, round(height * side / short))

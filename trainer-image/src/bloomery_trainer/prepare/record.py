@@ -6,13 +6,11 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
+from bloomery_trainer.mlflow_server import connect, experiment, in_words
 from bloomery_trainer.prepare.manifest import REPORT
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ def record(config: PrepareConfig, summary: Mapping[str, Any], page: str | None) 
         try:
             found.update(_record(uri, config, summary, page))
         except Exception as error:
-            log.warning("MLflow did not take the report: %s", str(error).partition("\n")[0][:300])
+            log.warning("MLflow did not take the report: %s", in_words(error))
 
     thread = threading.Thread(target=work, name="mlflow", daemon=True)
     thread.start()
@@ -49,16 +47,17 @@ def record(config: PrepareConfig, summary: Mapping[str, Any], page: str | None) 
 
 
 def _record(uri: str, config: PrepareConfig, summary: Mapping[str, Any], page: str | None) -> dict[str, str | None]:
-    client = _connect(uri)
+    client = connect(uri)
     name = f"{config.namespace}/{config.name}"
-    experiment = _experiment(client, name)
-    mine = f"tags.`{VERSION_TAG}` = '{summary['version']}'"
-    runs = client.search_runs([experiment], mine, max_results=1)
+    home = experiment(client, name)
+    # Trainings on this version carry its tag too, and may be in the same experiment.
+    mine = f"tags.`{KIND_TAG}` = 'dataset' and tags.`{VERSION_TAG}` = '{summary['version']}'"
+    runs = client.search_runs([home], mine, max_results=1)
     if runs and client.list_artifacts(runs[0].info.run_id):
-        return {"experimentId": experiment, "runId": str(runs[0].info.run_id)}
+        return {"experimentId": home, "runId": str(runs[0].info.run_id)}
     title = f"dataset {config.name} {summary['version'][:12]}"
     # Without artifacts it is one whose writing was cut short.
-    run = runs[0] if runs else client.create_run(experiment, run_name=title, tags=_tags(config, summary))
+    run = runs[0] if runs else client.create_run(home, run_name=title, tags=_tags(config, summary))
     run_id = str(run.info.run_id)
     client.log_metric(run_id, "images", summary["images"])
     client.log_metric(run_id, "classes", summary["classCount"])
@@ -66,7 +65,7 @@ def _record(uri: str, config: PrepareConfig, summary: Mapping[str, Any], page: s
         client.log_text(run_id, page, REPORT)
     client.set_terminated(run_id)
     log.info("the report is in MLflow: run %s in experiment %r", run_id, name)
-    return {"experimentId": experiment, "runId": run_id}
+    return {"experimentId": home, "runId": run_id}
 
 
 def _tags(config: PrepareConfig, summary: Mapping[str, Any]) -> dict[str, str]:
@@ -78,24 +77,3 @@ def _tags(config: PrepareConfig, summary: Mapping[str, Any]) -> dict[str, str]:
         "bloomery.dev/dataset-uri": str(summary["uri"]),
         **({"mlflow.note.content": about} if about else {}),
     }
-
-
-def _experiment(client: MlflowClient, name: str) -> str:
-    known = client.get_experiment_by_name(name)
-    if known is None:
-        return str(client.create_experiment(name))
-    if known.lifecycle_stage == "deleted":
-        client.restore_experiment(known.experiment_id)
-    return str(known.experiment_id)
-
-
-def _connect(uri: str) -> MlflowClient:
-    # Read when mlflow is imported. Its own retries would use up the time that there is.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow
-
-    for name in ("mlflow", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return mlflow.MlflowClient(tracking_uri=uri)

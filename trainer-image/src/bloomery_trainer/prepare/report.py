@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
-
+from bloomery_trainer import pages
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.images import decode
 from bloomery_trainer.prepare.check import read
 from bloomery_trainer.prepare.download import without_query
 from bloomery_trainer.prepare.index import Index, Sample
@@ -107,20 +102,11 @@ def _within(pictures: Iterator[tuple[Sample, Thumbnail | None]], size: int) -> I
 
 def _thumbnail(sources: Sequence[Source], sample: Sample) -> Thumbnail | None:
     try:
-        image = decode(read(sources[sample.source], sample.key), at_least=_SIDE)
-        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=75)
+        picture = pages.thumbnail(read(sources[sample.source], sample.key), side=_SIDE)
     except Exception as error:  # a picture less is no reason to have no dataset
         log.info("no thumbnail of %s: %s", sample.key, error)
         return None
-    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", sample.key)
+    return Thumbnail(picture, sample.key)
 
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("bloomery_trainer.prepare", "."),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = pages.environment("bloomery_trainer.prepare")

@@ -11,22 +11,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bloomery_trainer.config import Addition, PrepareConfig
+from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare import manifest as manifests
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.check import Checking, check_images
-from bloomery_trainer.prepare.classes import settle_classes
-from bloomery_trainer.prepare.crew import Crew, open_crew
+from bloomery_trainer.prepare.check import Checking
+from bloomery_trainer.prepare.crew import open_crew
 from bloomery_trainer.prepare.index import Index
-from bloomery_trainer.prepare.listing import Exclusion, place_files
-from bloomery_trainer.prepare.opening import open_source
 from bloomery_trainer.prepare.pack import Packing, pack
 from bloomery_trainer.prepare.record import record
 from bloomery_trainer.prepare.report import render
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.prepare.sources import Source
 from bloomery_trainer.prepare.split import assign
+from bloomery_trainer.prepare.survey import check_files, list_files, open_sources
 from bloomery_trainer.prepare.work import Work
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder, S3Access, open_folder
@@ -45,11 +43,11 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
     with ExitStack() as stack:
         work = stack.enter_context(_work(target, config))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-prepare-")))
-        sources = _opened(config, folder)
+        sources = open_sources(config, folder)
         index = Index(folder / "index.sqlite", seed=config.split.seed)
-        unused = _listed(index, sources, config)
+        unused = list_files(index, sources, config)
         crew = stack.enter_context(open_crew(index.count_pending()))
-        _checked(index, Checking(sources, config.rules), config, crew=crew, work=work, progress=progress)
+        check_files(index, Checking(sources, config.rules), config, crew=crew, work=work, progress=progress)
         assign(index, config.split)
         version = manifests.version_of(index.contents(), manifests.settings(config))
         manifest, page = _existing(target, version)
@@ -73,44 +71,6 @@ def _work(target: Folder, config: PrepareConfig) -> Iterator[Work]:
         work.clear()
         raise
     work.clear()
-
-
-def _opened(config: PrepareConfig, scratch: Path) -> list[Source]:
-    sources = []
-    for number, uri in enumerate([config.source.uri, *(addition.uri for addition in config.append)]):
-        folder = scratch / str(number)
-        folder.mkdir()
-        sources.append(open_source(uri, folder, limit=config.rules.max_archive_bytes))
-    return sources
-
-
-def _listed(index: Index, sources: Sequence[Source], config: PrepareConfig) -> list[str]:
-    """Lists all sources; returns the patterns of `exclude` that nothing fitted."""
-    exclusion = Exclusion(config.exclude)
-    additions = [Addition(uri=config.source.uri), *config.append]
-    for number, (source, addition) in enumerate(zip(sources, additions, strict=True)):
-        layout = config.source.layout if number == 0 else "Auto"
-        place_files(index, number, source, layout=layout, class_name=addition.class_name, exclusion=exclusion)
-    return exclusion.unused()
-
-
-def _checked(
-    index: Index, checking: Checking, config: PrepareConfig, *, crew: Crew, work: Work, progress: Progress
-) -> None:
-    # Where texts name the classes, they are known only once those are read.
-    texts = index.has_labels()
-    if not texts:
-        settle_classes(index, config)
-    check_images(index, checking, crew=crew, work=work, progress=progress)
-    if texts:
-        settle_classes(index, config)
-    reasons = index.reasons()
-    if reasons:
-        log.info("%d files are ignored: %s", sum(reasons.values()), reasons)
-    counts = index.class_counts()
-    if not config.rules.check:
-        counts = {name: count for name, count in counts.items() if count}
-    rules.refuse_bad_classes(counts, index.reasons_by_class(), config.rules)
 
 
 def _existing(target: Folder, version: str) -> tuple[dict[str, Any] | None, str | None]:

@@ -63,7 +63,7 @@ class Framed:
 
     def __call__(self, data: bytes) -> Tensor:
         """Decodes one image."""
-        return _tensor(self.preprocess.pixels(decode(data)))
+        return _tensor(self.preprocess.pixels(decode(data, at_least=self.preprocess.enough)))
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,10 @@
-"""The model directory: ONNX for serving, weights for going on, and what is needed to use either.
-
-Nothing in it needs code of its own to be executed when it is loaded.
-"""
+"""Writing a trained model as a model folder, and using what was written."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bloomery_trainer.images import Preprocess
+from bloomery_trainer.model_folder import MODEL, PREPROCESS, WEIGHTS, digest, file_digests, write_classes
+from bloomery_trainer.resources import cpu_count
 
-FILES = ("model.onnx", "labels.txt", "preprocess.json", "state.pt")
-METADATA = "metadata.json"
 INPUT, OUTPUT = "images", "logits"
 _TOLERANCE = 1e-3
 
@@ -28,7 +22,7 @@ _TOLERANCE = 1e-3
 def write_model(
     folder: Path, model: nn.Module, *, classes: tuple[str, ...], preprocess: Preprocess, examples: Tensor
 ) -> str:
-    """Writes all FILES of the model directory but its metadata, and returns the model's digest.
+    """Writes all files of the model folder but its metadata, and returns the model's digest.
 
     Args:
         folder: an empty local folder.
@@ -38,28 +32,26 @@ def write_model(
         examples: some normalised images float32 [N, 3, H, W], to compare the exported model with the trained one.
     """
     model.eval()
-    torch.save(model.state_dict(), folder / "state.pt")
-    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    (folder / "preprocess.json").write_text(json.dumps(preprocess.document(), indent=1))
-    _write_onnx(folder / "model.onnx", model, examples)
+    torch.save(model.state_dict(), folder / WEIGHTS)
+    write_classes(folder, classes)
+    (folder / PREPROCESS).write_text(json.dumps(preprocess.document(), indent=1))
+    _write_onnx(folder / MODEL, model, examples)
     return digest(file_digests(folder))
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """`sha256:…` of each of FILES."""
-    return {name: f"sha256:{_sha256(folder / name)}" for name in FILES}
+class OnnxNetwork(nn.Module):
+    """An exported model behind the interface of a trained one."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cpu_count()
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-def digest(files: Mapping[str, str]) -> str:
-    """The model's digest: of the canonical JSON of its files' digests."""
-    canonical = json.dumps(files, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
-
-
-def metadata(folder: Path, about: Mapping[str, Any]) -> bytes:
-    """The content of metadata.json."""
-    document = {"format": 1, "files": file_digests(folder), **about}
-    return json.dumps(document, ensure_ascii=False, indent=1).encode()
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
+        (logits,) = self._session.run([OUTPUT], {INPUT: images.numpy()})
+        return torch.from_numpy(logits)
 
 
 def _write_onnx(path: Path, model: nn.Module, examples: Tensor) -> None:
@@ -88,8 +80,3 @@ def _compare(path: Path, model: nn.Module, examples: Tensor) -> None:
     difference = float(np.abs(exported - trained).max())
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(trained).max())):
         raise RuntimeError(f"the exported model differs from the trained one by {difference:g}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -60,6 +60,7 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         job.world.size, job.device.type,
     )  # fmt: skip
     best = loop.fit(state, plan)
+    job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
     return Fitted(
         model=model,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torchvision  # type: ignore[import-untyped]
@@ -19,8 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bloomery_trainer.config import InitialModel
 from bloomery_trainer.errors import BadConfig, Unavailable
 from bloomery_trainer.images import Preprocess
+from bloomery_trainer.model_folder import LABELS, PREPROCESS, WEIGHTS, StoredModel, read_classes, stored
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train import checkpoint, export
+from bloomery_trainer.train import checkpoint
 from bloomery_trainer.train.presets import PRESETS
 
 log = logging.getLogger(__name__)
@@ -161,9 +161,9 @@ def _stored(wanted: InitialModel, uri: str, open_parent: Callable[[str], Folder]
         return _from_checkpoint(open_parent(parent), name, scratch, origin=origin)
     folder = open_parent(uri)
     for below in ("", "model/"):
-        content = folder.read_if_there(f"{below}{export.METADATA}")
-        if content is not None:
-            return _from_model(folder, below, json.loads(content), scratch, wanted=wanted, origin=origin)
+        model = stored(folder, below)
+        if model is not None:
+            return _from_model(model, scratch, wanted=wanted, origin=origin)
     names = sorted(file.path for file in folder.list())
     checkpoints = [name for name in names if _CHECKPOINT.match(name)]
     if checkpoints:
@@ -185,32 +185,21 @@ def _refuse_foreign(uri: str) -> NoReturn:
     )
 
 
-def _from_model(
-    folder: Folder, below: str, metadata: Mapping[str, Any], scratch: Path, *, wanted: InitialModel, origin: str
-) -> Initial:
-    path = scratch / "initial.pt"
-    try:
-        found = folder.download(f"{below}state.pt", path)
-        labels = folder.read(f"{below}labels.txt")
-        preprocess = json.loads(folder.read(f"{below}preprocess.json"))
-    except FileNotFoundError as error:
-        raise BadConfig("InitialModelNotFound", f"a model file is missing under {folder.uri}: {error}") from error
-    files = metadata["files"]
-    digest = export.digest(files)
-    if wanted.digest is not None and wanted.digest != digest:
-        raise BadConfig("DigestMismatch", f"the model under {folder.uri} has the digest {digest}, not {wanted.digest}")
-    if files["state.pt"] != f"sha256:{found}" or files["labels.txt"] != f"sha256:{hashlib.sha256(labels).hexdigest()}":
-        raise BadConfig("DigestMismatch", f"the model under {folder.uri} is not what its metadata.json says: damaged")
-    state = checkpoint.read(path, where=f"{folder.uri}/{below}state.pt")
-    path.unlink()
-    return Initial(
-        weights=state,
+def _from_model(model: StoredModel, scratch: Path, *, wanted: InitialModel, origin: str) -> Initial:
+    model.require(wanted.digest)
+    local = scratch / "initial"
+    local.mkdir()
+    model.fetch((WEIGHTS, LABELS, PREPROCESS), local)
+    found = Initial(
+        weights=checkpoint.read(local / WEIGHTS, where=f"{model.uri}/{WEIGHTS}"),
         origin=origin,
-        classes=tuple(labels.decode().splitlines()),
-        preset=metadata["preset"],
-        preprocess=Preprocess(resize=preprocess["resize"], crop=preprocess["crop"]),
-        digest=digest,
+        classes=read_classes(local),
+        preset=model.metadata["preset"],
+        preprocess=Preprocess.read((local / PREPROCESS).read_bytes()),
+        digest=model.digest,
     )
+    shutil.rmtree(local)
+    return found
 
 
 def _from_checkpoint(folder: Folder, name: str, scratch: Path, *, origin: str) -> Initial:

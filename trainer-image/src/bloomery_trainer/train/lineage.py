@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.train.output import model_uri
 from bloomery_trainer.train.recipe import Recipe
 
 UID_TAG = "bloomery.dev/uid"
@@ -48,6 +49,7 @@ def parameters(config: TrainConfig, recipe: Recipe) -> dict[str, str]:
         "initialModel": (start.origin or start.uri or f"weights {start.weights}") if start else None,
         "earlyStoppingPatience": config.early_stopping.patience if config.early_stopping else None,
         "nodes": config.nodes,
+        "quantization": config.output.quantization,
     }
     return {key: str(value) for key, value in given.items() if value is not None}
 
@@ -60,11 +62,13 @@ def run_tags(config: TrainConfig, *, device: str | None = None) -> dict[str, str
     return {**config.mlflow.tags, **tags}
 
 
-def version_tags(config: TrainConfig, digest: str) -> dict[str, str]:
+def version_tags(config: TrainConfig, digest: str, *, int8: bool = False) -> dict[str, str]:
     """The tags of the model version."""
     tags = {**_lineage(config), DIGEST_TAG: digest, URI_TAG: model_uri(config)}
     if config.mlflow.version_label:
         tags["bloomery.dev/version-label"] = config.mlflow.version_label
+    if int8:
+        tags["bloomery.dev/quantization"] = "Int8"
     return {**config.mlflow.tags, **tags}
 
 
@@ -98,11 +102,6 @@ def describe_version(config: TrainConfig, metrics: Mapping[str, float]) -> str:
 def device_name() -> str:
     """What computes here."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def model_uri(config: TrainConfig) -> str:
-    """Where the model's own folder is."""
-    return f"{config.output.uri.rstrip('/')}/model"
 
 
 def _lineage(config: TrainConfig) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -12,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from bloomery_trainer import model_folder
 from bloomery_trainer.config import Promotion
 from bloomery_trainer.errors import BadData, TrainerError
 from bloomery_trainer.images import Preprocess
-from bloomery_trainer.resources import cpu_count
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import export
 from bloomery_trainer.train.data import evaluation_loader
@@ -176,36 +174,12 @@ def by_name(probabilities: NDArray[np.float32], known: tuple[str, ...], wanted: 
 
 
 def fetch_champion(folder: Folder, scratch: Path, *, digest: str | None) -> Champion:
-    """Fetches a model directory, checks it against its digest, and loads it."""
-    metadata = json.loads(folder.read(export.METADATA))
-    if digest is not None and export.digest(metadata["files"]) != digest:
-        raise BadData("ModelDamaged", f"the model at {folder.uri} is not the one that was registered")
-    for name in ("model.onnx", "labels.txt", "preprocess.json"):
-        if metadata["files"][name] != f"sha256:{folder.download(name, scratch / name)}":
-            raise BadData("ModelDamaged", f"{name} at {folder.uri} is not what its metadata.json says")
-    preprocess = json.loads((scratch / "preprocess.json").read_bytes())
+    """Fetches a model folder, checks it against its digest, and loads it."""
+    model = model_folder.require_stored(folder)
+    model.require(digest)
+    model.fetch(model_folder.SERVED, scratch)
     return Champion(
-        network=_Onnx(scratch / "model.onnx"),
-        classes=tuple((scratch / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]),
-        preprocess=Preprocess(
-            resize=preprocess["resize"],
-            crop=preprocess["crop"],
-            mean=tuple(preprocess["mean"]),
-            std=tuple(preprocess["std"]),
-        ),
+        network=export.OnnxNetwork(scratch / model_folder.MODEL),
+        classes=model_folder.read_classes(scratch),
+        preprocess=Preprocess.read((scratch / model_folder.PREPROCESS).read_bytes()),
     )
-
-
-class _Onnx(nn.Module):
-    """An exported model behind the interface of a trained one."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cpu_count()
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits."""
-        (logits,) = self._session.run([export.OUTPUT], {export.INPUT: images.numpy()})
-        return torch.from_numpy(logits)

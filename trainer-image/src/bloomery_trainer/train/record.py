@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.mlflow_server import connect, in_words
+from bloomery_trainer.model_folder import LABELS
 from bloomery_trainer.storage import Folder
 from bloomery_trainer.train import lineage
 from bloomery_trainer.train.dataset import LocalDataset
@@ -42,6 +44,13 @@ class TrainedModel:
     digest: str
     classes: int
     metrics: Mapping[str, float]
+    quantization: Mapping[str, Any] | None = None
+    """What came of it, where another form of numbers was asked for."""
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether model.onnx computes in int8."""
+        return self.quantization is not None and bool(self.quantization["kept"])
 
 
 class Record(Protocol):
@@ -181,7 +190,7 @@ class MlflowRecord:
         try:
             return self.register_or_raise(model)
         except Exception as error:
-            log.warning("MLflow did not take the model: %s", _in_words(error))
+            log.warning("MLflow did not take the model: %s", in_words(error))
             return None
 
     def register_or_raise(self, model: TrainedModel) -> str:
@@ -193,14 +202,14 @@ class MlflowRecord:
             name=config.mlflow.registered_model,
             model_description=lineage.describe_job(config),
             description=lineage.describe_version(config, model.metrics),
-            tags=lineage.version_tags(config, model.digest),
+            tags=lineage.version_tags(config, model.digest, int8=model.is_int8),
             digest=model.digest,
             folder=model.folder,
         )
 
         def attempt() -> str:
             run = self._hand_over(model.reports)
-            self._tracker.client.log_artifact(run.run_id, str(model.folder / "labels.txt"))
+            self._tracker.client.log_artifact(run.run_id, str(model.folder / LABELS))
             return registry.register(self._tracker.client, run, about)
 
         self._tracker.log(model.metrics, 0)
@@ -226,8 +235,8 @@ class MlflowRecord:
                 self._wait_seconds, lambda: promote.promote(self._tracker.client, wanted, candidate, judge)
             )
         except Exception as error:
-            log.warning("the alias %s could not be moved: %s", wanted.alias, _in_words(error))
-            return {"alias": wanted.alias, "moved": False, "message": f"MLflow did not move it: {_in_words(error)}"}
+            log.warning("the alias %s could not be moved: %s", wanted.alias, in_words(error))
+            return {"alias": wanted.alias, "moved": False, "message": f"MLflow did not move it: {in_words(error)}"}
 
     def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
         """Waits for MLflow, up to the limit, and logs the reports and figures to the run."""
@@ -237,7 +246,7 @@ class MlflowRecord:
         try:
             registry.within(self._wait_seconds, lambda: self._hand_over(reports))
         except Exception as error:
-            log.warning("MLflow did not take the report: %s", _in_words(error))
+            log.warning("MLflow did not take the report: %s", in_words(error))
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run, if there is one."""
@@ -247,7 +256,7 @@ class MlflowRecord:
         try:
             self._tracker.client.log_artifact(run.run_id, str(path))
         except Exception as error:
-            log.warning("MLflow did not take %s: %s", path.name, _in_words(error))
+            log.warning("MLflow did not take %s: %s", path.name, in_words(error))
 
     def close(self, status: str) -> None:
         """Ends the run."""
@@ -312,7 +321,7 @@ def mlflow_record(
         datasets=lineage.dataset_inputs(config),
         began=began,
     )
-    tracker = tracking.Tracker(tracking.connect(environment["MLFLOW_TRACKING_URI"]), about)
+    tracker = tracking.Tracker(connect(environment["MLFLOW_TRACKING_URI"]), about)
     if live:
         tracker.start()
     wait = float(environment.get("BLOOMERY_MLFLOW_WAIT_SECONDS") or WAIT_SECONDS)
@@ -330,9 +339,3 @@ def _confusion_matrix(evaluation: Path) -> str | None:
     writer.writerow(["true \\ answer", *names])
     writer.writerows([name, *counts] for name, counts in zip(names, matrix, strict=True))
     return text.getvalue()
-
-
-def _in_words(error: Exception) -> str:
-    from bloomery_trainer.train.tracking import in_words
-
-    return in_words(error)

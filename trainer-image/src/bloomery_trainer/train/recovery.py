@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
+from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
+from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
+from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require_stored
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train import export
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.events import fetch_events, read_events
+from bloomery_trainer.train.output import LOG, RESULT
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
 from bloomery_trainer.train.report import EVALUATION, PAGE, PREDICTIONS
-from bloomery_trainer.train.tracking import in_words, is_final, is_forbidden
 
 log = logging.getLogger(__name__)
-
-RESULT = "result.json"
-_LOG = "train.log"
 
 
 def register_later(
@@ -47,8 +45,8 @@ def register_later(
         record.replay(scalar)
     version = _registered(record, model)
     promoted = record.promote(version, model, lambda: _held_out(config, scratch / "images"))
-    if (scratch / _LOG).exists():
-        record.log_file(scratch / _LOG)
+    if (scratch / LOG).exists():
+        record.log_file(scratch / LOG)
     record.close("FINISHED")
     return _completed(result, output, record.run_document(), version, promoted)
 
@@ -67,21 +65,20 @@ def _fetched(result: Mapping[str, Any], output: Folder, scratch: Path) -> Traine
     """Brings the model, the reports, the events and the log here; raises BadData where the model is damaged."""
     for name in ("model", "reports", "tensorboard", "images"):
         (scratch / name).mkdir()
-    files = json.loads(output.read(f"model/{export.METADATA}"))["files"]
-    found = {name: f"sha256:{output.download(f'model/{name}', scratch / 'model' / name)}" for name in export.FILES}
-    if found != files or export.digest(found) != result["model"]["digest"]:
-        raise BadData("ModelDamaged", f"the model in {output.uri} is not the one that was trained")
+    model = require_stored(output, "model/")
+    model.require(result["model"]["digest"])
+    model.fetch(FILES, scratch / "model")
     for name in (EVALUATION, PAGE, PREDICTIONS):
         _fetch_if_there(output, name, scratch / "reports" / name)
-    _fetch_if_there(output, _LOG, scratch / _LOG)
+    _fetch_if_there(output, LOG, scratch / LOG)
     fetch_events(output, scratch / "tensorboard")
-    labels = (scratch / "model" / "labels.txt").read_text(encoding="utf-8")
     return TrainedModel(
         folder=scratch / "model",
         reports=scratch / "reports",
         digest=result["model"]["digest"],
-        classes=labels.count("\n"),
+        classes=len(read_classes(scratch / "model")),
         metrics=result["metrics"],
+        quantization=model.metadata.get("quantization"),
     )
 
 
@@ -123,10 +120,10 @@ def _completed(
     promoted: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Writes the version and the run where the training would have; the result last, as it is the proof."""
-    metadata = json.loads(output.read(f"model/{export.METADATA}"))
+    metadata = dict(require_stored(output, "model/").metadata)
     metadata |= {"run": dict(run), "registered": datetime.now(UTC).isoformat(timespec="seconds")}
     metadata["model"] = {**metadata.get("model", {}), "version": version}
-    output.write(f"model/{export.METADATA}", json.dumps(metadata, ensure_ascii=False, indent=1).encode())
+    output.write(f"model/{METADATA}", json.dumps(metadata, ensure_ascii=False, indent=1).encode())
     completed = {
         **result,
         "mlflow": dict(run),

@@ -20,9 +20,11 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
+from bloomery_trainer.mlflow_server import in_words, is_final
+from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, read_classes
 from bloomery_trainer.train.export import INPUT, OUTPUT
 from bloomery_trainer.train.lineage import DIGEST_TAG
-from bloomery_trainer.train.tracking import RunRef, in_words, is_final
+from bloomery_trainer.train.tracking import RunRef
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +72,12 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
         name="model",
         flavor=mlflow.onnx,
         run_id=run.run_id,
-        onnx_model=onnx.load(model.folder / "model.onnx"),
+        onnx_model=onnx.load(model.folder / MODEL),
         signature=_signature_of(model.folder),
         # Named here, because MLflow would find them out by running the model in a process of its own.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("onnx", "onnxruntime", "numpy")],
         save_as_external_data=False,
-        extra_files=[str(model.folder / name) for name in ("labels.txt", "preprocess.json")],
+        extra_files=[str(model.folder / name) for name in (LABELS, PREPROCESS)],
     )
     made = client.create_model_version(
         model.name,
@@ -99,10 +101,8 @@ def signature(image_size: int, classes: int) -> ModelSignature:
 
 
 def _signature_of(folder: Path) -> ModelSignature:
-    side = json.loads((folder / "preprocess.json").read_bytes())["crop"]
-    # Not splitlines(): a class name may hold a character that it takes for the end of a line.
-    classes = (folder / "labels.txt").read_text(encoding="utf-8").count("\n")
-    return signature(side, classes)
+    side = json.loads((folder / PREPROCESS).read_bytes())["crop"]
+    return signature(side, len(read_classes(folder)))
 
 
 def _require_registered_model(client: MlflowClient, name: str, description: str | None) -> None:

@@ -14,30 +14,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train import export, fitting
-from bloomery_trainer.train.data import normalise
+from bloomery_trainer.train import export, fitting, quantize
+from bloomery_trainer.train.data import Framed, OnDisk, normalise
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.fitting import Fitted
 from bloomery_trainer.train.initial import Initial, require_preset
 from bloomery_trainer.train.job import Job, describe
+from bloomery_trainer.train.output import LOG, RESULT, model_uri
 from bloomery_trainer.train.presets import PRESETS
+from bloomery_trainer.train.quantize import Quantization
 from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
 from bloomery_trainer.train.report import ReportAbout, write_reports
-from bloomery_trainer.train.world import joined, peers_watched
+from bloomery_trainer.train.world import World, joined, peers_watched
 
 log = logging.getLogger(__name__)
 
-RESULT = "result.json"
-LOG = "train.log"
 _EXAMPLES = 8
 
 
@@ -112,16 +114,25 @@ def _record(job: Job) -> Record:
 
 def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
     job.progress.update(stage="evaluating")
-    judged = _judged(job, dataset, fitted)
+    judged = _judged(job, dataset, fitted.model)
     if not job.world.is_leader:
         return {}
-    folder, digest = _export(job, _plain(fitted.model), dataset)
+    folder = _export(job, _plain(fitted.model), dataset)
+    quantization = None
+    if job.config.output.quantization == "Int8":
+        job.progress.update(stage="quantizing")
+        quantization, judged = _quantize(job, dataset, folder, judged)
+        record.log(quantization.metrics(), 0)
+        fitted = replace(fitted, notes=(*fitted.notes, quantization.sentence))
+    for name in model_folder.FILES:
+        job.output.upload(folder / name, f"model/{name}")
     model = TrainedModel(
         folder=folder,
         reports=_write_reports(job, judged, dataset, fitted),
-        digest=digest,
+        digest=model_folder.digest(model_folder.file_digests(folder)),
         classes=len(dataset.classes),
         metrics=judged.final.metrics,
+        quantization=quantization.document() if quantization else None,
     )
     job.progress.update(stage="registering")
     return _finish(job, record, model, fitted, dataset)
@@ -138,7 +149,7 @@ def _evaluate_only(job: Job, dataset: LocalDataset, start: Initial, record: Reco
     model, notes = fitting.build_model(job, dataset, start)
     fitted = Fitted(model=model, reason="Evaluated", best_epoch=None, notes=notes, starts=1, saved=None)
     job.progress.update(stage="evaluating")
-    judged = _judged(job, dataset, fitted)
+    judged = _judged(job, dataset, fitted.model)
     if not job.world.is_leader:
         return {}
     record.report(_write_reports(job, judged, dataset, fitted), judged.final.metrics)
@@ -159,9 +170,9 @@ class _Judged:
         return self.test or self.validation
 
 
-def _judged(job: Job, dataset: LocalDataset, fitted: Fitted) -> _Judged:
+def _judged(job: Job, dataset: LocalDataset, model: nn.Module) -> _Judged:
     found = {
-        split: job.evaluate(fitted.model, job.evaluation_loader(dataset, split), exact=True)
+        split: job.evaluate(model, job.evaluation_loader(dataset, split), exact=True)
         for split in ("validation", "test")
         if split in dataset.splits
     }
@@ -174,16 +185,44 @@ def _judged(job: Job, dataset: LocalDataset, fitted: Fitted) -> _Judged:
     return _Judged(found["validation"], found.get("test"))
 
 
-def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> tuple[Path, str]:
+def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> Path:
     folder = job.scratch / "model"
     folder.mkdir()
     validation = job.evaluation_loader(dataset, "validation").dataset
     count = min(_EXAMPLES, math.ceil(len(dataset.splits["validation"]) / job.world.size))
     examples = normalise(torch.stack([validation[index][0] for index in range(count)]), job.preprocess)
-    digest = export.write_model(folder, model, classes=dataset.classes, preprocess=job.preprocess, examples=examples)
-    for name in export.FILES:
-        job.output.upload(folder / name, f"model/{name}")
-    return folder, digest
+    export.write_model(folder, model, classes=dataset.classes, preprocess=job.preprocess, examples=examples)
+    return folder
+
+
+def _quantize(job: Job, dataset: LocalDataset, folder: Path, judged: _Judged) -> tuple[Quantization, _Judged]:
+    """Puts the model's int8 form in its place if that is worth while; returns what came of it, and the answers of
+    the model that is there now.
+    """
+    model, candidate = folder / "model.onnx", job.scratch / "int8.onnx"
+    quantize.write_int8(model, candidate, _calibration_images(job, dataset))
+    # The other processes have done their part by now.
+    alone = replace(job, world=World(), device=torch.device("cpu"))
+    log.info("the same in int8:")
+    other = _judged(alone, dataset, export.OnnxNetwork(candidate))
+    float_ms, int8_ms = quantize.milliseconds(model, candidate)
+    found = Quantization(
+        float32=quantize.Form(top1=judged.validation.metrics["top1"], milliseconds=float_ms),
+        int8=quantize.Form(top1=other.validation.metrics["top1"], milliseconds=int8_ms),
+        calibration_images=min(quantize.CALIBRATION_IMAGES, len(dataset.splits["train"])),
+    )
+    log.info("%s", found.sentence)
+    if not found.kept:
+        return found, judged
+    candidate.replace(model)
+    return found, other
+
+
+def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
+    files = dataset.splits["train"]
+    source = OnDisk(files, Framed(job.preprocess))
+    for index in np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round():
+        yield normalise(source.pixels(int(index))[None], job.preprocess).numpy()
 
 
 def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fitted) -> Path:
@@ -211,9 +250,10 @@ def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted, datas
     version = record.register(model)
     promoted = record.promote(version, model, lambda: dataset) if version is not None else None
     about = _about(job, record, model, version)
-    job.output.write(f"model/{export.METADATA}", export.metadata(model.folder, about))
-    model_about = {**about["model"], "uri": _model_uri(job.config), "digest": model.digest}
-    return _keep_result(job, record, fitted, metrics=model.metrics, model=model_about, promoted=promoted)
+    job.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, about))
+    model_about = {**about["model"], "uri": model_uri(job.config), "digest": model.digest}
+    more = {"promoted": promoted, "quantization": model.quantization}
+    return _keep_result(job, record, fitted, metrics=model.metrics, model=model_about, more=more)
 
 
 def _keep_result(
@@ -223,8 +263,9 @@ def _keep_result(
     *,
     metrics: Mapping[str, float],
     model: Mapping[str, Any],
-    promoted: dict[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    figures = job.progress.snapshot()
     result = {
         "uid": job.config.uid,
         "reason": fitted.reason,
@@ -232,9 +273,11 @@ def _keep_result(
         "model": dict(model),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
         "starts": fitted.starts,
+        "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
-        "promoted": promoted,
+        "promoted": None,
         "notes": list(fitted.notes),
+        **(more or {}),
     }
     job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
     record.log_file(job.scratch / LOG)
@@ -248,6 +291,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
         "preset": config.preset,
         "imageSize": job.recipe.image_size,
         "metrics": dict(model.metrics),
+        "quantization": model.quantization,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
         "datasets": [{"name": part.name, "version": part.version} for part in config.datasets],
         "run": record.run_document(),
@@ -274,10 +318,6 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
 
 def _initial_uri(config: TrainConfig) -> str | None:
     return config.initial_model.uri if config.initial_model else None
-
-
-def _model_uri(config: TrainConfig) -> str:
-    return f"{config.output.uri.rstrip('/')}/model"
 
 
 def _words(metrics: Any) -> str:

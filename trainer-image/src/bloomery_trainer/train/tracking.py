@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -16,18 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-# Read when mlflow is imported. Its own retries would block for minutes at a time; ours happen in the thread.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.utils.logging_utils import disable_logging
 
-from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.mlflow_server import experiment, in_words
 from bloomery_trainer.train import lineage
 from bloomery_trainer.train.system import PREFIX, SystemMetrics
 
@@ -164,9 +154,9 @@ class Tracker:
         return bool(metric.step > last or final)
 
     def _begin(self) -> RunRef:
-        experiment = self._experiment()
+        home = experiment(self.client, self.about.experiment, _KIND)
         wanted = f"tags.`{lineage.UID_TAG}` = '{self.about.uid}'"
-        found = self.client.search_runs([experiment], wanted, max_results=1)
+        found = self.client.search_runs([home], wanted, max_results=1)
         if found:
             # Only this has each metric's last step.
             run = self.client.get_run(found[0].info.run_id)
@@ -175,19 +165,11 @@ class Tracker:
         else:
             mine = {lineage.UID_TAG: self.about.uid}
             began = None if self.about.began is None else int(self.about.began * 1000)
-            run = self.client.create_run(experiment, start_time=began, run_name=self.about.name, tags=mine)
+            run = self.client.create_run(home, start_time=began, run_name=self.about.name, tags=mine)
         run_id = str(run.info.run_id)
         self._describe(run_id, known=run.data.params)
         log.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
-        return RunRef(experiment, run_id)
-
-    def _experiment(self) -> str:
-        known = self.client.get_experiment_by_name(self.about.experiment)
-        if known is None:
-            return str(self.client.create_experiment(self.about.experiment, tags=_KIND))
-        if known.lifecycle_stage == "deleted":
-            self.client.restore_experiment(known.experiment_id)
-        return str(known.experiment_id)
+        return RunRef(home, run_id)
 
     def _describe(self, run_id: str, *, known: Mapping[str, str]) -> None:
         about = self.about
@@ -209,39 +191,3 @@ def _dataset(used: lineage.DatasetInput) -> Dataset:
         source_type=used.uri.partition(":")[0],
         source=json.dumps({"uri": used.uri}),
     )
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet.
-
-    Raises BadConfig where MLflow has no use for such an address.
-    """
-    # What goes wrong is said here, once, in words.
-    disable_logging()  # type: ignore[no-untyped-call]
-    for name in ("mlflow", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
-    try:
-        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except MlflowException as error:
-        raise BadConfig("InvalidTrackingUri", f"MLFLOW_TRACKING_URI is of no use: {in_words(error)}") from error
-
-
-def in_words(error: Exception) -> str:
-    """The first line of an error, without the chain of what caused it."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    request, unanswered, _ = line.partition(" failed with exception")
-    return f"{request} got no answer" if unanswered else line[:300]
-
-
-def is_final(error: Exception) -> bool:
-    """Whether the server answered, and would answer the same again."""
-    if not isinstance(error, MlflowException):
-        return False
-    status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-    return 400 <= status < 500 and status not in (408, 429)
-
-
-def is_forbidden(error: Exception) -> bool:
-    """Whether the server does not like the credentials, which people may put right."""
-    return isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403)  # type: ignore[no-untyped-call]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
-from bloomery_trainer.images import decode
+from bloomery_trainer import pages
 from bloomery_trainer.train.dataset import ImageFiles
 from bloomery_trainer.train.report.about import ReportAbout
 from bloomery_trainer.train.report.verdict import FEW_TRAINING_IMAGES, LEVELS, percent
@@ -148,12 +144,8 @@ def _mistakes(about: ReportAbout) -> list[Mistakes]:
 
 
 def _thumbnail(about: ReportAbout, files: ImageFiles, index: int) -> Thumbnail:
-    image = decode(files.read(index), at_least=_THUMBNAIL)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
     return Thumbnail(
-        source=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        source=pages.thumbnail(files.read(index), side=_THUMBNAIL),
         key=files.key(index),
         dataset=about.dataset.parts[files.parts[index]].name,
         predicted=about.dataset.classes[about.judged.predicted[index]],
@@ -169,19 +161,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("bloomery_trainer.train.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _unbroken, "number": _number}
-    return environment
-
-
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = pages.environment("bloomery_trainer.train.report", percent=_unbroken, number=_number)
 
 _MEANINGS = {
     "top1": ("Accuracy (top 1)", "The share of images whose most probable class is the right one."),

@@ -1,0 +1,158 @@
+"""Moving an alias in MLflow deploys another version: the operator with a real registry and a real API server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.component.mlflow.conftest import MlflowServer
+from tests.component.operator_harness import (
+    OperatorProcess,
+    World,
+    condition_of,
+    eventually,
+    inference_service,
+    running,
+    variant,
+)
+
+FOLLOWED_SECONDS = 30
+
+
+class Registry:
+    """A registered model of the registry, with versions as trainings leave them."""
+
+    def __init__(self, client: MlflowClient, name: str) -> None:
+        self.name = name
+        self._client = client
+        client.create_registered_model(name)
+
+    def add(self) -> str:
+        """Register a version; return its number."""
+        number = str(len(self._client.search_model_versions(f"name = '{self.name}'")) + 1)
+        tags = {
+            "bloomery.dev/uri": f"s3://models/{number}",
+            "bloomery.dev/digest": "sha256:" + number * 64,
+            "bloomery.dev/trainingjob": "elsewhere/flowers",
+            "bloomery.dev/dataset": "flowers",
+            "bloomery.dev/dataset-version": "a" * 64,
+        }
+        made = self._client.create_model_version(self.name, source=f"s3://models/{number}", tags=tags)
+        assert made.version == number
+        return number
+
+    def champion(self, number: str) -> None:
+        """Move the alias, as a click in the UI does."""
+        self._client.set_registered_model_alias(self.name, "champion", number)
+
+    def tags(self, number: str) -> dict[str, str]:
+        """Return a version's tags."""
+        return self._client.get_model_version(self.name, number).tags
+
+
+@pytest.fixture
+def registry(mlflow: MlflowServer, tmp_path: Path) -> Registry:
+    made = Registry(mlflow.client(), f"flowers-{tmp_path.name}")
+    made.champion(made.add())
+    return made
+
+
+@pytest.fixture
+def served(world: World, mlflow: MlflowServer) -> Callable[..., str]:
+    """Serve a model of the registry; give its first revision once it has the traffic."""
+
+    def serve(reference: str, **model: str) -> str:
+        world.use_mlflow(mlflow.uri)
+        source = {"mlflow": reference, **model}
+        world.create(inference_service(variants=[variant("v1", 100) | {"model": source}]))
+        first = world.revision("flowers", "v1")
+        world.set_ready(first, 1)
+        world.wait_for_weights("flowers", {first: 100})
+        world.accept_route("flowers")
+        return first
+
+    return serve
+
+
+def second_revision(world: World, first: str) -> str:
+    def found() -> set[str]:
+        return set(world.deployments_of("flowers", "v1")) - {first}
+
+    (second,) = eventually(found, "the new version is deployed", seconds=FOLLOWED_SECONDS)
+    return second
+
+
+@pytest.mark.feature("S11", "S12")
+def test_a_followed_alias_deploys_what_it_points_at_and_mlflow_knows_who_serves_it(
+    world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
+) -> None:
+    served_by = f"bloomery.dev/served-by.{world.namespace}.flowers"
+    with running(own_operator):
+        first = served(f"models:/{registry.name}@champion", update="Follow")
+        eventually(lambda: registry.tags("1").get(served_by) == "v1", "MLflow knows who serves version 1")
+        shown = world.wait_for("inferenceservices", "flowers")["status"]["variants"][0]
+        assert (shown["model"], shown["trainingJob"]) == (f"{registry.name}/1", "elsewhere/flowers")
+        assert (shown["dataset"], shown["datasetVersion"]) == ("flowers", "a" * 64)
+        assert shown["digest"] == "sha256:" + "1" * 64
+
+        registry.champion(registry.add())
+        second = second_revision(world, first)
+        assert world.weights("flowers") == {first: 100}
+        world.set_ready(second, 1)
+        world.wait_for_weights("flowers", {second: 100})
+        eventually(lambda: registry.tags("2").get(served_by) == "v1", "MLflow knows who serves version 2")
+        world.delete("inferenceservices", "flowers")
+        eventually(lambda: served_by not in registry.tags("2"), "the tag goes with the service")
+        eventually(lambda: served_by not in registry.tags("1"), "and from the version that it served before")
+
+
+@pytest.mark.feature("S11")
+def test_an_alias_that_is_pinned_stays_what_it_meant(
+    world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
+) -> None:
+    with running(own_operator):
+        first = served(f"models:/{registry.name}@champion")
+        registry.champion(registry.add())
+        # Whoever begins anew asks nobody either.
+        own_operator.kill()
+        own_operator.start()
+        world.patch("inferenceservices", "flowers", {"spec": {"replicas": 2}})
+        world.wait_for("deployments", first, lambda d: d["spec"]["replicas"] == 2)
+        assert world.deployments_of("flowers", "v1") == [first]
+
+
+@pytest.mark.feature("S11")
+def test_a_registry_that_is_down_changes_nothing_that_runs_and_is_said(
+    world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
+) -> None:
+    with running(own_operator):
+        first = served(f"models:/{registry.name}@champion", update="Follow")
+        world.wait_for("deployments", first, lambda d: "bloomery.dev/served-tag" in d["metadata"]["annotations"])
+        # An annotation is a new generation to a Deployment's controller.
+        world.set_ready(first, 1)
+        world.wait_for_condition("inferenceservices", "flowers", "Ready", "True")
+        world.use_mlflow("http://127.0.0.1:9")
+        ready = world.wait_for_condition(
+            "inferenceservices", "flowers", "VariantsReady", "True", reason="RegistryUnreachable"
+        )
+        assert "MLflow could not be asked for" in ready["message"]
+        assert condition_of(world.get("inferenceservices", "flowers"), "Ready")["status"] == "True"
+        assert world.weights("flowers") == {first: 100}
+
+
+@pytest.mark.feature("S11")
+def test_a_model_that_the_registry_does_not_have_is_named(
+    world: World, own_operator: OperatorProcess, registry: Registry, mlflow: MlflowServer
+) -> None:
+    world.use_mlflow(mlflow.uri)
+    with running(own_operator):
+        reference = f"models:/{registry.name}@nobody"
+        world.create(inference_service(variants=[variant("v1", 100) | {"model": {"mlflow": reference}}]))
+        missing = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="ModelNotFound")
+        assert reference in missing["message"]
+        # It is deployed as soon as it is there.
+        mlflow.client().set_registered_model_alias(registry.name, "nobody", "1")
+        world.revision("flowers", "v1")

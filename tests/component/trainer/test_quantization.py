@@ -1,0 +1,86 @@
+"""A training whose model is asked for in int8: what is served, what it costs, and what is said when it does not pay."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bloomery_serving.images import ImageFile, Limits, decode
+from bloomery_serving.model import Model
+from tests.component.trainer.conftest import Trainers
+
+pytestmark = [pytest.mark.feature("T9"), pytest.mark.extended]
+
+LIMITS = Limits(bytes=10**6, pixels=10**6)
+
+
+def quantized(folder: Path) -> bool:
+    nodes = onnx.load(folder / "model" / "model.onnx").graph.node
+    return any(node.op_type == "QuantizeLinear" for node in nodes)
+
+
+def require_digests(folder: Path, message: dict[str, Any]) -> None:
+    """What metadata.json says is what lies there, and what the result says."""
+    said = json.loads((folder / "model" / "metadata.json").read_text())
+    for name, digest in said["files"].items():
+        assert digest == f"sha256:{hashlib.sha256((folder / 'model' / name).read_bytes()).hexdigest()}"
+    canonical = json.dumps(said["files"], sort_keys=True, separators=(",", ":"))
+    assert message["model"]["digest"] == f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+    assert said["quantization"] == message["quantization"]
+
+
+def test_a_model_is_served_as_int8_with_the_scores_of_its_report(
+    trainers: Trainers, train_config: Callable[..., dict[str, Any]], digits: dict[str, Any], tmp_path: Path
+) -> None:
+    config = train_config("int8", {"imageSize": 64, "maxSteps": 70})
+    config["output"]["quantization"] = "Int8"
+    message = trainers.run(config).message
+
+    found, output = message["quantization"], tmp_path / "int8"
+    assert found["kept"]
+    assert found["speedUp"] > 1.05
+    assert found["int8"]["top1"] >= found["float32"]["top1"] - 0.01
+    assert message["metrics"]["top1"] == found["int8"]["top1"]
+    assert message["notes"][-1].startswith("The model is served as int8, calibrated on 128 training images")
+    assert message["notes"][-1] in (output / "report.html").read_text(encoding="utf-8")
+    assert quantized(output)
+    assert (output / "model" / "model.onnx").stat().st_size < (output / "model" / "state.pt").stat().st_size / 3
+    require_digests(output, message)
+
+    model = Model.load(output / "model", digest="", threads=1)
+    raw = Path(digits["uri"].removeprefix("file://")).parents[1] / "raw"
+    with (output / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:9]
+    for row in rows:
+        image = decode(ImageFile("digit", next(raw.rglob(row["image"])).read_bytes()), LIMITS)
+        (scores,) = model.predict([model.preprocess.tensor(image)])
+        assert model.labels[int(np.argmax(scores))] == row["predicted"]
+
+
+def test_the_float_model_stays_and_the_numbers_are_said_where_int8_is_not_faster(
+    trainers: Trainers, train_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    # Small depthwise convolutions: changing between the forms costs more than int8 saves.
+    config = train_config("slower", {"imageSize": 64, "maxSteps": 7}, preset="mobilenet-v3-small")
+    config["output"]["quantization"] = "Int8"
+    trainer = trainers.run(config)
+
+    message, output = trainer.message, tmp_path / "slower"
+    found = message["quantization"]
+    assert not found["kept"]
+    assert found["speedUp"] < 1.05
+    assert message["metrics"]["top1"] == found["float32"]["top1"]
+    (said,) = (note for note in message["notes"] if "int8" in note)
+    assert said.startswith("The model is served as float32, though int8 was asked for: in int8, ")
+    assert "which is not at least 1.05 times as fast" in said
+    assert said in trainer.log
+    assert not quantized(output)
+    require_digests(output, message)

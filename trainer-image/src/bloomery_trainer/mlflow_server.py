@@ -1,0 +1,71 @@
+"""The MLflow server as all commands use it: a client, experiments by name, what its errors mean.
+
+The library is imported when it is needed: that takes seconds, and without a server nobody needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bloomery_trainer.errors import BadConfig
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet.
+
+    Raises BadConfig where MLflow has no use for such an address.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.logging_utils import disable_logging
+
+    # What goes wrong is said here, once, in words.
+    disable_logging()  # type: ignore[no-untyped-call]
+    for name in ("mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    try:
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        raise BadConfig("InvalidTrackingUri", f"MLFLOW_TRACKING_URI is of no use: {in_words(error)}") from error
+
+
+def experiment(client: MlflowClient, name: str, tags: Mapping[str, str] | None = None) -> str:
+    """The id of an experiment, which is made, or brought back where somebody deleted it."""
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        return str(client.create_experiment(name, tags=dict(tags or {})))
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def in_words(error: Exception) -> str:
+    """The first line of an error, without the chain of what caused it."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    request, unanswered, _ = line.partition(" failed with exception")
+    return f"{request} got no answer" if unanswered else line[:300]
+
+
+def is_final(error: Exception) -> bool:
+    """Whether the server answered, and would answer the same again."""
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in (408, 429)
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the server does not like the credentials, which people may put right."""
+    return _status(error) in (401, 403)
+
+
+def _status(error: Exception) -> int | None:
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return None
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]

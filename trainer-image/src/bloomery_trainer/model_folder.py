@@ -1,0 +1,113 @@
+"""The model folder: ONNX for serving, weights for going on, and what is needed to use either.
+
+Nothing in it needs code of its own to be executed when it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bloomery_trainer.errors import BadConfig, BadData
+from bloomery_trainer.storage import Folder
+
+MODEL, LABELS, PREPROCESS, WEIGHTS = "model.onnx", "labels.txt", "preprocess.json", "state.pt"
+SERVED = (MODEL, LABELS, PREPROCESS)
+FILES = (*SERVED, WEIGHTS)
+METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model folder in a store, as its metadata.json describes it."""
+
+    folder: Folder
+    below: str
+    """Where in the folder it is: empty, or a path that ends in `/`."""
+    metadata: Mapping[str, Any]
+    files: Mapping[str, str]
+    """`sha256:…` of each file."""
+
+    @property
+    def uri(self) -> str:
+        """Where its files are."""
+        return f"{self.folder.uri.rstrip('/')}/{self.below}".rstrip("/")
+
+    @property
+    def digest(self) -> str:
+        """The model's digest."""
+        return digest(self.files)
+
+    def require(self, wanted: str | None) -> None:
+        """Raises BadConfig where another digest was meant; None takes any."""
+        if wanted is not None and wanted != self.digest:
+            raise BadConfig("DigestMismatch", f"the model at {self.uri} has the digest {self.digest}, not {wanted}")
+
+    def fetch(self, names: Iterable[str], target: Path) -> None:
+        """Brings files to a local folder; raises BadData where one is missing or not what its digest says."""
+        for name in names:
+            try:
+                found = f"sha256:{self.folder.download(f'{self.below}{name}', target / name)}"
+            except FileNotFoundError as error:
+                raise BadData("ModelDamaged", f"{name} is missing at {self.uri}") from error
+            if self.files.get(name) != found:
+                raise BadData("ModelDamaged", f"{name} at {self.uri} is not what its {METADATA} says")
+
+
+def stored(folder: Folder, below: str = "") -> StoredModel | None:
+    """The model at a place of a folder, None where there is none; raises BadData where it is not described well."""
+    content = folder.read_if_there(f"{below}{METADATA}")
+    if content is None:
+        return None
+    try:
+        metadata = json.loads(content)
+        files = {str(name): str(value) for name, value in metadata["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        where = f"{folder.uri.rstrip('/')}/{below}{METADATA}"
+        raise BadData("NotAModel", f"{where} does not describe a model: {error!r}") from error
+    return StoredModel(folder, below, metadata, files)
+
+
+def require_stored(folder: Folder, below: str = "") -> StoredModel:
+    """The same, where there has to be one."""
+    found = stored(folder, below)
+    if found is None:
+        raise BadData("NotAModel", f"there is no {METADATA} at {folder.uri.rstrip('/')}/{below}: it holds no model")
+    return found
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The names of labels.txt, in the order of the model's output."""
+    # Not splitlines(): a class name may hold a character that it takes for the end of a line.
+    return tuple((folder / LABELS).read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+
+
+def write_classes(folder: Path, names: Iterable[str]) -> None:
+    """Writes labels.txt."""
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """`sha256:…` of each of FILES."""
+    return {name: f"sha256:{_sha256(folder / name)}" for name in FILES}
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """A model's digest: of the canonical JSON of its files' digests."""
+    canonical = json.dumps(dict(files), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def metadata(folder: Path, about: Mapping[str, Any]) -> bytes:
+    """The content of metadata.json."""
+    document = {"format": 1, "files": file_digests(folder), **about}
+    return json.dumps(document, ensure_ascii=False, indent=1).encode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

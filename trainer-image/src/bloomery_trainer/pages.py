@@ -1,0 +1,35 @@
+"""What all our HTML pages have in common: names are escaped, nothing comes from outside, pictures lie inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from bloomery_trainer.images import decode
+
+
+def environment(package: str, **filters: Callable[..., Any]) -> Environment:
+    """The templates that lie in a package, with filters of its own."""
+    made = Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= filters
+    return made
+
+
+def thumbnail(data: bytes, *, side: int) -> str:
+    """An image file as a data URI of a small JPEG, `side` pixels at most; raises what decoding raises."""
+    image = decode(data, at_least=side)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
 from bloomery_operator.api.common import Manifest
+from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import (
     DATASETS,
     DEPLOYMENTS,
@@ -18,25 +19,32 @@ from bloomery_operator.cluster.kinds import (
     JOBS,
     OWNERS,
     PODS,
+    SERVICES,
     TRAINING_JOBS,
     Key,
     Kind,
 )
-from bloomery_operator.cluster.projection import key_of
+from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.context import publish_invalid
+from bloomery_operator.reconcile.models import forget_served
 from bloomery_operator.resources.metadata import SELECTOR
-from bloomery_operator.telemetry import Telemetry
+from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-CHILDREN = (JOBS, PODS, DEPLOYMENTS, HTTP_ROUTES)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, HTTP_ROUTES)
 OWNER_LABELS: dict[Kind, type[CustomResource]] = {
     DATASETS: Dataset,
     TRAINING_JOBS: TrainingJob,
     INFERENCE_SERVICES: InferenceService,
 }
+DEPENDENTS: dict[Kind, tuple[tuple[Kind, str], ...]] = {
+    DATASETS: ((TRAINING_JOBS, USED_DATASET),),
+    TRAINING_JOBS: ((TRAINING_JOBS, USED_TRAINING_JOB), (INFERENCE_SERVICES, USED_TRAINING_JOB)),
+}
+"""For a kind, who may wait for an object of it, and by which index they are found."""
 STUCK_SECONDS = 300.0
 """A resync that takes longer than this beyond its interval means that the process hangs."""
 
@@ -64,7 +72,8 @@ class Controller:
         self._queue: WorkQueue[Item] = WorkQueue(telemetry)
         self._suspects: set[tuple[Kind, Key]] = set()
         self._dead: frozenset[tuple[Kind, Key]] = frozenset()
-        self._last_resync = time.monotonic()
+        self._last_resync: float | None = None
+        telemetry.count_objects(self._phases)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -76,19 +85,28 @@ class Controller:
         self._telemetry.events.labels(kind.kind).inc()
         self._suspects.discard((kind, key_of(manifest)))
         if deleted:
-            self._context.projection.remove(kind, key_of(manifest))
+            self._context.projection.remove(kind, manifest)
         else:
             self._context.projection.put(kind, manifest)
         self._enqueue(kind, manifest)
 
     async def run(self) -> None:
         """Resync once, then work and resync until cancelled."""
+        self._last_resync = time.monotonic()
         await self._first_resync()
         workers = [self._queue.work(self._reconcile) for _ in range(self._context.settings.workers)]
         await asyncio.gather(self._resync_forever(), *workers)
 
+    def _phases(self) -> Iterator[Phase]:
+        for owner in OWNERS:
+            for key, manifest in self._context.projection.items(owner):
+                # One that nobody has looked at yet has no phase.
+                yield Phase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")
+
     def ailment(self) -> str | None:
-        """Say what is wrong with this process, for the liveness probe; None when it is well."""
+        """Say what is wrong with this process, for the liveness probe; None when it is well, or only stands by."""
+        if self._last_resync is None:
+            return None
         age = time.monotonic() - self._last_resync
         if age > self._context.settings.resync_seconds + STUCK_SECONDS:
             return f"the last resync was {age:.0f} s ago"
@@ -100,20 +118,26 @@ class Controller:
     async def resync(self) -> None:
         """List everything, replace the projection, queue all objects, and note what the watches missed."""
         missed: set[tuple[Kind, Key]] = set()
+        outdated: list[str] = []
         for kind in self._kinds:
             before = time.monotonic()
             self._context.projection.begin_listing(kind)
-            differing = self._context.projection.replace(kind, [m async for m in self._list(kind)])
-            if differing:
+            differing = self._context.projection.replace(kind, await self._list(kind))
+            if differing is None:
+                outdated.append(kind.plural)
+            elif differing:
                 self._telemetry.missed.labels(kind.kind).inc(len(differing))
                 logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(differing), time.monotonic() - before)
-            missed |= {(kind, key) for key in differing}
+                missed |= {(kind, key) for key in differing}
         # An event may just be under way; an object missed twice, with no event between, is not that.
         self._dead, self._suspects = frozenset(missed & self._suspects), missed
         for owner in OWNERS:
             for key, _ in self._context.projection.items(owner):
                 self._queue.add(Item(owner, key))
-        self._last_resync = time.monotonic()
+        if outdated:
+            logger.warning("the resync leaves aside lists that are older than what is known: %s", ", ".join(outdated))
+        else:
+            self._last_resync = time.monotonic()
 
     async def _first_resync(self) -> None:
         await self.resync()
@@ -125,18 +149,30 @@ class Controller:
             await asyncio.sleep(self._context.settings.resync_seconds)
             try:
                 await self.resync()
+                for namespace in {
+                    key.namespace for owner in OWNERS for key, _ in self._context.projection.items(owner)
+                }:
+                    await forget_served(self._context, namespace)
             except Exception as error:
                 logger.warning("the resync failed and is tried again: %r", error)
 
-    async def _list(self, kind: Kind) -> AsyncIterator[Manifest]:
+    async def _list(self, kind: Kind) -> Listing:
         selector = "" if kind in OWNERS else SELECTOR
-        for namespace in self._context.settings.namespaces or (None,):
-            async for manifest in self._context.cluster.list(kind, namespace=namespace, selector=selector):
-                yield manifest
+        parts = [
+            await self._context.cluster.list(kind, namespace=namespace, selector=selector)
+            for namespace in self._context.settings.namespaces or (None,)
+        ]
+        return Listing(
+            items=tuple(item for part in parts for item in part.items),
+            versions=tuple(version for part in parts for version in part.versions),
+        )
 
     async def _reconcile(self, item: Item) -> float | None:
         if self._context.projection.get(item.kind, item.key) is None:
             self._queue.forget(item)
+            self._context.applied.forget_owner((item.kind.kind, item.key))
+            if item.kind is INFERENCE_SERVICES:
+                await forget_served(self._context, item.key.namespace)
             return None
         try:
             return await RECONCILERS[item.kind](self._context, item.key)
@@ -158,16 +194,6 @@ class Controller:
 
     def _enqueue_dependents(self, kind: Kind, namespace: str, name: str) -> None:
         """Queue those that wait for this object: a Dataset's jobs, a job's services."""
-        dependents: tuple[tuple[Kind, Kind, Callable[[Manifest], bool]], ...] = (
-            (DATASETS, TRAINING_JOBS, lambda m: any(d.get("name") == name for d in m["spec"].get("datasets", []))),
-            (TRAINING_JOBS, TRAINING_JOBS, lambda m: m["spec"].get("initialModel", {}).get("trainingJob") == name),
-            (
-                TRAINING_JOBS,
-                INFERENCE_SERVICES,
-                lambda m: any(v["model"].get("trainingJob") == name for v in m["spec"].get("variants", [])),
-            ),
-        )
-        for waiting, refers in ((waiting, refers) for changed, waiting, refers in dependents if changed is kind):
-            for key, manifest in self._context.projection.items(waiting):
-                if key.namespace == namespace and refers(manifest):
-                    self._queue.add(Item(waiting, key))
+        for waiting, index in DEPENDENTS.get(kind, ()):
+            for key, _ in self._context.projection.find(waiting, index, namespace, name):
+                self._queue.add(Item(waiting, key))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import kopf
@@ -10,7 +12,14 @@ from bloomery_operator.cluster.kinds import OWNERS, Kind
 from bloomery_operator.controller import Controller
 from bloomery_operator.resources.metadata import SELECTOR
 
-WATCH_CHUNK = 500
+WATCH_CHUNK = 100
+
+
+class _Backoffs:
+    """Seconds between kopf's tries of a request, without an end: it would end the process after a minute of 500s."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
 
 
 def build_registry(controller: Controller) -> kopf.OperatorRegistry:
@@ -28,6 +37,8 @@ def build_settings(controller: Controller) -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True
+    settings.networking.error_backoffs = _Backoffs()
+    settings.persistence.diffbase_storage = _NoMemory()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 301
     settings.watching.connect_timeout = 60
@@ -36,6 +47,19 @@ def build_settings(controller: Controller) -> kopf.OperatorSettings:
         if kind not in OWNERS:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = SELECTOR
     return settings
+
+
+class _NoMemory(kopf.DiffBaseStorage):
+    """Keeps nothing of an object: no handler of ours asks what changed, and kopf would copy each object to compare."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
 
 
 def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import uuid
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from typing import Any, NoReturn
 
 import aiohttp
 import kopf
@@ -17,9 +21,11 @@ from pydantic import ValidationError
 from pythonjsonlogger.json import JsonFormatter
 
 from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
-from bloomery_operator.cluster.kinds import HTTP_ROUTES, OWNERS, Kind
+from bloomery_operator.cluster.kinds import HTTP_ROUTES, OWNERS, Key, Kind
+from bloomery_operator.cluster.lease import Lease, LeaseLost, LeaseStore
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.controller import CHILDREN, Controller
+from bloomery_operator.counters import ServerMeter
 from bloomery_operator.handlers import build_registry, build_settings
 from bloomery_operator.progress import ProgressClient
 from bloomery_operator.reconcile import Context
@@ -30,21 +36,28 @@ from bloomery_operator.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 
-def main() -> int:
-    """Run the operator until it is told to stop; return the process' exit code."""
+def main() -> NoReturn:
+    """Run the operator until it is told to stop, and end the process."""
     try:
         settings = Settings()  # type: ignore[call-arg]  # the environment gives what is required
     except ValidationError as error:
         wrong = "; ".join(f"BLOOMERY_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         print(f"The operator's environment is not right: {wrong}", file=sys.stderr)
-        return 2
+        leave(2)
     configure_logging(settings)
     try:
-        asyncio.run(run(settings))
+        # Not asyncio.run, which at the end closes kopf's generators in any order: some answer with a traceback.
+        asyncio.new_event_loop().run_until_complete(run(settings))
     except (ClusterError, kube_config.ConfigException, OSError) as error:
         logger.error("the operator can not start: %s", error)
-        return 1
-    return 0
+        leave(1)
+    leave(0)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process on the spot, with whatever is still under way in it."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -63,21 +76,69 @@ async def run(settings: Settings) -> None:
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         await _load_credentials()
-        api = await stack.enter_async_context(kube.ApiClient())
+        api = await stack.enter_async_context(build_api())
         session = await stack.enter_async_context(aiohttp.ClientSession())
         telemetry = Telemetry()
+        lease = build_lease(KubernetesCluster(api), settings)
         trainers = ProgressClient(session, every=settings.progress_seconds)
         context = Context(
-            cluster=KubernetesCluster(api),
+            cluster=build_cluster(api, settings, lease),
             projection=Projection(),
             settings=settings,
             read_progress=trainers.read,
             stop_trainer=trainers.stop,
-            find_model=RegistryClient(session).find,
+            registry=RegistryClient(session),
+            servers=ServerMeter(session),
         )
         controller = Controller(context, telemetry, kinds=watched_kinds(settings))
         await serve_health(stack, settings, controller, telemetry)
-        await _run_until(stop, controller, settings)
+        if lease is not None:
+            await _run_until(stop, lease.acquire())
+        if not stop.is_set():
+            telemetry.is_leader.set(1)
+            await _work(stop, controller, settings, lease)
+
+
+async def _work(stop: asyncio.Event, controller: Controller, settings: Settings, lease: Lease | None) -> None:
+    holding = () if lease is None else (_hold(lease),)
+    try:
+        await _run_until(stop, controller.run(), _watch(controller, settings, stop), *holding)
+    finally:
+        if lease is not None:
+            await lease.release()
+
+
+async def _hold(lease: Lease) -> None:
+    """Hold the lease; without it the process ends on the spot, as nothing that is under way may go on."""
+    try:
+        await lease.hold()
+    except LeaseLost as error:
+        # Not an error: whoever holds the lease works, and this one starts again to stand by.
+        logger.warning("the operator ends: %s", error)
+        leave(1)
+
+
+def build_lease(store: LeaseStore, settings: Settings) -> Lease | None:
+    """Return what lets one of several operators work; None where there is only one."""
+    if not settings.lease_namespace:
+        return None
+    identity = f"{settings.pod_name}_{uuid.uuid4()}"
+    return Lease(store, Key(settings.lease_namespace, settings.lease_name), identity=identity)
+
+
+def build_cluster(api: kube.ApiClient, settings: Settings, lease: Lease | None) -> KubernetesCluster:
+    """Return the way to the API server, where what is written depends on the lease."""
+    if lease is None:
+        return KubernetesCluster(api, timeout=settings.request_seconds)
+    return KubernetesCluster(api, timeout=settings.request_seconds, may_write=lease.remaining)
+
+
+def build_api() -> kube.ApiClient:
+    """Return the client of the API server; a proxy is asked for by no watch of kopf's, and so by none of ours."""
+    configuration = kube.Configuration.get_default_copy()
+    # Else each request would have two threads look through the environment, and for a ~/.netrc.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return kube.ApiClient(configuration)
 
 
 async def _load_credentials() -> None:
@@ -108,21 +169,17 @@ async def _watch(controller: Controller, settings: Settings, stop: asyncio.Event
         settings=build_settings(controller),
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
-        stop_flag=stop,
     )
-    # kopf has claimed the signals, and would first wait 5 s for our workers, which never end by themselves.
+    # kopf has claimed the signals; told by one to stop, it would first wait 5 s for our workers, which never end by
+    # themselves. Cancelled, it ends at once.
     _stop_on_signals(stop)
     await kopf.run_tasks(tasks, ignored=ours)
 
 
-async def _run_until(stop: asyncio.Event, controller: Controller, settings: Settings) -> None:
-    tasks = [
-        asyncio.create_task(stop.wait(), name="stop"),
-        asyncio.create_task(controller.run(), name="controller"),
-        asyncio.create_task(_watch(controller, settings, stop), name="kopf"),
-    ]
+async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
+    """Run the parts until one of them ends, or until told to stop; raises what that one raised."""
+    tasks = [asyncio.create_task(part) for part in (_wait(stop), *parts)]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
@@ -130,6 +187,10 @@ async def _run_until(stop: asyncio.Event, controller: Controller, settings: Sett
         # kopf, when it ends, cancels every task that began after it, ours too.
         if not task.cancelled():
             task.result()
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 async def serve_health(stack: AsyncExitStack, settings: Settings, controller: Controller, telemetry: Telemetry) -> None:

@@ -74,5 +74,4 @@ class ProgressClient:
 
 
 def _address(pod: PodView) -> str:
-    host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
-    return f"http://{host}:{PROGRESS_PORT}"
+    return f"http://{pod.host}:{PROGRESS_PORT}"

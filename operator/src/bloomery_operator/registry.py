@@ -1,4 +1,7 @@
-"""MLflow's registry over REST: which version a name, an alias or a run means. No MLflow client is needed for that."""
+"""MLflow's registry over REST: which version a name, an alias or a run means, and who serves it.
+
+No MLflow client is needed for that.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.status.verdicts import Verdict
 
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 _API = "api/2.0/mlflow"
 _URI_TAG, _DIGEST_TAG, _LABEL_TAG = "bloomery.dev/uri", "bloomery.dev/digest", "bloomery.dev/version-label"
+_JOB_TAG, _DATASET_TAG = "bloomery.dev/trainingjob", "bloomery.dev/dataset"
+_DATASET_VERSION_TAG = "bloomery.dev/dataset-version"
+_SERVED_BY = "bloomery.dev/served-by"
+_PAGE = 1000
 
 
 class _Refused(Exception):
@@ -30,7 +37,7 @@ class RegistryClient:
         """Use an HTTP session; the caller closes it."""
         self._session = session
 
-    async def find(self, environment: Mapping[str, str], reference: str) -> StartingPoint | Verdict:
+    async def find(self, environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
         """Return the model that ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/ID`` means now.
 
         Args:
@@ -38,21 +45,89 @@ class RegistryClient:
             reference: a version is a number, or the label that people gave it.
 
         Returns:
-            The model's folder in the store, or what stands in the way; asking again later may help.
+            The model: in the store where a TrainingJob made it, else at MLflow's own address, and then without a
+            digest. Or what stands in the way; asking again later may help.
         """
-        server = environment.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-        if not server.startswith(("http://", "https://")):
+        server = _server(environment)
+        if server is None:
             return Verdict("RegistryNotConfigured", f"{reference} can not be found: MLFLOW_TRACKING_URI is not set.")
         try:
             version = await self._version(server, environment, reference)
+            if version is None:
+                return Verdict("ModelNotFound", f"MLflow's registry has no {reference}.")
+            if version.get("status", "READY") != "READY":
+                said = version.get("status_message") or version["status"]
+                return Verdict("ModelNotReady", f"{reference} is not ready in MLflow's registry: {said}")
+            return await self._served(server, environment, version)
         except _Refused as error:
             return Verdict("ModelNotFound", f"MLflow's registry has no {reference}: {error}")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             detail = str(error) or type(error).__name__
             return Verdict("RegistryUnreachable", f"MLflow could not be asked for {reference}: {detail}")
-        if version is None:
-            return Verdict("ModelNotFound", f"MLflow's registry has no {reference}.")
-        return _starting_point(version, reference)
+
+    async def tag_served(
+        self, environment: Mapping[str, str], model: tuple[str, str], *, service: str, variants: str
+    ) -> bool:
+        """Note on a model version which service serves it, and as which variants; return whether MLflow took it.
+
+        Args:
+            model: its name and version.
+            service: NAMESPACE/NAME of the InferenceService.
+            variants: what to note; empty takes the note away.
+        """
+        server = _server(environment)
+        name, version = model
+        body = {"name": name, "version": version, "key": _served_tag(service)}
+        try:
+            if variants and server:
+                await self._ask(server, environment, "model-versions/set-tag", body=body | {"value": variants})
+            elif server:
+                await self._ask(server, environment, "model-versions/delete-tag", body=body, method="DELETE")
+        except (_Refused, aiohttp.ClientError, TimeoutError, ValueError):
+            return False
+        return server is not None
+
+    async def served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+        """Return which model versions are noted as served, by services of the namespace: NAMESPACE/NAME and version.
+
+        Where MLflow does not answer, nothing is known.
+        """
+        server = _server(environment)
+        if server is None:
+            return []
+        prefix, notes, token = f"{_SERVED_BY}.{namespace}.", [], ""
+        try:
+            while True:
+                query = f"model-versions/search?max_results={_PAGE}&page_token={quote(token)}"
+                page = await self._ask(server, environment, query) or {}
+                for version in page.get("model_versions") or []:
+                    keys = [tag["key"] for tag in version.get("tags") or [] if tag["key"].startswith(prefix)]
+                    model = (version["name"], str(version["version"]))
+                    notes += [(f"{namespace}/{key.removeprefix(prefix)}", model) for key in keys]
+                token = page.get("next_page_token") or ""
+                if not token:
+                    return notes
+        except (_Refused, aiohttp.ClientError, TimeoutError, ValueError):
+            return []
+
+    async def _served(self, server: str, environment: Mapping[str, str], version: Mapping[str, Any]) -> ServedModel:
+        tags = {tag["key"]: tag["value"] for tag in version.get("tags") or []}
+        uri = tags.get(_URI_TAG)
+        if uri is None:
+            query = f"model-versions/get-download-uri?name={quote(version['name'])}&version={version['version']}"
+            answer = await self._ask(server, environment, query)
+            uri = str((answer or {}).get("artifact_uri") or version.get("source", ""))
+        return ServedModel(
+            uri=uri,
+            # A digest speaks of the folder in the store, not of what MLflow keeps.
+            digest=tags.get(_DIGEST_TAG) if _URI_TAG in tags else None,
+            name=version["name"],
+            version=str(version["version"]),
+            run_id=version.get("run_id") or None,
+            training_job=tags.get(_JOB_TAG),
+            dataset=tags.get(_DATASET_TAG),
+            dataset_version=tags.get(_DATASET_VERSION_TAG),
+        )
 
     async def _version(self, server: str, environment: Mapping[str, str], reference: str) -> Mapping[str, Any] | None:
         if reference.startswith("runs:/"):
@@ -77,16 +152,43 @@ class RegistryClient:
         document = await self._ask(server, environment, query)
         return None if document is None else document["model_version"]
 
-    async def _ask(self, server: str, environment: Mapping[str, str], query: str) -> dict[str, Any] | None:
-        url, headers = f"{server}/{_API}/{query}", _headers(environment)
-        async with self._session.get(URL(url, encoded=True), headers=headers, timeout=TIMEOUT) as response:
-            document = json.loads(await response.read())
+    async def _ask(
+        self,
+        server: str,
+        environment: Mapping[str, str],
+        query: str,
+        *,
+        body: Mapping[str, str] | None = None,
+        method: str | None = None,
+    ) -> dict[str, Any] | None:
+        url, headers = URL(f"{server}/{_API}/{query}", encoded=True), _headers(environment)
+        method = method or ("POST" if body else "GET")
+        async with self._session.request(method, url, json=body, headers=headers, timeout=TIMEOUT) as response:
+            document = _document(response, await response.read())
             if response.status == 404:
                 return None
             if response.status >= 400:
                 kind = _Refused if response.status == 400 else ValueError
                 raise kind(str(document.get("message", response.reason))[:300])
-            return dict(document)
+            return document
+
+
+def _document(response: aiohttp.ClientResponse, content: bytes) -> dict[str, Any]:
+    """Return what MLflow answered; a proxy before it, or accounts of its own, may answer something else."""
+    try:
+        return dict(json.loads(content))
+    except ValueError as error:
+        hint = "; check the credentials in the storage Secret" if response.status in (401, 403) else ""
+        raise ValueError(f"the answer is {response.status} {response.reason}{hint}") from error
+
+
+def _server(environment: Mapping[str, str]) -> str | None:
+    server = environment.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    return server if server.startswith(("http://", "https://")) else None
+
+
+def _served_tag(service: str) -> str:
+    return f"{_SERVED_BY}.{service.replace('/', '.')}"
 
 
 def _quoted(text: str) -> str:
@@ -101,16 +203,4 @@ def _headers(environment: Mapping[str, str]) -> dict[str, str]:
     if token := environment.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     user, password = environment.get("MLFLOW_TRACKING_USERNAME"), environment.get("MLFLOW_TRACKING_PASSWORD")
-    return {"Authorization": aiohttp.BasicAuth(user, password).encode()} if user and password else {}
-
-
-def _starting_point(version: Mapping[str, Any], reference: str) -> StartingPoint | Verdict:
-    tags = {tag["key"]: tag["value"] for tag in version.get("tags") or []}
-    display = f"{version['name']}/{version['version']}"
-    if _URI_TAG not in tags:
-        return Verdict(
-            "ModelNotOurs",
-            f"{reference} is {display}, which was not made by a TrainingJob: its tag {_URI_TAG} is missing, the folder "
-            "in the store with the weights to go on from.",
-        )
-    return StartingPoint(uri=tags[_URI_TAG], digest=tags.get(_DIGEST_TAG), origin=display)
+    return {"Authorization": aiohttp.encode_basic_auth(user, password, encoding="utf-8")} if user and password else {}

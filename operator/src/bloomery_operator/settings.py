@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -18,6 +19,12 @@ class Settings(BaseSettings):
 
     serving_image: str
     """Image of the model server."""
+
+    serving_gpu_image: str = ""
+    """Image of the model server with CUDA, for variants that ask for nvidia.com/gpu; without it, the other one."""
+
+    kit_image: str = ""
+    """Image that packs the offline kit; ``kubectl bloomery kit`` finds its name on the Deployments."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
 
@@ -46,7 +53,15 @@ class Settings(BaseSettings):
     metrics_port: int = 8080
     health_port: int = 8081
 
-    workers: int = 4
+    lease_namespace: str = ""
+    """Where the Lease is by which one of several operators works; empty: this is the only one."""
+
+    lease_name: str = "bloomery-operator"
+
+    pod_name: str = Field(default_factory=socket.gethostname)
+    """Who the Lease's holder is, for people; a part by chance is added, as a container may start again."""
+
+    workers: int = 8
     """Reconciles at a time."""
 
     resync_seconds: float = 180.0
@@ -56,10 +71,19 @@ class Settings(BaseSettings):
     """How often a running pod is asked for its progress."""
 
     obstacle_seconds: float = 10.0
-    """How often a missing Secret, a taken name or a refused manifest is looked at again: no watch tells of those."""
+    """How often what no watch tells is looked at again: a missing Secret, a taken name, the Gateway's address."""
 
     keys_seconds: float = 30.0
     """How often the people's Secret of API keys is compared with the pods' digests: Secrets are not watched."""
+
+    registry_seconds: float = 10.0
+    """How often an alias that is followed is looked up in MLflow."""
+
+    traffic_seconds: float = 5.0
+    """How often the pods' counters are read while a rollout is under way or a revision drains."""
+
+    request_seconds: float = 30.0
+    """How long the API server has for an answer."""
 
     log_format: Literal["json", "text"] = "json"
 

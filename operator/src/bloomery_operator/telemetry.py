@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+
+class Phase(NamedTuple):
+    """What one of our objects is at, for counting."""
+
+    kind: str
+    namespace: str
+    phase: str
 
 
 class Telemetry:
@@ -15,6 +26,7 @@ class Telemetry:
     def __init__(self) -> None:
         """Register the metrics."""
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._reconciles = Counter(
             "bloomery_reconcile", "Reconciles by kind and result.", ["kind", "result"], registry=self._registry
         )
@@ -23,12 +35,17 @@ class Telemetry:
         )
         self.queue_depth = Gauge("bloomery_workqueue_depth", "Keys that wait for a worker.", registry=self._registry)
         self.events = Counter("bloomery_watch_events", "Watch events by kind.", ["kind"], registry=self._registry)
+        self.is_leader = Gauge("bloomery_leader", "1 where it works, 0 where it stands by.", registry=self._registry)
         self.missed = Counter(
             "bloomery_missed_changes",
             "Changes that only the resync noticed, by kind.",
             ["kind"],
             registry=self._registry,
         )
+
+    def count_objects(self, phases: Callable[[], Iterable[Phase]]) -> None:
+        """Show how many objects there are by kind, namespace and phase; ``phases`` tells of each, when asked."""
+        self._registry.register(_Objects(phases))
 
     @contextmanager
     def reconcile(self, item: object) -> Iterator[None]:
@@ -47,3 +64,21 @@ class Telemetry:
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class _Objects:
+    def __init__(self, phases: Callable[[], Iterable[Phase]]) -> None:
+        self._phases = phases
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        yield self._family()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = self._family()
+        for labels, count in Tally(self._phases()).items():
+            family.add_metric(labels, count)
+        yield family
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily("bloomery_objects", "Objects by kind, namespace and phase.", labels=Phase._fields)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-FIRST_BACKOFF_SECONDS = 0.5
+FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import (
     DATASETS,
     DEPLOYMENTS,
@@ -29,12 +29,11 @@ class Lists:
     """A cluster that can only be listed."""
 
     def __init__(self) -> None:
-        self.objects: dict[Kind, list[Manifest]] = {}
+        self.objects: dict[Kind, tuple[Manifest, ...]] = {}
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> AsyncIterator[Manifest]:
+    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
         del namespace, selector
-        for manifest in self.objects.get(kind, []):
-            yield manifest
+        return Listing(self.objects.get(kind, ()), versions=("1000",))
 
 
 @pytest.fixture
@@ -58,7 +57,8 @@ def controller(lists: Lists, projection: Projection) -> Controller:
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
-        find_model=silent,
+        registry=silent,  # type: ignore[arg-type]
+        servers=silent,  # type: ignore[arg-type]
     )
     return Controller(context, Telemetry(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
 
@@ -100,25 +100,38 @@ def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, project
 
 
 def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> None:
-    lists.objects = {DATASETS: [{"metadata": metadata("a")}, {"metadata": metadata("b")}]}
+    lists.objects = {
+        DATASETS: (
+            {"metadata": metadata("a")},
+            {"metadata": metadata("b")},
+        )
+    }
     asyncio.run(controller.resync())
     assert {Item(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
 
 
+def test_metrics_tell_how_many_objects_are_in_which_phase(controller: Controller, projection: Projection) -> None:
+    for name, status in (("a", {"phase": "Running"}), ("b", {"phase": "Running"}), ("new", {})):
+        projection.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
+    text = controller._telemetry.exposition().decode()
+    assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Running"} 2.0' in text
+    assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Pending"} 1.0' in text
+
+
 def test_a_watch_that_misses_an_object_twice_is_reported_dead(controller: Controller, lists: Lists) -> None:
     assert controller.ailment() is None
-    lists.objects = {JOBS: [{"metadata": metadata("a")}]}
+    lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
     assert controller.ailment() is None, "an event may be just under way"
-    lists.objects = {JOBS: [{"metadata": metadata("a", resourceVersion="101")}]}
+    lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
     assert controller.ailment() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
 
 
 def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists) -> None:
-    lists.objects = {JOBS: [{"metadata": metadata("a")}]}
+    lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
     controller.observe(JOBS, {"metadata": metadata("a")}, deleted=False)
-    lists.objects = {JOBS: [{"metadata": metadata("a", resourceVersion="101")}]}
+    lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
     assert controller.ailment() is None

@@ -8,8 +8,16 @@ from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.resources import prepare, tensorboard, train
 from bloomery_operator.resources.jobs import build_config_map, build_job, build_peers_service
 from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
-from bloomery_operator.resources.route import Backend, build_route
-from bloomery_operator.resources.serve import ServedModel, build_deployment, build_service, revision_name
+from bloomery_operator.resources.route import Backend, Mirror, Traffic, build_route
+from bloomery_operator.resources.serve import (
+    ServedModel,
+    build_autoscaler,
+    build_deployment,
+    build_disruption_budget,
+    build_pin,
+    build_service,
+    revision_name,
+)
 from tests.unit.operator.samples import (
     DIGEST,
     dataset,
@@ -107,6 +115,7 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
             "output": {
                 "uri": "s3://mine/out/",
                 "logUri": "s3://mine/logs",
+                "quantization": "Int8",
                 "registeredModel": "blumen",
                 "versionLabel": "1.0",
                 "promote": {"alias": "champion", "atLeast": 0.9, "betterThanCurrent": True},
@@ -135,24 +144,61 @@ def test_a_variant_becomes_a_deployment_and_a_service(golden: Golden) -> None:
     (variant,) = service.spec.variants
     golden(
         "serve",
-        build_deployment(service, variant, MODEL, settings()),
+        build_deployment(service, variant, MODEL, settings(kit_image="example/kit:1"), replicas=2),
         build_service(service, variant, MODEL),
+        build_disruption_budget(service),
     )
 
 
 def test_an_open_service_mounts_no_keys(golden: Golden) -> None:
     service = inference_service({"v1": 100}, auth="None")
     (variant,) = service.spec.variants
-    golden("serve-open", build_deployment(service, variant, ServedModel(uri="s3://models/v1"), settings()))
+    model = ServedModel(uri="s3://models/v1")
+    golden(
+        "serve-open",
+        build_deployment(service, variant, model, settings(), replicas=1),
+        build_pin(service, variant, model, "sha256:" + "d" * 64),
+    )
 
 
-def test_weights_become_a_route(golden: Golden) -> None:
-    service = inference_service({"v1": 90, "v2": 10}, path="/blumen")
-    backends = [
-        Backend(variant.name, revision_name(service, variant, ServedModel(uri=f"s3://models/{variant.name}")), weight)
-        for variant, weight in zip(service.spec.variants, (90, 0), strict=True)
-    ]
-    golden("route", build_route(service, backends, settings()))
+def test_a_gpu_and_an_autoscaler_are_a_few_lines_of_a_variant(golden: Golden) -> None:
+    resources = {"limits": {"nvidia.com/gpu": 1}}
+    metrics = [{"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": {"type": "Value", "averageValue": 50}}}]
+    variant = {"name": "v1", "model": {"mlflow": "models:/flowers/4"}, "weight": 100, "resources": resources}
+    variant["podTemplate"] = {
+        "labels": {"team": "a", "app.kubernetes.io/name": "another"},
+        "annotations": {"example.com/note": "x"},
+        "nodeSelector": {"gpu": "h200"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "runtimeClassName": "nvidia",
+    }
+    service = inference_service(
+        variants=[variant | {"autoscaling": {"min": 2, "max": 8, "metrics": metrics}}],
+        displayName="Blumen 花",
+        description="Fünf Arten.",
+    )
+    (scaled,) = service.spec.variants
+    golden(
+        "serve-gpu-autoscaled",
+        build_deployment(service, scaled, MODEL, settings(serving_gpu_image="example/serving-gpu:1"), replicas=None),
+        build_autoscaler(service, scaled, MODEL),
+    )
+
+
+def test_weights_and_shadows_become_a_route(golden: Golden) -> None:
+    service = inference_service({"v1": 90, "v2": 10, "v3": 0}, path="/blumen")
+    names = {v.name: revision_name(service, v, ServedModel(uri=f"s3://models/{v.name}")) for v in service.spec.variants}
+    backends = (Backend("v1", names["v1"], 9000), Backend("v2", names["v2"], 1000), Backend("v3", names["v3"], 0))
+    golden("route", build_route(service, Traffic(backends, names, (Mirror(names["v3"], 25),)), settings()))
+
+
+def test_the_longest_names_make_names_that_kubernetes_takes() -> None:
+    service = inference_service({"v" * 16: 100})
+    service = service.model_copy(update={"metadata": service.metadata.model_copy(update={"name": "f" * 40})})
+    (variant,) = service.spec.variants
+    name = revision_name(service, variant, MODEL)
+    assert len(name) == 63
+    assert name != revision_name(service, variant.model_copy(update={"name": "v" * 15 + "w"}), MODEL)
 
 
 def test_keys_become_two_secrets(golden: Golden) -> None:

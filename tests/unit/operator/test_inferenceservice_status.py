@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.resources.route import Backend, build_route
+from bloomery_operator.resources.route import Backend, Traffic, build_route
 from bloomery_operator.resources.serve import ServedModel, revision_name
-from bloomery_operator.status.inferenceservice import (
-    DRAIN,
+from bloomery_operator.status.inferenceservice import derive_status, model_of
+from bloomery_operator.status.traffic import (
+    LONGEST_DRAIN,
+    QUIET,
     InferenceServiceObservation,
-    derive_status,
     is_drained,
-    model_of,
-    plan_backends,
+    plan_traffic,
     retired_deployments,
 )
 from bloomery_operator.status.verdicts import Verdict
@@ -25,6 +25,8 @@ from bloomery_operator.status.workload import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
 
 FORMER = "flowers--v1-former"
+NEW_ROUTE = {"metadata": {"generation": 2}, "status": {"parents": []}}
+"""A route that the gateway has not looked at yet."""
 
 
 def revision(service: InferenceService, variant: str) -> str:
@@ -39,7 +41,7 @@ def deployment(name: str, variant: str, ready: int, **fields: Any) -> Deployment
 
 def route_to(service: InferenceService, weights: Mapping[str, int]) -> Manifest:
     backends = [Backend(name.split("--")[1].rsplit("-", 1)[0], name, weight) for name, weight in weights.items()]
-    route = build_route(service, backends, settings())
+    route = build_route(service, Traffic(backends=tuple(backends)), settings())
     accepted = {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 1}
     return route | {"status": {"parents": [{"conditions": [accepted]}]}}
 
@@ -59,21 +61,24 @@ def observe(
         deployments.append(deployment(FORMER, "v1", former))
     named = {FORMER if name == "former" else revision(service, name): weight for name, weight in (routed or {}).items()}
     defaults: dict[str, Any] = {
+        "now": NOW,
         "models": {name: ServedModel(uri=f"s3://models/{name}") for name in weights},
         "pods": {},
         "has_gateway": True,
         "address": "http://gateway",
     }
+    defaults["route"] = route_to(service, named) if routed else None
     return InferenceServiceObservation(
         service=service,
         deployments={d.name: d for d in deployments},
-        route=route_to(service, named) if routed else None,
         **(defaults | fields),
     )
 
 
 def planned(observation: InferenceServiceObservation) -> dict[str, int]:
-    return {"former" if b.revision == FORMER else b.variant: b.weight for b in plan_backends(observation)}
+    """Return the plan's weights in percent."""
+    backends = plan_traffic(observation).backends
+    return {"former" if b.revision == FORMER else b.variant: round(b.weight / 100) for b in backends}
 
 
 @pytest.mark.parametrize(
@@ -82,9 +87,9 @@ def planned(observation: InferenceServiceObservation) -> dict[str, int]:
         (observe({"v1": 100}, {}), {}),
         (observe({"v1": 100}, {"v1": 0}), {}),
         (observe({"v1": 100}, {"v1": 1}), {"v1": 100}),
-        (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}), {"v1": 90, "v2": 0}),
-        (observe({"v1": 90, "v2": 10}, {"v1": 1}), {"v1": 90}),
-        (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}), {"v1": 0, "v2": 10}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}), {"v1": 100, "v2": 0}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1}), {"v1": 100}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}), {"v1": 0, "v2": 100}),
         (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 1}), {"v1": 90, "v2": 10}),
         (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}, routed={"v1": 90, "v2": 10}), {"v1": 90, "v2": 10}),
         (observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, routed={"v1": 100, "v2": 0}), {}),
@@ -130,10 +135,20 @@ def test_a_former_revision_goes_only_when_nothing_leads_to_it(
     assert {d.name for d in retired_deployments(observation)} == retired
 
 
-def test_a_retired_revision_stays_for_its_drain() -> None:
-    assert not is_drained(deployment("a", "v1", 1), NOW)
-    assert not is_drained(deployment("a", "v1", 1, retired_at=NOW - DRAIN + timedelta(seconds=1)), NOW)
-    assert is_drained(deployment("a", "v1", 1, retired_at=NOW - DRAIN), NOW)
+def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> None:
+    observation = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    stale = observe({"v1": 100}, {"v1": 1}, route=NEW_ROUTE)
+
+    def retired(age: timedelta) -> DeploymentView:
+        return deployment("a", "v1", 1, retired_at=NOW - age)
+
+    silent = QUIET.total_seconds()
+    assert not is_drained(observation, deployment("a", "v1", 1), silent)
+    assert not is_drained(observation, retired(QUIET - timedelta(seconds=1)), silent)
+    assert not is_drained(observation, retired(QUIET), silent - 1)
+    assert not is_drained(stale, retired(QUIET), silent)
+    assert is_drained(observation, retired(QUIET), silent)
+    assert is_drained(stale, retired(LONGEST_DRAIN), 0)
 
 
 @pytest.mark.parametrize(
@@ -181,22 +196,27 @@ def test_a_retired_revision_stays_for_its_drain() -> None:
 def test_the_conditions_name_what_is_waited_for(
     observation: InferenceServiceObservation, phase: str, reasons: tuple[str, ...]
 ) -> None:
-    status = derive_status(observation, NOW)
+    status = derive_status(observation)
     assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
     assert tuple(c.reason for c in status.conditions) == reasons
     assert status.phase == phase
 
 
 def test_the_status_shows_the_weights_that_are_in_force() -> None:
-    status = derive_status(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}), NOW)
-    assert status.traffic == "v1=90 v2=0"
-    assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 90, 1), ("v2", 0, 0)]
+    status = derive_status(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}))
+    assert status.traffic == "v1=100 v2=0"
+    assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 100, 1), ("v2", 0, 0)]
     assert (status.ready, status.replicas, status.ready_replicas) == ("1/2", 2, 1)
     assert status.url == "http://gateway/demo/flowers"
 
 
+def test_a_service_whose_path_is_taken_claims_no_address() -> None:
+    clash = Verdict("PathTaken", "No.")
+    assert derive_status(observe({"v1": 100}, {"v1": 1}, path_clash=clash)).url is None
+
+
 def test_a_status_survives_its_way_through_the_api_server() -> None:
-    status = derive_status(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}), NOW)
+    status = derive_status(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}))
     parsed = InferenceService.parse(
         {
             "metadata": inference_service().metadata.to_json(),

@@ -21,7 +21,7 @@ def documents() -> list[Any]:
     found = []
     for path in sorted(GOLDEN.glob("*.yaml")):
         for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            if manifest["kind"] == "ConfigMap":
+            if manifest["kind"] == "ConfigMap" and "config.json" in manifest["data"]:
                 found.append(pytest.param(manifest["data"]["config.json"], id=path.stem))
     return found
 

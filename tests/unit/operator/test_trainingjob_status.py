@@ -28,6 +28,8 @@ UNREGISTERED = RESULT | {
     "reason": "NotRegistered",
 }
 
+LABELLED = {"output": {"versionLabel": "1.0"}}
+
 
 def observe(
     manifest: Manifest | None = None,
@@ -192,12 +194,19 @@ def test_another_job_is_started_from_once_it_is_complete() -> None:
 
 @pytest.mark.feature("T8")
 def test_an_early_end_is_complete_and_keeps_its_reason_and_steps() -> None:
-    result = RESULT | {"reason": "TrainingTimeReached", "lastCheckpoint": {"step": 480, "uri": "s3://b/c"}, "starts": 1}
+    result = RESULT | {"reason": "TrainingTimeReached", "progress": {"epoch": 2, "step": 480, "totalSteps": 6000}}
     before = {"progress": {"step": 470, "totalSteps": 6000, "steps": "470/6000"}}
     status = derive_status(observe(*ended(result), status=before), NOW)
     assert (status.phase, status.conditions[0].reason) == ("Complete", "TrainingTimeReached")
     assert status.progress is not None
     assert status.progress.steps == "480/6000"
+
+
+def test_the_steps_of_a_training_are_shown_also_where_nobody_looked_while_it_ran() -> None:
+    result = RESULT | {"progress": {"epoch": 8, "step": 352, "totalSteps": 352}}
+    status = derive_status(observe(*ended(result)), NOW)
+    assert status.progress is not None
+    assert (status.progress.epoch, status.progress.steps) == (8, "352/352")
 
 
 @pytest.mark.feature("T18")
@@ -209,10 +218,10 @@ def test_an_evaluation_alone_needs_no_registration() -> None:
 
 def test_a_model_that_is_registered_later_changes_the_reason_and_nothing_else() -> None:
     before = derive_status(observe(*ended(UNREGISTERED)), NOW)
-    after = registered(before, TrainResult.model_validate(RESULT), NOW)
+    after = registered(observe(spec=LABELLED).training_job, before, TrainResult.model_validate(RESULT), NOW)
     assert after.conditions[0].reason == "Trained"
     assert after.model is not None
-    assert after.model.display == "flowers/4"
+    assert (after.model.display, after.model.version_label) == ("flowers/4", "1.0")
     assert (after.metrics, after.completion_time) == (before.metrics, before.completion_time)
 
 
@@ -222,9 +231,10 @@ def test_durations_are_read_as_kubernetes_users_write_them(text: str, seconds: i
 
 
 def test_a_finished_job_has_its_model_metrics_and_run() -> None:
-    status = derive_status(observe(*ended(RESULT), mlflow_public_url="http://mlflow/"), NOW)
+    status = derive_status(observe(*ended(RESULT), spec=LABELLED, mlflow_public_url="http://mlflow/"), NOW)
     assert status.model is not None
     assert (status.model.display, status.model.uri) == ("flowers/4", "s3://b/model")
+    assert status.model.version_label == "1.0"
     assert status.metrics == {"top1": 0.9375, "loss": 0.2}
     assert status.metric == "top1 0.9375"
     assert status.mlflow is not None
@@ -233,8 +243,9 @@ def test_a_finished_job_has_its_model_metrics_and_run() -> None:
 
 
 def test_a_model_without_a_version_can_still_be_served() -> None:
-    status = derive_status(observe(*ended(UNREGISTERED)), NOW)
+    status = derive_status(observe(*ended(UNREGISTERED), spec=LABELLED), NOW)
     assert status.model is not None
+    assert status.model.version_label is None
     assert (status.model.uri, status.model.digest, status.model.display) == ("s3://b/model", "sha256:d", None)
     assert status.mlflow is None
 

@@ -73,6 +73,28 @@ class Resources(ApiModel):
     limits: Mapping[str, str | int] = {}
 
 
+class Toleration(ApiModel):
+    """A taint that does not matter, as in core/v1."""
+
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+    toleration_seconds: int | None = None
+
+
+class PodTemplate(ApiModel):
+    """What is put over the pods that the operator makes."""
+
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    node_selector: Mapping[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class_name: str | None = None
+    runtime_class_name: str | None = None
+    scheduler_name: str | None = None
+
+
 class CustomResourceStatus(ApiModel):
     """The status fields that all three kinds have."""
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from datetime import datetime
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, Resources
+from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, PodTemplate, Resources
+from bloomery_operator.api.durations import seconds_of
 
 
 class ModelSource(ApiModel):
-    """The model that a variant serves: a TrainingJob's, or a model folder in the store."""
+    """The model that a variant serves: a TrainingJob's, one of MLflow's registry, or a model folder in the store."""
 
     training_job: str | None = None
+    mlflow: str | None = None
+    update: Literal["Pinned", "Follow"] | None = None
     uri: str | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the model changes when its alias moves."""
+        return self.update == "Follow"
+
+
+class Autoscaling(ApiModel):
+    """A HorizontalPodAutoscaler for one variant; ``metrics`` as in autoscaling/v2."""
+
+    min: int = 1
+    max: int
+    metrics: tuple[dict[str, Any], ...] = ()
 
 
 class Variant(ApiModel):
@@ -23,7 +40,36 @@ class Variant(ApiModel):
     model: ModelSource
     weight: int
     replicas: int | None = None
+    autoscaling: Autoscaling | None = None
+    mirror_percent: int | None = None
     resources: Resources | None = None
+    pod_template: PodTemplate | None = None
+
+
+class AbortOn(ApiModel):
+    """How much worse than what they replace new pods may be."""
+
+    error_rate: float | None = None
+    p99_ratio: float | None = None
+    min_requests: int = 100
+
+
+class Rollout(ApiModel):
+    """How a new model or new weights take over."""
+
+    steps: tuple[int, ...]
+    interval: str = "1m"
+    abort_on: AbortOn | None = None
+
+    @property
+    def interval_seconds(self) -> int:
+        """How long each step lasts at least."""
+        return seconds_of(self.interval)
+
+    @property
+    def min_requests(self) -> int:
+        """How many requests a step waits for."""
+        return self.abort_on.min_requests if self.abort_on else 0
 
 
 class InferenceServiceSpec(ApiModel):
@@ -33,8 +79,11 @@ class InferenceServiceSpec(ApiModel):
     display_name: str | None = None
     description: str | None = None
     replicas: int = 1
+    rollout: Rollout | None = None
     path: str | None = None
     auth: Literal["ApiKey", "None"] = "ApiKey"
+    auto_stop: str | None = None
+    stopped: bool | None = None
 
 
 class VariantStatus(ApiModel):
@@ -45,16 +94,41 @@ class VariantStatus(ApiModel):
     run_id: str | None = None
     training_job: str | None = None
     dataset: str | None = None
+    dataset_version: str | None = None
     digest: str | None = None
+    revision: str | None = None
     weight: int
     replicas: int = 0
     ready: int = 0
     message: str | None = None
 
 
+class Share(ApiModel):
+    """What a revision gets of the traffic, in hundredths of a percent."""
+
+    revision: str
+    weight: int
+
+
+class RolloutStatus(ApiModel):
+    """How far new models or weights have taken over; enough for an operator that was killed to go on."""
+
+    from_: tuple[Share, ...] = Field(alias="from")
+    to: tuple[Share, ...]
+    step: int
+    percent: int
+    since: datetime
+    generation: int
+    aborted: bool = False
+    message: str | None = None
+
+
 class InferenceServiceStatus(CustomResourceStatus):
     """Where it answers, and who answers."""
 
+    started_at: datetime | None = None
+    stops_at: datetime | None = None
+    rollout: RolloutStatus | None = None
     url: str | None = None
     api_key_secret: str | None = None
     replicas: int | None = None

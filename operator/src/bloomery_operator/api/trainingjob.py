@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, Resources
+from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, PodTemplate, Resources
 
 OURS = "bloomery.dev/operator"
 """The value of ``spec.managedBy`` that means this operator, as an absent one does."""
@@ -66,28 +66,6 @@ class Checkpoint(ApiModel):
     keep: int = 2
 
 
-class Toleration(ApiModel):
-    """A taint that does not matter, as in core/v1."""
-
-    key: str | None = None
-    operator: str | None = None
-    value: str | None = None
-    effect: str | None = None
-    toleration_seconds: int | None = None
-
-
-class PodTemplate(ApiModel):
-    """What is put over the training pods."""
-
-    labels: Mapping[str, str] = {}
-    annotations: Mapping[str, str] = {}
-    node_selector: Mapping[str, str] = {}
-    tolerations: tuple[Toleration, ...] = ()
-    priority_class_name: str | None = None
-    runtime_class_name: str | None = None
-    scheduler_name: str | None = None
-
-
 class Promotion(ApiModel):
     """When the registry's alias moves to the new version."""
 
@@ -104,6 +82,7 @@ class Output(ApiModel):
     registered_model: str | None = None
     version_label: str | None = None
     promote: Promotion | None = None
+    quantization: Literal["None", "Int8"] = "None"
 
 
 class TrainingJobSpec(ApiModel):
@@ -170,6 +149,7 @@ class Model(ApiModel):
 
     name: str | None = None
     version: str | None = None
+    version_label: str | None = None
     display: str | None = None
     uri: str | None = None
     digest: str | None = None

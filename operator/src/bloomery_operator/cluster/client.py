@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kubernetes.aio import client as kube
 
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.kinds import Key, Kind, kind_of
+from bloomery_operator.cluster.trimming import trimmed
 
 FIELD_MANAGER = "bloomery-operator"
-PAGE_SIZE = 500
-TIMEOUT_SECONDS = 30.0
+PAGE_SIZE = 100
 
-_APPLY = "application/apply-patch+yaml"
+# With the charset, kubernetes.aio sends a text as it is.
+_APPLY = "application/apply-patch+yaml; charset=utf-8"
 _MERGE = "application/merge-patch+json"
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 class ClusterError(Exception):
@@ -35,7 +40,22 @@ class ClusterError(Exception):
     @property
     def is_refusal(self) -> bool:
         """Whether the same request would be refused again: the request is wrong, or not allowed."""
-        return self.code in (400, 403, 422)
+        # A field that the schema does not have is called an internal error by server-side apply.
+        is_mistyped = self.code == 500 and "typed patch object" in str(self)
+        return self.code in (400, 403, 422) or is_mistyped
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a list was answered with."""
+
+    items: tuple[Manifest, ...]
+    versions: tuple[str, ...]
+    """The resourceVersion of the answer, or of each namespace's: they tell how old it is."""
+
+
+class MayNotWrite(Exception):
+    """Another process may be at work by now: this one must not write any more."""
 
 
 class Cluster(Protocol):
@@ -44,8 +64,8 @@ class Cluster(Protocol):
     async def get(self, kind: Kind, key: Key) -> Manifest | None:
         """Return the object as it is now, or None."""
 
-    def list(self, kind: Kind, *, namespace: str | None, selector: str) -> AsyncIterator[Manifest]:
-        """Yield the objects with those labels, page by page."""
+    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+        """Return the objects with those labels."""
 
     async def create(self, manifest: Manifest) -> Manifest | None:
         """Create the object; None where one of that name exists already."""
@@ -69,12 +89,23 @@ class Cluster(Protocol):
 class KubernetesCluster:
     """The real form of ``Cluster``."""
 
-    def __init__(self, api: kube.ApiClient) -> None:
-        """Use a configured client; the caller closes it."""
+    def __init__(
+        self, api: kube.ApiClient, *, timeout: float = 30.0, may_write: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        """Use a configured client, which the caller closes.
+
+        Args:
+            timeout: how many seconds an answer may take.
+            may_write: for how many seconds it is certain that no other process writes.
+        """
         self._api = api
+        self._timeout = timeout
+        self._may_write = may_write
 
     async def get(self, kind: Kind, key: Key) -> Manifest | None:
         """Return the object as it is now, or None."""
+        if not key.is_possible:
+            return None
         try:
             return await self._request("GET", kind.path(key.namespace, key.name))
         except ClusterError as error:
@@ -82,16 +113,18 @@ class KubernetesCluster:
                 return None
             raise
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> AsyncIterator[Manifest]:
-        """Yield the objects with those labels, page by page."""
+    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+        """Return the objects with those labels, trimmed to what decisions need."""
         query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
+        items: list[Manifest] = []
         while True:
             page = await self._request("GET", kind.path(namespace), query=query)
-            for item in page["items"]:
-                yield {"apiVersion": kind.api_version, "kind": kind.kind} | item
-            token = page.get("metadata", {}).get("continue")
+            names = {"apiVersion": kind.api_version, "kind": kind.kind}
+            # Trimmed page by page: some thousand pods in full would be the most that the process ever holds.
+            items += (trimmed(kind, names | item) for item in page["items"])
+            token = page["metadata"].get("continue")
             if not token:
-                return
+                return Listing(tuple(items), versions=(page["metadata"]["resourceVersion"],))
             query = query | {"continue": token}
 
     async def create(self, manifest: Manifest) -> Manifest | None:
@@ -101,6 +134,17 @@ class KubernetesCluster:
             return await self._request("POST", path, body=manifest, query=_strict())
         except ClusterError as error:
             if error.reason == "AlreadyExists":
+                return None
+            raise
+
+    async def replace(self, manifest: Manifest) -> Manifest | None:
+        """Replace the object of that resourceVersion; None where it has another by now, or is gone."""
+        metadata = manifest["metadata"]
+        path = kind_of(manifest).path(metadata["namespace"], metadata["name"])
+        try:
+            return await self._request("PUT", path, body=manifest, query=_strict())
+        except ClusterError as error:
+            if error.code in (404, 409):
                 return None
             raise
 
@@ -140,7 +184,7 @@ class KubernetesCluster:
         metadata = manifest["metadata"]
         path = kind_of(manifest).path(metadata["namespace"], metadata["name"], subresource)
         query = _strict() | {"force": "true"}
-        return await self._request("PATCH", path, body=manifest, query=query, content_type=_APPLY)
+        return await self._request("PATCH", path, body=_yaml(manifest), query=query, content_type=_APPLY)
 
     async def _request(
         self,
@@ -148,7 +192,7 @@ class KubernetesCluster:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        body: Manifest | None = None,
+        body: Manifest | str | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
         headers = {"Accept": "application/json", "Content-Type": content_type}
@@ -160,7 +204,10 @@ class KubernetesCluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
+        timeout = self._timeout if method == "GET" else min(self._timeout, self._may_write())
+        if timeout <= 0:
+            raise MayNotWrite(f"{method} {path} was not sent")
+        response = await self._api.call_api(*request, _request_timeout=timeout)
         content: bytes = await response.read()  # type: ignore[no-untyped-call]
         if not 200 <= response.status <= 299:
             raise _error(response.status, content)
@@ -170,6 +217,12 @@ class KubernetesCluster:
 
 def _strict() -> dict[str, str]:
     return {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+
+
+def _yaml(manifest: Manifest) -> str:
+    """Return JSON that is YAML too, which takes no halves of a character, as JSON escapes those beyond 16 bits."""
+    text = json.dumps(manifest, ensure_ascii=False)
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def _error(code: int, content: bytes) -> ClusterError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from bloomery_operator.api.common import API_GROUP, API_VERSION
@@ -29,6 +30,9 @@ class Kind:
         return "/".join([root + within, *parts])
 
 
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+
+
 @dataclass(frozen=True, order=True)
 class Key:
     """Namespace and name of an object."""
@@ -39,6 +43,11 @@ class Key:
     def __str__(self) -> str:
         """As kubectl users write it."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether an object can have that name; in a request's path any other may lead to another object."""
+        return _NAME.fullmatch(self.name) is not None
 
 
 DATASETS = Kind(API_GROUP, API_VERSION, "Dataset", "datasets")
@@ -51,11 +60,27 @@ SECRETS = Kind("", "v1", "Secret", "secrets")
 SERVICES = Kind("", "v1", "Service", "services")
 EVENTS = Kind("", "v1", "Event", "events")
 DEPLOYMENTS = Kind("apps", "v1", "Deployment", "deployments")
+AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+DISRUPTION_BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
+LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
-ALL_KINDS = (*OWNERS, JOBS, PODS, CONFIG_MAPS, SECRETS, SERVICES, EVENTS, DEPLOYMENTS, HTTP_ROUTES)
+ALL_KINDS = (
+    *OWNERS,
+    JOBS,
+    PODS,
+    CONFIG_MAPS,
+    SECRETS,
+    SERVICES,
+    EVENTS,
+    DEPLOYMENTS,
+    AUTOSCALERS,
+    DISRUPTION_BUDGETS,
+    HTTP_ROUTES,
+    LEASES,
+)
 
 
 def kind_of(manifest: dict[str, object]) -> Kind:

@@ -5,13 +5,30 @@ Fed by kopf's events; the resync replaces it by a fresh list, and says where the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.cluster.kinds import PODS, Key, Kind
-from bloomery_operator.resources.metadata import controller_uid
+from bloomery_operator.cluster.client import Listing
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, PODS, TRAINING_JOBS, Key, Kind
+from bloomery_operator.cluster.trimming import trimmed
+from bloomery_operator.resources.metadata import REVISION, controller_uid
 
-_POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses")
+CONTROLLER = "controller"
+"""Index of all objects, by their controller's uid."""
+POD_REVISION = "revision"
+"""Index of model servers' pods, by their revision."""
+USED_DATASET = "dataset"
+"""Index of TrainingJobs, by the Datasets that they train on."""
+USED_TRAINING_JOB = "trainingJob"
+"""Index of what takes its model from a TrainingJob, by that one's name."""
+
+
+class _Entry(NamedTuple):
+    kind: Kind
+    index_name: str
+    namespace: str
+    value: str
 
 
 class Projection:
@@ -20,12 +37,18 @@ class Projection:
     def __init__(self) -> None:
         """Start empty."""
         self._objects: dict[Kind, dict[Key, Manifest]] = {}
-        self._controlled: dict[tuple[Kind, str], set[Key]] = {}
+        self._indexed: dict[_Entry, set[Key]] = {}
         self._touched: dict[Kind, set[Key]] = {}
+        self._newest: dict[Kind, int] = {}
+        self._asked_at: dict[Kind, int] = {}
 
     def get(self, kind: Kind, key: Key) -> Manifest | None:
         """Return one object as last seen."""
         return self._objects.get(kind, {}).get(key)
+
+    def follows(self, kind: Kind) -> bool:
+        """Whether a kind is listed and watched at all."""
+        return kind in self._touched
 
     def items(self, kind: Kind) -> Iterator[tuple[Key, Manifest]]:
         """Iterate over a kind's objects."""
@@ -33,28 +56,37 @@ class Projection:
 
     def controlled_by(self, kind: Kind, namespace: str, uid: str) -> list[Manifest]:
         """Return a kind's objects whose controller has that uid, by name."""
-        keys = sorted(key for key in self._controlled.get((kind, uid), ()) if key.namespace == namespace)
-        return [self._objects[kind][key] for key in keys]
+        return [manifest for _, manifest in self.find(kind, CONTROLLER, namespace, uid)]
+
+    def find(self, kind: Kind, index: str, namespace: str, value: str) -> list[tuple[Key, Manifest]]:
+        """Return a kind's objects in a namespace that an index has under a value, by name."""
+        keys = sorted(self._indexed.get(_Entry(kind, index, namespace, value), ()))
+        return [(key, self._objects[kind][key]) for key in keys]
 
     def put(self, kind: Kind, manifest: Manifest) -> None:
         """Take in an object that was added or changed, unless a newer version of it is known."""
-        key = key_of(manifest)
-        self._touched.setdefault(kind, set()).add(key)
+        key = self._touch(kind, manifest)
         if not _is_newer(self.get(kind, key), manifest):
             self._put(kind, key, manifest)
 
-    def remove(self, kind: Kind, key: Key) -> None:
+    def remove(self, kind: Kind, manifest: Manifest) -> None:
         """Forget an object that is gone."""
-        self._touched.setdefault(kind, set()).add(key)
-        self._remove(kind, key)
+        self._remove(kind, self._touch(kind, manifest))
 
     def begin_listing(self, kind: Kind) -> None:
         """Note that a list is asked for now: what is put or removed from here on is newer than the list."""
         self._touched[kind] = set()
+        self._asked_at[kind] = self._newest.get(kind, 0)
 
-    def replace(self, kind: Kind, manifests: Iterable[Manifest]) -> frozenset[Key]:
-        """Take in a list begun before; return the keys that were missing, gone or of another version."""
-        fresh = {key_of(manifest): manifest for manifest in manifests}
+    def replace(self, kind: Kind, listing: Listing) -> frozenset[Key] | None:
+        """Take in a list begun before; return the keys that were missing, gone or of another version.
+
+        None for a list that is older than what was known when it was asked for: it is left aside.
+        """
+        if any(_number(version) < self._asked_at[kind] for version in listing.versions):
+            return None
+        self._newest[kind] = max(self._newest.get(kind, 0), *map(_number, listing.versions))
+        fresh = {key_of(manifest): manifest for manifest in listing.items}
         before = self._objects.get(kind, {})
         differing = frozenset(
             key for key in before.keys() | fresh.keys() if _version(before.get(key)) != _version(fresh.get(key))
@@ -66,22 +98,46 @@ class Projection:
                 self._remove(kind, key)
         return differing
 
+    def _touch(self, kind: Kind, manifest: Manifest) -> Key:
+        """Note that there is news of an object; return its key."""
+        key = key_of(manifest)
+        self._touched.setdefault(kind, set()).add(key)
+        self._newest[kind] = max(self._newest.get(kind, 0), _number(_version(manifest)))
+        return key
+
     def _put(self, kind: Kind, key: Key, manifest: Manifest) -> None:
         self._remove(kind, key)
         self._objects.setdefault(kind, {})[key] = trimmed(kind, manifest)
-        uid = controller_uid(manifest)
-        if uid is not None:
-            self._controlled.setdefault((kind, uid), set()).add(key)
+        for entry in _entries(kind, manifest):
+            self._indexed.setdefault(entry, set()).add(key)
 
     def _remove(self, kind: Kind, key: Key) -> None:
         former = self._objects.get(kind, {}).pop(key, None)
-        uid = controller_uid(former) if former is not None else None
-        if uid is None:
-            return
-        siblings = self._controlled[kind, uid]
-        siblings.discard(key)
-        if not siblings:
-            del self._controlled[kind, uid]
+        for entry in _entries(kind, former) if former is not None else ():
+            siblings = self._indexed[entry]
+            siblings.discard(key)
+            if not siblings:
+                del self._indexed[entry]
+
+
+def _entries(kind: Kind, manifest: Manifest) -> frozenset[_Entry]:
+    """Return under which values an object is found; the same for the object as it is kept."""
+    namespace = manifest["metadata"]["namespace"]
+    return frozenset(_Entry(kind, index, namespace, value) for index, value in _values(kind, manifest) if value)
+
+
+def _values(kind: Kind, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
+    yield CONTROLLER, controller_uid(manifest)
+    spec = manifest.get("spec", {})
+    if kind is PODS:
+        yield POD_REVISION, manifest["metadata"].get("labels", {}).get(REVISION)
+    elif kind is TRAINING_JOBS:
+        for dataset in spec.get("datasets", []):
+            yield USED_DATASET, dataset.get("name")
+        yield USED_TRAINING_JOB, spec.get("initialModel", {}).get("trainingJob")
+    elif kind is INFERENCE_SERVICES:
+        for variant in spec.get("variants", []):
+            yield USED_TRAINING_JOB, variant["model"].get("trainingJob")
 
 
 def key_of(manifest: Manifest) -> Key:
@@ -90,25 +146,17 @@ def key_of(manifest: Manifest) -> Key:
     return Key(metadata["namespace"], metadata["name"])
 
 
-def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
-    """Return the object without what no decision reads, which is most of a pod."""
-    metadata = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
-    if kind is not PODS:
-        return {**manifest, "metadata": metadata}
-    status = manifest.get("status", {})
-    node = {"spec": {"nodeName": manifest["spec"]["nodeName"]}} if manifest.get("spec", {}).get("nodeName") else {}
-    return node | {"metadata": metadata, "status": {field: status[field] for field in _POD_STATUS if field in status}}
-
-
 def _is_newer(known: Manifest | None, manifest: Manifest) -> bool:
-    """Whether what is known is newer: an answer to our own write may come after the watch's later news.
+    """Whether what is known is newer: an answer to our own write may come after the watch's later news."""
+    return _uid(known) == _uid(manifest) and _number(_version(known)) > _number(_version(manifest))
 
-    Versions of one object are ordered as numbers (Kubernetes' own promise since 1.35, etcd's ever since).
+
+def _number(version: str | None) -> int:
+    """A resourceVersion as the number that a kind's are ordered by (Kubernetes' promise since 1.35, etcd's ever since).
+
+    One that is no number is older than all that are, and so are those that are not known.
     """
-    versions = _version(known), _version(manifest)
-    if any(version is None or not version.isdecimal() for version in versions):
-        return False
-    return _uid(known) == _uid(manifest) and int(versions[0] or 0) > int(versions[1] or 0)
+    return int(version) if version is not None and version.isdecimal() else 0
 
 
 def _uid(manifest: Manifest | None) -> str | None:

@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
 from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.cluster.client import Cluster, ClusterError
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.reconcile.applied import Applied, owner_of
+from bloomery_operator.reconcile.gateway import Gateway
 from bloomery_operator.resources.jobs import job_name
 from bloomery_operator.resources.metadata import controller_of
-from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.settings import Settings
+from bloomery_operator.status.rollout import Figures
 from bloomery_operator.status.verdicts import Verdict, condition, dated
 from bloomery_operator.status.workload import JobView, PodView
 
 Resource = TypeVar("Resource", bound=CustomResource)
 ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
 TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
-ModelFinder = Callable[[Mapping[str, str], str], Awaitable[StartingPoint | Verdict]]
+
+
+class ServerMeter(Protocol):
+    """What model servers count."""
+
+    async def figures(self, step: str, revisions: Mapping[str, Sequence[PodView]]) -> dict[str, Figures]:
+        """Return what each revision's pods counted since a rollout's step was first asked for."""
+
+    async def silence(self, revision: str, pods: Sequence[PodView]) -> float:
+        """Return for how many seconds a revision's pods have seen no request, as far as is known."""
+
+    def forget(self, revision: str) -> None:
+        """Forget a revision that is gone."""
+
+    async def digest(self, pods: Sequence[PodView]) -> str | None:
+        """Return the digest of the model that the first ready pod serves."""
+
+
+class Registry(Protocol):
+    """MLflow's registry, asked with the variables that a namespace's pods have."""
+
+    async def find(self, environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
+        """Return the model that a reference means now, or what stands in the way."""
+
+    async def tag_served(
+        self, environment: Mapping[str, str], model: tuple[str, str], *, service: str, variants: str
+    ) -> bool:
+        """Note on a model version which service serves it; return whether MLflow took it."""
+
+    async def served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+        """Return which model versions are noted as served by services of the namespace."""
 
 
 def utc_now() -> datetime:
@@ -40,7 +73,10 @@ class Context:
     settings: Settings
     read_progress: ProgressReader
     stop_trainer: TrainerStopper
-    find_model: ModelFinder
+    registry: Registry
+    servers: ServerMeter
+    applied: Applied = field(default_factory=Applied)
+    gateway: Gateway = field(default_factory=Gateway)
     now: Callable[[], datetime] = utc_now
 
 
@@ -79,8 +115,8 @@ async def observe_job(context: Context, owner: CustomResource, command: str) -> 
     if not job.is_finished or job.last_words:
         return job
     # The news of the Job's end may overtake that of its pod's last words, and a finished job is final.
-    pods = context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
-    return JobView.of(jobs[0], [pod async for pod in pods])
+    pods = await context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
+    return JobView.of(jobs[0], pods.items)
 
 
 async def progress_of(context: Context, job: JobView | None) -> Mapping[str, Any] | None:
@@ -126,11 +162,31 @@ async def create_owned(context: Context, owner: CustomResource, manifest: Manife
 
 
 async def apply_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Manifest | Verdict:
-    """Make a child as described and return it; a namesake of somebody else's is left as it is."""
+    """Make a child as described and return it; a namesake of somebody else's is left as it is.
+
+    What is as it was left is not applied again; where no watch tells, that is believed for the time of a resync.
+    """
     key = Key(owner.metadata.namespace, manifest["metadata"]["name"])
-    existing = context.projection.get(kind, key) or await context.cluster.get(kind, key)
+    seen = context.projection.get(kind, key)
+    # A little less than that, so that every resync looks again.
+    seconds = 0.9 * context.settings.resync_seconds
+    if not context.projection.follows(kind) and context.applied.is_recent(owner_of(owner), kind, manifest, seconds):
+        return manifest
+    existing = seen or await context.cluster.get(kind, key)
     taken = _taken(owner, existing) if existing is not None else None
-    return taken or await context.cluster.apply(manifest)
+    if taken is not None:
+        return taken
+    if seen is not None and context.applied.holds(owner_of(owner), kind, manifest, seen):
+        return seen
+    applied = await context.cluster.apply(manifest)
+    context.applied.note(owner_of(owner), kind, manifest, applied)
+    return applied
+
+
+async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
+    """Delete a child that may be gone."""
+    context.applied.forget(owner_of(owner), kind, name)
+    await context.cluster.delete(kind, Key(owner.metadata.namespace, name))
 
 
 def _replacing(former: Manifest) -> Verdict:
@@ -150,16 +206,6 @@ def _taken(owner: CustomResource, existing: Manifest) -> Verdict | None:
     return Verdict(
         "NameTaken", f"{kind} {metadata['name']!r} exists already and belongs to something else: delete or rename it."
     )
-
-
-async def is_current(context: Context, kind: Kind, owner: CustomResource) -> bool:
-    """Whether the owner is still as it was seen, asked live: a stale picture must create nothing.
-
-    Where it is not, the watch is about to say so, and that brings the next reconcile.
-    """
-    live = await context.cluster.get(kind, Key(owner.metadata.namespace, owner.metadata.name))
-    seen = (owner.metadata.uid, owner.metadata.resource_version)
-    return live is not None and (live["metadata"]["uid"], live["metadata"]["resourceVersion"]) == seen
 
 
 def refusal(error: ClusterError) -> Verdict:
@@ -259,6 +305,7 @@ _WARNING_REASONS = frozenset(
         "PathTaken",
         "PodNotConfigured",
         "Refused",
+        "RolloutAborted",
         "RegistryNotConfigured",
         "RegistryUnreachable",
         "SecretNotFound",

@@ -45,11 +45,12 @@ async def reconcile(context: Context, key: Key) -> float | None:
 
 async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobView | None) -> Verdict | None:
     """Start the wanted preparation, or make way for it; return what stands in the way."""
-    if dataset.status.prepared_spec == task.hash:
-        return None
-    if job is None:
+    is_prepared = dataset.status.prepared_spec == task.hash
+    if job is None and not is_prepared:
         return await _missing_source_secret(context, dataset) or await tasks.start(context, DATASETS, dataset, task)
-    if job.spec_hash != task.job_hash and not job.deleting:
+    is_anothers = job is not None and job.spec_hash != task.job_hash and not job.deleting
+    # Where an earlier spec is back, what still runs is for one that nobody wants any more.
+    if job is not None and is_anothers and not (is_prepared and job.is_finished):
         await tasks.discard(context, dataset, job, prepare.COMMAND)
     return None
 

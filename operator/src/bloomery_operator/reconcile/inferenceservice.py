@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 
-from bloomery_operator.api import InferenceService, TrainingJob
+from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
-    GATEWAYS,
+    DISRUPTION_BUDGETS,
     HTTP_ROUTES,
     INFERENCE_SERVICES,
     PODS,
     SECRETS,
     SERVICES,
-    TRAINING_JOBS,
     Key,
 )
+from bloomery_operator.cluster.projection import POD_REVISION
 from bloomery_operator.reconcile.context import (
     Context,
     apply_owned,
     create_owned,
     find,
-    is_current,
     missing_storage_secret,
     publish_status,
     read_parent,
     refusal,
 )
+from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
+from bloomery_operator.reconcile.models import note_served, pinned_digests, resolve_models
+from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.resources.keys import (
     build_digests_secret,
     build_keys_secret,
     keys_secret_name,
     read_keys,
 )
-from bloomery_operator.resources.metadata import RETIRED_AT
 from bloomery_operator.resources.route import build_route
-from bloomery_operator.resources.serve import ServedModel, build_deployment, build_service, recorded_model
-from bloomery_operator.status.inferenceservice import (
-    DRAIN,
+from bloomery_operator.resources.serve import build_disruption_budget, build_front
+from bloomery_operator.status.inferenceservice import derive_status
+from bloomery_operator.status.lifecycle import lifecycle_of
+from bloomery_operator.status.traffic import (
     InferenceServiceObservation,
-    derive_status,
-    is_drained,
-    model_of,
-    plan_backends,
+    next_rollout,
+    plan_traffic,
     retired_deployments,
 )
 from bloomery_operator.status.verdicts import Verdict
@@ -59,83 +59,98 @@ KEY_BYTES = 32
 async def reconcile(context: Context, key: Key) -> float | None:
     """Bring one InferenceService to what its spec says."""
     service = read_parent(context, INFERENCE_SERVICES, InferenceService, key)
-    if service is None or not await is_current(context, INFERENCE_SERVICES, service):
+    if service is None:
         return None
-    address = await _gateway_address(context)
-    observation = _observe(context, service, address=address)
-    obstacle = await _act(context, observation)
-    observation = _observe(context, service, address=address, obstacle=obstacle)
-    await publish_status(context, service, derive_status(observation, context.now()))
+    cluster = WritesWhileCurrent(context.cluster, INFERENCE_SERVICES, service)
+    try:
+        return await _reconcile(replace(context, cluster=cluster), service)
+    except NotCurrent:
+        return None
+
+
+async def _reconcile(context: Context, service: InferenceService) -> float | None:
+    observation = await _decide(context, await _observe(context, service))
+    observation = replace(observation, obstacle=await _act(context, observation))
+    # Of the children only the route is looked at again: a Deployment that became ready meanwhile was not decided on.
+    observation = replace(observation, route=_route(context, service))
+    await publish_status(context, observation.service, derive_status(observation))
+    await note_served(context, observation)
     return _next_look(context, observation)
+
+
+async def _decide(context: Context, observation: InferenceServiceObservation) -> InferenceServiceObservation:
+    """Take a rollout further; its state is written down before anything is done by it."""
+    rollout = next_rollout(observation)
+    if rollout == observation.rollout:
+        return observation
+    moved = replace(observation, rollout=rollout)
+    status = derive_status(moved)
+    await publish_status(context, observation.service, status)
+    return replace(moved, service=observation.service.model_copy(update={"status": status}))
 
 
 def _next_look(context: Context, observation: InferenceServiceObservation) -> float | None:
     """Return in how many seconds to look again for what no watch tells."""
+    settings, service = context.settings, observation.service
     waits: list[float] = []
     if observation.obstacle is not None or observation.path_clash is not None:
-        waits.append(context.settings.obstacle_seconds)
-    if retired_deployments(observation):
-        waits.append(DRAIN.total_seconds())
-    if observation.service.spec.auth == "ApiKey":
-        waits.append(context.settings.keys_seconds)
+        waits.append(settings.obstacle_seconds)
+    if retired_deployments(observation) or (observation.rollout is not None and not observation.rollout.aborted):
+        waits.append(settings.traffic_seconds)
+    if any(v.model.follows or (v.model.mlflow and observation.wanted[v.name] is None) for v in service.spec.variants):
+        waits.append(settings.registry_seconds)
+    if service.spec.auth == "ApiKey":
+        waits.append(settings.keys_seconds)
+    if observation.stops_at is not None and observation.stopped is None:
+        waits.append(max(1.0, (observation.stops_at - observation.now).total_seconds()))
     return min(waits, default=None)
 
 
-async def _gateway_address(context: Context) -> str:
-    """Return what stands before a service's path: the address in the settings, else the Gateway's own."""
-    settings = context.settings
-    if settings.gateway_public_url or not settings.has_gateway:
-        return settings.gateway_public_url
-    gateway = await context.cluster.get(GATEWAYS, Key(settings.gateway_namespace, settings.gateway_name))
-    addresses = (gateway or {}).get("status", {}).get("addresses", [])
-    return f"http://{addresses[0]['value']}" if addresses else ""
-
-
-def _observe(
-    context: Context, service: InferenceService, *, address: str, obstacle: Verdict | None = None
-) -> InferenceServiceObservation:
-    namespace, uid = service.metadata.namespace, service.metadata.uid
-    manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, uid)
+async def _observe(context: Context, service: InferenceService) -> InferenceServiceObservation:
+    now = context.now()
+    manifests = context.projection.controlled_by(DEPLOYMENTS, service.metadata.namespace, service.metadata.uid)
+    life = lifecycle_of(service, now, has_pods=bool(manifests))
+    resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
-    routes = context.projection.controlled_by(HTTP_ROUTES, namespace, uid)
-    return InferenceServiceObservation(
+    observation = InferenceServiceObservation(
         service=service,
-        models={v.name: _model(context, service, v, manifests) for v in service.spec.variants},
+        now=now,
+        models=resolved.models,
         deployments=deployments,
-        pods=_pods(context, namespace, deployments),
-        route=routes[0] if routes else None,
+        pods=_pods(context, service.metadata.namespace, deployments),
+        rollout=service.status.rollout,
+        route=_route(context, service),
         has_gateway=context.settings.has_gateway,
-        address=address,
-        obstacle=obstacle,
+        address=await context.gateway.address(context.cluster, context.settings),
         path_clash=_path_clash(context, service),
+        registry_trouble=resolved.trouble,
+        started_at=life.started_at,
+        stops_at=life.stops_at,
+        stopped=life.stopped,
     )
+    observation = replace(observation, digests=await pinned_digests(context, observation))
+    return await _with_figures(context, observation)
 
 
-def _model(
-    context: Context, service: InferenceService, variant: Variant, deployments: list[Manifest]
-) -> ServedModel | Verdict:
-    """Resolve a variant's model; what was resolved before for the same words stays."""
-    for deployment in deployments:
-        if DeploymentView.of(deployment).variant == variant.name:
-            recorded = recorded_model(variant, deployment["metadata"].get("annotations", {}))
-            if recorded is not None:
-                return recorded
-    if variant.model.uri is not None:
-        return ServedModel(uri=variant.model.uri)
-    name = variant.model.training_job or ""
-    training_job = find(context, TRAINING_JOBS, TrainingJob, Key(service.metadata.namespace, name))
-    return model_of(training_job, name)
+def _route(context: Context, service: InferenceService) -> Manifest | None:
+    routes = context.projection.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
+    return routes[0] if routes else None
 
 
-def _pods(
-    context: Context, namespace: str, deployments: Mapping[str, DeploymentView]
-) -> dict[str, tuple[PodView, ...]]:
-    pods: dict[str, list[PodView]] = {name: [] for name in deployments}
-    for key, pod in context.projection.items(PODS):
-        revision = pod["metadata"].get("labels", {}).get("bloomery.dev/revision", "")
-        if key.namespace == namespace and revision in pods:
-            pods[revision].append(PodView.of(pod))
-    return {name: tuple(views) for name, views in pods.items()}
+async def _with_figures(context: Context, observation: InferenceServiceObservation) -> InferenceServiceObservation:
+    """Add what the pods counted, where a rollout's step is judged by it."""
+    rollout, plan = observation.rollout, observation.service.spec.rollout
+    if rollout is None or rollout.aborted or plan is None or plan.abort_on is None:
+        return observation
+    step = f"{observation.service.metadata.uid} {rollout.since.isoformat()} {rollout.step}"
+    shares = {share.revision for share in (*rollout.from_, *rollout.to)}
+    pods = {revision: pods for revision, pods in observation.pods.items() if revision in shares}
+    return replace(observation, figures=await context.servers.figures(step, pods))
+
+
+def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
+    found = {name: context.projection.find(PODS, POD_REVISION, namespace, name) for name in deployments}
+    return {name: tuple(PodView.of(pod) for _, pod in pods) for name, pods in found.items()}
 
 
 def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
@@ -170,12 +185,12 @@ async def _act(context: Context, observation: InferenceServiceObservation) -> Ve
     """Write the children; return what stands in the way."""
     service = observation.service
     # What runs has its credentials: a Secret that goes later must not keep weights from changing.
-    if any(observation.revision(variant) not in observation.deployments for variant in service.spec.variants):
+    if any(name not in observation.deployments for name in observation.wanted.values()):
         missing = await missing_storage_secret(context, service.metadata.namespace)
         if missing is not None:
             return missing
     try:
-        for step in (_apply_keys, _apply_variants, _apply_route, _remove_retired):
+        for step in (_apply_keys, apply_revisions, _apply_disruption_budget, _apply_route, remove_retired):
             obstacle = await step(context, observation)
             if obstacle is not None:
                 return obstacle
@@ -203,27 +218,19 @@ async def _apply_keys(context: Context, observation: InferenceServiceObservation
     return digests if isinstance(digests, Verdict) else None
 
 
-async def _apply_variants(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    service = observation.service
-    for variant in service.spec.variants:
-        model = observation.models[variant.name]
-        if not isinstance(model, ServedModel):
-            continue
-        for kind, manifest in (
-            (DEPLOYMENTS, build_deployment(service, variant, model, context.settings)),
-            (SERVICES, build_service(service, variant, model)),
-        ):
-            applied = await apply_owned(context, service, manifest, kind)
-            if isinstance(applied, Verdict):
-                return applied
-    return None
+async def _apply_disruption_budget(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+    budget = build_disruption_budget(observation.service)
+    applied = await apply_owned(context, observation.service, budget, DISRUPTION_BUDGETS)
+    return applied if isinstance(applied, Verdict) else None
 
 
 async def _apply_route(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    backends = plan_backends(observation)
-    if not observation.has_gateway or observation.path_clash is not None or not backends:
+    if not observation.has_gateway:
+        return await _apply_front(context, observation)
+    traffic = plan_traffic(observation)
+    if observation.path_clash is not None or not traffic.backends:
         return None
-    route = build_route(observation.service, backends, context.settings)
+    route = build_route(observation.service, traffic, context.settings)
     applied = await apply_owned(context, observation.service, route, HTTP_ROUTES)
     if isinstance(applied, Verdict):
         return applied
@@ -231,18 +238,11 @@ async def _apply_route(context: Context, observation: InferenceServiceObservatio
     return None
 
 
-async def _remove_retired(context: Context, observation: InferenceServiceObservation) -> None:
-    """Remove revisions that left the route a while ago; date those that have just left it."""
-    namespace, now = observation.service.metadata.namespace, context.now()
-    retired = retired_deployments(observation)
-    for deployment in observation.deployments.values():
-        if deployment.retired_at is not None and deployment not in retired:
-            # Wanted again: when it retires next time, its drain begins anew.
-            await context.cluster.annotate(DEPLOYMENTS, Key(namespace, deployment.name), {RETIRED_AT: None})
-    for deployment in retired:
-        key = Key(namespace, deployment.name)
-        if deployment.retired_at is None:
-            await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: now.isoformat()})
-        elif is_drained(deployment, now):
-            await context.cluster.delete(DEPLOYMENTS, key)
-            await context.cluster.delete(SERVICES, key)
+async def _apply_front(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+    """Let the Service of the same name lead to the variant's pods, to the former ones until the new ones are ready."""
+    service = observation.service
+    revision = observation.answering_revision(service.spec.variants[0])
+    if revision is None or len(service.spec.variants) > 1:
+        return None
+    applied = await apply_owned(context, service, build_front(service, revision), SERVICES)
+    return applied if isinstance(applied, Verdict) else None

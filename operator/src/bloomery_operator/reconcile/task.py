@@ -9,10 +9,10 @@ from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind, kind_o
 from bloomery_operator.reconcile.context import (
     Context,
     create_owned,
-    is_current,
     missing_storage_secret,
     refusal,
 )
+from bloomery_operator.reconcile.current import is_current
 from bloomery_operator.resources.jobs import (
     TrainerTask,
     build_config_map,
@@ -32,7 +32,7 @@ async def start(
     missing = await missing_storage_secret(context, owner.metadata.namespace)
     if missing is not None:
         return missing
-    if not await is_current(context, kind, owner):
+    if not await is_current(context.cluster, kind, owner):
         return None
     try:
         for manifest in _children(owner, task, context.settings, secret):
@@ -55,5 +55,6 @@ def _children(owner: CustomResource, task: TrainerTask, settings: Settings, secr
 async def discard(context: Context, owner: CustomResource, job: JobView, command: str) -> None:
     """Remove a Job that does another work than is wanted now, with its pods and its ConfigMap."""
     namespace = owner.metadata.namespace
-    await context.cluster.delete(JOBS, Key(namespace, job.name), uid=job.uid)
+    # The Job last: as long as it is there, this is done again.
     await context.cluster.delete(CONFIG_MAPS, Key(namespace, config_map_name(owner, command, job.spec_hash)))
+    await context.cluster.delete(JOBS, Key(namespace, job.name), uid=job.uid)

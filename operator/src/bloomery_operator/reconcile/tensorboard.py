@@ -5,7 +5,7 @@ from __future__ import annotations
 from bloomery_operator.api import TrainingJob
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES, Key, kind_of
-from bloomery_operator.reconcile.context import Context, apply_owned, refusal
+from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned, refusal
 from bloomery_operator.resources.tensorboard import build_tensorboard, how_to_open, tensorboard_name
 from bloomery_operator.status.verdicts import Verdict
 
@@ -16,8 +16,8 @@ async def reconcile_tensorboard(context: Context, job: TrainingJob) -> str | Non
     there = context.projection.get(DEPLOYMENTS, key) is not None
     if not job.spec.tensorboard:
         if there or job.status.tensorboard_url:
-            await context.cluster.delete(DEPLOYMENTS, key)
-            await context.cluster.delete(SERVICES, key)
+            await delete_owned(context, job, SERVICES, key.name)
+            await delete_owned(context, job, DEPLOYMENTS, key.name)
         return None
     if there and job.status.tensorboard_url:
         return job.status.tensorboard_url

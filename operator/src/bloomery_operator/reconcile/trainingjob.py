@@ -30,6 +30,7 @@ from bloomery_operator.status.trainingjob import (
     at_generation,
     derive_status,
     registered,
+    registered_start,
     registration_failed,
     starting_point,
 )
@@ -95,7 +96,7 @@ async def _starting_point(context: Context, training_job: TrainingJob) -> Starti
         return starting_point(wanted.training_job, other)
     if wanted.mlflow is not None:
         environment = await read_storage_secret(context, namespace)
-        return await context.find_model(environment, wanted.mlflow)
+        return registered_start(await context.registry.find(environment, wanted.mlflow), wanted.mlflow)
     if wanted.weights is not None:
         return StartingPoint(weights=wanted.weights, origin=f"weights {wanted.weights}")
     return StartingPoint(uri=wanted.uri, origin=wanted.uri or "")
@@ -166,7 +167,7 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
         return status
     result = read_model(TrainResult, job.result) if job.succeeded else None
     if result is not None and result.is_registered:
-        return registered(status, result, context.now())
+        return registered(training_job, status, result, context.now())
     return registration_failed(status, job, context.now())
 
 

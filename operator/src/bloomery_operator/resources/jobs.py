@@ -10,14 +10,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from bloomery_operator.api.common import CustomResource, Manifest, Resources
-from bloomery_operator.api.trainingjob import PodTemplate
+from bloomery_operator.api.common import CustomResource, Manifest, PodTemplate, Resources
 from bloomery_operator.resources.metadata import SPEC_HASH, child_metadata, digest_of, labels_of
 from bloomery_operator.resources.pods import (
     CONFIG_FOLDER,
     compute,
     credentials,
     empty_dir,
+    overlaid,
     restricted_container,
     restricted_pod,
 )
@@ -140,21 +140,9 @@ def build_peers_service(owner: CustomResource, command: str) -> Manifest:
 
 
 def _pod_template(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
-    """Return the pods' template: the user's additions, but nothing that would loosen how the container is confined."""
-    labels = labels_of(owner, role=task.command)
-    spec = _pod_spec(owner, task, settings)
-    metadata: Manifest = {"labels": labels}
-    extra = task.pod_template
-    if extra is not None:
-        metadata["labels"] = {**extra.labels, **labels}
-        if extra.annotations:
-            metadata["annotations"] = dict(extra.annotations)
-        added = extra.model_dump(
-            mode="json", by_alias=True, exclude_none=True, exclude={"labels", "annotations", "tolerations"}
-        )
-        spec |= {field: value for field, value in added.items() if value}
-        spec["tolerations"] = [*spec["tolerations"], *(t.to_json() for t in extra.tolerations)]
-    return {"metadata": metadata, "spec": spec}
+    """Return the pods' template."""
+    template = {"metadata": {"labels": labels_of(owner, role=task.command)}, "spec": _pod_spec(owner, task, settings)}
+    return overlaid(template, task.pod_template)
 
 
 def _failure_rules() -> list[Manifest]:

@@ -16,7 +16,10 @@ SELECTOR = f"{MANAGED_BY}={MANAGER}"
 SPEC_HASH = "bloomery.dev/spec-hash"
 REFRESH = "bloomery.dev/refresh"
 VARIANT = "bloomery.dev/variant"
+REVISION = "bloomery.dev/revision"
 RETIRED_AT = "bloomery.dev/retired-at"
+AUTOSCALED = "bloomery.dev/autoscaled"
+SERVED_TAG = "bloomery.dev/served-tag"
 
 
 def digest_of(document: Any, *, length: int = 10) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bloomery_operator.api.common import Manifest, Resources
+from bloomery_operator.api.common import Manifest, PodTemplate, Resources
 
 USER_ID = 10001
 CONFIG_FOLDER = "/etc/bloomery"
@@ -32,6 +32,19 @@ def restricted_container() -> Manifest:
             "capabilities": {"drop": ["ALL"]},
         }
     }
+
+
+def overlaid(template: Manifest, extra: PodTemplate | None) -> Manifest:
+    """Return a pod template with the user's additions, none of which replaces our labels or frees a container."""
+    if extra is None:
+        return template
+    metadata = template["metadata"] | {"labels": {**extra.labels, **template["metadata"]["labels"]}}
+    if extra.annotations:
+        metadata["annotations"] = dict(extra.annotations)
+    added = {f: value for f, value in extra.to_json().items() if value and f not in ("labels", "annotations")}
+    if extra.tolerations:
+        added["tolerations"] = [*template["spec"].get("tolerations", ()), *added["tolerations"]]
+    return {"metadata": metadata, "spec": template["spec"] | added}
 
 
 def credentials(secret: str, *, prefix: str = "") -> Manifest:

@@ -1,4 +1,4 @@
-"""One model revision of a variant: its Deployment, and the Service that is its backend on the route."""
+"""One model revision of a variant: its Deployment, the Service that is its backend on the route, its autoscaler."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest, Resources
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.resources.keys import digests_secret_name
-from bloomery_operator.resources.metadata import VARIANT, child_metadata, digest_of, labels_of
+from bloomery_operator.resources.metadata import AUTOSCALED, REVISION, VARIANT, child_metadata, digest_of, labels_of
 from bloomery_operator.resources.pods import (
     compute,
     credentials,
     empty_dir,
+    overlaid,
     restricted_container,
     restricted_pod,
 )
@@ -29,6 +30,13 @@ DRAIN_SECONDS = 10
 """A stopping pod keeps answering that long, until every proxy has taken it off its list."""
 _SOURCE = "bloomery.dev/model-source"
 _MODEL = "bloomery.dev/model"
+_KIT_IMAGE = "bloomery.dev/kit-image"
+_DIGEST = "digest"
+_GPU = "nvidia.com/gpu"
+_LONGEST_NAME = 63
+"""Of a Service, and of a label's value (RFC 1123)."""
+CPU_UTILIZATION = 70
+"""Percent of the processors requested at which an autoscaler adds pods, unless the spec has metrics of its own."""
 DEFAULT_RESOURCES = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
 
 
@@ -53,43 +61,108 @@ class ServedModel:
 
 def revision_name(service: InferenceService, variant: Variant, model: ServedModel) -> str:
     """Return the name of a variant's revision; another model is another revision beside the old one."""
-    revision = digest_of([model.uri, model.digest], length=8)
-    return f"{service.metadata.name}--{variant.name}-{revision}"
+    stem = f"{service.metadata.name}--{variant.name}"
+    # The longest names do not fit in full, so the hash holds them too.
+    revision = digest_of([stem, model.uri, model.digest], length=8)
+    return f"{stem[: _LONGEST_NAME - len(revision) - 1].rstrip('-')}-{revision}"
 
 
-def build_deployment(service: InferenceService, variant: Variant, model: ServedModel, settings: Settings) -> Manifest:
-    """Return the Deployment of one revision."""
+def build_deployment(
+    service: InferenceService, variant: Variant, model: ServedModel, settings: Settings, *, replicas: int | None
+) -> Manifest:
+    """Return the Deployment of one revision; without ``replicas`` an autoscaler decides on them."""
     name = revision_name(service, variant, model)
     labels = _labels(service, variant)
-    selector = {"app.kubernetes.io/name": ROLE, "bloomery.dev/revision": name}
-    metadata = child_metadata(service, name=name, role=ROLE, annotations=_record(variant, model))
+    selector = {"app.kubernetes.io/name": ROLE, REVISION: name}
+    annotations = _record(variant, model)
+    annotations |= {_KIT_IMAGE: settings.kit_image} if settings.kit_image else {}
+    annotations |= {AUTOSCALED: "true"} if variant.autoscaling else {}
+    metadata = child_metadata(service, name=name, role=ROLE, annotations=annotations)
+    template = {"metadata": {"labels": labels | selector}, "spec": _pod_spec(service, variant, model, settings)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata | {"labels": labels},
-        "spec": {
-            "replicas": service.replicas_of(variant),
+        "spec": ({} if replicas is None else {"replicas": replicas})
+        | {
             "selector": {"matchLabels": selector},
             # A new pod is ready before an old one goes, so an update loses no request.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "template": {
-                "metadata": {"labels": labels | selector},
-                "spec": _pod_spec(service, variant, model, settings),
-            },
+            "template": overlaid(template, variant.pod_template),
         },
+    }
+
+
+def build_autoscaler(service: InferenceService, variant: Variant, model: ServedModel) -> Manifest | None:
+    """Return the HorizontalPodAutoscaler of one revision, where its variant asks for one."""
+    scaling = variant.autoscaling
+    if scaling is None:
+        return None
+    name = revision_name(service, variant, model)
+    utilization = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": CPU_UTILIZATION}}
+    metadata = child_metadata(service, name=name, role=ROLE)
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": metadata | {"labels": _labels(service, variant)},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": scaling.min,
+            "maxReplicas": scaling.max,
+            "metrics": list(scaling.metrics) or [{"type": "Resource", "resource": utilization}],
+        },
+    }
+
+
+def build_disruption_budget(service: InferenceService) -> Manifest:
+    """Return the PodDisruptionBudget that lets a drained node take the service's pods one at a time."""
+    selector = {key: value for key, value in labels_of(service, role=ROLE).items() if key in _selecting(service)}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": child_metadata(service, name=service.metadata.name, role=ROLE),
+        "spec": {
+            # Not minAvailable: with one pod that would block every drain for ever.
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector},
+        },
+    }
+
+
+def build_pin(service: InferenceService, variant: Variant, model: ServedModel, digest: str) -> Manifest:
+    """Return the ConfigMap that holds the digest of a model that came without one, as its first pod found it.
+
+    Pods read it when they start, so that all that come later serve the same bytes, and no pod restarts for it.
+    """
+    name = revision_name(service, variant, model)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": child_metadata(service, name=name, role=ROLE),
+        "immutable": True,
+        "data": {_DIGEST: digest},
     }
 
 
 def build_service(service: InferenceService, variant: Variant, model: ServedModel) -> Manifest:
     """Return the Service in front of one revision's pods."""
     name = revision_name(service, variant, model)
-    metadata = child_metadata(service, name=name, role=ROLE)
+    return _service(service, name, name, _labels(service, variant))
+
+
+def build_front(service: InferenceService, revision: str) -> Manifest:
+    """Return the Service that stands for the whole where there is no gateway; it leads to one revision."""
+    return _service(service, service.metadata.name, revision, labels_of(service, role=ROLE))
+
+
+def _service(service: InferenceService, name: str, revision: str, labels: dict[str, str]) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata | {"labels": _labels(service, variant)},
+        "metadata": child_metadata(service, name=name, role=ROLE) | {"labels": labels},
         "spec": {
-            "selector": {"app.kubernetes.io/name": ROLE, "bloomery.dev/revision": name},
+            "selector": {"app.kubernetes.io/name": ROLE, REVISION: revision},
             "ports": [
                 {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"},
                 {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics", "protocol": "TCP"},
@@ -98,14 +171,14 @@ def build_service(service: InferenceService, variant: Variant, model: ServedMode
     }
 
 
-def recorded_model(variant: Variant, annotations: Mapping[str, str]) -> ServedModel | None:
-    """Return the model that a Deployment was made for, if the variant still asks for it in the same words.
+def recorded_model(annotations: Mapping[str, str], variant: Variant | None = None) -> ServedModel | None:
+    """Return the model that a Deployment was made for; with a variant, only if that asks for it in the same words.
 
     What was resolved once stays: a TrainingJob that its TTL removed takes no model off the air.
     """
-    if annotations.get(_SOURCE) != digest_of(variant.model.to_json()):
+    if variant is not None and annotations.get(_SOURCE) != digest_of(variant.model.to_json()):
         return None
-    return ServedModel(**json.loads(annotations[_MODEL]))
+    return ServedModel(**json.loads(annotations[_MODEL])) if _MODEL in annotations else None
 
 
 def _record(variant: Variant, model: ServedModel) -> dict[str, str]:
@@ -118,8 +191,11 @@ def _record(variant: Variant, model: ServedModel) -> dict[str, str]:
 def pod_selector(service: InferenceService) -> str:
     """Return the label selector of all the service's pods, as ``/scale`` reports it."""
     labels = labels_of(service, role=ROLE)
-    keys = ("app.kubernetes.io/name", service.OWNER_LABEL)
-    return ",".join(f"{key}={labels[key]}" for key in keys)
+    return ",".join(f"{key}={labels[key]}" for key in _selecting(service))
+
+
+def _selecting(service: InferenceService) -> tuple[str, str]:
+    return ("app.kubernetes.io/name", service.OWNER_LABEL)
 
 
 def _labels(service: InferenceService, variant: Variant) -> dict[str, str]:
@@ -136,7 +212,7 @@ def _pod_spec(service: InferenceService, variant: Variant, model: ServedModel, s
         mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
     container = restricted_container() | {
         "name": "server",
-        "image": settings.serving_image,
+        "image": _image(variant, settings),
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_serving"],
         "env": _environment(service, variant, model),
@@ -155,9 +231,29 @@ def _pod_spec(service: InferenceService, variant: Variant, model: ServedModel, s
     }
     return restricted_pod() | {
         "terminationGracePeriodSeconds": 90,
+        "topologySpreadConstraints": _spread(revision_name(service, variant, model)),
         "containers": [container],
         "volumes": volumes,
     }
+
+
+def _image(variant: Variant, settings: Settings) -> str:
+    """Return the server's image: that with CUDA where the variant asks for a GPU."""
+    limits = variant.resources.limits if variant.resources else {}
+    return settings.serving_gpu_image if _GPU in limits and settings.serving_gpu_image else settings.serving_image
+
+
+def _spread(revision: str) -> list[Manifest]:
+    """Return the wish that nodes and zones share a revision's pods; a wish, so that one node is enough."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {REVISION: revision}},
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]
 
 
 def _probe(what: str, *, period: int, failures: int) -> Manifest:
@@ -173,6 +269,8 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
     values = {
         "MODEL_URI": model.uri,
         "MODEL_DIGEST": model.digest,
+        "DISPLAY_NAME": service.spec.display_name,
+        "DESCRIPTION": service.spec.description,
         "MODEL_DIR": MODEL_FOLDER,
         "SERVICE_NAME": service.metadata.name,
         "SERVICE_NAMESPACE": service.metadata.namespace,
@@ -188,4 +286,6 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "METRICS_PORT": str(METRICS_PORT),
         "HOME": "/tmp",
     }
-    return [{"name": name, "value": value} for name, value in values.items() if value]
+    pin = {"name": revision_name(service, variant, model), "key": _DIGEST, "optional": True}
+    pinned = [] if model.digest else [{"name": "MODEL_DIGEST", "valueFrom": {"configMapKeyRef": pin}}]
+    return [{"name": name, "value": value} for name, value in values.items() if value] + pinned

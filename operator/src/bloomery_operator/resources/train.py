@@ -153,7 +153,8 @@ def _document(
         "checkpoint": _checkpoint(spec),
         "mlflow": _mlflow(job),
         "output": {"uri": output_uri(job, settings)}
-        | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {}),
+        | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {})
+        | ({"quantization": spec.output.quantization} if spec.output.quantization != "None" else {}),
     }
 
 

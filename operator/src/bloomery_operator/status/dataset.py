@@ -140,7 +140,8 @@ def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
     ignored = sum((status.ignored or {}).values())
     if ignored:
         message += f" {ignored} images break the rules and were ignored."
-    return condition("Ready", True, Verdict("Prepared", " ".join([message, *status.warnings])))
+    warnings = [f"Warning: {warning}." for warning in status.warnings]
+    return condition("Ready", True, Verdict("Prepared", " ".join([message, *warnings])))
 
 
 def _progress(observation: DatasetObservation) -> PrepareProgress | None:

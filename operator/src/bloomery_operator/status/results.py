@@ -57,24 +57,6 @@ class Promoted(ApiModel):
     message: str = ""
 
 
-class TrainResult(ApiModel):
-    """What a training made; without a model version where MLflow could not be reached."""
-
-    reason: str = "Trained"
-    mlflow: RunReference | None = None
-    model: Model = Model()
-    metrics: Mapping[str, float | None] = {}
-    starts: int | None = None
-    last_checkpoint: SavedState | None = None
-    promoted: Promoted | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether nothing is left to be handed to MLflow."""
-        return self.model.version is not None or self.reason == EVALUATED
-
-
 class TrainerProgress(ApiModel):
     """How far a running training is, as it says itself."""
 
@@ -89,6 +71,25 @@ class TrainerProgress(ApiModel):
     mlflow: RunReference | None = None
     starts: int | None = None
     last_checkpoint: SavedState | None = None
+
+
+class TrainResult(ApiModel):
+    """What a training made; without a model version where MLflow could not be reached."""
+
+    reason: str = "Trained"
+    mlflow: RunReference | None = None
+    model: Model = Model()
+    metrics: Mapping[str, float | None] = {}
+    starts: int | None = None
+    progress: TrainerProgress | None = None
+    last_checkpoint: SavedState | None = None
+    promoted: Promoted | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether nothing is left to be handed to MLflow."""
+        return self.model.version is not None or self.reason == EVALUATED
 
 
 def read_document(text: str | bytes) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from bloomery_operator.api.trainingjob import (
     TrainingJobStatus,
     TrainProgress,
 )
+from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.status.results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
@@ -99,6 +100,18 @@ def initial_model_not_ready(observation: TrainingJobObservation) -> Verdict | No
     if observation.job is not None or not isinstance(observation.start, Verdict):
         return None
     return observation.start
+
+
+def registered_start(model: ServedModel | Verdict, reference: str) -> StartingPoint | Verdict:
+    """Return a model of MLflow's registry as what training starts from: it needs the weights of a folder of ours."""
+    if isinstance(model, Verdict):
+        return model
+    if model.training_job is None:
+        return Verdict(
+            "ModelNotOurs",
+            f"{reference} is {model.display}, which was not made by a TrainingJob: there are no weights to go on from.",
+        )
+    return StartingPoint(uri=model.uri, digest=model.digest, origin=model.display)
 
 
 def starting_point(name: str, other: TrainingJob | None) -> StartingPoint | Verdict:
@@ -298,12 +311,12 @@ def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, no
     result = read_model(TrainResult, job.result) or TrainResult()
     metrics = {name: value for name, value in result.metrics.items() if value is not None} or None
     name = observation.training_job.spec.metric
-    last = status.progress
-    done = last.model_copy(update={"eta": None, "stage": None}) if last else None
+    done = _ended(status.progress or TrainProgress(), result if job.succeeded else TrainResult())
     return status.model_copy(
         update={
             "completion_time": job.end_time or now,
-            "progress": _completed(done, result) if job.succeeded else done,
+            # An empty object is none: server-side apply would make a null of it, which the API server refuses.
+            "progress": None if done == TrainProgress() else done,
             "mlflow": _mlflow(result.mlflow, observation) or status.mlflow,
             "model": _model(result.model, observation) if job.succeeded else None,
             "metrics": metrics,
@@ -314,10 +327,10 @@ def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, no
     )
 
 
-def registered(status: TrainingJobStatus, result: TrainResult, now: datetime) -> TrainingJobStatus:
+def registered(job: TrainingJob, status: TrainingJobStatus, result: TrainResult, now: datetime) -> TrainingJobStatus:
     """Return the status of a finished job after its model came into the registry later."""
     conditions = _completed_anew(status, completion(result), now)
-    model = result.model.model_copy(update={"display": _display(result.model)})
+    model = _shown(result.model, job)
     run = result.mlflow
     mlflow = MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id) if run and run.run_id else status.mlflow
     return status.model_copy(update={"conditions": conditions, "model": model, "mlflow": mlflow})
@@ -340,22 +353,26 @@ def _completed_anew(status: TrainingJobStatus, verdict: Verdict, now: datetime) 
 
 
 def _model(told: Model, observation: TrainingJobObservation) -> Model:
-    return told.model_copy(update={"uri": told.uri or observation.model_uri, "display": _display(told)})
+    shown = _shown(told, observation.training_job)
+    return shown.model_copy(update={"uri": told.uri or observation.model_uri})
 
 
-def _display(model: Model) -> str | None:
-    return f"{model.name}/{model.version}" if model.name and model.version else None
+def _shown(model: Model, job: TrainingJob) -> Model:
+    """Return the model with what people call it, where it is a version of the registry."""
+    if not (model.name and model.version):
+        return model
+    names = {"display": f"{model.name}/{model.version}", "version_label": job.spec.output.version_label}
+    return model.model_copy(update=names)
 
 
-def _completed(last: TrainProgress | None, result: TrainResult) -> TrainProgress | None:
-    """Show all steps as done: the last answer of the trainer was given a little before its end."""
-    if last is None or last.total_steps is None:
-        return last
-    if result.reason != "Trained" and result.last_checkpoint is not None:
-        step = result.last_checkpoint.step
-        return last.model_copy(update={"step": step, "steps": f"{step}/{last.total_steps}"})
-    total = last.total_steps
-    return last.model_copy(update={"step": total, "steps": f"{total}/{total}"})
+def _ended(last: TrainProgress, result: TrainResult) -> TrainProgress:
+    """Show how far it came at its end: the trainer's last answer was given before that, if anybody asked at all."""
+    told = result.progress
+    ended = last.model_copy(update={"eta": None, "stage": None})
+    if told is None or not told.total_steps:
+        return ended
+    done = {"epoch": told.epoch, "step": told.step, "total_steps": told.total_steps}
+    return ended.model_copy(update=done | {"steps": f"{told.step or 0}/{told.total_steps}"})
 
 
 def _metric(observation: TrainingJobObservation, value: float) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.resources.metadata import RETIRED_AT, SPEC_HASH, VARIANT
+from bloomery_operator.resources.metadata import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
 from bloomery_operator.status.results import read_document
 from bloomery_operator.status.verdicts import Verdict
 
@@ -24,6 +24,7 @@ class PodView:
 
     name: str
     phase: str
+    uid: str = ""
     ip: str | None = None
     created: str = ""
     ready: bool = False
@@ -53,6 +54,7 @@ class PodView:
         return cls(
             name=metadata["name"],
             phase=status.get("phase", "Pending"),
+            uid=metadata.get("uid", ""),
             ip=status.get("podIP"),
             created=metadata.get("creationTimestamp") or "",
             ready=conditions.get("Ready", {}).get("status") == "True",
@@ -66,6 +68,11 @@ class PodView:
             index=int(metadata.get("labels", {}).get(_INDEX, 0)),
             node_lost=_lost_node(manifest, conditions),
         )
+
+    @property
+    def host(self) -> str:
+        """Its address as a URL has it."""
+        return f"[{self.ip}]" if self.ip and ":" in self.ip else str(self.ip)
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -165,11 +172,20 @@ class DeploymentView:
     ready: int
     settled: bool
     retired_at: datetime | None
+    autoscaled: bool = False
+    """Whether an autoscaler of ours was made for it."""
+    scaled_by_others: bool = False
+    """Whether somebody else has set its number of pods since we last did."""
+    served_tag: str = ""
+    """What MLflow was told of whom it serves."""
+    version: str = ""
+    """The resourceVersion that this was read from."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """Read a Deployment of a variant's revision."""
         metadata, status = manifest["metadata"], manifest.get("status", {})
+        annotations = metadata.get("annotations", {})
         replicas = manifest["spec"].get("replicas", 1)
         settled = (
             status.get("observedGeneration", 0) >= metadata.get("generation", 1)
@@ -182,7 +198,15 @@ class DeploymentView:
             replicas=replicas,
             ready=status.get("readyReplicas", 0),
             settled=settled,
-            retired_at=parse_time(metadata.get("annotations", {}).get(RETIRED_AT)),
+            retired_at=parse_time(annotations.get(RETIRED_AT)),
+            autoscaled=AUTOSCALED in annotations,
+            scaled_by_others=any(
+                "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+                for entry in metadata.get("managedFields", [])
+                if entry.get("subresource") == "scale"
+            ),
+            served_tag=annotations.get(SERVED_TAG, ""),
+            version=metadata.get("resourceVersion", ""),
         )
 
 

@@ -1,0 +1,201 @@
+"""How a new model or new weights take over step by step, and when they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from bloomery_operator.api.inferenceservice import Rollout, RolloutStatus
+from bloomery_operator.status.rollout import Figures, Passage, advance, shares_at, whole
+from tests.unit.operator.samples import NOW
+
+pytestmark = pytest.mark.feature("S10")
+
+PLAN = Rollout.model_validate(
+    {"steps": [10, 50], "interval": "2m", "abortOn": {"errorRate": 0.02, "p99Ratio": 1.5, "minRequests": 100}}
+)
+WELL = Figures(requests=100, errors=0, p99=0.1)
+LATER = NOW + timedelta(minutes=2)
+
+
+def passage(**fields: Any) -> Passage:
+    """A new model whose pods are ready stands beside the old one, which has all the traffic."""
+    defaults: dict[str, Any] = {
+        "plan": PLAN,
+        "state": None,
+        "current": {"old": 10_000},
+        "routed": {"old": 10_000},
+        "target": {"new": 10_000},
+        "generation": 2,
+        "wanted": frozenset({"new"}),
+        "ready": frozenset({"old", "new"}),
+        "figures": {"old": WELL, "new": WELL},
+    }
+    return Passage(**(defaults | fields))
+
+
+def begun(**fields: Any) -> Passage:
+    """The same in its first step."""
+    start = passage(**fields)
+    return replace(start, state=advance(start, NOW))
+
+
+def state_of(there: Passage) -> RolloutStatus:
+    assert there.state is not None
+    return there.state
+
+
+def split(there: Passage) -> dict[str, int]:
+    return {revision: share for revision, share in shares_at(there.state, there.target).items() if share}
+
+
+def test_the_traffic_moves_by_the_steps_and_then_in_full() -> None:
+    there = begun()
+    assert split(there) == {"old": 9000, "new": 1000}
+    there = replace(there, state=advance(there, LATER))
+    assert split(there) == {"old": 5000, "new": 5000}
+    assert advance(there, LATER + timedelta(seconds=119)) is not None
+    there = replace(there, state=advance(there, LATER + timedelta(minutes=2)))
+    assert split(there) == {"new": 10_000}
+    # It is over once the route says so too.
+    assert advance(replace(there, routed={"old": 5000, "new": 5000}), LATER) == there.state
+    assert advance(replace(there, routed={"new": 10_000, "old": 0}), LATER) is None
+
+
+def test_new_weights_walk_as_new_models_do() -> None:
+    there = begun(
+        current={"a": 9000, "b": 1000}, target={"a": 5000, "b": 5000}, wanted=frozenset("ab"), ready=frozenset("ab")
+    )
+    assert split(there) == {"a": 8600, "b": 1400}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"plan": None},
+        {"current": {}},
+        {"current": {"new": 10_000}},
+        {"target": {}},
+        {"ready": frozenset({"new"})},
+    ],
+    ids=["no rollout asked for", "nothing before", "nothing to do", "nobody can answer", "what is replaced is dead"],
+)
+def test_without_a_way_to_walk_the_target_holds_at_once(fields: Mapping[str, Any]) -> None:
+    assert advance(passage(**fields), NOW) is None
+
+
+def test_a_step_waits_for_its_time_and_for_enough_requests_and_says_so() -> None:
+    there = begun(figures={"new": Figures(requests=37)})
+    waiting = advance(there, LATER)
+    assert waiting is not None
+    assert waiting.step == 0
+    assert waiting.message == "Step 1 of 2: 10 percent moved; waits for 37 of 100 requests"
+    early = advance(replace(there, figures={"new": WELL}), NOW + timedelta(seconds=5))
+    assert early is not None
+    assert early.message == "Step 1 of 2: 10 percent moved; waits for 2m0s to pass"
+
+
+def test_without_a_minimum_time_alone_decides() -> None:
+    by_time = Rollout.model_validate(
+        {"steps": [10, 50], "interval": "2m", "abortOn": {"errorRate": 0, "minRequests": 0}}
+    )
+    there = begun(plan=by_time, figures={})
+    moved = advance(there, LATER)
+    assert moved is not None
+    assert moved.step == 1
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (
+            {"new": Figures(200, 9, 0.1), "old": Figures(1800, 18, 0.1)},
+            "Aborted at 10 percent, after 200 requests: 4.5% of them failed, and 1.0% of the 1800 to what is replaced; "
+            "2.0% more is allowed.",
+        ),
+        (
+            {"new": Figures(200, 0, 0.31), "old": Figures(1800, 0, 0.2)},
+            "Aborted at 10 percent, after 200 requests: the 99th percentile is 310 ms, that of what is replaced "
+            "200 ms; 1.5 times as much is allowed.",
+        ),
+    ],
+    ids=["errors", "latency"],
+)
+def test_worse_than_what_is_replaced_puts_all_weight_back_and_says_the_numbers(
+    figures: Mapping[str, Figures], said: str
+) -> None:
+    there = begun(figures=figures)
+    there = replace(there, state=advance(there, NOW + timedelta(seconds=5)))
+    assert state_of(there).aborted
+    assert state_of(there).message == said
+    assert split(there) == {"old": 10_000}
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"new": Figures(99, 99, 9.0), "old": WELL},
+        {"new": Figures(200, 9, 0.1), "old": Figures(1800, 90, 0.1)},
+        {"new": Figures(200, 0, 0.3), "old": Figures(1800, 0, 0.2)},
+        {"new": Figures(200, 0, 9.0), "old": Figures(99, 0, 0.2)},
+        {"new": Figures(200, 0, 0.3), "old": Figures()},
+    ],
+    ids=["too few to judge", "no worse than the old one", "within the ratio", "too few of the old one", "old one idle"],
+)
+def test_what_is_not_clearly_worse_goes_on(figures: Mapping[str, Figures]) -> None:
+    after = advance(begun(figures=figures), NOW + timedelta(seconds=5))
+    assert after is not None
+    assert not after.aborted
+
+
+def test_new_pods_that_are_all_gone_abort() -> None:
+    gone = advance(replace(begun(), ready=frozenset({"old"})), NOW + timedelta(seconds=5))
+    assert gone is not None
+    assert gone.aborted
+    assert gone.message == "Aborted at 10 percent: new has no ready pod left."
+
+
+def test_what_was_aborted_is_tried_again_only_for_another_spec_or_model() -> None:
+    there = begun(figures={"new": Figures(200, 100), "old": WELL})
+    there = replace(there, state=advance(there, NOW), current={"old": 10_000}, figures={})
+    # Not even when its pods go and come back.
+    for target in ({"new": 10_000}, {"old": 10_000}):
+        assert advance(replace(there, target=target), LATER) == there.state
+    edited = advance(replace(there, generation=3), LATER)
+    assert edited is not None
+    assert (edited.aborted, edited.step, edited.generation) == (False, 0, 3)
+    third = {"target": {"third": 10_000}, "wanted": frozenset({"third"}), "ready": frozenset({"old", "third"})}
+    other = replace(there, **third)
+    other = replace(other, state=advance(other, LATER))
+    assert split(other) == {"old": 9000, "third": 1000}
+
+
+def test_a_third_model_begins_where_the_second_began() -> None:
+    there = replace(begun(), state=advance(begun(), LATER))
+    third = replace(
+        there,
+        current={"old": 5000, "new": 5000},
+        target={"third": 10_000},
+        wanted=frozenset({"third"}),
+        ready=frozenset({"old", "new", "third"}),
+    )
+    third = replace(third, state=advance(third, LATER))
+    assert split(third) == {"old": 9000, "third": 1000}
+
+
+def test_putting_the_weights_back_takes_them_back_at_once() -> None:
+    weights = {"current": {"a": 9000, "b": 1000}, "target": {"a": 1000, "b": 9000}}
+    there = begun(**weights, wanted=frozenset("ab"), ready=frozenset("ab"))
+    back = replace(there, current={"a": 8200, "b": 1800}, target={"a": 9000, "b": 1000}, generation=3)
+    assert advance(back, NOW) is None
+
+
+def test_shares_are_whole_and_lose_nothing_in_rounding() -> None:
+    assert whole({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
+    assert whole({"a": 0}) == {}
+    there = begun(current={"a": 3334, "b": 3333, "c": 3333}, target={"d": 10_000}, ready=frozenset("abcd"))
+    assert sum(shares_at(there.state, there.target).values()) == 10_000

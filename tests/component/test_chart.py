@@ -2,76 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import yaml
+
+from tests.component.chart_harness import (
+    CHART,
+    DEV_VALUES,
+    NAMESPACE,
+    NO_CLUSTER_RIGHTS,
+    OWN_EVERYTHING,
+    VARIANTS,
+    Chart,
+    Object,
+    Values,
+    environment,
+    of_kind,
+    only_container,
+    pod_templates,
+)
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer
-
-Object: TypeAlias = dict[str, Any]
-Values: TypeAlias = dict[str, Any]
-
-REPO = Path(__file__).resolve().parents[2]
-CHART = REPO / "charts" / "bloomery"
-NAMESPACE = "bloomery-system"
-DEV_VALUES: Values = yaml.safe_load((REPO / "dev" / "values.yaml").read_text(encoding="utf-8"))
-OWN_EVERYTHING: Values = {
-    "storage": {
-        "bundled": False,
-        "endpoint": "https://s3.example.com",
-        "region": "eu-1",
-        "accessKey": "key",
-        "secretKey": "secret",
-        "uri": "s3://ours/bloomery/",
-        "secretNamespaces": ["team-a", "team-b"],
-    },
-    "mlflow": {
-        "bundled": False,
-        "trackingUri": "https://mlflow.example.com",
-        "username": "us",
-        "password": "pass",
-    },
-    "gateway": {"name": "edge", "namespace": "infra", "publicURL": "https://models.example.com"},
-    "namespaces": ["team-a", "team-b"],
-}
-VARIANTS: dict[str, Values] = {
-    "as it comes": {},
-    "on the development cluster": DEV_VALUES,
-    "with one's own store, MLflow and gateway": OWN_EVERYTHING,
-}
-
-
-class Chart:
-    """The chart, rendered as helm install would."""
-
-    def __init__(self, helm: Path) -> None:
-        self._helm = helm
-
-    def run(self, verb: str, *args: str, values: Values) -> subprocess.CompletedProcess[str]:
-        """Run helm with the values."""
-        command = [str(self._helm), verb, *args, "--values", "-"]
-        return subprocess.run(
-            command, input=json.dumps(values), capture_output=True, text=True, timeout=60, check=False
-        )
-
-    def try_to_render(self, values: Values) -> subprocess.CompletedProcess[str]:
-        """Render the chart, or be refused."""
-        args = ["bloomery", str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.34.4"]
-        return self.run("template", *args, values=values)
-
-    def render(self, values: Values) -> list[Object]:
-        """Render the chart, which must work."""
-        done = self.try_to_render(values)
-        assert done.returncode == 0, done.stderr
-        return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
 @pytest.fixture(scope="session")
@@ -79,55 +35,14 @@ def chart(program: Callable[[str], Path]) -> Chart:
     return Chart(program("helm"))
 
 
-def of_kind(manifests: list[Object], kind: str) -> dict[str, Object]:
-    """The objects of a kind by namespace/name, the namespace empty where there is none."""
-    return {
-        f"{manifest['metadata'].get('namespace', '')}/{manifest['metadata']['name']}": manifest
-        for manifest in manifests
-        if manifest["kind"] == kind
-    }
-
-
-def pod_templates(manifests: list[Object]) -> Iterator[tuple[str, Object]]:
-    """Yield name and pod template of everything that makes pods."""
-    for manifest in manifests:
-        if "template" in manifest.get("spec", {}):
-            yield manifest["metadata"]["name"], manifest["spec"]["template"]
-
-
-def environment(manifests: list[Object], deployment: str) -> dict[str, Any]:
-    """The variables of a Deployment's container that have plain values."""
-    container = only_container(manifests, deployment)
-    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
-
-
-def only_container(manifests: list[Object], deployment: str) -> Object:
-    """The one container of a Deployment."""
-    pod = of_kind(manifests, "Deployment")[f"{NAMESPACE}/{deployment}"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    return dict(container)
-
-
+@pytest.mark.feature("O1")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_helm_lint_has_nothing_to_say(chart: Chart, variant: str) -> None:
     done = chart.run("lint", str(CHART), "--strict", values=VARIANTS[variant])
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_pod_is_admitted_where_restricted_is_enforced(
-    chart: Chart, apiserver: ApiServer, namespace: str, variant: str
-) -> None:
-    label = "pod-security.kubernetes.io/enforce=restricted"
-    assert apiserver.kubectl("label", "namespace", namespace, label).returncode == 0
-    templates = list(pod_templates(chart.render(VARIANTS[variant])))
-    assert "bloomery-operator" in dict(templates)
-    for name, template in templates:
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]}
-        done = apiserver.kubectl("create", "--dry-run=server", "-n", namespace, "-f", "-", input=pod)
-        assert done.returncode == 0, done.stderr
-
-
+@pytest.mark.feature("O3")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_pod_has_a_read_only_root_and_only_the_operator_a_token(chart: Chart, variant: str) -> None:
     for name, template in pod_templates(chart.render(VARIANTS[variant])):
@@ -139,11 +54,12 @@ def test_every_pod_has_a_read_only_root_and_only_the_operator_a_token(chart: Cha
             assert container["resources"]["requests"] and container["resources"]["limits"]["memory"]
 
 
+@pytest.mark.feature("O3")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_operator_may_do_nothing_by_wildcard_and_cannot_list_secrets(chart: Chart, variant: str) -> None:
     manifests = chart.render(VARIANTS[variant])
     roles = of_kind(manifests, "ClusterRole") | of_kind(manifests, "Role")
-    rules = [rule for role in roles.values() for rule in role["rules"]]
+    rules = [rule for name, role in roles.items() if "/bloomery-operator" in name for rule in role["rules"]]
     assert rules
     for rule in rules:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
@@ -158,6 +74,7 @@ ALLOWED = {
     "update bloomery.dev/inferenceservices/finalizers",
     "create batch/jobs",
     "patch gateway.networking.k8s.io/httproutes",
+    "get gateway.networking.k8s.io/gateways",
     "get /secrets",
 }
 DENIED = {
@@ -171,8 +88,9 @@ DENIED = {
 }
 
 
+@pytest.mark.feature("O3")
 def test_a_real_api_server_grants_what_the_operator_needs_and_no_more(chart: Chart, apiserver: ApiServer) -> None:
-    manifests = chart.render({})
+    manifests = chart.render({"gateway": {"name": "edge"}}, "--show-only", "templates/rbac.yaml")
     for kind in ("ClusterRole", "ClusterRoleBinding"):
         for manifest in of_kind(manifests, kind).values():
             assert apiserver.kubectl("apply", "-f", "-", input=manifest).returncode == 0
@@ -201,20 +119,13 @@ def may(client: httpx.Client, action: str) -> bool:
     return bool(answer.json()["status"]["allowed"])
 
 
-def test_a_real_api_server_accepts_every_object(chart: Chart, apiserver: ApiServer, namespace: str) -> None:
-    for manifest in chart.render({}):
-        if "namespace" in manifest["metadata"]:
-            manifest["metadata"]["namespace"] = namespace
-        dry = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
-        done = apiserver.kubectl(*dry, "-f", "-", input=manifest)
-        assert done.returncode == 0, f"{manifest['kind']}: {done.stderr}"
-
-
 def test_the_operator_is_told_where_everything_is(chart: Chart) -> None:
     told = environment(chart.render(DEV_VALUES), "bloomery-operator")
     assert {name: value for name, value in told.items() if name.startswith("BLOOMERY_")} == {
         "BLOOMERY_TRAINER_IMAGE": "localhost/bloomery/trainer:dev",
         "BLOOMERY_SERVING_IMAGE": "localhost/bloomery/serving:dev",
+        "BLOOMERY_SERVING_GPU_IMAGE": "localhost/bloomery/serving-gpu:dev",
+        "BLOOMERY_KIT_IMAGE": "localhost/bloomery/kit:dev",
         "BLOOMERY_IMAGE_PULL_POLICY": "Never",
         "BLOOMERY_STORE_URI": "s3://bloomery",
         "BLOOMERY_STORAGE_SECRET": "bloomery-storage",
@@ -240,6 +151,7 @@ def test_a_namespace_gets_the_keys_that_the_bundled_store_has(chart: Chart) -> N
     }
 
 
+@pytest.mark.feature("O1")
 def test_ones_own_store_mlflow_and_gateway_are_used_and_nothing_is_bundled(chart: Chart) -> None:
     manifests = chart.render(OWN_EVERYTHING)
     assert list(of_kind(manifests, "Deployment")) == [f"{NAMESPACE}/bloomery-operator"]
@@ -258,20 +170,44 @@ def test_ones_own_store_mlflow_and_gateway_are_used_and_nothing_is_bundled(chart
     assert (told["BLOOMERY_GATEWAY_NAME"], told["BLOOMERY_GATEWAY_NAMESPACE"]) == ("edge", "infra")
 
 
+@pytest.mark.feature("O1")
 def test_named_namespaces_need_no_right_in_the_cluster(chart: Chart) -> None:
-    manifests = chart.render(OWN_EVERYTHING)
-    assert not of_kind(manifests, "ClusterRole") and not of_kind(manifests, "ClusterRoleBinding")
-    assert of_kind(manifests, "Role").keys() == {
-        "infra/bloomery-operator-gateway",
-        "team-a/bloomery-operator",
-        "team-b/bloomery-operator",
+    manifests = chart.render(NO_CLUSTER_RIGHTS)
+    assert all("namespace" in manifest["metadata"] for manifest in manifests)
+    assert of_kind(manifests, "Role").keys() == {"team-a/bloomery-operator", "team-b/bloomery-operator"}
+    assert {name for name in of_kind(manifests, "Secret") if name.endswith("/bloomery-storage")} == {
+        "team-a/bloomery-storage",
+        "team-b/bloomery-storage",
     }
     assert environment(manifests, "bloomery-operator")["BLOOMERY_NAMESPACES"] == "team-a,team-b"
 
 
+def test_a_gateway_without_a_public_url_is_read_where_it_is(chart: Chart) -> None:
+    roles = of_kind(chart.render(OWN_EVERYTHING), "Role")
+    assert roles["infra/bloomery-operator-gateway"]["rules"] == [
+        {"apiGroups": ["gateway.networking.k8s.io"], "resources": ["gateways"], "verbs": ["get"]}
+    ]
+
+
+def test_without_a_gateway_the_operator_may_not_touch_routes(chart: Chart) -> None:
+    (role,) = [r for name, r in of_kind(chart.render({}), "ClusterRole").items() if "operator" in name]
+    assert not any("gateway" in group for rule in role["rules"] for group in rule["apiGroups"])
+
+
+def test_people_with_the_clusters_usual_roles_may_use_the_kinds(chart: Chart) -> None:
+    roles = {
+        label.rpartition("-")[2]: {verb for rule in role["rules"] for verb in rule["verbs"]}
+        for role in of_kind(chart.render({}), "ClusterRole").values()
+        for label in role["metadata"]["labels"]
+        if label.startswith("rbac.authorization.k8s.io/aggregate-to-")
+    }
+    assert roles["view"] == {"get", "list", "watch"}
+    assert {"create", "delete"} <= roles["edit"]
+    assert not {"create", "delete"} & roles["admin"]  # who has admin has edit, too
+
+
 def test_keys_that_exist_already_are_only_referred_to(chart: Chart) -> None:
-    storage = {"bundled": False, "existingSecret": "ours"}
-    manifests = chart.render({"storage": storage})
+    manifests = chart.render(VARIANTS["with one's own Secret"])
     assert not of_kind(manifests, "Secret")
     assert environment(manifests, "bloomery-operator")["BLOOMERY_STORAGE_SECRET"] == "ours"
     assert only_container(manifests, "bloomery-mlflow")["envFrom"] == [{"secretRef": {"name": "ours"}}]
@@ -304,10 +240,43 @@ def test_mlflow_answers_to_its_own_names_only(chart: Chart) -> None:
 
 def test_uninstalling_keeps_the_data_and_the_kinds(chart: Chart) -> None:
     manifests = chart.render({})
-    kept = of_kind(manifests, "PersistentVolumeClaim") | of_kind(manifests, "CustomResourceDefinition")
-    assert len(kept) == 5
-    for manifest in kept.values():
-        assert manifest["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    kept = {
+        f"{manifest['kind']} {manifest['metadata']['name']}"
+        for manifest in manifests
+        if manifest["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    assert kept == {
+        *(f"CustomResourceDefinition {kind}s.bloomery.dev" for kind in ("dataset", "trainingjob", "inferenceservice")),
+        *(f"ClusterRole bloomery-{role}" for role in ("admin", "edit", "view")),
+        *(f"PersistentVolumeClaim bloomery-{what}" for what in ("mlflow", "storage")),
+        "Secret bloomery-storage-keys",
+    }
+
+
+def test_an_upgrade_restarts_no_store_and_no_mlflow_for_a_new_version_alone(chart: Chart) -> None:
+    for name, template in pod_templates(chart.render({})):
+        if name != "bloomery-bucket":
+            assert set(template["metadata"]["labels"]) == {
+                "app.kubernetes.io/name",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/component",
+            }
+
+
+@pytest.mark.feature("O1")
+def test_a_gateway_speaks_https_beside_http_or_alone(chart: Chart) -> None:
+    tls: Values = {"create": True, "className": "envoy", "tls": {"secretName": "models-tls"}}
+    (gateway,) = of_kind(chart.render({"gateway": tls}), "Gateway").values()
+    http, https = gateway["spec"]["listeners"]
+    assert (http["protocol"], http["port"]) == ("HTTP", 80)
+    assert (https["protocol"], https["port"]) == ("HTTPS", 443)
+    assert https["tls"] == {"mode": "Terminate", "certificateRefs": [{"name": "models-tls"}]}
+
+    (gateway,) = of_kind(chart.render(VARIANTS["with a gateway for https"]), "Gateway").values()
+    (https,) = gateway["spec"]["listeners"]
+    assert https["protocol"] == "HTTPS"
+    assert https["allowedRoutes"]["namespaces"]["selector"] == {"matchLabels": {"models": "public"}}
+    assert gateway["spec"]["infrastructure"]["parametersRef"]["kind"] == "EnvoyProxy"
 
 
 def test_an_upgrade_keeps_the_keys_that_the_installation_made(
@@ -330,25 +299,129 @@ def test_an_upgrade_keeps_the_keys_that_the_installation_made(
     assert before and apiserver.kubectl(*read).stdout == before
 
 
+NOTED: dict[str, tuple[Values, tuple[str, ...]]] = {
+    "some namespaces": (
+        {"namespaces": ["team-a", "team-b"]},
+        ("works in the namespaces team-a, team-b.", "kubectl apply -n team-a -f -", "crds.install is false"),
+    ),
+    "one's own Secret": (VARIANTS["with one's own Secret"], ("your Secret ours, in", "the bucket must be there")),
+    "one's own store and MLflow": (
+        OWN_EVERYTHING | {"namespaces": []},
+        ("s3://ours/bloomery/ at https://s3.example.com", "MLflow: https://mlflow.example.com"),
+    ),
+    "a public gateway": (
+        {"gateway": {"name": "edge", "publicURL": "https://models.example.com"}},
+        ("Gateway: https://models.example.com",),
+    ),
+    "a gateway without a public address": (
+        {"gateway": {"name": "edge", "namespace": "infra"}},
+        ("kubectl get gateway -n infra edge", "set gateway.publicURL"),
+    ),
+    "no gateway": ({}, ("Gateway: none.", "set gateway.create or gateway.name for more")),
+    "network policies": ({"networkPolicy": {"enabled": True}}, ("for training and serving pods, in default",)),
+}
+
+
+@pytest.mark.feature("O1")
+@pytest.mark.parametrize("case", NOTED)
+def test_helm_says_the_next_steps_for_what_was_chosen(
+    chart: Chart, apiserver: ApiServer, namespace: str, case: str
+) -> None:
+    values, words = NOTED[case]
+    where = ("--namespace", namespace, "--kubeconfig", str(apiserver.kubeconfig), "--dry-run=client")
+    done = chart.run("install", "noted", str(CHART), *where, values=values | {"crds": {"install": False}})
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    for said in words:
+        assert said in notes
+
+
+OWN_STORE: Values = {"bundled": False, "existingSecret": "ours"}
+OWN_MLFLOW: Values = {"bundled": False, "trackingUri": "https://mlflow.example.com"}
+CREATED: Values = {"create": True, "className": "envoy"}
 REFUSED: dict[str, tuple[Values, str]] = {
     "a gateway without a class": ({"gateway": {"create": True}}, "gateway.className must name the GatewayClass"),
+    "a class for a gateway that is not made": (
+        {"gateway": {"className": "envoy", "name": "edge"}},
+        "gateway.infrastructure are of a Gateway that the chart makes: set gateway.create to true",
+    ),
+    "a public address without a gateway": (
+        {"gateway": {"publicURL": "https://models.example.com"}},
+        "gateway.publicURL is the address of a Gateway: set gateway.create to true or gateway.name to your own",
+    ),
+    "https without a certificate": (
+        {"gateway": CREATED | {"tls": {"only": True}}},
+        "gateway.tls.secretName must name a TLS Secret",
+    ),
+    "http and https on one port": (
+        {"gateway": CREATED | {"tls": {"secretName": "t", "port": 80}}},
+        "gateway.port and gateway.tls.port must be two ports",
+    ),
+    "https alone under an address by http": (
+        {"gateway": CREATED | {"publicURL": "http://m.example", "tls": {"only": True, "secretName": "t"}}},
+        "gateway.publicURL must be set where gateway.tls.only is true, as https://",
+    ),
+    "an address without a scheme": (
+        {"mlflow": {"publicURL": "mlflow.example.com"}},
+        'mlflow.publicURL must begin with http:// or https://, not "mlflow.example.com"',
+    ),
     "one's own MLflow without an address": (
         {"mlflow": {"bundled": False}},
         "mlflow.trackingUri must be set where mlflow.bundled is false",
     ),
+    "one's own MLflow beside the bundled one": (
+        {"mlflow": {"trackingUri": "https://mlflow.example.com"}},
+        "are of your own MLflow: set mlflow.bundled to false",
+    ),
+    "a database for one's own MLflow": (
+        {"mlflow": OWN_MLFLOW | {"backendStoreUri": "postgresql://db/mlflow"}},
+        "are of the bundled MLflow: set mlflow.bundled to true",
+    ),
+    "two databases": (
+        {"mlflow": {"backendStoreUri": "postgresql://db/mlflow", "backendStoreSecret": {"name": "db"}}},
+        "both name MLflow's database: set one of them",
+    ),
+    "a user without a password": (
+        {"mlflow": OWN_MLFLOW | {"username": "us"}},
+        "mlflow.username and mlflow.password belong together",
+    ),
+    "MLflow's password beside a Secret of one's own": (
+        {"storage": OWN_STORE, "mlflow": OWN_MLFLOW | {"username": "us", "password": "pass"}},
+        "go into the Secret that storage.existingSecret names",
+    ),
     "one's own store without keys": (
         {"storage": {"bundled": False}},
         "storage.accessKey and storage.secretKey, or storage.existingSecret, must be set",
+    ),
+    "one's own store beside the bundled one": (
+        {"storage": {"endpoint": "https://s3.example.com"}},
+        "storage.endpoint is the address of your own server: set storage.bundled to false",
     ),
     "half a key": ({"storage": {"accessKey": "a"}}, "storage.accessKey and storage.secretKey belong together"),
     "keys of another store for the bundled one": (
         {"storage": {"existingSecret": "ours"}},
         "storage.existingSecret names keys of your own server",
     ),
+    "namespaces for a Secret that is not made": (
+        {"storage": OWN_STORE | {"secretNamespaces": ["team-a"]}},
+        "storage.existingSecret is a Secret that you make yourself",
+    ),
     "a store that is no bucket": ({"storage": {"uri": "/data"}}, "storage.uri must begin with s3://"),
+    "a mistyped switch": (
+        {"storage": {"bundeld": False}},
+        "at '/storage': additional properties 'bundeld' not allowed",
+    ),
+    "a text for a switch": ({"gateway": {"create": "no"}}, "at '/gateway/create': got string, want boolean"),
+    "an unknown log format": ({"operator": {"logFormat": "xml"}}, "value must be one of 'json', 'text'"),
+    "a namespace that is no name": ({"namespaces": ["Team A"]}, "at '/namespaces/0': 'Team A' does not match pattern"),
+    "routes by a selector that is not there": (
+        {"gateway": CREATED | {"allowedRoutes": {"from": "Selector"}}},
+        "at '/gateway/allowedRoutes': missing property 'selector'",
+    ),
 }
 
 
+@pytest.mark.feature("O1")
 @pytest.mark.parametrize("case", REFUSED)
 def test_values_that_cannot_work_are_refused_in_words(chart: Chart, case: str) -> None:
     values, words = REFUSED[case]

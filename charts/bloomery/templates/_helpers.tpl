@@ -57,7 +57,6 @@ securityContext:
 {{- end }}
 
 {{- define "bloomery.storage.bucket" -}}
-{{- if not (hasPrefix "s3://" .Values.storage.uri) }}{{ fail "storage.uri must begin with s3://, as in s3://bloomery" }}{{ end -}}
 {{ .Values.storage.uri | trimPrefix "s3://" | splitList "/" | first }}
 {{- end }}
 
@@ -78,7 +77,7 @@ http://{{ include "bloomery.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- if .Values.mlflow.bundled -}}
 http://{{ include "bloomery.name" . }}-mlflow.{{ .Release.Namespace }}.svc:5000
 {{- else -}}
-{{ required "mlflow.trackingUri must be set where mlflow.bundled is false" .Values.mlflow.trackingUri }}
+{{ .Values.mlflow.trackingUri }}
 {{- end -}}
 {{- end }}
 
@@ -99,4 +98,22 @@ http://{{ include "bloomery.name" . }}-mlflow.{{ .Release.Namespace }}.svc:5000
 {{- if or .Values.gateway.create .Values.gateway.name -}}
 {{ .Values.gateway.namespace | default .Release.Namespace }}
 {{- end -}}
+{{- end }}
+
+{{- /* The namespaces that get the store's Secret, as a JSON list. */ -}}
+{{- define "bloomery.secretNamespaces" -}}
+{{- .Values.storage.secretNamespaces | default .Values.namespaces | default (list "default") | toJson -}}
+{{- end }}
+
+{{- /* A URL's host and port, as JSON; call with a URL. Without a port, the scheme's. */ -}}
+{{- define "bloomery.port" -}}
+{{- $url := urlParse . -}}
+{{- $known := dict "http" 80 "https" 443 "postgresql" 5432 "postgres" 5432 "mysql" 3306 "mssql" 1433 -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $port | default (get $known (regexFind "^[a-z]+" $url.scheme) | default 443) -}}
+{{- end }}
+
+{{- /* The namespaces whose training and serving pods get NetworkPolicies, as a JSON list. */ -}}
+{{- define "bloomery.policedNamespaces" -}}
+{{- .Values.networkPolicy.namespaces | default (include "bloomery.secretNamespaces" . | fromJsonArray) | toJson -}}
 {{- end }}

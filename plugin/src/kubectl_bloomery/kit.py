@@ -1,0 +1,188 @@
+"""``kubectl bloomery kit``: the model of a service and its server in one zip, packed by a short-lived pod."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kubectl_bloomery.kit_pod import build_pod
+from kubectl_bloomery.kubectl import SERVICES, CommandError, Kubectl, Manifest, complaint
+from kubectl_bloomery.options import Context, Namespace, Service
+from kubectl_bloomery.service import require_variant, variant_names, why_not_ready
+from kubectl_bloomery.show import errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+KIT_IMAGE = "bloomery.dev/kit-image"
+"""The annotation of a Deployment that names the image that packs kits."""
+RETIRED_AT = "bloomery.dev/retired-at"
+START_SECONDS = 300
+ZIP = "/tmp/kit.zip"
+TRIES = 5
+_HOPELESS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
+_CHUNK = 1024 * 1024
+
+
+class Platform(StrEnum):
+    """The systems that a kit can be for."""
+
+    LINUX = "linux"
+    WINDOWS = "windows"
+
+
+class Flavour(StrEnum):
+    """What computes the answers."""
+
+    CPU = "cpu"
+    NVIDIA = "nvidia"
+
+
+def kit(
+    service: Service,
+    variant: Annotated[str | None, typer.Option(help="Which variant, where there are several.")] = None,
+    platform: Annotated[Platform, typer.Option(help="The system of the machine that it is for.")] = Platform.LINUX,
+    flavour: Annotated[Flavour, typer.Option(help="What computes there.")] = Flavour.CPU,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="The zip; - is the standard output.")] = None,
+    image: Annotated[str | None, typer.Option(help="Image that packs kits; default: the operator's.")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Fetch an offline kit: unzip, start, and open http://localhost:8987/upload, without internet."""
+    kubectl = Kubectl(namespace, context)
+    owner = kubectl.get(SERVICES, service)
+    deployment = _deployment(kubectl, owner, _variant(owner, variant))
+    pod = build_pod(owner, deployment, image or _image(deployment))
+    name = output or f"{service}-{platform}-{flavour}.zip"
+    console = errors()
+    with _opened(name) as target, _running(kubectl, pod, console):
+        words = [f"--platform={platform}", f"--flavour={flavour}", f"--output={ZIP}"]
+        packed = json.loads(_pack(kubectl, pod["metadata"]["name"], words, console))
+        _fetch(kubectl, pod["metadata"]["name"], target, packed, console)
+    if name != "-":
+        console.print(f"{name}: {packed['bytes'] / 1e6:.0f} MB. Unzip it there; README.txt in it says how to start.")
+
+
+def _variant(owner: Manifest, asked: str | None) -> str:
+    names = variant_names(owner)
+    if asked is None and len(names) > 1:
+        raise CommandError(f"{owner['metadata']['name']} has the variants {', '.join(names)}: choose one by --variant.")
+    return require_variant(owner, asked or names[0])
+
+
+def _deployment(kubectl: Kubectl, owner: Manifest, variant: str) -> Manifest:
+    """Return the Deployment that serves a variant: during a rollout, the one that is being replaced."""
+    service = owner["metadata"]["name"]
+    labels = {"bloomery.dev/inferenceservice": service, "bloomery.dev/variant": variant}
+    found = kubectl.select("deployments.apps", labels)
+    serving = [item for item in found if RETIRED_AT not in item["metadata"].get("annotations", {})]
+    if not serving:
+        raise CommandError(f"The variant {variant} of {service} has no model yet: {why_not_ready(owner)}")
+    return min(serving, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+
+
+def _image(deployment: Manifest) -> str:
+    image = deployment["metadata"].get("annotations", {}).get(KIT_IMAGE)
+    if not image:
+        raise CommandError(
+            "The operator names no image that packs kits (its setting BLOOMERY_KIT_IMAGE): give one with --image."
+        )
+    return str(image)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    """Give the file to write; it gets its name only once it is whole."""
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    partial = Path(f"{name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(name)
+    except OSError as error:
+        raise CommandError(f"{name} can not be written: {error.strerror or error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _running(kubectl: Kubectl, pod: Manifest, console: Console) -> Iterator[None]:
+    """Run a pod for as long as the block takes, however it ends."""
+    name = pod["metadata"]["name"]
+    try:
+        with console.status(f"Starting the pod {name}"):
+            kubectl.run("create", "--filename=-", stdin=json.dumps(pod))
+            _wait_until_running(kubectl, name)
+        yield
+    finally:
+        kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false")
+
+
+def _wait_until_running(kubectl: Kubectl, name: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        status = kubectl.get("pod", name)["status"]
+        if status.get("phase") == "Running":
+            return
+        why = _why_not(status)
+        if status.get("phase") == "Failed" or why.startswith(_HOPELESS) or time.monotonic() > end:
+            raise CommandError(f"The pod {name} does not start: {why or 'nothing says why'}.")
+        time.sleep(0.5)
+
+
+def _why_not(status: Mapping[str, Any]) -> str:
+    for container in status.get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting")
+        if waiting:
+            return ": ".join(filter(None, (waiting.get("reason"), waiting.get("message")))).rstrip(".")
+    conditions = [item for item in status.get("conditions", []) if item["status"] == "False" and "message" in item]
+    return next((str(item["message"]).rstrip(".") for item in conditions), str(status.get("message", "")))
+
+
+def _pack(kubectl: Kubectl, pod: str, words: list[str], console: Console) -> str:
+    """Let the pod pack, show what it says, and return what it answers."""
+    command = ("exec", pod, "--", "python", "-m", "bloomery_serving", "kit", *words)
+    said = ""
+    with console.status("Packing") as status, kubectl.start(*command) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stderr:
+            said += line.decode(errors="replace")
+            status.update(said.splitlines()[-1])
+        answer = process.stdout.read().decode()
+    if process.returncode:
+        raise CommandError(complaint(said))
+    return answer
+
+
+def _fetch(kubectl: Kubectl, pod: str, target: IO[bytes], packed: Mapping[str, Any], console: Console) -> None:
+    """Bring the zip here; a connection that breaks is made anew, and goes on where it broke."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    digest, got, size = hashlib.sha256(), 0, packed["bytes"]
+    columns = (TextColumn("Fetching"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=size)
+        for _ in range(TRIES):
+            with kubectl.start("exec", pod, "--", "tail", "-c", f"+{got + 1}", ZIP) as process:
+                assert process.stdout is not None and process.stderr is not None
+                while chunk := process.stdout.read(_CHUNK):
+                    digest.update(chunk)
+                    target.write(chunk)
+                    got += len(chunk)
+                    progress.update(bar, completed=got)
+                said = process.stderr.read().decode(errors="replace")
+            if got >= size:
+                break
+    if got != size or digest.hexdigest() != packed["sha256"]:
+        raise CommandError(f"The kit did not arrive whole, {got} of {size} bytes: {complaint(said)}")

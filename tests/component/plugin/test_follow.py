@@ -1,0 +1,150 @@
+"""What people see of a training on their terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.component.conftest import ApiServer
+from tests.component.operator_harness import OperatorProcess, Trainer, World, trained, training_job
+from tests.component.plugin.conftest import Objects, Plugin, condition
+
+PROGRESS = {
+    "stage": "training", "epoch": 2, "step": 480, "totalSteps": 6000, "steps": "480/6000",
+    "imagesPerSecond": 812.4, "eta": "11m", "loss": 0.41234,
+}  # fmt: skip
+TRAINING = {
+    "phase": "Running",
+    "conditions": [condition("Running", "True", "Training", "The trainer is training.")],
+    "progress": PROGRESS,
+    "metric": "top1 0.93",
+}
+COMPLETE = {
+    "phase": "Complete",
+    "conditions": [condition("Complete", "True", "Trained", "Registered as version 4 of model 'flowers'.")],
+    "metrics": {"top1": 0.94, "f1": 0.9312},
+    "model": {"name": "flowers", "version": "4", "display": "flowers/4", "uri": "s3://bloomery/flowers/model"},
+}
+FAILED = {
+    "phase": "Failed",
+    "conditions": [condition("Failed", "True", "ClassNotFound", "There is no class 'rose' in Dataset 'flowers'.")],
+}
+
+
+@pytest.mark.feature("O5")
+def test_a_training_is_followed_from_its_waiting_to_its_model(bloomery: Plugin, objects: Objects) -> None:
+    waits = condition("Running", "False", "DatasetNotReady", "Dataset 'flowers' is not ready yet.")
+    objects.create(training_job())
+    followed = bloomery.start("follow", "flowers")
+    followed.wait_for("Pending: no operator has seen it yet.")
+    objects.report("trainingjob", "flowers", {"phase": "Pending", "conditions": [waits]})
+    followed.wait_for("Pending: Dataset 'flowers' is not ready yet.")
+    objects.report("trainingjob", "flowers", TRAINING)
+    line = followed.wait_for("Running: ")
+    objects.report("trainingjob", "flowers", COMPLETE)
+
+    followed.wait_for("files: s3://bloomery/flowers/model")
+    assert followed.wait() == 0
+    assert line == ("Running: training: epoch 2, step 480/6000, 812 images/s, 11m left, loss 0.4123, top1 0.93")
+    assert "Complete: Trained: Registered as version 4 of model 'flowers'." in followed.lines
+    assert ["top1", "0.9400"] in [row.split() for row in followed.lines]
+    assert "model: flowers/4" in followed.lines
+
+
+@pytest.mark.feature("O5")
+def test_a_failed_training_ends_with_one_and_the_reason(bloomery: Plugin, objects: Objects) -> None:
+    objects.create(training_job(), FAILED)
+
+    ended = bloomery("follow", "flowers")
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "error: flowers failed: ClassNotFound: There is no class 'rose' in Dataset 'flowers'.\n"
+
+
+@pytest.mark.feature("O5")
+def test_a_terminal_shows_a_bar(bloomery: Plugin, objects: Objects) -> None:
+    objects.create(training_job(), TRAINING)
+    # Rich takes what has FORCE_COLOR for a terminal.
+    followed = bloomery.start("follow", "flowers", FORCE_COLOR="1", TERM="xterm")
+    followed.wait_for("step 480/6000")
+    objects.report("trainingjob", "flowers", COMPLETE)
+
+    followed.wait_for("model: flowers/4")
+    assert followed.wait() == 0
+    assert any("━" in line for line in followed.lines)
+
+
+@pytest.mark.feature("O5")
+def test_ctrl_c_leaves_the_job_alone(bloomery: Plugin, objects: Objects) -> None:
+    objects.create(training_job(), TRAINING)
+    followed = bloomery.start("follow", "flowers")
+    followed.wait_for("step 480/6000")
+    os.killpg(followed.process.pid, signal.SIGINT)
+
+    followed.wait_for("flowers goes on; kubectl bloomery follow flowers shows it again.")
+    assert followed.wait() == 130
+    assert objects.get("trainingjob", "flowers")["spec"].get("stop", False) is False
+
+
+@pytest.mark.feature("O5")
+def test_a_job_that_is_deleted_meanwhile_is_told(bloomery: Plugin, objects: Objects, crds: ApiServer) -> None:
+    objects.create(training_job(), TRAINING)
+    followed = bloomery.start("follow", "flowers")
+    followed.wait_for("step 480/6000")
+    crds.kubectl("delete", "tj", "flowers", "-n", objects.namespace, "--wait=false")
+
+    followed.wait_for("error: flowers was deleted.")
+    assert followed.wait() == 1
+
+
+@pytest.mark.feature("O5")
+def test_a_job_that_is_not_there_is_named(bloomery: Plugin) -> None:
+    ended = bloomery("follow", "tulips")
+
+    assert ended.returncode == 1
+    assert ended.stderr == "error: There is no TrainingJob 'tulips' in this namespace; -n names another one.\n"
+
+
+@pytest.mark.feature("O5")
+def test_who_may_not_read_jobs_is_told_so(
+    bloomery: Plugin, crds: ApiServer, program: Callable[[str], Path], tmp_path: Path
+) -> None:
+    crds.kubectl("create", "serviceaccount", "guest", "-n", bloomery.namespace)
+    token = crds.kubectl("create", "token", "guest", "-n", bloomery.namespace).stdout.strip()
+    text = crds.kubeconfig.read_text().replace(crds.token, token)
+    (tmp_path / "guest").write_text(text)
+
+    ended = bloomery("follow", "flowers", KUBECONFIG=str(tmp_path / "guest"))
+
+    assert ended.returncode == 1
+    assert 'cannot get resource "trainingjobs"' in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.feature("O5")
+def test_no_kubectl_and_no_cluster_are_told_in_a_sentence(bloomery: Plugin) -> None:
+    nothing = bloomery("follow", "flowers", PATH="/nowhere")
+    nobody = bloomery("follow", "flowers", KUBECONFIG="/dev/null")
+
+    assert (nothing.returncode, nothing.stderr) == (1, "error: kubectl is not on the PATH.\n")
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith("error: The connection to the server localhost:8080 was refused")
+    assert len(nobody.stderr.splitlines()) == 1
+
+
+@pytest.mark.feature("O5")
+def test_the_real_operators_words_are_shown(
+    bloomery: Plugin, operator: OperatorProcess, ready_world: World, trainer: Trainer
+) -> None:
+    trainer.progress = lambda: {k: v for k, v in PROGRESS.items() if k not in ("steps", "eta")} | {"etaSeconds": 660}
+    ready_world.create(training_job())
+    followed = bloomery.start("follow", "flowers")
+    pod = ready_world.start_pod("flowers-train", ip=trainer.address)
+    followed.wait_for("step 480/6000, 812 images/s, 11m0s left")
+    ready_world.succeed("flowers-train", trained(), pod=pod)
+
+    followed.wait_for("model: flowers/")
+    assert followed.wait() == 0

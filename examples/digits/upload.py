@@ -7,8 +7,8 @@ Any other S3 client does the same: `aws s3 cp --recursive FOLDER s3://BUCKET/PRE
 """
 
 import argparse
-import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import obstore
@@ -25,23 +25,18 @@ def main() -> None:
     parsed = parser.parse_args()
     if not parsed.uri.startswith("s3://"):
         parser.error(f"{parsed.uri} is no s3:// address")
-    print(f"{asyncio.run(upload(parsed.folder, parsed.uri))} files are at {parsed.uri}")
+    print(f"{upload(parsed.folder, parsed.uri)} files are at {parsed.uri}")
 
 
-async def upload(folder: Path, uri: str) -> int:
+def upload(folder: Path, uri: str) -> int:
     """Upload every file below the folder under its relative path; return how many."""
     store = S3Store.from_url(
         uri, client_options={"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
     )
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def put(path: Path) -> None:
-        async with gate:
-            await obstore.put_async(store, path.relative_to(folder).as_posix(), path)
-
-    await asyncio.gather(*map(put, files))
-    return len(files)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        done = pool.map(lambda path: obstore.put(store, path.relative_to(folder).as_posix(), path), files)
+        return sum(1 for _ in done)
 
 
 if __name__ == "__main__":

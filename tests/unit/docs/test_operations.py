@@ -1,0 +1,92 @@
+"""The metrics and rights that the pages tell of are those of the code and the chart."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from bloomery_operator.telemetry import Telemetry
+from bloomery_serving.metrics import Metrics
+from bloomery_serving.settings import Settings
+from tests.documents import ROOT
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+RBAC = (ROOT / "charts" / "bloomery" / "templates" / "rbac.yaml").read_text(encoding="utf-8")
+
+WORDS = {"stage", "mlflow", "lastCheckpoint"}
+"""What a trainer tells that is no number, and so no metric."""
+
+
+def listed(page: str, prefix: str) -> set[str]:
+    """The metrics in the first cells of a page's tables."""
+    cells = re.findall(r"^\| (`bloomery_[^|]*) \|", page, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell) if name.startswith(prefix)}
+
+
+def test_the_operators_metrics_are_listed() -> None:
+    telemetry = Telemetry()
+    telemetry.count_objects(lambda: ())
+    text = telemetry.exposition().decode()
+
+    own = {name for name in exposed(text) if not name.startswith("process_")}
+    assert own == listed(OPERATIONS, "bloomery_") - trained()
+    assert "\nprocess_resident_memory_bytes " in text
+
+
+def test_a_services_metrics_are_listed_with_their_labels() -> None:
+    metrics = Metrics(Settings(model_uri="file:///model"), digest="sha256:0")
+    families = {family.name: family for family in metrics.registry.collect()}
+
+    assert {name if name != "bloomery_requests" else f"{name}_total" for name in families} == listed(SERVING, "")
+    (labels,) = re.findall(r"^\| `bloomery_model_info` \| ([^|]*) \|", SERVING, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", labels) == list(families["bloomery_model_info"].samples[0].labels)
+
+
+def test_a_services_limits_are_those_that_it_has() -> None:
+    limits = Settings(model_uri="file:///model")
+    said = " ".join(SERVING.partition("## Calling a service")[2].split())
+
+    assert f"may have {limits.max_image_bytes // 2**20} MiB and {limits.max_image_pixels // 10**6} million" in said
+    assert f"{limits.queue_size} requests, or {limits.queue_bytes // 2**20} MiB of them" in said
+    assert (limits.max_images, limits.body_seconds) == (10, 60)
+    assert "a request ten images; a request must arrive, and be answered, within 60 seconds" in said
+
+
+def test_a_trainings_figures_are_listed() -> None:
+    assert trained() == listed(OPERATIONS, "bloomery_train") | listed(OPERATIONS, "bloomery_prepare")
+
+
+def exposed(text: str) -> set[str]:
+    """The metrics of an exposition, a counter by the name that it has there."""
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    return {name for name in kinds if not name.endswith("_created")}
+
+
+def trained() -> set[str]:
+    """The gauges that the figures of preparations and trainings become."""
+    return {
+        f"bloomery_{kind}_{re.sub(r'(?=[A-Z])', '_', figure).lower()}"
+        for kind in ("prepare", "train")
+        for figure in figures(kind)
+    }
+
+
+def figures(kind: str) -> Iterator[str]:
+    folder = ROOT / "trainer-image" / "src" / "bloomery_trainer" / kind
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.search(r"progress\.update$", ast.unparse(node.func)):
+                yield from (keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg not in WORDS)
+
+
+def test_the_operators_rights_are_those_of_the_chart() -> None:
+    rules = re.findall(r"resources: \[([^]]+)\].*?verbs: \[([^]]+)\]", RBAC, re.DOTALL)
+    granted = [(name, set(verbs.split(", "))) for names, verbs in rules for name in names.split(", ")]
+    rights = {resource: set().union(*(verbs for name, verbs in granted if name == resource)) for resource, _ in granted}
+    rows = re.findall(r"^\| (`[a-z/`, ]+) \| ((?:[a-z]+, )*[a-z]+) \|", SECURITY, re.MULTILINE)
+
+    assert len(rules) == RBAC.count("verbs:")
+    assert {name: set(verbs.split(", ")) for names, verbs in rows for name in re.findall(r"`([^`]+)`", names)} == rights

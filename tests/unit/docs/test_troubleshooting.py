@@ -1,0 +1,64 @@
+"""docs/troubleshooting.md and the code know the same reasons."""
+
+from __future__ import annotations
+
+import re
+
+from tests.documents import ROOT
+from tests.unit.docs.reasons import reasons
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+CALLING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
+
+IMAGES = {"Broken", "Placed"}
+ANSWERS = {"RequestError"}
+PASSED_ON = {
+    "blocking.reason",
+    "error.reason",
+    "job.failure.reason",
+    "refused['reason']",
+    "result.reason",
+    "spoken.reason",
+    "trouble.reason",
+    "verdict.reason",
+}
+"""Reasons that are not made where they stand: they come from another condition, a pod, a Job or the gateway."""
+OF_THE_PROTOCOL = ("api/tensors.py", "api/oip.py")
+"""Where an answer shows the sentence only, by the protocol's own form."""
+
+
+def listed(text: str) -> set[str]:
+    """The words of the first cells of the tables that have reasons there."""
+    cells = re.findall(r"^\| (`[A-Z][^|]*) \|", text, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`([A-Z]\w+)`", cell)}
+
+
+def page_parts() -> tuple[str, str]:
+    conditions, _, images = PAGE.partition("## Images that were left out")
+    return conditions, images
+
+
+def test_every_reason_that_is_not_a_word_is_known_to_come_from_elsewhere() -> None:
+    assert {reason.expression for reason in reasons() if not reason.word} == PASSED_ON
+
+
+def test_every_reason_of_a_condition_is_explained_and_none_that_is_gone() -> None:
+    conditions, _ = page_parts()
+    given = {r.word for r in reasons() if r.word and r.made_by not in IMAGES | ANSWERS}
+    # Where a pod or a Job gives no reason at all; told of among those of others.
+    given -= {"Error", "Failed"}
+
+    assert listed(conditions) == given
+
+
+def test_every_reason_to_leave_an_image_out_is_explained() -> None:
+    _, images = page_parts()
+
+    assert listed(images) == {r.word for r in reasons() if r.made_by in IMAGES}
+
+
+def test_every_code_of_a_refused_request_is_on_the_page_about_calling() -> None:
+    given = {r.word for r in reasons() if r.made_by in ANSWERS and not r.file.endswith(OF_THE_PROTOCOL)}
+    table = "\n".join(line for line in CALLING.splitlines() if re.match(r"\| \d{3}", line))
+
+    assert set(re.findall(r"`([A-Z]\w+)`", table)) == given

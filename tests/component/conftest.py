@@ -16,7 +16,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +84,12 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 
 @contextmanager
-def private_apiserver(folder: Path) -> Iterator[ApiServer]:
-    """Run an API server with an etcd of its own, and all their files in a folder."""
+def private_apiserver(folder: Path, *flags: str) -> Iterator[ApiServer]:
+    """Run an API server with an etcd of its own, and all their files in a folder; `flags` are for the API server."""
     etcd_url = f"http://127.0.0.1:{_free_port()}"
     with (
         running_program(_etcd_command(folder=folder, url=etcd_url), log=folder / "etcd.log") as etcd,
-        _started_apiserver(folder=folder, etcd_url=etcd_url, etcd=etcd) as server,
+        _started_apiserver(folder=folder, etcd_url=etcd_url, etcd=etcd, flags=flags) as server,
     ):
         yield server
 
@@ -111,13 +111,13 @@ def install_kinds(server: ApiServer) -> None:
         assert done.returncode == 0, done.stderr
     with server.http() as client:
         for plural in ("datasets", "trainingjobs", "inferenceservices"):
-            _wait_until_watchable(client, f"/apis/bloomery.dev/v1alpha1/{plural}")
+            wait_until_watchable(client, f"/apis/bloomery.dev/v1alpha1/{plural}")
 
 
-def _wait_until_watchable(client: httpx.Client, path: str) -> None:
-    """Wait for a new kind's watch cache, which comes up a little after the kind is established."""
+def wait_until_watchable(client: httpx.Client, path: str) -> None:
+    """Wait for a new kind's path, and then its watch cache, which comes up a little after the kind is established."""
     deadline = time.monotonic() + READY_WITHIN_SECONDS
-    while client.get(path, params={"watch": "true", "timeoutSeconds": "1"}).status_code == 429:
+    while client.get(path, params={"watch": "true", "timeoutSeconds": "1"}).status_code in (404, 429):
         if time.monotonic() > deadline:
             pytest.fail(f"{path} could not be watched within {READY_WITHIN_SECONDS:.0f} s")
         time.sleep(0.2)
@@ -148,7 +148,9 @@ def find_binary(name: str) -> Path:
 
 
 @contextmanager
-def _started_apiserver(*, folder: Path, etcd_url: str, etcd: subprocess.Popen[bytes]) -> Iterator[ApiServer]:
+def _started_apiserver(
+    *, folder: Path, etcd_url: str, etcd: subprocess.Popen[bytes], flags: Sequence[str]
+) -> Iterator[ApiServer]:
     certificate, key = _make_certificate(folder)
     port, token = _free_port(), secrets.token_hex(16)
     (folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
@@ -177,6 +179,7 @@ def _started_apiserver(*, folder: Path, etcd_url: str, etcd: subprocess.Popen[by
         f"--service-account-signing-key-file={key}",
         # Nobody makes the default ServiceAccount of a namespace here, and pods are refused without it.
         "--disable-admission-plugins=ServiceAccount",
+        *flags,
     ]
     log = folder / "apiserver.log"
     with running_program(command, log=log) as process:

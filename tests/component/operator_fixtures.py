@@ -17,6 +17,7 @@ from tests.component.operator_harness import (
     Trainer,
     World,
     dataset,
+    eventually,
     prepared,
     remove_all_of_ours,
     running,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).resolve().parents[2]
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
-ROUTE_CRD = Path("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml")
+CRD_FOLDER = Path("config/crd/standard")
 
 HOME = "operator-home"
 
@@ -36,14 +37,27 @@ NewOperator = Callable[..., OperatorProcess]
 
 @pytest.fixture(scope="session")
 def gateway_api(crds: ApiServer) -> ApiServer:
-    """Give the API server with our kinds and with HTTPRoutes, their CRD as Go's module cache has it."""
+    """Give the API server with our kinds and with HTTPRoutes."""
+    install_gateway_api(crds, "httproutes")
+    return crds
+
+
+def gateway_api_crds() -> Path:
+    """Return the folder of the Gateway API's CRDs, as Go's module cache has them."""
     command = ["go", "mod", "download", "-json", GATEWAY_API]
     module = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd="/")
-    crd = Path(json.loads(module.stdout)["Dir"]) / ROUTE_CRD
-    for step in (("apply", "--server-side", "-f"), ("wait", "--for=condition=Established", "--timeout=30s", "-f")):
-        done = crds.kubectl(*step, str(crd))
-        assert done.returncode == 0, done.stderr
-    return crds
+    return Path(json.loads(module.stdout)["Dir"]) / CRD_FOLDER
+
+
+def install_gateway_api(server: ApiServer, *plurals: str) -> None:
+    """Put kinds of the Gateway API into an API server."""
+    folder = gateway_api_crds()
+    files = [f"--filename={folder / f'gateway.networking.k8s.io_{plural}.yaml'}" for plural in plurals]
+    done = server.kubectl("apply", "--server-side", *files)
+    assert done.returncode == 0, done.stderr
+    wait = ("wait", "--for=condition=Established", "--timeout=30s", *files)
+    # kubectl refuses to wait for an object whose conditions are not there yet.
+    eventually(lambda: server.kubectl(*wait).returncode == 0, f"{plurals} are established")
 
 
 @pytest.fixture
@@ -77,22 +91,35 @@ def operator_kubeconfig(
     gateway_api: ApiServer, program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Give the way to the API server with the rights that the chart gives the operator, and no others."""
-    command = [str(program("helm")), "template", "bloomery", str(REPO / "charts" / "bloomery")]
-    command += ["--namespace", HOME, "--show-only", "templates/rbac.yaml", "--kube-version", "1.34.4"]
+    # A release of its own: the chart's own tests grant rights under the usual name, to another account.
+    path = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    return grant_rights(gateway_api, path, helm=program("helm"), release="component-tests", home=HOME)
+
+
+def grant_rights(server: ApiServer, kubeconfig: Path, *, helm: Path, release: str, home: str) -> Path:
+    """Make a namespace with the operator's account, give that the chart's rights, and write a kubeconfig of it."""
+    command = [str(helm), "template", release, str(REPO / "charts" / "bloomery")]
+    command += ["--namespace", home, "--show-only", "templates/rbac.yaml", "--kube-version", "1.34.4"]
+    command += ["--set", "operator.replicas=2"]
+    command += ["--set", "gateway.name=bloomery"]
     roles = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     (account,) = {subject["name"] for role in yaml.safe_load_all(roles) if role for subject in role.get("subjects", [])}
     for arguments, text in (
-        (("create", "namespace", HOME), None),
-        (("create", "serviceaccount", account, "-n", HOME), None),
+        (("create", "namespace", home), None),
+        (("create", "serviceaccount", account, "-n", home), None),
         (("apply", "-f", "-"), roles),
     ):
-        done = gateway_api.kubectl(*arguments, input=text)
+        done = server.kubectl(*arguments, input=text)
         assert done.returncode == 0, done.stderr
-    token = gateway_api.kubectl("create", "token", account, "-n", HOME, "--duration=2h")
+    return write_kubeconfig(server, kubeconfig, namespace=home, account=account)
+
+
+def write_kubeconfig(server: ApiServer, path: Path, *, namespace: str, account: str) -> Path:
+    """Write a kubeconfig with a token of a service account."""
+    token = server.kubectl("create", "token", account, "-n", namespace, "--duration=2h")
     assert token.returncode == 0, token.stderr
-    kubeconfig = json.loads(gateway_api.kubeconfig.read_text())
+    kubeconfig = json.loads(server.kubeconfig.read_text())
     kubeconfig["users"][0]["user"] = {"token": token.stdout.strip()}
-    path = tmp_path_factory.mktemp("operator") / "kubeconfig"
     path.write_text(json.dumps(kubeconfig))
     return path
 
@@ -109,12 +136,21 @@ def new_operator(operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def shared_operator(gateway_api: ApiServer, new_operator: NewOperator) -> Iterator[OperatorProcess]:
+def shared_operator(
+    request: pytest.FixtureRequest, gateway_api: ApiServer, new_operator: NewOperator
+) -> Iterator[OperatorProcess]:
     """Give the operator that works in all namespaces while a module's tests run."""
+    apart = [item.name for item in request.session.items if item.path == request.path and _starts_its_own(item)]
+    assert not apart, f"{apart} would find this operator at work beside their own: they belong into another module"
     with running(new_operator(GATEWAY)) as operator:
         yield operator
         with gateway_api.http() as client:
             remove_all_of_ours(client)
+
+
+def _starts_its_own(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    return "new_operator" in names and "shared_operator" not in names
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ writes what they would write, so that a test decides when a pod succeeds and wit
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -28,6 +29,7 @@ import pytest
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
+SOURCES = Path(__file__).resolve().parents[2] / "operator" / "src"
 PATIENCE_SECONDS = 20.0
 PROGRESS_PORT = 8089
 GATEWAY = {"BLOOMERY_GATEWAY_NAME": "bloomery", "BLOOMERY_GATEWAY_NAMESPACE": "gateways"}
@@ -39,6 +41,8 @@ PATHS = {
     "inferenceservices": "apis/bloomery.dev/v1alpha1",
     "jobs": "apis/batch/v1",
     "deployments": "apis/apps/v1",
+    "horizontalpodautoscalers": "apis/autoscaling/v2",
+    "poddisruptionbudgets": "apis/policy/v1",
     "httproutes": "apis/gateway.networking.k8s.io/v1",
     "pods": "api/v1",
     "configmaps": "api/v1",
@@ -46,6 +50,10 @@ PATHS = {
     "services": "api/v1",
     "events": "api/v1",
 }
+
+
+class Gone(AssertionError):
+    """An object is not there, or not any more."""
 
 
 class OperatorProcess:
@@ -56,6 +64,8 @@ class OperatorProcess:
         self.health_port, self.metrics_port = free_port(), free_port()
         self._environment = {
             "PATH": os.environ["PATH"],
+            # The operator of these very files, wherever another one is installed.
+            "PYTHONPATH": str(SOURCES),
             "HOME": str(log.parent),
             "KUBECONFIG": str(kubeconfig),
             "BLOOMERY_TRAINER_IMAGE": "example/trainer:1",
@@ -72,14 +82,14 @@ class OperatorProcess:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it reconciles."""
-        before = self.log_text().count("starting to reconcile")
+    def start(self, *, until: str = "starting to reconcile") -> None:
+        """Start it and wait until it says that it reconciles, or something else."""
+        before = self.log_text().count(until)
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bloomery_operator"], env=self._environment, stdout=output, stderr=output
             )
-        eventually(lambda: self.log_text().count("starting to reconcile") > before, "the operator reconciles")
+        eventually(lambda: self.log_text().count(until) > before, f"the operator says {until!r}")
 
     def set(self, name: str, value: str) -> None:
         """Set an environment variable for the next start."""
@@ -97,6 +107,26 @@ class OperatorProcess:
         assert self._process is not None
         self._process.kill()
         self._process.wait(timeout=10)
+
+    def freeze(self) -> None:
+        """Let it stand still, as a machine does that is suspended."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait(self, *, seconds: float = PATIENCE_SECONDS) -> int:
+        """Wait until it ends by itself; return its exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout=seconds)
+
+    def end(self) -> None:
+        """End it, whatever it does, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
 
     def stop(self) -> int:
         """Ask it to end; return its exit code."""
@@ -199,6 +229,11 @@ class World:
         """Make the credentials that pods read."""
         self.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bloomery-storage"}, "data": {}})
 
+    def use_mlflow(self, uri: str) -> None:
+        """Name the MLflow server that the namespace uses."""
+        value = base64.b64encode(uri.encode()).decode()
+        self.patch("secrets", "bloomery-storage", {"data": {"MLFLOW_TRACKING_URI": value}})
+
     # The Job controller and the kubelet.
 
     def start_pod(self, job_name: str, *, ip: str | None = None) -> str:
@@ -256,9 +291,9 @@ class World:
         """Let the Job controller declare the Job complete."""
         self._end_job(job_name, ["SuccessCriteriaMet", "Complete"], {"succeeded": 1, "completionTime": _now()})
 
-    def fail(self, job_name: str, message: Any, *, exit_code: int) -> None:
+    def fail(self, job_name: str, message: Any, *, exit_code: int, pod: str | None = None) -> None:
         """Let the Job's pod fail, and the Job with it, as an exit code of the user's mistakes does."""
-        self.end_pod(self.start_pod(job_name), exit_code=exit_code, message=message)
+        self.end_pod(pod or self.start_pod(job_name), exit_code=exit_code, message=message)
         self._end_job(job_name, ["FailureTarget", "Failed"], {"failed": 1}, reason="PodFailurePolicy")
 
     def _end_job(self, name: str, types: list[str], figures: Manifest, *, reason: str = "CompletionsReached") -> None:
@@ -316,6 +351,18 @@ class World:
         }
         self.patch("httproutes", name, {"status": {"parents": [parent]}}, subresource="status")
 
+    def run_server(self, deployment: str, *, ip: str) -> str:
+        """Make a pod of a Deployment that is ready at an address; return its name."""
+        template = self.wait_for("deployments", deployment)["spec"]["template"]
+        name = f"{deployment}-{ip.replace('.', '-')}"[-63:].lstrip("-")
+        metadata = {"name": name, "labels": template["metadata"]["labels"]}
+        spec = template["spec"] | {"nodeName": "node-1"}
+        self.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": _now()}
+        status = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}
+        self.patch("pods", name, {"status": status}, subresource="status")
+        return name
+
     def deployments_of(self, service: str, variant: str) -> list[str]:
         """Return the names of a variant's revisions."""
         return sorted(n for n in self.names("deployments") if n.startswith(f"{service}--{variant}-"))
@@ -327,10 +374,10 @@ class World:
         return found[0]
 
     def weights(self, service: str) -> dict[str, int]:
-        """Return what the route sends where."""
+        """Return what the route sends where, in percent."""
         route = self.get("httproutes", service)
         rule = route["spec"]["rules"][-1] if route else {"backendRefs": []}
-        return {ref["name"]: ref["weight"] for ref in rule["backendRefs"]}
+        return {ref["name"]: ref["weight"] / 100 for ref in rule["backendRefs"]}
 
     def wait_for_weights(self, service: str, wanted: Mapping[str, int]) -> None:
         """Wait until the route splits the traffic like that."""
@@ -469,7 +516,10 @@ def remove_all_of_ours(client: httpx.Client) -> None:
 
 def checked(response: httpx.Response) -> Manifest:
     """Return the answer's document; fail in the API server's words."""
-    assert response.is_success, f"{response.request.method} {response.request.url}: {response.text}"
+    said = f"{response.request.method} {response.request.url}: {response.text}"
+    if response.status_code == 404:
+        raise Gone(said)
+    assert response.is_success, said
     document: Manifest = response.json()
     return document
 

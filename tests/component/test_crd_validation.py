@@ -213,6 +213,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
         "spec.hyperparameters.trainable Head needs spec.initialModel",
     ),
     "nothing to evaluate": (training_job(evaluateOnly=True), "spec.evaluateOnly needs spec.initialModel"),
+    "an int8 model of no training": (
+        training_job(evaluateOnly=True, initialModel={"uri": "s3://a/b"}, output={"quantization": "Int8"}),
+        "spec.output.quantization must be left out",
+    ),
     "two initial models": (
         training_job(initialModel={"trainingJob": "base", "weights": "DEFAULT"}),
         "spec.initialModel needs exactly one of trainingJob, mlflow, uri and weights",
@@ -316,6 +320,42 @@ REFUSED: dict[str, tuple[Object, str]] = {
         service(variants=[variant(model={"uri": "s3://models"})]),
         "model.uri must name a bucket and the model's folder in it",
     ),
+    "a model of the registry without a version": (
+        service(variants=[variant(model={"mlflow": "flowers"})]),
+        "model.mlflow must be like models:/flowers/4",
+    ),
+    "following a version, which never moves": (
+        service(variants=[variant(model={"mlflow": "models:/flowers/4", "update": "Follow"})]),
+        "model.update Follow needs an alias in model.mlflow",
+    ),
+    "a shadow with a share of its own": (
+        service(variants=[variant(weight=90), variant("v2", weight=10, mirrorPercent=50)]),
+        "so must have weight 0",
+    ),
+    "replicas beside an autoscaler": (
+        service(variants=[variant(replicas=2, autoscaling={"max": 3})]),
+        "either replicas or autoscaling, not both",
+    ),
+    "an autoscaler from 4 to 3": (
+        service(variants=[variant(autoscaling={"min": 4, "max": 3})]),
+        "autoscaling.min must not be greater than autoscaling.max",
+    ),
+    "a rollout without steps": (service(rollout={"steps": []}), "should have at least 1 items"),
+    "steps that do not rise": (
+        service(rollout={"steps": [50, 10]}),
+        "spec.rollout.steps must rise from step to step",
+    ),
+    "a step twice": (service(rollout={"steps": [10, 10]}), "spec.rollout.steps must rise from step to step"),
+    "a step of 100 percent": (service(rollout={"steps": [100]}), "less than or equal to 99"),
+    "an interval in words": (
+        service(rollout={"steps": [10], "interval": "soon"}),
+        "spec.rollout.interval must be a duration such as 2m",
+    ),
+    "an abort without a limit": (
+        service(rollout={"steps": [10], "abortOn": {"minRequests": 5}}),
+        "spec.rollout.abortOn needs errorRate, p99Ratio or both",
+    ),
+    "an autoStop at once": (service(autoStop="0s"), "spec.autoStop must be a duration such as 1h"),
     "a path without a slash": (service(path="flowers"), "spec.path must begin with '/'"),
     "a path that ends with a slash": (service(path="/flowers/"), "must not end with '/'"),
     "the root path": (service(path="/"), "spec.path must name something after '/'"),
@@ -326,6 +366,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
 }
 
 
+@pytest.mark.feature("O2")
 @pytest.mark.parametrize("case", REFUSED)
 def test_kubectl_apply_refuses_in_words(crds: ApiServer, namespace: str, case: str) -> None:
     manifest, words = REFUSED[case]
@@ -364,6 +405,23 @@ ACCEPTED: dict[str, Object] = {
     "a queue": training_job(queue="team-a", nodes=4),
     "checkpoints by steps": training_job(checkpoint={"every": "200steps"}, maxTrainingTime="1h30m"),
     "a GPU": training_job(resources={"limits": {"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}}),
+    "every way to name a model": service(
+        variants=[
+            variant("v1", weight=60, model={"mlflow": "models:/flowers/4"}),
+            variant("v2", weight=20, model={"mlflow": "models:/Blumen 花@champion", "update": "Follow"}),
+            variant("v3", weight=20, model={"mlflow": "runs:/" + "a" * 32}),
+            variant("v4", weight=0, model={"uri": "s3://models/any"}, mirrorPercent=100),
+            variant("v5", weight=0, podTemplate={"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}),
+        ],
+        rollout={"steps": [10, 50], "interval": "0s", "abortOn": {"errorRate": 0.02, "p99Ratio": 1.5}},
+        autoStop="1h30m",
+        stopped=False,
+    ),
+    "an autoscaled variant": service(
+        variants=[
+            variant(autoscaling={"min": 1, "max": 3, "metrics": [{"type": "Resource", "resource": {"name": "cpu"}}]})
+        ]
+    ),
     "seven variants": service(variants=[variant(f"v{n}", weight=40 if n == 0 else 10, replicas=2) for n in range(7)]),
     "a variant without traffic": service(
         variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
@@ -491,6 +549,7 @@ FULL: Object = {
         "logUri": "s3://mine/logs",
         "registeredModel": "flowers",
         "versionLabel": "1.0",
+        "quantization": "Int8",
         "promote": {"alias": "champion", "atLeast": 0.5, "betterThanCurrent": True},
     },
 }
@@ -587,6 +646,7 @@ def replaced(api: Api, namespace: str, before: Object, after: Object) -> httpx.R
     return api.replace(namespace, stored | {"spec": after})
 
 
+@pytest.mark.feature("O2")
 @pytest.mark.parametrize("path", IMMUTABLE, ids=lambda path: ".".join(map(str, path)))
 def test_an_immutable_field_cannot_be_edited_added_or_removed(api: Api, namespace: str, path: FieldPath) -> None:
     schema, required = IMMUTABLE[path]

@@ -68,6 +68,19 @@ def test_a_changed_spec_makes_a_new_version_and_keeps_the_old(world: World) -> N
     assert both["phase"] == "Ready"
 
 
+def test_when_an_earlier_spec_is_back_what_runs_for_the_other_is_ended(world: World) -> None:
+    world.create(dataset())
+    world.succeed("flowers-prepare", prepared("a"))
+    world.wait_for_condition("datasets", "flowers", "Ready", "True")
+    first = world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"]
+    world.patch("datasets", "flowers", {"spec": {"split": {"seed": 7}}})
+    world.wait_for("jobs", "flowers-prepare", lambda job: job["metadata"]["uid"] != first)
+    world.patch("datasets", "flowers", {"spec": {"split": {"seed": 0}}})
+    world.wait_until_gone("jobs", "flowers-prepare")
+    status = world.wait_for("datasets", "flowers", lambda d: d["status"]["phase"] == "Ready")["status"]
+    assert status["version"] == "a" * 64
+
+
 def test_a_refresh_looks_for_new_images_and_the_same_ones_are_the_same_version(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared("a"))
@@ -104,6 +117,13 @@ def test_a_missing_source_secret_is_named(world: World) -> None:
     job = world.wait_for("jobs", "flowers-prepare")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert {"prefix": "SOURCE_", "secretRef": {"name": "mine"}} in container["envFrom"]
+
+
+@pytest.mark.parametrize("name", ["../configmaps/kube-root-ca.crt", "mine?watch=true", "花"])
+def test_a_source_secret_of_an_impossible_name_is_not_asked_for(name: str, world: World) -> None:
+    world.create(dataset(source={"uri": "s3://flowers/raw", "secretRef": {"name": name}}))
+    ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="SecretNotFound")
+    assert repr(name) in ready["message"]
 
 
 def test_a_job_of_somebody_else_is_not_adopted(world: World) -> None:

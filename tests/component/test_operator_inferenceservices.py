@@ -31,10 +31,19 @@ def split(world: World, weights: dict[str, int], **fields: Any) -> dict[str, str
     return {name: world.revision("flowers", name) for name in weights}
 
 
+def test_a_name_for_people_may_have_any_character(world: World) -> None:
+    name = "花 🌸 \\ud83c \x7f \x85 \u2028 \ufeff \uffff"
+    deployment = split(world, {"v1": 100}, displayName=name)["v1"]
+    container = world.wait_for("deployments", deployment)["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "DISPLAY_NAME", "value": name} in container["env"]
+
+
+@pytest.mark.feature("S2", "S8")
 def test_only_variants_with_a_ready_pod_get_weight_and_the_rest_get_it_when_ready(world: World) -> None:
     names = split(world, {"v1": 90, "v2": 10})
     world.set_ready(names["v1"], 1)
-    world.wait_for_weights("flowers", {names["v1"]: 90, names["v2"]: 0})
+    # What the one that waits would get goes to the other.
+    world.wait_for_weights("flowers", {names["v1"]: 100, names["v2"]: 0})
     waiting = world.wait_for_condition("inferenceservices", "flowers", "VariantsReady", "False")
     assert "'v2' has 0 of 1 pods ready" in waiting["message"]
     world.set_ready(names["v2"], 1)
@@ -54,6 +63,7 @@ def test_a_variant_that_fails_later_keeps_its_weight(world: World) -> None:
     assert world.weights("flowers") == {names["v1"]: 50, names["v2"]: 50}
 
 
+@pytest.mark.feature("S8")
 def test_patched_weights_are_the_routes_weights(world: World) -> None:
     names = split(world, {"v1": 90, "v2": 10})
     for name in names.values():
@@ -63,6 +73,26 @@ def test_patched_weights_are_the_routes_weights(world: World) -> None:
     world.patch("inferenceservices", "flowers", {"spec": {"variants": changed}})
     world.wait_for_weights("flowers", {names["v1"]: 0, names["v2"]: 100})
     assert world.names("deployments") == set(names.values())
+
+
+def test_what_somebody_edits_or_deletes_among_the_children_is_put_right(world: World) -> None:
+    name = split(world, {"v1": 100})["v1"]
+    world.set_ready(name, 1)
+    world.wait_for_weights("flowers", {name: 100})
+    # Only once nothing is left to do can these be seen by the watch alone.
+    world.accept_route("flowers")
+    world.wait_for_condition("inferenceservices", "flowers", "Ready", "True")
+    world.patch("deployments", name, {"spec": {"replicas": 5}, "metadata": {"labels": {"bloomery.dev/variant": "x"}}})
+    world.wait_for("deployments", name, lambda m: m["spec"]["replicas"] == 1)
+    world.wait_for("deployments", name, lambda m: m["metadata"]["labels"]["bloomery.dev/variant"] == "v1")
+    world.patch("services", name, {"spec": {"selector": {"bloomery.dev/revision": "another"}}})
+    world.wait_for("services", name, lambda m: m["spec"]["selector"]["bloomery.dev/revision"] == name)
+    rule = world.wait_for("httproutes", "flowers")["spec"]["rules"][-1]
+    world.patch("httproutes", "flowers", {"spec": {"rules": [rule | {"backendRefs": []}]}})
+    world.wait_for_weights("flowers", {name: 100})
+    for plural, child in (("services", name), ("httproutes", "flowers")):
+        world.delete(plural, child)
+        world.wait_for(plural, child)
 
 
 def test_weights_change_although_the_storage_keys_were_taken_away(world: World) -> None:
@@ -75,6 +105,7 @@ def test_weights_change_although_the_storage_keys_were_taken_away(world: World) 
     world.wait_for_weights("flowers", {names["v1"]: 50, names["v2"]: 50})
 
 
+@pytest.mark.feature("S9")
 def test_a_header_picks_any_variant_at_the_services_path(world: World) -> None:
     names = split(world, {"v1": 100, "v2": 0}, path="/blumen")
     world.set_ready(names["v1"], 1)
@@ -105,6 +136,7 @@ def test_a_new_model_stands_beside_the_old_one_which_goes_after_the_drain(world:
     world.set_ready(new, 1)
     world.wait_for_weights("flowers", {new: 100})
     assert world.get("deployments", names["v1"]) is not None
+    world.accept_route("flowers")
     eventually(lambda: world.get("deployments", names["v1"]) is None, "the old revision is removed", seconds=30)
     world.wait_until_gone("services", names["v1"])
     assert world.get("services", new) is not None
@@ -133,6 +165,7 @@ def test_a_removed_variant_loses_its_traffic_and_then_its_pods(world: World) -> 
     )
 
 
+@pytest.mark.feature("S2")
 def test_a_trained_model_stays_on_the_air_when_its_job_is_gone(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared())
@@ -163,6 +196,7 @@ def test_a_service_of_a_failed_or_missing_job_says_so(world: World) -> None:
     assert ready["message"].endswith("So it is.")
 
 
+@pytest.mark.feature("S5")
 def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(world: World) -> None:
     path = f"/{world.namespace}-shop"
     world.create(inference_service("first", path=path, variants=[variant("v1", 100)]))
@@ -175,6 +209,7 @@ def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(
     ready = world.wait_for_condition("inferenceservices", "second", "RouteReady", "False", reason="PathTaken")
     assert f"'{path}' of an older service" in ready["message"]
     assert world.get("httproutes", "second") is None
+    assert "url" not in world.get("inferenceservices", "second")["status"]
     world.delete("inferenceservices", "first")
     world.wait_for("httproutes", "second")
 
@@ -193,6 +228,7 @@ def test_a_refused_route_says_what_the_gateway_said(world: World) -> None:
     world.wait_for_condition("inferenceservices", "flowers", "Ready", "True")
 
 
+@pytest.mark.feature("S13")
 def test_keys_that_users_change_reach_the_pods_as_digests(world: World) -> None:
     split(world, {"v1": 100})
     secret = world.wait_for("secrets", "flowers-api-key")

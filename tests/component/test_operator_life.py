@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tests.component.conftest import ApiServer
+from tests.component.gatekeeper import Gatekeeper, standing_before
 from tests.component.operator_fixtures import NewOperator
 from tests.component.operator_harness import (
     GATEWAY,
-    PATHS,
     OperatorProcess,
     World,
     condition_of,
@@ -33,103 +27,16 @@ from tests.component.operator_harness import (
     training_job,
     variant,
 )
+from tests.component.story import versions
 
 IDLE_SECONDS = 20.0
-
-
-class Gatekeeper:
-    """Stands between an operator and the API server, and holds the line after the operator's next write.
-
-    So the operator can be killed at the worst of moments: what it asked for is done, and it does not know.
-    """
-
-    def __init__(self, client: httpx.Client, url: str) -> None:
-        self.writes: list[str] = []
-        self.held: list[str] = []
-        self.struck = threading.Event()
-        self._armed = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, client, url))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def arm(self) -> None:
-        """Hold back the answer to the next write that changes something."""
-        self.struck.clear()
-        self._armed.set()
-
-    def disarm(self) -> None:
-        """Let everything pass."""
-        self._armed.clear()
-
-    def close(self) -> None:
-        """End."""
-        self._server.shutdown()
-        self._server.server_close()
-
-    def wrote(self, what: str, *, changed: bool) -> bool:
-        """Take note of a write; return whether its answer is to be held back."""
-        if not changed:
-            return False
-        self.writes.append(what)
-        if not self._armed.is_set() or "/events" in what:
-            return False
-        self._armed.clear()
-        self.held.append(what)
-        self.struck.set()
-        return True
-
-
-def _handler(gatekeeper: Gatekeeper, client: httpx.Client, url: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def _pass(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {k: v for k, v in self.headers.items() if k.lower() in ("accept", "content-type")}
-            before = self._version() if self.command == "PATCH" else None
-            with client.stream(self.command, url + self.path, content=body, headers=headers, timeout=None) as answer:
-                if self.command == "GET":
-                    self._answer(answer, answer.iter_bytes())
-                    return
-                answer.read()
-            after = answer.json().get("metadata", {}).get("resourceVersion") if answer.is_success else before
-            what = f"{self.command} {self.path.partition('?')[0]}"
-            changed = answer.is_success and (self.command != "PATCH" or before != after)
-            if gatekeeper.wrote(what, changed=changed):
-                self.connection.recv(1)  # until the operator is dead
-                return
-            self._answer(answer, [answer.content])
-
-        do_GET = do_POST = do_PATCH = do_DELETE = _pass
-
-        def _version(self) -> str | None:
-            path = self.path.partition("?")[0].removesuffix("/status")
-            found = client.get(url + path)
-            version: str | None = found.json()["metadata"]["resourceVersion"] if found.is_success else None
-            return version
-
-        def _answer(self, answer: httpx.Response, chunks: Iterable[bytes]) -> None:
-            # Who was killed hears no answer any more.
-            with suppress(OSError, httpx.HTTPError):
-                self.send_response_only(answer.status_code)
-                self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
-                self.send_header("Connection", "close")
-                self.end_headers()
-                for chunk in chunks:
-                    self.wfile.write(chunk)
-                    self.wfile.flush()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    return Handler
+STARTED_AT = "bloomery.dev/started-at"
 
 
 @pytest.fixture
 def gatekeeper(apiserver: ApiServer) -> Iterator[Gatekeeper]:
-    with apiserver.http() as client:
-        gatekeeper = Gatekeeper(client, apiserver.url)
+    with standing_before(apiserver) as gatekeeper:
         yield gatekeeper
-        gatekeeper.close()
 
 
 @pytest.fixture
@@ -137,57 +44,8 @@ def watched_operator(
     new_operator: NewOperator, world: World, gatekeeper: Gatekeeper, tmp_path: Path
 ) -> OperatorProcess:
     """Give an operator for the test's namespace that reaches the API server through the gatekeeper only."""
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": gatekeeper.url}}],
-                "users": [{"name": "u", "user": {"token": "unused"}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "x",
-            }
-        )
-    )
-    environment = {"KUBECONFIG": str(kubeconfig), "BLOOMERY_NAMESPACES": world.namespace}
+    environment = {"KUBECONFIG": str(gatekeeper.kubeconfig(tmp_path)), "BLOOMERY_NAMESPACES": world.namespace}
     return new_operator(GATEWAY | environment)
-
-
-def test_killed_after_each_of_its_writes_it_ends_where_it_would_have(
-    watched_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
-) -> None:
-    kubelet = _play(world)
-    for manifest in (dataset(), training_job(), inference_service()):
-        world.create(manifest)
-    # One thing at a time: no other work goes on while an answer is held back.
-    watched_operator.set("BLOOMERY_WORKERS", "1")
-    deadline = time.monotonic() + 100
-    while not _is_ready(world):
-        assert time.monotonic() < deadline, watched_operator.log_text()[-3000:]
-        gatekeeper.arm()
-        watched_operator.start()
-        while not gatekeeper.struck.wait(0.1) and not _is_ready(world):
-            next(kubelet)
-            assert time.monotonic() < deadline, watched_operator.log_text()[-3000:]
-        watched_operator.kill()
-        watched_operator.assert_calm()
-    held = Counter(_kind_of_write(write) for write in gatekeeper.held)
-    for kind, times in {
-        "configmaps": 2,
-        "jobs": 2,
-        "secrets": 3,
-        "deployments": 1,
-        "services": 1,
-        "httproutes": 1,
-    }.items():
-        assert held[kind] == times, gatekeeper.held
-    for plural in ("datasets", "trainingjobs", "inferenceservices"):
-        assert held[f"{plural}/status"] >= 2, gatekeeper.held
-    assert [_kind_of_write(write) for write in gatekeeper.writes].count("jobs") == 2
-    assert world.names("jobs") == {"flowers-prepare", "flowers-train"}
-    assert world.names("deployments") == {world.revision("flowers", "v1")}
-    assert len(world.wait_for("datasets", "flowers")["status"]["versions"]) == 1
 
 
 def test_what_happened_while_the_operator_was_down_is_seen_when_it_is_back(
@@ -236,10 +94,10 @@ def test_an_idle_operator_writes_nothing(
         eventually(lambda: next(kubelet) or _is_ready(world), "all are ready")
         world.wait_for_condition("inferenceservices", "waiting", "Ready", "False")
         eventually(lambda: _settled(gatekeeper), "nothing is written any more")
-        before, writes = _versions(world), len(gatekeeper.writes)
+        before, writes = versions(world), len(gatekeeper.writes)
         time.sleep(IDLE_SECONDS)
-        assert gatekeeper.writes[writes:] == []
-        assert _versions(world) == before
+        assert [call.what for call in gatekeeper.writes[writes:]] == []
+        assert versions(world) == before
         assert 'bloomery_reconcile_total{kind="Dataset",result="success"}' in watched_operator.metrics()
         assert watched_operator.health().status_code == 200
 
@@ -252,21 +110,101 @@ def test_it_ends_at_once_when_asked(own_operator: OperatorProcess) -> None:
     own_operator.assert_calm()
 
 
+def test_it_has_nothing_to_say_when_it_is_asked_in_the_midst_of_news(
+    own_operator: OperatorProcess, world: World
+) -> None:
+    for number in range(100):
+        world.create(dataset(f"flowers{number}"))
+    for _ in range(5):
+        own_operator.start()
+        assert own_operator.stop() == 0
+    own_operator.assert_calm()
+
+
 def test_without_a_gateway_one_variant_is_served_at_its_service_and_several_are_refused_in_words(
     new_operator: NewOperator, world: World
 ) -> None:
     with running(new_operator({"BLOOMERY_NAMESPACES": world.namespace})):
         world.create(inference_service("one", variants=[variant("v1", 100)]))
-        revision = world.revision("one", "v1")
-        world.set_ready(revision, 1)
+        world.set_ready(world.revision("one", "v1"), 1)
         world.wait_for_condition("inferenceservices", "one", "Ready", "True")
         url = world.wait_for("inferenceservices", "one")["status"]["url"]
-        assert url == f"http://{revision}.{world.namespace}.svc"
+        assert url == f"http://one.{world.namespace}.svc"
         world.create(inference_service("two", variants=[variant("v1", 50), variant("v2", 50)]))
         for name in ("v1", "v2"):
             world.set_ready(world.revision("two", name), 1)
         world.wait_for_condition("inferenceservices", "two", "Ready", "False", reason="GatewayRequired")
         assert world.names("httproutes") == set()
+
+
+@pytest.mark.feature("S2")
+def test_without_a_gateway_the_services_own_address_stays_whatever_model_it_serves(
+    world: World, new_operator: NewOperator
+) -> None:
+    with running(new_operator({"BLOOMERY_NAMESPACES": world.namespace})):
+        world.create(inference_service(variants=[variant("v1", 100)]))
+        first = world.revision("flowers", "v1")
+        world.set_ready(first, 1)
+        world.wait_for_condition("inferenceservices", "flowers", "Ready", "True")
+        url = f"http://flowers.{world.namespace}.svc"
+        assert world.wait_for("inferenceservices", "flowers")["status"]["url"] == url
+
+        def leads_to(revision: str) -> None:
+            label = "bloomery.dev/revision"
+            world.wait_for("services", "flowers", lambda s: s["spec"]["selector"][label] == revision)
+
+        leads_to(first)
+        second = replace_model(world, first)
+        leads_to(first)
+        world.set_ready(second, 1)
+        leads_to(second)
+
+
+@pytest.mark.feature("S5")
+def test_auto_stop_is_kept_by_an_operator_that_was_killed_and_an_annotation_starts_again(
+    world: World, own_operator: OperatorProcess
+) -> None:
+    with running(own_operator):
+        world.create(inference_service(variants=[variant("v1", 100)], autoStop="8s"))
+        revision = world.revision("flowers", "v1")
+        world.set_ready(revision, 1)
+        world.wait_for("inferenceservices", "flowers", lambda m: m["status"].get("stopsAt"))
+        own_operator.kill()
+        own_operator.start()
+        wait_for_replicas(world, revision, 0)
+        stopped = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="Stopped")
+        assert "kubectl annotate --overwrite isvc flowers" in stopped["message"]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {STARTED_AT: now}}})
+        wait_for_replicas(world, revision, 1)
+        wait_for_replicas(world, revision, 0)
+        # Stopping and starting by hand is a start too.
+        world.patch("inferenceservices", "flowers", {"spec": {"stopped": True}})
+        world.wait_for("inferenceservices", "flowers", lambda m: "startedAt" not in m["status"])
+        world.patch("inferenceservices", "flowers", {"spec": {"stopped": False}})
+        wait_for_replicas(world, revision, 1)
+
+
+@pytest.mark.feature("S10")
+def test_an_operator_that_was_killed_goes_on_with_the_rollout(world: World, own_operator: OperatorProcess) -> None:
+    with running(own_operator):
+        steps = {"steps": [10, 50], "interval": "5s"}
+        world.create(inference_service(variants=[variant("v1", 100)], rollout=steps))
+        first = world.revision("flowers", "v1")
+        world.set_ready(first, 1)
+        world.wait_for_weights("flowers", {first: 100})
+        second = replace_model(world, first)
+        world.set_ready(second, 1)
+        world.wait_for_weights("flowers", {first: 90, second: 10})
+        begun = world.wait_for("inferenceservices", "flowers")["status"]["rollout"]
+        own_operator.kill()
+        assert world.weights("flowers") == {first: 90, second: 10}
+        own_operator.start()
+        world.wait_for_weights("flowers", {first: 50, second: 50})
+        assert world.wait_for("inferenceservices", "flowers")["status"]["rollout"]["from"] == begun["from"]
+        own_operator.kill()
+        own_operator.start()
+        world.wait_for_weights("flowers", {second: 100})
 
 
 def test_an_environment_that_is_not_right_is_answered_in_a_sentence(new_operator: NewOperator) -> None:
@@ -281,6 +219,18 @@ def test_an_api_server_that_is_not_there_is_answered_in_a_sentence(new_operator:
     assert operator.run_to_its_end() == 1
     assert "the operator can not start" in operator.log_text()
     assert "Traceback" not in operator.log_text()
+
+
+def replace_model(world: World, first: str) -> str:
+    """Ask for another model; return its revision."""
+    variants = [variant("v1", 100, model="s3://models/second")]
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": variants}})
+    (new,) = eventually(lambda: set(world.deployments_of("flowers", "v1")) - {first}, "another revision")
+    return new
+
+
+def wait_for_replicas(world: World, revision: str, replicas: int) -> None:
+    world.wait_for("deployments", revision, lambda d: d["spec"].get("replicas") == replicas)
 
 
 def _play(world: World) -> Iterator[None]:
@@ -300,12 +250,6 @@ def _play(world: World) -> Iterator[None]:
         yield
 
 
-def _kind_of_write(write: str) -> str:
-    """Return ``jobs``, or for a status ``datasets/status``."""
-    plural, *rest = write.partition("/namespaces/")[2].split("/")[1:]
-    return f"{plural}/status" if rest[1:] == ["status"] else plural
-
-
 def _is_ready(world: World) -> bool:
     ready = condition_of(world.get("inferenceservices", "flowers"), "Ready").get("status") == "True"
     complete = condition_of(world.get("trainingjobs", "flowers"), "Complete").get("status") == "True"
@@ -317,11 +261,3 @@ def _settled(gatekeeper: Gatekeeper) -> bool:
     count = len(gatekeeper.writes)
     time.sleep(3)
     return len(gatekeeper.writes) == count
-
-
-def _versions(world: World) -> dict[tuple[str, str], str]:
-    return {
-        (plural, item["metadata"]["name"]): item["metadata"]["resourceVersion"]
-        for plural in PATHS
-        for item in world.list(plural)
-    }

@@ -132,6 +132,18 @@ def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Train
     assert done["reason"] == "Trained"
 
 
+def test_a_trainer_that_fails_before_it_has_any_figures_fails_in_its_own_words(
+    ready_world: World, trainer: Trainer
+) -> None:
+    trainer.progress = lambda: {"stage": "starting"}
+    ready_world.create(training_job())
+    pod = ready_world.start_pod("flowers-train", ip=trainer.address)
+    ready_world.wait_for("trainingjobs", "flowers", lambda job: job.get("status", {}).get("progress"))
+    said = {"error": {"reason": "OutputTaken", "message": "Take another."}}
+    ready_world.fail("flowers-train", said, exit_code=2, pod=pod)
+    ready_world.wait_for_condition("trainingjobs", "flowers", "Failed", "True", reason="OutputTaken")
+
+
 def test_a_trainer_that_is_always_further_is_asked_no_more_often_for_that(ready_world: World, trainer: Trainer) -> None:
     trainer.progress = lambda: {"step": trainer.asked, "totalSteps": 6000}
     ready_world.create(training_job())

@@ -1,0 +1,255 @@
+"""What stands between an operator and the API server in a test, and does to its requests what networks do.
+
+The API server behind it is the real one; nothing is answered here that it, or a network, could not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import aiohttp
+import anyio.from_thread
+from aiohttp import web
+from yarl import URL
+
+if TYPE_CHECKING:
+    from tests.component.conftest import ApiServer
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of the operator."""
+
+    method: str
+    path: str
+    query: str
+    body: str
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it changes something; Events, which only people read, do not count."""
+        return self.method != "GET" and not self.path.partition("?")[0].rstrip("/").endswith("/events")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it lists a kind."""
+        return self.method == "GET" and "limit=" in self.query and "watch=" not in self.query
+
+    @property
+    def is_watch(self) -> bool:
+        """Whether it watches a kind."""
+        return self.method == "GET" and "watch=" in self.query
+
+    @property
+    def what(self) -> str:
+        """Method and path."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def kind(self) -> str:
+        """``jobs``, or for a status ``datasets/status``."""
+        plural, *rest = self.path.partition("/namespaces/")[2].split("/")[1:]
+        return f"{plural}/status" if rest[1:] == ["status"] else plural
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The same for the same request at another time; what is created is known by its name, as keys are random."""
+        named = json.loads(self.body)["metadata"].get("name", "") if self.method == "POST" else self.body
+        return self.what, _TIME.sub("", named)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a request; the default is nothing."""
+
+    lost: bool = False
+    """It never arrives, and the operator waits for an answer for as long as it lives."""
+
+    unanswered: bool = False
+    """It is done, and the operator waits for the answer for as long as it lives."""
+
+    cut: bool = False
+    """It is done, and the connection ends without an answer; a watch says one thing, and ends with the next."""
+
+    silent: bool = False
+    """A watch stays open and says nothing."""
+
+    gone: bool = False
+    """A watch is answered that what came before is forgotten."""
+
+    status: int | None = None
+    """It is refused with this status."""
+
+    stale: bool = False
+    """A list is answered as the first time that it was asked for."""
+
+
+PASS = Fault()
+Faults = Callable[[Call], Fault]
+
+
+class Gatekeeper:
+    """A proxy in front of the API server, in a thread and an event loop of its own."""
+
+    def __init__(self, apiserver: ApiServer) -> None:
+        """Pass on requests with all rights."""
+        self.faults: Faults = lambda _: PASS
+        self.struck = threading.Event()
+        """Set once a request was held back, lost or unanswered."""
+        self.held: list[Call] = []
+        self.writes: list[Call] = []
+        """What changed something, in its order."""
+        self.closed = threading.Event()
+        """While set, nothing passes at all: the network is down."""
+        self.url = ""
+        self._apiserver = apiserver
+        self._lists: dict[str, bytes] = {}
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """Return a kubeconfig that leads here and nowhere else."""
+        path = folder / "kubeconfig"
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": {"token": "unused"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(json.dumps(document))
+        return path
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Let requests in for the length of the block."""
+        trust = ssl.create_default_context(cafile=str(self._apiserver.ca_file))
+        headers = {"Authorization": f"Bearer {self._apiserver.token}"}
+        connector = aiohttp.TCPConnector(ssl=trust, limit=0)
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as self._session:
+            app = web.Application(client_max_size=2**24)
+            app.router.add_route("*", "/{path:.*}", self._handle)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            try:
+                yield
+            finally:
+                await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = (await request.read()).decode()
+        call = Call(request.method, request.path, request.query_string, body)
+        fault = Fault(lost=True) if self.closed.is_set() else self.faults(call)
+        if fault.lost:
+            return await self._hold(call)
+        if fault.status is not None:
+            return web.json_response(_refusal(fault.status), status=fault.status)
+        if call.is_watch:
+            return await self._watch(request, call, fault)
+        if call.method == "GET":
+            return await self._read(request, call, fault)
+        return await self._write(request, call, fault)
+
+    async def _read(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
+        if fault.stale and request.path_qs in self._lists:
+            return web.Response(body=self._lists[request.path_qs], content_type="application/json")
+        async with self._passed_on(request, call) as answer:
+            content = await answer.read()
+        if call.is_list and answer.ok:
+            self._lists.setdefault(request.path_qs, content)
+        return _cut(request) if fault.cut else _answer(answer, content)
+
+    async def _watch(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
+        async with self._passed_on(request, call) as answer:
+            response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+            await response.prepare(request)
+            if fault.gone:
+                await response.write(json.dumps({"type": "ERROR", "object": _refusal(410)}).encode() + b"\n")
+            else:
+                await self._tell(answer, response, fault)
+            await response.write_eof()
+            return response
+
+    async def _tell(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, fault: Fault) -> None:
+        told = 0
+        async for news in answer.content:
+            if self.closed.is_set() or (fault.cut and told == 1):
+                return
+            if not fault.silent:
+                await response.write(news)
+                told += 1
+
+    async def _write(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
+        before = await self._version(call) if call.method in ("PATCH", "PUT") else None
+        async with self._passed_on(request, call) as answer:
+            content = await answer.read()
+        if answer.ok and (
+            call.method in ("POST", "DELETE") or before != json.loads(content)["metadata"]["resourceVersion"]
+        ):
+            self.writes.append(call)
+        if fault.unanswered:
+            return await self._hold(call)
+        return _cut(request) if fault.cut else _answer(answer, content)
+
+    async def _hold(self, call: Call) -> NoReturn:
+        """Let the operator wait; the task ends with its connection."""
+        self.held.append(call)
+        self.struck.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    def _passed_on(self, request: web.Request, call: Call) -> aiohttp.client._RequestContextManager:
+        headers = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
+        url = URL(f"{self._apiserver.url}{request.raw_path}", encoded=True)
+        return self._session.request(call.method, url, data=call.body.encode() or None, headers=headers)
+
+    async def _version(self, call: Call) -> str | None:
+        async with self._session.get(f"{self._apiserver.url}{call.path.removesuffix('/status')}") as found:
+            return str((await found.json())["metadata"]["resourceVersion"]) if found.ok else None
+
+
+@contextmanager
+def standing_before(apiserver: ApiServer) -> Iterator[Gatekeeper]:
+    """Give a gatekeeper for the length of the block."""
+    gatekeeper = Gatekeeper(apiserver)
+    with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(gatekeeper.serving()):
+        yield gatekeeper
+
+
+def _answer(answer: aiohttp.ClientResponse, content: bytes) -> web.Response:
+    return web.Response(status=answer.status, body=content, content_type=answer.content_type)
+
+
+def _cut(request: web.Request) -> web.Response:
+    """End the connection: what is answered then goes nowhere."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    reason = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}[
+        status
+    ]
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": reason,
+        "code": status,
+        "message": reason,
+    }

@@ -14,7 +14,7 @@ import pytest
 from dev.paths import ROOT
 
 ROWS = ROOT / "docs" / "features.md"
-REQUIRED = ("D", "T")
+REQUIRED = ("D", "O", "S", "T")
 """The rows that must have a test, by their first letter."""
 
 _ROW = re.compile(r"^\| ([A-Z]\d+) \| (.+?) \|$", re.MULTILINE)

@@ -10,7 +10,7 @@ import pytest
 from dev import demo
 from dev.paths import LOGS
 from dev.stages import run_stages
-from tests.e2e.support import EXAMPLE, STORAGE_SECRET, SYSTEM, Digits, Kubectl, OperatorKiller
+from tests.e2e.support import EXAMPLE, SYSTEM, Digits, Kubectl, OperatorKiller, user_namespace
 
 
 @pytest.fixture(scope="session")
@@ -32,19 +32,7 @@ def make_namespace(system: Kubectl) -> Iterator[Callable[[str], Kubectl]]:
     made: list[Kubectl] = []
 
     def make(name: str) -> Kubectl:
-        kubectl = Kubectl(name)
-        kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": STORAGE_SECRET},
-            "stringData": Kubectl("default").secret(STORAGE_SECRET),
-        }
-        for manifest in (namespace, secret):
-            done = kubectl.apply(manifest)
-            assert done.returncode == 0, done.stderr
+        kubectl = user_namespace(name)
         made.append(kubectl)
         return kubectl
 

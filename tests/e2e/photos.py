@@ -61,6 +61,12 @@ def list_files(uri: str) -> set[str]:
         return {entry["path"] for page in obstore.list(source) for entry in page}
 
 
+def remove_files(uri: str) -> None:
+    """Removes all files below `uri`, which an earlier run may have left."""
+    with store(uri) as target:
+        obstore.delete(target, [entry["path"] for page in obstore.list(target) for entry in page])
+
+
 def read_file(uri: str, path: str) -> bytes:
     """One file below `uri`."""
     with store(uri) as source:

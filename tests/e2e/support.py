@@ -54,6 +54,32 @@ class Kubectl:
         self("wait", what, f"--for=condition={condition}", f"--timeout={seconds}s")
 
 
+def user_namespace(name: str) -> Kubectl:
+    """Make a namespace as a user's cluster would have it, in place of one that an earlier run left."""
+    kubectl = Kubectl(name)
+    kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": STORAGE_SECRET},
+        "stringData": Kubectl("default").secret(STORAGE_SECRET),
+    }
+    for manifest in (namespace, secret):
+        done = kubectl.apply(manifest)
+        assert done.returncode == 0, done.stderr
+    return kubectl
+
+
+def gateway_address(system: Kubectl) -> str:
+    """The gateway's address within the cluster."""
+    selector = f"--selector=gateway.envoyproxy.io/owning-gateway-namespace={SYSTEM}"
+    services = system.get("services", "", "--all-namespaces", selector)
+    metadata = services[0]["metadata"]
+    return f"http://{metadata['name']}.{metadata['namespace']}.svc"
+
+
 def eventually(what: str, probe: Callable[[], Any], *, seconds: float, interval: float = 0.5) -> Any:
     """Return the probe's first true answer; fail when there is none in time."""
     end = time.monotonic() + seconds

@@ -40,6 +40,7 @@ def test_one_apply_ends_in_a_good_classifier_whatever_happens_to_the_operator(di
     assert all(job["status"].get("failed", 0) == 0 for job in jobs)
 
 
+@pytest.mark.feature("S3")
 def test_images_that_no_model_has_seen_are_named_right_through_the_gateway(digits: Digits) -> None:
     images = sorted((demo.IMAGES / "unseen").glob("*.png"))
     named = [ask(digits, files={"image": (p.name, p.read_bytes())}).json()["label"] for p in images]
@@ -47,6 +48,7 @@ def test_images_that_no_model_has_seen_are_named_right_through_the_gateway(digit
     assert right >= 0.9 * len(images)
 
 
+@pytest.mark.feature("S3")
 def test_without_the_key_the_answer_is_401_and_with_a_text_file_400_and_a_sentence(digits: Digits) -> None:
     assert ask(digits, key="", content=b"x").status_code == 401
     assert ask(digits, key="wrong", content=b"x").status_code == 401
@@ -55,6 +57,7 @@ def test_without_the_key_the_answer_is_401_and_with_a_text_file_400_and_a_senten
     assert "notes.txt is not an image" in answer.json()["error"]["message"]
 
 
+@pytest.mark.feature("S12")
 def test_an_answer_is_traced_to_the_variant_the_run_and_the_dataset(digits: Digits) -> None:
     image = next((demo.IMAGES / "unseen").glob("*.png"))
     answer = ask(digits, content=image.read_bytes())
@@ -66,6 +69,7 @@ def test_an_answer_is_traced_to_the_variant_the_run_and_the_dataset(digits: Digi
     assert answer.headers["x-dataset"] == f"digits@{status['datasets'][0]['version']}"
 
 
+@pytest.mark.feature("S2")
 def test_get_reads_like_a_dashboard(digits: Digits) -> None:
     tables = digits.kubectl("get", "datasets,tj,isvc")
     dataset, jobs = ("Ready", "1767", "10"), ("Complete", "352/352", "220/220", "top1 0.9", "digits/")
@@ -103,6 +107,7 @@ def set_weights(digits: Digits, small: int, large: int) -> None:
     digits.kubectl("patch", "isvc", "digits", "--type=json", f"--patch={patch}")
 
 
+@pytest.mark.feature("S8")
 def test_traffic_is_split_by_weight_within_two_points(digits: Digits) -> None:
     variants, wrong = asyncio.run(traffic(digits, REQUESTS))
     print(f"of {REQUESTS} requests at 90/10: {dict(variants)}")
@@ -110,6 +115,7 @@ def test_traffic_is_split_by_weight_within_two_points(digits: Digits) -> None:
     assert abs(variants["large"] / REQUESTS - 0.10) <= 0.02
 
 
+@pytest.mark.feature("S8")
 def test_new_weights_reach_the_traffic_in_five_seconds_and_lose_no_request(digits: Digits) -> None:
     async def scenario() -> float:
         stop = asyncio.Event()

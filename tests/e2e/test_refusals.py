@@ -27,6 +27,7 @@ def variant(name: str, weight: int) -> dict[str, Any]:
     return {"name": name, "model": {"trainingJob": "nothing"}, "weight": weight}
 
 
+@pytest.mark.feature("O2")
 @pytest.mark.parametrize(
     ("refused", "words"),
     [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.support import EXAMPLE, Digits, eventually
 
 CHILDREN = "jobs,pods,deployments,replicasets,services,httproutes,configmaps,secrets"
 OURS = "app.kubernetes.io/managed-by=bloomery"
 
 
+@pytest.mark.feature("S6")
 def test_deleting_the_objects_leaves_no_child_of_theirs(digits: Digits) -> None:
     kubectl = digits.kubectl
     assert kubectl.get(CHILDREN, "", f"--selector={OURS}")

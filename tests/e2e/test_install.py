@@ -1,0 +1,209 @@
+"""On the real cluster: upgrade under load, uninstall and install again, install without rights in the cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from dev import demo
+from dev.paths import LOGS, ROOT, target
+from tests.e2e.load import Load
+from tests.e2e.photos import class_folders, digit_images, put_files
+from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl, eventually, gateway_address
+from tests.e2e.test_serving import ask, assert_nothing_lost, key_of, make_model, serve, variant
+from tests.e2e.test_training import ENDLESS, NAMES, completed, start, status_of, step
+
+pytestmark = pytest.mark.extended
+
+CHART = ROOT / "charts" / "bloomery"
+VALUES = ROOT / "dev" / "values.yaml"
+PREVIOUS = "42dd223"
+"""A commit with the chart that came before; a shallow clone has none, and upgrades from this chart's other values."""
+RAW = "s3://bloomery/raw/e2e-install"
+MODEL = "s3://bloomery/models/e2e-install"
+TEAM = "e2e-team"
+
+
+def helm(*words: str | Path, environment: dict[str, str] | None = None) -> str:
+    """Run helm, which must work."""
+    command = [demo.tool("helm"), *map(str, words)]
+    done = subprocess.run(
+        command, env=environment or target().environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def install() -> None:
+    """Install this chart, or upgrade to it, as `make demo` does."""
+    with (LOGS / "e2e-install.log").open("a") as log:
+        demo.install_chart(log)
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Give helm's words for an older installation: the chart that came before, or else other values."""
+    folder = tmp_path_factory.mktemp("previous")
+    words = ["git", "archive", "--format=tar", f"--output={folder / 'chart.tar'}", PREVIOUS, "charts/bloomery"]
+    if subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode:
+        return [str(CHART), f"--values={VALUES}", "--set=operator.resources.requests.memory=97Mi"]
+    subprocess.run(["tar", "--extract", f"--file={folder / 'chart.tar'}", f"--directory={folder}"], check=True)
+    return [str(folder / "charts" / "bloomery"), f"--values={VALUES}"]
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    return digit_images({"null": 0}, each=1)["null"][0]
+
+
+@pytest.fixture(scope="module")
+def kubectl(make_namespace: Callable[[str], Kubectl], tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
+    """Give a namespace with a prepared Dataset and a service that answers."""
+    kubectl = make_namespace("e2e-install")
+    put_files(RAW, class_folders(digit_images(NAMES, each=60)))
+    put_files(MODEL, make_model(tmp_path_factory.mktemp("model") / "first"))
+    manifest = {
+        "apiVersion": "bloomery.dev/v1alpha1",
+        "kind": "Dataset",
+        "metadata": {"name": "digits"},
+        "spec": {"source": {"uri": RAW}},
+    }
+    assert kubectl.apply(manifest).returncode == 0
+    serve(kubectl, "shop", [variant("v1", 100, MODEL)])
+    kubectl.wait("dataset/digits", "Ready", seconds=120)
+    kubectl.wait("isvc/shop", "Ready", seconds=120)
+    return kubectl
+
+
+def children(kubectl: Kubectl) -> dict[str, str]:
+    """The uids of what the operator made, pods too: an upgrade replaces none of them."""
+    kinds = "jobs,deployments,pods,services,httproutes"
+    made = kubectl.get(kinds, "", "--selector=app.kubernetes.io/managed-by=bloomery")
+    return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["uid"] for item in made}
+
+
+@pytest.mark.feature("O1", "O4")
+def test_upgrades_lose_no_request_and_a_training_goes_on(
+    kubectl: Kubectl, system: Kubectl, previous: list[str], image: bytes
+) -> None:
+    where = (f"--namespace={SYSTEM}", "--wait", "--timeout=5m")
+    helm("upgrade", "--install", "bloomery", *previous, *where)
+    start(kubectl, "long", ENDLESS)
+    before = step(kubectl, "long", 10)
+    url = f"{gateway_address(system)}/{kubectl.namespace}/shop/predict"
+    load = Load(kubectl, "load-install").start(url, key=key_of(kubectl, "shop"), image=image, rate=30, count=100_000)
+    install()
+    after = step(kubectl, "long", before + 20)
+    # The chart that came before wrote its version on the store's pod, so this upgrade restarts the store: a training
+    # that could not save just then has gone on from its last checkpoint.
+    restarts = status_of(kubectl, "long").get("restarts", 0)
+    assert restarts <= 1
+    made = children(kubectl)
+    helm("upgrade", "bloomery", CHART, f"--values={VALUES}", "--set=operator.resources.requests.memory=97Mi", *where)
+    later = step(kubectl, "long", after + 20)
+    outcome = load.stop()
+
+    assert_nothing_lost(outcome)
+    assert outcome.requests > 300
+    assert made.items() <= children(kubectl).items()
+    kubectl("patch", "tj/long", "--type=merge", '--patch={"spec": {"stop": true}}')
+    reason, status = completed(kubectl, "long")
+    assert (reason, status.get("restarts", 0), status.get("preemptions", 0)) == ("Stopped", restarts, 0)
+    assert status["lastCheckpoint"]["step"] >= later
+    assert status["model"]["version"]
+
+
+@pytest.mark.feature("O1", "O3")
+def test_an_uninstall_leaves_what_people_made_and_a_new_installation_takes_it_up(
+    kubectl: Kubectl, system: Kubectl, image: bytes
+) -> None:
+    key, keys = key_of(kubectl, "shop"), system.secret("bloomery-storage-keys")
+    made = children(kubectl)
+    jobs = {item["metadata"]["name"]: item["status"]["phase"] for item in kubectl.get("tj")}
+    try:
+        helm("uninstall", "bloomery", f"--namespace={SYSTEM}", "--wait", "--timeout=3m")
+        eventually("the operator is gone", lambda: not system.get("pods"), seconds=60)
+        assert len(kubectl.get("dataset")) == 1 and len(kubectl.get("isvc")) == 1
+        assert {item["metadata"]["name"]: item["status"]["phase"] for item in kubectl.get("tj")} == jobs
+        assert children(kubectl) == made
+        assert len(system.get("pvc")) == 2
+        system("label", "--overwrite", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+    finally:
+        install()
+    assert system.secret("bloomery-storage-keys") == keys
+    eventually("the service answers again", lambda: answers(kubectl, image), seconds=120, interval=2)
+    kubectl.wait("isvc/shop", "Ready", seconds=60)
+    assert key_of(kubectl, "shop") == key
+    assert children(kubectl) == made
+    # A spec change of now is followed by the operator of now.
+    serve(kubectl, "shop", [variant("v1", 100, MODEL), variant("v2", 0, MODEL)])
+    kubectl.wait("isvc/shop", "Ready", seconds=120)
+    eventually("the second variant", lambda: len(kubectl.get("isvc", "shop")["status"]["variants"]) == 2, seconds=60)
+
+
+def answers(kubectl: Kubectl, image: bytes) -> bool:
+    try:
+        return ask(kubectl, "shop", image).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def team(make_namespace: Callable[[str], Kubectl], system: Kubectl, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give the environment of somebody whose only right is the role admin in a namespace.
+
+    The operator for the whole cluster rests meanwhile: two would work on the same objects.
+    """
+    kubectl = make_namespace(TEAM)
+    kubectl("create", "serviceaccount", "ana")
+    kubectl("create", "rolebinding", "ana", "--clusterrole=admin", f"--serviceaccount={TEAM}:ana")
+    config = yaml.safe_load(kubectl("config", "view", "--raw", "--minify", "--flatten"))
+    token = kubectl("create", "token", "ana", "--duration=1h").strip()
+    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    system("scale", "deployment/bloomery-operator", "--replicas=0")
+    try:
+        yield target().environment | {"KUBECONFIG": str(tmp_path / "kubeconfig")}
+    finally:
+        system("scale", "deployment/bloomery-operator", "--replicas=1")
+        system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
+
+
+@pytest.mark.feature("O1", "O3")
+def test_a_team_without_rights_in_the_cluster_installs_an_operator_of_its_own(
+    kubectl: Kubectl, team: dict[str, str], tmp_path: Path
+) -> None:
+    development: dict[str, Any] = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
+    values = {
+        "images": development["images"],
+        "operator": development["operator"],
+        "crds": {"install": False},
+        "namespaces": [TEAM],
+        # The store and MLflow that are there already.
+        "storage": {"bundled": False, "existingSecret": STORAGE_SECRET},
+        "mlflow": {"bundled": False},
+        "gateway": {"name": "bloomery", "namespace": SYSTEM, "publicURL": "http://127.0.0.1:30080"},
+        "networkPolicy": {"enabled": True},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    where = (f"--namespace={TEAM}", "--wait", "--timeout=2m")
+    helm("install", "bloomery", CHART, *where, f"--values={tmp_path / 'values.yaml'}", environment=team)
+    try:
+        mine = Kubectl(TEAM)
+        raw = {"uri": RAW}
+        dataset = {"apiVersion": "bloomery.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": "digits"}}
+        assert mine.apply(dataset | {"spec": {"source": raw}}).returncode == 0
+        mine.wait("dataset/digits", "Ready", seconds=120)
+        serve(mine, "shop", [variant("v1", 100, MODEL)])
+        mine.wait("isvc/shop", "Ready", seconds=120)
+        log = mine("logs", "deployment/bloomery-operator")
+        assert "Traceback" not in log and "forbidden" not in log.lower(), log[-4000:]
+        mine("delete", "dataset/digits", "isvc/shop")
+    finally:
+        helm("uninstall", "bloomery", f"--namespace={TEAM}", environment=team)

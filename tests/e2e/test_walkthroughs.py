@@ -1,0 +1,78 @@
+"""The walk-throughs of examples/: each page's commands as they stand, and what its user would look at."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from tests.documents import run_by
+from tests.e2e.photos import list_files, read_file, remove_files
+from tests.e2e.support import eventually
+from tests.e2e.walking import (
+    FLOWERS,
+    MODEL_FILES,
+    MakeNamespace,
+    complete,
+    labels,
+    nothing_is_left,
+    registered_version,
+    tensorboard_tags,
+    walking,
+)
+
+pytestmark = pytest.mark.extended
+
+
+@pytest.mark.feature("D2")
+@pytest.mark.feature("T2")
+@pytest.mark.feature("S2")
+def test_flowers_in_split_folders_become_a_labelled_version_and_a_service_that_names_unseen_ones(
+    make_namespace: MakeNamespace, tmp_path: Path
+) -> None:
+    kubectl, output = make_namespace("walk-inception-v3"), "s3://bloomery/output/flowers-inception-v3"
+    remove_files(output)
+    with walking("flowers-inception-v3", kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, ask, away)):
+        shell.run(images)
+        table = shell.run(apply)
+        job = kubectl.get("tj", "flowers-inception-v3")
+        classes = kubectl.get("dset", "flowers-split")["status"]["classes"]
+        answers = shell.run(ask)
+        files = list_files(output)
+        shell.run(away)
+    assert {c["name"]: (c["train"], c["validation"]) for c in classes} == dict.fromkeys(FLOWERS, (40, 10))
+    assert (complete(job)["reason"], job["status"]["progress"]["steps"]) == ("Trained", "120/120")
+    version = registered_version(job["status"]["model"])
+    assert {tag["key"]: tag["value"] for tag in version["tags"]}["bloomery.dev/version-label"] == "1.0"
+    assert version["status"] == "READY"
+    assert "v1=100" in table
+    assert labels(answers) == FLOWERS
+    assert files >= MODEL_FILES
+    eventually("nothing is left", lambda: nothing_is_left(kubectl), seconds=90)
+
+
+@pytest.mark.feature("D2")
+@pytest.mark.feature("T7")
+@pytest.mark.feature("T8")
+def test_flowers_beside_text_files_are_trained_for_as_long_as_they_may_with_a_tensorboard_and_served(
+    make_namespace: MakeNamespace, tmp_path: Path
+) -> None:
+    kubectl, output = make_namespace("walk-resnet50"), "s3://bloomery/output/flowers-resnet50"
+    remove_files(output)
+    with walking("flowers-resnet50", kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, ask, away)):
+        shell.run(images)
+        shell.run(apply)
+        job = kubectl.get("tj", "flowers-resnet50")
+        curves = tensorboard_tags(kubectl, "flowers-resnet50")
+        answers = shell.run(ask)
+        predictions = list(csv.DictReader(io.StringIO(read_file(output, "predictions.csv").decode())))
+        files = list_files(output)
+        shell.run(away)
+    assert complete(job)["reason"] == "TrainingTimeReached"
+    assert "train/loss" in curves
+    assert labels(answers) == FLOWERS
+    assert files >= MODEL_FILES
+    assert len(predictions) == 50
+    eventually("nothing is left", lambda: nothing_is_left(kubectl), seconds=90)

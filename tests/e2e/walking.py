@@ -1,0 +1,76 @@
+"""What the walk-throughs of examples/ have in common: a page's commands as they stand, and what users look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dev import demo
+from dev.paths import LOGS, ROOT
+from tests.documents import Block
+from tests.e2e.shell import Shell
+from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl, eventually
+
+FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
+MODEL_FILES = {"model/model.onnx", "model/labels.txt", "model/state.pt", "predictions.csv", "report.html", "train.log"}
+MakeNamespace = Callable[[str], Kubectl]
+
+
+@contextmanager
+def walking(example: str, kubectl: Kubectl, folder: Path, commands: list[Block]) -> Iterator[tuple[Shell, list[Block]]]:
+    """A shell as the page asks for it, where the repository's root would be, and those commands that are on it."""
+    (folder / "examples").symlink_to(ROOT / "examples")
+    keys = kubectl.secret(STORAGE_SECRET)
+    with (LOGS / "e2e-store.log").open("a") as log, demo.reachable(keys["AWS_ENDPOINT_URL"], log) as endpoint:
+        path = f"{Path(sys.executable).parent}:{Shell.of(kubectl.namespace, folder).environment['PATH']}"
+        shell = Shell.of(kubectl.namespace, folder, **keys | {"AWS_ENDPOINT_URL": endpoint, "PATH": path})
+        yield shell, [block for block in commands if block.page == f"examples/{example}/README.md"]
+
+
+def labels(said: str) -> list[str]:
+    """The labels of the answers, which come after what draw.py says."""
+    return [json.loads(line)["label"] for line in said.splitlines()[1:]]
+
+
+def nothing_is_left(kubectl: Kubectl) -> bool:
+    kinds = "dset,tj,isvc,jobs,deployments,services,httproutes,hpa,pdb,pods"
+    return not kubectl.run("get", kinds, "--output=name").stdout.strip()
+
+
+def complete(manifest: dict[str, Any]) -> dict[str, str]:
+    return next(c for c in manifest["status"]["conditions"] if c["type"] == "Complete")
+
+
+def mlflow(question: str, **query: str) -> dict[str, Any]:
+    """What MLflow answers to a question of its REST API, such as ``runs/get``."""
+    server = f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"
+    with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(server, log) as address:
+        answer = httpx.get(f"{address}/api/2.0/mlflow/{question}", params=query, timeout=30)
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
+def registered_version(model: dict[str, Any]) -> dict[str, Any]:
+    """What MLflow's registry knows of a job's model."""
+    found: dict[str, Any] = mlflow("model-versions/get", name=model["name"], version=model["version"])["model_version"]
+    return found
+
+
+def tensorboard_tags(kubectl: Kubectl, job: str) -> set[str]:
+    """The names of the curves that a job's TensorBoard shows."""
+    kubectl("rollout", "status", f"deployment/{job}-tensorboard", "--timeout=90s")
+    address = f"http://{job}-tensorboard.{kubectl.namespace}.svc.cluster.local:6006"
+    with (LOGS / "e2e-tensorboard.log").open("a") as log, demo.reachable(address, log) as board:
+
+        def tags() -> set[str]:
+            found = httpx.get(f"{board}/data/plugin/scalars/tags", timeout=10).json()
+            return {tag for run in found.values() for tag in run}
+
+        found: set[str] = eventually("the curves", tags, seconds=60)
+        return found

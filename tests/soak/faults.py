@@ -1,0 +1,92 @@
+"""What goes wrong meanwhile: pods and the operator are killed, MLflow and the object store are away for a while."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from tests.e2e.support import Kubectl, OperatorKiller, eventually
+from tests.soak.gauges import Record, running_pods
+
+OPERATOR = "app.kubernetes.io/component=operator"
+OUTAGES = {"MLflow": "bloomery-mlflow", "the object store": "bloomery-storage"}
+LIMIT = 600.0
+"""Seconds in which what was taken down or killed must be back: MLflow takes minutes to start on a busy machine."""
+
+
+class Faults:
+    """One fault at a time, in an order told by a seed; each is over before the next begins."""
+
+    def __init__(
+        self, seed: int, system: Kubectl, kubectl: Kubectl, servers: str, record: Record, stop: threading.Event
+    ) -> None:
+        self._order = random.Random(seed)
+        # Of its own: which pods there are to choose from is not told by the seed, and must not change the order.
+        self._chance = random.Random(seed)
+        self._system = system
+        self._kubectl = kubectl
+        self._servers = servers
+        self._record = record
+        self._stop = stop
+
+    def work(self, *, spare_operator_after: float) -> None:
+        """Go on until told to stop; before that time (of time.monotonic()) the operator is killed between any two."""
+        everything: list[Callable[[], None]] = [partial(self._take_down, which) for which in OUTAGES]
+        everything += [self._kill_worker, self._kill_server] * 2
+        while not self._stop.is_set():
+            for fault in self._order.sample(everything, len(everything)):
+                if time.monotonic() < spare_operator_after:
+                    self._kill_operator()
+                if self._stop.wait(self._order.uniform(5, 20)):
+                    return
+                fault()
+
+    def _kill_operator(self) -> None:
+        with self._record.fault("the operator was killed"):
+            with OperatorKiller(self._system, every=6) as killer:
+                self._stop.wait(20)
+            self._record.count("operatorKills", killer.kills)
+
+    def _kill_worker(self) -> None:
+        """Kill a pod that prepares, trains or registers, if there is one."""
+        pods = running_pods(self._kubectl, "app.kubernetes.io/name in (prepare,train,register)")
+        if pods:
+            with self._record.fault("a working pod was killed"):
+                self._kill(self._chance.choice(pods))
+                self._record.count("workerKills")
+
+    def _kill_server(self) -> None:
+        """Kill the younger pod of the service that is under load: the elder is watched over the whole time."""
+        with self._record.fault("a pod of the service under load was killed"):
+            younger = running_pods(self._kubectl, self._servers)[-1]
+            self._kill(younger)
+            self._record.count("serverKills")
+
+            def is_whole() -> bool:
+                return len(set(running_pods(self._kubectl, self._servers, ready=True)) - {younger}) == 2
+
+            eventually("two pods serve again", is_whole, seconds=LIMIT, interval=2)
+
+    def _kill(self, pod: str) -> None:
+        """Ask it to go, or end it at once."""
+        how = self._chance.choice(([], ["--grace-period=0", "--force"]))
+        # It may have ended meanwhile.
+        self._kubectl.run("delete", "pod", pod, "--wait=false", *how, check=False)
+
+    def _take_down(self, which: str) -> None:
+        deployment = f"deployment/{OUTAGES[which]}"
+        seconds = self._chance.uniform(8, 20)
+        with self._record.fault(f"{which} was away"):
+            try:
+                self._system("scale", deployment, "--replicas=0")
+                selector = f"app.kubernetes.io/component={OUTAGES[which].removeprefix('bloomery-')}"
+                pods = partial(self._system.get, "pods", "", f"--selector={selector}")
+                eventually(f"{which} is gone", lambda: not pods(), seconds=LIMIT, interval=1)
+                self._stop.wait(seconds)
+            finally:
+                self._system("scale", deployment, "--replicas=1")
+            self._system("rollout", "status", deployment, f"--timeout={LIMIT:.0f}s")
+            self._record.count("outages")

@@ -1,0 +1,245 @@
+"""What the soak reads: what was done and when, what processes hold, who is whose child, what the operator logged."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dev import demo
+from dev.paths import target
+from tests.e2e.support import Kubectl
+
+OWNERS = "datasets,trainingjobs,inferenceservices"
+MORE_FILES, MORE_THREADS = 10, 8
+"""What a process may have at the end beyond the start: connections kept alive, a pool of threads not used before."""
+MORE_MEMORY, ENOUGH_SAMPLES = 0.15, 12
+"""The growth from which on it is a leak, and the samples that tell growth from noise."""
+CHILDREN = (
+    "jobs,pods,deployments,replicasets,services,endpointslices,configmaps,secrets,"
+    "httproutes,horizontalpodautoscalers,poddisruptionbudgets"
+)
+
+# The operator's /metrics say nothing of its process, so it is read where ps reads it, in the container.
+_READ_PROCESSES = """
+import json, os
+memory = files = threads = 0
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if int(pid) != os.getpid():
+        status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
+        memory += int(status.get("VmRSS", "0 kB").split()[0]) / 1024
+        files += len(os.listdir(f"/proc/{pid}/fd"))
+        threads += int(status["Threads"])
+print(json.dumps({"memory": round(memory, 1), "files": files, "threads": threads}))
+"""
+_READ_METRICS = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/metrics').read().decode())"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a pod's processes hold: resident MiB, open files, threads."""
+
+    memory: float
+    files: int
+    threads: int
+
+
+@dataclass
+class Record:
+    """What was done, how long things took, what went wrong; users and faults write it side by side."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    problems: list[str] = field(default_factory=list)
+    faults: list[tuple[float, float, str]] = field(default_factory=list)
+    """From when until when (as time.time() has it), and what."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, what: str, number: int = 1) -> None:
+        with self._lock:
+            self.counts[what] += number
+
+    def took(self, what: str, seconds: float) -> None:
+        with self._lock:
+            self.seconds[what].append(seconds)
+
+    def problem(self, sentence: str) -> None:
+        with self._lock:
+            self.problems.append(sentence)
+        print(f"        WRONG: {sentence}", flush=True)
+
+    def meanwhile(self, moment: float) -> str:
+        """What was being done to the system at a moment, or shortly before."""
+        return ", ".join(what for began, ended, what in self.faults if began <= moment <= ended + 15) or "no fault"
+
+    def percentiles(self) -> dict[str, dict[str, float]]:
+        """How long each thing took, in seconds."""
+        return {
+            what: {
+                "count": len(taken),
+                "p50": round(statistics.median(taken), 1),
+                "p95": round(sorted(taken)[round(0.95 * (len(taken) - 1))], 1),
+            }
+            for what, taken in self.seconds.items()
+        }
+
+    @contextmanager
+    def fault(self, what: str) -> Iterator[None]:
+        """Note when something was done to the system, until it had come back."""
+        began = time.time()
+        try:
+            yield
+        except Exception as error:  # whatever it is, it is to be told, and not to end the faults unseen
+            self.problem(f"{what}: {error!r}")
+        finally:
+            with self._lock:
+                self.faults.append((began, time.time(), what))
+
+
+def usage_of(kubectl: Kubectl, pod: str) -> Usage | None:
+    """What a pod's processes hold; None where it is gone or about to go."""
+    done = kubectl.run("exec", pod, "--", "python", "-c", _READ_PROCESSES, check=False)
+    return Usage(**json.loads(done.stdout)) if done.returncode == 0 else None
+
+
+class Watched:
+    """What the eldest pod of a kind holds over time; another in its place begins anew."""
+
+    def __init__(self, kubectl: Kubectl, what: str, selector: str) -> None:
+        self.what = what
+        self._kubectl = kubectl
+        self._selector = selector
+        self._samples: list[tuple[str, Usage]] = []
+
+    def read(self) -> Usage | None:
+        """Take a sample; None where there is no pod."""
+        eldest = running_pods(self._kubectl, self._selector)[:1]
+        usage = usage_of(self._kubectl, eldest[0]) if eldest else None
+        if usage is not None:
+            self._samples.append((eldest[0], usage))
+        return usage
+
+    @property
+    def life(self) -> list[Usage]:
+        """The samples of the last pod."""
+        return [usage for pod, usage in self._samples if pod == self._samples[-1][0]]
+
+    @property
+    def growth(self) -> float | None:
+        """The share by which its memory grew from the second to the last quarter of its life; None if that was short.
+
+        The first quarter does not count: a process warms up.
+        """
+        memory, quarter = [usage.memory for usage in self.life], len(self.life) // 4
+        if len(memory) < ENOUGH_SAMPLES:
+            return None
+        before, after = statistics.median(memory[quarter : 2 * quarter]), statistics.median(memory[-quarter:])
+        return round(after / before - 1, 3)
+
+    def figures(self) -> dict[str, Any]:
+        """The first, the middle and the last sample, and what was watched of the last pod."""
+        chosen = {"start": 0, "middle": len(self._samples) // 2, "end": -1}
+        samples = {name: asdict(self._samples[at][1]) for name, at in chosen.items()}
+        return samples | {"samplesOfLastPod": len(self.life), "growth": self.growth}
+
+    def leaks(self) -> list[str]:
+        """What it holds at the end that it should not, in sentences."""
+        first, last = self._samples[0][1], self._samples[-1][1]
+        found = []
+        if self.growth is not None and self.growth > MORE_MEMORY:
+            found.append(f"memory of {self.what} grew by {self.growth:.0%}, to {last.memory:.0f} MiB")
+        if last.files > first.files + MORE_FILES:
+            found.append(f"{self.what} had {first.files} open files at the start and has {last.files}")
+        if last.threads > first.threads + MORE_THREADS:
+            found.append(f"{self.what} had {first.threads} threads at the start and has {last.threads}")
+        return found
+
+
+def running_pods(kubectl: Kubectl, selector: str, *, ready: bool = False) -> list[str]:
+    """Names of pods that run, or even are ready, and are not being deleted; the eldest first."""
+
+    def counts(pod: dict[str, Any]) -> bool:
+        is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+        is_running = pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        return is_running and (is_ready or not ready)
+
+    pods = [pod["metadata"] for pod in kubectl.get("pods", "", f"--selector={selector}") if counts(pod)]
+    return [pod["name"] for pod in sorted(pods, key=lambda pod: (pod["creationTimestamp"], pod["name"]))]
+
+
+def restarts(kubectl: Kubectl, selector: str) -> int:
+    """How often containers ended by themselves and were started again."""
+    pods = kubectl.get("pods", "", f"--selector={selector}")
+    return sum(status["restartCount"] for pod in pods for status in pod["status"].get("containerStatuses", []))
+
+
+def count_objects(kubectl: Kubectl, kinds: str) -> Counter[str]:
+    """How many objects of each kind there are."""
+    return Counter(item["kind"] for item in kubectl.get(kinds))
+
+
+def orphans(kubectl: Kubectl) -> list[str]:
+    """Objects whose owners are all gone, and those that the operator made and nobody owns."""
+    items = kubectl.get(f"{OWNERS},{CHILDREN}")
+    there = {item["metadata"]["uid"] for item in items}
+    owners = set(OWNERS.split(","))
+
+    def is_orphan(item: dict[str, Any]) -> bool:
+        metadata = item["metadata"]
+        ours = metadata.get("labels", {}).get("app.kubernetes.io/managed-by") == "bloomery"
+        named = [reference["uid"] for reference in metadata.get("ownerReferences", [])]
+        return not there & set(named) if named else ours and f"{item['kind'].lower()}s" not in owners
+
+    return [f"{item['kind']} {item['metadata']['name']}" for item in items if is_orphan(item)]
+
+
+def operator_metric(system: Kubectl, pod: str, name: str) -> float:
+    """The sum of one of the operator's metrics over its labels."""
+    lines = system("exec", pod, "--", "python", "-c", _READ_METRICS).splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+
+
+class Logs:
+    """Follows the log of every pod of a kind into a file, as a killed pod's log goes with it."""
+
+    def __init__(self, kubectl: Kubectl, selector: str, folder: Path) -> None:
+        self._kubectl = kubectl
+        self._selector = selector
+        self._folder = folder
+        self._following: dict[str, subprocess.Popen[bytes]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+
+    def follow(self) -> None:
+        """Begin with the pods that are new; to be called more often than pods come and go."""
+        for pod in running_pods(self._kubectl, self._selector):
+            if pod not in self._following:
+                words = [demo.tool("kubectl"), f"--namespace={self._kubectl.namespace}", "logs", "--follow", pod]
+                since = [] if self._following else ["--since=1s"]
+                with (self._folder / f"{pod}.log").open("wb") as file:
+                    environment = target().environment
+                    process = subprocess.Popen([*words, *since], stdout=file, stderr=file, env=environment)
+                self._following[pod] = process
+
+    def close(self) -> None:
+        for process in self._following.values():
+            process.terminate()
+            process.wait()
+
+    def tracebacks(self) -> list[str]:
+        """The last line of each traceback, which says what was raised."""
+        found = []
+        for path in sorted(self._folder.glob("*.log")):
+            for part in path.read_text(errors="replace").split("Traceback (most recent call last):")[1:]:
+                raised = (line for line in part.splitlines()[1:] if line and not line.startswith(" "))
+                found.append(next(raised, "cut off"))
+        return found

@@ -1,0 +1,196 @@
+"""Users at work: each makes a Dataset, a TrainingJob and a service, changes them, asks, deletes them, begins anew."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from typing import Any
+
+import httpx
+
+from dev.paths import LOGS
+from tests.e2e.photos import class_folders, digit_images, put_files
+from tests.e2e.support import Kubectl, eventually
+from tests.soak.gauges import CHILDREN, Record
+
+RAW = "s3://bloomery/raw/soak"
+MODEL = "soak"
+CLASSES = {"null": 0, "eins": 1, "美食/凉皮": 2}
+CUT_SHORT = 0.25
+"""The share of lives that end in the middle of whatever is going on."""
+SUSPENDED = 0.3
+"""The share of trainings that are suspended once."""
+LIMIT = 600.0
+"""Seconds that anything may take: a busy machine, an outage and two killed pods in a row fit in it."""
+_KIND = {"Dataset": "dataset", "TrainingJob": "tj", "InferenceService": "isvc"}
+
+
+def put_images() -> bytes:
+    """Write the images that all Datasets read; return one more to ask about."""
+    images = digit_images(CLASSES, each=60)
+    put_files(RAW, class_folders(images))
+    return images["eins"][0]
+
+
+def manifests(name: str, *, replicas: int = 1) -> list[dict[str, Any]]:
+    """From images to predictions: what a user applies at once."""
+    training = {
+        "datasets": [{"name": name}],
+        "preset": "mobilenet-v3-small",
+        "hyperparameters": {"batchSize": 16, "imageSize": 32, "horizontalFlip": False, "maxSteps": 40},
+        "checkpoint": {"every": "10steps"},
+        "resources": {"requests": {"cpu": "200m", "memory": "600Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
+        "output": {"registeredModel": MODEL},
+    }
+    serving = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
+    variant = {"name": "v1", "model": {"trainingJob": name}, "weight": 100, "resources": serving}
+    preparing = {"requests": {"cpu": "200m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
+    specs = {
+        "Dataset": {"source": {"uri": RAW}, "split": {"validation": 0.3}, "resources": preparing},
+        "TrainingJob": training,
+        "InferenceService": {"replicas": replicas, "variants": [variant]},
+    }
+    head = {"apiVersion": "bloomery.dev/v1alpha1", "metadata": {"name": name}}
+    return [{**head, "kind": kind, "spec": spec} for kind, spec in specs.items()]
+
+
+class User:
+    """One user, whose lives are told by a seed; what a life finds wrong goes to the record."""
+
+    def __init__(self, letter: str, seed: int, kubectl: Kubectl, record: Record, image: bytes) -> None:
+        self._letter = letter
+        self._random = random.Random(f"{seed}{letter}")
+        self._kubectl = kubectl
+        self._record = record
+        self._image = image
+
+    def work(self, stop: threading.Event) -> None:
+        """One life after another; the last is lived to its end."""
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = f"{self._letter}{number}"
+            try:
+                self.create(name)
+                if self._random.random() < CUT_SHORT:
+                    stop.wait(self._random.uniform(2, 60))
+                else:
+                    self._live(name)
+                self.delete(name)
+            except Exception as error:  # whatever it is, it is to be told, and not to end the user unseen
+                self._record.problem(f"{name}: {error!r}")
+                self._keep(name)
+                self._kubectl.run("delete", *self._all_three(name), "--ignore-not-found", "--wait=false", check=False)
+
+    def create(self, name: str, *, replicas: int = 1) -> None:
+        for manifest in manifests(name, replicas=replicas):
+            done = self._kubectl.apply(manifest)
+            assert done.returncode == 0, done.stderr
+            self._record.count("created")
+
+    def _live(self, name: str) -> None:
+        began: float | None = time.monotonic()
+        if self._random.random() < SUSPENDED:
+            self._suspend_for_a_while(name)
+            began = None  # how long that took says nothing of others
+        self.see_through(name, began)
+        for _ in range(self._random.randint(1, 3)):
+            edit = self._random.choice((self._rename, self._scale, self._pause, self._exclude))
+            edit(name)
+        self.ask(name)
+
+    def see_through(self, name: str, began: float | None = None) -> None:
+        """Wait until all three are where they should end; note how long it took since they were applied."""
+        for kind, condition in (("Dataset", "Ready"), ("TrainingJob", "Complete"), ("InferenceService", "Ready")):
+            self._reach(kind, name, condition)
+            if began is not None:
+                self._record.took(f"{kind} {condition}", time.monotonic() - began)
+        registered = lambda: self._status("TrainingJob", name).get("model", {}).get("version")  # noqa: E731
+        eventually(f"the model of {name} is registered", registered, seconds=LIMIT, interval=2)
+
+    def ask(self, name: str) -> None:
+        """Ask by the gateway, with the key: the answer must come from the model that was just trained."""
+        status = self._status("InferenceService", name)
+        key = self._kubectl.secret(status["apiKeySecret"])["default"]
+        headers = {"authorization": key, "content-type": "image/png"}
+        answer = httpx.post(f"{status['url']}/predict", content=self._image, headers=headers, timeout=60)
+        assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
+        assert answer.json()["label"] in CLASSES, answer.text[:200]
+        trained = self._status("TrainingJob", name)["model"]["digest"]
+        served = answer.headers["x-model-digest"]
+        assert served == trained, f"it serves {served}, and {trained} was trained"
+
+    def delete(self, name: str) -> None:
+        """Delete all three, in any order; nothing of theirs may stay."""
+        words = self._all_three(name)
+        self._kubectl("delete", *words, "--ignore-not-found", "--wait=false")
+        self._record.count("deleted", len(words))
+
+        def left() -> list[str]:
+            return self._kubectl("get", CHILDREN, f"--selector=app.kubernetes.io/instance={name}", "-oname").split()
+
+        try:
+            eventually(f"nothing is left of {name}", lambda: not left(), seconds=LIMIT, interval=3)
+        except AssertionError:
+            self._record.problem(f"{name} was deleted, and left {', '.join(left())}")
+
+    def _keep(self, name: str) -> None:
+        """What there is of all three, for who looks into it later."""
+        done = self._kubectl.run("get", *self._all_three(name), "--output=yaml", check=False)
+        of_name = f"--selector=app.kubernetes.io/instance={name}"
+        pods = self._kubectl.run("describe", "pods,jobs,deployments", of_name, check=False)
+        (LOGS / "soak" / f"{name}.yaml").write_text(done.stdout + pods.stdout, encoding="utf-8")
+
+    def _all_three(self, name: str) -> list[str]:
+        return self._random.sample([f"{kind}/{name}" for kind in _KIND.values()], len(_KIND))
+
+    def _rename(self, name: str) -> None:
+        self._patch("InferenceService", name, {"displayName": f"number {self._random.randint(0, 10**6)}"})
+        self._reach("InferenceService", name, "Ready")
+
+    def _scale(self, name: str) -> None:
+        for replicas in (2, 1):
+            self._patch("InferenceService", name, {"replicas": replicas})
+            self._reach("InferenceService", name, "Ready")
+
+    def _pause(self, name: str) -> None:
+        self._patch("InferenceService", name, {"stopped": True})
+        stopped = lambda: self._status("InferenceService", name)["phase"] == "Stopped"  # noqa: E731
+        eventually(f"{name} is stopped", stopped, seconds=LIMIT, interval=2)
+        self._patch("InferenceService", name, {"stopped": False})
+        self._reach("InferenceService", name, "Ready")
+
+    def _exclude(self, name: str) -> None:
+        """A new version of the images; what was trained on the old one stays."""
+        self._patch("Dataset", name, {"exclude": [f"null/{self._random.randint(0, 59)}.png"]})
+        self._reach("Dataset", name, "Ready")
+
+    def _suspend_for_a_while(self, name: str) -> None:
+        """Suspend a training, wherever it is, and let it go on; it may have ended before."""
+        time.sleep(self._random.uniform(0, 45))
+        self._patch("TrainingJob", name, {"suspend": True})
+        self._reach("TrainingJob", name, "Suspended", "Complete")
+        self._patch("TrainingJob", name, {"suspend": False})
+
+    def _patch(self, kind: str, name: str, spec: dict[str, Any]) -> None:
+        self._kubectl("patch", _KIND[kind], name, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+        self._record.count("edited")
+
+    def _status(self, kind: str, name: str) -> dict[str, Any]:
+        status: dict[str, Any] = self._kubectl.get(_KIND[kind], name).get("status", {})
+        return status
+
+    def _reach(self, kind: str, name: str, *wanted: str) -> None:
+        """Wait until one of the conditions holds of the spec as it is now; an object that failed never comes there."""
+
+        def reached() -> bool:
+            item = self._kubectl.get(_KIND[kind], name)
+            status = item.get("status", {})
+            conditions = status.get("conditions", [])
+            is_seen = status.get("observedGeneration") == item["metadata"]["generation"]
+            assert status.get("phase") != "Failed" or not is_seen, f"{kind} failed: {json.dumps(conditions)}"
+            return is_seen and any(c["type"] in wanted and c["status"] == "True" for c in conditions)
+
+        eventually(f"{kind} {name} is {' or '.join(wanted)}", reached, seconds=LIMIT, interval=1.5)

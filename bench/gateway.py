@@ -1,0 +1,94 @@
+"""What the gateway adds to a request: the same load from a pod, straight to the model server and through the gateway.
+
+Runs on the cluster of `make cluster` with Bloomery installed, in a namespace of its own that goes with it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.serving import MODELS, write_bodies, write_models
+from tests.e2e.load import Load
+from tests.e2e.photos import put_files
+from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl
+
+NAMESPACE = "bench-gateway"
+STORE = "s3://bloomery/models/bench-gateway"
+ROUNDS = 3
+RATE, COUNT = 20.0, 400
+"""Requests a second and in a round: too few to wait for each other, so that only the way is measured."""
+
+
+def prepare(folder: Path) -> tuple[Kubectl, bytes]:
+    """Serve a small network without a key; return where, and the JPEG to send."""
+    name = "mobilenet-v3"
+    models, bodies = write_models(folder), write_bodies(folder)
+    put_files(STORE, {path.name: path.read_bytes() for path in models[name].iterdir()})
+    kubectl = Kubectl(NAMESPACE)
+    kubectl.run("create", "namespace", NAMESPACE, check=False)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": STORAGE_SECRET}}
+    kubectl.apply(secret | {"stringData": Kubectl("default").secret(STORAGE_SECRET)})
+    kubectl.apply(
+        {
+            "apiVersion": "bloomery.dev/v1alpha1",
+            "kind": "InferenceService",
+            "metadata": {"name": "way"},
+            "spec": {"auth": "None", "variants": [{"name": "v1", "model": {"uri": STORE}, "weight": 100}]},
+        }
+    )
+    kubectl.wait("isvc/way", "Ready", seconds=120)
+    return kubectl, bodies["raw"][0].read_bytes()
+
+
+def ways(kubectl: Kubectl) -> dict[str, str]:
+    """The two addresses, as a pod has them."""
+    selector = f"--selector=gateway.envoyproxy.io/owning-gateway-namespace={SYSTEM}"
+    services = json.loads(kubectl("get", "services", "--all-namespaces", selector, "--output=json"))["items"]
+    gateway = services[0]["metadata"]
+    revision = kubectl.get("isvc", "way")["status"]["variants"][0]["revision"]
+    return {
+        "straight": f"http://{revision}.{NAMESPACE}.svc/predict",
+        "gateway": f"http://{gateway['name']}.{gateway['namespace']}.svc/{NAMESPACE}/way/predict",
+    }
+
+
+def measure(kubectl: Kubectl, image: bytes) -> dict[str, Any]:
+    """Ask both ways by turns; return the medians in milliseconds, and what the gateway adds."""
+    runs: dict[str, list[tuple[float, float]]] = {"straight": [], "gateway": []}
+    for number in range(ROUNDS):
+        for way, url in ways(kubectl).items():
+            load = Load(kubectl, f"load-{way}-{number}").start(url, key="", image=image, rate=RATE, count=COUNT)
+            outcome = load.end(seconds=COUNT / RATE + 120)
+            if outcome.wrong:
+                raise SystemExit(f"{way}: {outcome.wrong_count} of {outcome.requests} failed: {outcome.wrong[0]}")
+            runs[way].append((outcome.p50 * 1000, outcome.p99 * 1000))
+        print(f"  round {number + 1} of {ROUNDS}", flush=True)
+    found: dict[str, Any] = {
+        way: {"p50": round(statistics.median(p50 for p50, _ in each), 2),
+              "p99": round(statistics.median(p99 for _, p99 in each), 2)}
+        for way, each in runs.items()
+    }  # fmt: skip
+    found["added"] = {p: round(found["gateway"][p] - found["straight"][p], 2) for p in ("p50", "p99")}
+    return found
+
+
+def main() -> None:
+    """Measure on the cluster, and leave nothing there."""
+    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
+        try:
+            kubectl, image = prepare(Path(folder))
+            found = measure(kubectl, image)
+        finally:
+            Kubectl("default").run("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+    for way in ("straight", "gateway", "added"):
+        print(f"{way:10} p50 {found[way]['p50']:7.2f} ms   p99 {found[way]['p99']:7.2f} ms")
+    print(json.dumps(found | {"model": MODELS["mobilenet-v3"]}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""What the operators' benchmark looks at: processes, calls of the API server, and when objects are as wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.component.conftest import ApiServer
+
+Manifest = dict[str, Any]
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """An operator that runs, and what it takes of the machine."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start it at once."""
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, env={**os.environ, **environment}, stdout=output, stderr=output, cwd=log.parent
+            )
+        self._log = log
+
+    def check(self) -> None:
+        """Fail in its own words if it has ended."""
+        if self._process.poll() is not None:
+            raise SystemExit(f"{self._log.stem} ended: {self._log.read_text()[-2000:]}")
+
+    def peak_mib(self) -> float:
+        """Return the most memory that it ever had resident (proc(5), VmHWM)."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it took so far (proc(5), stat: utime and stime)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(20)
+        self._process.kill()
+        self._process.wait()
+
+
+class Calls:
+    """The API server's audit log: every call, and whose it was."""
+
+    def __init__(self, log: Path) -> None:
+        """Read the log from where it is now."""
+        self._log = log
+
+    def mark(self) -> int:
+        """Return a point in time, to count from."""
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def since(self, mark: int, home: str) -> Counter[str]:
+        """Return the calls by a namespace's accounts since then: verb and resource, and the code where it failed."""
+        found: Counter[str] = Counter()
+        group = f"system:serviceaccounts:{home}"
+        with self._log.open("rb") as log:
+            log.seek(mark)
+            for line in log:
+                event = json.loads(line)
+                if group not in event["user"].get("groups", ()) or event["stage"] != "ResponseComplete":
+                    continue
+                target = event.get("objectRef", {})
+                parts = [event["verb"], target.get("resource", event["requestURI"]), target.get("subresource", "")]
+                code = event["responseStatus"].get("code", 200)
+                found[" ".join([*filter(None, parts), *([str(code)] if code >= 400 else [])])] += 1
+        return found
+
+
+class Watch:
+    """Follows a kind in a namespace, and notes when each object first was as wanted."""
+
+    def __init__(
+        self, server: ApiServer, path: str, wanted: Callable[[Manifest], bool] = bool, *, selector: str = ""
+    ) -> None:
+        """Follow from now on, what is there already included."""
+        self._server = server
+        self._path = path
+        self._wanted = wanted
+        self._selector = selector
+        self._times: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._failure: Exception | None = None
+        self._closing = False
+
+    @property
+    def count(self) -> int:
+        """How many objects have been as wanted so far."""
+        return len(self._times)
+
+    def wait_for(self, count: int, *, seconds: float, process: Process) -> float:
+        """Wait until so many objects have been as wanted; return when the last of them was, by the monotonic clock."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self.count < count:
+                process.check()
+                if self._failure is not None:
+                    raise SystemExit(f"the watch of {self._path} ended: {self._failure!r}")
+                if time.monotonic() > end:
+                    raise SystemExit(f"{self._path}: {self.count} of {count} as wanted within {seconds:.0f} s")
+                self._changed.wait(1.0)
+            return max(self._times.values())
+
+    def next_change(self, name: str, *, since: float, seconds: float) -> float:
+        """Wait until an object was seen as wanted after a moment; return in how many seconds after it that was."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._times.get(name, 0.0) < since:
+                if time.monotonic() > end:
+                    raise SystemExit(f"{self._path}/{name} did not change within {seconds:.0f} s")
+                self._changed.wait(end - time.monotonic())
+            return self._times[name] - since
+
+    def want_anew(self, name: str, wanted: Callable[[Manifest], bool]) -> None:
+        """Want something else from now on, of one object that was as wanted before."""
+        with self._changed:
+            self._times.pop(name, None)
+            self._wanted = wanted
+
+    @contextmanager
+    def following(self) -> Iterator[Watch]:
+        """Follow for the length of the block."""
+        thread = threading.Thread(target=self._follow, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._closing = True
+
+    def _follow(self) -> None:
+        query = {"watch": "true", "labelSelector": self._selector, "timeoutSeconds": "3600"}
+        try:
+            with self._server.http() as client, client.stream("GET", self._path, params=query, timeout=None) as answer:
+                answer.raise_for_status()
+                for line in answer.iter_lines():
+                    if self._closing:
+                        return
+                    self._take(json.loads(line))
+        except httpx.HTTPError as error:
+            self._failure = error
+
+    def _take(self, event: Manifest) -> None:
+        manifest = event["object"]
+        with self._changed:
+            name = manifest["metadata"]["name"]
+            if event["type"] in ("ADDED", "MODIFIED") and name not in self._times and self._wanted(manifest):
+                self._times[name] = time.monotonic()
+                self._changed.notify_all()

@@ -6,7 +6,7 @@ DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
 
-.PHONY: help demo test test-all test-unit test-component test-e2e features bench-training lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e features reference soak bench-training bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -31,16 +31,28 @@ test-component: venv binaries ## the operator and the kinds against a real API s
 test-e2e: venv cluster ## real pods on the cluster
 	@$(PYTEST) tests/e2e
 
+soak: venv cluster ## churn, kills and outages for MINUTES=30; fails where something leaks or is lost; the last line is one JSON object
+	@$(VENV)/python -m tests.soak
+
 features: venv ## what users can do, and the tests that show it; fails where there is none
 	@$(VENV)/python -m tests.features
+
+reference: venv ## write docs/reference.md anew from crds/
+	@$(VENV)/python -m tests.reference
 
 bench-training: venv ## measure datasets and training, side by side; the last line is one JSON object
 	@$(VENV)/python -m bench.training
 
+bench-serving: venv ## measure the model server beside its peers; the last line is one JSON object (needs wrk)
+	@$(VENV)/python -m bench.serving
+
+bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 services beside Kubeflow's; the last line is one JSON object
+	@$(VENV)/python -m bench.scale
+
 lint: venv binaries ## ruff, mypy, import-linter, helm lint
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p dev
+	@$(VENV)/mypy -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev
 	@$(VENV)/lint-imports
 	@.dev/bin/helm lint charts/bloomery --strict --quiet
 
@@ -58,16 +70,23 @@ binaries: ## build only Kubernetes, kubectl and helm
 
 venv: .venv/.complete ## the development environment
 
-.venv/.complete: requirements-dev.txt operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt
+.venv/.complete: requirements-dev.txt operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt plugin/requirements.txt
 	@$(DEV) packages
 	@test -x $(VENV)/python || python3 -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check uv==$$(python3 -c 'from dev.versions import UV; print(UV)')
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python -r requirements-dev.txt
-	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e operator -e trainer-image -e serving-image
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e operator -e trainer-image -e serving-image -e plugin
 	@touch $@
 
 requirements: venv ## pin all packages anew
-	@for package in operator trainer-image serving-image; do \
-	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$package/pyproject.toml -o $$package/requirements.txt; done
+	@for package in operator trainer-image serving-image plugin; do \
+	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url --all-extras $$package/pyproject.toml -o $$package/requirements.txt; done
 	@for folder in . dev/images/mlflow; do name=requirements; [ $$folder = . ] && name=requirements-dev; \
 	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$folder/$$name.in -o $$folder/$$name.txt; done
+	@kit=serving-image/kit; for platform in linux windows; do for flavour in cpu nvidia; do \
+	  sources="serving-image/pyproject.toml"; [ $$platform = linux ] || sources="$$sources $$kit/windows.in"; \
+	  [ $$flavour = cpu ] || sources="$$sources $$kit/nvidia.in --override $$kit/without-cpu.txt"; \
+	  [ $$platform-$$flavour = linux-cpu ] || $(VENV)/uv pip compile -q --python-version 3.11 --python-platform $$platform \
+	    --constraint serving-image/requirements.txt --no-annotate --no-header --no-emit-index-url $$sources -o $$kit/$$platform-$$flavour.txt; \
+	done; done
+	@$(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url serving-image/kit/tools.in -o serving-image/kit/tools.txt

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("cluster-down", help="end it; what was built stays")
     commands.add_parser("demo", help="from images to predictions, on the cluster")
     commands.add_parser("packages", help="install the Debian packages that are missing")
-    commands.add_parser("binaries", help="build only Kubernetes, kubectl and helm")
+    commands.add_parser("binaries", help="build only Kubernetes, kubectl, helm and kubeconform")
     build = commands.add_parser("images", help="build all images into the cluster's store, or those named")
     build.add_argument("names", nargs="*")
     parsed = parser.parse_args(arguments)
@@ -105,8 +105,9 @@ def install_packages() -> None:
 
 def build_binaries() -> None:
     """Build what the component tests need."""
+    kubernetes = next(stage for stage in go_stages() if stage.name == "kubernetes")
     with sole_command():
-        run_stages([PACKAGES, next(stage for stage in go_stages() if stage.name == "kubernetes")])
+        run_stages([PACKAGES, kubernetes, KUBECONFORM])
 
 
 def build_images(names: Sequence[str]) -> None:
@@ -121,6 +122,7 @@ def build_images(names: Sequence[str]) -> None:
 
 PACKAGES = Stage("packages", "Debian packages", packages.install)
 BUILDKIT = Stage("buildkit", "BuildKit", binaries.build_buildkit, lane=GO_LANE)
+KUBECONFORM = Stage("kubeconform", "kubeconform", binaries.build_kubeconform, lane=GO_LANE)
 
 
 def go_stages() -> list[Stage]:

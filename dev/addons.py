@@ -58,7 +58,7 @@ def install_volumes(log: TextIO) -> None:
 def install_gateway(log: TextIO) -> None:
     """Install Envoy Gateway by its own charts, and the class of gateways that Bloomery's chart names."""
     stamp = _gateway_stamp()
-    if _read("get", "gatewayclass", "--ignore-not-found", GATEWAY_CLASS, f"-ojsonpath={_STAMP_PATH}") == stamp:
+    if _noted_stamp() == stamp:
         _kubectl(log, f"--namespace={GATEWAY_NAMESPACE}", "rollout", "status", "deployment/envoy-gateway",
                  "--timeout=120s")  # fmt: skip
         return
@@ -90,6 +90,14 @@ def _gateway_values() -> dict[str, object]:
         "deployment": {"envoyGateway": {"resources": {"requests": {"cpu": "20m", "memory": "96Mi"}}}},
         "config": {"envoyGateway": {"provider": provider}},
     }
+
+
+def _noted_stamp() -> str:
+    """Return the stamp on the class of gateways; a fresh cluster does not even know that there are such classes."""
+    kind = "gatewayclasses.gateway.networking.k8s.io"
+    if not _read("get", "customresourcedefinitions", kind, "--ignore-not-found", "--output=name"):
+        return ""
+    return _read("get", "gatewayclass", GATEWAY_CLASS, "--ignore-not-found", f"--output=jsonpath={_STAMP_PATH}")
 
 
 def _gateway_stamp() -> str:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from dev.paths import BIN, ROOT
 from dev.stages import StageError, run
-from dev.versions import ENVOY_GATEWAY, KUBERNETES, VERSITYGW
+from dev.versions import ENVOY_GATEWAY, KUBECONFORM, KUBERNETES, KWOK, TRAINING_OPERATOR, VERSITYGW
 
 GO = ROOT / "dev" / "go"
 
@@ -52,6 +52,21 @@ def build_envoy_gateway(log: TextIO) -> None:
 def build_versitygw(log: TextIO) -> None:
     """Build the S3 server over a folder."""
     _install(f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}", log)
+
+
+def build_kubeconform(log: TextIO) -> None:
+    """Build the checker of manifests against schemas, which the chart's tests use."""
+    _install(f"github.com/yannh/kubeconform/cmd/kubeconform@{KUBECONFORM}", log)
+
+
+def build_kwok(log: TextIO) -> None:
+    """Build what plays nodes and their pods, for the operator's benchmark."""
+    _install(f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", log)
+
+
+def build_training_operator(log: TextIO) -> None:
+    """Build the operator that ours is measured beside."""
+    _install(f"github.com/kubeflow/training-operator/cmd/training-operator.v1@{TRAINING_OPERATOR}", log)
 
 
 def module_folder(module: str, version: str) -> Path:

@@ -33,10 +33,11 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 @dataclass(frozen=True)
 class Image:
-    """One image: the folder of its Dockerfile, and binaries of ours that it takes along."""
+    """One image: the folder that it is built of, and binaries of ours that it takes along."""
 
     name: str
     folder: Path
+    dockerfile: str = "Dockerfile"
     binary: str = ""
     entrypoint: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +61,11 @@ OUR_IMAGES = (
     Image("serving", ROOT / "serving-image"),
     Image("operator", ROOT / "operator"),
 )
+ON_DEMAND_IMAGES = (
+    Image("kit", ROOT / "serving-image", dockerfile="kit/Dockerfile"),
+    Image("serving-gpu", ROOT / "serving-image", arguments={"REQUIREMENTS": "kit/linux-nvidia.txt"}),
+)
+"""Built only when they are named: a cluster runs without them, and they take a minute or more."""
 
 
 def make_base(log: TextIO) -> None:
@@ -172,6 +178,7 @@ def build(image: Image, log: TextIO) -> None:
             "--frontend=dockerfile.v0",
             f"--local=context={context}",
             f"--local=dockerfile={image.folder}",
+            f"--opt=filename={image.dockerfile}",
             f"--oci-layout=base={BASE}",
             *(word for option in options for word in ("--opt", option)),
             f"--output=type=image,name={image.reference},unpack=true",
@@ -188,7 +195,7 @@ def by_name(name: str) -> Image:
     Raises:
         SystemExit: there is none; says which there are.
     """
-    images = {image.name: image for image in (*SYSTEM_IMAGES, *GATEWAY_IMAGES, *OUR_IMAGES)}
+    images = {image.name: image for image in (*SYSTEM_IMAGES, *GATEWAY_IMAGES, *OUR_IMAGES, *ON_DEMAND_IMAGES)}
     if name not in images:
         raise SystemExit(f"There is no image {name!r}; there are: {', '.join(sorted(images))}.")
     return images[name]

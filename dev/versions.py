@@ -6,11 +6,15 @@ What is built in ``dev/go/*`` is pinned by its go.mod and go.sum; ``kubernetes``
 KUBERNETES = "v1.34.4"  # the last minor whose kubelet takes cgroup v1
 ENVOY_GATEWAY = "v1.9.1"
 VERSITYGW = "v1.8.0"
+KUBECONFORM = "v0.8.0"
+KWOK = "v0.7.0"
+TRAINING_OPERATOR = "v1.8.1"  # Kubeflow's, which ours is measured beside
 UV = "0.13.8"
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
 DEBIAN = "bookworm"
 
 DEBIAN_PACKAGES = {
+    "chromium": "chromium",
     "conntrack": "conntrack",
     "containerd": "containerd",
     "containernetworking-plugins": "/usr/lib/cni/bridge",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,20 +9,31 @@ import pytest
 from dev import demo
 from dev.paths import LOGS
 from dev.stages import run_stages
-from tests.e2e.support import EXAMPLE, SYSTEM, Digits, Kubectl, OperatorKiller, user_namespace
+from tests.e2e.logs import Logs
+from tests.e2e.support import EXAMPLE, OPERATOR, SYSTEM, Digits, Kubectl, OperatorKiller, user_namespace
 
 
 @pytest.fixture(scope="session")
-def system() -> Iterator[Kubectl]:
-    """The installed chart; at the end of all tests, the operator's log must hold no traceback."""
+def system() -> Kubectl:
+    """The installed chart."""
     LOGS.mkdir(parents=True, exist_ok=True)
     run_stages([stage for stage in demo.stages() if stage.name != "apply"])
-    kubectl = Kubectl(SYSTEM)
-    start = time.time()
-    yield kubectl
-    since = f"--since={int(time.time() - start) + 5}s"
-    log = kubectl("logs", "deployment/bloomery-operator", since)
-    assert "Traceback" not in log, log[-4000:]
+    return Kubectl(SYSTEM)
+
+
+@pytest.fixture(scope="session")
+def operator_logs(system: Kubectl) -> Iterator[Logs]:
+    """The logs of all operator pods of these tests, those that are killed too."""
+    with Logs(system, OPERATOR, LOGS / "e2e-operator") as logs:
+        yield logs
+        assert logs.alarms() == []
+
+
+@pytest.fixture(autouse=True)
+def calm_operator(operator_logs: Logs) -> Iterator[None]:
+    """After each test, the operator has logged no traceback, no error and nothing that was never awaited."""
+    yield
+    assert operator_logs.alarms() == []
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from dev.paths import ROOT, target
 SYSTEM = demo.RELEASE_NAMESPACE
 EXAMPLE = ROOT / "examples" / "digits" / "digits.yaml"
 STORAGE_SECRET = "bloomery-storage"
+OPERATOR = "app.kubernetes.io/component=operator"
+"""Label selector of the operator's pods."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class OperatorKiller:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every):
-            words = ("pods", "--selector=app.kubernetes.io/component=operator", "--grace-period=0", "--force")
+            words = ("pods", f"--selector={OPERATOR}", "--grace-period=0", "--force")
             self._system.run("delete", *words, check=False)
             self.kills += 1
 
@@ -126,7 +128,8 @@ class Digits:
 
     @property
     def url(self) -> str:
-        return self.kubectl.get("isvc", "digits")["status"]["url"]
+        url: str = self.kubectl.get("isvc", "digits")["status"]["url"]
+        return url
 
     @property
     def key(self) -> str:

@@ -21,13 +21,13 @@ from dev import demo
 from dev.paths import LOGS
 from dev.stages import run_stages
 from tests.e2e.load import Load, Outcome
+from tests.e2e.logs import Logs
 from tests.e2e.photos import remove_files
-from tests.e2e.support import SYSTEM, Kubectl, eventually, gateway_address, user_namespace
-from tests.soak.faults import OPERATOR, Faults
+from tests.e2e.support import OPERATOR, SYSTEM, Kubectl, eventually, gateway_address, user_namespace
+from tests.soak.faults import Faults
 from tests.soak.gauges import (
     CHILDREN,
     OWNERS,
-    Logs,
     Record,
     Watched,
     count_objects,
@@ -45,7 +45,7 @@ USERS = "ab"
 RATE = 5.0
 """Requests a second to the service that stands."""
 LINE_SECONDS, TICK_SECONDS = 30.0, 5.0
-"""Between lines; between looks for a new operator, none of which may come and go unseen."""
+"""Between lines; between looks whether the time is over."""
 SETTLE_SECONDS = 300.0
 SPARED = 1 / 3
 """From this part of the time on, the operator is killed no more: only one that lives long shows what it gathers."""
@@ -71,7 +71,6 @@ class Soak:
     def run(self) -> dict[str, Any]:
         """The whole of it; the figures."""
         image = put_images()
-        self.logs.follow()
         self._set_up(image)
         baseline = count_objects(self.kubectl, f"{OWNERS},{CHILDREN}")
         self._tell()
@@ -112,7 +111,6 @@ class Soak:
                 time.sleep(TICK_SECONDS)
                 if time.monotonic() > self.began + self.seconds:
                     stop.set()
-                self.logs.follow()
                 if time.monotonic() - told > LINE_SECONDS:
                     told = time.monotonic()
                     self._tell()
@@ -172,7 +170,7 @@ class Soak:
             },
             "mostChildren": self.peak,
             "orphans": orphans(self.kubectl),
-            "tracebacks": self.logs.tracebacks(),
+            "alarms": self.logs.alarms(),
             "restarts": restarts(self.system, OPERATOR) + restarts(self.kubectl, SERVERS),
             "missedChanges": operator_metric(self.system, operator, "bloomery_missed_changes_total"),
         }
@@ -184,7 +182,7 @@ class Soak:
         for failure in outcome.wrong:
             moment = float(failure.partition(" ")[0])
             self.record.problem(f"request {failure} ({self.record.meanwhile(moment)})")
-        for name in ("orphans", "tracebacks", "restarts", "missedChanges"):
+        for name in ("orphans", "alarms", "restarts", "missedChanges"):
             if found[name]:
                 self.record.problem(f"{name}: {found[name]}")
         for leak in (*self.operator.leaks(), *self.server.leaks()):
@@ -208,9 +206,9 @@ def main() -> int:
     print(f"{minutes:g} minutes with seed {seed}; the operators' logs are kept in {LOGS / 'soak'}", flush=True)
     soak = Soak(minutes, seed)
     try:
-        found = soak.run()
+        with soak.logs:
+            found = soak.run()
     finally:
-        soak.logs.close()
         clean(soak.kubectl)
     print(json.dumps(found, ensure_ascii=False))
     return 1 if found["problems"] else 0

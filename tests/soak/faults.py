@@ -11,7 +11,6 @@ from functools import partial
 from tests.e2e.support import Kubectl, OperatorKiller, eventually
 from tests.soak.gauges import Record, running_pods
 
-OPERATOR = "app.kubernetes.io/component=operator"
 OUTAGES = {"MLflow": "bloomery-mlflow", "the object store": "bloomery-storage"}
 LIMIT = 600.0
 """Seconds in which what was taken down or killed must be back: MLflow takes minutes to start on a busy machine."""

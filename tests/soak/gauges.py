@@ -1,21 +1,17 @@
-"""What the soak reads: what was done and when, what processes hold, who is whose child, what the operator logged."""
+"""What the soak reads: what was done and when, what processes hold, and who is whose child."""
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from dev import demo
-from dev.paths import target
 from tests.e2e.support import Kubectl
 
 OWNERS = "datasets,trainingjobs,inferenceservices"
@@ -205,41 +201,3 @@ def operator_metric(system: Kubectl, pod: str, name: str) -> float:
     """The sum of one of the operator's metrics over its labels."""
     lines = system("exec", pod, "--", "python", "-c", _READ_METRICS).splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
-
-
-class Logs:
-    """Follows the log of every pod of a kind into a file, as a killed pod's log goes with it."""
-
-    def __init__(self, kubectl: Kubectl, selector: str, folder: Path) -> None:
-        self._kubectl = kubectl
-        self._selector = selector
-        self._folder = folder
-        self._following: dict[str, subprocess.Popen[bytes]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():
-            old.unlink()
-
-    def follow(self) -> None:
-        """Begin with the pods that are new; to be called more often than pods come and go."""
-        for pod in running_pods(self._kubectl, self._selector):
-            if pod not in self._following:
-                words = [demo.tool("kubectl"), f"--namespace={self._kubectl.namespace}", "logs", "--follow", pod]
-                since = [] if self._following else ["--since=1s"]
-                with (self._folder / f"{pod}.log").open("wb") as file:
-                    environment = target().environment
-                    process = subprocess.Popen([*words, *since], stdout=file, stderr=file, env=environment)
-                self._following[pod] = process
-
-    def close(self) -> None:
-        for process in self._following.values():
-            process.terminate()
-            process.wait()
-
-    def tracebacks(self) -> list[str]:
-        """The last line of each traceback, which says what was raised."""
-        found = []
-        for path in sorted(self._folder.glob("*.log")):
-            for part in path.read_text(errors="replace").split("Traceback (most recent call last):")[1:]:
-                raised = (line for line in part.splitlines()[1:] if line and not line.startswith(" "))
-                found.append(next(raised, "cut off"))
-        return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.kwok import SimulatedCluster
-from bench.observe import Manifest, Process, Watch
+from bench.observe import Manifest, Process, Processors, Watch
 from tests.component.operator_harness import checked
 
 PATIENCE_SECONDS = 400.0
@@ -39,11 +39,12 @@ def follow(
     manifests: list[Manifest],
     watches: Mapping[str, Watch],
 ) -> dict[str, Any]:
-    """Create objects and wait until each watch has seen as many; return the times, and what each object cost.
+    """Create objects and wait until each watch has seen what belongs to all of them.
 
-    The first watch is of the children: their number a second is the rate.
+    Returns the times, the rates, what each object cost, and who kept the processors busy.
     """
     mark, cpu, count = cluster.calls.mark(), subject.process.cpu_seconds(), len(manifests)
+    processors = Processors()
     with ExitStack() as stack:
         for watch in watches.values():
             stack.enter_context(watch.following())
@@ -51,13 +52,15 @@ def follow(
         create(cluster, path, manifests)
         times = {"created": time.monotonic() - began}
         for name, watch in watches.items():
-            times[name] = watch.wait_for(count, seconds=PATIENCE_SECONDS, process=subject.process) - began
+            times[name] = watch.wait_for(count * watch.each, seconds=PATIENCE_SECONDS, process=subject.process) - began
+        busy = processors.figures()
     calls = cluster.calls.since(mark, subject.home)
     return {
         "seconds": {name: round(seconds, 2) for name, seconds in times.items()},
-        "perSecond": round(count / times[next(iter(watches))], 2),
+        "perSecond": {name: round(count / times[name], 2) for name in watches},
         "callsEach": round(calls.total() / count, 2),
         "callsEachBy": {name: round(n / count, 2) for name, n in calls.most_common() if n / count >= 0.01},
         "cpuMillisecondsEach": round(1000 * (subject.process.cpu_seconds() - cpu) / count, 1),
         "peakMiB": subject.process.peak_mib(),
+        "processors": busy,
     }

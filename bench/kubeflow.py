@@ -1,18 +1,25 @@
-"""Kubeflow's training-operator on a simulated cluster, with its defaults, and one kind of job instead of six."""
+"""Kubeflow's training-operator on a simulated cluster, with one kind of job instead of six.
+
+It asks the API server at most 20 times a second, as controller-runtime has it, and has no flag for that. So it is
+measured twice: as it comes, and built with the limit that the control plane's own controllers have.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bench.follow import Subject, follow
-from bench.kwok import SimulatedCluster
+from bench.kwok import BURST, QPS, SimulatedCluster
 from bench.observe import Manifest, Process, Watch
-from dev.binaries import module_folder
+from dev.binaries import build_training_operator, module_folder
 from dev.paths import BIN
+from dev.stages import run
 from dev.versions import TRAINING_OPERATOR
 from tests.component.operator_fixtures import write_kubeconfig
 from tests.component.operator_harness import condition_of, eventually, free_port
@@ -22,13 +29,45 @@ NAMESPACE = "peers"
 ACCOUNT = "training-operator"
 CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")
 """Where it wants a mounted Secret; the place can not be set."""
+MODULE = "github.com/kubeflow/training-operator"
+COMMAND = "training-operator.v1"
+PROGRAMS = {
+    "defaults": BIN / COMMAND,
+    "raised": BIN / f"{COMMAND}-{TRAINING_OPERATOR}-qps{QPS}",
+}
 _CERTIFICATE_SECRET = "training-operator-webhook-cert"
 _VALIDATOR = "validator.training-operator.kubeflow.org"
+_LIMITED = "\tmgr, err := ctrl.NewManager(ctrl.GetConfigOrDie(), "
+_RAISED = f"""\tasking := ctrl.GetConfigOrDie()
+\tasking.QPS, asking.Burst = {QPS}, {BURST}
+\tmgr, err := ctrl.NewManager(asking, """
 
 
-def measure(cluster: SimulatedCluster, count: int) -> dict[str, Any]:
+def build(log: TextIO) -> None:
+    """Build it as it comes and with its limit raised, each once for a version."""
+    build_training_operator(log)
+    if PROGRAMS["raised"].exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        # Go keeps its modules' files read-only; copied without their modes, they are not.
+        shutil.copytree(module_folder(MODULE, TRAINING_OPERATOR), source, copy_function=shutil.copyfile)
+        main = source / "cmd" / COMMAND / "main.go"
+        main.write_text(raised(main.read_text()))
+        command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(PROGRAMS["raised"]), f"./cmd/{COMMAND}"]
+        run(command, log, cwd=source, env={**os.environ, "CGO_ENABLED": "0"})
+
+
+def raised(main: str) -> str:
+    """Return its main.go with the limit of requests that the control plane's own controllers have here."""
+    if main.count(_LIMITED) != 1:
+        raise SystemExit(f"training-operator {TRAINING_OPERATOR} makes its manager in another way than is known")
+    return main.replace(_LIMITED, _RAISED)
+
+
+def measure(cluster: SimulatedCluster, count: int, program: Path) -> dict[str, Any]:
     """Create so many PyTorchJobs of one pod and follow them to their end."""
-    with _training_operator(cluster) as process:
+    with _training_operator(cluster, program) as process:
         subject = Subject(process, HOME)
         jobs = f"/apis/kubeflow.org/v1/namespaces/{NAMESPACE}/pytorchjobs"
         watches = {
@@ -39,10 +78,10 @@ def measure(cluster: SimulatedCluster, count: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _training_operator(cluster: SimulatedCluster) -> Iterator[Process]:
+def _training_operator(cluster: SimulatedCluster, program: Path) -> Iterator[Process]:
     kubeconfig = _prepare(cluster)
     metrics, health, webhooks = free_port(), free_port(), free_port()
-    command = [str(BIN / "training-operator.v1"), "--enable-scheme=pytorchjob", f"--kubeconfig={kubeconfig}"]
+    command = [str(program), "--enable-scheme=pytorchjob", f"--kubeconfig={kubeconfig}"]
     command += [f"--metrics-bind-address=127.0.0.1:{metrics}", f"--health-probe-bind-address=127.0.0.1:{health}"]
     command += [f"--webhook-server-port={webhooks}"]
     log = cluster.folder / "training-operator.log"
@@ -58,8 +97,7 @@ def _training_operator(cluster: SimulatedCluster) -> Iterator[Process]:
 
 def _prepare(cluster: SimulatedCluster) -> Path:
     """Install its kind and rights, and what its certificates need; return its kubeconfig."""
-    crd = module_folder("github.com/kubeflow/training-operator", TRAINING_OPERATOR)
-    crd = crd / "manifests" / "base" / "crds" / "kubeflow.org_pytorchjobs.yaml"
+    crd = module_folder(MODULE, TRAINING_OPERATOR) / "manifests" / "base" / "crds" / "kubeflow.org_pytorchjobs.yaml"
     cluster.kubectl("apply", "--server-side", "-f", str(crd))
     cluster.wait_until_watchable("/apis/kubeflow.org/v1/pytorchjobs")
     for namespace in (HOME, NAMESPACE):

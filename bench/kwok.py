@@ -35,7 +35,8 @@ POD_IP = "127.64.0.1"
 METRICS_PORT = 9090
 _CLONE_NEWNET = 0x40000000
 TRAINING_SECONDS = 5.0
-LIMITS = ("--kube-api-qps=300", "--kube-api-burst=500")
+QPS, BURST = 300, 500
+LIMITS = (f"--kube-api-qps={QPS}", f"--kube-api-burst={BURST}")
 """Of the control plane's own controllers, so that they are not what is measured."""
 _WATCHES = "--feature-gates=WatchList=false"
 """kwok asks for a kind of watch that Debian's etcd has not got, and does without it only where it is switched off."""

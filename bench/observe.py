@@ -8,11 +8,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -20,6 +20,57 @@ from tests.component.conftest import ApiServer
 
 Manifest = dict[str, Any]
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class _Stat(NamedTuple):
+    parent: int
+    cpu_seconds: float
+
+
+def _stat(pid: int) -> _Stat:
+    """Read what the kernel says of a process (proc(5), stat: ppid, utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return _Stat(parent=int(fields[1]), cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS)
+
+
+class Processors:
+    """How busy this program and all that it started keep the machine from now on: who takes most may be the limit."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._began = time.monotonic()
+        self._before = _cpu_seconds()
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many processors each program kept busy, who kept most, and the share of all that all kept."""
+        seconds = time.monotonic() - self._began
+        each: defaultdict[str, float] = defaultdict(float)
+        for (pid, name), taken in _cpu_seconds().items():
+            each[name] += (taken - self._before.get((pid, name), 0.0)) / seconds
+        ordered = sorted(each, key=lambda name: -each[name])
+        return {
+            "each": {name: round(each[name], 2) for name in ordered if each[name] >= 0.01},
+            "most": ordered[0],
+            "busy": round(sum(each.values()) / len(os.sched_getaffinity(0)), 2),
+        }
+
+
+def _cpu_seconds() -> dict[tuple[int, str], float]:
+    """Return what this process and its children took so far, by number and program."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        # One that ends meanwhile was none of those that last.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            stat = _stat(pid)
+            if os.getpid() in (pid, stat.parent):
+                found[pid, _program((folder / "cmdline").read_text().split("\0"))] = stat.cpu_seconds
+    return found
+
+
+def _program(command: Sequence[str]) -> str:
+    """Return what a command runs: a Python module, or the program itself."""
+    return command[command.index("-m") + 1] if "-m" in command else Path(command[0]).name
 
 
 class Process:
@@ -44,9 +95,8 @@ class Process:
         return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that it took so far (proc(5), stat: utime and stime)."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Return the processor time that it took so far."""
+        return _stat(self._process.pid).cpu_seconds
 
     def stop(self) -> None:
         """End it."""
@@ -89,9 +139,16 @@ class Watch:
     """Follows a kind in a namespace, and notes when each object first was as wanted."""
 
     def __init__(
-        self, server: ApiServer, path: str, wanted: Callable[[Manifest], bool] = bool, *, selector: str = ""
+        self,
+        server: ApiServer,
+        path: str,
+        wanted: Callable[[Manifest], bool] = bool,
+        *,
+        selector: str = "",
+        each: int = 1,
     ) -> None:
-        """Follow from now on, what is there already included."""
+        """Follow from now on, what is there already included; ``each`` is how many of them an owner has."""
+        self.each = each
         self._server = server
         self._path = path
         self._wanted = wanted

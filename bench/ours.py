@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 
 from bench.follow import PATIENCE_SECONDS, Subject, create, follow
 from bench.kwok import SimulatedCluster, make_gateway
-from bench.observe import Manifest, Process, Watch
+from bench.observe import Manifest, Process, Processors, Watch
+from bloomery_operator.settings import Settings
 from tests.component.conftest import find_binary
 from tests.component.operator_fixtures import grant_rights
 from tests.component.operator_harness import (
@@ -33,10 +34,11 @@ HOME = "bloomery"
 NAMESPACE = "work"
 GATEWAY = "bloomery"
 EDITS = 60
-REST_SECONDS = 30.0
+REST_SECONDS = Settings.model_fields["resync_seconds"].default + 10.0
+"""It lists everything now and then, and looks at all of it: less time would count a rest without that."""
 
 
-def measure(cluster: SimulatedCluster, jobs: int, services: int) -> Iterator[tuple[str, Any]]:
+def measure(cluster: SimulatedCluster, jobs: int, services: int, *, rest: bool) -> Iterator[tuple[str, Any]]:
     """Measure it with so many TrainingJobs and InferenceServices; yield each figure with its name as it comes."""
     kubeconfig = _prepare(cluster)
     with _running(cluster, kubeconfig) as ours:
@@ -47,7 +49,8 @@ def measure(cluster: SimulatedCluster, jobs: int, services: int) -> Iterator[tup
         ours.wait_until_settled()
         yield "edits", _edit_weights(cluster, subject, services)
         ours.wait_until_settled()
-        yield "rest", _rest(cluster, subject)
+        if rest:
+            yield "rest", _rest(cluster, subject)
         yield "peakMiB", ours.process.peak_mib()
     yield "restart", _restart(cluster, kubeconfig, objects=jobs + services + 1)
 
@@ -72,22 +75,27 @@ class OurOperator:
         )
 
     def wait_until_settled(self, *, reconciles: int = 0) -> float:
-        """Wait until it has done so many reconciles and nothing waits; return when, by the monotonic clock.
+        """Wait until so many reconciles went well and nothing waits; return when, by the monotonic clock.
 
         It queues all objects at its start and takes them in turn: once nothing waits, each was taken. The workers may
-        still be at the last ones, so nothing may wait for a second.
+        still be at the last ones, and what failed waits elsewhere to be tried again: so for a second nothing may wait
+        and nothing may fail.
         """
-        end, since = time.monotonic() + PATIENCE_SECONDS, None
+        end, since, failed = time.monotonic() + PATIENCE_SECONDS, None, 0.0
         while time.monotonic() < end:
-            now, metrics = time.monotonic(), self._read()
-            done = sum(count for name, count in metrics.items() if name.startswith("bloomery_reconcile_total"))
-            is_idle = done >= reconciles and metrics.get("bloomery_workqueue_depth") == 0
-            since = (since or now) if is_idle else None
+            now, metrics, before = time.monotonic(), self._read(), failed
+            failed = _reconciles(metrics, "error")
+            is_idle = _reconciles(metrics, "success") >= reconciles and metrics.get("bloomery_workqueue_depth") == 0
+            since = (since or now) if is_idle and failed == before else None
             if since is not None and now - since >= 1.0:
                 return since
             # Each question costs it some milliseconds, which are counted as its own.
             time.sleep(0.25)
         raise SystemExit(f"the operator did not settle within {PATIENCE_SECONDS:.0f} s")
+
+    def errors(self) -> int:
+        """Return how many reconciles have failed."""
+        return round(_reconciles(self._read(), "error"))
 
     def _read(self) -> dict[str, float]:
         """Return its metrics by name and labels; none before it serves them."""
@@ -99,6 +107,12 @@ class OurOperator:
             return {}
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+
+def _reconciles(metrics: Mapping[str, float], result: str) -> float:
+    """Return how many reconciles ended so, of all kinds."""
+    wanted = f'result="{result}"'
+    return sum(n for name, n in metrics.items() if name.startswith("bloomery_reconcile_total") and wanted in name)
 
 
 @contextmanager
@@ -128,9 +142,11 @@ def _make_dataset(cluster: SimulatedCluster, subject: Subject) -> None:
 
 
 def _train(cluster: SimulatedCluster, subject: Subject, count: int) -> dict[str, Any]:
-    """Create TrainingJobs and follow them until each has its model in the status."""
+    """Create TrainingJobs and follow them until each has its Job, its pod, and its model in the status."""
+    trains = "app.kubernetes.io/name=train"
     watches = {
-        "pods": Watch(cluster.server, _path("pods"), selector="app.kubernetes.io/name=train"),
+        "jobs": Watch(cluster.server, _path("jobs"), selector=trains),
+        "pods": Watch(cluster.server, _path("pods"), selector=trains),
         "done": Watch(cluster.server, _path("trainingjobs"), _is_trained),
     }
     jobs = [training_job(f"job-{number:04}") for number in range(count)]
@@ -139,18 +155,19 @@ def _train(cluster: SimulatedCluster, subject: Subject, count: int) -> dict[str,
 
 def _serve(cluster: SimulatedCluster, subject: Subject, count: int) -> dict[str, Any]:
     """Create InferenceServices and follow them until each says that both variants serve and the route is accepted."""
+    services = [_service(number, new=10) for number in range(count)]
     watches = {
+        "deployments": Watch(cluster.server, _path("deployments"), each=len(services[0]["spec"]["variants"])),
         "routes": Watch(cluster.server, _path("httproutes")),
         "done": Watch(cluster.server, _path("inferenceservices"), _is_serving),
     }
-    services = [_service(number, new=10) for number in range(count)]
     return follow(cluster, subject, _path("inferenceservices"), services, watches)
 
 
 def _edit_weights(cluster: SimulatedCluster, subject: Subject, services: int) -> dict[str, Any]:
     """Change the weights of one service after the other; return how long each route took to follow."""
     routes = Watch(cluster.server, _path("httproutes"))
-    mark, seconds = cluster.calls.mark(), []
+    mark, processors, seconds = cluster.calls.mark(), Processors(), []
     with cluster.server.http() as client, routes.following():
         routes.wait_for(services, seconds=PATIENCE_SECONDS, process=subject.process)
         for edit in range(EDITS):
@@ -163,39 +180,59 @@ def _edit_weights(cluster: SimulatedCluster, subject: Subject, services: int) ->
             headers = {"Content-Type": "application/merge-patch+json"}
             checked(client.patch(f"{_path('inferenceservices')}/{name}", content=change, headers=headers))
             seconds.append(routes.next_change(name, since=began, seconds=PATIENCE_SECONDS))
+        busy = processors.figures()
     calls = cluster.calls.since(mark, HOME).total()
     p95 = statistics.quantiles(seconds, n=20)[-1]
     figures = {"p50": statistics.median(seconds), "p95": p95, "longest": max(seconds), "callsEach": calls / EDITS}
-    return {"edits": EDITS, **{name: round(value, 3) for name, value in figures.items()}}
+    return {"edits": EDITS, **{name: round(value, 3) for name, value in figures.items()}, "processors": busy}
 
 
 def _rest(cluster: SimulatedCluster, subject: Subject) -> dict[str, Any]:
     """Leave it alone for a while; return what it takes all the same."""
-    mark, cpu = cluster.calls.mark(), subject.process.cpu_seconds()
+    mark, processors, cpu = cluster.calls.mark(), Processors(), subject.process.cpu_seconds()
     time.sleep(REST_SECONDS)
-    calls = cluster.calls.since(mark, HOME)
+    busy, calls = processors.figures(), cluster.calls.since(mark, HOME)
     return {
         "seconds": REST_SECONDS,
         "cpuSeconds": round(subject.process.cpu_seconds() - cpu, 2),
         "calls": calls.total(),
         "callsBy": dict(calls.most_common()),
+        "processors": busy,
     }
 
 
 def _restart(cluster: SimulatedCluster, kubeconfig: Path, *, objects: int) -> dict[str, Any]:
-    """Start it anew with all objects there; return how long it takes until it has looked at all of them."""
-    mark, began = cluster.calls.mark(), time.monotonic()
+    """Start it anew with all objects there; return how long it takes until it has looked at all of them.
+
+    Nothing is to be done, so nothing may fail, and no status may be another one afterwards.
+    """
+    before, mark = _statuses(cluster), cluster.calls.mark()
+    began, processors = time.monotonic(), Processors()
     with _running(cluster, kubeconfig) as ours:
         seconds = ours.wait_until_settled(reconciles=objects) - began
+        busy, errors = processors.figures(), ours.errors()
         cpu, peak = ours.process.cpu_seconds(), ours.process.peak_mib()
-    calls = cluster.calls.since(mark, HOME)
+    calls, after = cluster.calls.since(mark, HOME), _statuses(cluster)
     return {
         "seconds": round(seconds, 2),
         "cpuSeconds": round(cpu, 2),
         "peakMiB": peak,
+        "errors": errors,
+        "changedStatuses": sorted(name for name in before | after if before.get(name) != after.get(name)),
         "calls": calls.total(),
         "callsBy": dict(calls.most_common()),
+        "processors": busy,
     }
+
+
+def _statuses(cluster: SimulatedCluster) -> dict[str, Any]:
+    """Return the status of every object of ours, by kind and name."""
+    found = {}
+    with cluster.server.http() as client:
+        for plural in ("datasets", "trainingjobs", "inferenceservices"):
+            items = checked(client.get(_path(plural)))["items"]
+            found.update({f"{plural}/{item['metadata']['name']}": item.get("status") for item in items})
+    return found
 
 
 def _service(number: int, *, new: int) -> Manifest:

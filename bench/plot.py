@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WIDTH, HEIGHT, MARGIN = 320, 240, 56
-COLOURS = ("#2563eb", "#d97706", "#059669")
+COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
 
 Points = Sequence[tuple[float, float]]
 

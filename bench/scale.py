@@ -1,8 +1,9 @@
 """`make bench-operator`: how the operator bears many objects, beside Kubeflow's; its last line is one JSON object.
 
 The API server, etcd and the controllers of Kubernetes are real; nodes, pods and the gateway are played by kwok.
-Each size has a control plane of its own. There Kubeflow's training-operator runs first, so that what it leaves
-behind is ours to bear. Both get jobs of one pod that trains for the same few seconds.
+Each operator has at each size a control plane of its own, and gets jobs of one pod that trains for the same few
+seconds. Who keeps the processors busy meanwhile says what bounds the rates: where they are not busy, a limit of
+requests does.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench import kubeflow, ours
-from bench.kwok import TRAINING_SECONDS, leave_the_network, simulated_cluster
+from bench.kwok import TRAINING_SECONDS, SimulatedCluster, leave_the_network, simulated_cluster
 from bench.plot import Panel, write_plot
 from dev import binaries
 from dev.paths import LOGS, STATE
@@ -27,40 +30,89 @@ SERVICES_PER_JOB = 0.3
 OUTPUT = STATE / "bench" / "operator"
 
 
-def measure(jobs: int, folder: Path, *, with_peer: bool) -> dict[str, Any]:
-    """Measure one size on a control plane of its own."""
+def measure(jobs: int, folder: Path, *, with_peer: bool, rest: bool) -> dict[str, Any]:
+    """Measure one size."""
     services = round(jobs * SERVICES_PER_JOB)
     found: dict[str, Any] = {"jobs": jobs, "services": services}
-    with simulated_cluster(folder) as cluster:
-        if with_peer:
-            found["trainingOperator"] = kubeflow.measure(cluster, jobs)
-            print(f"  training-operator: {json.dumps(found['trainingOperator'])}", flush=True)
-        found["bloomery"] = {}
-        for name, figures in ours.measure(cluster, jobs, services):
+    if with_peer:
+        found["trainingOperator"] = {}
+        for name, program in kubeflow.PROGRAMS.items():
+            with _own_cluster(folder / f"training-operator-{name}") as cluster:
+                found["trainingOperator"][name] = kubeflow.measure(cluster, jobs, program)
+            print(f"  training-operator, {name}: {json.dumps(found['trainingOperator'][name])}", flush=True)
+    found["bloomery"] = {}
+    with _own_cluster(folder / "bloomery") as cluster:
+        for name, figures in ours.measure(cluster, jobs, services, rest=rest):
             found["bloomery"][name] = figures
             print(f"  {name}: {json.dumps(figures)}", flush=True)
     if with_peer:
-        rates = found["bloomery"]["jobs"]["perSecond"], found["trainingOperator"]["perSecond"]
-        found["ofTrainingOperator"] = round(rates[0] / rates[1], 2)
+        rates = found["bloomery"]["jobs"]["perSecond"]
+        found["ofTrainingOperator"] = {
+            name: {what: round(rates[what] / rate, 2) for what, rate in peer["perSecond"].items()}
+            for name, peer in found["trainingOperator"].items()
+        }
     return found
+
+
+@contextmanager
+def _own_cluster(folder: Path) -> Iterator[SimulatedCluster]:
+    """Run a control plane in a new folder, where only its logs stay."""
+    folder.mkdir(parents=True)
+    with simulated_cluster(folder) as cluster:
+        yield cluster
+    shutil.rmtree(folder / "etcd")
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield a size's figures as lines for people."""
     mine = found["bloomery"]
     rows = {"TrainingJobs": mine["jobs"], "InferenceServices": mine["services"]}
-    rows |= {"PyTorchJobs": found["trainingOperator"]} if "trainingOperator" in found else {}
+    rows |= {f"PyTorchJobs, {name}": row for name, row in found.get("trainingOperator", {}).items()}
     yield f"{found['jobs']} jobs, {found['services']} services"
-    yield f"  {'':18} {'children s':>10} {'done s':>8} {'per s':>7} {'calls each':>10} {'CPU ms':>7} {'MiB':>6}"
     for name, row in rows.items():
-        seconds = [value for key, value in row["seconds"].items() if key != "created"]
-        figures = f"{row['perSecond']:>7.1f} {row['callsEach']:>10.1f} {row['cpuMillisecondsEach']:>7.1f}"
-        yield f"  {name:18} {seconds[0]:>10.1f} {seconds[1]:>8.1f} {figures} {row['peakMiB']:>6.0f}"
-    edits, rest, restart = mine["edits"], mine["rest"], mine["restart"]
-    yield f"  edit to route  p50 {edits['p50']:.3f} s, p95 {edits['p95']:.3f} s, {edits['callsEach']:.1f} calls each"
-    yield f"  rest           {rest['cpuSeconds']:.2f} s CPU and {rest['calls']} calls in {rest['seconds']:.0f} s"
-    yield f"  restart        {restart['seconds']:.1f} s, {restart['cpuSeconds']:.1f} s CPU, {restart['calls']} calls"
-    yield f"  peak memory    {mine['peakMiB']:.0f} MiB, and {restart['peakMiB']:.0f} MiB after the restart"
+        times = ", ".join(
+            f"{what} {row['seconds'][what]:.1f} s ({rate:.1f}/s)" for what, rate in row["perSecond"].items()
+        )
+        yield f"  {name:22} {times}"
+        costs = (
+            f"{row['callsEach']:.1f} calls and {row['cpuMillisecondsEach']:.1f} ms CPU each, {row['peakMiB']:.0f} MiB"
+        )
+        yield f"  {'':22} {costs}; {_busy(row)}"
+    for name, ratios in found.get("ofTrainingOperator", {}).items():
+        yield f"  {'of PyTorchJobs, ' + name:22} {', '.join(f'{what} {ratio:.2f}' for what, ratio in ratios.items())}"
+    yield from _table_of_life(mine)
+
+
+def _table_of_life(mine: dict[str, Any]) -> Iterator[str]:
+    """Yield what our operator does once all is there."""
+    edits, rest, restart = mine["edits"], mine.get("rest"), mine["restart"]
+    times = f"p50 {edits['p50']:.3f} s, p95 {edits['p95']:.3f} s"
+    yield f"  {'edit to route':22} {times}, {edits['callsEach']:.1f} calls each; {_busy(edits)}"
+    if rest:
+        used = f"{rest['cpuSeconds']:.2f} s CPU and {rest['calls']} calls in {rest['seconds']:.0f} s"
+        yield f"  {'rest, with a resync':22} {used}; {_busy(rest)}"
+    used = f"{restart['seconds']:.1f} s, {restart['cpuSeconds']:.1f} s CPU, {restart['calls']} calls"
+    yield f"  {'restart':22} {used}; {_busy(restart)}"
+    yield f"  {'peak memory':22} {mine['peakMiB']:.0f} MiB, and {restart['peakMiB']:.0f} MiB after the restart"
+
+
+def _busy(row: dict[str, Any]) -> str:
+    processors = row["processors"]
+    most = processors["most"]
+    return f"processors {processors['busy']:.0%} busy, most by {most} ({processors['each'].get(most, 0.0):.2f})"
+
+
+def unsettled(sizes: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield where a restart did not leave everything as it was, in sentences."""
+    for found in sizes:
+        restart = found["bloomery"]["restart"]
+        if restart["errors"] or restart["changedStatuses"]:
+            changed = restart["changedStatuses"]
+            names = f", such as {changed[0]}" if changed else ""
+            yield (
+                f"With {found['jobs']} jobs, {restart['errors']} reconciles failed after the restart, and "
+                f"{len(changed)} statuses changed{names}."
+            )
 
 
 def draw(path: Path, sizes: Sequence[dict[str, Any]]) -> None:
@@ -86,9 +138,10 @@ def draw(path: Path, sizes: Sequence[dict[str, Any]]) -> None:
     }
     memory = {"Bloomery": line("bloomery", "peakMiB")}
     if all("trainingOperator" in found for found in sizes):
-        times["PyTorchJobs done"] = line("trainingOperator", "seconds", "done")
-        calls["a PyTorchJob"] = line("trainingOperator", "callsEach")
-        memory["training-operator"] = line("trainingOperator", "peakMiB")
+        for name in kubeflow.PROGRAMS:
+            times[f"PyTorchJobs done, {name}"] = line("trainingOperator", name, "seconds", "done")
+        calls["a PyTorchJob"] = line("trainingOperator", "defaults", "callsEach")
+        memory["training-operator"] = line("trainingOperator", "defaults", "peakMiB")
     panels = [Panel("Seconds", times), Panel("Peak memory, MiB", memory), Panel("API calls of each object", calls)]
     write_plot(path, panels, x="jobs")
 
@@ -100,7 +153,7 @@ def build(*, with_peer: bool) -> None:
     with (LOGS / "bench-operator.log").open("a") as log:
         binaries.build_kwok(log)
         if with_peer:
-            binaries.build_training_operator(log)
+            kubeflow.build(log)
 
 
 def main() -> None:
@@ -118,14 +171,14 @@ def main() -> None:
     for jobs in options.jobs:
         folder = options.output / str(jobs)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        sizes.append(measure(jobs, folder, with_peer=not options.no_peer))
-        shutil.rmtree(folder / "etcd")
+        is_largest = jobs == max(options.jobs)
+        sizes.append(measure(jobs, folder, with_peer=not options.no_peer, rest=is_largest))
         print("\n".join(table(sizes[-1])), flush=True)
     results["sizes"] = sizes
     draw(options.output / "scale.svg", sizes)
     (options.output / "scale.json").write_text(json.dumps(results, indent=1))
-    print(json.dumps(results))
+    print(json.dumps(results), flush=True)
+    sys.exit(" ".join(unsettled(sizes)) or 0)
 
 
 if __name__ == "__main__":

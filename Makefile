@@ -43,7 +43,7 @@ reference: venv ## write docs/reference.md anew from crds/
 bench-training: venv ## measure datasets and training, side by side; the last line is one JSON object
 	@$(VENV)/python -m bench.training
 
-bench-serving: venv ## measure the model server beside its peers; the last line is one JSON object (needs wrk)
+bench-serving: venv ## measure the model server beside its peers, and the gateway where the cluster runs; the last line is one JSON object (needs wrk)
 	@$(VENV)/python -m bench.serving
 
 bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 services beside Kubeflow's; the last line is one JSON object

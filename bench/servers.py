@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ PEERS = ROOT / "bench" / "peers"
 ENVIRONMENTS = STATE / "peers"
 STARTS_WITHIN = 120.0
 CORES = sorted(os.sched_getaffinity(0))[:2]
+_READY = re.compile(r"ready ([\d.]+) s after the process began: fetched in ([\d.]+) s, loaded in ([\d.]+) s")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class Contestant:
         return f"http://127.0.0.1:{self.port}{self.path}"
 
 
+@dataclass(frozen=True)
+class Start:
+    """What our server says of its start, in seconds by its own clock."""
+
+    ready: float
+    """Since the process began; the next two are parts of it."""
+    fetched: float
+    loaded: float
+
+
+def starts(log: str) -> list[Start]:
+    """Return the starts that a log of our server tells of."""
+    return [Start(*map(float, figures)) for figures in _READY.findall(log)]
+
+
 def ours(folder: Path, *, port: int, **settings: str) -> Contestant:
     """Our server as it comes."""
     environment = {"MODEL_URI": f"file://{folder}", "MODEL_DIR": str(folder), "PORT": str(port)}
@@ -58,7 +75,7 @@ def peers(folder: Path, scratch: Path, *, first_port: int) -> list[Contestant]:
     if not saved.exists():
         command = [_python("mlflow"), str(PEERS / "mlflow_model.py"), str(saved)]
         subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
-    found = []
+    found: list[Contestant] = []
     for session, workers in (("default", "1"), ("tuned", str(len(CORES)))):
         more = environment | {"SESSION": session, "WORKERS": workers}
         port = first_port + 10 * len(found)
@@ -82,8 +99,8 @@ def _bentoml(session: str, port: int, environment: Mapping[str, str]) -> Contest
 
 def _mlflow(session: str, port: int, saved: Path, environment: Mapping[str, str], workers: str) -> Contestant:
     program = str(ENVIRONMENTS / "mlflow" / "bin" / "mlflow")
-    command = (program, "models", "serve", "--model-uri", str(saved), "--env-manager", "local")
-    command += ("--host", "127.0.0.1", "--port", str(port), "--workers", workers)
+    where = ("--host", "127.0.0.1", "--port", str(port), "--workers", workers)
+    command = (program, "models", "serve", "--model-uri", str(saved), "--env-manager", "local", *where)
     # It starts uvicorn and Python by name.
     more = {**environment, "PATH": f"{ENVIRONMENTS / 'mlflow' / 'bin'}:{os.environ['PATH']}"}
     return Contestant(

@@ -1,7 +1,8 @@
 """`make bench-serving`: our server beside its peers and beside a bare loop; its last line is one JSON object.
 
 The same ONNX files, the same JPEG, the same two cores for the server and for the load, all in one run and by turns.
-The load is wrk, in a closed loop: as many requests under way as it has connections.
+The load is wrk, in a closed loop: as many requests under way as it has connections. Where the cluster at hand runs
+Bloomery, what its gateway adds is measured too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import numpy as np
 import torch
 
 from bench.images import write_photos
-from bench.servers import CORES, Contestant, ours, peers, running
+from bench.parts import run
+from bench.servers import CORES, Contestant, ours, peers, running, starts
 from bloomery_serving.images import ImageFile, Limits, decode
 from bloomery_serving.model import Model
 from bloomery_trainer import model_folder
@@ -144,6 +146,7 @@ def _summary(loops: list[float], rounds: dict[str, list[Any]]) -> Any:
         best = max(rest, key=lambda name: rest[name]["rate"])
         found |= {"bestPeer": best, "ofBestPeer": round(own["rate"] / rest[best]["rate"], 3)}
         found["p99OfBestPeer"] = round(own["p99"] / rest[best]["p99"], 3)
+        found["p99OfLeastPeer"] = round(own["p99"] / min(peer["p99"] for peer in rest.values()), 3)
     return found
 
 
@@ -210,15 +213,28 @@ def _photos(scratch: Path, images: int) -> list[Path]:
 
 
 def start_up(folder: Path, scratch: Path) -> Any:
-    """Start our server some times with the model on this machine; return seconds to ready, and an idle one's memory."""
-    seconds, memory = [], {}
+    """Start our server some times with the model on this machine; return seconds to ready, and an idle one's memory.
+
+    Its own clock begins with the process and tells the pull apart; ours ends with the first answer.
+    """
+    log, seconds, memory = scratch / "start.log", [], {}
     for number in range(STARTS):
         contestant = ours(folder, port=18050 + number)
         began = time.perf_counter()
-        with running(contestant, scratch / "start.log") as process:
+        with running(contestant, log) as process:
             seconds.append(time.perf_counter() - began)
             memory = _memory(process.pid)
-    return {"seconds": round(statistics.median(seconds), 2), "all": [round(s, 2) for s in seconds], **memory}
+    told = starts(log.read_text())
+    if len(told) != STARTS:
+        raise SystemExit(f"the server's log tells of {len(told)} starts of {STARTS}: {log.read_text()[-2000:]}")
+    by_its_clock = {
+        "seconds": statistics.median(start.ready for start in told),
+        "all": [start.ready for start in told],
+        "fetched": statistics.median(start.fetched for start in told),
+        "loaded": statistics.median(start.loaded for start in told),
+    }
+    wall = {"seconds": round(statistics.median(seconds), 2), "all": [round(s, 2) for s in seconds]}
+    return {"byItsClock": by_its_clock, "toFirstAnswer": wall, **memory}
 
 
 def _memory(pid: int) -> dict[str, float]:
@@ -262,7 +278,13 @@ def main() -> None:
             print(f"  {'int8':18} {results[name]['int8']}", flush=True)
         if not options.int8:
             results["start"] = start_up(models["resnet50"], scratch)
-    print(json.dumps(results))
+            print(f"start          {results['start']}", flush=True)
+    try:
+        if not options.int8:
+            print("gateway", flush=True)
+            results["gateway"] = run("bench.gateway")
+    finally:
+        print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from typing import Any
+
+from bench.parts import run
 
 PARTS = {
     "loading": "bench.loading",
@@ -14,19 +15,6 @@ PARTS = {
     "distribution": "bench.distribution",
     "transfer": "bench.transfer",
 }
-
-
-def run(module: str) -> Any:
-    """Runs one benchmark in a process of its own, its output shown, and returns the JSON of its last line."""
-    lines = []
-    with subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-    if process.returncode:
-        raise SystemExit(f"{module} ended with {process.returncode}")
-    return json.loads(lines[-1])
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """`make soak`: the cluster of dev/ under steady churn and faults; the last line is one JSON object.
 
-Users create, change and delete objects; pods and the operator are killed, MLflow and the object store go away and come
-back; a service that stands is asked all the time. In the end all must be where it should be, nothing may be left over,
-and no process may have grown. `MINUTES` says how long (30), `SEED` which course it takes (1). Whoever else uses the
-cluster is disturbed. The exit code is 1 where something was lost, leaked, or ended elsewhere.
+Users create, change and delete objects, and roll models out. Of two operators the one that works is killed, or both;
+other pods are killed too, MLflow and the object store go away and come back; a service that stands is asked all the
+time. In the end all must be where it should be, nothing may be left over, and no process may have grown. `MINUTES`
+says how long (30), `SEED` which course it takes (1). Whoever else uses the cluster is disturbed. The exit code is 1
+where something was lost, leaked, or ended elsewhere.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from tests.e2e.load import Load, Outcome
 from tests.e2e.logs import Logs
 from tests.e2e.photos import remove_files
 from tests.e2e.support import OPERATOR, SYSTEM, Kubectl, eventually, gateway_address, user_namespace
-from tests.soak.faults import Faults
+from tests.soak.faults import Faults, two_operators
 from tests.soak.gauges import (
     CHILDREN,
     OWNERS,
     Record,
     Watched,
     count_objects,
+    leader,
     operator_metric,
     orphans,
     restarts,
     running_pods,
 )
-from tests.soak.users import RAW, User, put_images
+from tests.soak.users import RAW, STANDING, User, put_images
 
 NAMESPACE = "soak"
-STANDING = "standing"
 SERVERS = f"bloomery.dev/inferenceservice={STANDING}"
 USERS = "ab"
 RATE = 5.0
@@ -61,8 +62,9 @@ class Soak:
         self.system = Kubectl(SYSTEM)
         self.kubectl = user_namespace(NAMESPACE)
         self.logs = Logs(self.system, OPERATOR, LOGS / "soak")
-        self.operator = Watched(self.system, "the operator", OPERATOR)
-        self.server = Watched(self.kubectl, "the server", SERVERS)
+        self.operator = Watched(self.system, "the operator", lambda: leader(self.system))
+        # Its faults spare the eldest.
+        self.server = Watched(self.kubectl, "the server", lambda: next(iter(running_pods(self.kubectl, SERVERS)), None))
         self.load = Load(self.kubectl, "load")
         self.peak = 0
         self.began = time.monotonic()
@@ -153,7 +155,7 @@ class Soak:
         print(f"[{minutes:3d}:{seconds:02d}] {'; '.join(parts)}", flush=True)
 
     def _figures(self, outcome: Outcome) -> dict[str, Any]:
-        (operator,) = running_pods(self.system, OPERATOR)
+        operator = eventually("an operator works", lambda: leader(self.system), seconds=SETTLE_SECONDS)
         return {
             "minutes": round(self.seconds / 60, 1),
             "seed": self.seed,
@@ -206,7 +208,7 @@ def main() -> int:
     print(f"{minutes:g} minutes with seed {seed}; the operators' logs are kept in {LOGS / 'soak'}", flush=True)
     soak = Soak(minutes, seed)
     try:
-        with soak.logs:
+        with soak.logs, two_operators(soak.system):
             found = soak.run()
     finally:
         clean(soak.kubectl)

@@ -7,13 +7,14 @@ import statistics
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.e2e.support import Kubectl
+from tests.e2e.support import OPERATOR, Kubectl
 
+LEASE = "bloomery-operator"
 OWNERS = "datasets,trainingjobs,inferenceservices"
 MORE_FILES, MORE_THREADS = 10, 8
 """What a process may have at the end beyond the start: connections kept alive, a pool of threads not used before."""
@@ -107,20 +108,20 @@ def usage_of(kubectl: Kubectl, pod: str) -> Usage | None:
 
 
 class Watched:
-    """What the eldest pod of a kind holds over time; another in its place begins anew."""
+    """What the pod in a place holds over time; another in its place begins anew."""
 
-    def __init__(self, kubectl: Kubectl, what: str, selector: str) -> None:
+    def __init__(self, kubectl: Kubectl, what: str, find: Callable[[], str | None]) -> None:
         self.what = what
         self._kubectl = kubectl
-        self._selector = selector
+        self._find = find
         self._samples: list[tuple[str, Usage]] = []
 
     def read(self) -> Usage | None:
         """Take a sample; None where there is no pod."""
-        eldest = running_pods(self._kubectl, self._selector)[:1]
-        usage = usage_of(self._kubectl, eldest[0]) if eldest else None
-        if usage is not None:
-            self._samples.append((eldest[0], usage))
+        pod = self._find()
+        usage = usage_of(self._kubectl, pod) if pod else None
+        if pod and usage:
+            self._samples.append((pod, usage))
         return usage
 
     @property
@@ -169,6 +170,13 @@ def running_pods(kubectl: Kubectl, selector: str, *, ready: bool = False) -> lis
 
     pods = [pod["metadata"] for pod in kubectl.get("pods", "", f"--selector={selector}") if counts(pod)]
     return [pod["name"] for pod in sorted(pods, key=lambda pod: (pod["creationTimestamp"], pod["name"]))]
+
+
+def leader(system: Kubectl) -> str | None:
+    """The operator's pod that works, by the Lease; None while there is none."""
+    holder = system.run("get", "lease", LEASE, "--output=jsonpath={.spec.holderIdentity}", check=False).stdout
+    pod = holder.partition("_")[0]
+    return pod if pod in running_pods(system, OPERATOR) else None
 
 
 def restarts(kubectl: Kubectl, selector: str) -> int:

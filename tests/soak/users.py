@@ -22,6 +22,9 @@ CUT_SHORT = 0.25
 """The share of lives that end in the middle of whatever is going on."""
 SUSPENDED = 0.3
 """The share of trainings that are suspended once."""
+STANDING = "standing"
+"""The service that is there all the time, and the TrainingJob of its model: others serve that too for a while."""
+ROLLOUT = {"steps": [20, 60], "interval": "3s"}
 LIMIT = 600.0
 """Seconds that anything may take: a busy machine, an outage and two killed pods in a row fit in it."""
 _KIND = {"Dataset": "dataset", "TrainingJob": "tj", "InferenceService": "isvc"}
@@ -44,16 +47,20 @@ def manifests(name: str, *, replicas: int = 1) -> list[dict[str, Any]]:
         "resources": {"requests": {"cpu": "200m", "memory": "600Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
         "output": {"registeredModel": MODEL},
     }
-    serving = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
-    variant = {"name": "v1", "model": {"trainingJob": name}, "weight": 100, "resources": serving}
     preparing = {"requests": {"cpu": "200m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
     specs = {
         "Dataset": {"source": {"uri": RAW}, "split": {"validation": 0.3}, "resources": preparing},
         "TrainingJob": training,
-        "InferenceService": {"replicas": replicas, "variants": [variant]},
+        "InferenceService": {"replicas": replicas, "variants": [variant("v1", name, 100)]},
     }
     head = {"apiVersion": "bloomery.dev/v1alpha1", "metadata": {"name": name}}
     return [{**head, "kind": kind, "spec": spec} for kind, spec in specs.items()]
+
+
+def variant(name: str, job: str, weight: int) -> dict[str, Any]:
+    """A variant that serves what a TrainingJob trained."""
+    serving = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
+    return {"name": name, "model": {"trainingJob": job}, "weight": weight, "resources": serving}
 
 
 class User:
@@ -97,7 +104,8 @@ class User:
             began = None  # how long that took says nothing of others
         self.see_through(name, began)
         for _ in range(self._random.randint(1, 3)):
-            edit = self._random.choice((self._rename, self._scale, self._pause, self._exclude))
+            edits = (self._rename, self._scale, self._pause, self._exclude, self._release, self._replace)
+            edit = self._random.choice(edits)
             edit(name)
         self.ask(name)
 
@@ -160,6 +168,34 @@ class User:
         stopped = lambda: self._status("InferenceService", name)["phase"] == "Stopped"  # noqa: E731
         eventually(f"{name} is stopped", stopped, seconds=LIMIT, interval=2)
         self._patch("InferenceService", name, {"stopped": False})
+        self._reach("InferenceService", name, "Ready")
+
+    def _release(self, name: str) -> None:
+        """A second variant takes a share, then another one, and goes again."""
+        for share in (30, self._random.choice((10, 60))):
+            self._serve(name, variant("v1", name, 100 - share), variant("v2", STANDING, share))
+        self._serve(name, variant("v1", name, 100))
+
+    def _replace(self, name: str) -> None:
+        """Another model in the place of the first, and back."""
+        for job in (STANDING, name):
+            self._serve(name, variant("v1", job, 100))
+
+    def _serve(self, name: str, *variants: dict[str, Any]) -> None:
+        """Change who answers by a short rollout; wait until it is over and who answered before is drained and gone."""
+        self._patch("InferenceService", name, {"rollout": ROLLOUT, "variants": list(variants)})
+        self._reach("InferenceService", name, "Ready")
+        weights = {each["name"]: each["weight"] for each in variants}
+
+        def is_over() -> bool:
+            status = self._status("InferenceService", name)
+            serving = {each["name"]: each["weight"] for each in status["variants"]}
+            revisions = {each.get("revision") for each in status["variants"]}
+            deployments = self._kubectl.get("deployments", "", f"--selector=bloomery.dev/inferenceservice={name}")
+            there = {deployment["metadata"]["name"] for deployment in deployments}
+            return "rollout" not in status and serving == weights and revisions == there
+
+        eventually(f"{name} has gone over to {weights}", is_over, seconds=LIMIT, interval=2)
         self._reach("InferenceService", name, "Ready")
 
     def _exclude(self, name: str) -> None:

@@ -78,8 +78,10 @@ def test_what_a_pod_said_before_it_was_killed_is_found_once(tmp_path: Path, monk
     kubectl.chmod(0o755)
     monkeypatch.setattr(demo, "tool", lambda name: str(tmp_path / name))
     with Logs(Kubectl("system"), "app=operator", tmp_path / "logs") as logs:
-        written = lambda: sum(path.read_text().count("\n") for path in (tmp_path / "logs").iterdir())  # noqa: E731
-        eventually("both logs are there", lambda: written() == 3, seconds=20, interval=0.1)
 
+        def lines() -> int:
+            return sum(path.read_text().count("\n") for path in (tmp_path / "logs").iterdir())
+
+        eventually("both logs are there", lambda: lines() == 3, seconds=20, interval=0.1)
         assert logs.alarms() == ["first-aaaaaaaa: KeyError: 1", "second-bbbbbbbb: 2026-01-01 10:00:00 ERROR kopf no"]
         assert logs.alarms() == []

@@ -130,10 +130,10 @@ def next_rollout(observation: InferenceServiceObservation) -> RolloutStatus | No
     passage = Passage(
         plan=observation.service.spec.rollout,
         state=observation.rollout,
-        current=observation.current,
         routed=whole(routed_backends(observation.route)),
         target=observation.target,
         generation=observation.service.metadata.generation,
+        existing=frozenset(observation.deployments),
         wanted=frozenset(name for name in observation.wanted.values() if name),
         ready=observation.ready,
         figures=observation.figures,

@@ -112,9 +112,8 @@ async def remove_retired(context: Context, observation: InferenceServiceObservat
         if deployment.retired_at is None:
             await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: observation.now.isoformat()})
             continue
-        silence = await context.servers.silence(deployment.name, observation.pods.get(deployment.name, ()))
+        silence = await context.servers.silence(observation.pods.get(deployment.name, ()))
         if is_drained(observation, deployment, silence):
-            context.servers.forget(deployment.name)
             # The Deployment last: as long as it is there, what could not be deleted with it is deleted the next time.
             for kind in (*([AUTOSCALERS] if deployment.autoscaled else []), SERVICES, CONFIG_MAPS, DEPLOYMENTS):
                 await delete_owned(context, observation.service, kind, deployment.name)

@@ -105,6 +105,50 @@ def test_weights_change_although_the_storage_keys_were_taken_away(world: World) 
     world.wait_for_weights("flowers", {names["v1"]: 50, names["v2"]: 50})
 
 
+@pytest.mark.feature("S8", "S15")
+def test_a_variant_that_is_scaled_to_0_gives_its_share_away_before_its_pods_go(world: World) -> None:
+    names = split(world, {"v1": 50, "v2": 30, "v3": 20})
+    for name in names.values():
+        world.set_ready(name, 1)
+    world.wait_for_weights("flowers", {names["v1"]: 50, names["v2"]: 30, names["v3"]: 20})
+    world.accept_route("flowers")
+    changed = [variant("v1", 50), variant("v2", 30, replicas=0), variant("v3", 20)]
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": changed}})
+    world.wait_for_weights("flowers", {names["v1"]: 71.43, names["v2"]: 0, names["v3"]: 28.57})
+    world.wait_for_condition("inferenceservices", "flowers", "RouteReady", "False", reason="RoutePending")
+    assert world.wait_for("deployments", names["v2"])["spec"]["replicas"] == 1
+    world.accept_route("flowers")
+    world.wait_for("deployments", names["v2"], lambda d: d["spec"]["replicas"] == 0)
+    world.set_ready(names["v2"], 0)
+    world.wait_for_condition("inferenceservices", "flowers", "Ready", "True")
+
+
+@pytest.mark.feature("S8", "S15")
+def test_a_new_model_of_an_autoscaled_variant_takes_over_with_as_many_pods_as_the_old_one_has(world: World) -> None:
+    scaled = {"autoscaling": {"min": 1, "max": 8}}
+    world.create(inference_service(variants=[variant("v1", 100, **scaled)]))
+    first = world.revision("flowers", "v1")
+    world.set_ready(first, 1)
+    world.wait_for_weights("flowers", {first: 100})
+    # As the autoscaler's controller does.
+    world.patch("deployments", first, {"spec": {"replicas": 6}}, subresource="scale")
+    world.set_ready(first, 6)
+    world.wait_for_condition("inferenceservices", "flowers", "VariantsReady", "True")
+    second = [variant("v1", 100, model="s3://models/second", **scaled)]
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": second}})
+    (new,) = eventually(lambda: set(world.deployments_of("flowers", "v1")) - {first}, "a second revision")
+    assert world.wait_for("deployments", new)["spec"]["replicas"] == 6
+    world.set_ready(new, 5)
+    world.wait_for("inferenceservices", "flowers", lambda m: m["status"]["readyReplicas"] == 11)
+    assert world.weights("flowers")[first] == 100
+    world.set_ready(new, 6)
+    world.wait_for_weights("flowers", {new: 100})
+    assert world.wait_for("deployments", new)["spec"]["replicas"] == 6
+    world.patch("deployments", new, {"spec": {"replicas": 2}}, subresource="scale")
+    world.wait_for("inferenceservices", "flowers", lambda m: m["status"]["ready"].endswith("/2"))
+    assert world.wait_for("deployments", new)["spec"]["replicas"] == 2
+
+
 @pytest.mark.feature("S9")
 def test_a_header_picks_any_variant_at_the_services_path(world: World) -> None:
     names = split(world, {"v1": 100, "v2": 0}, path="/blumen")

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.component.conftest import ApiServer
-from tests.component.gatekeeper import Gatekeeper, standing_before
+from tests.component.gatekeeper import PASS, Call, Fault, Gatekeeper, standing_before
 from tests.component.operator_fixtures import NewOperator
 from tests.component.operator_harness import (
     GATEWAY,
+    PATIENCE_SECONDS,
     OperatorProcess,
     World,
     condition_of,
@@ -205,6 +206,44 @@ def test_an_operator_that_was_killed_goes_on_with_the_rollout(world: World, own_
         own_operator.kill()
         own_operator.start()
         world.wait_for_weights("flowers", {second: 100})
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.parametrize(
+    ("kind", "said", "fault"),
+    [
+        ("inferenceservices/status", '"aborted":true', Fault(unanswered=True)),
+        ("httproutes", '"weight":0', Fault(lost=True)),
+    ],
+    ids=["once it is written down", "before the route has it"],
+)
+def test_an_abort_is_carried_out_although_the_operator_is_killed(
+    kind: str, said: str, fault: Fault, world: World, watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+) -> None:
+    plan = {"steps": [10], "interval": "1h", "abortOn": {"errorRate": 0.5}}
+    watched_operator.start()
+    world.create(inference_service(variants=[variant("v1", 100)], rollout=plan))
+    first = world.revision("flowers", "v1")
+    world.set_ready(first, 1)
+    world.wait_for_weights("flowers", {first: 100})
+    second = replace_model(world, first)
+    world.set_ready(second, 1)
+    world.wait_for_weights("flowers", {first: 90, second: 10})
+
+    def of_the_abort(call: Call) -> bool:
+        return call.is_write and call.kind == kind and said in call.body.replace(" ", "")
+
+    gatekeeper.faults = lambda call: fault if of_the_abort(call) else PASS
+    world.set_ready(second, 0)
+    assert gatekeeper.struck.wait(PATIENCE_SECONDS)
+    watched_operator.kill()
+    assert world.weights("flowers") == {first: 90, second: 10}
+    gatekeeper.faults = lambda _: PASS
+    # Nor does it make a difference that what failed is there again.
+    world.set_ready(second, 1)
+    with running(watched_operator):
+        world.wait_for_weights("flowers", {first: 100, second: 0})
+        world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
 
 
 def test_an_environment_that_is_not_right_is_answered_in_a_sentence(new_operator: NewOperator) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,11 +15,14 @@ from prometheus_client.samples import Sample
 
 from bloomery_operator.resources.serve import METRICS_PORT
 from bloomery_operator.status.rollout import Figures
-from bloomery_operator.status.workload import PodView
+from bloomery_operator.status.workload import PodView, parse_time
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
 _FORGET_SECONDS = 3600.0
-_FAILED = ("5", "429")
+_FAILED = ("5", "429", "499")
+"""How the codes begin that count against a model; 499 is a client that left, as the gateway does after its minute."""
+_TURNED_AWAY = ("401", "405")
+"""Codes of requests that never came to the model: without a key, or by another method."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class _Baseline:
 class _Silence:
     requests: int
     began: float
+    used: float
+
+
+_Key = TypeVar("_Key")
+_Memory = TypeVar("_Memory", _Baseline, _Silence)
 
 
 class ServerMeter:
@@ -61,44 +71,47 @@ class ServerMeter:
         self._session = session
         self._clock = clock
         self._baselines: dict[str, _Baseline] = {}
-        self._silences: dict[str, _Silence] = {}
+        self._silences: dict[frozenset[str], _Silence] = {}
 
-    async def figures(self, step: str, revisions: Mapping[str, Sequence[PodView]]) -> dict[str, Figures]:
-        """Return what each revision's pods counted since a rollout's step was first asked for."""
-        read = await self._read(pod for pods in revisions.values() for pod in pods)
+    async def figures(
+        self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]]
+    ) -> dict[str, Figures]:
+        """Return what each revision's pods counted in a rollout's step, which began at a time, as far as is known."""
+        every = [pod for pods in revisions.values() for pod in pods]
+        read = await self._read(every)
         now = self._clock()
         known = step in self._baselines
         baseline = self._baselines.setdefault(step, _Baseline(dict(read), now))
         baseline.used = now
-        self._forget_old(now)
-        # A pod that came later has counted nothing but this step.
-        deltas = {uid: counters.since(baseline.counters.get(uid, Counters())) for uid, counters in read.items()}
+        _forget_old(self._baselines, now)
+        for pod in every:
+            if pod.uid in read and pod.uid not in baseline.counters:
+                # One that came later has counted nothing but this step; one that did not answer before, who knows.
+                came_later = (parse_time(pod.created) or since) >= since
+                baseline.counters[pod.uid] = Counters() if came_later else read[pod.uid]
+        deltas = {uid: counters.since(baseline.counters[uid]) for uid, counters in read.items()}
         return {
             revision: _figures([deltas[pod.uid] for pod in pods if pod.uid in deltas] if known else [])
             for revision, pods in revisions.items()
         }
 
-    async def silence(self, revision: str, pods: Sequence[PodView]) -> float:
+    async def silence(self, pods: Sequence[PodView]) -> float:
         """Return for how many seconds a revision's pods have seen no request, as far as is known."""
         requests = sum(counters.requests for counters in (await self._read(pods)).values())
         now = self._clock()
-        silence = self._silences.get(revision)
+        # By their uids: the name of a revision is not its own in all namespaces, nor for ever.
+        uids = frozenset(pod.uid for pod in pods)
+        silence = self._silences.get(uids)
         if silence is None or silence.requests != requests:
-            silence = self._silences[revision] = _Silence(requests, now)
+            silence = self._silences[uids] = _Silence(requests, now, now)
+        silence.used = now
+        _forget_old(self._silences, now)
         return now - silence.began
-
-    def forget(self, revision: str) -> None:
-        """Forget a revision that is gone."""
-        self._silences.pop(revision, None)
 
     async def digest(self, pods: Sequence[PodView]) -> str | None:
         """Return the digest of the model that the first ready pod serves."""
         ready = [pod for pod in pods if pod.ready][:1]
         return next((counters.digest for counters in (await self._read(ready)).values() if counters.digest), None)
-
-    def _forget_old(self, now: float) -> None:
-        for step in [step for step, b in self._baselines.items() if now - b.used > _FORGET_SECONDS]:
-            del self._baselines[step]
 
     async def _read(self, pods: Iterable[PodView]) -> dict[str, Counters]:
         """Return the counters of the pods that answer, by the pods' uids."""
@@ -112,6 +125,12 @@ class ServerMeter:
                 return parse_counters(await response.text()) if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
             return None
+
+
+def _forget_old(memory: dict[_Key, _Memory], now: float) -> None:
+    """Forget what nobody has asked for in a long time: its service may be gone."""
+    for key in [key for key, entry in memory.items() if now - entry.used > _FORGET_SECONDS]:
+        del memory[key]
 
 
 def parse_counters(text: str) -> Counters:
@@ -154,6 +173,8 @@ def percentile(buckets: Mapping[float, float], share: float) -> float | None:
 
 def _predicts(sample: Sample) -> bool:
     route = sample.labels.get("route", "")
+    if sample.labels.get("code") in _TURNED_AWAY:
+        return False
     return route in ("/", "/predict") or route.endswith("/infer")
 
 

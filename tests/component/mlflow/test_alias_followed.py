@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.component.mlflow.conftest import MlflowServer
 from tests.component.operator_harness import (
+    Manifest,
     OperatorProcess,
     World,
     condition_of,
@@ -64,10 +65,10 @@ def registry(mlflow: MlflowServer, tmp_path: Path) -> Registry:
 def served(world: World, mlflow: MlflowServer) -> Callable[..., str]:
     """Serve a model of the registry; give its first revision once it has the traffic."""
 
-    def serve(reference: str, **model: str) -> str:
+    def serve(reference: str, *, spec: Manifest | None = None, **model: str) -> str:
         world.use_mlflow(mlflow.uri)
         source = {"mlflow": reference, **model}
-        world.create(inference_service(variants=[variant("v1", 100) | {"model": source}]))
+        world.create(inference_service(variants=[variant("v1", 100) | {"model": source}], **(spec or {})))
         first = world.revision("flowers", "v1")
         world.set_ready(first, 1)
         world.wait_for_weights("flowers", {first: 100})
@@ -77,12 +78,12 @@ def served(world: World, mlflow: MlflowServer) -> Callable[..., str]:
     return serve
 
 
-def second_revision(world: World, first: str) -> str:
+def another_revision(world: World, *known: str) -> str:
     def found() -> set[str]:
-        return set(world.deployments_of("flowers", "v1")) - {first}
+        return set(world.deployments_of("flowers", "v1")) - set(known)
 
-    (second,) = eventually(found, "the new version is deployed", seconds=FOLLOWED_SECONDS)
-    return second
+    (another,) = eventually(found, "the new version is deployed", seconds=FOLLOWED_SECONDS)
+    return another
 
 
 @pytest.mark.feature("S11", "S12")
@@ -99,7 +100,7 @@ def test_a_followed_alias_deploys_what_it_points_at_and_mlflow_knows_who_serves_
         assert shown["digest"] == "sha256:" + "1" * 64
 
         registry.champion(registry.add())
-        second = second_revision(world, first)
+        second = another_revision(world, first)
         assert world.weights("flowers") == {first: 100}
         world.set_ready(second, 1)
         world.wait_for_weights("flowers", {second: 100})
@@ -107,6 +108,26 @@ def test_a_followed_alias_deploys_what_it_points_at_and_mlflow_knows_who_serves_
         world.delete("inferenceservices", "flowers")
         eventually(lambda: served_by not in registry.tags("2"), "the tag goes with the service")
         eventually(lambda: served_by not in registry.tags("1"), "and from the version that it served before")
+
+
+@pytest.mark.feature("S10", "S11")
+def test_a_followed_alias_takes_over_by_the_steps_and_is_tried_again_when_it_moves_on(
+    world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
+) -> None:
+    plan = {"steps": [10], "interval": "1h", "abortOn": {"errorRate": 0.5}}
+    with running(own_operator):
+        first = served(f"models:/{registry.name}@champion", update="Follow", spec={"rollout": plan})
+        registry.champion(registry.add())
+        second = another_revision(world, first)
+        world.set_ready(second, 1)
+        world.wait_for_weights("flowers", {first: 90, second: 10})
+        world.set_ready(second, 0)
+        world.wait_for_weights("flowers", {first: 100, second: 0})
+        world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+        registry.champion(registry.add())
+        third = another_revision(world, first, second)
+        world.set_ready(third, 1)
+        world.wait_for_weights("flowers", {first: 90, third: 10})
 
 
 @pytest.mark.feature("S11")

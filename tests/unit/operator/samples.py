@@ -68,10 +68,12 @@ def training_job(
     return TrainingJob.parse({"metadata": metadata(**meta), "spec": needed | dict(spec or {}), "status": status or {}})
 
 
-def inference_service(weights: Mapping[str, int] | None = None, **spec: Any) -> InferenceService:
-    """Return an InferenceService with a variant of a fixed model for each weight."""
+def inference_service(
+    weights: Mapping[str, int] | None = None, *, further: Mapping[str, Manifest] | None = None, **spec: Any
+) -> InferenceService:
+    """Return an InferenceService with a variant of a fixed model for each weight; some have further fields."""
     variants = [
-        {"name": name, "model": {"uri": f"s3://models/{name}"}, "weight": weight}
+        {"name": name, "model": {"uri": f"s3://models/{name}"}, "weight": weight} | (further or {}).get(name, {})
         for name, weight in (weights or {"v1": 100}).items()
     ]
     return InferenceService.parse({"metadata": metadata(), "spec": {"variants": variants} | spec})

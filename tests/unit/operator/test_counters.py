@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta
 
+import aiohttp
 import pytest
+from prometheus_client import start_http_server
 
-from bloomery_operator.counters import Counters, parse_counters, percentile
-from bloomery_serving.metrics import BUCKETS
+from bloomery_operator.counters import Counters, ServerMeter, parse_counters, percentile
+from bloomery_operator.resources.serve import METRICS_PORT
+from bloomery_operator.status.rollout import Figures
+from bloomery_operator.status.workload import PodView
+from bloomery_serving.metrics import BUCKETS, Metrics
+from bloomery_serving.settings import Settings
+from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("S10")
 
@@ -17,6 +28,9 @@ bloomery_requests_total{code="200",key="default",route="/predict"} 90.0
 bloomery_requests_total{code="429",key="default",route="/predict"} 4.0
 bloomery_requests_total{code="503",key="alice",route="/v2/models/{model_name}/infer"} 3.0
 bloomery_requests_total{code="400",key="alice",route="/"} 2.0
+bloomery_requests_total{code="499",key="alice",route="/predict"} 5.0
+bloomery_requests_total{code="401",key="none",route="/predict"} 70.0
+bloomery_requests_total{code="405",key="none",route="/predict"} 60.0
 bloomery_requests_total{code="200",key="none",route="/upload"} 1000.0
 # TYPE bloomery_request_seconds histogram
 bloomery_request_seconds_bucket{le="0.1",route="/predict"} 90.0
@@ -28,9 +42,9 @@ bloomery_model_info{digest="sha256:d",model="flowers",service="flowers",variant=
 """
 
 
-def test_predictions_count_and_pages_do_not() -> None:
+def test_predictions_count_and_neither_pages_nor_what_was_turned_away() -> None:
     counters = parse_counters(TEXT)
-    assert (counters.requests, counters.errors, counters.digest) == (99, 7, "sha256:d")
+    assert (counters.requests, counters.errors, counters.digest) == (104, 12, "sha256:d")
     assert counters.buckets == {0.1: 90.0, 0.2: 100.0, float("inf"): 100.0}
 
 
@@ -44,6 +58,84 @@ def test_what_came_before_does_not_count() -> None:
 def test_a_server_that_began_anew_counts_from_nothing() -> None:
     now = Counters(5, 1)
     assert now.since(Counters(99, 7)) == now
+
+
+class Server:
+    """A pod's real counters at an address of its own; it does not answer before it is started."""
+
+    def __init__(self, number: int, *, created: datetime) -> None:
+        address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}"
+        uid = f"uid-{number}"
+        self.pod = PodView(name=uid, uid=uid, phase="Running", ip=address, created=created.isoformat())
+        self.metrics = Metrics(Settings(model_uri="s3://models/v1"), digest="sha256:d")
+
+    def answer(self, count: int, *, code: int = 200) -> None:
+        """Count requests as if they had been answered."""
+        for _ in range(count):
+            self.metrics.count("/predict", code, "default", 0.05)
+
+    def start(self, stack: ExitStack) -> None:
+        """Answer who asks."""
+        server, thread = start_http_server(METRICS_PORT, str(self.pod.ip), self.metrics.registry)
+        stack.callback(thread.join)
+        stack.callback(server.server_close)
+        stack.callback(server.shutdown)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.anyio
+async def test_what_a_pod_counted_before_the_step_does_not_count_although_it_did_not_answer_then(
+    stack: ExitStack,
+) -> None:
+    before, after = NOW - timedelta(hours=1), NOW + timedelta(seconds=5)
+    known, slow, young = Server(1, created=before), Server(2, created=before), Server(3, created=after)
+    revision = {"old": [server.pod for server in (known, slow, young)]}
+    for server in (known, slow):
+        server.answer(100, code=500)
+    known.start(stack)
+    async with aiohttp.ClientSession() as session:
+        meter = ServerMeter(session)
+        assert (await meter.figures("step", NOW, revision))["old"] == Figures()
+        young.answer(7)
+        for server in (slow, young):
+            server.start(stack)
+        figures = (await meter.figures("step", NOW, revision))["old"]
+        assert (figures.requests, figures.errors) == (7, 0)
+        for server in (known, slow, young):
+            server.answer(2, code=500)
+        figures = (await meter.figures("step", NOW, revision))["old"]
+        assert (figures.requests, figures.errors) == (13, 6)
+
+
+@pytest.mark.anyio
+async def test_how_long_pods_are_silent_is_not_disturbed_by_those_of_another_namespace(stack: ExitStack) -> None:
+    clock = iter((0.0, 0.0, 10.0, 10.0, 20.0, 20.0, 7200.0, 7200.0))
+    one, other = Server(1, created=NOW), Server(2, created=NOW)
+    other.answer(5)
+    for server in (one, other):
+        server.start(stack)
+    async with aiohttp.ClientSession() as session:
+        meter = ServerMeter(session, clock=clock.__next__)
+
+        async def silences() -> list[float]:
+            return [await meter.silence([server.pod]) for server in (other, one)]
+
+        assert await silences() == [0.0, 0.0]
+        assert await silences() == [10.0, 10.0]
+        other.answer(1)
+        assert await silences() == [0.0, 20.0]
+        # What nobody has asked for in an hour is forgotten.
+        assert await silences() == [7180.0, 0.0]
 
 
 def test_a_percentile_is_that_of_prometheus() -> None:

@@ -11,7 +11,7 @@ import pytest
 from bloomery_operator.api import InferenceService
 from bloomery_operator.resources.route import Backend, Traffic, build_route
 from bloomery_operator.resources.serve import ServedModel, revision_name
-from bloomery_operator.status.inferenceservice import derive_status, model_of
+from bloomery_operator.status.inferenceservice import derive_status, model_of, wanted_pods
 from bloomery_operator.status.traffic import (
     LONGEST_DRAIN,
     QUIET,
@@ -25,6 +25,10 @@ from bloomery_operator.status.workload import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
 
 FORMER = "flowers--v1-former"
+THREE = {"v1": 50, "v2": 30, "v3": 20}
+BOTH = {"v1": 1, "v2": 1}
+OFF: dict[str, Manifest] = {"v2": {"replicas": 0}}
+SCALED: dict[str, Manifest] = {"v1": {"autoscaling": {"min": 2, "max": 8}}}
 NEW_ROUTE = {"metadata": {"generation": 2}, "status": {"parents": []}}
 """A route that the gateway has not looked at yet."""
 
@@ -52,13 +56,14 @@ def observe(
     *,
     routed: Mapping[str, int] | None = None,
     former: int | None = None,
+    further: Mapping[str, Manifest] | None = None,
     **fields: Any,
 ) -> InferenceServiceObservation:
     """Observe a service; a variant without an entry in ``ready`` is not deployed, ``former`` is v1's old revision."""
-    service = inference_service(weights)
+    service = inference_service(weights, further=further)
     deployments = [deployment(revision(service, name), name, pods) for name, pods in ready.items()]
     if former is not None:
-        deployments.append(deployment(FORMER, "v1", former))
+        deployments.append(deployment(FORMER, "v1", former, replicas=max(1, former)))
     named = {FORMER if name == "former" else revision(service, name): weight for name, weight in (routed or {}).items()}
     defaults: dict[str, Any] = {
         "now": NOW,
@@ -97,6 +102,12 @@ def planned(observation: InferenceServiceObservation) -> dict[str, int]:
         (observe({"v1": 100}, {"v1": 0}, former=0, routed={"former": 100}), {"former": 100}),
         (observe({"v1": 100}, {"v1": 1}, former=1, routed={"former": 100}), {"v1": 100}),
         (observe({"v1": 100}, {}, former=1, routed={"former": 100}), {"former": 100}),
+        (observe(THREE, {"v1": 1, "v2": 1, "v3": 1}), THREE),
+        (observe(THREE, {"v1": 1, "v2": 0, "v3": 1}), {"v1": 71, "v2": 0, "v3": 29}),
+        (
+            observe(THREE, {"v1": 1, "v2": 1, "v3": 1}, routed=THREE, further=OFF),
+            {"v1": 71, "v2": 0, "v3": 29},
+        ),
     ],
     ids=[
         "nothing deployed",
@@ -112,6 +123,9 @@ def planned(observation: InferenceServiceObservation) -> dict[str, int]:
         "the former model keeps its weight when it fails",
         "the new model takes over",
         "the new model is not deployed yet",
+        "three share",
+        "two share what the third waits for",
+        "a routed one that should have no pods leaves its weight to the others",
     ],
 )
 def test_weight_goes_to_who_can_answer(observation: InferenceServiceObservation, plan: dict[str, int]) -> None:
@@ -208,6 +222,49 @@ def test_the_status_shows_the_weights_that_are_in_force() -> None:
     assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 100, 1), ("v2", 0, 0)]
     assert (status.ready, status.replicas, status.ready_replicas) == ("1/2", 2, 1)
     assert status.url == "http://gateway/demo/flowers"
+
+
+def pods_of(observation: InferenceServiceObservation, variant: str) -> int:
+    (found,) = [v for v in observation.service.spec.variants if v.name == variant]
+    return wanted_pods(observation, found)
+
+
+@pytest.mark.parametrize(
+    ("observation", "pods"),
+    [
+        (observe({"v1": 100}, {}, further=SCALED), 2),
+        (observe({"v1": 100}, {}, further=SCALED, former=1, routed={"former": 100}), 2),
+        (observe({"v1": 100}, {}, further=SCALED, former=5, routed={"former": 100}), 5),
+        (observe({"v1": 100}, {}, further=SCALED, former=12, routed={"former": 100}), 8),
+        (observe({"v1": 100}, {"v1": 1}, further=SCALED, former=5, routed={"former": 100}), 1),
+    ],
+    ids=["the first model", "no less than the least", "as many as before", "no more than the most", "once it is there"],
+)
+def test_a_new_model_of_an_autoscaled_variant_begins_with_the_pods_that_the_load_needs(
+    observation: InferenceServiceObservation, pods: int
+) -> None:
+    assert pods_of(observation, "v1") == pods
+
+
+@pytest.mark.parametrize(
+    ("observation", "pods"),
+    [
+        (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, routed={"v1": 50, "v2": 50}), 1),
+        (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, route=NEW_ROUTE), 1),
+        (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, routed={"v1": 100, "v2": 0}), 0),
+        (observe({"v1": 0, "v2": 100}, BOTH, further=OFF, routed={"v2": 100}), 0),
+    ],
+    ids=["it has a share", "the gateway does not know yet", "the others have its share", "nobody else may have it"],
+)
+def test_a_variant_that_is_scaled_to_0_loses_its_pods_once_its_share_has_moved(
+    observation: InferenceServiceObservation, pods: int
+) -> None:
+    assert pods_of(observation, "v2") == pods
+
+
+def test_a_service_whose_whole_weight_is_scaled_to_0_is_not_ready() -> None:
+    status = derive_status(observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, further=OFF, routed={"v2": 100}))
+    assert (status.conditions[0].status, status.conditions[0].reason) == ("False", "NothingToRouteTo")
 
 
 def test_a_service_whose_path_is_taken_claims_no_address() -> None:

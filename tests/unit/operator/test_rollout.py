@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -27,10 +27,10 @@ def passage(**fields: Any) -> Passage:
     defaults: dict[str, Any] = {
         "plan": PLAN,
         "state": None,
-        "current": {"old": 10_000},
         "routed": {"old": 10_000},
         "target": {"new": 10_000},
         "generation": 2,
+        "existing": frozenset({"old", "new", "third", *"abcd"}),
         "wanted": frozenset({"new"}),
         "ready": frozenset({"old", "new"}),
         "figures": {"old": WELL, "new": WELL},
@@ -68,7 +68,7 @@ def test_the_traffic_moves_by_the_steps_and_then_in_full() -> None:
 
 def test_new_weights_walk_as_new_models_do() -> None:
     there = begun(
-        current={"a": 9000, "b": 1000}, target={"a": 5000, "b": 5000}, wanted=frozenset("ab"), ready=frozenset("ab")
+        routed={"a": 9000, "b": 1000}, target={"a": 5000, "b": 5000}, wanted=frozenset("ab"), ready=frozenset("ab")
     )
     assert split(there) == {"a": 8600, "b": 1400}
 
@@ -77,8 +77,8 @@ def test_new_weights_walk_as_new_models_do() -> None:
     "fields",
     [
         {"plan": None},
-        {"current": {}},
-        {"current": {"new": 10_000}},
+        {"routed": {}},
+        {"routed": {"new": 10_000}},
         {"target": {}},
         {"ready": frozenset({"new"})},
     ],
@@ -161,7 +161,7 @@ def test_new_pods_that_are_all_gone_abort() -> None:
 
 def test_what_was_aborted_is_tried_again_only_for_another_spec_or_model() -> None:
     there = begun(figures={"new": Figures(200, 100), "old": WELL})
-    there = replace(there, state=advance(there, NOW), current={"old": 10_000}, figures={})
+    there = replace(there, state=advance(there, NOW), figures={})
     # Not even when its pods go and come back.
     for target in ({"new": 10_000}, {"old": 10_000}):
         assert advance(replace(there, target=target), LATER) == there.state
@@ -178,7 +178,7 @@ def test_a_third_model_begins_where_the_second_began() -> None:
     there = replace(begun(), state=advance(begun(), LATER))
     third = replace(
         there,
-        current={"old": 5000, "new": 5000},
+        routed={"old": 5000, "new": 5000},
         target={"third": 10_000},
         wanted=frozenset({"third"}),
         ready=frozenset({"old", "new", "third"}),
@@ -188,14 +188,91 @@ def test_a_third_model_begins_where_the_second_began() -> None:
 
 
 def test_putting_the_weights_back_takes_them_back_at_once() -> None:
-    weights = {"current": {"a": 9000, "b": 1000}, "target": {"a": 1000, "b": 9000}}
+    weights = {"routed": {"a": 9000, "b": 1000}, "target": {"a": 1000, "b": 9000}}
     there = begun(**weights, wanted=frozenset("ab"), ready=frozenset("ab"))
-    back = replace(there, current={"a": 8200, "b": 1800}, target={"a": 9000, "b": 1000}, generation=3)
+    back = replace(there, routed={"a": 8200, "b": 1800}, target={"a": 9000, "b": 1000}, generation=3)
     assert advance(back, NOW) is None
+
+
+TWO = {
+    "routed": {"a": 5000, "b": 5000},
+    "target": {"new": 5000, "b": 5000},
+    "wanted": frozenset({"new", "third"}),
+    "ready": frozenset({"a", "b", "new"}),
+}
+"""Of two models that one apply replaces, the first is ready."""
+ALL_READY = frozenset({"old", "new", "third", *"ab"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        ({}, [{"target": {"new": 9000, "third": 1000}, "ready": ALL_READY}]),
+        (TWO, [{"target": {"new": 5000, "third": 5000}, "ready": ALL_READY}]),
+        ({"target": {"new": 9000, "third": 1000}, "ready": ALL_READY}, [{"target": {"new": 5000, "third": 5000}}]),
+        ({}, [{"target": {}}, {"target": {"new": 10_000}}]),
+    ],
+    ids=["another variant is ready", "the second of two models is ready", "weights are edited", "none can serve"],
+)
+def test_whatever_changes_halfway_an_abort_puts_all_weight_back(
+    fields: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]
+) -> None:
+    there = begun(**fields)
+    before = there.routed
+    there = replace(there, state=advance(there, LATER))
+    there = replace(there, routed=split(there))
+    for change in changes:
+        there = replace(there, **change)
+        there = replace(there, state=advance(there, LATER))
+    bad = {revision: Figures(200, 200) for revision in ("new", "third")}
+    there = replace(there, state=advance(replace(there, figures=bad), LATER))
+    assert state_of(there).aborted
+    assert split(there) == before
+
+
+def test_a_shadow_that_comes_and_goes_does_not_begin_the_walk_anew() -> None:
+    there = begun(target={"new": 10_000, "third": 0})
+    there = replace(there, state=advance(there, LATER), target={"new": 10_000})
+    assert split(replace(there, state=advance(there, LATER))) == {"old": 5000, "new": 5000}
+
+
+def test_an_abort_leads_back_to_what_is_left_of_what_was_replaced() -> None:
+    there = begun(**TWO)
+    gone = replace(there, existing=frozenset({"a", "new", "third"}), target={"new": 5000, "third": 5000})
+    gone = replace(gone, state=advance(gone, LATER))
+    assert split(gone) == {"a": 9000, "new": 500, "third": 500}
+
+
+def test_a_rollout_is_judged_to_its_end_although_what_it_replaces_restarts() -> None:
+    there = replace(begun(), ready=frozenset({"new"}))
+    there = replace(there, state=advance(there, LATER))
+    # What is dead may be dead for long: the traffic goes on to who answers.
+    assert split(there) == {"old": 5000, "new": 5000}
+    bad = replace(there, figures={"new": Figures(200, 100), "old": Figures()})
+    bad = replace(bad, state=advance(bad, LATER + timedelta(minutes=2)))
+    # But it neither ends there, nor goes back to where nobody is.
+    assert split(bad) == {"old": 5000, "new": 5000}
+    assert state_of(bad).message == (
+        "To be aborted at 50 percent, after 200 requests: 50.0% of them failed, and 0.0% of the 0 to what is replaced; "
+        "2.0% more is allowed. This waits for a ready pod of what is replaced."
+    )
+    back = replace(bad, ready=frozenset({"old", "new"}))
+    assert split(replace(back, state=advance(back, LATER + timedelta(minutes=2)))) == {"old": 10_000}
+
+
+def test_an_edit_while_what_is_replaced_is_dead_ends_the_outage() -> None:
+    edited = replace(begun(), ready=frozenset({"new", "third"}), target={"third": 10_000}, generation=3)
+    assert advance(edited, LATER) is None
+
+
+def test_what_was_edited_beside_the_walk_is_no_reason_to_try_again_what_was_aborted() -> None:
+    there = replace(begun(), figures={"new": Figures(200, 100), "old": WELL}, generation=3)
+    there = replace(there, state=advance(there, NOW))
+    assert advance(there, LATER) == there.state
 
 
 def test_shares_are_whole_and_lose_nothing_in_rounding() -> None:
     assert whole({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
     assert whole({"a": 0}) == {}
-    there = begun(current={"a": 3334, "b": 3333, "c": 3333}, target={"d": 10_000}, ready=frozenset("abcd"))
+    there = begun(routed={"a": 3334, "b": 3333, "c": 3333}, target={"d": 10_000}, ready=frozenset("abcd"))
     assert sum(shares_at(there.state, there.target).values()) == 10_000

@@ -156,3 +156,7 @@ class InferenceService(CustomResource):
     def replicas_of(self, variant: Variant) -> int:
         """How many pods a variant should have."""
         return self.spec.replicas if variant.replicas is None else variant.replicas
+
+    def is_off(self, variant: Variant) -> bool:
+        """Whether a variant should have no pods at all; an autoscaler always keeps some."""
+        return variant.autoscaling is None and self.replicas_of(variant) == 0

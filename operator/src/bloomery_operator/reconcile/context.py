@@ -31,14 +31,13 @@ TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
 class ServerMeter(Protocol):
     """What model servers count."""
 
-    async def figures(self, step: str, revisions: Mapping[str, Sequence[PodView]]) -> dict[str, Figures]:
-        """Return what each revision's pods counted since a rollout's step was first asked for."""
+    async def figures(
+        self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]]
+    ) -> dict[str, Figures]:
+        """Return what each revision's pods counted in a rollout's step, which began at a time, as far as is known."""
 
-    async def silence(self, revision: str, pods: Sequence[PodView]) -> float:
+    async def silence(self, pods: Sequence[PodView]) -> float:
         """Return for how many seconds a revision's pods have seen no request, as far as is known."""
-
-    def forget(self, revision: str) -> None:
-        """Forget a revision that is gone."""
 
     async def digest(self, pods: Sequence[PodView]) -> str | None:
         """Return the digest of the model that the first ready pod serves."""

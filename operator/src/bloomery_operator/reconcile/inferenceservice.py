@@ -145,7 +145,7 @@ async def _with_figures(context: Context, observation: InferenceServiceObservati
     step = f"{observation.service.metadata.uid} {rollout.since.isoformat()} {rollout.step}"
     shares = {share.revision for share in (*rollout.from_, *rollout.to)}
     pods = {revision: pods for revision, pods in observation.pods.items() if revision in shares}
-    return replace(observation, figures=await context.servers.figures(step, pods))
+    return replace(observation, figures=await context.servers.figures(step, rollout.since, pods))
 
 
 def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[str, tuple[PodView, ...]]:

@@ -79,7 +79,7 @@ def _replicas(
     """Return the number of pods to ask for; None leaves it to the autoscaler, once that has taken it over.
 
     Until then the number has to be sent again each time: a field that nobody applies any more falls back to 1. An
-    autoscaler does nothing at 0 pods, so after a stop it gets the fewest to begin with.
+    autoscaler does nothing at 0 pods, so it gets some to begin with.
     """
     is_up = deployment is not None and deployment.replicas > 0
     if variant.autoscaling is None or observation.stopped is not None or not is_up or deployment is None:
@@ -93,7 +93,8 @@ async def _scale_former(context: Context, observation: InferenceServiceObservati
     for former in observation.deployments.values():
         wanted = pods.get(former.variant, 0 if observation.stopped is not None else former.replicas)
         is_former = former.name not in observation.wanted.values()
-        if is_former and (former.replicas == 0) != (wanted == 0):
+        is_held = wanted == 0 and observation.holds(former.name)
+        if is_former and not is_held and (former.replicas == 0) != (wanted == 0):
             key = Key(observation.service.metadata.namespace, former.name)
             await context.cluster.merge(DEPLOYMENTS, key, {"spec": {"replicas": wanted}})
 
@@ -111,9 +112,8 @@ async def remove_retired(context: Context, observation: InferenceServiceObservat
         if deployment.retired_at is None:
             await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: observation.now.isoformat()})
             continue
-        silence = await context.servers.silence(deployment.name, observation.pods.get(deployment.name, ()))
+        silence = await context.servers.silence(observation.pods.get(deployment.name, ()))
         if is_drained(observation, deployment, silence):
-            context.servers.forget(deployment.name)
             # The Deployment last: as long as it is there, what could not be deleted with it is deleted the next time.
             for kind in (*([AUTOSCALERS] if deployment.autoscaled else []), SERVICES, CONFIG_MAPS, DEPLOYMENTS):
                 await delete_owned(context, observation.service, kind, deployment.name)

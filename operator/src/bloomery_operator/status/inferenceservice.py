@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bloomery_operator.api import Condition, TrainingJob
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.api.inferenceservice import InferenceServiceStatus, Variant, VariantStatus
+from bloomery_operator.api.inferenceservice import Autoscaling, InferenceServiceStatus, Variant, VariantStatus
 from bloomery_operator.resources.keys import keys_secret_name
 from bloomery_operator.resources.route import WHOLE
 from bloomery_operator.resources.serve import ServedModel, pod_selector
@@ -78,10 +78,18 @@ def wanted_pods(observation: InferenceServiceObservation, variant: Variant) -> i
     """Return how many pods a variant should have: what the spec says, or what its autoscaler has decided."""
     if observation.stopped is not None:
         return 0
-    if variant.autoscaling is None:
-        return observation.service.replicas_of(variant)
     deployment = observation.deployments.get(observation.wanted[variant.name] or "")
-    return deployment.replicas if deployment and deployment.replicas else variant.autoscaling.min
+    present = deployment.replicas if deployment else 0
+    if variant.autoscaling is None:
+        held = deployment is not None and observation.service.is_off(variant) and observation.holds(deployment.name)
+        return present if held else observation.service.replicas_of(variant)
+    return present or _first_pods(observation, variant, variant.autoscaling)
+
+
+def _first_pods(observation: InferenceServiceObservation, variant: Variant, scaling: Autoscaling) -> int:
+    """Return with how many pods an autoscaled revision begins: as many as the one has whose load it will take."""
+    mine = (d for d in observation.deployments.values() if d.variant == variant.name and observation.serves(d.name))
+    return min(scaling.max, max([scaling.min, *(d.replicas for d in mine)]))
 
 
 def variant_trouble(observation: InferenceServiceObservation, variant: Variant) -> Verdict | None:
@@ -154,6 +162,8 @@ def _route_trouble(observation: InferenceServiceObservation) -> Verdict | None:
         return observation.path_clash
     if observation.route is None:
         return Verdict("NothingToRouteTo", "The route is made once a variant has a ready pod.")
+    if observation.stopped is None and not observation.has_taker:
+        return Verdict("NothingToRouteTo", "Every variant that has a weight is scaled to 0 replicas.")
     return _refusal(observation.route)
 
 

@@ -30,7 +30,7 @@ def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) ->
     if service.spec.stopped:
         return Lifecycle(started_at=None, stopped=Verdict("Stopped", "Stopped by spec.stopped; false starts it again."))
     started = _started(service, now) if has_pods else service.status.started_at
-    if all(variant.autoscaling is None and service.replicas_of(variant) == 0 for variant in service.spec.variants):
+    if all(map(service.is_off, service.spec.variants)):
         return Lifecycle(started_at=started, stopped=Verdict("Stopped", "Every variant is scaled to 0 replicas."))
     if started is None or service.spec.auto_stop is None:
         return Lifecycle(started_at=started)

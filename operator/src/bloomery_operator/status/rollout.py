@@ -42,12 +42,12 @@ class Passage:
 
     plan: Rollout | None
     state: RolloutStatus | None
-    current: Shares
-    """The split that the state stands for; without one, that of the route."""
     routed: Shares
     """The split that the route has."""
     target: Shares
     generation: int
+    existing: frozenset[str]
+    """The revisions that there are."""
     wanted: frozenset[str]
     """The revisions that the spec's variants should serve."""
     ready: frozenset[str]
@@ -57,36 +57,45 @@ class Passage:
 
     @property
     def origin(self) -> Shares:
-        """Where a new walk begins: what a rollout that is given up had replaced, else what is in force."""
-        state = self.state
-        return self.current if state is None or not self.is_superseded else shares_of(state.from_)
+        """Where a new walk begins, and an abort leads back to: the last split that was reached in full."""
+        if self.state is None:
+            reached = self.routed
+        else:
+            reached = shares_of(self.state.to if self.state.percent == _ALL else self.state.from_)
+        return whole({revision: weight for revision, weight in reached.items() if revision in self.existing})
 
     @property
     def is_superseded(self) -> bool:
         """Whether what was taking over is no longer what the spec asks for."""
         return self.state is not None and not gaining(self.state) <= self.wanted
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the spec as it is has begun to take over."""
+        return self.state is not None and not self.state.aborted and self.state.generation == self.generation
+
 
 def advance(passage: Passage, now: datetime) -> RolloutStatus | None:
     """Return the rollout's state from now on; None where the target holds in full."""
-    plan, state = passage.plan, passage.state
-    if plan and state and state.aborted and not passage.is_superseded and state.generation == passage.generation:
+    plan, state, target = passage.plan, passage.state, passage.target
+    if plan is None:
+        return None
+    if state is not None and state.aborted and not passage.is_superseded and state.generation == passage.generation:
         # Another try needs another spec or another model.
         return state
-    if plan is None or not _can_walk(passage.origin, passage):
-        return None
-    if state is not None and _same(shares_of(state.from_), passage.target):
+    if not target:
+        # Nobody can take anything: the split stays, and so does the memory of what it came from.
+        return state
+    if state is not None and _same(shares_of(state.from_), target):
         # Who takes a change back wants to be back.
         return None
-    if state is None or state.aborted or shares_of(state.to) != passage.target:
-        return _begin(plan, passage.origin, passage, now)
+    if state is None or state.aborted or not _same(shares_of(state.to), target):
+        return _begin(plan, passage, now) if _can_walk(passage) else None
     if state.percent == _ALL:
         # Forgotten only once the route has it: who is killed in between must not begin anew from half a split.
-        return None if _same(passage.routed, passage.target) else state
+        return None if _same(passage.routed, target) else state
     breach = _breach(plan.abort_on, state, passage) if plan.abort_on else None
-    if breach is not None:
-        return state.model_copy(update={"aborted": True, "percent": 0, "message": breach})
-    return _step(plan, state, passage, now)
+    return _step(plan, state, passage, now) if breach is None else _take_back(state, passage, breach)
 
 
 def shares_at(state: RolloutStatus | None, target: Shares) -> dict[str, int]:
@@ -132,13 +141,15 @@ def losing(state: RolloutStatus) -> frozenset[str]:
     return frozenset(share.revision for share in state.from_ if share.weight > after.get(share.revision, 0))
 
 
-def _can_walk(origin: Shares, passage: Passage) -> bool:
+def _can_walk(passage: Passage) -> bool:
     """Whether there is a way to go in steps: a beginning other than the end, with pods that hold the rest meanwhile."""
-    target = passage.target
-    if not origin or not target or _same(origin, target):
+    origin, target = passage.origin, passage.target
+    if not origin or _same(origin, target):
         return False
-    # Where nothing answers any more, half a split would only prolong the outage.
-    return any(revision in passage.ready for revision, weight in origin.items() if weight > target.get(revision, 0))
+    # Where nothing answers any more, half a split would only prolong the outage; but a walk that has begun is judged to
+    # its end, as pods that are replaced come back in seconds.
+    leaving = {revision for revision, weight in origin.items() if weight > target.get(revision, 0)}
+    return passage.is_under_way or bool(leaving & passage.ready)
 
 
 def _same(one: Shares, other: Shares) -> bool:
@@ -146,9 +157,9 @@ def _same(one: Shares, other: Shares) -> bool:
     return {r: w for r, w in one.items() if w} == {r: w for r, w in other.items() if w}
 
 
-def _begin(plan: Rollout, origin: Shares, passage: Passage, now: datetime) -> RolloutStatus:
+def _begin(plan: Rollout, passage: Passage, now: datetime) -> RolloutStatus:
     return RolloutStatus(  # type: ignore[call-arg]  # by its Python name: the API's own is a keyword
-        from_=tuple(Share(revision=r, weight=w) for r, w in origin.items() if w),
+        from_=tuple(Share(revision=r, weight=w) for r, w in passage.origin.items() if w),
         to=tuple(Share(revision=r, weight=w) for r, w in passage.target.items()),
         step=0,
         percent=plan.steps[0],
@@ -174,6 +185,17 @@ def _step(plan: Rollout, state: RolloutStatus, passage: Passage, now: datetime) 
     )
 
 
+def _take_back(state: RolloutStatus, passage: Passage, breach: str) -> RolloutStatus:
+    """Put all weight back, once there is a pod to take it."""
+    if not losing(state) & passage.ready:
+        return state.model_copy(
+            update={"message": f"To be aborted {breach} This waits for a ready pod of what is replaced."}
+        )
+    return state.model_copy(
+        update={"aborted": True, "percent": 0, "generation": passage.generation, "message": f"Aborted {breach}"}
+    )
+
+
 def _place(plan: Rollout, step: int) -> str:
     return f"Step {step + 1} of {len(plan.steps)}: {plan.steps[step]} percent moved"
 
@@ -182,11 +204,11 @@ def _breach(limits: AbortOn, state: RolloutStatus, passage: Passage) -> str | No
     """Say by how much the new pods do worse than is allowed; None when they do well or too little is known."""
     failed = sorted(gaining(state) - passage.ready)
     if failed:
-        return f"Aborted at {state.percent} percent: {', '.join(failed)} has no ready pod left."
+        return f"at {state.percent} percent: {', '.join(failed)} has no ready pod left."
     new, old = (_sum(passage.figures, revisions) for revisions in (gaining(state), losing(state)))
     if new.requests == 0 or new.requests < limits.min_requests:
         return None
-    where = f"Aborted at {state.percent} percent, after {new.requests} requests"
+    where = f"at {state.percent} percent, after {new.requests} requests"
     if limits.error_rate is not None and new.error_rate - old.error_rate > limits.error_rate:
         return (
             f"{where}: {new.error_rate:.1%} of them failed, and {old.error_rate:.1%} of the {old.requests} to what is "

@@ -79,6 +79,17 @@ class InferenceServiceObservation:
         # Pods that fail later keep their weight: moving it away would overload the others.
         return revision in self.deployments and (revision in self.ready or revision in self.routed)
 
+    @cached_property
+    def has_taker(self) -> bool:
+        """Whether a variant that has a weight should have pods."""
+        return any(v.weight > 0 and not self.service.is_off(v) for v in self.service.spec.variants)
+
+    def holds(self, revision: str) -> bool:
+        """Whether a revision that should have no pods keeps them yet: others are to have its share first."""
+        if self.stopped is not None or not self.has_taker:
+            return False
+        return revision in self.routed or not is_programmed(self.route)
+
     def answering_revision(self, variant: Variant) -> str | None:
         """Name of the revision that answers for a variant: the wanted one, or until it can, the one before."""
         wanted = self.wanted[variant.name]
@@ -95,11 +106,11 @@ class InferenceServiceObservation:
 
     @cached_property
     def target(self) -> dict[str, int]:
-        """The split that the spec asks for; those that can not serve yet leave theirs to the others in proportion."""
+        """The split that the spec asks for; those that can not serve leave theirs to the others in proportion."""
         weights: dict[str, int] = {}
         for variant in self.service.spec.variants:
             revision = self.answering_revision(variant)
-            if revision is not None and self.serves(revision):
+            if revision is not None and self.serves(revision) and not self.service.is_off(variant):
                 weights[revision] = variant.weight
         return whole(weights)
 
@@ -130,10 +141,10 @@ def next_rollout(observation: InferenceServiceObservation) -> RolloutStatus | No
     passage = Passage(
         plan=observation.service.spec.rollout,
         state=observation.rollout,
-        current=observation.current,
         routed=whole(routed_backends(observation.route)),
         target=observation.target,
         generation=observation.service.metadata.generation,
+        existing=frozenset(observation.deployments),
         wanted=frozenset(name for name in observation.wanted.values() if name),
         ready=observation.ready,
         figures=observation.figures,

@@ -5,28 +5,62 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import Cluster
-from bloomery_operator.cluster.kinds import GATEWAYS, Key
+from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, Key
 from bloomery_operator.settings import Settings
+
+_PORTS = {"HTTP": 80, "HTTPS": 443}
+"""The protocols that take HTTPRoutes, the preferred one first, and the port that an address need not name."""
 
 
 class Gateway:
-    """Asks for the Gateway's address, which no watch tells, and remembers it for a while for all services."""
+    """Asks for the Gateway, and remembers the answer for a while for all services."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Know nothing yet; ``clock`` gives seconds."""
         self._clock = clock
-        self._address = ""
+        self._manifest: Manifest = {}
         self._asked: float | None = None
 
-    async def address(self, cluster: Cluster, settings: Settings) -> str:
-        """Return what stands before a service's path: the address in the settings, else the Gateway's own."""
+    async def address(self, cluster: Cluster, settings: Settings, namespace: str) -> str:
+        """Return what stands before the path of a namespace's services: the settings' address, else the Gateway's."""
         if settings.gateway_public_url or not settings.has_gateway:
             return settings.gateway_public_url
         if self._asked is None or self._clock() - self._asked >= settings.obstacle_seconds:
             gateway = await cluster.get(GATEWAYS, Key(settings.gateway_namespace, settings.gateway_name))
-            addresses = (gateway or {}).get("status", {}).get("addresses", [])
-            self._address = f"http://{addresses[0]['value']}" if addresses else ""
+            self._manifest = gateway or {}
             # One that has no address yet is asked again for each service.
-            self._asked = self._clock() if addresses else None
-        return self._address
+            self._asked = self._clock() if _host(self._manifest) else None
+        return _address(self._manifest, namespace)
+
+
+def _address(gateway: Manifest, namespace: str) -> str:
+    """Return the address at which a Gateway takes routes of a namespace; empty where it has none yet, or takes none."""
+    host = _host(gateway)
+    within = bool(host) and gateway["metadata"]["namespace"] == namespace
+    listeners = [entry for entry in gateway.get("spec", {}).get("listeners", []) if _takes_routes(entry, within=within)]
+    if not host or not listeners:
+        return ""
+    listener = min(listeners, key=lambda entry: list(_PORTS).index(entry["protocol"]))
+    protocol, port, name = listener["protocol"], listener["port"], listener.get("hostname", "*")
+    suffix = "" if port == _PORTS[protocol] else f":{port}"
+    # A listener with a name answers to no other.
+    return f"{protocol.lower()}://{host if name.startswith('*') else name}{suffix}"
+
+
+def _host(gateway: Manifest) -> str:
+    """Return a Gateway's first address as an URL has it; empty while it has none."""
+    addresses = gateway.get("status", {}).get("addresses", [])
+    value: str = addresses[0]["value"] if addresses else ""
+    return f"[{value}]" if ":" in value else value
+
+
+def _takes_routes(listener: Manifest, *, within: bool) -> bool:
+    """Whether HTTPRoutes may attach to a listener; ``within`` says that they are of the Gateway's own namespace."""
+    allowed = listener.get("allowedRoutes", {})
+    source = allowed.get("namespaces", {}).get("from", "Same")
+    kinds = [entry["kind"] for entry in allowed.get("kinds", [])] or [HTTP_ROUTES.kind]
+    # Whom a selector means is not known here; the route's own condition says whether it was taken.
+    is_open = within if source == "Same" else source != "None"
+    return listener["protocol"] in _PORTS and HTTP_ROUTES.kind in kinds and is_open

@@ -121,7 +121,7 @@ async def _observe(context: Context, service: InferenceService) -> InferenceServ
         rollout=service.status.rollout,
         route=_route(context, service),
         has_gateway=context.settings.has_gateway,
-        address=await context.gateway.address(context.cluster, context.settings),
+        address=await context.gateway.address(context.cluster, context.settings, service.metadata.namespace),
         path_clash=_path_clash(context, service),
         registry_trouble=resolved.trouble,
         started_at=life.started_at,

@@ -214,6 +214,17 @@ def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(
     world.wait_for("httproutes", "second")
 
 
+def test_requests_that_a_pod_loses_are_sent_again_by_envoy_gateway(world: World) -> None:
+    name = split(world, {"v1": 100})["v1"]
+    world.set_ready(name, 1)
+    policy = world.wait_for("backendtrafficpolicies", "flowers")
+    assert policy["spec"]["targetRefs"][0]["name"] == world.wait_for("httproutes", "flowers")["metadata"]["name"]
+    world.patch("inferenceservices", "flowers", {"spec": {"replicas": 2}})
+    world.wait_for("deployments", name, lambda d: d["spec"]["replicas"] == 2)
+    after = world.wait_for("backendtrafficpolicies", "flowers")
+    assert after["metadata"]["resourceVersion"] == policy["metadata"]["resourceVersion"]
+
+
 def test_a_refused_route_says_what_the_gateway_said(world: World) -> None:
     names = split(world, {"v1": 100})
     world.set_ready(names["v1"], 1)

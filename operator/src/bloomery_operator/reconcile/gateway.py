@@ -1,14 +1,17 @@
-"""Where the Gateway answers."""
+"""What no watch tells of the gateway: where it answers, and what it takes."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import Cluster
-from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, Key
+from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, TRAFFIC_POLICIES, Key
 from bloomery_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _PORTS = {"HTTP": 80, "HTTPS": 443}
 """The protocols that take HTTPRoutes, the preferred one first, and the port that an address need not name."""
@@ -22,6 +25,7 @@ class Gateway:
         self._clock = clock
         self._manifest: Manifest = {}
         self._asked: float | None = None
+        self._lacked: float | None = None
 
     async def address(self, cluster: Cluster, settings: Settings, namespace: str) -> str:
         """Return what stands before the path of a namespace's services: the settings' address, else the Gateway's."""
@@ -33,6 +37,16 @@ class Gateway:
             # One that has no address yet is asked again for each service.
             self._asked = self._clock() if _host(self._manifest) else None
         return _address(self._manifest, namespace)
+
+    def lacks_policies(self, settings: Settings) -> bool:
+        """Whether the cluster was found to have no traffic policies; it is asked again after a resync."""
+        return self._lacked is not None and self._clock() - self._lacked < settings.resync_seconds
+
+    def note_lack_of_policies(self) -> None:
+        """Note that the cluster has no traffic policies: its gateway is another one than Envoy Gateway."""
+        if self._lacked is None:
+            logger.info("the cluster has no %s: what a pod loses is not sent again", TRAFFIC_POLICIES.kind)
+        self._lacked = self._clock()
 
 
 def _address(gateway: Manifest, namespace: str) -> str:

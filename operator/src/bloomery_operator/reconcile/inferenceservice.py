@@ -17,6 +17,7 @@ from bloomery_operator.cluster.kinds import (
     PODS,
     SECRETS,
     SERVICES,
+    TRAFFIC_POLICIES,
     Key,
 )
 from bloomery_operator.cluster.projection import POD_REVISION
@@ -39,7 +40,7 @@ from bloomery_operator.resources.keys import (
     keys_secret_name,
     read_keys,
 )
-from bloomery_operator.resources.route import build_route
+from bloomery_operator.resources.route import build_retries, build_route
 from bloomery_operator.resources.serve import build_disruption_budget, build_front
 from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.lifecycle import lifecycle_of
@@ -235,7 +236,22 @@ async def _apply_route(context: Context, observation: InferenceServiceObservatio
     if isinstance(applied, Verdict):
         return applied
     context.projection.put(HTTP_ROUTES, applied)
-    return None
+    return await _apply_retries(context, observation)
+
+
+async def _apply_retries(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+    """Have requests that a pod loses sent to another one, where the gateway has a kind for that."""
+    if context.gateway.lacks_policies(context.settings):
+        return None
+    policy = build_retries(observation.service)
+    try:
+        applied = await apply_owned(context, observation.service, policy, TRAFFIC_POLICIES)
+    except ClusterError as error:
+        if not error.is_unknown_kind:
+            raise
+        context.gateway.note_lack_of_policies()
+        return None
+    return applied if isinstance(applied, Verdict) else None
 
 
 async def _apply_front(context: Context, observation: InferenceServiceObservation) -> Verdict | None:

@@ -214,6 +214,37 @@ def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(
     world.wait_for("httproutes", "second")
 
 
+@pytest.mark.feature("S5")
+def test_a_service_whose_path_an_older_one_takes_leaves_it_and_comes_back_when_it_is_free(world: World) -> None:
+    path = f"/{world.namespace}-mall"
+    world.create(inference_service("first", path=f"{path}-of-before", variants=[variant("v1", 100)]))
+    # Ages count in whole seconds.
+    eventually(lambda: _second(world) > _created(world, "first"), "the next second")
+    world.create(inference_service("second", path=f"{path}/all", variants=[variant("v1", 100)]))
+    revision = world.revision("second", "v1")
+    world.set_ready(revision, 1)
+    world.wait_for("httproutes", "second")
+    world.wait_for("backendtrafficpolicies", "second")
+
+    # What else stands in its way does not keep the route there.
+    world.delete("secrets", "bloomery-storage")
+    another = [variant("v1", 100, model="s3://models/another")]
+    world.patch("inferenceservices", "second", {"spec": {"variants": another}})
+    world.wait_for_condition("inferenceservices", "second", "Ready", "False", reason="SecretNotFound")
+    world.patch("inferenceservices", "first", {"spec": {"path": path}})
+    world.wait_until_gone("httproutes", "second")
+    world.wait_until_gone("backendtrafficpolicies", "second")
+    world.wait_for_condition("inferenceservices", "second", "RouteReady", "False", reason="PathTaken")
+    world.make_storage_secret()
+    world.patch("inferenceservices", "first", {"spec": {"path": f"{path}-of-before"}})
+    world.wait_for_weights("second", {revision: 100})
+    world.wait_for("backendtrafficpolicies", "second")
+
+    world.patch("inferenceservices", "second", {"spec": {"path": f"{path}-of-before"}})
+    world.wait_until_gone("httproutes", "second")
+    assert world.names("deployments") >= {revision}
+
+
 def test_requests_that_a_pod_loses_are_sent_again_by_envoy_gateway(world: World) -> None:
     name = split(world, {"v1": 100})["v1"]
     world.set_ready(name, 1)

@@ -44,8 +44,8 @@ def test_only_variants_with_a_ready_pod_get_weight_and_the_rest_get_it_when_read
     world.set_ready(names["v1"], 1)
     # What the one that waits would get goes to the other.
     world.wait_for_weights("flowers", {names["v1"]: 100, names["v2"]: 0})
-    waiting = world.wait_for_condition("inferenceservices", "flowers", "VariantsReady", "False")
-    assert "'v2' has 0 of 1 pods ready" in waiting["message"]
+    said = "Variant 'v2' has 0 of 1 pods ready."
+    world.wait_for("inferenceservices", "flowers", lambda m: condition_of(m, "VariantsReady").get("message") == said)
     world.set_ready(names["v2"], 1)
     world.wait_for_weights("flowers", {names["v1"]: 90, names["v2"]: 10})
     world.accept_route("flowers")

@@ -243,7 +243,7 @@ def make_gateway(cluster: SimulatedCluster, namespace: str, name: str) -> None:
     """Make a Gateway that has an address."""
     root = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways"
     kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": name}}
-    listener = {"name": "http", "port": 80, "protocol": "HTTP"}
+    listener = {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}
     status = {"status": {"addresses": [{"type": "IPAddress", "value": "192.0.2.1"}]}}
     headers = {"Content-Type": "application/merge-patch+json"}
     with cluster.server.http() as client:

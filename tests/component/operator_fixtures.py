@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from dev.versions import ENVOY_GATEWAY
 from tests.component.operator_harness import (
     GATEWAY,
     OperatorProcess,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parents[2]
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
 CRD_FOLDER = Path("config/crd/standard")
+ENVOY_GATEWAY_CRDS = Path("charts/gateway-helm/charts/crds/crds/generated")
 
 HOME = "operator-home"
 
@@ -37,27 +39,39 @@ NewOperator = Callable[..., OperatorProcess]
 
 @pytest.fixture(scope="session")
 def gateway_api(crds: ApiServer) -> ApiServer:
-    """Give the API server with our kinds and with HTTPRoutes."""
+    """Give the API server with our kinds, with HTTPRoutes and with Envoy Gateway's policies."""
     install_gateway_api(crds, "httproutes")
+    module = go_module(f"github.com/envoyproxy/gateway@{ENVOY_GATEWAY}")
+    install_crds(crds, module / ENVOY_GATEWAY_CRDS / "gateway.envoyproxy.io_backendtrafficpolicies.yaml")
     return crds
 
 
+def go_module(module: str) -> Path:
+    """Return a module's folder in Go's module cache."""
+    command = ["go", "mod", "download", "-json", module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd="/")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 def gateway_api_crds() -> Path:
-    """Return the folder of the Gateway API's CRDs, as Go's module cache has them."""
-    command = ["go", "mod", "download", "-json", GATEWAY_API]
-    module = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd="/")
-    return Path(json.loads(module.stdout)["Dir"]) / CRD_FOLDER
+    """Return the folder of the Gateway API's CRDs."""
+    return go_module(GATEWAY_API) / CRD_FOLDER
 
 
 def install_gateway_api(server: ApiServer, *plurals: str) -> None:
     """Put kinds of the Gateway API into an API server."""
     folder = gateway_api_crds()
-    files = [f"--filename={folder / f'gateway.networking.k8s.io_{plural}.yaml'}" for plural in plurals]
+    install_crds(server, *(folder / f"gateway.networking.k8s.io_{plural}.yaml" for plural in plurals))
+
+
+def install_crds(server: ApiServer, *paths: Path) -> None:
+    """Put kinds into an API server, and wait until it serves them."""
+    files = [f"--filename={path}" for path in paths]
     done = server.kubectl("apply", "--server-side", *files)
     assert done.returncode == 0, done.stderr
     wait = ("wait", "--for=condition=Established", "--timeout=30s", *files)
     # kubectl refuses to wait for an object whose conditions are not there yet.
-    eventually(lambda: server.kubectl(*wait).returncode == 0, f"{plurals} are established")
+    eventually(lambda: server.kubectl(*wait).returncode == 0, f"{[path.stem for path in paths]} are established")
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ PATHS = {
     "horizontalpodautoscalers": "apis/autoscaling/v2",
     "poddisruptionbudgets": "apis/policy/v1",
     "httproutes": "apis/gateway.networking.k8s.io/v1",
+    "backendtrafficpolicies": "apis/gateway.envoyproxy.io/v1alpha1",
     "pods": "api/v1",
     "configmaps": "api/v1",
     "secrets": "api/v1",

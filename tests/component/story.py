@@ -32,7 +32,16 @@ from tests.component.operator_harness import (
 
 CHAPTER_SECONDS = 240.0
 _OWNERS = ("datasets", "trainingjobs", "inferenceservices")
-_OURS = ("jobs", "deployments", "services", "configmaps", "secrets", "httproutes", "poddisruptionbudgets")
+_OURS = (
+    "jobs",
+    "deployments",
+    "services",
+    "configmaps",
+    "secrets",
+    "httproutes",
+    "backendtrafficpolicies",
+    "poddisruptionbudgets",
+)
 _VARYING = {
     re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"): "TIME",
     re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"): "UID",

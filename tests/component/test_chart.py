@@ -74,6 +74,7 @@ ALLOWED = {
     "update bloomery.dev/inferenceservices/finalizers",
     "create batch/jobs",
     "patch gateway.networking.k8s.io/httproutes",
+    "patch gateway.envoyproxy.io/backendtrafficpolicies",
     "get gateway.networking.k8s.io/gateways",
     "get /secrets",
 }

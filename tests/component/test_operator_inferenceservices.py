@@ -44,8 +44,8 @@ def test_only_variants_with_a_ready_pod_get_weight_and_the_rest_get_it_when_read
     world.set_ready(names["v1"], 1)
     # What the one that waits would get goes to the other.
     world.wait_for_weights("flowers", {names["v1"]: 100, names["v2"]: 0})
-    waiting = world.wait_for_condition("inferenceservices", "flowers", "VariantsReady", "False")
-    assert "'v2' has 0 of 1 pods ready" in waiting["message"]
+    said = "Variant 'v2' has 0 of 1 pods ready."
+    world.wait_for("inferenceservices", "flowers", lambda m: condition_of(m, "VariantsReady").get("message") == said)
     world.set_ready(names["v2"], 1)
     world.wait_for_weights("flowers", {names["v1"]: 90, names["v2"]: 10})
     world.accept_route("flowers")
@@ -256,6 +256,48 @@ def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(
     assert "url" not in world.get("inferenceservices", "second")["status"]
     world.delete("inferenceservices", "first")
     world.wait_for("httproutes", "second")
+
+
+@pytest.mark.feature("S5")
+def test_a_service_whose_path_an_older_one_takes_leaves_it_and_comes_back_when_it_is_free(world: World) -> None:
+    path = f"/{world.namespace}-mall"
+    world.create(inference_service("first", path=f"{path}-of-before", variants=[variant("v1", 100)]))
+    # Ages count in whole seconds.
+    eventually(lambda: _second(world) > _created(world, "first"), "the next second")
+    world.create(inference_service("second", path=f"{path}/all", variants=[variant("v1", 100)]))
+    revision = world.revision("second", "v1")
+    world.set_ready(revision, 1)
+    world.wait_for("httproutes", "second")
+    world.wait_for("backendtrafficpolicies", "second")
+
+    # What else stands in its way does not keep the route there.
+    world.delete("secrets", "bloomery-storage")
+    another = [variant("v1", 100, model="s3://models/another")]
+    world.patch("inferenceservices", "second", {"spec": {"variants": another}})
+    world.wait_for_condition("inferenceservices", "second", "Ready", "False", reason="SecretNotFound")
+    world.patch("inferenceservices", "first", {"spec": {"path": path}})
+    world.wait_until_gone("httproutes", "second")
+    world.wait_until_gone("backendtrafficpolicies", "second")
+    world.wait_for_condition("inferenceservices", "second", "RouteReady", "False", reason="PathTaken")
+    world.make_storage_secret()
+    world.patch("inferenceservices", "first", {"spec": {"path": f"{path}-of-before"}})
+    world.wait_for_weights("second", {revision: 100})
+    world.wait_for("backendtrafficpolicies", "second")
+
+    world.patch("inferenceservices", "second", {"spec": {"path": f"{path}-of-before"}})
+    world.wait_until_gone("httproutes", "second")
+    assert world.names("deployments") >= {revision}
+
+
+def test_requests_that_a_pod_loses_are_sent_again_by_envoy_gateway(world: World) -> None:
+    name = split(world, {"v1": 100})["v1"]
+    world.set_ready(name, 1)
+    policy = world.wait_for("backendtrafficpolicies", "flowers")
+    assert policy["spec"]["targetRefs"][0]["name"] == world.wait_for("httproutes", "flowers")["metadata"]["name"]
+    world.patch("inferenceservices", "flowers", {"spec": {"replicas": 2}})
+    world.wait_for("deployments", name, lambda d: d["spec"]["replicas"] == 2)
+    after = world.wait_for("backendtrafficpolicies", "flowers")
+    assert after["metadata"]["resourceVersion"] == policy["metadata"]["resourceVersion"]
 
 
 def test_a_refused_route_says_what_the_gateway_said(world: World) -> None:

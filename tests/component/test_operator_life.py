@@ -159,6 +159,10 @@ def test_without_a_gateway_the_services_own_address_stays_whatever_model_it_serv
         leads_to(first)
         world.set_ready(second, 1)
         leads_to(second)
+        # One of several is not the whole.
+        several = [variant("v1", 50, model="s3://models/second"), variant("v2", 50)]
+        world.patch("inferenceservices", "flowers", {"spec": {"variants": several}})
+        world.wait_until_gone("services", "flowers")
 
 
 @pytest.mark.feature("S5")

@@ -97,6 +97,7 @@ def test_every_child_goes_with_its_owner(served: World) -> None:
             ("deployments", served.revision("flowers", "v1")),
             ("services", served.revision("flowers", "v1")),
             ("httproutes", "flowers"),
+            ("backendtrafficpolicies", "flowers"),
             ("secrets", "flowers-api-key"),
             ("secrets", "flowers-api-key-digests"),
         ],

@@ -83,7 +83,7 @@ def kubectl(make_namespace: Callable[[str], Kubectl], tmp_path_factory: pytest.T
 
 def children(kubectl: Kubectl) -> dict[str, str]:
     """The uids of what the operator made, pods too: an upgrade replaces none of them."""
-    kinds = "jobs,deployments,pods,services,httproutes"
+    kinds = "jobs,deployments,pods,services,httproutes,backendtrafficpolicies"
     made = kubectl.get(kinds, "", "--selector=app.kubernetes.io/managed-by=bloomery")
     return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["uid"] for item in made}
 

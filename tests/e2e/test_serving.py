@@ -401,7 +401,8 @@ def test_a_service_is_stopped_started_stops_by_itself_and_leaves_nothing(
     assert stopped
     assert "Stopped by itself 25s after its start" in condition(kubectl, "shop", "Ready")["message"]
     kubectl("delete", "isvc", "shop")
-    kinds = "deployments,replicasets,pods,services,secrets,configmaps,httproutes,poddisruptionbudgets,hpa"
+    kinds = "deployments,replicasets,pods,services,secrets,configmaps,poddisruptionbudgets,hpa"
+    kinds += ",httproutes,backendtrafficpolicies"
     of_shop = "--selector=bloomery.dev/inferenceservice=shop"
     eventually("nothing is left", lambda: kubectl("get", kinds, of_shop, "-oname") == "", seconds=120)
 

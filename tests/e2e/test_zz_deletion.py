@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.support import EXAMPLE, Digits, eventually
 
-CHILDREN = "jobs,pods,deployments,replicasets,services,httproutes,configmaps,secrets"
+CHILDREN = "jobs,pods,deployments,replicasets,services,httproutes,backendtrafficpolicies,configmaps,secrets"
 OURS = "app.kubernetes.io/managed-by=bloomery"
 
 

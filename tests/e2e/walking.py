@@ -39,7 +39,7 @@ def labels(said: str) -> list[str]:
 
 
 def nothing_is_left(kubectl: Kubectl) -> bool:
-    kinds = "dset,tj,isvc,jobs,deployments,services,httproutes,hpa,pdb,pods"
+    kinds = "dset,tj,isvc,jobs,deployments,services,httproutes,backendtrafficpolicies,hpa,pdb,pods"
     return not kubectl.run("get", kinds, "--output=name").stdout.strip()
 
 

@@ -22,7 +22,7 @@ MORE_MEMORY, ENOUGH_SAMPLES = 0.15, 12
 """The growth from which on it is a leak, and the samples that tell growth from noise."""
 CHILDREN = (
     "jobs,pods,deployments,replicasets,services,endpointslices,configmaps,secrets,"
-    "httproutes,horizontalpodautoscalers,poddisruptionbudgets"
+    "httproutes,backendtrafficpolicies,horizontalpodautoscalers,poddisruptionbudgets"
 )
 
 # The operator's /metrics say nothing of its process, so it is read where ps reads it, in the container.

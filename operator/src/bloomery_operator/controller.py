@@ -28,6 +28,7 @@ from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.context import publish_invalid
 from bloomery_operator.reconcile.models import forget_served
+from bloomery_operator.reconcile.paths import overlapping, path_of
 from bloomery_operator.resources.metadata import SELECTOR
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
@@ -84,11 +85,14 @@ class Controller:
         """Take in a watch event and queue whom it concerns."""
         self._telemetry.events.labels(kind.kind).inc()
         self._suspects.discard((kind, key_of(manifest)))
+        former = self._context.projection.get(kind, key_of(manifest))
         if deleted:
             self._context.projection.remove(kind, manifest)
         else:
             self._context.projection.put(kind, manifest)
         self._enqueue(kind, manifest)
+        if kind is INFERENCE_SERVICES:
+            self._enqueue_neighbours(former, None if deleted else manifest)
 
     async def run(self) -> None:
         """Resync once, then work and resync until cancelled."""
@@ -191,6 +195,13 @@ class Controller:
         for owner, model in OWNER_LABELS.items():
             if model.OWNER_LABEL in labels:
                 self._queue.add(Item(owner, Key(namespace, labels[model.OWNER_LABEL])))
+
+    def _enqueue_neighbours(self, former: Manifest | None, manifest: Manifest | None) -> None:
+        """Queue the services whose path overlaps with one that was taken or left: they give way, or come back."""
+        before, after = ({path_of(seen)} if seen is not None else set() for seen in (former, manifest))
+        for path in before ^ after:
+            for key in overlapping(self._context.projection, path):
+                self._queue.add(Item(INFERENCE_SERVICES, key))
 
     def _enqueue_dependents(self, kind: Kind, namespace: str, name: str) -> None:
         """Queue those that wait for this object: a Dataset's jobs, a job's services."""

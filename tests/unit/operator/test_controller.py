@@ -99,6 +99,23 @@ def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, project
     }
 
 
+def test_who_takes_or_leaves_a_path_is_news_for_those_whose_path_overlaps(
+    controller: Controller, projection: Projection
+) -> None:
+    def service(name: str, path: str, **meta: Any) -> Manifest:
+        return {"metadata": metadata(name, **meta), "spec": {"path": path, "variants": []}}
+
+    others = {"below": "/shop/all", "equal": "/shop", "around": "/old", "beside": "/shopping"}
+    for name, path in others.items():
+        projection.put(INFERENCE_SERVICES, service(name, path))
+    older = service("older", "/old/one")
+    projection.put(INFERENCE_SERVICES, older)
+    controller.observe(INFERENCE_SERVICES, older, deleted=False)
+    assert queued(controller) == {"InferenceService demo/older"}
+    controller.observe(INFERENCE_SERVICES, service("older", "/shop", resourceVersion="101"), deleted=False)
+    assert queued(controller) == {f"InferenceService demo/{name}" for name in ("older", "below", "equal", "around")}
+
+
 def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> None:
     lists.objects = {
         DATASETS: (

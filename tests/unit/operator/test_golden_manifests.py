@@ -8,7 +8,7 @@ from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.resources import prepare, tensorboard, train
 from bloomery_operator.resources.jobs import build_config_map, build_job, build_peers_service
 from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
-from bloomery_operator.resources.route import Backend, Mirror, Traffic, build_route
+from bloomery_operator.resources.route import Backend, Mirror, Traffic, build_retries, build_route
 from bloomery_operator.resources.serve import (
     ServedModel,
     build_autoscaler,
@@ -185,11 +185,12 @@ def test_a_gpu_and_an_autoscaler_are_a_few_lines_of_a_variant(golden: Golden) ->
     )
 
 
-def test_weights_and_shadows_become_a_route(golden: Golden) -> None:
+def test_weights_and_shadows_become_a_route_and_what_a_pod_loses_is_sent_again(golden: Golden) -> None:
     service = inference_service({"v1": 90, "v2": 10, "v3": 0}, path="/blumen")
     names = {v.name: revision_name(service, v, ServedModel(uri=f"s3://models/{v.name}")) for v in service.spec.variants}
     backends = (Backend("v1", names["v1"], 9000), Backend("v2", names["v2"], 1000), Backend("v3", names["v3"], 0))
-    golden("route", build_route(service, Traffic(backends, names, (Mirror(names["v3"], 25),)), settings()))
+    traffic = Traffic(backends, names, (Mirror(names["v3"], 25),))
+    golden("route", build_route(service, traffic, settings()), build_retries(service))
 
 
 def test_the_longest_names_make_names_that_kubernetes_takes() -> None:

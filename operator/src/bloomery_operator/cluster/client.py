@@ -44,6 +44,11 @@ class ClusterError(Exception):
         is_mistyped = self.code == 500 and "typed patch object" in str(self)
         return self.code in (400, 403, 422) or is_mistyped
 
+    @property
+    def is_unknown_kind(self) -> bool:
+        """Whether the API server does not have the kind; of an object that is missing it says so in its own words."""
+        return self.code == 404 and self.reason != "NotFound"
+
 
 @dataclass(frozen=True)
 class Listing:

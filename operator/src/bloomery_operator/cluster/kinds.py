@@ -65,6 +65,8 @@ DISRUPTION_BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionb
 GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
 LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+TRAFFIC_POLICIES = Kind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
+"""Envoy Gateway's own: most clusters with another gateway do not have the kind."""
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
 ALL_KINDS = (
@@ -79,6 +81,7 @@ ALL_KINDS = (
     AUTOSCALERS,
     DISRUPTION_BUDGETS,
     HTTP_ROUTES,
+    TRAFFIC_POLICIES,
     LEASES,
 )
 

@@ -16,7 +16,7 @@ from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.reconcile.applied import Applied, owner_of
 from bloomery_operator.reconcile.gateway import Gateway
 from bloomery_operator.resources.jobs import job_name
-from bloomery_operator.resources.metadata import controller_of
+from bloomery_operator.resources.metadata import controller_of, controller_uid
 from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.rollout import Figures
@@ -180,6 +180,17 @@ async def apply_owned(context: Context, owner: CustomResource, manifest: Manifes
     applied = await context.cluster.apply(manifest)
     context.applied.note(owner_of(owner), kind, manifest, applied)
     return applied
+
+
+async def remove_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
+    """Delete a child that is not wanted any more, where there is one; a namesake of somebody else's stays."""
+    key = Key(owner.metadata.namespace, name)
+    is_followed = context.projection.follows(kind)
+    existing = context.projection.get(kind, key) if is_followed else await context.cluster.get(kind, key)
+    if existing is None or controller_uid(existing) != owner.metadata.uid:
+        return
+    context.applied.forget(owner_of(owner), kind, name)
+    await context.cluster.delete(kind, key, uid=existing["metadata"]["uid"])
 
 
 async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:

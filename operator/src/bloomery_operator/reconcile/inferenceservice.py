@@ -17,6 +17,7 @@ from bloomery_operator.cluster.kinds import (
     PODS,
     SECRETS,
     SERVICES,
+    TRAFFIC_POLICIES,
     Key,
 )
 from bloomery_operator.cluster.projection import POD_REVISION
@@ -29,9 +30,11 @@ from bloomery_operator.reconcile.context import (
     publish_status,
     read_parent,
     refusal,
+    remove_owned,
 )
 from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
 from bloomery_operator.reconcile.models import note_served, pinned_digests, resolve_models
+from bloomery_operator.reconcile.paths import overlapping
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.resources.keys import (
     build_digests_secret,
@@ -39,7 +42,7 @@ from bloomery_operator.resources.keys import (
     keys_secret_name,
     read_keys,
 )
-from bloomery_operator.resources.route import build_route
+from bloomery_operator.resources.route import build_retries, build_route
 from bloomery_operator.resources.serve import build_disruption_budget, build_front
 from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.lifecycle import lifecycle_of
@@ -121,7 +124,7 @@ async def _observe(context: Context, service: InferenceService) -> InferenceServ
         rollout=service.status.rollout,
         route=_route(context, service),
         has_gateway=context.settings.has_gateway,
-        address=await context.gateway.address(context.cluster, context.settings),
+        address=await context.gateway.address(context.cluster, context.settings, service.metadata.namespace),
         path_clash=_path_clash(context, service),
         registry_trouble=resolved.trouble,
         started_at=life.started_at,
@@ -155,10 +158,7 @@ def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[
 
 def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
     """Notice that an older service has this path, or one that is a prefix of it or within it."""
-    for key, manifest in context.projection.items(INFERENCE_SERVICES):
-        # Most services are told apart without reading them in full.
-        if not _overlap(service.path, manifest["spec"].get("path") or f"/{key}"):
-            continue
+    for key in overlapping(context.projection, service.path):
         other = find(context, INFERENCE_SERVICES, InferenceService, key)
         if other is None or other.metadata.uid == service.metadata.uid:
             continue
@@ -177,13 +177,12 @@ def _age_order(service: InferenceService) -> tuple[str, str]:
     return (created.isoformat() if created else "", service.metadata.uid)
 
 
-def _overlap(one: str, other: str) -> bool:
-    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
-
-
 async def _act(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
     """Write the children; return what stands in the way."""
     service = observation.service
+    if observation.path_clash is not None:
+        # Whatever else stands in the way: below the older one's path, ours would take its requests.
+        await _withdraw_route(context, observation)
     # What runs has its credentials: a Secret that goes later must not keep weights from changing.
     if any(name not in observation.deployments for name in observation.wanted.values()):
         missing = await missing_storage_secret(context, service.metadata.namespace)
@@ -235,14 +234,40 @@ async def _apply_route(context: Context, observation: InferenceServiceObservatio
     if isinstance(applied, Verdict):
         return applied
     context.projection.put(HTTP_ROUTES, applied)
-    return None
+    return await _apply_retries(context, observation)
+
+
+async def _withdraw_route(context: Context, observation: InferenceServiceObservation) -> None:
+    if observation.route is not None:
+        # The route last: as long as it is there, what could not be deleted before it is deleted the next time.
+        for kind in (TRAFFIC_POLICIES, HTTP_ROUTES):
+            await remove_owned(context, observation.service, kind, observation.service.metadata.name)
+
+
+async def _apply_retries(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+    """Have requests that a pod loses sent to another one, where the gateway has a kind for that."""
+    if context.gateway.lacks_policies(context.settings):
+        return None
+    policy = build_retries(observation.service)
+    try:
+        applied = await apply_owned(context, observation.service, policy, TRAFFIC_POLICIES)
+    except ClusterError as error:
+        if not error.is_unknown_kind:
+            raise
+        context.gateway.note_lack_of_policies()
+        return None
+    return applied if isinstance(applied, Verdict) else None
 
 
 async def _apply_front(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
     """Let the Service of the same name lead to the variant's pods, to the former ones until the new ones are ready."""
     service = observation.service
+    if len(service.spec.variants) > 1:
+        # It would go on leading to the one that was alone before.
+        await remove_owned(context, service, SERVICES, service.metadata.name)
+        return None
     revision = observation.answering_revision(service.spec.variants[0])
-    if revision is None or len(service.spec.variants) > 1:
+    if revision is None:
         return None
     applied = await apply_owned(context, service, build_front(service, revision), SERVICES)
     return applied if isinstance(applied, Verdict) else None

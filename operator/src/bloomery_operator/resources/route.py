@@ -1,4 +1,4 @@
-"""The HTTPRoute that spreads a service's traffic over its variants (Gateway API v1)."""
+"""The HTTPRoute that spreads a service's traffic over its variants (Gateway API v1), and its policy of retries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from bloomery_operator.settings import Settings
 
 VARIANT_HEADER = "X-Variant"
 REQUEST_TIMEOUT = "60s"
+"""Of a request with all its tries: no try has an end of its own, as the first prediction of a pod may be slow."""
+RETRIES = 2
+RETRIED = ("connect-failure", "refused-stream", "reset")
+"""A pod that is gone or breaks off without any answer; what a pod answers, 429 and 5xx too, is the answer."""
 
 
 WHOLE = 10_000
@@ -56,6 +60,24 @@ def build_route(service: InferenceService, traffic: Traffic, settings: Settings)
         "spec": {
             "parentRefs": [_gateway(settings)],
             "rules": [*rules, _rule(service, weighted, mirrors=traffic.mirrors)],
+        },
+    }
+
+
+def build_retries(service: InferenceService) -> Manifest:
+    """Return Envoy Gateway's policy that sends a request that a pod lost to another one; a prediction changes nothing.
+
+    It is merged into a policy of the whole Gateway, which it would replace otherwise.
+    """
+    route = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": service.metadata.name}
+    return {
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "BackendTrafficPolicy",
+        "metadata": child_metadata(service, name=service.metadata.name, role="serve"),
+        "spec": {
+            "targetRefs": [route],
+            "mergeType": "StrategicMerge",
+            "retry": {"numRetries": RETRIES, "retryOn": {"triggers": list(RETRIED)}},
         },
     }
 

@@ -1,0 +1,79 @@
+"""Where a Gateway answers, as users of a service are told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bloomery_operator.cluster.kinds import Key, Kind
+from bloomery_operator.reconcile.gateway import Gateway
+from tests.unit.operator.samples import Manifest, settings
+
+ALL = {"namespaces": {"from": "All"}}
+
+
+class Holding:
+    """A cluster that holds one Gateway."""
+
+    def __init__(self, gateway: Manifest | None) -> None:
+        self.gateway = gateway
+        self.asked = 0
+
+    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+        assert (kind.kind, key) == ("Gateway", Key("gateways", "bloomery"))
+        self.asked += 1
+        return self.gateway
+
+
+def listener(protocol: str, port: int, **fields: Any) -> Manifest:
+    return {"name": f"{protocol}-{port}".lower(), "protocol": protocol, "port": port, "allowedRoutes": ALL} | fields
+
+
+def gateway(*listeners: Manifest, address: str = "192.0.2.1") -> Manifest:
+    addresses = [{"type": "IPAddress", "value": address}] if address else []
+    return {
+        "metadata": {"name": "bloomery", "namespace": "gateways"},
+        "spec": {"listeners": list(listeners)},
+        "status": {"addresses": addresses},
+    }
+
+
+def address(cluster: Holding, *, namespace: str = "demo", ask: Gateway | None = None) -> str:
+    return asyncio.run((ask or Gateway()).address(cluster, settings(), namespace))  # type: ignore[arg-type]
+
+
+HTTP, HTTPS = listener("HTTP", 80), listener("HTTPS", 443)
+REDIRECTS = listener("HTTP", 80, allowedRoutes={"namespaces": {"from": "Same"}})
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        (gateway(HTTPS, HTTP), "http://192.0.2.1"),
+        (gateway(HTTPS), "https://192.0.2.1"),
+        (gateway(listener("HTTP", 8080), HTTPS), "http://192.0.2.1:8080"),
+        (gateway(listener("HTTPS", 8443)), "https://192.0.2.1:8443"),
+        (gateway(HTTP, address="2001:db8::1"), "http://[2001:db8::1]"),
+        (gateway(listener("HTTP", 8080), address="2001:db8::1"), "http://[2001:db8::1]:8080"),
+        (gateway(HTTP, address="edge.example.com"), "http://edge.example.com"),
+        (gateway(listener("HTTPS", 443, hostname="models.example.com")), "https://models.example.com"),
+        (gateway(listener("HTTP", 80, hostname="*.example.com")), "http://192.0.2.1"),
+        (gateway(listener("TLS", 443), listener("TCP", 9000)), ""),
+        (gateway(listener("HTTP", 80, allowedRoutes=ALL | {"kinds": [{"kind": "GRPCRoute"}]}), HTTPS), "https://192.0.2.1"),
+        (gateway(HTTP, address=""), ""),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_address_is_that_of_a_listener_that_takes_the_services_routes(
+    manifest: Manifest | None, expected: str
+) -> None:
+    assert address(Holding(manifest)) == expected
+
+
+def test_a_listener_that_only_redirects_is_no_address_of_other_namespaces() -> None:
+    cluster, ask = Holding(gateway(REDIRECTS, HTTPS)), Gateway()
+    assert address(cluster, ask=ask) == "https://192.0.2.1"
+    assert address(cluster, ask=ask, namespace="gateways") == "http://192.0.2.1"
+    assert cluster.asked == 1

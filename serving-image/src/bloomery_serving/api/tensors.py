@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from bloomery_serving.errors import RequestError
+from bloomery_serving.errors import RequestError, name_fields
 from bloomery_serving.images import ImageFile, Tensor
 from bloomery_serving.model import Scores
 
@@ -146,8 +146,8 @@ def _parse(head: bytes, expected: Expected) -> InferRequest:
     try:
         return InferRequest.model_validate_json(head)
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc'])) or 'the body'}: {e['msg']}" for e in error.errors()[:5]]
-        raise RequestError(400, "BadRequest", f"The request is not as it should be: {'; '.join(found)}.") from error
+        fields = name_fields(error.errors(), whole="the body")
+        raise RequestError(400, "BadRequest", f"The request is not as it should be: {fields}.") from error
 
 
 def _binary_part(given: InputTensor, rest: memoryview) -> memoryview | None:

@@ -111,7 +111,7 @@ def _fetch_own(source: Source, folder: Path, digest: str) -> StoredModel | None:
         return None
     try:
         metadata = json.loads(content)
-        digests = {str(name): str(digest) for name, digest in metadata["files"].items()}
+        digests = {str(name): str(value) for name, value in metadata["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError("NotAModel", f"metadata.json at {source.uri} is not that of a model: {error!r}") from error
     actual = model_digest(digests)

@@ -45,11 +45,13 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return done
 
 
+@pytest.mark.feature("S16")
 def test_with_cuda_its_libraries_are_loaded_before_the_model(sessions: list[object], folder: Path) -> None:
     load(folder)
     assert sessions == ["CUDA's libraries", [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), CPU]]
 
 
+@pytest.mark.feature("S16")
 def test_a_gpu_that_can_not_be_used_is_told_in_words(
     sessions: list[object], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_gpu_that_can_not_be_used_is_told_in_words(
     assert "none can be used here, so the processor answers" in warning
 
 
+@pytest.mark.feature("S16")
 def test_a_gpu_has_computed_every_size_of_batch_before_users_come(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

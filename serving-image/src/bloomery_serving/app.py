@@ -13,7 +13,7 @@ from bloomery_serving import __version__
 from bloomery_serving.api import oip, pages, predict
 from bloomery_serving.api.description import DescribedAPI
 from bloomery_serving.auth import KeyRing
-from bloomery_serving.errors import RequestError
+from bloomery_serving.errors import RequestError, name_fields
 from bloomery_serving.gate import BodyLimits, Gate, error_body
 from bloomery_serving.images import Limits
 from bloomery_serving.metrics import Metrics
@@ -83,7 +83,7 @@ def _speak_json(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        fields = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
+        fields = name_fields(error.errors(), whole="the body", skip=1)
         return _answer(request, RequestError(400, "BadRequest", f"The request is not as it should be: {fields}."))
 
     @app.exception_handler(Exception)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_BLANKS = " \t"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CHECK_SECONDS = 1.0
@@ -67,8 +68,10 @@ class KeyRing:
 
 def given_key(authorization: str) -> str:
     """Return the key of an Authorization header: ``KEY`` or ``Bearer KEY``."""
-    scheme, _, rest = authorization.strip().partition(" ")
-    return rest.strip() if scheme.lower() == "bearer" and rest else authorization.strip()
+    # HTTP's own blanks only: a key's last byte may be one that Latin-1 takes for another blank, as UTF-8's "à" does.
+    given = authorization.strip(_BLANKS)
+    scheme, _, rest = given.partition(" ")
+    return rest.strip(_BLANKS) if scheme.lower() == "bearer" and rest else given
 
 
 def _read(path: Path) -> str | None:

@@ -20,10 +20,12 @@ OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/upload", "/docs", "/opena
 OPEN_FOLDERS = ("/upload/", "/docs/")
 """What needs no key to be read: probes, and the pages with their files."""
 
-NO_KEY = "none"
+NO_KEY = ""
+"""The name under which requests without a key are counted; no key can have it."""
 GONE = 499
 """What nginx counts a request as whose client left before it was answered: no fault of the server's."""
 
+_OTHER = "other"
 _HOW = "send it as 'Authorization: KEY' or 'Authorization: Bearer KEY'"
 _MISSING_KEY = f"This service needs a key: {_HOW}."
 _WRONG_KEY = f"This service needs a key, and what was sent is none of its own: {_HOW}; new ones take up to two minutes."
@@ -52,7 +54,8 @@ class Gate:
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._headers = [(name.encode("latin-1"), _latin(value)) for name, value in headers.items()]
+        # Names in other scripts go as UTF-8, as browsers and curl show them.
+        self._headers = [(name.encode("latin-1"), value.encode()) for name, value in headers.items()]
         self._body = body
         self._turns = turns
         self._keys = keys
@@ -81,7 +84,7 @@ class Gate:
         except RequestError as error:
             await _refuse(error, scope, send_with_headers)
         finally:
-            self._metrics.count(_pattern(scope), code, key, time.perf_counter() - start)
+            self._metrics.count(_pattern(scope, code), code, key, time.perf_counter() - start)
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer a request that asks for work; return whether its client left before.
@@ -173,15 +176,19 @@ async def _leaves_before(app: ASGIApp, scope: Scope, receive: Receive, connectio
         leaving.cancel()
 
 
-def _pattern(scope: Scope) -> str:
+def _pattern(scope: Scope, code: int) -> str:
     """Return the pattern of a request's route: what users type must not become label values."""
     route, path = scope.get("route"), scope["path"]
+    if code == 405:  # the route knows the path, but answers another method
+        return _OTHER
     if route is not None:
-        return str(getattr(route, "path", "other"))
-    # It was refused before it was routed, but a 429 to a prediction is one.
+        return str(getattr(route, "path", _OTHER))
+    # It was refused before it was routed. A 429 to a prediction is one; all else says nothing of how the model does.
+    if code != 429:
+        return _OTHER
     if path in ("/", "/predict"):
         return str(path)
-    return "/v2/models/{model_name}/infer" if path.endswith("/infer") else "other"
+    return "/v2/models/{model_name}/infer" if path.endswith("/infer") else _OTHER
 
 
 def _is_open(scope: Scope) -> bool:
@@ -207,8 +214,3 @@ async def _refuse(error: RequestError, scope: Scope, send: Send) -> None:
     # be lost to a client that is in the middle of sending.
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _latin(value: str) -> bytes:
-    """Encode a header's value; names in other scripts go as UTF-8, as browsers and curl show them."""
-    return value.encode()

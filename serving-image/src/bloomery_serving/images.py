@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bloomery_serving.errors import RequestError
+from bloomery_serving.errors import ModelError, RequestError, name_fields
 
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
 """Pillow's names of what is accepted. Of these it knows WebP only once that plugin is imported."""
@@ -24,6 +26,8 @@ MAX_ASPECT = 100
 1×65000 pixels would become one of 12 GB in memory."""
 
 Tensor = NDArray[np.float32]
+_Shift = Annotated[float, Field(allow_inf_nan=False)]
+_Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Preprocess(BaseModel):
@@ -33,13 +37,21 @@ class Preprocess(BaseModel):
 
     resize: int
     crop: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[_Shift, _Shift, _Shift]
+    std: tuple[_Scale, _Scale, _Scale]
 
     @classmethod
     def read(cls, path: Path) -> Preprocess:
-        """Read the file of a model folder."""
-        return cls.model_validate_json(path.read_text())
+        """Read the file of a model folder.
+
+        Raises:
+            ModelError: a field is missing or can not be; names it.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        except ValidationError as error:
+            fields = name_fields(error.errors(), whole="the file")
+            raise ModelError("BadPreprocess", f"{path.name} is not as it should be: {fields}.") from error
 
     @classmethod
     def for_side(cls, side: int) -> Preprocess:

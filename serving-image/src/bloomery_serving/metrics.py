@@ -32,11 +32,20 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge("bloomery_requests_in_flight", "Predictions that wait or run.", registry=self.registry)
+        model = {
+            "service": settings.service_name,
+            "variant": settings.variant,
+            "model": settings.model_name,
+            "version": settings.model_version,
+            "digest": digest,
+            "run_id": settings.run_id,
+            "training_job": settings.training_job,
+            "dataset": settings.dataset,
+        }
         info = Gauge(
-            "bloomery_model_info", "The model that is served; always 1.",
-            ["service", "variant", "model", "version", "digest"], registry=self.registry,
+            "bloomery_model_info", "The model that is served; always 1.", list(model), registry=self.registry
         )  # fmt: skip
-        info.labels(settings.service_name, settings.variant, settings.model_name, settings.model_version, digest).set(1)
+        info.labels(**model).set(1)
 
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""

@@ -1,8 +1,10 @@
-"""The model: load, predict, metadata, ready."""
+"""The model: loaded by ONNX Runtime on the GPU or the processors that there are, and run on batches of tensors."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +17,12 @@ from numpy.typing import NDArray
 from bloomery_serving.errors import ModelError
 from bloomery_serving.images import Preprocess, Tensor
 
+logger = logging.getLogger(__name__)
+
 Scores = NDArray[np.float32]
 
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+"""ONNX Runtime's names of what computes."""
 
 DEFAULT_SIDE = 224
 """Pixels, of a model that takes images of any size."""
@@ -54,9 +60,9 @@ class Model:
             ModelError: the folder holds no classifier that can be run; says why.
         """
         try:
-            session = ort.InferenceSession(folder / "model.onnx", _options(threads), providers=_providers())
+            session = _open(folder / "model.onnx", threads)
             # Not splitlines(): a class name may hold a character that it takes for the end of a line.
-            labels = tuple((folder / "labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+            labels = distinct((folder / "labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n"))
             said = folder / "preprocess.json"
             preprocess = Preprocess.read(said) if said.exists() else Preprocess.for_side(_side(session))
         except ModelError:
@@ -73,15 +79,6 @@ class Model:
         outputs = self._run(np.stack(tensors))
         return outputs if self.gives_probabilities else softmax(outputs)
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What it takes and gives."""
-        return {
-            "classes": len(self.labels),
-            "input": [-1, 3, self.preprocess.crop, self.preprocess.crop],
-            "providers": self.session.get_providers(),
-        }
-
     def _warm_up(self) -> bool:
         """Run the model; return whether what it gives are probabilities already."""
         side = self.preprocess.crop
@@ -89,6 +86,9 @@ class Model:
         noise = np.random.default_rng(0).normal(size=(3, 3, side, side)).astype(np.float32)
         try:
             outputs = self._run(noise)
+            # cuDNN sets itself up for each size of a batch when that first comes: no user is to wait for it.
+            for size in (1, GPU_BATCH) if self._on_gpu else ():
+                self._run(self._black(size))
         except Exception as error:
             raise ModelError("ModelNotRunnable", f"The model can not be run: {str(error).splitlines()[0]}") from error
         if outputs.ndim != 2 or outputs.shape[1] != len(self.labels):
@@ -102,15 +102,14 @@ class Model:
         """Measure whether images are computed faster together than one by one; return how many."""
         if self._input.shape[0] == 1:
             return 1
-        if "CUDAExecutionProvider" in self.session.get_providers():
+        if self._on_gpu:
             return GPU_BATCH
-        shape = (3, self.preprocess.crop, self.preprocess.crop)
         seconds = {size: [] for size in (1, CPU_BATCH)}  # type: dict[int, list[float]]
         end = time.perf_counter() + MEASURE_SECONDS
         while len(seconds[1]) < 3 or time.perf_counter() < end:
             for size, measured in seconds.items():
                 began = time.perf_counter()
-                self._run(np.zeros((size, *shape), np.float32))
+                self._run(self._black(size))
                 measured.append((time.perf_counter() - began) / size)
         alone, together = (min(measured) for measured in seconds.values())
         return CPU_BATCH if together < alone * WORTH_WHILE else 1
@@ -119,11 +118,32 @@ class Model:
         name = self._input.name
         # A model that was exported for one image takes no more at a time.
         parts = np.split(batch, len(batch)) if self._input.shape[0] == 1 else [batch]
-        return np.concatenate([np.asarray(self.session.run(None, {name: part})[0], np.float32) for part in parts])
+        scores = np.concatenate([np.asarray(self.session.run(None, {name: part})[0], np.float32) for part in parts])
+        # What ends in a pooling keeps its two axes: [N, classes, 1, 1].
+        return scores.reshape(scores.shape[:2]) if scores.shape[2:] == (1, 1) else scores
+
+    def _black(self, size: int) -> Tensor:
+        return np.zeros((size, 3, self.preprocess.crop, self.preprocess.crop), np.float32)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return CUDA in self.session.get_providers()
 
     @property
     def _input(self) -> Any:
         return self.session.get_inputs()[0]
+
+
+def distinct(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all classes, with the number of the class behind each that is not the only one.
+
+    ImageNet has a crane that flies and one that lifts: scores by name would be those of one of them.
+    """
+    counts = Counter(labels)
+    if len(counts) == len(labels):
+        return tuple(labels)
+    # Again, as such a name may be that of another class.
+    return distinct([f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(labels)])
 
 
 def softmax(logits: Scores) -> Scores:
@@ -131,6 +151,26 @@ def softmax(logits: Scores) -> Scores:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: Scores = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def _open(path: Path, threads: int) -> ort.InferenceSession:
+    """Open a session, on the GPU where this build knows one, and say in the log what computes."""
+    providers: list[Any] = [CPU]
+    wants_gpu = CUDA in ort.get_available_providers()
+    if wants_gpu:
+        # CUDA and cuDNN come as Python packages, where no loader looks by itself.
+        ort.preload_dlls()
+        # By default each new shape of a batch has every algorithm measured, which takes seconds.
+        providers.insert(0, (CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}))
+    session = ort.InferenceSession(path, _options(threads), providers=providers)
+    used = session.get_providers()
+    logger.info("the model is computed by %s", ", ".join(used))
+    if wants_gpu and CUDA not in used:
+        logger.warning(
+            "This build computes on NVIDIA GPUs, but none can be used here, so the processor answers, more slowly; "
+            "what ONNX Runtime wrote above says why."
+        )
+    return session
 
 
 def _options(threads: int) -> ort.SessionOptions:
@@ -163,9 +203,3 @@ def _require_classifier(session: ort.InferenceSession, side: int) -> None:
             "channel, row, column."
         )
         raise ModelError("NotAClassifier", message)
-
-
-def _providers() -> list[str]:
-    """Return the GPU's provider where the pod has one, and the CPU's."""
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return [provider for provider in wanted if provider in ort.get_available_providers()]

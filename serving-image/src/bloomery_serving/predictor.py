@@ -38,6 +38,9 @@ class Failure:
     error: RequestError
 
 
+FAILURES = 3
+"""After so many batches in a row that could not be computed, it is not the images: a GPU was lost, or memory."""
+
 Row = Scores | RequestError
 """The scores of one image, or why it has none."""
 
@@ -61,8 +64,15 @@ class Predictor:
         self._metrics = metrics
         self._limits = limits
         self._waiting: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._failed = 0
+        self._counting = threading.Lock()
         for number in range(workers):
             threading.Thread(target=self._work, name=f"predict-{number}", daemon=True).start()
+
+    @property
+    def works(self) -> bool:
+        """Whether predictions can be expected to succeed; false after FAILURES, until one succeeds again."""
+        return self._failed < FAILURES
 
     async def classify(self, files: Sequence[ImageFile]) -> list[Prediction | Failure]:
         """Classify images; one that can not be read is a Failure in its place."""
@@ -126,7 +136,15 @@ class Predictor:
 
     def _infer(self, tensors: Sequence[Tensor]) -> Scores:
         with self._metrics.stage("infer"):
-            return self._model.predict(tensors)
+            try:
+                scores = self._model.predict(tensors)
+            except Exception:
+                with self._counting:
+                    self._failed += 1
+                raise
+        with self._counting:
+            self._failed = 0
+        return scores
 
     def _prediction(self, file: ImageFile, scores: Scores) -> Prediction:
         order = np.argsort(-scores, kind="stable").tolist()

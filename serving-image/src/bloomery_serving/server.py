@@ -15,11 +15,12 @@ from pydantic import ValidationError
 
 from bloomery_serving.app import create_app
 from bloomery_serving.errors import ModelError
+from bloomery_serving.lineage import Lineage
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.resources import cpu_count
 from bloomery_serving.settings import Settings
-from bloomery_serving.storage import fetch_model
+from bloomery_serving.storage import provide_model
 
 logger = logging.getLogger(__name__)
 
@@ -35,29 +36,29 @@ def main() -> int:
         wrong = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
         return _give_up("BadSettings", f"The server's environment is not right: {wrong}")
     try:
-        model = load(settings)
+        model, lineage = load(settings)
     except ModelError as error:
         return _give_up(error.reason, str(error))
-    serve(settings, model)
+    serve(settings.completed_by(lineage), model)
     return 0
 
 
-def load(settings: Settings) -> Model:
-    """Fetch and load the model; log how long each took.
+def load(settings: Settings) -> tuple[Model, Lineage]:
+    """Fetch and load the model; log how long each took. Return it, and where it comes from.
 
     Raises:
         ModelError: the model can not be served.
     """
     start = time.perf_counter()
-    digest = fetch_model(settings.model_uri, settings.model_dir, digest=settings.model_digest)
+    stored = provide_model(settings.model_uri, settings.model_dir, digest=settings.model_digest)
     fetched = time.perf_counter()
     # As many predictions run side by side as there are processors: each has one thread.
-    model = Model.load(settings.model_dir, digest=digest, threads=1)
+    model = Model.load(settings.model_dir, digest=stored.digest, threads=1)
     logger.info(
         "the model is ready %.1f s after the process began: fetched in %.1f s, loaded in %.1f s",
         _process_age(), fetched - start, time.perf_counter() - fetched,
     )  # fmt: skip
-    return model
+    return model, stored.lineage
 
 
 def serve(settings: Settings, model: Model) -> None:

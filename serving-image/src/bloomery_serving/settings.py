@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bloomery_serving.lineage import Lineage
+
 
 class Settings(BaseSettings):
     """Each field is the environment variable of its name, in capitals."""
@@ -68,15 +70,32 @@ class Settings(BaseSettings):
         return self.max_images * self.max_image_bytes * 4 // 3 + 1024 * 1024
 
     @property
+    def dataset(self) -> str:
+        """The dataset as NAME@VERSION, as far as it is known."""
+        return f"{self.dataset_name}@{self.dataset_version}" if self.dataset_version else self.dataset_name
+
+    def completed_by(self, lineage: Lineage) -> Settings:
+        """Return the same with what the model folder says of its past, where the environment says nothing."""
+        told = lineage if not self.dataset_name else self
+        return self.model_copy(
+            update={
+                "run_id": self.run_id or lineage.run_id,
+                # A job of the service's own namespace goes by its name alone.
+                "training_job": self.training_job or lineage.training_job.removeprefix(f"{self.service_namespace}/"),
+                "dataset_name": told.dataset_name,
+                "dataset_version": told.dataset_version,
+            }
+        )
+
+    @property
     def lineage_headers(self) -> dict[str, str]:
         """Headers that trace an answer back to its variant, model, run and dataset; those that are known."""
         version = f"/{self.model_version}" if self.model_version else ""
-        dataset = f"{self.dataset_name}@{self.dataset_version}" if self.dataset_version else self.dataset_name
         known = {
             "x-variant": self.variant,
             "x-model": f"{self.model_name}{version}",
             "x-run-id": self.run_id,
             "x-training-job": self.training_job,
-            "x-dataset": dataset,
+            "x-dataset": self.dataset,
         }
         return {name: value for name, value in known.items() if value}

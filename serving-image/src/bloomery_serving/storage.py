@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from bloomery_serving.errors import ModelError
+from bloomery_serving.lineage import Lineage, read_lineage
 from bloomery_serving.sources import Source, open_source
 
 MODEL, LABELS, PREPROCESS = "model.onnx", "labels.txt", "preprocess.json"
@@ -22,24 +25,58 @@ SERVED_FILES = (MODEL, LABELS, PREPROCESS)
 """What serving needs of a model folder; the weights for further training stay where they are."""
 
 LABEL_FILES = ("labels.txt", "classes.txt", "labels.json")
-_WEIGHTS = (".data", "_data", ".bin", ".weight", ".weights")
+WEIGHTS = (".data", "_data", ".bin", ".weight", ".weights")
 """How files end in which ONNX keeps weights beside the model."""
+RECORD = "fetched.json"
+"""What was fetched, beside the model's files."""
 _EXTRA = "extra_files"
 """MLflow's folder for files beside a model."""
 
 
+class StoredModel(BaseModel):
+    """A model whose files are on this machine, and what is known of it; RECORD is this as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    digest: str
+    files: dict[str, str]
+    """The digest of each file by its name, as it lies here."""
+    lineage: Lineage = Lineage()
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Which file of a source becomes which on this machine, and the digests that are known beforehand."""
+    """Which files of a folder that is not a training's own make the model."""
 
     files: Mapping[str, str]
     """Path in the source to name on this machine."""
-    digests: Mapping[str, str] | None = None
-    """The digest of each file by its name, where the folder says them."""
+    labels: str
+    """Path of the file that labels.txt is made of."""
 
 
-def fetch_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> str:
-    """Bring the model's files into ``folder`` and return the model's digest.
+def provide_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> StoredModel:
+    """Have a model's files in ``folder``; they are fetched only where they are not there already.
+
+    A container that starts again needs no store for the model that it had. Without a digest the store is asked all the
+    same: what lies there may be another model by now.
+
+    Args:
+        digest: what the model's digest must be; empty takes any.
+
+    Raises:
+        ModelError: as ``fetch_model``.
+    """
+    stored = _recorded(folder)
+    if stored is not None and (stored.uri, stored.digest) == (uri, digest):
+        return stored
+    stored = fetch_model(uri, folder, digest=digest, environment=environment)
+    (folder / RECORD).write_text(stored.model_dump_json(), encoding="utf-8")
+    return stored
+
+
+def fetch_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> StoredModel:
+    """Bring a model's files into ``folder``.
 
     Args:
         digest: what the model's digest must be; empty takes any.
@@ -48,38 +85,58 @@ def fetch_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str
         ModelError: the folder can not be read, holds no model, or a digest does not match; names the file and both.
     """
     source = open_source(uri, os.environ if environment is None else environment)
-    layout = _own_layout(source) or _any_layout(source)
-    if layout.digests is not None:
-        _require_digest(uri, wanted=digest, actual=model_digest(layout.digests))
-    folder.mkdir(parents=True, exist_ok=True)
-    fetched = {
-        path: _fetch(source, path, folder / name, None if layout.digests is None else layout.digests.get(name, "none"))
-        for path, name in layout.files.items()
-    }
-    actual = model_digest(layout.digests if layout.digests is not None else fetched)
-    _require_digest(uri, wanted=digest, actual=actual)
-    if layout.digests is None:
-        _name_classes(folder, uri)
-    return actual
+    return _fetch_own(source, folder, digest) or _fetch_any(source, folder, digest)
 
 
 def model_digest(files: Mapping[str, str]) -> str:
     """Return a model's digest: that of the canonical JSON of its files' digests."""
     canonical = json.dumps(dict(files), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+    return _sha256(canonical.encode())
 
 
-def _own_layout(source: Source) -> Layout | None:
-    """Return the layout of a folder that a training wrote."""
+def _recorded(folder: Path) -> StoredModel | None:
+    """Return what was fetched before, if every byte of it is still there."""
+    try:
+        stored = StoredModel.model_validate_json((folder / RECORD).read_bytes())
+        whole = all(_digest_of(folder / name) == digest for name, digest in stored.files.items())
+    except (OSError, ValidationError):
+        return None
+    return stored if whole else None
+
+
+def _fetch_own(source: Source, folder: Path, digest: str) -> StoredModel | None:
+    """Fetch from a folder that a training wrote; None where it is not one."""
     content = source.read("metadata.json")
     if content is None:
         return None
     try:
-        files = json.loads(content)["files"]
-        digests = {str(name): str(digest) for name, digest in files.items()}
+        metadata = json.loads(content)
+        digests = {str(name): str(value) for name, value in metadata["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError("NotAModel", f"metadata.json at {source.uri} is not that of a model: {error!r}") from error
-    return Layout({name: name for name in SERVED_FILES}, digests)
+    actual = model_digest(digests)
+    _require_digest(source.uri, wanted=digest, actual=actual)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: _fetch(source, name, folder / name, digests.get(name, "none")) for name in SERVED_FILES}
+    return StoredModel(uri=source.uri, digest=actual, files=files, lineage=read_lineage(metadata))
+
+
+def _fetch_any(source: Source, folder: Path, digest: str) -> StoredModel:
+    """Fetch from any other folder; its digest is that of what lies there."""
+    layout = _any_layout(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    fetched = {path: _fetch(source, path, folder / name) for path, name in layout.files.items()}
+    labels = source.read(layout.labels)
+    if labels is None:
+        raise ModelError("ModelNotFound", f"There is no {layout.labels} at {source.uri}.")
+    actual = model_digest(fetched | {layout.labels: _sha256(labels)})
+    _require_digest(source.uri, wanted=digest, actual=actual)
+    files = {name: fetched[path] for path, name in layout.files.items()}
+    files[LABELS] = _write_labels(folder / LABELS, _class_names(source, layout.labels, labels))
+    if PREPROCESS not in files:
+        # One that was there before is not of this model.
+        (folder / PREPROCESS).unlink(missing_ok=True)
+    return StoredModel(uri=source.uri, digest=actual, files=files)
 
 
 def _any_layout(source: Source) -> Layout:
@@ -99,25 +156,32 @@ def _any_layout(source: Source) -> Layout:
             f"{models[0]} at {source.uri} has no file that names its classes: put labels.txt beside it, a class in "
             "each line, in the order of the model's output.",
         )
-    beside = [path for path in paths if path.endswith(_WEIGHTS) and PurePosixPath(path).parent == PurePosixPath(".")]
-    files = {models[0]: MODEL, labels: PurePosixPath(labels).name} | {path: path for path in beside}
-    return Layout(files | ({by_name[PREPROCESS]: PREPROCESS} if PREPROCESS in by_name else {}))
+    beside = [path for path in paths if path.endswith(WEIGHTS) and PurePosixPath(path).parent == PurePosixPath(".")]
+    files = {models[0]: MODEL} | {path: path for path in beside}
+    return Layout(files | ({by_name[PREPROCESS]: PREPROCESS} if PREPROCESS in by_name else {}), labels)
 
 
-def _name_classes(folder: Path, uri: str) -> None:
-    """Make labels.txt of what the folder has: a class in each line."""
-    given = next(folder / name for name in LABEL_FILES if (folder / name).exists())
+def _class_names(source: Source, path: str, content: bytes) -> list[str]:
+    """Return the names that a file of LABEL_FILES holds."""
     try:
-        text = given.read_text(encoding="utf-8")
-        labels = _read_json_labels(text) if given.suffix == ".json" else text.replace("\r\n", "\n").split("\n")
+        # With or without the mark that Windows puts before UTF-8.
+        text = content.decode("utf-8-sig")
+        labels = _read_json_labels(text) if path.endswith(".json") else text.replace("\r\n", "\n").split("\n")
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(
             "BadLabels",
-            f'{given.name} at {uri} does not name classes: it must be UTF-8 text, ["rose", …] or {{"0": "rose", …}}.',
+            f'{path} at {source.uri} does not name classes: it must be UTF-8 text, ["rose", …] or {{"0": "rose", …}}.',
         ) from error
     while labels and not labels[-1]:
         labels.pop()
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    return labels
+
+
+def _write_labels(path: Path, labels: Sequence[str]) -> str:
+    """Write labels.txt, a class in each line; return its digest."""
+    content = "".join(f"{label}\n" for label in labels).encode()
+    path.write_bytes(content)
+    return _sha256(content)
 
 
 def _read_json_labels(text: str) -> list[str]:
@@ -134,8 +198,8 @@ def _require_digest(uri: str, *, wanted: str, actual: str) -> None:
         raise ModelError("DigestMismatch", f"The model at {uri} has the digest {actual}, but {wanted} is asked for.")
 
 
-def _fetch(source: Source, path: str, target: Path, wanted: str | None) -> str:
-    """Fetch a file unless it is here already; return its digest."""
+def _fetch(source: Source, path: str, target: Path, wanted: str | None = None) -> str:
+    """Fetch a file unless the wanted one is here already; return its digest."""
     if wanted is not None and target.exists() and _digest_of(target) == wanted:
         return wanted
     partial = target.with_name(f"{target.name}.partial")
@@ -152,3 +216,7 @@ def _fetch(source: Source, path: str, target: Path, wanted: str | None) -> str:
 def _digest_of(path: Path) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

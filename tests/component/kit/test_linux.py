@@ -15,6 +15,8 @@ import pytest
 pytestmark = [pytest.mark.feature("S7"), pytest.mark.extended]
 
 START_SECONDS = 60.0
+FILES = ("upload/upload.js", "upload/upload.css", "docs/swagger-ui-bundle.js")
+"""What the pages load."""
 GLIBC = "ld-linux-x86-64.so.2 libc.so.6 libdl.so.2 libm.so.6 libpthread.so.0 libresolv.so.2 librt.so.1 libutil.so.1"
 CLIENT = """
 import json, sys
@@ -58,12 +60,13 @@ def test_it_starts_and_answers_without_python_and_without_network(
         )
     try:
         _wait_for(process, log, "Open http://localhost:8987/upload in a browser. Ctrl+C stops the server.")
-        script = ["nsenter", f"--net=/proc/{process.pid}/ns/net", sys.executable, "-c", CLIENT, str(picture)]
+        script = ["nsenter", f"--net=/proc/{process.pid}/ns/net", sys.executable, "-c", CLIENT, str(picture), *FILES]
         done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr + log.read_text()
         said = json.loads(done.stdout)
         assert (said["label"], said["run"], said["status"], said["docs"]) == ("green", "r1", 200, 200)
-        # The page takes its files from the kit too, and nothing else has anything to say.
+        # The pages take their files from the kit too, and nothing else has anything to say.
+        assert said["files"] == [200] * len(FILES)
         assert "http://" not in re.sub(r"http://(localhost|www\.w3\.org)", "", said["page"])
         assert [line.split()[0] for line in log.read_text().splitlines()] == ["Loading", "Open"]
     finally:

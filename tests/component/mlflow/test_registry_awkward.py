@@ -38,7 +38,7 @@ def test_a_registry_that_asks_for_credentials_gets_those_of_the_secret(
     environment = {"MLFLOW_TRACKING_URI": door, **credentials}
     found = ask(environment, f"models:/{name}/1")
     assert isinstance(found, ServedModel), found
-    assert fetch_model(found.uri, tmp_path / "served", digest="", environment=environment).startswith("sha256:")
+    assert fetch_model(found.uri, tmp_path / "served", digest="", environment=environment).digest.startswith("sha256:")
     assert (tmp_path / "served/labels.txt").read_text() == "dark\nbright\n"
 
 

@@ -67,6 +67,17 @@ def test_what_is_described_as_open_is_open_and_all_else_asks_for_the_key(guarded
             assert (answer.status_code == 401) == (operation.get("security") != []), f"{method} {path}"
 
 
+@pytest.mark.feature("S13")
+@pytest.mark.parametrize("page", ["/docs", "/upload"])
+def test_a_page_gets_all_of_its_files_from_the_server_without_a_key(guarded: Server, page: str) -> None:
+    addresses = re.findall(r'<(?:link|script)[^>]* (?:href|src)="([^"]+)"', guarded.client.get(page).text)
+    assert len(addresses) >= 3
+    # Relative to the page, below whatever prefix the gateway takes off.
+    assert {address: guarded.client.get(f"/{address}").status_code for address in addresses} == dict.fromkeys(
+        addresses, 200
+    )
+
+
 def filled(path: str) -> str:
     return path.replace("{model_name}", "colours").replace("{model_version}", "4")
 

@@ -7,6 +7,7 @@ Source: the protocol's open_inference_rest.yaml, version 2.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,15 @@ from bloomery_serving.settings import Settings
 
 
 class Live(BaseModel):
-    """Whether the process answers."""
+    """Whether the server can go on; false where only a new start will help."""
 
-    live: bool = True
+    live: bool
 
 
 class Ready(BaseModel):
     """Whether the server can predict."""
 
-    ready: bool = True
+    ready: bool
 
 
 class ModelReady(Ready):
@@ -102,100 +103,139 @@ _EXAMPLE = {
 }
 
 
+@dataclass(frozen=True)
+class _Served:
+    """The one model of this server, under the name and version that the protocol knows it by."""
+
+    name: str
+    version: str
+    model: Model
+    predictor: Predictor
+    metrics: Metrics
+    expected: Expected
+
+    def require(self, name: str, version: str | None = None) -> None:
+        """Refuse another model's name or version."""
+        if (name, version or self.version) != (self.name, self.version):
+            known = f"this server has {self.name!r} of version {self.version!r}"
+            message = f"There is no model {name!r} of version {version or self.version!r}: {known}."
+            raise RequestError(404, "ModelNotFound", message)
+
+    def works(self, response: Response) -> bool:
+        """Return whether predictions succeed, and let the answer's status say it too, which is all that probes see."""
+        works = self.predictor.works
+        response.status_code = 200 if works else 503
+        return works
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What the model takes and gives."""
+        side = self.model.preprocess.crop
+        return ModelMetadata(
+            name=self.name,
+            versions=[self.version],
+            inputs=[
+                TensorMetadata(name=IMAGES, datatype="BYTES", shape=[-1]),
+                TensorMetadata(name=TENSORS, datatype="FP32", shape=[-1, 3, side, side]),
+            ],
+            outputs=[
+                TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(self.model.labels)]),
+                TensorMetadata(name=LABEL, datatype="BYTES", shape=[-1]),
+            ],
+        )
+
+    async def answer(self, request: Request) -> Response:
+        """Infer."""
+        with self.metrics.stage("parse"):
+            content, length = await request.body(), request.headers.get(tensors.JSON_LENGTH)
+            # Off the event loop: a million numbers in JSON take their time.
+            question = await asyncio.to_thread(tensors.read_request, content, length, self.expected)
+        scores = await _scores(self.predictor, question)
+        labels = self.model.labels
+        content, headers = tensors.write_answer(question, scores, labels, model=self.name, version=self.version)
+        return Response(content, headers=headers)
+
+
 def build_router(predictor: Predictor, model: Model, metrics: Metrics, settings: Settings) -> APIRouter:
     """Return the protocol's routes for the one model of this server."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-    name, version = settings.service_name, settings.model_version or "1"
-    read = refusals(Refusal, posted=False)
-    binary = {"application/octet-stream": {"schema": BYTES}}
-    asked = {200: {"model": InferAnswer, "content": binary}} | refusals(Refusal, _MISTAKES)
-    body = infer_body(_EXAMPLE)
     expected = Expected(images=settings.max_images, side=model.preprocess.crop)
+    version = settings.model_version or "1"
+    served = _Served(settings.service_name, version, model, predictor, metrics, expected)
+    _add_health(router, served)
+    _add_metadata(router, served)
+    _add_infer(router, served)
+    return router
 
-    def check(model_name: str, model_version: str = version) -> None:
-        if (model_name, model_version) != (name, version):
-            known = f"this server has {name!r} of version {version!r}"
-            message = f"There is no model {model_name!r} of version {model_version!r}: {known}."
-            raise RequestError(404, "ModelNotFound", message)
 
-    @router.get("/health/live", openapi_extra=OPEN)
-    async def live() -> Live:
-        """Say that the process answers."""
-        return Live()
+def _add_health(router: APIRouter, served: _Served) -> None:
+    @router.get("/health/live", openapi_extra=OPEN, responses=_broken(Live))
+    async def live(response: Response) -> Live:
+        """Say whether the server can go on."""
+        return Live(live=served.works(response))
 
-    @router.get("/health/ready", openapi_extra=OPEN)
-    async def ready() -> Ready:
-        """Say that the model is loaded: before that, nobody listens here."""
-        return Ready()
+    @router.get("/health/ready", openapi_extra=OPEN, responses=_broken(Ready))
+    async def ready(response: Response) -> Ready:
+        """Say whether the server can predict: before the model is loaded, nobody listens here."""
+        return Ready(ready=served.works(response))
 
-    @router.get("", responses=read)
+    told = refusals(Refusal, posted=False) | _broken(ModelReady)
+
+    @router.get("/models/{model_name}/ready", responses=told)
+    async def model_ready(model_name: str, response: Response) -> ModelReady:
+        """Say whether the model is ready."""
+        served.require(model_name)
+        return ModelReady(name=served.name, ready=served.works(response))
+
+    @router.get("/models/{model_name}/versions/{model_version}/ready", responses=told)
+    async def version_ready(model_name: str, model_version: str, response: Response) -> ModelReady:
+        """Say whether a version of the model is ready."""
+        served.require(model_name, model_version)
+        return ModelReady(name=served.name, ready=served.works(response))
+
+
+def _add_metadata(router: APIRouter, served: _Served) -> None:
+    told = refusals(Refusal, posted=False)
+
+    @router.get("", responses=told)
     @router.get("/", include_in_schema=False)
     async def server() -> ServerMetadata:
         """Say what server this is."""
         return ServerMetadata()
 
-    @router.get("/models/{model_name}", responses=read)
+    @router.get("/models/{model_name}", responses=told)
     async def metadata(model_name: str) -> ModelMetadata:
         """Say what the model takes and gives."""
-        check(model_name)
-        return _metadata(model, name, version)
+        served.require(model_name)
+        return served.metadata
 
-    @router.get("/models/{model_name}/versions/{model_version}", responses=read)
+    @router.get("/models/{model_name}/versions/{model_version}", responses=told)
     async def version_metadata(model_name: str, model_version: str) -> ModelMetadata:
         """Say what a version of the model takes and gives."""
-        check(model_name, model_version)
-        return _metadata(model, name, version)
+        served.require(model_name, model_version)
+        return served.metadata
 
-    @router.get("/models/{model_name}/ready", responses=read)
-    async def model_ready(model_name: str) -> ModelReady:
-        """Say that the model is ready."""
-        check(model_name)
-        return ModelReady(name=name)
 
-    @router.get("/models/{model_name}/versions/{model_version}/ready", responses=read)
-    async def version_ready(model_name: str, model_version: str) -> ModelReady:
-        """Say that a version of the model is ready."""
-        check(model_name, model_version)
-        return ModelReady(name=name)
+def _add_infer(router: APIRouter, served: _Served) -> None:
+    binary = {"application/octet-stream": {"schema": BYTES}}
+    told = {200: {"model": InferAnswer, "content": binary}} | refusals(Refusal, _MISTAKES)
+    body = infer_body(_EXAMPLE)
 
-    async def answer(request: Request) -> Response:
-        with metrics.stage("parse"):
-            content, length = await request.body(), request.headers.get(tensors.JSON_LENGTH)
-            # Off the event loop: a million numbers in JSON take their time.
-            question = await asyncio.to_thread(tensors.read_request, content, length, expected)
-        scores = await _scores(predictor, question)
-        content, headers = tensors.write_answer(question, scores, model.labels, model=name, version=version)
-        return Response(content, headers=headers)
-
-    @router.post("/models/{model_name}/infer", openapi_extra=body, responses=asked)
+    @router.post("/models/{model_name}/infer", openapi_extra=body, responses=told)
     async def infer(model_name: str, request: Request) -> Response:
         """Classify images or tensors."""
-        check(model_name)
-        return await answer(request)
+        served.require(model_name)
+        return await served.answer(request)
 
-    @router.post("/models/{model_name}/versions/{model_version}/infer", openapi_extra=body, responses=asked)
+    @router.post("/models/{model_name}/versions/{model_version}/infer", openapi_extra=body, responses=told)
     async def version_infer(model_name: str, model_version: str, request: Request) -> Response:
         """Classify images or tensors with a version of the model."""
-        check(model_name, model_version)
-        return await answer(request)
-
-    return router
+        served.require(model_name, model_version)
+        return await served.answer(request)
 
 
-def _metadata(model: Model, name: str, version: str) -> ModelMetadata:
-    side = model.preprocess.crop
-    return ModelMetadata(
-        name=name,
-        versions=[version],
-        inputs=[
-            TensorMetadata(name=IMAGES, datatype="BYTES", shape=[-1]),
-            TensorMetadata(name=TENSORS, datatype="FP32", shape=[-1, 3, side, side]),
-        ],
-        outputs=[
-            TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(model.labels)]),
-            TensorMetadata(name=LABEL, datatype="BYTES", shape=[-1]),
-        ],
-    )
+def _broken(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {503: {"model": model, "description": "The last predictions all failed; a new start may help."}}
 
 
 async def _scores(predictor: Predictor, question: tensors.Question) -> Scores:

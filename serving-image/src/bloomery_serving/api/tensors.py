@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from bloomery_serving.errors import RequestError
+from bloomery_serving.errors import RequestError, name_fields
 from bloomery_serving.images import ImageFile, Tensor
 from bloomery_serving.model import Scores
 
@@ -29,6 +30,10 @@ JSON_LENGTH = "inference-header-content-length"
 """The header that says where the JSON ends and binary data begin."""
 EXTENSIONS = ("binary_tensor_data", "classification")
 
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_MOST = 8
+"""Of inputs, outputs and dimensions; more than there are, so that a few too many are told of in our words, but so few
+that a request full of them is no burden."""
 _LENGTH = struct.Struct("<I")
 _SPARE_COMMAS = 10_000
 """Commas that a request may have besides those between its numbers."""
@@ -38,7 +43,7 @@ class InputTensor(BaseModel):
     """One input of a request; ``data`` is left out where they are binary."""
 
     name: str
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=_MOST)]
     datatype: str
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
@@ -56,8 +61,8 @@ class InferRequest(BaseModel):
 
     id: str | None = None
     parameters: dict[str, Any] = {}
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] = []
+    inputs: Annotated[list[InputTensor], Field(max_length=_MOST)]
+    outputs: Annotated[list[RequestedOutput], Field(max_length=_MOST)] = []
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def read_request(body: bytes, json_length: str | None, expected: Expected) -> Qu
     """
     if json_length == "0":
         return Question(files=(_file(0, body),))
-    if json_length is not None and not (json_length.isdigit() and int(json_length) <= len(body)):
+    if json_length is not None and not (_DIGITS.fullmatch(json_length) and int(json_length) <= len(body)):
         message = f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes."
         raise RequestError(400, "BadLength", message)
     end = len(body) if json_length is None else int(json_length)
@@ -146,8 +151,8 @@ def _parse(head: bytes, expected: Expected) -> InferRequest:
     try:
         return InferRequest.model_validate_json(head)
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc'])) or 'the body'}: {e['msg']}" for e in error.errors()[:5]]
-        raise RequestError(400, "BadRequest", f"The request is not as it should be: {'; '.join(found)}.") from error
+        fields = name_fields(error.errors(), whole="the body")
+        raise RequestError(400, "BadRequest", f"The request is not as it should be: {fields}.") from error
 
 
 def _binary_part(given: InputTensor, rest: memoryview) -> memoryview | None:
@@ -172,6 +177,8 @@ def _outputs(request: InferRequest) -> Iterator[Output]:
         if wanted.name not in (SCORES, LABEL):
             message = f"There is no output {wanted.name!r}: there are '{SCORES}' and '{LABEL}'."
             raise RequestError(400, "BadOutput", message)
+        if [output.name for output in request.outputs].count(wanted.name) > 1:
+            raise RequestError(400, "BadOutput", f"The output '{wanted.name}' is asked for twice; ask once for each.")
         best = wanted.parameters.get("classification", 0)
         if not isinstance(best, int) or best < 0 or (best and wanted.name != SCORES):
             message = f"classification is {best!r} at '{wanted.name}'; it is a number of classes, at '{SCORES}'."

@@ -17,7 +17,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from bloomery_serving.errors import ModelError
 from bloomery_serving.kit.manifest import MANIFEST, MODEL, Flavour, KitError, Manifest, Platform, digest_of
 from bloomery_serving.settings import Settings
-from bloomery_serving.storage import fetch_model
+from bloomery_serving.storage import WEIGHTS, fetch_model
 
 BASE = Path("/kit")
 """Where the image of the kits has what every kit of a platform and a flavour is made of."""
@@ -28,7 +28,7 @@ _KEPT = {
 }  # fmt: skip
 """The settings that go along: what answers and pages say of the service and the model."""
 
-_DENSE = (".whl", ".onnx", *(".data", "_data", ".bin", ".weight", ".weights"))
+_DENSE = (".whl", ".onnx", *WEIGHTS)
 """How files end that get no smaller."""
 _LEVEL = 6
 
@@ -61,13 +61,13 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
     with tempfile.TemporaryDirectory(prefix="kit-") as scratch, _opened(output, Path(scratch)) as archive:
         folder = Path(scratch) / MODEL
         _say(f"Fetching the model from {settings.model_uri}")
-        digest = fetch_model(settings.model_uri, folder, digest=settings.model_digest)
+        fetched = fetch_model(settings.model_uri, folder, digest=settings.model_digest)
         manifest = Manifest(
             platform=platform,
             flavour=flavour,
-            digest=digest,
+            digest=fetched.digest,
             files={path.name: digest_of(path) for path in sorted(folder.iterdir())},
-            settings=settings.model_dump(include=_KEPT),
+            settings=settings.completed_by(fetched.lineage).model_dump(include=_KEPT),
         )
         _say("Packing")
         _write(archive, f"{settings.service_name}-kit", {"": parts, MODEL: folder}, manifest)

@@ -30,24 +30,13 @@ def serve(folder: Path, listener: socket.socket) -> None:
     own = {"_env_prefix": "BLOOMERY_KIT_", "model_uri": "", "metrics_port": 0}
     settings = Settings(**manifest.settings | own)
     _say(f"Loading {settings.title} …")
-    model = _load(folder, manifest)
+    # Windows has no variable for that.
+    onnxruntime.disable_telemetry_events()
+    model = Model.load(folder / MODEL, digest=manifest.digest, threads=1)
     app = create_app(settings, model, Metrics(settings, digest=model.digest), workers=cpu_count())
     _say(f"{_address(listener)} Ctrl+C stops the server.")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _load(folder: Path, manifest: Manifest) -> Model:
-    # Windows has no variable for that.
-    onnxruntime.disable_telemetry_events()
-    wants_gpu = manifest.flavour == "nvidia"
-    if wants_gpu:
-        # CUDA and cuDNN come as Python packages, where no loader looks by itself.
-        onnxruntime.preload_dlls()
-    model = Model.load(folder / MODEL, digest=manifest.digest, threads=1)
-    if wants_gpu and "CUDAExecutionProvider" not in model.session.get_providers():
-        _say("No NVIDIA GPU can be used here, so the processor answers; README.txt says what a GPU needs.")
-    return model
 
 
 def _address(listener: socket.socket) -> str:

@@ -63,7 +63,7 @@ def report(
 
 
 def _fetch(kubectl: Kubectl, owner: Manifest, find: Callable[[Mlflow, Manifest], str | None]) -> bytes:
-    with open_mlflow(kubectl, owner["metadata"]["namespace"]) as mlflow:
+    with open_mlflow(kubectl, owner) as mlflow:
         run = find(mlflow, owner)
         page = mlflow.artifact(run, FILE) if run else None
     if page is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from kubectl_bloomery.addresses import is_here, is_inside, service_behind
+from kubectl_bloomery.asking import ask
 from kubectl_bloomery.kubectl import CommandError, complaint
 from kubectl_bloomery.mlflow import Mlflow
 from kubectl_bloomery.service import serving_revision
@@ -54,6 +56,18 @@ def test_a_report_that_a_run_has_not_yet_is_none_though_mlflow_would_answer_500(
     with httpx.Client(base_url="http://mlflow", transport=httpx.MockTransport(answer)) as client:
         assert Mlflow(client).artifact("1", "report.html") is None
         assert Mlflow(client).artifact("1", "labels.txt") == b"rose\n"
+
+
+@pytest.mark.feature("O5")
+@pytest.mark.parametrize("page", ["<h1>Sign in</h1>", "[]", '{"model": null}'])
+def test_what_is_no_model_server_is_told_in_words(tmp_path: Path, page: str) -> None:
+    (tmp_path / "rose.png").write_bytes(b"a rose")
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=page))
+
+    with httpx.Client(base_url="http://models", transport=transport) as client, pytest.raises(CommandError) as told:
+        list(ask(client, [tmp_path / "rose.png"]))
+
+    assert str(told.value) == f"http://models/predict does not answer as a model server does: {page}"
 
 
 def service(*variants: dict[str, Any]) -> dict[str, Any]:

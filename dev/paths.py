@@ -60,5 +60,5 @@ def target() -> Target:
         return Target(kubeconfig=KUBECONFIG, images="localhost/bloomery", tag="dev", is_own=True)
     registry = os.environ.get("REGISTRY", "").rstrip("/")
     if not registry:
-        raise SystemExit("CLUSTER=current needs REGISTRY: the prefix of the images, such as ghcr.io/acme/bloomery.")
+        raise SystemExit("CLUSTER=current needs REGISTRY: the images' prefix, such as registry.example.com/bloomery.")
     return Target(kubeconfig=None, images=registry, tag=os.environ.get("TAG", "latest"), is_own=False)

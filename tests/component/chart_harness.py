@@ -61,6 +61,8 @@ VARIANTS: dict[str, Values] = {
     "on the development cluster": DEV_VALUES,
     "with one's own store, MLflow and gateway": OWN_EVERYTHING,
     "with one's own Secret": {"storage": {"bundled": False, "existingSecret": "ours"}},
+    "with one's own MLflow": {"mlflow": {"bundled": False, "trackingUri": "https://mlflow.example.com"}},
+    "with a second operator that stands by": {"operator": {"replicas": 2}},
     "with PostgreSQL": {"mlflow": {"backendStoreUri": "postgresql://mlflow:secret@db.example.com/mlflow"}},
     "with a database's URL in a Secret": {"mlflow": {"backendStoreSecret": {"name": "db", "key": "url"}}},
     "with a gateway for https": {

@@ -16,6 +16,7 @@ from tests.component.chart_harness import (
     NAMESPACE,
     NO_CLUSTER_RIGHTS,
     OWN_EVERYTHING,
+    REPO,
     VARIANTS,
     Chart,
     Object,
@@ -25,6 +26,7 @@ from tests.component.chart_harness import (
     only_container,
     pod_templates,
 )
+from tests.documents import blocks
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer
@@ -33,6 +35,26 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def chart(program: Callable[[str], Path]) -> Chart:
     return Chart(program("helm"))
+
+
+@pytest.mark.feature("O4")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_operator_works_by_the_releases_lease_however_many_there_are(chart: Chart, variant: str) -> None:
+    manifests = chart.render(VARIANTS[variant])
+    told = environment(manifests, "bloomery-operator")
+    lease = (told["BLOOMERY_LEASE_NAMESPACE"], told["BLOOMERY_LEASE_NAME"])
+    assert lease == (NAMESPACE, "bloomery-operator")
+    (rule,) = of_kind(manifests, "Role")[f"{NAMESPACE}/bloomery-operator-lease"]["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["leases"], ["get", "create", "update"])
+
+
+@pytest.mark.feature("O1")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_bucket_is_made_in_the_image_that_has_boto3(chart: Chart, variant: str) -> None:
+    manifests = chart.render(VARIANTS[variant])
+    pods = [template["spec"] for name, template in pod_templates(manifests) if name == "bloomery-bucket"]
+    assert len(pods) == bool(VARIANTS[variant].get("storage", {}).get("bundled", True))
+    assert all("/mlflow:" in container["image"] for pod in pods for container in pod["containers"])
 
 
 @pytest.mark.feature("O1")
@@ -137,6 +159,8 @@ def test_the_operator_is_told_where_everything_is(chart: Chart) -> None:
         "BLOOMERY_GATEWAY_PUBLIC_URL": "http://127.0.0.1:30080",
         "BLOOMERY_MLFLOW_PUBLIC_URL": "http://127.0.0.1:5000",
         "BLOOMERY_LOG_FORMAT": "text",
+        "BLOOMERY_LEASE_NAMESPACE": NAMESPACE,
+        "BLOOMERY_LEASE_NAME": "bloomery-operator",
     }
 
 
@@ -175,7 +199,11 @@ def test_ones_own_store_mlflow_and_gateway_are_used_and_nothing_is_bundled(chart
 def test_named_namespaces_need_no_right_in_the_cluster(chart: Chart) -> None:
     manifests = chart.render(NO_CLUSTER_RIGHTS)
     assert all("namespace" in manifest["metadata"] for manifest in manifests)
-    assert of_kind(manifests, "Role").keys() == {"team-a/bloomery-operator", "team-b/bloomery-operator"}
+    assert of_kind(manifests, "Role").keys() == {
+        "team-a/bloomery-operator",
+        "team-b/bloomery-operator",
+        f"{NAMESPACE}/bloomery-operator-lease",
+    }
     assert {name for name in of_kind(manifests, "Secret") if name.endswith("/bloomery-storage")} == {
         "team-a/bloomery-storage",
         "team-b/bloomery-storage",
@@ -211,7 +239,12 @@ def test_keys_that_exist_already_are_only_referred_to(chart: Chart) -> None:
     manifests = chart.render(VARIANTS["with one's own Secret"])
     assert not of_kind(manifests, "Secret")
     assert environment(manifests, "bloomery-operator")["BLOOMERY_STORAGE_SECRET"] == "ours"
-    assert only_container(manifests, "bloomery-mlflow")["envFrom"] == [{"secretRef": {"name": "ours"}}]
+    mlflow = only_container(manifests, "bloomery-mlflow")
+    assert mlflow["envFrom"] == [{"secretRef": {"name": "ours"}}]
+    # An entry of its own would win over the Secret's.
+    values = {entry["name"]: entry for entry in mlflow["env"]}
+    assert "AWS_REGION" not in values
+    assert values["AWS_DEFAULT_REGION"]["valueFrom"]["secretKeyRef"]["key"] == "AWS_REGION"
 
 
 def test_mlflow_keeps_its_records_on_a_volume_or_in_any_database(chart: Chart) -> None:
@@ -300,11 +333,13 @@ def test_an_upgrade_keeps_the_keys_that_the_installation_made(
     assert before and apiserver.kubectl(*read).stdout == before
 
 
+COPY = next(block.text for block in blocks(REPO / "docs" / "install.md") if "--from-env-file" in block.text)
 NOTED: dict[str, tuple[Values, tuple[str, ...]]] = {
     "some namespaces": (
         {"namespaces": ["team-a", "team-b"]},
         ("works in the namespaces team-a, team-b.", "kubectl apply -n team-a -f -", "crds.install is false"),
     ),
+    "a Secret to copy as the page says": ({}, tuple(COPY.replace("team-a", "NAMESPACE").split("\n  "))),
     "one's own Secret": (VARIANTS["with one's own Secret"], ("your Secret ours, in", "the bucket must be there")),
     "one's own store and MLflow": (
         OWN_EVERYTHING | {"namespaces": []},

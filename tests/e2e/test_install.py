@@ -23,8 +23,8 @@ pytestmark = pytest.mark.extended
 
 CHART = ROOT / "charts" / "bloomery"
 VALUES = ROOT / "dev" / "values.yaml"
-PREVIOUS = "42dd223"
-"""A commit with the chart that came before; a shallow clone has none, and upgrades from this chart's other values."""
+SCHEMA = "charts/bloomery/values.schema.json"
+"""The chart that came before is the last one without this file: of the same kinds, without a Lease."""
 RAW = "s3://bloomery/raw/e2e-install"
 MODEL = "s3://bloomery/models/e2e-install"
 TEAM = "e2e-team"
@@ -40,6 +40,13 @@ def helm(*words: str | Path, environment: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
+def git(*words: str) -> str:
+    """Run git in this checkout, which must work."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def install() -> None:
     """Install this chart, or upgrade to it, as `make demo` does."""
     with (LOGS / "e2e-install.log").open("a") as log:
@@ -48,12 +55,14 @@ def install() -> None:
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give helm's words for an older installation: the chart that came before, or else other values."""
+    """Give helm's words for the chart that came before."""
+    if git("rev-parse", "--is-shallow-repository") == "true":
+        pytest.skip("a shallow clone has no earlier chart to upgrade from")
     folder = tmp_path_factory.mktemp("previous")
-    words = ["git", "archive", "--format=tar", f"--output={folder / 'chart.tar'}", PREVIOUS, "charts/bloomery"]
-    if subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode:
-        return [str(CHART), f"--values={VALUES}", "--set=operator.resources.requests.memory=97Mi"]
+    added = git("log", "--max-count=1", "--diff-filter=A", "--format=%H", "--", SCHEMA)
+    git("archive", "--format=tar", f"--output={folder / 'chart.tar'}", f"{added}^", "charts/bloomery")
     subprocess.run(["tar", "--extract", f"--file={folder / 'chart.tar'}", f"--directory={folder}"], check=True)
+    assert not (folder / SCHEMA).exists()
     return [str(folder / "charts" / "bloomery"), f"--values={VALUES}"]
 
 

@@ -17,8 +17,8 @@ from tests.e2e.walking import (
     MODEL_FILES,
     MakeNamespace,
     complete,
-    mlflow,
     nothing_is_left,
+    parameters,
     walking,
 )
 
@@ -79,9 +79,3 @@ def shard_sizes(dataset: dict[str, Any]) -> dict[str, list[int]]:
     """The images in each shard of a Dataset's newest version."""
     manifest = json.loads(read_file(dataset["status"]["uri"], "manifest.json"))
     return {split: [shard["images"] for shard in shards] for split, shards in manifest["shards"].items()}
-
-
-def parameters(job: dict[str, Any]) -> dict[str, str]:
-    """What MLflow says that a job's run was asked for."""
-    run = mlflow("runs/get", run_id=job["status"]["mlflow"]["runId"])["run"]
-    return {parameter["key"]: parameter["value"] for parameter in run["data"]["params"]}

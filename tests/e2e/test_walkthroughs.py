@@ -18,6 +18,7 @@ from tests.e2e.walking import (
     complete,
     labels,
     nothing_is_left,
+    parameters,
     registered_version,
     tensorboard_tags,
     walking,
@@ -39,14 +40,24 @@ def test_flowers_in_split_folders_become_a_labelled_version_and_a_service_that_n
         table = shell.run(apply)
         job = kubectl.get("tj", "flowers-inception-v3")
         classes = kubectl.get("dset", "flowers-split")["status"]["classes"]
+        pods = kubectl.get("pods", "", "--selector=bloomery.dev/inferenceservice=flowers-inception-v3")
         answers = shell.run(ask)
         files = list_files(output)
         shell.run(away)
     assert {c["name"]: (c["train"], c["validation"]) for c in classes} == dict.fromkeys(FLOWERS, (40, 10))
     assert (complete(job)["reason"], job["status"]["progress"]["steps"]) == ("Trained", "120/120")
     version = registered_version(job["status"]["model"])
-    assert {tag["key"]: tag["value"] for tag in version["tags"]}["bloomery.dev/version-label"] == "1.0"
+    tags = {tag["key"]: tag["value"] for tag in version["tags"]}
+    assert (tags["bloomery.dev/version-label"], tags["bloomery.dev/display-name"]) == ("1.0", "花卉分类")
     assert version["status"] == "READY"
+    assert parameters(job)["batchSize"] == "20"
+    (pod,) = pods
+    (server,) = pod["spec"]["containers"]
+    assert server["resources"] == {
+        "requests": {"cpu": "250m", "memory": "512Mi"},
+        "limits": {"cpu": "1", "memory": "2Gi"},
+    }
+    assert {"name": "DISPLAY_NAME", "value": "花卉识别"} in server["env"]
     assert "v1=100" in table
     assert labels(answers) == FLOWERS
     assert files >= MODEL_FILES

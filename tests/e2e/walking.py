@@ -56,6 +56,12 @@ def mlflow(question: str, **query: str) -> dict[str, Any]:
     return found
 
 
+def parameters(job: dict[str, Any]) -> dict[str, str]:
+    """What MLflow says that a job's run was asked for."""
+    run = mlflow("runs/get", run_id=job["status"]["mlflow"]["runId"])["run"]
+    return {parameter["key"]: parameter["value"] for parameter in run["data"]["params"]}
+
+
 def registered_version(model: dict[str, Any]) -> dict[str, Any]:
     """What MLflow's registry knows of a job's model."""
     found: dict[str, Any] = mlflow("model-versions/get", name=model["name"], version=model["version"])["model_version"]

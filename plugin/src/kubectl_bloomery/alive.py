@@ -13,6 +13,7 @@ CLAIM = "pvc://"
 _DOES = {
     "prepare": "prepares images",
     "train": "trains",
+    "register": "registers a model",
     "serve": "serves",
     "tensorboard": "shows TensorBoard",
     "kit": "packs a kit",
@@ -84,8 +85,13 @@ def _owner(pod: Manifest) -> tuple[str, str, str, str]:
 
 
 def _gpus(pod: Manifest) -> int:
+    """Return its GPUs, and parts of GPUs."""
     limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"]["containers"]]
-    return sum(int(count) for limit in limits for name, count in limit.items() if name.endswith("/gpu"))
+    return sum(int(count) for limit in limits for name, count in limit.items() if _is_gpu(name))
+
+
+def _is_gpu(resource: str) -> bool:
+    return resource.endswith("/gpu") or resource.startswith("nvidia.com/mig-")
 
 
 def _without_pods(others: Iterable[Manifest]) -> Iterator[Alive]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubectl_bloomery.kubectl import CommandError
+
 if TYPE_CHECKING:
     import httpx
 
 TOGETHER = 10
 """Images in one request, at most: the server takes no more."""
-_WORDS = 300
+_LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Answer:
 
 
 def ask(client: httpx.Client, images: Sequence[Path]) -> Iterator[Answer]:
-    """Yield the answer to each image, in order; a request that fails is told of each of its images."""
+    """Yield the answer to each image, in order; a request that fails is told of each of its images.
+
+    Raises:
+        CommandError: what answers is no model server.
+    """
     for start in range(0, len(images), TOGETHER):
         yield from _ask(client, images[start : start + TOGETHER])
 
@@ -50,10 +56,13 @@ def _ask(client: httpx.Client, images: Sequence[Path]) -> list[Answer]:
         return [Answer(str(image), error=f"the service was not reached: {error}") for image in images]
     if response.status_code != httpx.codes.OK:
         return [Answer(str(image), error=_refusal(response)) for image in images]
-    document = response.json()
-    model = _model(document["model"])
-    entries = document.get("predictions", [document])
-    return [_answer(str(image), entry, model) for image, entry in zip(images, entries, strict=True)]
+    try:
+        document = response.json()
+        model = _model(document["model"])
+        entries = document.get("predictions", [document])
+        return [_answer(str(image), entry, model) for image, entry in zip(images, entries, strict=True)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"{response.url} does not answer as a model server does: {_words(response)}") from error
 
 
 def _answer(name: str, entry: Mapping[str, Any], model: str) -> Answer:
@@ -75,8 +84,12 @@ def _refusal(response: httpx.Response) -> str:
     try:
         return _sentence(response.json()["error"])
     except (ValueError, KeyError, TypeError):
-        words = " ".join(response.text.split())[:_WORDS]
+        words = _words(response)
         return f"HTTP {response.status_code} {response.reason_phrase}" + (f": {words}" if words else "")
+
+
+def _words(response: httpx.Response) -> str:
+    return " ".join(response.text.split())[:_LONGEST]
 
 
 def _sentence(error: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubectl_bloomery.files import writing
 from kubectl_bloomery.kit_pod import build_pod
 from kubectl_bloomery.kubectl import SERVICES, CommandError, Kubectl, Manifest, complaint
 from kubectl_bloomery.options import Context, Namespace, Service
@@ -69,7 +70,8 @@ def kit(
         packed = json.loads(_pack(kubectl, pod["metadata"]["name"], words, console))
         _fetch(kubectl, pod["metadata"]["name"], target, packed, console)
     if name != "-":
-        console.print(f"{name}: {packed['bytes'] / 1e6:.0f} MB. Unzip it there; README.txt in it says how to start.")
+        size = f"{packed['bytes'] / 1e6:.0f} MB"
+        console.print(f"{name}: {size}. Unzip it there; README.txt in it says how to start.", markup=False)
 
 
 def _variant(owner: Manifest, asked: str | None) -> str:
@@ -106,12 +108,13 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     partial = Path(f"{name}.partial")
+    with writing(name):
+        file = partial.open("wb")
     try:
-        with partial.open("wb") as file:
+        with file:
             yield file
-        partial.replace(name)
-    except OSError as error:
-        raise CommandError(f"{name} can not be written: {error.strerror or error}.") from error
+        with writing(name):
+            partial.replace(name)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -126,7 +129,11 @@ def _running(kubectl: Kubectl, pod: Manifest, console: Console) -> Iterator[None
             _wait_until_running(kubectl, name)
         yield
     finally:
-        kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false")
+        # What went wrong before is told all the same, and a kit that is whole is kept.
+        try:
+            kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false")
+        except CommandError as error:
+            console.print(f"The pod {name} is left behind, and ends by itself: {error}", markup=False)
 
 
 def _wait_until_running(kubectl: Kubectl, name: str) -> None:
@@ -152,13 +159,15 @@ def _why_not(status: Mapping[str, Any]) -> str:
 
 def _pack(kubectl: Kubectl, pod: str, words: list[str], console: Console) -> str:
     """Let the pod pack, show what it says, and return what it answers."""
+    from rich.markup import escape
+
     command = ("exec", pod, "--", "python", "-m", "bloomery_serving", "kit", *words)
     said = ""
     with console.status("Packing") as status, kubectl.start(*command) as process:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stderr:
             said += line.decode(errors="replace")
-            status.update(said.splitlines()[-1])
+            status.update(escape(said.splitlines()[-1]))
         answer = process.stdout.read().decode()
     if process.returncode:
         raise CommandError(complaint(said))
@@ -178,7 +187,9 @@ def _fetch(kubectl: Kubectl, pod: str, target: IO[bytes], packed: Mapping[str, A
                 assert process.stdout is not None and process.stderr is not None
                 while chunk := process.stdout.read(_CHUNK):
                     digest.update(chunk)
-                    target.write(chunk)
+                    with writing(target.name):
+                        target.write(chunk)
+                        target.flush()
                     got += len(chunk)
                     progress.update(bar, completed=got)
                 said = process.stderr.read().decode(errors="replace")

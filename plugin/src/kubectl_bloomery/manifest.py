@@ -11,7 +11,8 @@ from kubectl_bloomery.kubectl import CommandError, Manifest
 
 LONGEST_NAME = 40
 """Characters in a TrainingJob's name, at most."""
-_PARTS = re.compile(r"[^.\[\]]+")
+_PART = re.compile(r"(?:\.|^)((?:\\.|[^.\[\]\\])+)|\[([^\[\]]+)\]")
+"""A name after a dot, in which a backslash makes the next character a letter, or anything in brackets."""
 
 
 def next_name(name: str, taken: Collection[str]) -> str:
@@ -52,7 +53,9 @@ def _beside(uri: str, old: str, new: str) -> str:
 
 
 def with_changes(spec: Mapping[str, Any], changes: Collection[str]) -> dict[str, Any]:
-    """Return a spec with changes such as ``hyperparameters.epochs=30``; ``null`` takes a field away.
+    """Return a spec with changes such as ``hyperparameters.epochs=30`` or ``resources.limits[nvidia.com/gpu]=2``.
+
+    ``null`` takes a field away.
 
     Raises:
         CommandError: a change is not of that form, or leads nowhere.
@@ -60,19 +63,30 @@ def with_changes(spec: Mapping[str, Any], changes: Collection[str]) -> dict[str,
     changed = copy.deepcopy(dict(spec))
     for change in changes:
         path, equals, text = change.partition("=")
-        parts = _PARTS.findall(path.removeprefix("spec."))
+        parts = _parts(path.removeprefix("spec."))
         if not equals or not parts:
             raise CommandError(f"--set wants path=value, such as hyperparameters.epochs=30, not {change!r}.")
         _set(changed, parts, _value(text, change), change)
     return changed
 
 
+def _parts(path: str) -> list[str]:
+    """Return the names and positions that a path leads along; none where it is no path."""
+    parts, end = [], 0
+    while found := _PART.match(path, end):
+        name, bracketed = found.groups()
+        parts.append(bracketed or re.sub(r"\\(.)", r"\1", name))
+        end = found.end()
+    return parts if end == len(path) else []
+
+
 def _value(text: str, change: str) -> Any:
-    import yaml
+    # Imported only here: YAML is slow to load, and completion is to be quick.
+    from kubectl_bloomery.values import read_value
 
     try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
+        return read_value(text)
+    except ValueError as error:
         raise CommandError(f"--set {change}: the value is no YAML.") from error
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from kubectl_bloomery.addresses import is_here, is_inside
 from kubectl_bloomery.asking import Answer, ask
 from kubectl_bloomery.kubectl import SERVICES, CommandError, Kubectl, Manifest
 from kubectl_bloomery.options import Context, JsonOutput, Namespace, Service
@@ -70,10 +71,12 @@ def _door(kubectl: Kubectl, owner: Manifest, variant: str | None) -> Iterator[ht
     import httpx
 
     revision = serving_revision(owner, variant)
-    headers = _key(kubectl, owner) | ({"X-Variant": variant} if variant else {})
+    headers = _key(kubectl, owner) | ({b"X-Variant": variant.encode()} if variant else {})
     url = owner["status"].get("url")
     if url and _leads_here(url):
-        with httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS) as client:
+        with httpx.Client(
+            base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=not is_here(_host(url))
+        ) as client:
             yield client
         return
     with (
@@ -84,20 +87,24 @@ def _door(kubectl: Kubectl, owner: Manifest, variant: str | None) -> Iterator[ht
 
 
 def _leads_here(url: str) -> bool:
-    """Whether an address can be reached from this machine, rather than from the cluster alone."""
+    """Whether an address leads from this machine to the service, rather than from the cluster alone."""
     import httpx
 
-    if (urlsplit(url).hostname or "").endswith((".svc", ".cluster.local")):
+    if is_inside(_host(url)):
         return False
     try:
-        httpx.get(f"{url}/v2/health/live", timeout=PROBE_SECONDS)
+        response = httpx.get(f"{url}/v2/health/live", timeout=PROBE_SECONDS, trust_env=not is_here(_host(url)))
     except httpx.TransportError:
         return False
-    return True
+    return response.is_success
 
 
-def _key(kubectl: Kubectl, owner: Manifest) -> dict[str, str]:
-    """Return the header with the first key of the service's Secret; none where it needs none."""
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _key(kubectl: Kubectl, owner: Manifest) -> dict[bytes, bytes]:
+    """Return the header with the first key of the service's Secret, letters of any script; none where it needs none."""
     name = owner["status"].get("apiKeySecret")
     if not name:
         return {}
@@ -105,7 +112,7 @@ def _key(kubectl: Kubectl, owner: Manifest) -> dict[str, str]:
     if not keys:
         raise CommandError(f"The Secret {name} holds no key.")
     value = keys.get("default") or keys[min(keys)]
-    return {"Authorization": base64.b64decode(value).decode().strip()}
+    return {b"Authorization": base64.b64decode(value).strip()}
 
 
 def _rows(answers: Sequence[Answer], top: int) -> Iterator[list[object]]:

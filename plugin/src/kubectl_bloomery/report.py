@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from kubectl_bloomery.completion import names_of
+from kubectl_bloomery.files import writing
 from kubectl_bloomery.kubectl import DATASETS, TRAINING_JOBS, CommandError, Kubectl, Manifest
 from kubectl_bloomery.mlflow import Mlflow, open_mlflow
 from kubectl_bloomery.options import Context, Namespace
@@ -56,14 +57,15 @@ def report(
     if output == "-":
         sys.stdout.buffer.write(page)
     elif output is not None:
-        _save(Path(output), page)
+        with writing(output):
+            Path(output).write_bytes(page)
         print(f"The report of {name} is in {output}.")
     else:
         _open(bare, page)
 
 
 def _fetch(kubectl: Kubectl, owner: Manifest, find: Callable[[Mlflow, Manifest], str | None]) -> bytes:
-    with open_mlflow(kubectl, owner["metadata"]["namespace"]) as mlflow:
+    with open_mlflow(kubectl, owner) as mlflow:
         run = find(mlflow, owner)
         page = mlflow.artifact(run, FILE) if run else None
     if page is None:
@@ -92,13 +94,6 @@ def _in_store(owner: Manifest) -> str | None:
         return f"{status['uri']}/{FILE}" if status.get("uri") else None
     model = status.get("model", {}).get("uri")
     return f"{model.removesuffix('/model')}/{FILE}" if model else None
-
-
-def _save(path: Path, page: bytes) -> None:
-    try:
-        path.write_bytes(page)
-    except OSError as error:
-        raise CommandError(f"{path} can not be written: {error.strerror or error}.") from error
 
 
 def _open(name: str, page: bytes) -> None:

@@ -22,16 +22,24 @@ pytestmark = [pytest.mark.feature("S1"), pytest.mark.usefixtures("mlflow")]
 def own(tmp_path: Path) -> Path:
     """The model folder of a training."""
     folder = made_model(tmp_path / "made").folder
-    (folder / model_folder.METADATA).write_bytes(model_folder.metadata(folder, {"preset": "resnet18"}))
+    about = {
+        "trainingJob": {"namespace": "team", "name": "flowers", "uid": "1"},
+        "datasets": [{"name": "roses", "version": "a1"}, {"name": "tulips", "version": "b2"}],
+        "run": {"experimentId": "3", "runId": "r1"},
+    }
+    (folder / model_folder.METADATA).write_bytes(model_folder.metadata(folder, about))
     return folder
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A model of elsewhere."""
+    """A model of elsewhere, with names of its own."""
     folder = tmp_path / "foreign"
     folder.mkdir()
-    onnx.save(brightness(), folder / "brightness.onnx")
+    model = brightness()
+    model.graph.input[0].name = model.graph.node[0].input[0] = "pixels"
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+    onnx.save(model, folder / "brightness.onnx")
     (folder / "labels.json").write_text('{"0": "dark", "1": "凉皮"}', encoding="utf-8")
     return folder
 
@@ -56,7 +64,29 @@ def test_a_folder_becomes_a_version_that_is_ready(
     assert "bloomery.dev/uri" not in version.tags
     mlflow_library.set_tracking_uri(mlflow.uri)
     loaded = mlflow_library.onnx.load_model(f"models:/{name}/1")
-    assert {node.name for node in loaded.graph.input} == {"images"}
+    signature = mlflow_library.models.get_model_info(f"models:/{name}/1").signature
+    names = {"own": ("images", "logits"), "foreign": ("pixels", "scores")}[kind]
+    assert (loaded.graph.input[0].name, loaded.graph.output[0].name) == names
+    assert (*signature.inputs.input_names(), *signature.outputs.input_names()) == names
+
+
+def test_a_folder_of_a_training_is_known_as_such(own: Path, mlflow: MlflowServer, tmp_path: Path) -> None:
+    assert take(own, f"known-{tmp_path.name}") == 0
+    tags = mlflow.client().get_model_version(f"known-{tmp_path.name}", "1").tags
+    assert tags["bloomery.dev/trainingjob"] == "team/flowers"
+    assert (tags["bloomery.dev/dataset"], tags["bloomery.dev/dataset-version"]) == ("roses,tulips", "a1,b2")
+    assert tags["bloomery.dev/imported-run"] == "r1"
+
+
+def test_a_run_whose_model_is_not_taken_has_failed(
+    own: Path, mlflow: MlflowServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert take(own, "no/name") == 2
+    assert "did not take the model" in caplog.text
+    client = mlflow.client()
+    home = client.get_experiment_by_name("imported")
+    (run,) = client.search_runs([home.experiment_id], f"tags.`bloomery.dev/imported-from` = 'file://{own}'")
+    assert run.info.status == "FAILED"
 
 
 def test_a_second_import_is_a_second_version(own: Path, mlflow: MlflowServer, tmp_path: Path) -> None:
@@ -79,6 +109,8 @@ def damaged(folder: Path) -> None:
         ("foreign", lambda f: (f / "labels.json").unlink(), 3, "put labels.txt beside it"),
         ("foreign", lambda f: (f / "labels.json").write_text('["dark"]'), 3, "but 1 classes are named"),
         ("foreign", lambda f: (f / "labels.json").write_text("{"), 3, "labels.json names no classes"),
+        ("foreign", lambda f: (f / "labels.json").write_text("[1, 2]"), 3, "labels.json names no classes"),
+        ("foreign", lambda f: (f / "labels.json").write_text('"ab"'), 3, "labels.json names no classes"),
         ("foreign", lambda f: (f / "brightness.onnx").write_bytes(b"no"), 3, "the model does not run on an image"),
         ("foreign", lambda f: onnx.save(brightness(), f / "b.onnx"), 3, "b.onnx, brightness.onnx"),
         ("foreign", lambda f: [path.unlink() for path in f.iterdir()], 3, "{uri} has nothing"),

@@ -23,7 +23,7 @@ from tests.component.serving.conftest import (  # noqa: F401 - pytest finds the 
     start_server,
 )
 
-KEY = "the key of the people"
+KEY, KEY_OF_ANOTHER_SCRIPT = "the key of the people", "人民的钥匙"
 READY = condition("Ready", "True", "Serving", "Answering.")
 
 
@@ -31,7 +31,8 @@ READY = condition("Ready", "True", "Serving", "Answering.")
 def guarded(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:  # noqa: F811
     """A server that wants a key."""
     keys = tmp_path_factory.mktemp("keys")
-    (keys / "default").write_text(hashlib.sha256(KEY.encode()).hexdigest())
+    for name, key in (("default", KEY), ("other", KEY_OF_ANOTHER_SCRIPT)):
+        (keys / name).write_text(hashlib.sha256(key.encode()).hexdigest())
     return start_server(api_keys_dir=str(keys), variant="v1", model_name="colours", model_version="4")
 
 
@@ -117,11 +118,23 @@ def test_a_wrong_key_is_told_in_the_services_words(
 
 
 @pytest.mark.feature("O5")
-@pytest.mark.parametrize("url", ["http://colours.demo.svc", "http://127.0.0.1:9"])
-def test_where_no_address_leads_to_it_kubectl_is_asked_for_a_way(
-    bloomery: Plugin, objects: Objects, pictures: dict[str, Path], url: str
+def test_a_key_may_be_of_any_script(
+    bloomery: Plugin, objects: Objects, guarded: Server, pictures: dict[str, Path]
 ) -> None:
-    publish(objects, url)
+    publish(objects, guarded.url, key=KEY_OF_ANOTHER_SCRIPT)
+
+    ended = bloomery("predict", "colours", "red.png", "-o", "json")
+
+    assert ended.returncode == 0, ended.stderr
+    assert labels(ended.stdout) == [("red.png", "red")]
+
+
+@pytest.mark.feature("O5")
+@pytest.mark.parametrize("url", ["http://colours.demo.svc", "http://127.0.0.1:9", "{server}/of/somebody/else"])
+def test_where_no_address_leads_to_it_kubectl_is_asked_for_a_way(
+    bloomery: Plugin, objects: Objects, guarded: Server, pictures: dict[str, Path], url: str
+) -> None:
+    publish(objects, url.format(server=guarded.url))
 
     ended = bloomery("predict", "colours", "red.png")
 

@@ -61,6 +61,25 @@ def test_reports_are_saved_opened_and_missed_in_words(bloomery: Plugin, objects:
 
 
 @pytest.mark.feature("O5")
+@pytest.mark.usefixtures("reported")
+def test_the_secret_is_the_one_that_the_training_used(bloomery: Plugin, objects: Objects) -> None:
+    copy = objects.get("secret", "bloomery-storage")
+    objects.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ours"}, "data": copy["data"]})
+    done = objects.server.kubectl("delete", "secret", "bloomery-storage", "-n", objects.namespace)
+    assert done.returncode == 0, done.stderr
+    sources = [{"secretRef": {"name": "other"}, "prefix": "SOURCE_"}, {"secretRef": {"name": "ours"}}]
+    container = {"name": "train", "image": "trainer", "envFrom": sources}
+    labels = {"bloomery.dev/trainingjob": "flowers"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "flowers-train", "labels": labels}}
+    objects.create(job | {"spec": {"template": template}})
+
+    ended = bloomery("report", "flowers", "-o", "-")
+
+    assert ended.stdout == TRAINING, ended.stderr
+
+
+@pytest.mark.feature("O5")
 def test_what_is_missing_is_named(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(), {"mlflow": {"runId": "1"}})
 

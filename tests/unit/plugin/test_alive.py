@@ -13,8 +13,10 @@ from kubectl_bloomery.live import age
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
 
-def pod(labels: dict[str, str], *, phase: str = "Running", created: str = NEW, gpus: int = 0) -> dict[str, Any]:
-    limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+def pod(
+    labels: dict[str, str], *, phase: str = "Running", created: str = NEW, gpus: int = 0, gpu: str = "nvidia.com/gpu"
+) -> dict[str, Any]:
+    limits = {gpu: str(gpus), "cpu": "4"} if gpus else {}
     return {
         "metadata": {"namespace": "demo", "labels": labels, "creationTimestamp": created},
         "spec": {"containers": [{"resources": {"limits": limits}}]},
@@ -37,14 +39,16 @@ def test_pods_are_counted_with_their_gpus_by_what_they_work_for() -> None:
         pod(of("train", "trainingjob", "flowers"), gpus=2),
         pod(of("train", "trainingjob", "flowers"), gpus=2, created=OLD),
         pod(of("train", "trainingjob", "flowers"), gpus=8, phase="Succeeded"),
+        pod(of("register", "trainingjob", "flowers")),
         pod(of("tensorboard", "trainingjob", "flowers")),
-        pod(of("serve", "inferenceservice", "flowers")),
+        pod(of("serve", "inferenceservice", "flowers"), gpus=1, gpu="nvidia.com/mig-1g.10gb"),
         pod({"app.kubernetes.io/name": "kit", "app.kubernetes.io/instance": "flowers"}),
     ]
 
     assert find_alive(pods, []) == [
         Alive("demo", "InferenceService", "flowers", "packs a kit", 1, 0, NEW),
-        Alive("demo", "InferenceService", "flowers", "serves", 1, 0, NEW),
+        Alive("demo", "InferenceService", "flowers", "serves", 1, 1, NEW),
+        Alive("demo", "TrainingJob", "flowers", "registers a model", 1, 0, NEW),
         Alive("demo", "TrainingJob", "flowers", "shows TensorBoard", 1, 0, NEW),
         Alive("demo", "TrainingJob", "flowers", "trains", 2, 4, OLD),
     ]

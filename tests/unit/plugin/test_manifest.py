@@ -74,6 +74,8 @@ def test_changes_are_made_by_their_paths() -> None:
             "datasets.0.classes=[roses, 玫瑰]",
             "output.versionLabel='1.0'",
             "resources.limits={cpu: 4}",
+            "resources.limits[nvidia.com/gpu]=2",
+            r"podTemplate.nodeSelector.nvidia\.com/gpu\.product=NVIDIA-H200",
         ],
     )
 
@@ -82,8 +84,32 @@ def test_changes_are_made_by_their_paths() -> None:
         "datasets": [{"name": "a", "classes": ["roses", "玫瑰"]}, {"name": "b", "version": 3}],
         "hyperparameters": {"epochs": 30},
         "output": {"versionLabel": "1.0"},
-        "resources": {"limits": {"cpu": 4}},
+        "resources": {"limits": {"cpu": 4, "nvidia.com/gpu": 2}},
+        "podTemplate": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200"}},
     }
+
+
+@pytest.mark.feature("O5")
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("20:0.001", "20:0.001"),
+        ("on", "on"),
+        ("007", "007"),
+        ("2026-01-01", "2026-01-01"),
+        ("flowers: 花 # 1", "flowers: 花 # 1"),
+        ("NaN", "NaN"),
+        ("", ""),
+        ("1e-3", 0.001),
+        ("true", True),
+        ('"30"', "30"),
+        ("'30'", "30"),
+        ("[yes, no, 1.5, '2', null]", ["yes", "no", 1.5, "2", None]),
+        ("{schedule: 20:0.001, on: off}", {"schedule": "20:0.001", "on": "off"}),
+    ],
+)
+def test_a_value_is_text_unless_it_is_json_a_list_or_a_map(text: str, value: object) -> None:
+    assert with_changes({}, [f"description={text}"]) == {"description": value}
 
 
 @pytest.mark.feature("O5")
@@ -92,6 +118,8 @@ def test_changes_are_made_by_their_paths() -> None:
     [
         ("epochs", "--set wants path=value, such as hyperparameters.epochs=30, not 'epochs'."),
         ("=3", "--set wants path=value"),
+        ("limits[gpu=3", "--set wants path=value"),
+        ("limits..gpu=3", "--set wants path=value"),
         ("datasets[4].version=1", "the list has 1 items, counted from 0; 4 is none."),
         ("preset.name=x", "there is nothing below 'resnet18' that could be 'name'."),
         ("preset={", "the value is no YAML."),

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,9 +23,15 @@ from bloomery_trainer.mlflow_server import connect, experiment, in_words, is_fin
 from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, digest, read_classes, write_classes
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from bloomery_trainer.train.tracking import RunRef
+
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "imported"
+_FROM = "bloomery.dev/imported-from"
 LABEL_FILES = (LABELS, "classes.txt", "labels.json")
 _WEIGHTS = (".data", "_data", ".bin", ".weight", ".weights")
 _DEFAULT_SIDE = 224
@@ -140,6 +147,8 @@ def _name_classes(given: Path) -> None:
         text = given.read_text(encoding="utf-8")
         document = json.loads(text) if given.suffix == ".json" else text.replace("\r\n", "\n").rstrip("\n").split("\n")
         names = [document[str(number)] for number in range(len(document))] if isinstance(document, dict) else document
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("neither a list of names nor numbers with names")
         write_classes(given.parent, names)
     except (ValueError, KeyError, TypeError) as error:
         raise BadData("BadLabels", f"{given.name} names no classes: a class in each line, or a JSON list") from error
@@ -150,7 +159,6 @@ def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) 
     from mlflow.exceptions import MlflowException
 
     from bloomery_trainer.train import registry
-    from bloomery_trainer.train.tracking import RunRef
 
     client = connect(server)
     model = registry.ModelAbout(
@@ -162,10 +170,8 @@ def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) 
         folder=folder,
     )
     try:
-        home = experiment(client, EXPERIMENT)
-        made = client.create_run(home, run_name=wanted.name, tags={"bloomery.dev/imported-from": wanted.uri})
-        version = registry.register(client, RunRef(home, made.info.run_id), model)
-        client.set_terminated(made.info.run_id)
+        with _run_of(client, wanted) as made:
+            version = registry.register(client, made, model)
         if wanted.alias:
             client.set_registered_model_alias(wanted.name, wanted.alias, version)
     except MlflowException as error:
@@ -174,11 +180,47 @@ def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) 
     return version
 
 
+@contextmanager
+def _run_of(client: MlflowClient, wanted: Import) -> Iterator[RunRef]:
+    """Gives a run of the import's own, which ends with the block: FINISHED, or FAILED where that raises."""
+    from mlflow.exceptions import MlflowException
+
+    from bloomery_trainer.train.tracking import RunRef
+
+    home = experiment(client, EXPERIMENT)
+    made = client.create_run(home, run_name=wanted.name, tags={_FROM: wanted.uri})
+    try:
+        yield RunRef(home, made.info.run_id)
+    except BaseException:
+        # The block's error is the one to tell.
+        with suppress(MlflowException):
+            client.set_terminated(made.info.run_id, "FAILED")
+        raise
+    client.set_terminated(made.info.run_id)
+
+
 def _tags(wanted: Import, fetched: FetchedModel) -> dict[str, str]:
     """The version's tags, as those of a training's versions; pods can not fetch a folder of this machine."""
-    tags = {"bloomery.dev/imported-from": wanted.uri}
+    tags = {_FROM: wanted.uri, **_lineage(fetched.about)}
     if wanted.uri.startswith("s3://"):
         tags |= {"bloomery.dev/uri": wanted.uri.rstrip("/"), "bloomery.dev/digest": fetched.digest}
     if wanted.version_label:
         tags["bloomery.dev/version-label"] = wanted.version_label
     return tags
+
+
+def _lineage(about: Mapping[str, Any]) -> dict[str, str]:
+    """Where a model of a training's own folder is from, as the tags of a training's versions say it."""
+    from bloomery_trainer.train.lineage import DATA_TAGS
+
+    dataset, version, _ = DATA_TAGS
+    try:
+        job, datasets, run = about["trainingJob"], about["datasets"], about["run"]["runId"]
+        tags = {
+            "bloomery.dev/trainingjob": f"{job['namespace']}/{job['name']}",
+            dataset: ",".join(part["name"] for part in datasets),
+            version: ",".join(part["version"] for part in datasets),
+        }
+    except (KeyError, TypeError):  # not as our trainings write it: nothing is known
+        return {}
+    return tags | ({"bloomery.dev/imported-run": run} if run else {})

@@ -22,7 +22,6 @@ from mlflow.types import Schema, TensorSpec
 
 from bloomery_trainer.mlflow_server import in_words, is_final
 from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, read_classes
-from bloomery_trainer.train.export import INPUT, OUTPUT
 from bloomery_trainer.train.lineage import DIGEST_TAG
 from bloomery_trainer.train.tracking import RunRef
 
@@ -67,13 +66,14 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
         if known.name == model.name and known.tags.get(DIGEST_TAG) == model.digest:
             return str(known.version)
     _require_registered_model(client, model.name, model.model_description)
+    loaded = onnx.load(model.folder / MODEL)
     logged = Model.log(
         artifact_path=None,
         name="model",
         flavor=mlflow.onnx,
         run_id=run.run_id,
-        onnx_model=onnx.load(model.folder / MODEL),
-        signature=_signature_of(model.folder),
+        onnx_model=loaded,
+        signature=_signature_of(loaded.graph, model.folder),
         # Named here, because MLflow would find them out by running the model in a process of its own.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("onnx", "onnxruntime", "numpy")],
         save_as_external_data=False,
@@ -92,17 +92,17 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
     return str(made.version)
 
 
-def signature(image_size: int, classes: int) -> ModelSignature:
+def _signature_of(graph: onnx.GraphProto, folder: Path) -> ModelSignature:
     """What the model takes and gives, as MLflow records it."""
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, image_size, image_size), INPUT)]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes), OUTPUT)]),
-    )
-
-
-def _signature_of(folder: Path) -> ModelSignature:
     side = json.loads((folder / PREPROCESS).read_bytes())["crop"]
-    return signature(side, len(read_classes(folder)))
+    # Older models list their weights among the inputs.
+    weights = {weight.name for weight in graph.initializer}
+    (images,) = (given.name for given in graph.input if given.name not in weights)
+    (scores,) = (made.name for made in graph.output)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, side, side), images)]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(read_classes(folder))), scores)]),
+    )
 
 
 def _require_registered_model(client: MlflowClient, name: str, description: str | None) -> None:

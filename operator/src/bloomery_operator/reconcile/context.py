@@ -16,7 +16,7 @@ from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.reconcile.applied import Applied, owner_of
 from bloomery_operator.reconcile.gateway import Gateway
 from bloomery_operator.resources.jobs import job_name
-from bloomery_operator.resources.metadata import controller_of
+from bloomery_operator.resources.metadata import controller_of, controller_uid
 from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.rollout import Figures
@@ -184,9 +184,12 @@ async def apply_owned(context: Context, owner: CustomResource, manifest: Manifes
 
 
 async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
-    """Delete a child that may be gone."""
+    """Delete a child that may be gone; a namesake of somebody else's stays."""
     context.applied.forget(owner_of(owner), kind, name)
-    await context.cluster.delete(kind, Key(owner.metadata.namespace, name))
+    key = Key(owner.metadata.namespace, name)
+    existing = await context.cluster.get(kind, key)
+    if existing is not None and controller_uid(existing) == owner.metadata.uid:
+        await context.cluster.delete(kind, key, uid=existing["metadata"]["uid"])
 
 
 def _replacing(former: Manifest) -> Verdict:

@@ -83,6 +83,8 @@ class Context:
 Reconciler = Callable[[Context, Key], Awaitable[float | None]]
 
 
+_ENDS = ("Complete", "Failed")
+"""Conditions of work that is over: its result stays as it is."""
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller puts on its pods."""
 
@@ -253,16 +255,21 @@ async def publish_invalid(context: Context, kind: Kind, key: Key, error: Invalid
     manifest = context.projection.get(kind, key)
     if manifest is None:
         return
-    blank = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": manifest["metadata"]}
+    known = manifest.get("status", {})
+    conditions = {c["type"]: c for c in known.get("conditions", [])}
+    is_final = any(conditions.get(end, {}).get("status") == "True" for end in _ENDS)
     verdict = Verdict("InvalidSpec", f"The object can not be read: {error}", failed=True)
     generation = manifest["metadata"].get("generation", 1)
-    old = [c for c in manifest.get("status", {}).get("conditions", []) if c.get("reason") == verdict.reason]
-    if old and old[0].get("observedGeneration") == generation:
+    old = conditions.get("Ready", {})
+    if is_final or (old.get("reason"), old.get("observedGeneration")) == (verdict.reason, generation):
         return
-    ready = dated((condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now())
-    metadata = {field: blank["metadata"][field] for field in ("name", "namespace", "uid")}
-    status = {"phase": "Failed", "conditions": [c.to_json() for c in ready]}
-    await context.cluster.apply_status(blank | {"metadata": metadata, "status": status})
+    (ready,) = dated((condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now())
+    # All that it had is kept: what is not applied again is removed, and another operator may be able to read it.
+    conditions["Ready"] = ready.to_json()
+    status = known | {"phase": "Failed", "conditions": list(conditions.values())}
+    metadata = {field: manifest["metadata"][field] for field in ("name", "namespace", "uid")}
+    blank = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+    await context.cluster.apply_status(blank | {"status": status})
 
 
 def _event(resource: CustomResource, new: Any, now: datetime) -> Manifest:

@@ -74,18 +74,20 @@ async def note_served(context: Context, observation: InferenceServiceObservation
             notes.setdefault(version, []).append(variant.name)
     service = observation.service.metadata
     for variant in observation.service.spec.variants:
-        version, name = _version(observation.models[variant.name]), observation.wanted[variant.name]
-        if version not in notes or name is None or version is None:
+        version = _version(observation.models[variant.name])
+        deployment = observation.deployments.get(observation.wanted[variant.name] or "")
+        # Another variant may serve the same version already, while this one is still to be deployed.
+        if version not in notes or version is None or deployment is None:
             continue
         variants = ",".join(notes[version])
-        if observation.deployments[name].served_tag == variants:
+        if deployment.served_tag == variants:
             continue
         environment = await read_storage_secret(context, service.namespace)
         told = await context.registry.tag_served(
             environment, version, service=f"{service.namespace}/{service.name}", variants=variants
         )
         if told:
-            await context.cluster.annotate(DEPLOYMENTS, Key(service.namespace, name), {SERVED_TAG: variants})
+            await context.cluster.annotate(DEPLOYMENTS, Key(service.namespace, deployment.name), {SERVED_TAG: variants})
 
 
 async def forget_served(context: Context, namespace: str) -> None:

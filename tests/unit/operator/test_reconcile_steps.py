@@ -1,0 +1,103 @@
+"""Single steps of reconciling, on a cluster that only takes notes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from bloomery_operator.api import InvalidResource
+from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
+from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.reconcile import Context
+from bloomery_operator.reconcile.context import publish_invalid
+from bloomery_operator.reconcile.models import note_served
+from bloomery_operator.resources.serve import ServedModel, revision_name
+from bloomery_operator.status.traffic import InferenceServiceObservation
+from bloomery_operator.status.workload import DeploymentView
+from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
+
+DEMO = Key("demo", "flowers")
+UNREADABLE = InvalidResource("spec.preset: is not known")
+
+
+class Notes:
+    """A cluster without objects, and a registry, that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.statuses: list[Manifest] = []
+        self.annotated: dict[str, Mapping[str, str | None]] = {}
+        self.tagged: list[str] = []
+
+    async def get(self, kind: Kind, key: Key) -> None:
+        del kind, key
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        self.statuses.append(manifest["status"])
+        return manifest
+
+    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+        del kind
+        self.annotated[key.name] = annotations
+
+    async def tag_served(self, environment: Any, model: Any, *, service: str, variants: str) -> bool:
+        del environment, model, service
+        self.tagged.append(variants)
+        return True
+
+
+def context(notes: Notes, projection: Projection | None = None) -> Context:
+    async def silent(*_: Any) -> Any:
+        return None
+
+    return Context(
+        cluster=notes,  # type: ignore[arg-type]  # what is tested here does nothing else
+        projection=projection or Projection(),
+        settings=settings(),
+        read_progress=silent,
+        stop_trainer=silent,
+        registry=notes,  # type: ignore[arg-type]
+        servers=silent,  # type: ignore[arg-type]
+        now=lambda: NOW,
+    )
+
+
+def published(kind: Kind, status: Manifest) -> list[Manifest]:
+    """Return the statuses that are written of an object which can not be read."""
+    projection, notes = Projection(), Notes()
+    projection.put(kind, {"metadata": metadata(), "status": status})
+    asyncio.run(publish_invalid(context(notes, projection), kind, DEMO, UNREADABLE))
+    return notes.statuses
+
+
+def test_an_object_that_can_not_be_read_says_so_and_keeps_what_its_status_knew() -> None:
+    others = {"type": "Checked", "status": "True", "reason": "Fine", "message": ""}
+    ready = {"type": "Ready", "status": "True", "reason": "Prepared", "message": ""}
+    before = {"phase": "Ready", "preparedSpec": "abc", "uri": "s3://b/a", "conditions": [ready, others]}
+    (status,) = published(DATASETS, before)
+    assert (status["phase"], status["preparedSpec"], status["uri"]) == ("Failed", "abc", "s3://b/a")
+    said = {c["type"]: c for c in status["conditions"]}
+    assert said["Checked"] == others
+    assert (said["Ready"]["status"], said["Ready"]["reason"]) == ("False", "InvalidSpec")
+    assert said["Ready"]["message"] == "The object can not be read: spec.preset: is not known"
+    assert published(DATASETS, status) == [], "once is enough"
+
+
+def test_a_finished_training_that_can_not_be_read_any_more_stays_complete() -> None:
+    complete = {"type": "Complete", "status": "True", "reason": "Trained", "message": ""}
+    assert published(TRAINING_JOBS, {"phase": "Complete", "conditions": [complete], "model": {"name": "a"}}) == []
+    running = {"type": "Complete", "status": "False", "reason": "Training", "message": ""}
+    assert published(TRAINING_JOBS, {"phase": "Running", "conditions": [running]}) != []
+
+
+def test_a_version_is_noted_as_served_though_another_variant_of_it_is_still_to_be_deployed() -> None:
+    model = ServedModel(uri="s3://models/flowers", name="flowers", version="4")
+    service, notes = inference_service({"v1": 50, "v2": 50}), Notes()
+    name = revision_name(service, service.spec.variants[0], model)
+    first = DeploymentView(name=name, variant="v1", replicas=1, ready=1, settled=True, retired_at=None)
+    observation = InferenceServiceObservation(
+        service=service, now=NOW, models={"v1": model, "v2": model}, deployments={name: first}, pods={}
+    )
+    asyncio.run(note_served(context(notes), observation))
+    assert notes.tagged == ["v1"]
+    assert notes.annotated == {name: {"bloomery.dev/served-tag": "v1"}}

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from bloomery_operator.api import InvalidResource
 from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.reconcile import Context
 from bloomery_operator.reconcile.context import publish_invalid
-from bloomery_operator.reconcile.models import note_served
-from bloomery_operator.resources.serve import ServedModel, revision_name
+from bloomery_operator.reconcile.models import note_served, resolve_models
+from bloomery_operator.resources.serve import ServedModel, recorded_model, revision_name
+from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.workload import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
@@ -101,3 +104,49 @@ def test_a_version_is_noted_as_served_though_another_variant_of_it_is_still_to_b
     asyncio.run(note_served(context(notes), observation))
     assert notes.tagged == ["v1"]
     assert notes.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
+
+
+NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", version="4", run_id="r", dataset="flowers")
+FOLDER = ServedModel(uri="s3://b/any")
+
+
+@pytest.mark.parametrize(("model", "digests"), [(NUMBERED, {}), (FOLDER, {}), (FOLDER, {"v1": "sha256:found"})])
+def test_a_pinned_model_outlives_its_deployment(model: ServedModel, digests: Mapping[str, str]) -> None:
+    service = inference_service()
+    (variant,) = service.spec.variants
+    observation = InferenceServiceObservation(
+        service=service,
+        now=NOW,
+        models={"v1": model},
+        deployments={},
+        pods={},
+        digests={revision_name(service, variant, model): digest for digest in digests.values()},
+    )
+    later = service.model_copy(update={"status": derive_status(observation)})
+    assert asyncio.run(resolve_models(context(Notes()), later, ())).models == {"v1": model}
+
+
+def test_a_variant_in_other_words_is_looked_for_anew() -> None:
+    service = inference_service()
+    observation = InferenceServiceObservation(
+        service=service, now=NOW, models={"v1": NUMBERED}, deployments={}, pods={}
+    )
+    other = inference_service({"v2": 100}).spec.variants[0].model_copy(update={"name": "v1"})
+    changed = service.model_copy(
+        update={
+            "status": derive_status(observation),
+            "spec": service.spec.model_copy(update={"variants": (other,)}),
+        }
+    )
+    found = asyncio.run(resolve_models(context(Notes()), changed, ())).models
+    assert found == {"v1": ServedModel(uri="s3://models/v2")}
+
+
+@pytest.mark.parametrize("edited", ["", "no JSON", "[]", '{"digest": "a"}', '{"uri": 5}'])
+def test_an_annotation_that_can_not_be_read_is_no_record_of_a_model(edited: str) -> None:
+    assert recorded_model({"bloomery.dev/model": edited}) is None
+
+
+def test_what_another_operator_adds_to_the_record_of_a_model_does_no_harm() -> None:
+    record = '{"uri": "s3://b/4", "licence": "MIT"}'
+    assert recorded_model({"bloomery.dev/model": record}) == ServedModel(uri="s3://b/4")

@@ -11,7 +11,7 @@ from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, Key
 from bloomery_operator.reconcile.context import Context, create_owned, find, read_storage_secret
 from bloomery_operator.resources.metadata import SERVED_TAG
-from bloomery_operator.resources.serve import ServedModel, build_pin, recorded_model
+from bloomery_operator.resources.serve import ServedModel, build_pin, noted_model, recorded_model
 from bloomery_operator.status.inferenceservice import model_of
 from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.verdicts import Verdict
@@ -117,18 +117,21 @@ def _version(model: ServedModel | Verdict) -> tuple[str, str] | None:
 
 
 def _recorded(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:
-    """Return the model that was last found for the variant's words; the status knows which of two revisions that is."""
+    """Return the model that was last found for the variant's words: its Deployment knows it, or where that is gone the
+    status, or a former Deployment.
+    """
     wanted = next((status.revision for status in service.status.variants if status.name == variant.name), None)
     newest_first = sorted(
         (manifest for manifest in deployments if DeploymentView.of(manifest).variant == variant.name),
-        key=lambda manifest: (
-            manifest["metadata"]["name"] == wanted,
-            manifest["metadata"].get("creationTimestamp", ""),
-        ),
+        key=lambda manifest: str(manifest["metadata"].get("creationTimestamp", "")),
         reverse=True,
     )
-    records = (recorded_model(manifest["metadata"].get("annotations", {}), variant) for manifest in newest_first)
-    return next((model for model in records if model is not None), None)
+    records = {
+        manifest["metadata"]["name"]: recorded_model(manifest["metadata"].get("annotations", {}), variant)
+        for manifest in newest_first
+    }
+    known = (records.get(wanted or ""), noted_model(service, variant), *records.values())
+    return next((model for model in known if model is not None), None)
 
 
 async def _find(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:

@@ -7,7 +7,7 @@ from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus, Variant, VariantStatus
 from bloomery_operator.resources.keys import keys_secret_name
 from bloomery_operator.resources.route import WHOLE
-from bloomery_operator.resources.serve import ServedModel, pod_selector
+from bloomery_operator.resources.serve import ServedModel, model_hash, pod_selector
 from bloomery_operator.status.traffic import InferenceServiceObservation, is_programmed
 from bloomery_operator.status.verdicts import Verdict, condition, dated
 from bloomery_operator.status.workload import pod_trouble
@@ -53,6 +53,8 @@ def _variant_status(observation: InferenceServiceObservation, variant: Variant) 
     return VariantStatus(
         name=variant.name,
         model=known.display or None,
+        uri=known.uri or None,
+        model_hash=model_hash(variant) if known.uri else None,
         run_id=known.run_id,
         training_job=known.training_job,
         dataset=known.dataset,
@@ -175,7 +177,10 @@ def _phase(observation: InferenceServiceObservation, conditions: tuple[Condition
         return "Stopped"
     if conditions[0].is_true:
         return "Running"
-    served = all(observation.serves(observation.wanted[v.name]) for v in observation.service.spec.variants)
+    variants = observation.service.spec.variants
+    if any(trouble.failed for v in variants if (trouble := variant_trouble(observation, v)) is not None):
+        return "Degraded" if observation.ready else "Failed"
+    served = all(observation.serves(observation.wanted[v.name]) for v in variants)
     return "Degraded" if served else "Deploying"
 
 

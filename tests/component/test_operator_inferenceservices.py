@@ -265,8 +265,9 @@ def test_an_open_service_has_no_keys(world: World) -> None:
             "spec": {"rules": [{"backendRefs": [{"name": "shop", "port": 80}]}]},
         },
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "flowers-api-key-digests"}, "data": {}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "flowers-api-key"}, "data": {"default": "YQ=="}},
     ],
-    ids=["route", "digests"],
+    ids=["route", "digests", "keys"],
 )
 def test_objects_of_somebody_else_are_left_as_they_are(world: World, foreign: Manifest) -> None:
     plural = f"{foreign['kind'].lower()}s"

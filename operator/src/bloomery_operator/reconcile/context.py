@@ -160,7 +160,7 @@ async def create_owned(context: Context, owner: CustomResource, manifest: Manife
         return None
     existing = await context.cluster.get(kind, Key(owner.metadata.namespace, manifest["metadata"]["name"]))
     # Gone between the two questions: the next try makes it.
-    return _replacing(manifest) if existing is None else _taken(owner, existing)
+    return _replacing(manifest) if existing is None else taken(owner, existing)
 
 
 async def apply_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Manifest | Verdict:
@@ -175,9 +175,9 @@ async def apply_owned(context: Context, owner: CustomResource, manifest: Manifes
     if not context.projection.follows(kind) and context.applied.is_recent(owner_of(owner), kind, manifest, seconds):
         return manifest
     existing = seen or await context.cluster.get(kind, key)
-    taken = _taken(owner, existing) if existing is not None else None
-    if taken is not None:
-        return taken
+    obstacle = taken(owner, existing) if existing is not None else None
+    if obstacle is not None:
+        return obstacle
     if seen is not None and context.applied.holds(owner_of(owner), kind, manifest, seen):
         return seen
     applied = await context.cluster.apply(manifest)
@@ -198,7 +198,7 @@ def _replacing(former: Manifest) -> Verdict:
     return Verdict("Replacing", f"{former['kind']} {former['metadata']['name']!r} of before is still being removed.")
 
 
-def _taken(owner: CustomResource, existing: Manifest) -> Verdict | None:
+def taken(owner: CustomResource, existing: Manifest) -> Verdict | None:
     """Say why an object that has a child's name is not that child."""
     kind, metadata = existing["kind"], existing["metadata"]
     controller = controller_of(existing)

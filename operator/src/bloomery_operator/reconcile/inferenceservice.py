@@ -29,6 +29,7 @@ from bloomery_operator.reconcile.context import (
     publish_status,
     read_parent,
     refusal,
+    taken,
 )
 from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
 from bloomery_operator.reconcile.models import note_served, pinned_digests, resolve_models
@@ -207,13 +208,14 @@ async def _apply_keys(context: Context, observation: InferenceServiceObservation
     key = Key(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
     if secret is None:
-        taken = await create_owned(
-            context, service, build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES)), SECRETS
-        )
-        if taken is not None:
-            return taken
-        # Read again: where somebody made one in between, theirs holds.
+        first = build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES))
+        obstacle = await create_owned(context, service, first, SECRETS)
+        # Read again: where it was made in between, its keys hold.
         secret = await context.cluster.get(SECRETS, key)
+    else:
+        obstacle = taken(service, secret)
+    if obstacle is not None:
+        return obstacle
     digests = await apply_owned(context, service, build_digests_secret(service, read_keys(secret or {})), SECRETS)
     return digests if isinstance(digests, Verdict) else None
 

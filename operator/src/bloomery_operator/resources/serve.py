@@ -17,6 +17,7 @@ from bloomery_operator.resources.pods import (
     compute,
     credentials,
     empty_dir,
+    literal,
     overlaid,
     restricted_container,
     restricted_pod,
@@ -326,4 +327,4 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
     }
     pin = {"name": revision_name(service, variant, model), "key": _DIGEST, "optional": True}
     pinned = [] if model.digest else [{"name": "MODEL_DIGEST", "valueFrom": {"configMapKeyRef": pin}}]
-    return [{"name": name, "value": value} for name, value in values.items() if value] + pinned
+    return [{"name": name, "value": literal(value)} for name, value in values.items() if value] + pinned

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from bloomery_operator.counters import Counters, parse_counters, percentile
+from bloomery_operator.resources.serve import ServedModel
 from bloomery_serving.metrics import BUCKETS
 
 pytestmark = pytest.mark.feature("S10")
@@ -24,14 +25,24 @@ bloomery_request_seconds_bucket{le="0.2",route="/predict"} 100.0
 bloomery_request_seconds_bucket{le="+Inf",route="/predict"} 100.0
 bloomery_request_seconds_bucket{le="0.1",route="/upload"} 1000.0
 # TYPE bloomery_model_info gauge
-bloomery_model_info{digest="sha256:d",model="flowers",service="flowers",variant="v1",version="4"} 1.0
+bloomery_model_info{digest="sha256:d",run_id="r",training_job="flowers",dataset="flowers@a,b",variant="v1"} 1.0
 """
 
 
 def test_predictions_count_and_pages_do_not() -> None:
     counters = parse_counters(TEXT)
-    assert (counters.requests, counters.errors, counters.digest) == (99, 7, "sha256:d")
+    assert (counters.requests, counters.errors) == (99, 7)
     assert counters.buckets == {0.1: 90.0, 0.2: 100.0, float("inf"): 100.0}
+
+
+def test_a_server_says_where_its_model_comes_from_as_far_as_it_knows() -> None:
+    told = ServedModel(
+        uri="", digest="sha256:d", run_id="r", training_job="flowers", dataset="flowers", dataset_version="a,b"
+    )
+    assert parse_counters(TEXT).model == told
+    gauge = "# TYPE bloomery_model_info gauge\nbloomery_model_info"
+    assert parse_counters(f'{gauge}{{digest="sha256:d",run_id=""}} 1\n').model == ServedModel(uri="", digest="sha256:d")
+    assert parse_counters(f'{gauge}{{digest=""}} 1\n').model is None
 
 
 def test_what_came_before_does_not_count() -> None:

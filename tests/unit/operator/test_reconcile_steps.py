@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.reconcile import Context
 from bloomery_operator.reconcile.context import publish_invalid
-from bloomery_operator.reconcile.models import note_served, resolve_models
+from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
 from bloomery_operator.resources.serve import ServedModel, recorded_model, revision_name
 from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.traffic import InferenceServiceObservation
@@ -110,27 +111,38 @@ NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", versio
 FOLDER = ServedModel(uri="s3://b/any")
 
 
-@pytest.mark.parametrize(("model", "digests"), [(NUMBERED, {}), (FOLDER, {}), (FOLDER, {"v1": "sha256:found"})])
-def test_a_pinned_model_outlives_its_deployment(model: ServedModel, digests: Mapping[str, str]) -> None:
+def observe(model: ServedModel, *, found: ServedModel | None = None) -> InferenceServiceObservation:
+    """Observe a service whose only model was found, and whose pods may have found out more of it."""
     service = inference_service()
-    (variant,) = service.spec.variants
-    observation = InferenceServiceObservation(
-        service=service,
-        now=NOW,
-        models={"v1": model},
-        deployments={},
-        pods={},
-        digests={revision_name(service, variant, model): digest for digest in digests.values()},
+    name = revision_name(service, service.spec.variants[0], model)
+    return InferenceServiceObservation(
+        service=service, now=NOW, models={"v1": model}, deployments={}, pods={}, found={name: found} if found else {}
     )
-    later = service.model_copy(update={"status": derive_status(observation)})
+
+
+@pytest.mark.parametrize(
+    ("model", "found"), [(NUMBERED, None), (FOLDER, None), (FOLDER, ServedModel(uri="", digest="sha256:found"))]
+)
+def test_a_pinned_model_outlives_its_deployment(model: ServedModel, found: ServedModel | None) -> None:
+    observation = observe(model, found=found)
+    later = observation.service.model_copy(update={"status": derive_status(observation)})
     assert asyncio.run(resolve_models(context(Notes()), later, ())).models == {"v1": model}
 
 
+def test_the_status_tells_where_a_folder_comes_from_and_keeps_it_without_its_pods() -> None:
+    found = ServedModel(uri="", digest="sha256:found", run_id="r", training_job="flowers", dataset="flowers")
+    observation = observe(FOLDER, found=found)
+    status = derive_status(observation)
+    (told,) = status.variants
+    assert (told.digest, told.run_id, told.training_job, told.dataset) == ("sha256:found", "r", "flowers", "flowers")
+    later = replace(observation, service=observation.service.model_copy(update={"status": status}), found={})
+    kept = replace(later, found=asyncio.run(found_models(context(Notes()), later)))
+    assert derive_status(kept).variants == status.variants
+
+
 def test_a_variant_in_other_words_is_looked_for_anew() -> None:
-    service = inference_service()
-    observation = InferenceServiceObservation(
-        service=service, now=NOW, models={"v1": NUMBERED}, deployments={}, pods={}
-    )
+    observation = observe(NUMBERED)
+    service = observation.service
     other = inference_service({"v2": 100}).spec.variants[0].model_copy(update={"name": "v1"})
     changed = service.model_copy(
         update={

@@ -40,8 +40,8 @@ class ServerMeter(Protocol):
     def forget(self, revision: str) -> None:
         """Forget a revision that is gone."""
 
-    async def digest(self, pods: Sequence[PodView]) -> str | None:
-        """Return the digest of the model that the first ready pod serves."""
+    async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
+        """Return the model that the first ready pod serves: its digest, and where it comes from."""
 
 
 class Registry(Protocol):

@@ -32,7 +32,7 @@ from bloomery_operator.reconcile.context import (
     taken,
 )
 from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
-from bloomery_operator.reconcile.models import note_served, pinned_digests, resolve_models
+from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.resources.keys import (
     build_digests_secret,
@@ -129,7 +129,7 @@ async def _observe(context: Context, service: InferenceService) -> InferenceServ
         stops_at=life.stops_at,
         stopped=life.stopped,
     )
-    observation = replace(observation, digests=await pinned_digests(context, observation))
+    observation = replace(observation, found=await found_models(context, observation))
     return await _with_figures(context, observation)
 
 

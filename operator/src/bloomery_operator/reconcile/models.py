@@ -11,7 +11,7 @@ from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, Key
 from bloomery_operator.reconcile.context import Context, create_owned, find, read_storage_secret
 from bloomery_operator.resources.metadata import SERVED_TAG
-from bloomery_operator.resources.serve import ServedModel, build_pin, noted_model, recorded_model
+from bloomery_operator.resources.serve import ServedModel, build_pin, noted_model, origin_of, recorded_model
 from bloomery_operator.status.inferenceservice import model_of
 from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.verdicts import Verdict
@@ -45,21 +45,25 @@ async def resolve_models(
     return ResolvedModels(models, trouble)
 
 
-async def pinned_digests(context: Context, observation: InferenceServiceObservation) -> dict[str, str]:
-    """Pin each model that came without a digest to the one that its first pod found; return them by revision."""
-    service, pinned = observation.service, {}
-    known = {status.revision: status.digest for status in service.status.variants}
+async def found_models(context: Context, observation: InferenceServiceObservation) -> dict[str, ServedModel]:
+    """Pin each model that came without a digest to the one that its first pod found; return what is known, by revision.
+
+    Asked once: the status keeps it.
+    """
+    service, found = observation.service, {}
+    noted = {status.revision: status for status in service.status.variants if status.digest is not None}
     for variant in service.spec.variants:
         model, revision = observation.models[variant.name], observation.wanted[variant.name]
         if isinstance(model, Verdict) or model.digest is not None or revision is None:
             continue
-        digest = known.get(revision) or await context.servers.digest(observation.pods.get(revision, ()))
-        if digest is None:
+        if revision in noted:
+            found[revision] = origin_of(noted[revision])
             continue
-        if known.get(revision) is None:
-            await create_owned(context, service, build_pin(service, variant, model, digest), CONFIG_MAPS)
-        pinned[revision] = digest
-    return pinned
+        told = await context.servers.model(observation.pods.get(revision, ()))
+        if told is not None and told.digest is not None:
+            await create_owned(context, service, build_pin(service, variant, model, told.digest), CONFIG_MAPS)
+            found[revision] = told
+    return found
 
 
 async def note_served(context: Context, observation: InferenceServiceObservation) -> None:

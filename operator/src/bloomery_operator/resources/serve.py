@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest, Resources
-from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.api.inferenceservice import Variant, VariantStatus
 from bloomery_operator.resources.keys import digests_secret_name
 from bloomery_operator.resources.metadata import AUTOSCALED, REVISION, VARIANT, child_metadata, digest_of, labels_of
 from bloomery_operator.resources.pods import (
@@ -200,19 +200,22 @@ def noted_model(service: InferenceService, variant: Variant) -> ServedModel | No
     if noted is None or noted.uri is None or noted.model_hash != model_hash(variant):
         return None
     registered = (noted.model or "").rpartition("/") if noted.model != noted.uri else ("", "", "")
-    model = ServedModel(
-        uri=noted.uri,
+    model = replace(origin_of(noted), name=registered[0] or None, version=registered[2] or None)
+    # The digest may be one that a pod found, which is not what the revision was named by.
+    known = (model, replace(model, digest=None))
+    return next((model for model in known if revision_name(service, variant, model) == noted.revision), None)
+
+
+def origin_of(noted: VariantStatus) -> ServedModel:
+    """Return what the status notes of a variant's model and where it comes from, but for its name in the registry."""
+    return ServedModel(
+        uri=noted.uri or "",
         digest=noted.digest,
-        name=registered[0] or None,
-        version=registered[2] or None,
         run_id=noted.run_id,
         training_job=noted.training_job,
         dataset=noted.dataset,
         dataset_version=noted.dataset_version,
     )
-    # The digest may be one that a pod found, which is not what the revision was named by.
-    known = (model, replace(model, digest=None))
-    return next((model for model in known if revision_name(service, variant, model) == noted.revision), None)
 
 
 def model_hash(variant: Variant) -> str:

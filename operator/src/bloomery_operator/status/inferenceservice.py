@@ -49,17 +49,18 @@ def _variant_status(observation: InferenceServiceObservation, variant: Variant) 
     trouble = variant_trouble(observation, variant)
     known = model if isinstance(model, ServedModel) else ServedModel(uri="")
     revision = observation.wanted[variant.name]
+    found = observation.found.get(revision or "", known)
     mine = [d for d in observation.deployments.values() if d.variant == variant.name]
     return VariantStatus(
         name=variant.name,
         model=known.display or None,
         uri=known.uri or None,
         model_hash=model_hash(variant) if known.uri else None,
-        run_id=known.run_id,
-        training_job=known.training_job,
-        dataset=known.dataset,
-        dataset_version=known.dataset_version,
-        digest=known.digest or observation.digests.get(revision or ""),
+        run_id=known.run_id or found.run_id,
+        training_job=known.training_job or found.training_job,
+        dataset=known.dataset or found.dataset,
+        dataset_version=known.dataset_version or found.dataset_version,
+        digest=known.digest or found.digest,
         revision=revision,
         weight=variant_weight(observation, variant),
         replicas=sum(d.replicas for d in mine),

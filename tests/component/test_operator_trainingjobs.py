@@ -335,7 +335,8 @@ def test_a_job_waits_for_all_its_datasets_and_trains_on_the_chosen_classes(ready
     ready_world.succeed("more-prepare", prepared("b"))
     document = config_of(ready_world, "flowers-train")
     assert [(d["name"], d.get("classes")) for d in document["datasets"]] == [("flowers", ["roses"]), ("more", None)]
-    names = [d["name"] for d in ready_world.wait_for("trainingjobs", "flowers")["status"]["datasets"]]
+    shown = ready_world.wait_for("trainingjobs", "flowers", lambda job: job["status"].get("datasets"))
+    names = [d["name"] for d in shown["status"]["datasets"]]
     assert names == ["flowers", "more"]
 
 

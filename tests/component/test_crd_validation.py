@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "a checkpoint every so often": (
         training_job(checkpoint={"every": "often"}),
-        "spec.checkpoint.every must be a duration such as 5m or 90s, or steps such as 200steps",
+        "spec.checkpoint.every must be a duration such as 5m or 90s, at most 10 years (87600h), or steps such as",
     ),
     "a training time in words": (
         training_job(maxTrainingTime="an hour"),
@@ -347,6 +347,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "a step twice": (service(rollout={"steps": [10, 10]}), "spec.rollout.steps must rise from step to step"),
     "a step of 100 percent": (service(rollout={"steps": [100]}), "less than or equal to 99"),
+    "an interval of a century": (
+        service(rollout={"steps": [10], "interval": "876000h"}),
+        "spec.rollout.interval must be a duration such as 2m, 90s or 1h, at most 10 years (87600h)",
+    ),
     "an interval in words": (
         service(rollout={"steps": [10], "interval": "soon"}),
         "spec.rollout.interval must be a duration such as 2m",
@@ -355,6 +359,8 @@ REFUSED: dict[str, tuple[Object, str]] = {
         service(rollout={"steps": [10], "abortOn": {"minRequests": 5}}),
         "spec.rollout.abortOn needs errorRate, p99Ratio or both",
     ),
+    "an autoStop after ten years": (service(autoStop="87600h1s"), "at most 10 years (87600h)"),
+    "an autoStop that no duration can hold": (service(autoStop="99999999h"), "at most 10 years (87600h)"),
     "an autoStop at once": (service(autoStop="0s"), "spec.autoStop must be a duration such as 1h"),
     "a path without a slash": (service(path="flowers"), "spec.path must begin with '/'"),
     "a path that ends with a slash": (service(path="/flowers/"), "must not end with '/'"),
@@ -426,6 +432,7 @@ ACCEPTED: dict[str, Object] = {
     "a variant without traffic": service(
         variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
     ),
+    "a service for ten years": service(autoStop="87600h"),
     "an open service at a deep path": service(path="/team-a/flowers_v1.0", auth="None"),
 }
 

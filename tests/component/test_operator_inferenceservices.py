@@ -224,6 +224,10 @@ def test_a_trained_model_stays_on_the_air_when_its_job_is_gone(world: World) -> 
     world.delete("trainingjobs", "flowers")
     world.patch("inferenceservices", "flowers", {"spec": {"replicas": 2}})
     world.wait_for("deployments", revision, lambda d: d["spec"]["replicas"] == 2)
+    # Its status knows the model too, where somebody deletes even the Deployment.
+    deleted = world.wait_for("deployments", revision)["metadata"]["uid"]
+    world.delete("deployments", revision)
+    world.wait_for("deployments", revision, lambda d: d["metadata"]["uid"] != deleted)
     world.set_ready(revision, 2)
     world.wait_for_condition("inferenceservices", "flowers", "Ready", "True")
     assert world.wait_for("inferenceservices", "flowers")["status"]["variants"][0]["model"] == "flowers/1"
@@ -347,8 +351,9 @@ def test_an_open_service_has_no_keys(world: World) -> None:
             "spec": {"rules": [{"backendRefs": [{"name": "shop", "port": 80}]}]},
         },
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "flowers-api-key-digests"}, "data": {}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "flowers-api-key"}, "data": {"default": "YQ=="}},
     ],
-    ids=["route", "digests"],
+    ids=["route", "digests", "keys"],
 )
 def test_objects_of_somebody_else_are_left_as_they_are(world: World, foreign: Manifest) -> None:
     plural = f"{foreign['kind'].lower()}s"

@@ -335,7 +335,8 @@ def test_a_job_waits_for_all_its_datasets_and_trains_on_the_chosen_classes(ready
     ready_world.succeed("more-prepare", prepared("b"))
     document = config_of(ready_world, "flowers-train")
     assert [(d["name"], d.get("classes")) for d in document["datasets"]] == [("flowers", ["roses"]), ("more", None)]
-    names = [d["name"] for d in ready_world.wait_for("trainingjobs", "flowers")["status"]["datasets"]]
+    shown = ready_world.wait_for("trainingjobs", "flowers", lambda job: job["status"].get("datasets"))
+    names = [d["name"] for d in shown["status"]["datasets"]]
     assert names == ["flowers", "more"]
 
 
@@ -433,3 +434,39 @@ def test_a_tensorboard_comes_and_goes_with_its_field_also_after_the_end(ready_wo
     ready_world.wait_until_gone("deployments", "flowers-tensorboard")
     ready_world.wait_until_gone("services", "flowers-tensorboard")
     ready_world.wait_for("trainingjobs", "flowers", lambda job: "tensorboardURL" not in job["status"])
+
+
+@pytest.mark.feature("T7")
+def test_a_deleted_service_of_a_tensorboard_is_made_again(ready_world: World) -> None:
+    ready_world.create(training_job(tensorboard=True))
+    before = ready_world.wait_for("services", "flowers-tensorboard")["metadata"]["uid"]
+    ready_world.wait_for("trainingjobs", "flowers", lambda job: "tensorboardURL" in job.get("status", {}))
+    ready_world.delete("services", "flowers-tensorboard")
+    ready_world.wait_for("services", "flowers-tensorboard", lambda service: service["metadata"]["uid"] != before)
+
+
+@pytest.mark.feature("T7")
+def test_a_tensorboard_takes_no_object_of_somebody_elses_and_says_so_until_the_name_is_free(ready_world: World) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        # As a copy of ours would be: with our labels, but not made by us.
+        "metadata": {"name": "flowers-tensorboard", "labels": {"app.kubernetes.io/managed-by": "bloomery"}},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    before = ready_world.create(theirs)["metadata"]["resourceVersion"]
+    ready_world.create(training_job(tensorboard=True))
+    board = ready_world.wait_for_condition("trainingjobs", "flowers", "TensorBoardReady", "False", reason="NameTaken")
+    assert "'flowers-tensorboard'" in board["message"]
+    job = ready_world.wait_for("trainingjobs", "flowers")
+    assert "tensorboardURL" not in job["status"]
+
+    ready_world.patch("trainingjobs", "flowers", {"spec": {"tensorboard": False}})
+    ready_world.wait_until_gone("deployments", "flowers-tensorboard")
+    ready_world.wait_for("trainingjobs", "flowers", lambda job: not condition_of(job, "TensorBoardReady"))
+    assert ready_world.wait_for("services", "flowers-tensorboard")["metadata"]["resourceVersion"] == before
+
+    ready_world.patch("trainingjobs", "flowers", {"spec": {"tensorboard": True}})
+    ready_world.wait_for_condition("trainingjobs", "flowers", "TensorBoardReady", "False", reason="NameTaken")
+    ready_world.delete("services", "flowers-tensorboard")
+    ready_world.wait_for("trainingjobs", "flowers", lambda job: "tensorboardURL" in job["status"])

@@ -13,7 +13,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from bloomery_operator.resources.serve import METRICS_PORT
+from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
 from bloomery_operator.status.rollout import Figures
 from bloomery_operator.status.workload import PodView, parse_time
 
@@ -33,14 +33,15 @@ class Counters:
     errors: int = 0
     buckets: Mapping[float, float] = field(default_factory=dict)
     """Requests that took at most so many seconds, by those seconds: Prometheus' cumulative buckets."""
-    digest: str = ""
+    model: ServedModel | None = None
+    """What it serves, as far as it knows."""
 
     def since(self, before: Counters) -> Counters:
         """Return what was counted after ``before``; a pod's server that began anew counts from nothing."""
         if self.requests < before.requests:
             return self
         buckets = {bound: count - before.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
-        return Counters(self.requests - before.requests, self.errors - before.errors, buckets, self.digest)
+        return Counters(self.requests - before.requests, self.errors - before.errors, buckets, self.model)
 
 
 @dataclass
@@ -108,10 +109,10 @@ class ServerMeter:
         _forget_old(self._silences, now)
         return now - silence.began
 
-    async def digest(self, pods: Sequence[PodView]) -> str | None:
-        """Return the digest of the model that the first ready pod serves."""
+    async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
+        """Return the model that the first ready pod serves: its digest, and where it comes from."""
         ready = [pod for pod in pods if pod.ready][:1]
-        return next((counters.digest for counters in (await self._read(ready)).values() if counters.digest), None)
+        return next((counters.model for counters in (await self._read(ready)).values() if counters.model), None)
 
     async def _read(self, pods: Iterable[PodView]) -> dict[str, Counters]:
         """Return the counters of the pods that answer, by the pods' uids."""
@@ -139,20 +140,36 @@ def parse_counters(text: str) -> Counters:
     Raises:
         ValueError, KeyError: it is something else.
     """
-    requests, errors, digest = 0.0, 0.0, ""
+    requests, errors, model = 0.0, 0.0, None
     buckets: dict[float, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = sample.labels
             if sample.name == "bloomery_model_info":
-                digest = labels.get("digest", "")
+                model = _model(labels)
             elif sample.name == "bloomery_requests_total" and _predicts(sample):
                 requests += sample.value
                 errors += sample.value if labels["code"].startswith(_FAILED) else 0.0
             elif sample.name == "bloomery_request_seconds_bucket" and _predicts(sample):
                 bound = float(labels["le"])
                 buckets[bound] = buckets.get(bound, 0.0) + sample.value
-    return Counters(int(requests), int(errors), buckets, digest)
+    return Counters(int(requests), int(errors), buckets, model)
+
+
+def _model(labels: Mapping[str, str]) -> ServedModel | None:
+    """Return what a server says of its model; without a digest that is nothing to go by."""
+    known = {name: value for name, value in labels.items() if value}
+    if "digest" not in known:
+        return None
+    dataset, _, version = known.get("dataset", "").partition("@")
+    return ServedModel(
+        uri="",
+        digest=known["digest"],
+        run_id=known.get("run_id"),
+        training_job=known.get("training_job"),
+        dataset=dataset or None,
+        dataset_version=version or None,
+    )
 
 
 def percentile(buckets: Mapping[float, float], share: float) -> float | None:

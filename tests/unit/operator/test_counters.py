@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import start_http_server
 
 from bloomery_operator.counters import Counters, ServerMeter, parse_counters, percentile
-from bloomery_operator.resources.serve import METRICS_PORT
+from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
 from bloomery_operator.status.rollout import Figures
 from bloomery_operator.status.workload import PodView
 from bloomery_serving.metrics import BUCKETS, Metrics
@@ -29,23 +29,33 @@ bloomery_requests_total{code="429",key="default",route="/predict"} 4.0
 bloomery_requests_total{code="503",key="alice",route="/v2/models/{model_name}/infer"} 3.0
 bloomery_requests_total{code="400",key="alice",route="/"} 2.0
 bloomery_requests_total{code="499",key="alice",route="/predict"} 5.0
-bloomery_requests_total{code="401",key="none",route="/predict"} 70.0
-bloomery_requests_total{code="405",key="none",route="/predict"} 60.0
-bloomery_requests_total{code="200",key="none",route="/upload"} 1000.0
+bloomery_requests_total{code="401",key="",route="/predict"} 70.0
+bloomery_requests_total{code="405",key="",route="/predict"} 60.0
+bloomery_requests_total{code="200",key="",route="/upload"} 1000.0
 # TYPE bloomery_request_seconds histogram
 bloomery_request_seconds_bucket{le="0.1",route="/predict"} 90.0
 bloomery_request_seconds_bucket{le="0.2",route="/predict"} 100.0
 bloomery_request_seconds_bucket{le="+Inf",route="/predict"} 100.0
 bloomery_request_seconds_bucket{le="0.1",route="/upload"} 1000.0
 # TYPE bloomery_model_info gauge
-bloomery_model_info{digest="sha256:d",model="flowers",service="flowers",variant="v1",version="4"} 1.0
+bloomery_model_info{digest="sha256:d",run_id="r",training_job="flowers",dataset="flowers@a,b",variant="v1"} 1.0
 """
 
 
 def test_predictions_count_and_neither_pages_nor_what_was_turned_away() -> None:
     counters = parse_counters(TEXT)
-    assert (counters.requests, counters.errors, counters.digest) == (104, 12, "sha256:d")
+    assert (counters.requests, counters.errors) == (104, 12)
     assert counters.buckets == {0.1: 90.0, 0.2: 100.0, float("inf"): 100.0}
+
+
+def test_a_server_says_where_its_model_comes_from_as_far_as_it_knows() -> None:
+    told = ServedModel(
+        uri="", digest="sha256:d", run_id="r", training_job="flowers", dataset="flowers", dataset_version="a,b"
+    )
+    assert parse_counters(TEXT).model == told
+    gauge = "# TYPE bloomery_model_info gauge\nbloomery_model_info"
+    assert parse_counters(f'{gauge}{{digest="sha256:d",run_id=""}} 1\n').model == ServedModel(uri="", digest="sha256:d")
+    assert parse_counters(f'{gauge}{{digest=""}} 1\n').model is None
 
 
 def test_what_came_before_does_not_count() -> None:

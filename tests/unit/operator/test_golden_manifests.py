@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bloomery_operator.api.common import Resources
 from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.resources import prepare, tensorboard, train
 from bloomery_operator.resources.jobs import build_config_map, build_job, build_peers_service
 from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
+from bloomery_operator.resources.pods import compute
 from bloomery_operator.resources.route import Backend, Mirror, Traffic, build_retries, build_route
 from bloomery_operator.resources.serve import (
     ServedModel,
@@ -183,6 +185,25 @@ def test_a_gpu_and_an_autoscaler_are_a_few_lines_of_a_variant(golden: Golden) ->
         build_deployment(service, scaled, MODEL, settings(serving_gpu_image="example/serving-gpu:1"), replicas=None),
         build_autoscaler(service, scaled, MODEL),
     )
+
+
+def test_texts_of_people_name_no_variables_of_the_pods() -> None:
+    """Kubernetes puts a variable's value in for ``$(NAME)``, and ``$`` for ``$$``."""
+    service = inference_service(displayName="Ca$$h $(MODEL_URI)")
+    deployment = build_deployment(service, service.spec.variants[0], MODEL, settings(), replicas=1)
+    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert {"name": "DISPLAY_NAME", "value": "Ca$$$$h $$(MODEL_URI)"} in server["env"]
+    board, _ = tensorboard.build_tensorboard(training_job({"output": {"uri": "s3://b/$(HOME)"}}), settings())
+    (container,) = board["spec"]["template"]["spec"]["containers"]
+    assert "s3://b/$$(HOME)" in container["args"]
+
+
+def test_what_people_leave_out_of_their_resources_is_requested_by_default() -> None:
+    default = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
+    only_gpu = compute(Resources(limits={"nvidia.com/gpu": 1}), default=default)
+    assert only_gpu == {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"nvidia.com/gpu": "1"}}
+    little = compute(Resources(requests={"cpu": 2}, limits={"memory": "256Mi"}), default=default)
+    assert little == {"requests": {"cpu": "2"}, "limits": {"memory": "256Mi"}}
 
 
 def test_weights_and_shadows_become_a_route_and_what_a_pod_loses_is_sent_again(golden: Golden) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.resources.route import Backend, Traffic, build_route
@@ -21,9 +24,10 @@ from bloomery_operator.status.traffic import (
     retired_deployments,
 )
 from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView
+from bloomery_operator.status.workload import DeploymentView, PodView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
 
+REPO = Path(__file__).resolve().parents[3]
 FORMER = "flowers--v1-former"
 THREE = {"v1": 50, "v2": 30, "v3": 20}
 BOTH = {"v1": 1, "v2": 1}
@@ -78,6 +82,11 @@ def observe(
         deployments={d.name: d for d in deployments},
         **(defaults | fields),
     )
+
+
+SAID = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
+BROKEN = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=SAID),)}
+"""A pod of v1 whose model is not the one that was named."""
 
 
 def planned(observation: InferenceServiceObservation) -> dict[str, int]:
@@ -181,6 +190,21 @@ def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> 
             ("Deploying", "Deploying", "Accepted"),
         ),
         (
+            observe({"v1": 100}, {"v1": 0}, pods=BROKEN),
+            "Failed",
+            ("DigestMismatch", "DigestMismatch", "NothingToRouteTo"),
+        ),
+        (
+            observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}, pods=BROKEN, routed={"v1": 0, "v2": 100}),
+            "Degraded",
+            ("DigestMismatch", "DigestMismatch", "Accepted"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 0}, pods=BROKEN, former=1, routed={"former": 100}),
+            "Degraded",
+            ("DigestMismatch", "DigestMismatch", "Accepted"),
+        ),
+        (
             observe({"v1": 100}, {}, models={"v1": Verdict("WaitingForTraining", "Not yet.")}),
             "Deploying",
             ("WaitingForTraining", "WaitingForTraining", "NothingToRouteTo"),
@@ -282,6 +306,19 @@ def test_a_status_survives_its_way_through_the_api_server() -> None:
         }
     )
     assert parsed.status == status
+
+
+def test_a_variants_texts_are_cut_to_what_a_status_may_hold() -> None:
+    schema = yaml.safe_load((REPO / "crds" / "inferenceservices.yaml").read_text(encoding="utf-8"))
+    status = schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    limits = {name: field.get("maxLength") for name, field in status["variants"]["items"]["properties"].items()}
+    endless = ServedModel(**{field.name: "x" * 9000 for field in fields(ServedModel) if field.name != "name"})
+    known = derive_status(observe({"v1": 100}, {"v1": 1}, models={"v1": endless}))
+    waiting = derive_status(observe({"v1": 100}, {}, models={"v1": Verdict("Refused", "x" * 9000)}))
+    told = known.variants[0].to_json() | {"message": waiting.variants[0].message}
+    texts = {name: value for name, value in told.items() if isinstance(value, str)}
+    assert {"model", "uri", "runId", "trainingJob", "dataset", "datasetVersion", "digest", "message"} <= set(texts)
+    assert all(len(text) <= limits[name] for name, text in texts.items())
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,12 @@ def test_auto_stop_does_not_count_while_a_service_waits_for_its_first_model() ->
     assert (waiting.started_at, waiting.stops_at, waiting.stopped) == (None, None, None)
 
 
+def test_an_auto_stop_beyond_all_dates_stops_nothing() -> None:
+    endless = life(autoStop="99999999h", status=RECORDED)
+    assert endless.stops_at is not None
+    assert endless.stopped is None
+
+
 def test_who_stopped_by_itself_says_how_to_start_it_again() -> None:
     stopped = life(autoStop="90m", status=RECORDED).stopped
     assert stopped is not None

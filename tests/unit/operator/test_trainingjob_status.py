@@ -276,7 +276,17 @@ def test_a_job_that_has_started_needs_its_dataset_no_more() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (-3, "0s"), (4.9, "4s"), (60, "1m0s"), (660, "11m0s"), (3723, "1h2m3s"), (86400, "24h0m0s")],
+    [
+        (0, "0s"),
+        (-3, "0s"),
+        (4.9, "4s"),
+        (60, "1m0s"),
+        (660, "11m0s"),
+        (3723, "1h2m3s"),
+        (86400, "24h0m0s"),
+        (float("inf"), "87600h0m0s"),
+        (float("nan"), "0s"),
+    ],
 )
 def test_durations_are_written_as_kubernetes_users_know_them(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text

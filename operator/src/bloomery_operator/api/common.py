@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 API_GROUP = "bloomery.dev"
@@ -28,6 +28,11 @@ class ApiModel(BaseModel):
     def to_json(self) -> Manifest:
         """Return the JSON form, without the fields that are not set."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def at_most(length: int) -> BeforeValidator:
+    """Cut a status text that others wrote to what the CRD allows: one that is too long has the whole status refused."""
+    return BeforeValidator(lambda text: text[:length] if isinstance(text, str) else text)
 
 
 class SecretReference(ApiModel):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, PodTemplate, Resources
+from bloomery_operator.api.common import (
+    ApiModel,
+    CustomResource,
+    CustomResourceStatus,
+    PodTemplate,
+    Resources,
+    at_most,
+)
 from bloomery_operator.api.durations import seconds_of
 
 
@@ -90,17 +97,19 @@ class VariantStatus(ApiModel):
     """What one variant serves, and with how many pods."""
 
     name: str
-    model: str | None = None
-    run_id: str | None = None
-    training_job: str | None = None
-    dataset: str | None = None
-    dataset_version: str | None = None
-    digest: str | None = None
+    model: Annotated[str | None, at_most(2048)] = None
+    uri: Annotated[str | None, at_most(2048)] = None
+    model_hash: str | None = None
+    run_id: Annotated[str | None, at_most(64)] = None
+    training_job: Annotated[str | None, at_most(253)] = None
+    dataset: Annotated[str | None, at_most(328)] = None
+    dataset_version: Annotated[str | None, at_most(1024)] = None
+    digest: Annotated[str | None, at_most(128)] = None
     revision: str | None = None
     weight: int
     replicas: int = 0
     ready: int = 0
-    message: str | None = None
+    message: Annotated[str | None, at_most(2048)] = None
 
 
 class Share(ApiModel):

@@ -39,8 +39,8 @@ class ServerMeter(Protocol):
     async def silence(self, pods: Sequence[PodView]) -> float:
         """Return for how many seconds a revision's pods have seen no request, as far as is known."""
 
-    async def digest(self, pods: Sequence[PodView]) -> str | None:
-        """Return the digest of the model that the first ready pod serves."""
+    async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
+        """Return the model that the first ready pod serves: its digest, and where it comes from."""
 
 
 class Registry(Protocol):
@@ -82,6 +82,8 @@ class Context:
 Reconciler = Callable[[Context, Key], Awaitable[float | None]]
 
 
+_ENDS = ("Complete", "Failed")
+"""Conditions of work that is over: its result stays as it is."""
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller puts on its pods."""
 
@@ -157,7 +159,7 @@ async def create_owned(context: Context, owner: CustomResource, manifest: Manife
         return None
     existing = await context.cluster.get(kind, Key(owner.metadata.namespace, manifest["metadata"]["name"]))
     # Gone between the two questions: the next try makes it.
-    return _replacing(manifest) if existing is None else _taken(owner, existing)
+    return _replacing(manifest) if existing is None else taken(owner, existing)
 
 
 async def apply_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Manifest | Verdict:
@@ -172,9 +174,9 @@ async def apply_owned(context: Context, owner: CustomResource, manifest: Manifes
     if not context.projection.follows(kind) and context.applied.is_recent(owner_of(owner), kind, manifest, seconds):
         return manifest
     existing = seen or await context.cluster.get(kind, key)
-    taken = _taken(owner, existing) if existing is not None else None
-    if taken is not None:
-        return taken
+    obstacle = taken(owner, existing) if existing is not None else None
+    if obstacle is not None:
+        return obstacle
     if seen is not None and context.applied.holds(owner_of(owner), kind, manifest, seen):
         return seen
     applied = await context.cluster.apply(manifest)
@@ -182,7 +184,7 @@ async def apply_owned(context: Context, owner: CustomResource, manifest: Manifes
     return applied
 
 
-async def remove_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
+async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
     """Delete a child that is not wanted any more, where there is one; a namesake of somebody else's stays."""
     key = Key(owner.metadata.namespace, name)
     is_followed = context.projection.follows(kind)
@@ -193,17 +195,11 @@ async def remove_owned(context: Context, owner: CustomResource, kind: Kind, name
     await context.cluster.delete(kind, key, uid=existing["metadata"]["uid"])
 
 
-async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
-    """Delete a child that may be gone."""
-    context.applied.forget(owner_of(owner), kind, name)
-    await context.cluster.delete(kind, Key(owner.metadata.namespace, name))
-
-
 def _replacing(former: Manifest) -> Verdict:
     return Verdict("Replacing", f"{former['kind']} {former['metadata']['name']!r} of before is still being removed.")
 
 
-def _taken(owner: CustomResource, existing: Manifest) -> Verdict | None:
+def taken(owner: CustomResource, existing: Manifest) -> Verdict | None:
     """Say why an object that has a child's name is not that child."""
     kind, metadata = existing["kind"], existing["metadata"]
     controller = controller_of(existing)
@@ -260,16 +256,21 @@ async def publish_invalid(context: Context, kind: Kind, key: Key, error: Invalid
     manifest = context.projection.get(kind, key)
     if manifest is None:
         return
-    blank = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": manifest["metadata"]}
+    known = manifest.get("status", {})
+    conditions = {c["type"]: c for c in known.get("conditions", [])}
+    is_final = any(conditions.get(end, {}).get("status") == "True" for end in _ENDS)
     verdict = Verdict("InvalidSpec", f"The object can not be read: {error}", failed=True)
     generation = manifest["metadata"].get("generation", 1)
-    old = [c for c in manifest.get("status", {}).get("conditions", []) if c.get("reason") == verdict.reason]
-    if old and old[0].get("observedGeneration") == generation:
+    old = conditions.get("Ready", {})
+    if is_final or (old.get("reason"), old.get("observedGeneration")) == (verdict.reason, generation):
         return
-    ready = dated((condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now())
-    metadata = {field: blank["metadata"][field] for field in ("name", "namespace", "uid")}
-    status = {"phase": "Failed", "conditions": [c.to_json() for c in ready]}
-    await context.cluster.apply_status(blank | {"metadata": metadata, "status": status})
+    (ready,) = dated((condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now())
+    # All that it had is kept: what is not applied again is removed, and another operator may be able to read it.
+    conditions["Ready"] = ready.to_json()
+    status = known | {"phase": "Failed", "conditions": list(conditions.values())}
+    metadata = {field: manifest["metadata"][field] for field in ("name", "namespace", "uid")}
+    blank = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+    await context.cluster.apply_status(blank | {"status": status})
 
 
 def _event(resource: CustomResource, new: Any, now: datetime) -> Manifest:

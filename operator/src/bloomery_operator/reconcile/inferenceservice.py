@@ -25,15 +25,16 @@ from bloomery_operator.reconcile.context import (
     Context,
     apply_owned,
     create_owned,
+    delete_owned,
     find,
     missing_storage_secret,
     publish_status,
     read_parent,
     refusal,
-    remove_owned,
+    taken,
 )
 from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
-from bloomery_operator.reconcile.models import note_served, pinned_digests, resolve_models
+from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
 from bloomery_operator.reconcile.paths import overlapping
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.resources.keys import (
@@ -131,7 +132,7 @@ async def _observe(context: Context, service: InferenceService) -> InferenceServ
         stops_at=life.stops_at,
         stopped=life.stopped,
     )
-    observation = replace(observation, digests=await pinned_digests(context, observation))
+    observation = replace(observation, found=await found_models(context, observation))
     return await _with_figures(context, observation)
 
 
@@ -206,13 +207,14 @@ async def _apply_keys(context: Context, observation: InferenceServiceObservation
     key = Key(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
     if secret is None:
-        taken = await create_owned(
-            context, service, build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES)), SECRETS
-        )
-        if taken is not None:
-            return taken
-        # Read again: where somebody made one in between, theirs holds.
+        first = build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES))
+        obstacle = await create_owned(context, service, first, SECRETS)
+        # Read again: where it was made in between, its keys hold.
         secret = await context.cluster.get(SECRETS, key)
+    else:
+        obstacle = taken(service, secret)
+    if obstacle is not None:
+        return obstacle
     digests = await apply_owned(context, service, build_digests_secret(service, read_keys(secret or {})), SECRETS)
     return digests if isinstance(digests, Verdict) else None
 
@@ -241,7 +243,7 @@ async def _withdraw_route(context: Context, observation: InferenceServiceObserva
     if observation.route is not None:
         # The route last: as long as it is there, what could not be deleted before it is deleted the next time.
         for kind in (TRAFFIC_POLICIES, HTTP_ROUTES):
-            await remove_owned(context, observation.service, kind, observation.service.metadata.name)
+            await delete_owned(context, observation.service, kind, observation.service.metadata.name)
 
 
 async def _apply_retries(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
@@ -264,7 +266,7 @@ async def _apply_front(context: Context, observation: InferenceServiceObservatio
     service = observation.service
     if len(service.spec.variants) > 1:
         # It would go on leading to the one that was alone before.
-        await remove_owned(context, service, SERVICES, service.metadata.name)
+        await delete_owned(context, service, SERVICES, service.metadata.name)
         return None
     revision = observation.answering_revision(service.spec.variants[0])
     if revision is None:

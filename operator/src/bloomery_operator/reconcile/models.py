@@ -11,7 +11,7 @@ from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, Key
 from bloomery_operator.reconcile.context import Context, create_owned, find, read_storage_secret
 from bloomery_operator.resources.metadata import SERVED_TAG
-from bloomery_operator.resources.serve import ServedModel, build_pin, recorded_model
+from bloomery_operator.resources.serve import ServedModel, build_pin, noted_model, origin_of, recorded_model
 from bloomery_operator.status.inferenceservice import model_of
 from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.verdicts import Verdict
@@ -45,21 +45,25 @@ async def resolve_models(
     return ResolvedModels(models, trouble)
 
 
-async def pinned_digests(context: Context, observation: InferenceServiceObservation) -> dict[str, str]:
-    """Pin each model that came without a digest to the one that its first pod found; return them by revision."""
-    service, pinned = observation.service, {}
-    known = {status.revision: status.digest for status in service.status.variants}
+async def found_models(context: Context, observation: InferenceServiceObservation) -> dict[str, ServedModel]:
+    """Pin each model that came without a digest to the one that its first pod found; return what is known, by revision.
+
+    Asked once: the status keeps it.
+    """
+    service, found = observation.service, {}
+    noted = {status.revision: status for status in service.status.variants if status.digest is not None}
     for variant in service.spec.variants:
         model, revision = observation.models[variant.name], observation.wanted[variant.name]
         if isinstance(model, Verdict) or model.digest is not None or revision is None:
             continue
-        digest = known.get(revision) or await context.servers.digest(observation.pods.get(revision, ()))
-        if digest is None:
+        if revision in noted:
+            found[revision] = origin_of(noted[revision])
             continue
-        if known.get(revision) is None:
-            await create_owned(context, service, build_pin(service, variant, model, digest), CONFIG_MAPS)
-        pinned[revision] = digest
-    return pinned
+        told = await context.servers.model(observation.pods.get(revision, ()))
+        if told is not None and told.digest is not None:
+            await create_owned(context, service, build_pin(service, variant, model, told.digest), CONFIG_MAPS)
+            found[revision] = told
+    return found
 
 
 async def note_served(context: Context, observation: InferenceServiceObservation) -> None:
@@ -74,18 +78,20 @@ async def note_served(context: Context, observation: InferenceServiceObservation
             notes.setdefault(version, []).append(variant.name)
     service = observation.service.metadata
     for variant in observation.service.spec.variants:
-        version, name = _version(observation.models[variant.name]), observation.wanted[variant.name]
-        if version not in notes or name is None or version is None:
+        version = _version(observation.models[variant.name])
+        deployment = observation.deployments.get(observation.wanted[variant.name] or "")
+        # Another variant may serve the same version already, while this one is still to be deployed.
+        if version not in notes or version is None or deployment is None:
             continue
         variants = ",".join(notes[version])
-        if observation.deployments[name].served_tag == variants:
+        if deployment.served_tag == variants:
             continue
         environment = await read_storage_secret(context, service.namespace)
         told = await context.registry.tag_served(
             environment, version, service=f"{service.namespace}/{service.name}", variants=variants
         )
         if told:
-            await context.cluster.annotate(DEPLOYMENTS, Key(service.namespace, name), {SERVED_TAG: variants})
+            await context.cluster.annotate(DEPLOYMENTS, Key(service.namespace, deployment.name), {SERVED_TAG: variants})
 
 
 async def forget_served(context: Context, namespace: str) -> None:
@@ -115,18 +121,21 @@ def _version(model: ServedModel | Verdict) -> tuple[str, str] | None:
 
 
 def _recorded(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:
-    """Return the model that was last found for the variant's words; the status knows which of two revisions that is."""
+    """Return the model that was last found for the variant's words: its Deployment knows it, or where that is gone the
+    status, or a former Deployment.
+    """
     wanted = next((status.revision for status in service.status.variants if status.name == variant.name), None)
     newest_first = sorted(
         (manifest for manifest in deployments if DeploymentView.of(manifest).variant == variant.name),
-        key=lambda manifest: (
-            manifest["metadata"]["name"] == wanted,
-            manifest["metadata"].get("creationTimestamp", ""),
-        ),
+        key=lambda manifest: str(manifest["metadata"].get("creationTimestamp", "")),
         reverse=True,
     )
-    records = (recorded_model(manifest["metadata"].get("annotations", {}), variant) for manifest in newest_first)
-    return next((model for model in records if model is not None), None)
+    records = {
+        manifest["metadata"]["name"]: recorded_model(manifest["metadata"].get("annotations", {}), variant)
+        for manifest in newest_first
+    }
+    known = (records.get(wanted or ""), noted_model(service, variant), *records.values())
+    return next((model for model in known if model is not None), None)
 
 
 async def _find(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:

@@ -6,26 +6,28 @@ from bloomery_operator.api import TrainingJob
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES, Key, kind_of
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned, refusal
-from bloomery_operator.resources.tensorboard import build_tensorboard, how_to_open, tensorboard_name
+from bloomery_operator.resources.tensorboard import build_tensorboard, tensorboard_name
 from bloomery_operator.status.verdicts import Verdict
 
 
-async def reconcile_tensorboard(context: Context, job: TrainingJob) -> str | None:
-    """Make or remove a job's TensorBoard; return how it is opened, or in words why there is none."""
-    key = Key(job.metadata.namespace, tensorboard_name(job))
-    there = context.projection.get(DEPLOYMENTS, key) is not None
+async def reconcile_tensorboard(context: Context, job: TrainingJob) -> Verdict | None:
+    """Make or remove a job's TensorBoard; return what stands in the way."""
     if not job.spec.tensorboard:
-        if there or job.status.tensorboard_url:
-            await delete_owned(context, job, SERVICES, key.name)
-            await delete_owned(context, job, DEPLOYMENTS, key.name)
+        await _remove(context, job)
         return None
-    if there and job.status.tensorboard_url:
-        return job.status.tensorboard_url
     try:
         for manifest in build_tensorboard(job, context.settings):
             made = await apply_owned(context, job, manifest, kind_of(manifest))
             if isinstance(made, Verdict):
-                return made.message
+                return made
     except ClusterError as error:
-        return refusal(error).message
-    return how_to_open(job)
+        return refusal(error)
+    return None
+
+
+async def _remove(context: Context, job: TrainingJob) -> None:
+    key = Key(job.metadata.namespace, tensorboard_name(job))
+    for kind in (SERVICES, DEPLOYMENTS):
+        # What was made a moment ago may not be seen yet: its own news brings the next look.
+        if context.projection.get(kind, key) is not None:
+            await delete_owned(context, job, kind, key.name)

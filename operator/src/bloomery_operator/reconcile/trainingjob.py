@@ -33,6 +33,7 @@ from bloomery_operator.status.trainingjob import (
     registered_start,
     registration_failed,
     starting_point,
+    with_tensorboard,
 )
 from bloomery_operator.status.verdicts import Verdict
 
@@ -44,10 +45,12 @@ async def reconcile(context: Context, key: Key) -> float | None:
         return None
     status, wait = await _train(context, training_job)
     status = await _register(context, training_job, status)
-    board = await reconcile_tensorboard(context, training_job)
-    await publish_status(context, training_job, status.model_copy(update={"tensorboard_url": board}))
+    trouble = await reconcile_tensorboard(context, training_job)
+    status = with_tensorboard(training_job, status, trouble, context.now())
+    await publish_status(context, training_job, status)
+    again = context.settings.obstacle_seconds if trouble is not None else None
     left = await _expire(context, training_job, status)
-    return min((seconds for seconds in (wait, left) if seconds is not None), default=None)
+    return min((seconds for seconds in (wait, again, left) if seconds is not None), default=None)
 
 
 async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJobStatus, float | None]:

@@ -52,11 +52,23 @@ def credentials(secret: str, *, prefix: str = "") -> Manifest:
     return ({"prefix": prefix} if prefix else {}) | {"secretRef": {"name": secret}}
 
 
+def literal(text: str) -> str:
+    """Return a text as a container's ``env`` and ``args`` take it: Kubernetes puts variables in for ``$(NAME)``."""
+    return text.replace("$", "$$")
+
+
 def compute(resources: Resources | None, *, default: Resources) -> Manifest:
-    """Return a container's ``resources``: the user's, or the default where they say nothing."""
+    """Return a container's ``resources``: the user's, or the default where they say nothing.
+
+    What they leave out is requested by default all the same: an autoscaler goes by the processors requested.
+    """
+    asked = resources or default
+    # A limit without a request is the request, as Kubernetes has it.
+    left_out = {name: quantity for name, quantity in default.requests.items() if name not in asked.limits}
+    whole = {"requests": {**left_out, **asked.requests}, "limits": asked.limits}
     return {
         kind: {name: str(quantity) for name, quantity in quantities.items()}
-        for kind, quantities in (resources or default).to_json().items()
+        for kind, quantities in whole.items()
         if quantities
     }
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+from pydantic import TypeAdapter, ValidationError
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest, Resources
-from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.api.inferenceservice import Variant, VariantStatus
 from bloomery_operator.resources.keys import digests_secret_name
 from bloomery_operator.resources.metadata import AUTOSCALED, REVISION, VARIANT, child_metadata, digest_of, labels_of
 from bloomery_operator.resources.pods import (
     compute,
     credentials,
     empty_dir,
+    literal,
     overlaid,
     restricted_container,
     restricted_pod,
@@ -57,6 +60,9 @@ class ServedModel:
     def display(self) -> str:
         """Short form for people: ``flowers/4``, or the folder."""
         return f"{self.name}/{self.version}" if self.name and self.version else self.uri
+
+
+_RECORD = TypeAdapter(ServedModel)
 
 
 def revision_name(service: InferenceService, variant: Variant, model: ServedModel) -> str:
@@ -176,14 +182,50 @@ def recorded_model(annotations: Mapping[str, str], variant: Variant | None = Non
 
     What was resolved once stays: a TrainingJob that its TTL removed takes no model off the air.
     """
-    if variant is not None and annotations.get(_SOURCE) != digest_of(variant.model.to_json()):
+    if variant is not None and annotations.get(_SOURCE) != model_hash(variant):
         return None
-    return ServedModel(**json.loads(annotations[_MODEL])) if _MODEL in annotations else None
+    try:
+        return _RECORD.validate_json(annotations.get(_MODEL, ""))
+    except ValidationError:
+        # An edited annotation says nothing; what another operator added to it does no harm.
+        return None
+
+
+def noted_model(service: InferenceService, variant: Variant) -> ServedModel | None:
+    """Return the model that the status notes for a variant, if that asks for it in the same words.
+
+    It outlives a Deployment that somebody deletes.
+    """
+    noted = next((status for status in service.status.variants if status.name == variant.name), None)
+    if noted is None or noted.uri is None or noted.model_hash != model_hash(variant):
+        return None
+    registered = (noted.model or "").rpartition("/") if noted.model != noted.uri else ("", "", "")
+    model = replace(origin_of(noted), name=registered[0] or None, version=registered[2] or None)
+    # The digest may be one that a pod found, which is not what the revision was named by.
+    known = (model, replace(model, digest=None))
+    return next((model for model in known if revision_name(service, variant, model) == noted.revision), None)
+
+
+def origin_of(noted: VariantStatus) -> ServedModel:
+    """Return what the status notes of a variant's model and where it comes from, but for its name in the registry."""
+    return ServedModel(
+        uri=noted.uri or "",
+        digest=noted.digest,
+        run_id=noted.run_id,
+        training_job=noted.training_job,
+        dataset=noted.dataset,
+        dataset_version=noted.dataset_version,
+    )
+
+
+def model_hash(variant: Variant) -> str:
+    """Return a hash of the words in which a variant asks for its model."""
+    return digest_of(variant.model.to_json())
 
 
 def _record(variant: Variant, model: ServedModel) -> dict[str, str]:
     return {
-        _SOURCE: digest_of(variant.model.to_json()),
+        _SOURCE: model_hash(variant),
         _MODEL: json.dumps({key: value for key, value in asdict(model).items() if value is not None}),
     }
 
@@ -288,4 +330,4 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
     }
     pin = {"name": revision_name(service, variant, model), "key": _DIGEST, "optional": True}
     pinned = [] if model.digest else [{"name": "MODEL_DIGEST", "valueFrom": {"configMapKeyRef": pin}}]
-    return [{"name": name, "value": value} for name, value in values.items() if value] + pinned
+    return [{"name": name, "value": literal(value)} for name, value in values.items() if value] + pinned

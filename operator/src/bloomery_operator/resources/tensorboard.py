@@ -5,7 +5,14 @@ from __future__ import annotations
 from bloomery_operator.api import TrainingJob
 from bloomery_operator.api.common import Manifest, Resources
 from bloomery_operator.resources.metadata import child_metadata, labels_of
-from bloomery_operator.resources.pods import compute, credentials, empty_dir, restricted_container, restricted_pod
+from bloomery_operator.resources.pods import (
+    compute,
+    credentials,
+    empty_dir,
+    literal,
+    restricted_container,
+    restricted_pod,
+)
 from bloomery_operator.resources.train import output_uri
 from bloomery_operator.settings import Settings
 
@@ -59,7 +66,7 @@ def _pod_spec(job: TrainingJob, settings: Settings) -> Manifest:
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_trainer"],
-        "args": [ROLE, output_uri(job, settings), "--port", str(PORT)],
+        "args": [ROLE, literal(output_uri(job, settings)), "--port", str(PORT)],
         "envFrom": [credentials(settings.storage_secret)],
         "env": [{"name": "HOME", "value": "/tmp"}],
         "ports": [{"name": "http", "containerPort": PORT}],

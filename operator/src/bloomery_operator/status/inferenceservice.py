@@ -7,7 +7,7 @@ from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Autoscaling, InferenceServiceStatus, Variant, VariantStatus
 from bloomery_operator.resources.keys import keys_secret_name
 from bloomery_operator.resources.route import WHOLE
-from bloomery_operator.resources.serve import ServedModel, pod_selector
+from bloomery_operator.resources.serve import ServedModel, model_hash, pod_selector
 from bloomery_operator.status.traffic import InferenceServiceObservation, is_programmed
 from bloomery_operator.status.verdicts import Verdict, condition, dated
 from bloomery_operator.status.workload import pod_trouble
@@ -49,15 +49,18 @@ def _variant_status(observation: InferenceServiceObservation, variant: Variant) 
     trouble = variant_trouble(observation, variant)
     known = model if isinstance(model, ServedModel) else ServedModel(uri="")
     revision = observation.wanted[variant.name]
+    found = observation.found.get(revision or "", known)
     mine = [d for d in observation.deployments.values() if d.variant == variant.name]
     return VariantStatus(
         name=variant.name,
         model=known.display or None,
-        run_id=known.run_id,
-        training_job=known.training_job,
-        dataset=known.dataset,
-        dataset_version=known.dataset_version,
-        digest=known.digest or observation.digests.get(revision or ""),
+        uri=known.uri or None,
+        model_hash=model_hash(variant) if known.uri else None,
+        run_id=known.run_id or found.run_id,
+        training_job=known.training_job or found.training_job,
+        dataset=known.dataset or found.dataset,
+        dataset_version=known.dataset_version or found.dataset_version,
+        digest=known.digest or found.digest,
         revision=revision,
         weight=variant_weight(observation, variant),
         replicas=sum(d.replicas for d in mine),
@@ -185,7 +188,10 @@ def _phase(observation: InferenceServiceObservation, conditions: tuple[Condition
         return "Stopped"
     if conditions[0].is_true:
         return "Running"
-    served = all(observation.serves(observation.wanted[v.name]) for v in observation.service.spec.variants)
+    variants = observation.service.spec.variants
+    if any(trouble.failed for v in variants if (trouble := variant_trouble(observation, v)) is not None):
+        return "Degraded" if observation.ready else "Failed"
+    served = all(observation.serves(observation.wanted[v.name]) for v in variants)
     return "Degraded" if served else "Deploying"
 
 

@@ -34,8 +34,8 @@ class InferenceServiceObservation:
     """The service's Deployments by name, those of former models too."""
     pods: Mapping[str, tuple[PodView, ...]]
     """The pods of each Deployment, by its name."""
-    digests: Mapping[str, str] = field(default_factory=dict)
-    """The digests that pods found of models that came without one, by revision."""
+    found: Mapping[str, ServedModel] = field(default_factory=dict)
+    """What pods found out about models that came without a digest, by revision."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """What revisions counted since the rollout's step began."""
     rollout: RolloutStatus | None = None

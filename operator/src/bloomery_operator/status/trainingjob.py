@@ -19,12 +19,14 @@ from bloomery_operator.api.trainingjob import (
     TrainProgress,
 )
 from bloomery_operator.resources.serve import ServedModel
+from bloomery_operator.resources.tensorboard import how_to_open
 from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.status.results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
 from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
 
 NOT_REGISTERED = "NotRegistered"
+_TENSORBOARD = "TensorBoardReady"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +347,17 @@ def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) 
     advice = f"To try again, delete Job {job.name!r}."
     verdict = Verdict(NOT_REGISTERED, f"{message}: {failure.message.rstrip('.')}. {advice}")
     return status.model_copy(update={"conditions": _completed_anew(status, verdict, now)})
+
+
+def with_tensorboard(
+    job: TrainingJob, status: TrainingJobStatus, trouble: Verdict | None, now: datetime
+) -> TrainingJobStatus:
+    """Say how the job's TensorBoard is opened, or in a condition of its own what keeps it from being made."""
+    others = tuple(c for c in status.conditions if c.type != _TENSORBOARD)
+    failing = () if trouble is None else (condition(_TENSORBOARD, False, trouble),)
+    conditions = dated(failing, previous=job.status.conditions, generation=job.metadata.generation, now=now)
+    url = how_to_open(job) if job.spec.tensorboard and trouble is None else None
+    return status.model_copy(update={"conditions": (*others, *conditions), "tensorboard_url": url})
 
 
 def _completed_anew(status: TrainingJobStatus, verdict: Verdict, now: datetime) -> tuple[Condition, ...]:

@@ -87,7 +87,7 @@ async def run(settings: Settings) -> None:
             settings=settings,
             read_progress=trainers.read,
             stop_trainer=trainers.stop,
-            registry=RegistryClient(session),
+            registry=RegistryClient(session, every=settings.registry_seconds),
             servers=ServerMeter(session),
         )
         controller = Controller(context, telemetry, kinds=watched_kinds(settings))

@@ -109,7 +109,7 @@ class Gatekeeper:
         """Set once a request was held back, lost or unanswered."""
         self.held: list[Call] = []
         self.writes: list[Call] = []
-        """What changed something, in its order."""
+        """What was sent to change something, in its order, whether it changed anything or not."""
         self.closed = threading.Event()
         """While set, nothing passes at all: the network is down."""
         self.url = ""
@@ -153,6 +153,8 @@ class Gatekeeper:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = (await request.read()).decode()
         call = Call(request.method, request.path, request.query_string, body)
+        if call.method != "GET":
+            self.writes.append(call)
         fault = Fault(lost=True) if self.closed.is_set() else self.faults(call)
         if fault.lost:
             return await self._hold(call)
@@ -194,13 +196,8 @@ class Gatekeeper:
                 told += 1
 
     async def _write(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
-        before = await self._version(call) if call.method in ("PATCH", "PUT") else None
         async with self._passed_on(request, call) as answer:
             content = await answer.read()
-        if answer.ok and (
-            call.method in ("POST", "DELETE") or before != json.loads(content)["metadata"]["resourceVersion"]
-        ):
-            self.writes.append(call)
         if fault.unanswered:
             return await self._hold(call)
         return _cut(request) if fault.cut else _answer(answer, content)
@@ -216,10 +213,6 @@ class Gatekeeper:
         headers = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
         url = URL(f"{self._apiserver.url}{request.raw_path}", encoded=True)
         return self._session.request(call.method, url, data=call.body.encode() or None, headers=headers)
-
-    async def _version(self, call: Call) -> str | None:
-        async with self._session.get(f"{self._apiserver.url}{call.path.removesuffix('/status')}") as found:
-            return str((await found.json())["metadata"]["resourceVersion"]) if found.ok else None
 
 
 @contextmanager

@@ -89,7 +89,8 @@ def test_an_idle_operator_writes_nothing(
         world.create(manifest)
     world.create(dataset("waiting", source={"uri": "s3://tulips/raw", "secretRef": {"name": "missing"}}))
     world.create(training_job("waiting", datasets=[{"name": "missing"}]))
-    world.create(inference_service("waiting", variants=[variant("v1", 50), variant("v2", 50)]))
+    scaled = variant("v2", 50, autoscaling={"min": 1, "max": 3})
+    world.create(inference_service("waiting", variants=[variant("v1", 50), scaled]))
     with running(watched_operator):
         eventually(lambda: next(kubelet) or _is_ready(world), "all are ready")
         world.wait_for_condition("inferenceservices", "waiting", "Ready", "False")

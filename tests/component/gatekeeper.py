@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -85,8 +87,11 @@ class Fault:
     silent: bool = False
     """A watch stays open and says nothing."""
 
-    gone: bool = False
-    """A watch is answered that what came before is forgotten."""
+    failed: int | None = None
+    """A watch begins, and then says that it failed: with 410, that what came before is forgotten."""
+
+    torn: bool = False
+    """A watch says one thing, and with the next its connection is reset in the midst of the answer."""
 
     status: int | None = None
     """It is refused with this status."""
@@ -112,6 +117,8 @@ class Gatekeeper:
         """What was sent to change something, in its order, whether it changed anything or not."""
         self.closed = threading.Event()
         """While set, nothing passes at all: the network is down."""
+        self.silenced = threading.Event()
+        """While set, watches stay open and say nothing."""
         self.url = ""
         self._apiserver = apiserver
         self._lists: dict[str, bytes] = {}
@@ -179,19 +186,22 @@ class Gatekeeper:
         async with self._passed_on(request, call) as answer:
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
-            if fault.gone:
-                await response.write(json.dumps({"type": "ERROR", "object": _refusal(410)}).encode() + b"\n")
+            if fault.failed is not None:
+                await response.write(json.dumps({"type": "ERROR", "object": _refusal(fault.failed)}).encode() + b"\n")
             else:
                 await self._tell(answer, response, fault)
+            if fault.torn:
+                _reset(request)
+                return response
             await response.write_eof()
             return response
 
     async def _tell(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, fault: Fault) -> None:
         told = 0
         async for news in answer.content:
-            if self.closed.is_set() or (fault.cut and told == 1):
+            if self.closed.is_set() or ((fault.cut or fault.torn) and told == 1):
                 return
-            if not fault.silent:
+            if not fault.silent and not self.silenced.is_set():
                 await response.write(news)
                 told += 1
 
@@ -232,6 +242,14 @@ def _cut(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
+
+
+def _reset(request: web.Request) -> None:
+    """End the connection as a machine does that knows nothing of it."""
+    if request.transport is not None:
+        at_once = struct.pack("ii", 1, 0)
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        request.transport.abort()
 
 
 def _refusal(status: int) -> dict[str, Any]:

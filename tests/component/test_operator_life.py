@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.component.conftest import ApiServer
-from tests.component.gatekeeper import Gatekeeper, standing_before
+from tests.component.gatekeeper import Fault, Gatekeeper, standing_before
 from tests.component.operator_fixtures import NewOperator
 from tests.component.operator_harness import (
     GATEWAY,
@@ -220,6 +220,24 @@ def test_an_api_server_that_is_not_there_is_answered_in_a_sentence(new_operator:
     assert operator.run_to_its_end() == 1
     assert "the operator can not start" in operator.log_text()
     assert "Traceback" not in operator.log_text()
+
+
+def test_an_api_server_that_goes_during_the_first_list_is_answered_in_a_sentence(
+    watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+) -> None:
+    gatekeeper.faults = lambda call: Fault(cut=call.is_list)
+    assert watched_operator.run_to_its_end() == 1
+    assert "the operator can not start: Server disconnected" in watched_operator.log_text()
+    assert "Traceback" not in watched_operator.log_text()
+
+
+def test_a_watch_that_fails_beyond_repair_ends_the_operator_in_a_sentence(
+    watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+) -> None:
+    gatekeeper.faults = lambda call: Fault(failed=500 if call.is_watch else None)
+    assert watched_operator.run_to_its_end() == 1
+    assert "the operator ends, to be started again: a watch failed: " in watched_operator.log_text()
+    assert "Traceback" not in watched_operator.log_text()
 
 
 def replace_model(world: World, first: str) -> str:

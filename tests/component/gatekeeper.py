@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -85,8 +87,11 @@ class Fault:
     silent: bool = False
     """A watch stays open and says nothing."""
 
-    gone: bool = False
-    """A watch is answered that what came before is forgotten."""
+    failed: int | None = None
+    """A watch begins, and then says that it failed: with 410, that what came before is forgotten."""
+
+    torn: bool = False
+    """A watch says one thing, and with the next its connection is reset in the midst of the answer."""
 
     status: int | None = None
     """It is refused with this status."""
@@ -109,9 +114,11 @@ class Gatekeeper:
         """Set once a request was held back, lost or unanswered."""
         self.held: list[Call] = []
         self.writes: list[Call] = []
-        """What changed something, in its order."""
+        """What was sent to change something, in its order, whether it changed anything or not."""
         self.closed = threading.Event()
         """While set, nothing passes at all: the network is down."""
+        self.silenced = threading.Event()
+        """While set, watches stay open and say nothing."""
         self.url = ""
         self._apiserver = apiserver
         self._lists: dict[str, bytes] = {}
@@ -153,6 +160,8 @@ class Gatekeeper:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = (await request.read()).decode()
         call = Call(request.method, request.path, request.query_string, body)
+        if call.method != "GET":
+            self.writes.append(call)
         fault = Fault(lost=True) if self.closed.is_set() else self.faults(call)
         if fault.lost:
             return await self._hold(call)
@@ -177,30 +186,28 @@ class Gatekeeper:
         async with self._passed_on(request, call) as answer:
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
-            if fault.gone:
-                await response.write(json.dumps({"type": "ERROR", "object": _refusal(410)}).encode() + b"\n")
+            if fault.failed is not None:
+                await response.write(json.dumps({"type": "ERROR", "object": _refusal(fault.failed)}).encode() + b"\n")
             else:
                 await self._tell(answer, response, fault)
+            if fault.torn:
+                _reset(request)
+                return response
             await response.write_eof()
             return response
 
     async def _tell(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, fault: Fault) -> None:
         told = 0
         async for news in answer.content:
-            if self.closed.is_set() or (fault.cut and told == 1):
+            if self.closed.is_set() or ((fault.cut or fault.torn) and told == 1):
                 return
-            if not fault.silent:
+            if not fault.silent and not self.silenced.is_set():
                 await response.write(news)
                 told += 1
 
     async def _write(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
-        before = await self._version(call) if call.method in ("PATCH", "PUT") else None
         async with self._passed_on(request, call) as answer:
             content = await answer.read()
-        if answer.ok and (
-            call.method in ("POST", "DELETE") or before != json.loads(content)["metadata"]["resourceVersion"]
-        ):
-            self.writes.append(call)
         if fault.unanswered:
             return await self._hold(call)
         return _cut(request) if fault.cut else _answer(answer, content)
@@ -216,10 +223,6 @@ class Gatekeeper:
         headers = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
         url = URL(f"{self._apiserver.url}{request.raw_path}", encoded=True)
         return self._session.request(call.method, url, data=call.body.encode() or None, headers=headers)
-
-    async def _version(self, call: Call) -> str | None:
-        async with self._session.get(f"{self._apiserver.url}{call.path.removesuffix('/status')}") as found:
-            return str((await found.json())["metadata"]["resourceVersion"]) if found.ok else None
 
 
 @contextmanager
@@ -239,6 +242,14 @@ def _cut(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
+
+
+def _reset(request: web.Request) -> None:
+    """End the connection as a machine does that knows nothing of it."""
+    if request.transport is not None:
+        at_once = struct.pack("ii", 1, 0)
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        request.transport.abort()
 
 
 def _refusal(status: int) -> dict[str, Any]:

@@ -15,7 +15,16 @@ import pytest
 from tests.component.conftest import ApiServer
 from tests.component.gatekeeper import PASS, Call, Fault, Faults, Gatekeeper, standing_before
 from tests.component.operator_fixtures import NewOperator
-from tests.component.operator_harness import GATEWAY, OperatorProcess, World, eventually
+from tests.component.operator_harness import (
+    GATEWAY,
+    Manifest,
+    OperatorProcess,
+    World,
+    dataset,
+    eventually,
+    inference_service,
+    variant,
+)
 from tests.component.story import ending, leaves, tell, versions
 
 pytestmark = [pytest.mark.feature("O4"), pytest.mark.extended]
@@ -121,8 +130,11 @@ FAULTS = {
         lambda: now_and_then(Fault(status=503), of=is_read, share=0.1), resync_seconds=5, from_the_start=False
     ),
     "watches that end after each news": Weather(lambda: in_turns(Fault(cut=True), of=is_watch), resync_seconds=600),
+    "watches that are torn down after each news": Weather(
+        lambda: in_turns(Fault(torn=True), of=is_watch), resync_seconds=600
+    ),
     "watches that forget or fall silent": Weather(
-        lambda: in_turns(Fault(gone=True), Fault(silent=True), of=is_watch), resync_seconds=2
+        lambda: in_turns(Fault(failed=410), Fault(silent=True), of=is_watch), resync_seconds=2
     ),
     "lists of long ago": Weather(lambda: in_turns(PASS, Fault(stale=True), of=is_list), resync_seconds=5),
 }
@@ -171,6 +183,52 @@ def test_killed_at_each_of_its_writes_it_ends_where_it_would_have(
     gatekeeper.faults = lambda _: PASS
     _assert_quiet(gatekeeper, world)
     tried_operator.assert_calm()
+
+
+@pytest.mark.parametrize(
+    ("plural", "parent"),
+    [("datasets", dataset()), ("inferenceservices", inference_service(variants=[variant("v1", 100)]))],
+    ids=["Dataset", "InferenceService"],
+)
+def test_for_an_object_that_is_gone_nothing_is_made_even_if_no_watch_says_so(
+    plural: str, parent: Manifest, tried_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+) -> None:
+    looks: list[Call] = []
+
+    def look_on(call: Call) -> Fault:
+        looks.extend([call] if call.what.startswith("GET") and call.path.endswith(f"/{plural}/flowers") else [])
+        return PASS
+
+    tried_operator.set("BLOOMERY_RESYNC_SECONDS", "600")
+    tried_operator.start()
+    world.delete("secrets", "bloomery-storage")
+    world.create(parent)
+    world.wait_for_condition(plural, "flowers", "Ready", "False", reason="SecretNotFound")
+    gatekeeper.silenced.set()
+    world.delete(plural, "flowers")
+    before = len(gatekeeper.writes)
+    gatekeeper.faults = look_on
+    world.make_storage_secret()
+    eventually(lambda: looks or gatekeeper.writes[before:], "it is about to write")
+    time.sleep(2)  # for as long as it takes to look twice more
+    # A status names its object's uid, and so the API server refuses it.
+    assert [call.what for call in gatekeeper.writes[before:] if not call.kind.endswith("/status")] == []
+
+
+def test_watches_that_fail_for_longer_than_a_minute_go_on_afterwards(
+    tried_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+) -> None:
+    tried_operator.set("BLOOMERY_RESYNC_SECONDS", "600")
+    gatekeeper.faults = lambda call: Fault(status=503) if call.is_watch else PASS
+    tried_operator.start()
+    # kopf by itself would give up after 54 s.
+    time.sleep(60)
+    gatekeeper.faults = lambda _: PASS
+    assert tried_operator.health().status_code == 200
+    world.create(dataset())
+    world.wait_for("jobs", "flowers-prepare")
+    assert tried_operator.stop() == 0
+    _assert_no_trace(tried_operator)
 
 
 def _assert_same_end(world: World, undisturbed: dict[str, Any]) -> None:

@@ -90,7 +90,8 @@ def test_an_idle_operator_writes_nothing(
         world.create(manifest)
     world.create(dataset("waiting", source={"uri": "s3://tulips/raw", "secretRef": {"name": "missing"}}))
     world.create(training_job("waiting", datasets=[{"name": "missing"}]))
-    world.create(inference_service("waiting", variants=[variant("v1", 50), variant("v2", 50)]))
+    scaled = variant("v2", 50, autoscaling={"min": 1, "max": 3})
+    world.create(inference_service("waiting", variants=[variant("v1", 50), scaled]))
     with running(watched_operator):
         eventually(lambda: next(kubelet) or _is_ready(world), "all are ready")
         world.wait_for_condition("inferenceservices", "waiting", "Ready", "False")
@@ -262,6 +263,24 @@ def test_an_api_server_that_is_not_there_is_answered_in_a_sentence(new_operator:
     assert operator.run_to_its_end() == 1
     assert "the operator can not start" in operator.log_text()
     assert "Traceback" not in operator.log_text()
+
+
+def test_an_api_server_that_goes_during_the_first_list_is_answered_in_a_sentence(
+    watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+) -> None:
+    gatekeeper.faults = lambda call: Fault(cut=call.is_list)
+    assert watched_operator.run_to_its_end() == 1
+    assert "the operator can not start: Server disconnected" in watched_operator.log_text()
+    assert "Traceback" not in watched_operator.log_text()
+
+
+def test_a_watch_that_fails_beyond_repair_ends_the_operator_in_a_sentence(
+    watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+) -> None:
+    gatekeeper.faults = lambda call: Fault(failed=500 if call.is_watch else None)
+    assert watched_operator.run_to_its_end() == 1
+    assert "the operator ends, to be started again: a watch failed: " in watched_operator.log_text()
+    assert "Traceback" not in watched_operator.log_text()
 
 
 def replace_model(world: World, first: str) -> str:

@@ -27,8 +27,8 @@ from bloomery_operator.cluster.kinds import (
 from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.context import publish_invalid
-from bloomery_operator.reconcile.models import forget_served
 from bloomery_operator.reconcile.paths import overlapping, path_of
+from bloomery_operator.reconcile.served_tags import ServedTags
 from bloomery_operator.resources.metadata import SELECTOR
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
@@ -71,6 +71,7 @@ class Controller:
         self._telemetry = telemetry
         self._kinds = tuple(kinds)
         self._queue: WorkQueue[Item] = WorkQueue(telemetry)
+        self._served_tags = ServedTags(context)
         self._suspects: set[tuple[Kind, Key]] = set()
         self._dead: frozenset[tuple[Kind, Key]] = frozenset()
         self._last_resync: float | None = None
@@ -99,7 +100,7 @@ class Controller:
         self._last_resync = time.monotonic()
         await self._first_resync()
         workers = [self._queue.work(self._reconcile) for _ in range(self._context.settings.workers)]
-        await asyncio.gather(self._resync_forever(), *workers)
+        await asyncio.gather(self._resync_forever(), self._served_tags.tidy_forever(), *workers)
 
     def _phases(self) -> Iterator[Phase]:
         for owner in OWNERS:
@@ -138,6 +139,9 @@ class Controller:
         for owner in OWNERS:
             for key, _ in self._context.projection.items(owner):
                 self._queue.add(Item(owner, key))
+                self._served_tags.look_at(key.namespace)
+        for _, key in missed:
+            self._served_tags.look_at(key.namespace)
         if outdated:
             logger.warning("the resync leaves aside lists that are older than what is known: %s", ", ".join(outdated))
         else:
@@ -153,10 +157,6 @@ class Controller:
             await asyncio.sleep(self._context.settings.resync_seconds)
             try:
                 await self.resync()
-                for namespace in {
-                    key.namespace for owner in OWNERS for key, _ in self._context.projection.items(owner)
-                }:
-                    await forget_served(self._context, namespace)
             except Exception as error:
                 logger.warning("the resync failed and is tried again: %r", error)
 
@@ -174,9 +174,10 @@ class Controller:
     async def _reconcile(self, item: Item) -> float | None:
         if self._context.projection.get(item.kind, item.key) is None:
             self._queue.forget(item)
-            self._context.applied.forget_owner((item.kind.kind, item.key))
-            if item.kind is INFERENCE_SERVICES:
-                await forget_served(self._context, item.key.namespace)
+            was_known = self._context.applied.forget_owner((item.kind.kind, item.key))
+            # What it owned goes after it, piece by piece; its tags are looked for once.
+            if was_known and item.kind is INFERENCE_SERVICES:
+                self._served_tags.look_at(item.key.namespace)
             return None
         try:
             return await RECONCILERS[item.kind](self._context, item.key)

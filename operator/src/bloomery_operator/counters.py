@@ -13,11 +13,13 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from bloomery_operator.answers import read_bounded
 from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
 from bloomery_operator.status.rollout import Figures
 from bloomery_operator.status.workload import PodView, parse_time
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
+LARGEST_ANSWER = 1024 * 1024
 _FORGET_SECONDS = 3600.0
 _FAILED = ("5", "429", "499")
 """How the codes begin that count against a model; 499 is a client that left, as the gateway does after its minute."""
@@ -121,9 +123,11 @@ class ServerMeter:
         return {pod.uid: answer for pod, answer in zip(asked, answers, strict=True) if answer is not None}
 
     async def _ask(self, pod: PodView) -> Counters | None:
+        url = f"http://{pod.host}:{METRICS_PORT}/metrics"
         try:
-            async with self._session.get(f"http://{pod.host}:{METRICS_PORT}/metrics", timeout=TIMEOUT) as response:
-                return parse_counters(await response.text()) if response.status == 200 else None
+            async with self._session.get(url, timeout=TIMEOUT, allow_redirects=False) as response:
+                content = await read_bounded(response, LARGEST_ANSWER)
+                return parse_counters(content.decode()) if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
             return None
 

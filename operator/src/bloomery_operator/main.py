@@ -36,6 +36,10 @@ from bloomery_operator.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 
+class WatchesEnded(Exception):
+    """kopf gave up its watches; only a new start begins them again."""
+
+
 def main() -> NoReturn:
     """Run the operator until it is told to stop, and end the process."""
     try:
@@ -48,8 +52,11 @@ def main() -> NoReturn:
     try:
         # Not asyncio.run, which at the end closes kopf's generators in any order: some answer with a traceback.
         asyncio.new_event_loop().run_until_complete(run(settings))
-    except (ClusterError, kube_config.ConfigException, OSError) as error:
-        logger.error("the operator can not start: %s", error)
+    except WatchesEnded as error:
+        logger.error("the operator ends, to be started again: %s", error)
+        leave(1)
+    except (ClusterError, kube_config.ConfigException, OSError, aiohttp.ClientError) as error:
+        logger.error("the operator can not start: %s", str(error) or type(error).__name__)
         leave(1)
     leave(0)
 
@@ -65,9 +72,17 @@ def configure_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonFormatter(fields) if settings.log_format == "json" else logging.Formatter(fields))
+    handler.addFilter(_without_traces_of_kopf)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+def _without_traces_of_kopf(record: logging.LogRecord) -> bool:
+    """Leave kopf its sentences: the trace of a watch that failed leads through kopf alone."""
+    if record.name.startswith("kopf"):
+        record.exc_info = None
+    return True
 
 
 async def run(settings: Settings) -> None:
@@ -87,7 +102,7 @@ async def run(settings: Settings) -> None:
             settings=settings,
             read_progress=trainers.read,
             stop_trainer=trainers.stop,
-            registry=RegistryClient(session),
+            registry=RegistryClient(session, every=settings.registry_seconds),
             servers=ServerMeter(session),
         )
         controller = Controller(context, telemetry, kinds=watched_kinds(settings))
@@ -163,17 +178,18 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 
 async def _watch(controller: Controller, settings: Settings, stop: asyncio.Event) -> None:
-    ours = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=build_registry(controller),
         settings=build_settings(controller),
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    # kopf has claimed the signals; told by one to stop, it would first wait 5 s for our workers, which never end by
-    # themselves. Cancelled, it ends at once.
+    # kopf has claimed the signals.
     _stop_on_signals(stop)
-    await kopf.run_tasks(tasks, ignored=ours)
+    # Not kopf.run_tasks: told to stop, or after a failure, it waits for what does not end by itself. These tasks only
+    # read, so that the process may leave them where they are.
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    raise WatchesEnded(f"a watch failed: {next(iter(done)).exception()}")
 
 
 async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
@@ -184,9 +200,7 @@ async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> 
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
     for task in done:
-        # kopf, when it ends, cancels every task that began after it, ours too.
-        if not task.cancelled():
-            task.result()
+        task.result()
 
 
 async def _wait(stop: asyncio.Event) -> None:

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     """How often the people's Secret of API keys is compared with the pods' digests: Secrets are not watched."""
 
     registry_seconds: float = 10.0
-    """How often an alias that is followed is looked up in MLflow."""
+    """How often MLflow is asked for an alias that is followed; one that does not answer is left alone for as long."""
 
     traffic_seconds: float = 5.0
     """How often the pods' counters are read while a rollout is under way or a revision drains."""

@@ -23,13 +23,15 @@ Item = TypeVar("Item")
 
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
+FEWEST_TIMERS = 64
+"""So few are never looked through for those that nobody waits for any more."""
 
 
 @dataclass(order=True)
-class _Timer:
+class _Timer(Generic[Item]):
     due: float
     order: int
-    item: object = field(compare=False)
+    item: Item = field(compare=False)
 
 
 class WorkQueue(Generic[Item]):
@@ -40,8 +42,8 @@ class WorkQueue(Generic[Item]):
         self._telemetry = telemetry
         self._clock = clock
         self._ready: dict[Item, None] = {}
-        self._timers: list[_Timer] = []
-        self._due: dict[Item, float] = {}
+        self._timers: list[_Timer[Item]] = []
+        self._waiting: dict[Item, _Timer[Item]] = {}
         self._running: set[Item] = set()
         self._again: set[Item] = set()
         self._failures: dict[Item, int] = {}
@@ -50,7 +52,7 @@ class WorkQueue(Generic[Item]):
 
     def add(self, item: Item) -> None:
         """Ask for the item to be worked on as soon as can be."""
-        self._due.pop(item, None)
+        self._waiting.pop(item, None)
         if item in self._running:
             self._again.add(item)
         else:
@@ -59,16 +61,17 @@ class WorkQueue(Generic[Item]):
 
     def add_after(self, item: Item, seconds: float) -> None:
         """Ask for the item to be worked on in so many seconds; the earliest such wish counts."""
-        due = self._clock() + seconds
-        if item in self._ready or self._due.get(item, float("inf")) <= due:
+        timer = _Timer(self._clock() + seconds, next(self._order), item)
+        if item in self._ready or (item in self._waiting and self._waiting[item].due <= timer.due):
             return
-        self._due[item] = due
-        heapq.heappush(self._timers, _Timer(due, next(self._order), item))
+        self._waiting[item] = timer
+        heapq.heappush(self._timers, timer)
+        self._drop_overtaken()
         self._wake()
 
     def forget(self, item: Item) -> None:
         """Drop the item's timers and failures: it is gone for good."""
-        self._due.pop(item, None)
+        self._waiting.pop(item, None)
         self._failures.pop(item, None)
 
     async def work(self, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
@@ -119,10 +122,18 @@ class WorkQueue(Generic[Item]):
         now = self._clock()
         while self._timers and self._timers[0].due <= now:
             timer = heapq.heappop(self._timers)
-            item: Item = timer.item  # type: ignore[assignment]
-            # A timer that was overtaken by an earlier one, or by an event, has lost its entry.
-            if self._due.get(item) == timer.due:
-                self.add(item)
+            if self._counts(timer):
+                self.add(timer.item)
+
+    def _counts(self, timer: _Timer[Item]) -> bool:
+        """Whether a timer was not overtaken by an earlier one, or by an event."""
+        return self._waiting.get(timer.item) is timer
+
+    def _drop_overtaken(self) -> None:
+        """Keep no timers that were overtaken once they are most: each event leaves one behind, some for a day."""
+        if len(self._timers) > max(FEWEST_TIMERS, 2 * len(self._waiting)):
+            self._timers = [timer for timer in self._timers if self._counts(timer)]
+            heapq.heapify(self._timers)
 
     def _wake(self) -> None:
         self._telemetry.queue_depth.set(len(self._ready))

@@ -41,8 +41,18 @@ def test_another_wish_is_sent() -> None:
 
 
 def test_what_somebody_changed_or_took_away_is_put_right() -> None:
-    for change in ({"spec": {"replicas": 5, "revisionHistoryLimit": 10}}, {"metadata": metadata("a")}):
+    for change in (
+        {"spec": {"replicas": 5, "revisionHistoryLimit": 10}},
+        {"data": {"key": "c29tZWJvZHkncw=="}},
+        {"metadata": metadata("a")},
+    ):
         assert not applied(wanted()).holds(OWNER, DEPLOYMENTS, wanted(), answered(wanted()) | change)
+
+
+def test_an_owner_that_is_gone_is_known_to_go_once() -> None:
+    record = applied(wanted())
+    assert record.forget_owner(OWNER)
+    assert not record.forget_owner(OWNER)
 
 
 def test_nothing_is_believed_of_what_was_never_applied_or_deleted() -> None:

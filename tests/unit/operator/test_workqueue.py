@@ -184,3 +184,19 @@ def test_what_is_gone_is_not_called_again(bench: Bench) -> None:
     bench.queue.forget("a")
     bench.later(20)
     assert bench.worked == []
+
+
+def test_events_of_a_day_leave_no_timers_behind(bench: Bench) -> None:
+    async def once_a_day(item: str) -> float | None:
+        await bench.note(item)
+        return 86400.0
+
+    bench.hire(once_a_day)
+    for _ in range(20):
+        bench.add(*(f"job{number}" for number in range(100)))
+        bench.clock.now += 60
+    bench.turn()
+    assert len(bench.worked) == 2000
+    assert len(bench.queue._timers) <= 200
+    bench.later(86400)
+    assert len(bench.worked) == 2100

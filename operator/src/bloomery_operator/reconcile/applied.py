@@ -64,9 +64,9 @@ class Applied:
         """Forget a child that was deleted."""
         self._records.get(owner, {}).pop((kind, name), None)
 
-    def forget_owner(self, owner: Owner) -> None:
-        """Forget all children of an owner that is gone."""
-        self._records.pop(owner, None)
+    def forget_owner(self, owner: Owner) -> bool:
+        """Forget all children of an owner that is gone; return whether any were known."""
+        return self._records.pop(owner, None) is not None
 
 
 def _wanted(manifest: Manifest) -> str:
@@ -78,4 +78,4 @@ def _wanted(manifest: Manifest) -> str:
 def _content(manifest: Manifest) -> str:
     """Return the digest of what an object is, without what others report in it or add to it."""
     owners = manifest["metadata"].get("ownerReferences")
-    return digest_of([manifest.get("spec"), owners])
+    return digest_of([manifest.get("spec"), manifest.get("data"), owners])

@@ -165,7 +165,7 @@ async def create_owned(context: Context, owner: CustomResource, manifest: Manife
 async def apply_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Manifest | Verdict:
     """Make a child as described and return it; a namesake of somebody else's is left as it is.
 
-    What is as it was left is not applied again; where no watch tells, that is believed for the time of a resync.
+    What is as it was left is not applied again; where no watch tells, it is looked at once in the time of a resync.
     """
     key = Key(owner.metadata.namespace, manifest["metadata"]["name"])
     seen = context.projection.get(kind, key)
@@ -177,8 +177,10 @@ async def apply_owned(context: Context, owner: CustomResource, manifest: Manifes
     obstacle = taken(owner, existing) if existing is not None else None
     if obstacle is not None:
         return obstacle
-    if seen is not None and context.applied.holds(owner_of(owner), kind, manifest, seen):
-        return seen
+    if existing is not None and context.applied.holds(owner_of(owner), kind, manifest, existing):
+        if seen is None:
+            context.applied.note(owner_of(owner), kind, manifest, existing)
+        return existing
     applied = await context.cluster.apply(manifest)
     context.applied.note(owner_of(owner), kind, manifest, applied)
     return applied

@@ -99,7 +99,7 @@ def read_document(text: str | bytes) -> Mapping[str, Any]:
     """
     try:
         document = json.loads(text, parse_constant=lambda _: None)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -1,0 +1,122 @@
+"""The tags of services that are gone: looked for apart from all other work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bloomery_operator.cluster.client import Listing
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, Key, Kind
+from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.controller import Controller, Item
+from bloomery_operator.reconcile import Context, served_tags
+from bloomery_operator.reconcile.applied import Applied
+from bloomery_operator.reconcile.served_tags import ServedTags
+from bloomery_operator.telemetry import Telemetry
+from tests.unit.operator.samples import Manifest, metadata, settings
+
+
+class Namespaces:
+    """A cluster with some namespaces and nothing that could be read in them."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    async def get(self, *_: Any) -> Manifest | None:
+        return None
+
+    async def list(self, kind: Kind, **_: Any) -> Listing:
+        services = ({"metadata": metadata(namespace=name)} for name in self._names)
+        return Listing(tuple(services) if kind is INFERENCE_SERVICES else (), versions=("1000",))
+
+
+class Registry:
+    """Notes which namespaces it was asked for; hangs and fails where it is told to."""
+
+    def __init__(self, *, hangs: str = "", fails: str = "") -> None:
+        self.asked: list[str] = []
+        self._hangs, self._fails = hangs, fails
+
+    async def served(self, _: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+        self.asked.append(namespace)
+        if namespace == self._hangs:
+            await asyncio.Event().wait()
+        if namespace == self._fails:
+            raise RuntimeError("no")
+        return []
+
+
+def context(cluster: Namespaces, registry: Registry, applied: Applied | None = None) -> Context:
+    async def silent(*_: Any) -> Any:
+        return None
+
+    return Context(
+        cluster=cluster,  # type: ignore[arg-type]  # what is tested here only reads
+        projection=Projection(),
+        settings=settings(),
+        read_progress=silent,
+        stop_trainer=silent,
+        registry=registry,  # type: ignore[arg-type]
+        servers=silent,  # type: ignore[arg-type]
+        applied=applied or Applied(),
+    )
+
+
+async def turn() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_a_namespace_whose_registry_hangs_or_fails_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_tags, "NAMESPACE_SECONDS", 0.01)
+    registry = Registry(hangs="one", fails="two")
+
+    async def tidy() -> None:
+        tags = ServedTags(context(Namespaces(), registry))
+        for namespace in ("one", "two", "three", "one"):
+            tags.look_at(namespace)
+        task = asyncio.create_task(tags.tidy_forever())
+        async with asyncio.timeout(5):
+            while len(registry.asked) < 3:
+                await asyncio.sleep(0.01)
+        await turn()
+        task.cancel()
+
+    asyncio.run(tidy())
+    assert registry.asked == ["one", "two", "three"]
+
+
+def test_a_resync_does_not_wait_for_a_registry_that_hangs() -> None:
+    registry = Registry(hangs="one")
+
+    async def resync() -> None:
+        controller = Controller(context(Namespaces("one"), registry), Telemetry(), kinds=(INFERENCE_SERVICES, JOBS))
+        task = asyncio.create_task(controller._served_tags.tidy_forever())
+        for _ in range(2):
+            await asyncio.wait_for(controller.resync(), 5)
+            await turn()
+        task.cancel()
+
+    asyncio.run(resync())
+    assert registry.asked == ["one"]
+
+
+def test_a_service_that_is_gone_is_looked_after_once_whatever_goes_with_it() -> None:
+    applied, registry = Applied(), Registry()
+    key = Key("demo", "flowers")
+    child = {"metadata": metadata("child"), "spec": {}}
+    applied.note(("InferenceService", key), JOBS, child, child)
+
+    async def reconcile() -> None:
+        controller = Controller(context(Namespaces(), registry, applied), Telemetry(), kinds=())
+        task = asyncio.create_task(controller._served_tags.tidy_forever())
+        for _ in range(3):
+            assert await controller._reconcile(Item(INFERENCE_SERVICES, key)) is None
+            await turn()
+        task.cancel()
+
+    asyncio.run(reconcile())
+    assert registry.asked == ["demo"]

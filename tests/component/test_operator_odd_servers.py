@@ -20,6 +20,7 @@ from bloomery_operator.resources.jobs import PROGRESS_PORT
 from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_operator.status.workload import PodView
+from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("O4")
 
@@ -198,7 +199,7 @@ def test_pods_that_answer_oddly_tell_nothing(handler: Handler) -> None:
             async with answering(handler, host=ip, port=PROGRESS_PORT):
                 assert await ProgressClient(session, every=1).read(pod(ip)) is None
             async with answering(handler, host=ip, port=METRICS_PORT):
-                figures = await ServerMeter(session).figures("step", {"a": [pod(ip)]})
+                figures = await ServerMeter(session).figures("step", NOW, {"a": [pod(ip)]})
                 assert figures["a"].requests == 0
 
     asyncio.run(scenario())

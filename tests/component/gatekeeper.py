@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -122,6 +123,12 @@ class Gatekeeper:
         self.url = ""
         self._apiserver = apiserver
         self._lists: dict[str, bytes] = {}
+
+    def is_quiet(self, *, seconds: float = 3.0) -> bool:
+        """Whether for so long nothing is sent to change something."""
+        count = len(self.writes)
+        time.sleep(seconds)
+        return len(self.writes) == count
 
     def kubeconfig(self, folder: Path) -> Path:
         """Return a kubeconfig that leads here and nowhere else."""

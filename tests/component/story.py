@@ -33,14 +33,8 @@ from tests.component.operator_harness import (
 CHAPTER_SECONDS = 240.0
 _OWNERS = ("datasets", "trainingjobs", "inferenceservices")
 _OURS = (
-    "jobs",
-    "deployments",
-    "services",
-    "configmaps",
-    "secrets",
-    "httproutes",
-    "backendtrafficpolicies",
-    "poddisruptionbudgets",
+    *("jobs", "deployments", "services", "configmaps", "secrets", "httproutes", "backendtrafficpolicies"),
+    *("poddisruptionbudgets", "horizontalpodautoscalers"),
 )
 _VARYING = {
     re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"): "TIME",
@@ -122,9 +116,11 @@ def _is_split(world: World, **weights: int) -> bool:
     )
 
 
-def _has(plural: str, type_: str, status: str, reason: str | None = None) -> Callable[[World], bool]:
+def _has(
+    plural: str, type_: str, status: str, reason: str | None = None, *, name: str = "flowers"
+) -> Callable[[World], bool]:
     def met(world: World) -> bool:
-        found = condition_of(world.get(plural, "flowers"), type_)
+        found = condition_of(world.get(plural, name), type_)
         return found.get("status") == status and reason in (None, found.get("reason"))
 
     return met
@@ -140,6 +136,16 @@ def _versions_of_dataset(world: World, count: int) -> bool:
     status = manifest.get("status", {})
     settled = status.get("observedGeneration") == manifest["metadata"]["generation"]
     return settled and len(status.get("versions", [])) == count and _has("datasets", "Ready", "True")(world)
+
+
+def _is_scaled(world: World, autoscalers: int) -> bool:
+    return _is_split(world, v2=100) and len(world.names("horizontalpodautoscalers")) == autoscalers
+
+
+def _shows_tensorboard(world: World, wanted: bool) -> bool:
+    status = (world.get("trainingjobs", "flowers") or {}).get("status", {})
+    there = ["flowers-tensorboard" in world.names(plural) for plural in ("deployments", "services")]
+    return {*there, "tensorboardURL" in status} == {wanted}
 
 
 _TRAINED = {"name": "v1", "model": {"trainingJob": "flowers"}}
@@ -184,6 +190,41 @@ CHAPTERS = (
         lambda w: _set_variants(w, variant("v2", 100, model="s3://models/better")),
         lambda w: _is_split(w, v2=100),
     ),
+    Chapter(
+        "an autoscaler takes over",
+        lambda w: _set_variants(w, variant("v2", 100, model="s3://models/better", autoscaling={"min": 1, "max": 3})),
+        lambda w: _is_scaled(w, autoscalers=1),
+    ),
+    Chapter(
+        "and goes",
+        lambda w: _set_variants(w, variant("v2", 100, model="s3://models/better")),
+        lambda w: _is_scaled(w, autoscalers=0),
+    ),
+    Chapter(
+        "TensorBoard is asked for",
+        lambda w: w.patch("trainingjobs", "flowers", {"spec": {"tensorboard": True}}),
+        lambda w: _shows_tensorboard(w, True),
+    ),
+    Chapter(
+        "and not any more",
+        lambda w: w.patch("trainingjobs", "flowers", {"spec": {"tensorboard": False}}),
+        lambda w: _shows_tensorboard(w, False),
+    ),
+    Chapter(
+        "a training is suspended before it begins",
+        lambda w: w.create(training_job("tulips", suspend=True)),
+        _has("trainingjobs", "Suspended", "True", name="tulips"),
+    ),
+    Chapter(
+        "and resumed",
+        lambda w: w.patch("trainingjobs", "tulips", {"spec": {"suspend": False}}),
+        _has("trainingjobs", "Complete", "True", name="tulips"),
+    ),
+    Chapter(
+        "and deleted",
+        lambda w: w.delete("trainingjobs", "tulips"),
+        lambda w: w.get("trainingjobs", "tulips") is None,
+    ),
 )
 
 
@@ -196,7 +237,7 @@ def play(world: World) -> None:
     # The operator may remove any of them between two looks.
     for job in world.list("jobs"):
         name = job["metadata"]["name"]
-        if not job.get("status", {}).get("completionTime"):
+        if not job["spec"].get("suspend") and not job.get("status", {}).get("completionTime"):
             with suppress(Gone):
                 world.succeed(name, _prepared(world, name) if name.endswith("-prepare") else trained())
     for deployment in world.list("deployments"):

@@ -70,7 +70,7 @@ def test_any_spec_is_refused_in_words_or_reconciled_and_forgotten_once_the_old_o
         any_operator.assert_calm()
 
     attempt()
-    assert len(accepted) >= 20, "too few of the specs were good ones"
+    assert len(accepted) >= 35, "too few of the specs were good ones"
     assert _offer(world, plural, base)
     eventually(lambda: _is_like(_played(world), settled), lambda: _told(world, settled), seconds=SETTLE_SECONDS)
 

@@ -95,7 +95,7 @@ def test_an_idle_operator_writes_nothing(
     with running(watched_operator):
         eventually(lambda: next(kubelet) or _is_ready(world), "all are ready")
         world.wait_for_condition("inferenceservices", "waiting", "Ready", "False")
-        eventually(lambda: _settled(gatekeeper), "nothing is written any more")
+        eventually(gatekeeper.is_quiet, "nothing is written any more")
         before, writes = versions(world), len(gatekeeper.writes)
         time.sleep(IDLE_SECONDS)
         assert [call.what for call in gatekeeper.writes[writes:]] == []
@@ -317,9 +317,3 @@ def _is_ready(world: World) -> bool:
     complete = condition_of(world.get("trainingjobs", "flowers"), "Complete").get("status") == "True"
     prepared_ = condition_of(world.get("datasets", "flowers"), "Ready").get("status") == "True"
     return ready and complete and prepared_
-
-
-def _settled(gatekeeper: Gatekeeper) -> bool:
-    count = len(gatekeeper.writes)
-    time.sleep(3)
-    return len(gatekeeper.writes) == count

@@ -188,8 +188,16 @@ async def _watch(controller: Controller, settings: Settings, stop: asyncio.Event
     _stop_on_signals(stop)
     # Not kopf.run_tasks: told to stop, or after a failure, it waits for what does not end by itself. These tasks only
     # read, so that the process may leave them where they are.
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # That they are left is no news then; asyncio would call each an error.
+        asyncio.get_running_loop().set_exception_handler(_say_nothing)
     raise WatchesEnded(f"a watch failed: {next(iter(done)).exception()}")
+
+
+def _say_nothing(_: asyncio.AbstractEventLoop, __: dict[str, Any]) -> None:
+    return
 
 
 async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:

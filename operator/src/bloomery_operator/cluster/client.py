@@ -182,7 +182,8 @@ class KubernetesCluster:
         try:
             await self._request("DELETE", kind.path(key.namespace, key.name), body=body)
         except ClusterError as error:
-            if error.code not in (404, 409):
+            is_another = error.code == 409 and uid is not None
+            if error.code != 404 and not is_another:
                 raise
 
     async def _apply(self, manifest: Manifest, *, subresource: str | None) -> Manifest:

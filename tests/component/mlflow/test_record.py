@@ -154,6 +154,7 @@ def test_a_pod_that_starts_again_goes_on_in_the_same_run_and_no_step_is_there_tw
     assert len(run.inputs.dataset_inputs) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.feature("O4")
 def test_a_server_that_goes_away_and_comes_back_gets_every_step(
     new_server: Callable[[], MlflowServer], document: Documents, tmp_path: Path
@@ -179,6 +180,7 @@ def test_a_server_that_goes_away_and_comes_back_gets_every_step(
     assert [step for step, _ in history(client, the_run(client, config), "train/loss")] == list(range(1, 101))
 
 
+@pytest.mark.extended
 @pytest.mark.feature("O4")
 def test_a_server_that_hangs_holds_up_nobody(
     new_server: Callable[[], MlflowServer], document: Documents, tmp_path: Path

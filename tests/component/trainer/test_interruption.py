@@ -57,6 +57,7 @@ def test_on_sigterm_the_state_is_saved_at_once_and_the_exit_code_says_so(
     assert again.message["starts"] == 2
 
 
+@pytest.mark.extended
 @pytest.mark.feature("T13")
 def test_only_the_newest_checkpoints_are_kept(trainers: Trainers, train_config: Config, tmp_path: Path) -> None:
     trainers.run(train_config("kept", {"maxSteps": 24}, checkpoint={"everySteps": 5, "keep": 2}))
@@ -65,6 +66,7 @@ def test_only_the_newest_checkpoints_are_kept(trainers: Trainers, train_config: 
     assert names == ["step-000000020.pt", "step-000000024.pt"]
 
 
+@pytest.mark.extended
 @pytest.mark.feature("T13")
 def test_a_training_that_never_gains_a_step_is_given_up(
     trainers: Trainers, train_config: Config, tmp_path: Path
@@ -107,6 +109,7 @@ def test_training_time_is_counted_over_all_starts_and_then_the_best_is_kept(
     assert (tmp_path / "limited" / "model" / "metadata.json").exists()
 
 
+@pytest.mark.extended
 def test_a_training_that_no_longer_improves_is_stopped_early(trainers: Trainers, train_config: Config) -> None:
     config = train_config("patient", {"learningRate": 1e-9, "maxSteps": 100_000}, earlyStopping={"patience": 2})
     ended = trainers.run(config).message

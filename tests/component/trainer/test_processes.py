@@ -61,6 +61,7 @@ def test_when_one_node_is_lost_the_other_gives_way_and_both_go_on_from_one_check
     assert starts(tmp_path / "lost")[1] >= 7
 
 
+@pytest.mark.extended
 @pytest.mark.feature("T13")
 def test_when_one_node_is_told_to_go_all_save_the_same_step(
     trainers: Trainers, two_nodes: Config, tmp_path: Path
@@ -83,6 +84,7 @@ def test_two_processes_on_one_node_are_one_training(trainers: Trainers, train_co
     assert "on 2 × cpu" in ended.log
 
 
+@pytest.mark.extended
 def test_a_batch_that_can_not_be_shared_is_refused_in_words(trainers: Trainers, train_config: Config) -> None:
     trainer = trainers.start(train_config("odd", {"batchSize": 15}), {"BLOOMERY_PROCESSES": "2"})
 

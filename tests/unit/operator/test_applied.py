@@ -57,7 +57,9 @@ def test_an_owner_that_is_gone_is_known_to_go_once() -> None:
 
 def test_nothing_is_believed_of_what_was_never_applied_or_deleted() -> None:
     record = applied(wanted())
+    assert record.knows(OWNER, DEPLOYMENTS, "a")
     record.forget(OWNER, DEPLOYMENTS, "a")
+    assert not record.knows(OWNER, DEPLOYMENTS, "a")
     assert not record.holds(OWNER, DEPLOYMENTS, wanted(), answered(wanted()))
     record = applied(wanted())
     record.forget_owner(OWNER)

@@ -60,6 +60,10 @@ class Applied:
         record = self._records.get(owner, {}).get((kind, manifest["metadata"]["name"]))
         return record is not None and record.wanted == _wanted(manifest) and self._clock() - record.at < seconds
 
+    def knows(self, owner: Owner, kind: Kind, name: str) -> bool:
+        """Whether a child was applied and not deleted since, whatever a watch may show by now."""
+        return (kind, name) in self._records.get(owner, {})
+
     def forget(self, owner: Owner, kind: Kind, name: str) -> None:
         """Forget a child that was deleted."""
         self._records.get(owner, {}).pop((kind, name), None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, kind_of
+from bloomery_operator.reconcile.applied import owner_of
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned
 from bloomery_operator.resources.metadata import RETIRED_AT
 from bloomery_operator.resources.serve import ServedModel, build_autoscaler, build_deployment, build_service
@@ -34,7 +36,7 @@ async def _apply_revision(
     service = observation.service
     autoscaler = build_autoscaler(service, variant, model)
     seen = observation.deployments.get(observation.wanted[variant.name] or "")
-    if seen is not None and seen.autoscaled and autoscaler is None:
+    if seen is not None and autoscaler is None and _has_autoscaler(context, service, seen):
         await delete_owned(context, service, AUTOSCALERS, seen.name)
     applied = await _apply_deployment(context, observation, variant, model)
     if isinstance(applied, Verdict):
@@ -44,6 +46,11 @@ async def _apply_revision(
         if isinstance(applied, Verdict):
             return applied
     return None
+
+
+def _has_autoscaler(context: Context, service: InferenceService, deployment: DeploymentView) -> bool:
+    """Whether a Deployment has an autoscaler; its own mark may be news that no watch has told yet."""
+    return deployment.autoscaled or context.applied.knows(owner_of(service), AUTOSCALERS, deployment.name)
 
 
 async def _apply_deployment(
@@ -114,6 +121,7 @@ async def remove_retired(context: Context, observation: InferenceServiceObservat
             continue
         silence = await context.servers.silence(observation.pods.get(deployment.name, ()))
         if is_drained(observation, deployment, silence):
+            autoscalers = [AUTOSCALERS] if _has_autoscaler(context, observation.service, deployment) else []
             # The Deployment last: as long as it is there, what could not be deleted with it is deleted the next time.
-            for kind in (*([AUTOSCALERS] if deployment.autoscaled else []), SERVICES, CONFIG_MAPS, DEPLOYMENTS):
+            for kind in (*autoscalers, SERVICES, CONFIG_MAPS, DEPLOYMENTS):
                 await delete_owned(context, observation.service, kind, deployment.name)

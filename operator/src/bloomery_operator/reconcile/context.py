@@ -191,9 +191,9 @@ async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name
     key = Key(owner.metadata.namespace, name)
     is_followed = context.projection.follows(kind)
     existing = context.projection.get(kind, key) if is_followed else await context.cluster.get(kind, key)
-    context.applied.forget(owner_of(owner), kind, name)
     if existing is not None and controller_uid(existing) == owner.metadata.uid:
         await context.cluster.delete(kind, key, uid=existing["metadata"]["uid"])
+    context.applied.forget(owner_of(owner), kind, name)
 
 
 def _replacing(former: Manifest) -> Verdict:

@@ -18,7 +18,7 @@ def retrain(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A change, such as hyperparameters.epochs=30 or preset=resnet50.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the new job, and make none.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the new job checked, print it, and make none.")] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
@@ -30,6 +30,7 @@ def retrain(
     if dry_run:
         import yaml
 
+        kubectl.run("create", "--dry-run=server", "--filename=-", stdin=json.dumps(new))
         print(yaml.safe_dump(new, sort_keys=False, allow_unicode=True), end="")
         return
     kubectl.run("create", "--filename=-", stdin=json.dumps(new))

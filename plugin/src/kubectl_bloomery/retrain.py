@@ -18,7 +18,7 @@ def retrain(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A change, such as hyperparameters.epochs=30 or preset=resnet50.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the new job checked, print it, and make none.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the new job, and make none.")] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:

@@ -18,6 +18,8 @@ from PIL import Image
 
 IMAGES = 4000
 SHARD = 500
+SLICE_SECONDS = 0.005
+"""For so long it works between two looks."""
 
 
 class Finished(NamedTuple):
@@ -73,7 +75,9 @@ class Preparation:
 
     def start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "bloomery_trainer", "prepare", str(self._config)]
-        return subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=self._environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def finish(self) -> Finished:
         process = self.start()
@@ -82,14 +86,20 @@ class Preparation:
         return Finished(json.loads(self._message.read_bytes()), log)
 
     def kill_once(self, seen: Callable[[], bool]) -> None:
-        """Kills it as soon as its store shows what is waited for."""
+        """Kills it as soon as its store shows what is waited for.
+
+        While the store is looked at, it stands still with all its processes: else a busy machine looks too late.
+        """
         process = self.start()
         deadline = time.monotonic() + 120
         while not seen():
-            assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
-            time.sleep(0.001)
+            os.killpg(process.pid, signal.SIGCONT)
+            time.sleep(SLICE_SECONDS)
+            assert process.poll() is None, "it ended before it could be killed"
+            os.killpg(process.pid, signal.SIGSTOP)
         process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGCONT)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
 

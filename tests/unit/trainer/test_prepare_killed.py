@@ -154,6 +154,16 @@ def test_killed_again_and_again_it_ends_the_same_and_leaves_no_work_files(
     assert [path.name for path in preparation.store.iterdir()] == [finished.message["version"]]
 
 
+def test_half_a_file_of_a_write_that_was_killed_does_not_stay(source: Path, tmp_path: Path) -> None:
+    preparation = Preparation(source, tmp_path)
+    half = preparation.store / ".work" / "earlier" / "checks" / "0.jsonl#1"
+    half.parent.mkdir(parents=True)
+    half.write_text("[")
+    finished = preparation.finish()
+
+    assert [path.name for path in preparation.store.iterdir()] == [finished.message["version"]]
+
+
 def test_an_image_that_changed_after_a_kill_is_looked_at_again(source: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for path in source.rglob("*.bmp"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -175,6 +176,9 @@ class Folder:
         for first in range(0, len(paths), 1000):
             with suppress(FileNotFoundError), self.explained():
                 obstore.delete(self._store, paths[first : first + 1000])
+        if isinstance(self._store, LocalStore) and self._store.prefix is not None:
+            # On a disk, who is killed in the middle of a write leaves half a file, which no listing shows.
+            shutil.rmtree(Path(self._store.prefix, below), ignore_errors=True)
 
     @contextmanager
     def writer(self, path: str) -> Iterator[Writer]:

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, NoReturn
 
 import aiohttp
@@ -49,9 +50,11 @@ def main() -> NoReturn:
         print(f"The operator's environment is not right: {wrong}", file=sys.stderr)
         leave(2)
     configure_logging(settings)
+    # Not asyncio.run, which at the end closes kopf's generators in any order: some answer with a traceback. The loop
+    # has a name so that it outlives the run, with all that it holds.
+    loop = asyncio.new_event_loop()
     try:
-        # Not asyncio.run, which at the end closes kopf's generators in any order: some answer with a traceback.
-        asyncio.new_event_loop().run_until_complete(run(settings))
+        loop.run_until_complete(run(settings))
     except WatchesEnded as error:
         logger.error("the operator ends, to be started again: %s", error)
         leave(1)
@@ -191,12 +194,13 @@ async def _watch(controller: Controller, settings: Settings, stop: asyncio.Event
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        # That they are left is no news then; asyncio would call each an error.
-        asyncio.get_running_loop().set_exception_handler(_say_nothing)
+        # Kept to the end of the process: asyncio calls each task that is forgotten an error, and Python complains of
+        # coroutines that go before they ended.
+        asyncio.get_running_loop().set_exception_handler(partial(_say_nothing, tasks))
     raise WatchesEnded(f"a watch failed: {next(iter(done)).exception()}")
 
 
-def _say_nothing(_: asyncio.AbstractEventLoop, __: dict[str, Any]) -> None:
+def _say_nothing(_kept: Collection[object], _: asyncio.AbstractEventLoop, __: dict[str, Any]) -> None:
     return
 
 

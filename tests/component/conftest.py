@@ -26,6 +26,7 @@ import httpx
 import pytest
 
 from tests.component.operator_fixtures import (  # noqa: F401 - pytest finds them here
+    gatekeeper,
     gateway_api,
     new_operator,
     operator,

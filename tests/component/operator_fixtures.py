@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from dev.versions import ENVOY_GATEWAY
+from tests.component.gatekeeper import Gatekeeper, standing_before
 from tests.component.operator_harness import (
     GATEWAY,
     OperatorProcess,
@@ -178,3 +179,10 @@ def operator(shared_operator: OperatorProcess) -> Iterator[OperatorProcess]:
 def own_operator(new_operator: NewOperator, world: World) -> OperatorProcess:
     """Give an operator for the test's namespace alone, not yet started, to be killed at will."""
     return new_operator(GATEWAY | {"BLOOMERY_NAMESPACES": world.namespace})
+
+
+@pytest.fixture
+def gatekeeper(apiserver: ApiServer) -> Iterator[Gatekeeper]:
+    """Give what stands between an operator and the API server."""
+    with standing_before(apiserver) as gatekeeper:
+        yield gatekeeper

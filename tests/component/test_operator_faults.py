@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.component.conftest import ApiServer
-from tests.component.gatekeeper import PASS, Call, Fault, Faults, Gatekeeper, standing_before
+from tests.component.gatekeeper import PASS, Call, Fault, Faults, Gatekeeper
 from tests.component.operator_fixtures import NewOperator
 from tests.component.operator_harness import (
     GATEWAY,
@@ -31,12 +31,6 @@ pytestmark = [pytest.mark.feature("O4"), pytest.mark.extended]
 
 QUIET_SECONDS = 60.0
 SWEEP_SECONDS = 900.0
-
-
-@pytest.fixture
-def gatekeeper(apiserver: ApiServer) -> Iterator[Gatekeeper]:
-    with standing_before(apiserver) as gatekeeper:
-        yield gatekeeper
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.gatekeeper import PASS, Call, Fault, Gatekeeper, standing_before
+from tests.component.gatekeeper import PASS, Call, Fault, Gatekeeper
 from tests.component.operator_fixtures import NewOperator
 from tests.component.operator_harness import (
     GATEWAY,
@@ -32,12 +31,6 @@ from tests.component.story import versions
 
 IDLE_SECONDS = 20.0
 STARTED_AT = "bloomery.dev/started-at"
-
-
-@pytest.fixture
-def gatekeeper(apiserver: ApiServer) -> Iterator[Gatekeeper]:
-    with standing_before(apiserver) as gatekeeper:
-        yield gatekeeper
 
 
 @pytest.fixture

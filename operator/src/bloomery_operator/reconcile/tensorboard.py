@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bloomery_operator.api import TrainingJob
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES, Key, kind_of
+from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES, kind_of
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned, refusal
 from bloomery_operator.resources.tensorboard import build_tensorboard, tensorboard_name
 from bloomery_operator.status.verdicts import Verdict
@@ -26,8 +26,6 @@ async def reconcile_tensorboard(context: Context, job: TrainingJob) -> Verdict |
 
 
 async def _remove(context: Context, job: TrainingJob) -> None:
-    key = Key(job.metadata.namespace, tensorboard_name(job))
     for kind in (SERVICES, DEPLOYMENTS):
         # What was made a moment ago may not be seen yet: its own news brings the next look.
-        if context.projection.get(kind, key) is not None:
-            await delete_owned(context, job, kind, key.name)
+        await delete_owned(context, job, kind, tensorboard_name(job))

@@ -17,6 +17,8 @@ from dev.paths import LOGS, STATE
 
 TIMINGS = STATE / "timings.json"
 HEARTBEAT_SECONDS = 30.0
+LAST_LINES = 20
+"""Of a failed stage's log, in its error."""
 
 _children: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
@@ -87,7 +89,7 @@ def run_stages(stages: Sequence[Stage]) -> None:
     """Run all stages, each as soon as those it needs are done, and record how long each took.
 
     Raises:
-        SystemExit: one failed; says which log to read.
+        StageError: one failed; with the end of its log, and where the whole is.
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     _Run(stages).finish()
@@ -135,7 +137,8 @@ class _Run:
         if error is not None:
             words = str(error).rstrip(".") or type(error).__name__
             self._say("✗", stage.title)
-            raise SystemExit(f"\nThe stage '{stage.title}' failed: {words}.\nRead {log_path(stage.name)}")
+            log = log_path(stage.name)
+            raise StageError(f"The stage '{stage.title}' failed: {words}.\n\n{_end_of(log)}\n\nThe whole is in {log}")
         seconds = future.result()
         self._done.add(stage.name)
         self._say("✓", f"{stage.title:<{self._width}} {seconds:7.1f} s")
@@ -156,10 +159,17 @@ def _execute(stage: Stage) -> float:
         start = time.monotonic()
         try:
             stage.run(log)
+        except StageError:
+            raise
         except Exception:
             traceback.print_exc(file=log)
             raise
         return time.monotonic() - start
+
+
+def _end_of(log: Path) -> str:
+    """Return a log's last lines, for a machine that is gone when somebody asks why."""
+    return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-LAST_LINES:])
 
 
 def log_path(stage: str) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 
 from dev import demo
 from dev.paths import LOGS
-from dev.stages import run_stages
+from dev.stages import StageError, run_stages
 from tests.e2e.load import Load, Outcome
 from tests.e2e.logs import Logs
 from tests.e2e.photos import remove_files
@@ -204,7 +204,10 @@ def main() -> int:
     # What ends it from outside ends it as Ctrl-C does: MLflow and the store are brought back first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     LOGS.mkdir(parents=True, exist_ok=True)
-    run_stages([stage for stage in demo.stages() if stage.name == "chart"])
+    try:
+        run_stages([stage for stage in demo.stages() if stage.name == "chart"])
+    except StageError as error:
+        raise SystemExit(f"\n{error}.") from None
     print(f"{minutes:g} minutes with seed {seed}; the operators' logs are kept in {LOGS / 'soak'}", flush=True)
     soak = Soak(minutes, seed)
     try:

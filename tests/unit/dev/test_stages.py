@@ -64,27 +64,28 @@ def test_each_stage_has_its_log_and_its_time(logs: Path) -> None:
     assert set(json.loads((logs / "timings.json").read_text())) == {"build"}
 
 
-def test_a_failed_command_is_told_in_a_sentence_that_names_the_log(logs: Path) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run_stages([Stage("build", "the build", lambda log: run(["false"], log))])
-    assert (
-        str(ended.value) == f"\nThe stage 'the build' failed: false ended with exit code 1.\nRead {logs / 'build.log'}"
-    )
-    assert "+ false" in (logs / "build.log").read_text()
+def test_a_failed_command_is_told_in_a_sentence_with_the_end_of_its_log_and_where_the_whole_is(logs: Path) -> None:
+    words = ["sh", "-c", "seq 100; exit 3"]
+    with pytest.raises(StageError) as ended:
+        run_stages([Stage("build", "the build", lambda log: run(words, log))])
+    said = str(ended.value)
+    assert said.startswith("The stage 'the build' failed: sh ended with exit code 3.\n\n  81\n  82\n")
+    assert said.endswith(f"\n  100\n\nThe whole is in {logs / 'build.log'}")
+    assert "+ sh -c seq 100; exit 3" in (logs / "build.log").read_text()
 
 
 def test_an_error_that_nobody_foresaw_is_in_the_log_with_its_traceback(logs: Path) -> None:
     def stumble(_: TextIO) -> None:
         raise KeyError("missing")
 
-    with pytest.raises(SystemExit, match="'build' failed"):
+    with pytest.raises(StageError, match="'build' failed"):
         run_stages([Stage("build", "build", stumble)])
     assert "Traceback" in (logs / "build.log").read_text()
 
 
 def test_a_failure_ends_what_still_runs() -> None:
     start = time.monotonic()
-    with pytest.raises(SystemExit, match="'bad' failed"):
+    with pytest.raises(StageError, match="'bad' failed"):
         run_stages(
             [
                 Stage("slow", "slow", lambda log: run(["sleep", "30"], log)),

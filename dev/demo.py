@@ -14,7 +14,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,12 +37,29 @@ def install_chart(log: TextIO) -> None:
     """Install Bloomery by its chart; for a cluster of the user's own, with the values file in ``VALUES``."""
     own = ["--values", str(ROOT / "dev" / "values.yaml")] if target().is_own else _user_values()
     command: list[str | Path] = [tool("helm"), "upgrade", "--install", "bloomery", ROOT / "charts" / "bloomery"]
-    where = [f"--namespace={RELEASE_NAMESPACE}", "--create-namespace", "--wait", "--timeout=5m"]
-    run([*command, *where, *own], log, env=target().environment)
+    where = [f"--namespace={RELEASE_NAMESPACE}", "--create-namespace", "--wait", "--timeout=10m"]
+    try:
+        run([*command, *where, *own], log, env=target().environment)
+    except StageError:
+        _show_what_waits(log)
+        raise
     if target().is_own:
         # The tag of a local image never changes: a Deployment would keep running what it was made of before.
         for name in ("operator", "mlflow", "storage"):
             _restart_if_image_is_newer(f"deployment/bloomery-{name}", log)
+
+
+def _show_what_waits(log: TextIO) -> None:
+    """Write what helm leaves out when it waited in vain: the pods, what they met, and what the nodes lack."""
+    kubectl, where = tool("kubectl"), f"--namespace={RELEASE_NAMESPACE}"
+    conditions = r"{range .items[*]}{.metadata.name}{range .status.conditions[*]} {.type}={.status}{end}{'\n'}{end}"
+    for words in (
+        ("get", "events", where, "--field-selector=type=Warning", "--sort-by=.lastTimestamp"),
+        ("get", "nodes", f"--output=jsonpath={conditions}"),
+        ("get", "pods", where, "--output=wide"),
+    ):
+        with suppress(StageError):
+            run([kubectl, *words], log, env=target().environment)
 
 
 def make_images(log: TextIO) -> None:

@@ -17,7 +17,7 @@ from dev.paths import LOGS, STATE
 
 TIMINGS = STATE / "timings.json"
 HEARTBEAT_SECONDS = 30.0
-LAST_LINES = 20
+LAST_LINES = 30
 """Of a failed stage's log, in its error."""
 
 _children: set[subprocess.Popen[str]] = set()

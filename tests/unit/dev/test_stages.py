@@ -69,7 +69,7 @@ def test_a_failed_command_is_told_in_a_sentence_with_the_end_of_its_log_and_wher
     with pytest.raises(StageError) as ended:
         run_stages([Stage("build", "the build", lambda log: run(words, log))])
     said = str(ended.value)
-    assert said.startswith("The stage 'the build' failed: sh ended with exit code 3.\n\n  81\n  82\n")
+    assert said.startswith("The stage 'the build' failed: sh ended with exit code 3.\n\n  71\n  72\n")
     assert said.endswith(f"\n  100\n\nThe whole is in {logs / 'build.log'}")
     assert "+ sh -c seq 100; exit 3" in (logs / "build.log").read_text()
 

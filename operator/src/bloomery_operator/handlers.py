@@ -13,6 +13,7 @@ from bloomery_operator.controller import Controller
 from bloomery_operator.resources.metadata import SELECTOR
 
 WATCH_CHUNK = 100
+IDLE_SECONDS = 0.5
 
 
 class _Backoffs:
@@ -38,6 +39,8 @@ def build_settings(controller: Controller) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.networking.error_backoffs = _Backoffs()
+    # kopf keeps for each object a task with its last news for so long: at a start, of all objects at once.
+    settings.queueing.idle_timeout = IDLE_SECONDS
     settings.persistence.diffbase_storage = _NoMemory()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 301

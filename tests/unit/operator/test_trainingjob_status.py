@@ -290,3 +290,16 @@ def test_a_job_that_has_started_needs_its_dataset_no_more() -> None:
 )
 def test_durations_are_written_as_kubernetes_users_know_them(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
+
+
+def test_a_pod_that_begins_changes_no_word_of_the_status_until_it_runs() -> None:
+    begun = derive_status(observe(job(spec_hash="x"), on=READY), NOW)
+    assert derive_status(observe(job(spec_hash="x"), pod("Pending"), on=READY), NOW) == begun
+
+
+def test_what_a_trainer_said_last_stands_until_its_job_is_over() -> None:
+    running = observe(job(spec_hash="x"), pod("Running"), on=READY, progress={"stage": "evaluating", "step": 40})
+    told = derive_status(running, NOW)
+    assert told.conditions[0].message == "The trainer is evaluating."
+    after = observe(job(spec_hash="x"), pod("Succeeded"), on=READY, status=told.to_json())
+    assert derive_status(after, NOW) == told

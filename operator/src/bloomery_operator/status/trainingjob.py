@@ -140,15 +140,14 @@ def _obstructed(observation: TrainingJobObservation) -> Verdict | None:
 
 def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     job = observation.job
-    if job is None or not job.pods:
-        return Verdict("Pending", "The training's pod is about to start.")
-    for pod in job.pods:
+    for pod in job.pods if job is not None else ():
         trouble = pod_trouble(pod) if pod.phase == "Pending" or pod.node_lost else None
         if trouble is not None:
             return trouble
-    first = job.current_pod
+    first = job.current_pod if job is not None else None
     if first is None or first.phase == "Pending":
-        return Verdict("Pending", f"Pod {first.name if first else job.name} is starting.")
+        # The same words with a pod and without: of many jobs at once, each word that changes is a write.
+        return Verdict("Pending", "The training's pod is about to start.")
     return None
 
 
@@ -263,9 +262,10 @@ def completion(result: TrainResult) -> Verdict:
 
 
 def _progress_sentence(observation: TrainingJobObservation) -> str:
-    told = read_model(TrainerProgress, observation.progress)
     if observation.training_job.spec.stop:
         return "The trainer was told to stop; it evaluates and keeps the best model so far."
+    # A pod that has just ended tells nothing any more: what it said last holds until the Job is over, too.
+    told = read_model(TrainerProgress, observation.progress) or observation.training_job.status.progress
     return f"The trainer is {(told and told.stage) or 'training'}."
 
 

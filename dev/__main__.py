@@ -75,6 +75,8 @@ def cluster() -> None:
         return
     with sole_command():
         node.claim_machine()
+        if (shortage := node.disk_shortage()) is not None:
+            print(shortage, flush=True)
         run_stages([*cluster_stages(), *map(_image_stage, images.OUR_IMAGES)])
 
 

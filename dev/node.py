@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TextIO
@@ -24,6 +25,9 @@ KERNEL_SETTINGS = ("ipv4/ip_forward", "ipv4/conf/all/route_localnet", "bridge/br
 KERNEL_SETTINGS_BEFORE = RUN / "kernel-settings.json"
 """What these settings were before the cluster needed them."""
 
+FIRST_GB, LATER_GB = 30, 8
+"""What a start from nothing writes, caches of Go and Python packages with it; and what tests do once that is there."""
+
 
 def claim_machine() -> None:
     """Make this checkout the owner of the machine's one cluster; what a dead cluster of another left is removed.
@@ -38,6 +42,14 @@ def claim_machine() -> None:
         _remove_remains(owner)
     RUN.mkdir(parents=True, exist_ok=True)
     OWNER.write_text(str(ROOT))
+
+
+def disk_shortage() -> str | None:
+    """Say that the disk may not hold the images; the node would refuse pods half an hour later, with no such word."""
+    free, needed = shutil.disk_usage(ROOT).free / 1e9, LATER_GB if (STATE / "images").exists() else FIRST_GB
+    if free >= needed:
+        return None
+    return f"Only {free:.0f} GB are free on the disk of {ROOT}, where {needed} GB are needed: pods may be refused."
 
 
 def _remove_remains(owner: Path) -> None:

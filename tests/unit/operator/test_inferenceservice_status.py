@@ -334,3 +334,12 @@ def test_a_variant_waits_for_its_job(status: Any, reason: str) -> None:
     verdict = model_of(job, "flowers")
     assert isinstance(verdict, Verdict)
     assert verdict.reason == reason
+
+
+def test_a_store_that_is_away_while_a_server_starts_is_named_and_is_no_failure_of_the_model() -> None:
+    away = SAID.replace("DigestMismatch", "StoreUnavailable")
+    pods = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=away),)}
+    status = derive_status(observe({"v1": 100}, {"v1": 0}, pods=pods))
+    assert (status.phase, status.conditions[0].reason) == ("Deploying", "StoreUnavailable")
+    broken = derive_status(observe({"v1": 100}, {"v1": 0}, pods=BROKEN))
+    assert (broken.phase, broken.conditions[0].reason) == ("Failed", "DigestMismatch")

@@ -95,6 +95,10 @@ def _first_pods(observation: InferenceServiceObservation, variant: Variant, scal
     return min(scaling.max, max([scaling.min, *(d.replicas for d in mine)]))
 
 
+_PASSING = frozenset({"StoreUnavailable"})
+"""What is not the model's failure: the store was away, and the server starts again until it is back."""
+
+
 def variant_trouble(observation: InferenceServiceObservation, variant: Variant) -> Verdict | None:
     """Say what a variant waits for, or None when it serves its model with all its pods."""
     model = observation.models[variant.name]
@@ -109,7 +113,8 @@ def variant_trouble(observation: InferenceServiceObservation, variant: Variant) 
     pods = observation.pods.get(deployment.name, ())
     spoken = next((v for pod in pods if not pod.ready and (v := pod.error or pod_trouble(pod))), None)
     if spoken is not None:
-        return Verdict(spoken.reason, f"Variant {variant.name!r}: {spoken.message}", failed=spoken.failed)
+        failed = spoken.failed and spoken.reason not in _PASSING
+        return Verdict(spoken.reason, f"Variant {variant.name!r}: {spoken.message}", failed=failed)
     return Verdict("Deploying", f"Variant {variant.name!r} has {deployment.ready} of {wanted} pods ready.")
 
 

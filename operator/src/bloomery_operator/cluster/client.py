@@ -182,9 +182,15 @@ class KubernetesCluster:
         try:
             await self._request("DELETE", kind.path(key.namespace, key.name), body=body)
         except ClusterError as error:
-            is_another = error.code == 409 and uid is not None
-            if error.code != 404 and not is_another:
+            if error.code == 409 and uid is not None and await self._is_another(kind, key, uid):
+                return
+            if error.code != 404:
                 raise
+
+    async def _is_another(self, kind: Kind, key: Key, uid: str) -> bool:
+        """Whether what has the name is not that object: a conflict may also be one of the API server's with itself."""
+        live = await self.get(kind, key)
+        return live is None or live["metadata"]["uid"] != uid
 
     async def _apply(self, manifest: Manifest, *, subresource: str | None) -> Manifest:
         metadata = manifest["metadata"]

@@ -317,9 +317,9 @@ class World:
 
     # The Deployment controller and the gateway's.
 
-    def set_ready(self, deployment: str, ready: int) -> None:
-        """Let a Deployment have so many ready pods."""
-        manifest = self.wait_for("deployments", deployment)
+    def set_ready(self, deployment: str, ready: int, *, seen: Manifest | None = None) -> None:
+        """Let a Deployment have so many ready pods: one that is waited for, or as it was ``seen`` and may be gone."""
+        manifest = seen or self.wait_for("deployments", deployment)
         replicas = manifest["spec"]["replicas"]
         status = {
             "observedGeneration": manifest["metadata"]["generation"],
@@ -331,9 +331,11 @@ class World:
         }
         self.patch("deployments", deployment, {"status": status}, subresource="status")
 
-    def accept_route(self, name: str, *, accepted: bool = True, message: str = "") -> None:
-        """Let the gateway's controller take the route in, or refuse it."""
-        route = self.wait_for("httproutes", name)
+    def accept_route(
+        self, name: str, *, accepted: bool = True, message: str = "", seen: Manifest | None = None
+    ) -> None:
+        """Let the gateway's controller take a route in, or refuse it: one that is waited for, or as it was ``seen``."""
+        route = seen or self.wait_for("httproutes", name)
         common = {"observedGeneration": route["metadata"]["generation"], "lastTransitionTime": _now()}
         conditions = [
             common

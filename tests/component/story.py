@@ -246,12 +246,13 @@ def play(world: World) -> None:
         seen = status.get("observedGeneration") == deployment["metadata"]["generation"]
         if not seen or status.get("readyReplicas", 0) != wanted:
             with suppress(Gone):
-                world.set_ready(deployment["metadata"]["name"], wanted)
+                world.set_ready(deployment["metadata"]["name"], wanted, seen=deployment)
     for route in world.list("httproutes"):
         parents = route.get("status", {}).get("parents", [])
         conditions = [c for parent in parents for c in parent["conditions"]]
         if not any(c["observedGeneration"] == route["metadata"]["generation"] for c in conditions):
-            world.accept_route(route["metadata"]["name"])
+            with suppress(Gone):
+                world.accept_route(route["metadata"]["name"], seen=route)
 
 
 def _prepared(world: World, job: str) -> Manifest:

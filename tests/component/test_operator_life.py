@@ -56,6 +56,22 @@ def test_what_happened_while_the_operator_was_down_is_seen_when_it_is_back(
         world.wait_for("jobs", "flowers-train")
 
 
+def test_a_preparation_whose_pod_went_before_anybody_read_its_result_runs_again(
+    own_operator: OperatorProcess, world: World
+) -> None:
+    world.create(dataset())
+    own_operator.start()
+    first = world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"]
+    own_operator.kill()
+    world.succeed("flowers-prepare", prepared())
+    for pod in world.names("pods"):
+        world.delete("pods", pod)
+    with running(own_operator):
+        world.wait_for("jobs", "flowers-prepare", lambda job: job["metadata"]["uid"] != first)
+        world.succeed("flowers-prepare", prepared())
+        world.wait_for_condition("datasets", "flowers", "Ready", "True")
+
+
 def test_a_job_that_ended_while_the_operator_was_down_does_not_run_again(
     own_operator: OperatorProcess, world: World
 ) -> None:

@@ -120,7 +120,7 @@ class Controller:
             return f"the watch of {kind.plural} is dead: it missed {kind.kind} {key} in two resyncs"
         return None
 
-    async def resync(self) -> None:
+    async def resync(self, *, is_first: bool = False) -> None:
         """List everything, replace the projection, queue all objects, and note what the watches missed."""
         missed: set[tuple[Kind, Key]] = set()
         outdated: list[str] = []
@@ -131,7 +131,8 @@ class Controller:
             if differing is None:
                 outdated.append(kind.plural)
             elif differing:
-                self._telemetry.missed.labels(kind.kind).inc(len(differing))
+                # Before the first list nothing is known, so that nothing can have been missed.
+                self._telemetry.missed.labels(kind.kind).inc(0 if is_first else len(differing))
                 logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(differing), time.monotonic() - before)
                 missed |= {(kind, key) for key in differing}
         # An event may just be under way; an object missed twice, with no event between, is not that.
@@ -148,7 +149,7 @@ class Controller:
             self._last_resync = time.monotonic()
 
     async def _first_resync(self) -> None:
-        await self.resync()
+        await self.resync(is_first=True)
         self._suspects.clear()
         logger.info("everything was listed once; starting to reconcile")
 

@@ -152,3 +152,16 @@ def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists
     lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
     assert controller.ailment() is None
+
+
+def test_what_is_there_at_the_start_was_not_missed_but_what_comes_unseen_later_was(
+    controller: Controller, lists: Lists
+) -> None:
+    async def start_and_list_again() -> None:
+        lists.objects = {JOBS: ({"metadata": metadata("a")},)}
+        await controller.resync(is_first=True)
+        lists.objects = {JOBS: ({"metadata": metadata("a")}, {"metadata": metadata("b")})}
+        await controller.resync()
+
+    asyncio.run(start_and_list_again())
+    assert b'bloomery_missed_changes_total{kind="Job"} 1.0' in controller._telemetry.exposition()

@@ -50,7 +50,7 @@ def observe(manifest: Manifest | None = None, *pods: Manifest, status: Any = Non
             "BackoffLimitExceeded",
         ),
         (observe(job(spec_hash=JOB, ended="Failed", reason="DeadlineExceeded")), "Failed", "DeadlineExceeded"),
-        (observe(job(spec_hash=JOB, ended="Complete")), "Failed", "ResultLost"),
+        (observe(job(spec_hash=JOB, ended="Complete")), "Pending", "Pending"),
         (
             observe(job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message='{"version": 1}')),
             "Failed",

@@ -52,6 +52,9 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
     # Where an earlier spec is back, what still runs is for one that nobody wants any more.
     if job is not None and is_anothers and not (is_prepared and job.is_finished):
         await tasks.discard(context, dataset, job, prepare.COMMAND)
+    elif job is not None and job.has_lost_its_pod and not job.deleting and not is_prepared:
+        # It runs again, and finds in the store what the first run made.
+        await tasks.discard(context, dataset, job, prepare.COMMAND)
     return None
 
 

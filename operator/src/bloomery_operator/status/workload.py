@@ -158,8 +158,16 @@ class JobView:
     @property
     def result(self) -> Mapping[str, Any]:
         """What the pod that succeeded left as its result."""
-        pod = next((pod for pod in reversed(self.pods) if pod.phase == "Succeeded" and pod.index == 0), None)
-        return pod.result if pod is not None else {}
+        return self._winner.result if self._winner is not None else {}
+
+    @property
+    def has_lost_its_pod(self) -> bool:
+        """Whether it succeeded, and the pod that could tell its result was removed."""
+        return self.succeeded and self._winner is None
+
+    @property
+    def _winner(self) -> PodView | None:
+        return next((pod for pod in reversed(self.pods) if pod.phase == "Succeeded" and pod.index == 0), None)
 
 
 @dataclass(frozen=True)

@@ -162,13 +162,21 @@ def test_killed_at_each_of_its_writes_it_ends_where_it_would_have(
     gatekeeper.faults = once(Fault(lost=True) if moment == "before" else Fault(unanswered=True))
     tried_operator.start()
     deadline, kills = time.monotonic() + SWEEP_SECONDS, 0
-    for title in tell(world):
-        assert time.monotonic() < deadline, title
-        if gatekeeper.struck.wait(0.1):
+
+    def kill_if_struck(*, within: float) -> bool:
+        struck = gatekeeper.struck.wait(within)
+        if struck:
             tried_operator.kill()
-            kills += 1
             gatekeeper.struck.clear()
             tried_operator.start()
+        return struck
+
+    for title in tell(world):
+        assert time.monotonic() < deadline, title
+        kills += kill_if_struck(within=0.1)
+    # What is written once the user has seen the last chapter's end counts, too.
+    while kill_if_struck(within=3):
+        kills += 1
     _assert_same_end(world, undisturbed)
     held = {call.kind for call in gatekeeper.held}
     assert held >= {"configmaps", "jobs", "secrets", "deployments", "services", "httproutes"}

@@ -19,8 +19,8 @@ def watched(samples: Iterable[Mapping[str, float]], *, pods: Iterable[str] = ())
     """Watch a pod that holds one thing after the other; ``pods`` are the names of those in its place."""
     kubectl, names = create_autospec(Kubectl, instance=True), iter(pods)
     gauge = Watched(kubectl, "the operator", lambda: next(names, "operator-a"))
+    kubectl.run.return_value.returncode = 0
     for sample in samples:
-        kubectl.run.return_value.returncode = 0
         kubectl.run.return_value.stdout = json.dumps(sample)
         gauge.read()
     return gauge

@@ -48,14 +48,18 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
     is_prepared = dataset.status.prepared_spec == task.hash
     if job is None and not is_prepared:
         return await _missing_source_secret(context, dataset) or await tasks.start(context, DATASETS, dataset, task)
-    is_anothers = job is not None and job.spec_hash != task.job_hash and not job.deleting
-    # Where an earlier spec is back, what still runs is for one that nobody wants any more.
-    if job is not None and is_anothers and not (is_prepared and job.is_finished):
-        await tasks.discard(context, dataset, job, prepare.COMMAND)
-    elif job is not None and job.has_lost_its_pod and not job.deleting and not is_prepared:
-        # It runs again, and finds in the store what the first run made.
+    if job is not None and not job.deleting and _is_in_the_way(job, task, is_prepared=is_prepared):
         await tasks.discard(context, dataset, job, prepare.COMMAND)
     return None
+
+
+def _is_in_the_way(job: JobView, task: TrainerTask, *, is_prepared: bool) -> bool:
+    is_anothers = job.spec_hash != task.job_hash
+    if is_prepared:
+        # An earlier spec is back: what still runs is for one that nobody wants any more.
+        return is_anothers and not job.is_finished
+    # Where nobody can say what it made, it runs again, and finds that in the store.
+    return is_anothers or job.has_lost_its_pod
 
 
 async def _missing_source_secret(context: Context, dataset: Dataset) -> Verdict | None:

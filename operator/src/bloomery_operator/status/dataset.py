@@ -45,11 +45,6 @@ class DatasetObservation:
         return self.job is not None and self.job.succeeded and self.job.spec_hash == self.wanted_job
 
     @property
-    def is_result_gone(self) -> bool:
-        """Whether the Job for this spec ended well, and nobody can say any more what it made."""
-        return not self.is_prepared and self.finished_now and self.job is not None and self.job.has_lost_its_pod
-
-    @property
     def result(self) -> PrepareResult | None:
         """What the preparation says that it made; None where that can not be read."""
         return read_model(PrepareResult, self.job.result) if self.job else None
@@ -66,13 +61,6 @@ def _replacing(observation: DatasetObservation) -> Verdict | None:
     return Verdict("Pending", "The preparation is about to start.")
 
 
-def _repeated(observation: DatasetObservation) -> Verdict | None:
-    if not observation.is_result_gone:
-        return None
-    message = "The preparation's pod was removed before its result was read; it runs again and finds its work done."
-    return Verdict("Pending", message)
-
-
 def _failed(observation: DatasetObservation) -> Verdict | None:
     if observation.is_prepared or observation.job is None:
         return None
@@ -80,14 +68,18 @@ def _failed(observation: DatasetObservation) -> Verdict | None:
 
 
 def _result_lost(observation: DatasetObservation) -> Verdict | None:
-    if observation.finished_now and not observation.is_prepared and observation.result is None:
-        return Verdict(
-            "ResultLost",
-            "The preparation ended, but its result can not be read; "
-            "set the annotation bloomery.dev/refresh to prepare again (what is in the store is reused).",
-            failed=True,
-        )
-    return None
+    job = observation.job
+    if job is None or not observation.finished_now or observation.is_prepared or observation.result is not None:
+        return None
+    if job.has_lost_its_pod:
+        message = "The preparation's pod was removed before its result was read; it runs again and finds its work done."
+        return Verdict("Pending", message)
+    return Verdict(
+        "ResultLost",
+        "The preparation ended, but its result can not be read; "
+        "set the annotation bloomery.dev/refresh to prepare again (what is in the store is reused).",
+        failed=True,
+    )
 
 
 def _not_started(observation: DatasetObservation) -> Verdict | None:
@@ -111,7 +103,7 @@ def _preparing(observation: DatasetObservation) -> Verdict | None:
     return Verdict("Preparing", f"{progress.images} of {progress.total} images are prepared.")
 
 
-CHECKS = (_obstructed, _replacing, _repeated, _failed, _result_lost, _not_started, _preparing)
+CHECKS = (_obstructed, _replacing, _failed, _result_lost, _not_started, _preparing)
 
 
 def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStatus:

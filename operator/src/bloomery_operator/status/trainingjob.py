@@ -140,15 +140,16 @@ def _obstructed(observation: TrainingJobObservation) -> Verdict | None:
 
 def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     job = observation.job
-    for pod in job.pods if job is not None else ():
+    # The same words with a pod and without: of many jobs at once, each word that changes is a write.
+    pending = Verdict("Pending", "The training's pod is about to start.")
+    if job is None:
+        return pending
+    for pod in job.pods:
         trouble = pod_trouble(pod) if pod.phase == "Pending" or pod.node_lost else None
         if trouble is not None:
             return trouble
-    first = job.current_pod if job is not None else None
-    if first is None or first.phase == "Pending":
-        # The same words with a pod and without: of many jobs at once, each word that changes is a write.
-        return Verdict("Pending", "The training's pod is about to start.")
-    return None
+    first = job.current_pod
+    return pending if first is None or first.phase == "Pending" else None
 
 
 CHECKS = (*WAITING_CHECKS, _obstructed, _not_started)

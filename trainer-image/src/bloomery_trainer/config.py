@@ -19,7 +19,7 @@ SourceUri = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.*)?|file:///.*|https:/
 Share = Annotated[float, Field(ge=0, lt=1)]
 Format = Literal["jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp"]
 Layout = Literal["Auto", "SplitFolders", "Folders", "ImageText"]
-Metric = Literal["top1", "top5", "precision", "recall", "f1"]
+Metric = Literal["top1", "top5", "precision", "recall", "f1", "balanced"]
 PresetName = Literal[
     "general",
     "high-precision",
@@ -30,6 +30,7 @@ PresetName = Literal[
     "resnet34",
     "resnet50",
     "resnet101",
+    "mobilenet-v2",
     "mobilenet-v3-small",
     "mobilenet-v3-large",
     "efficientnet-b0",
@@ -130,9 +131,10 @@ class DatasetVersion(_Model):
 
 
 class InitialModel(_Model):
-    """What training starts from: a model folder or a checkpoint of ours, or published weights.
+    """What training starts from: a model folder, a weights file, or published weights.
 
-    `origin` says in words where it comes from; `digest` (`sha256:…`), where given, is checked.
+    `weights` is torchvision's name of published weights, or "None" to train from scratch. `origin` says in words
+    where the model comes from; `digest` (`sha256:…`), where given, is checked.
     """
 
     uri: Uri | None = None
@@ -147,24 +149,35 @@ class InitialModel(_Model):
         return self
 
 
+class PublishedWeights(_Model):
+    """Where torchvision's weight files are looked for: the folder `uri` first, then, if allowed, torchvision's server.
+
+    A file in the folder has torchvision's file name, or lies under the preset's name.
+    """
+
+    uri: Uri | None = None
+    download: bool = True
+
+
 class Hyperparameters(_Model):
-    """What is absent takes the preset's default."""
+    """The recipe; an absent value is chosen by the preset, the start and the number of images."""
 
     epochs: Annotated[int | None, Field(ge=1)] = None
     max_steps: Annotated[int | None, Field(ge=1)] = None
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int | None, Field(ge=1)] = None
     learning_rate: Annotated[float | None, Field(gt=0)] = None
     learning_rate_schedule: str | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
     weight_decay: Annotated[float | None, Field(ge=0)] = None
     warmup_epochs: Annotated[float | None, Field(ge=0)] = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Annotated[float | None, Field(ge=0, lt=1)] = None
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
     horizontal_flip: bool = True
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float | None, Field(ge=0, lt=1)] = None
+    balance: Literal["None", "Loss", "Sampling"] = "None"
     trainable: Literal["All", "Head"] = "All"
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -225,11 +238,17 @@ class Checkpoint(_Model):
 
 
 class Promotion(_Model):
-    """When the registry's alias moves to the new version: `at_least` is a value of the job's metric."""
+    """When the registry's alias moves to the new version: `at_least` is a value of the job's metric.
+
+    With `better_than_current`, the metric must exceed the current model's by more than `least_gain`, and with
+    `confidence` a one-sided paired test must agree at that level.
+    """
 
     alias: str
     at_least: Annotated[float | None, Field(ge=0, le=1)] = None
     better_than_current: bool = False
+    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    confidence: Annotated[float | None, Field(ge=0.5, lt=1)] = None
 
 
 class Mlflow(_Model):
@@ -257,6 +276,9 @@ class TrainOutput(_Model):
 class TrainConfig(_Model):
     """Train a classifier on prepared datasets, evaluate it, write it out and register it.
 
+    Without `initial_model`, training starts from published weights where they can be had, and else from scratch.
+    `scratch_bytes` is what the local scratch folder may hold, where less than the file system it is on.
+
     With several `nodes`, each node runs this with its number in $JOB_COMPLETION_INDEX; they meet at `rendezvous`
     (host:port of node 0).
     """
@@ -270,12 +292,14 @@ class TrainConfig(_Model):
     datasets: Annotated[tuple[DatasetVersion, ...], Field(min_length=1)]
     preset: PresetName
     initial_model: InitialModel | None = None
+    published_weights: PublishedWeights = PublishedWeights()
     evaluate_only: bool = False
     hyperparameters: Hyperparameters = Hyperparameters()
     metric: Metric = "top1"
     early_stopping: EarlyStopping | None = None
     checkpoint: Checkpoint = Checkpoint()
     max_training_seconds: Annotated[float | None, Field(gt=0)] = None
+    scratch_bytes: Annotated[int | None, Field(ge=1)] = None
     nodes: Annotated[int, Field(ge=1)] = 1
     rendezvous: str | None = None
     mlflow: Mlflow
@@ -283,9 +307,10 @@ class TrainConfig(_Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.initial_model is None and self.hyperparameters.trainable == "Head":
-            raise ValueError("hyperparameters.trainable Head needs an initialModel: an untrained body is of no use")
-        if self.initial_model is None and self.evaluate_only:
+        start = self.initial_model
+        if start is not None and start.weights == "None" and self.hyperparameters.trainable == "Head":
+            raise ValueError("hyperparameters.trainable Head needs trained weights to start from, and initialModel.weights is None")
+        if self.evaluate_only and (start is None or start.weights == "None"):
             raise ValueError("evaluateOnly needs an initialModel: there is nothing to evaluate")
         if self.evaluate_only and self.output.quantization != "None":
             raise ValueError("output.quantization and evaluateOnly exclude each other: no model is made")

@@ -130,6 +130,18 @@ def _mobile(architecture: str) -> Preset:
     )
 
 
+def _mobile_v2() -> Preset:
+    """MobileNet V2 (arXiv:1801.04381)."""
+    return Preset(
+        architecture="mobilenet_v2",
+        epochs=40,
+        warmup_epochs=2,
+        optimizer="sgd",
+        optimizers={"sgd": OptimizerDefaults(0.1, 0.9, 4e-5), "adamw": OptimizerDefaults(2e-3, 0.9, 0.02)},
+        augmentation="TrivialAugment",
+    )
+
+
 def _efficient(architecture: str, *, image_size: int = 224) -> Preset:
     """EfficientNets (arXiv:1905.11946, arXiv:2104.00298)."""
     return Preset(
@@ -167,6 +179,7 @@ _TABLE: dict[str, Preset] = {
     "resnet34": _residual("resnet34"),
     "resnet50": _residual("resnet50"),
     "resnet101": _residual("resnet101"),
+    "mobilenet-v2": _mobile_v2(),
     "mobilenet-v3-small": _mobile("mobilenet_v3_small"),
     "mobilenet-v3-large": _mobile("mobilenet_v3_large"),
     "efficientnet-b0": _efficient("efficientnet_b0"),

@@ -18,6 +18,7 @@ from bloomery_trainer.train.presets import REFERENCE_BATCH, Augmentation, Optimi
 Stages = tuple[tuple[int, float], ...]
 
 _LARGE = 128
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Recipe:
     horizontal_flip: bool
     mixup: float
     ema: float
+    balance: Literal["None", "Loss", "Sampling"]
     trainable: Literal["All", "Head"]
     seed: int
 
@@ -67,7 +69,8 @@ def resolve(given: Hyperparameters, preset: Preset, *, pretrained: bool = False)
     """
     optimizer = given.optimizer or preset.optimizer
     defaults = preset.optimizers[optimizer]
-    ratio = given.batch_size / REFERENCE_BATCH
+    batch_size = given.batch_size or _BATCH_SIZE
+    ratio = batch_size / REFERENCE_BATCH
     # Gradients average over the batch: SGD's step may grow with its size, Adam's only with the root of it.
     scaled = defaults.learning_rate * (ratio if optimizer == "sgd" else math.sqrt(ratio))
     if pretrained and given.trainable == "All":
@@ -83,20 +86,21 @@ def resolve(given: Hyperparameters, preset: Preset, *, pretrained: bool = False)
     return Recipe(
         epochs=None if given.max_steps is not None else epochs,
         max_steps=given.max_steps,
-        batch_size=given.batch_size,
+        batch_size=batch_size,
         learning_rate=max(rate for _, rate in stages) if stages else _or(given.learning_rate, scaled),
         stages=stages,
         optimizer=optimizer,
         momentum=_or(given.momentum, defaults.momentum),
         weight_decay=_or(given.weight_decay, defaults.weight_decay),
         warmup_epochs=0 if stages else _or(given.warmup_epochs, preset.warmup_epochs),
-        label_smoothing=given.label_smoothing,
+        label_smoothing=_or(given.label_smoothing, 0.1),
         image_size=image_size,
         training_size=_training_size(image_size, augmentation, preset),
         augmentation=augmentation,
         horizontal_flip=given.horizontal_flip,
         mixup=given.mixup,
-        ema=given.ema,
+        ema=_or(given.ema, 0.0),
+        balance=given.balance,
         trainable=given.trainable,
         seed=given.seed,
     )

@@ -261,6 +261,8 @@ def augmentation(recipe: Recipe) -> v2.Transform | None:
     size = recipe.training_size
     if recipe.augmentation == "Light":
         steps.append(v2.RandomResizedCrop(size, scale=(0.7, 1.0), ratio=(0.9, 1.1), antialias=True))
+    if recipe.augmentation == "Crops":
+        steps.append(v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True))
     if recipe.augmentation == "TrivialAugment":
         steps.append(v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True))
         steps.append(v2.TrivialAugmentWide())

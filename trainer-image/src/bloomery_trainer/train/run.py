@@ -272,7 +272,9 @@ def _keep_result(
         "reason": fitted.reason,
         "mlflow": record.run_document(),
         "model": dict(model),
-        "metrics": {name: round(value, 6) for name, value in metrics.items()},
+        "metrics": _rounded(metrics),
+        "lastEpoch": _rounded(fitted.last_epoch) if fitted.last_epoch else None,
+        "stillImproving": fitted.still_improving,
         "starts": fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
@@ -283,6 +285,10 @@ def _keep_result(
     job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
     record.log_file(job.scratch / LOG)
     return result
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items()}
 
 
 def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ValidationError
 
-from bloomery_operator.api.common import ApiModel
+from bloomery_operator.api.common import ApiModel, at_most
 from bloomery_operator.api.dataset import ClassCount
 from bloomery_operator.api.trainingjob import Model, SavedState
 
 Told = TypeVar("Told", bound=ApiModel)
+Recipe = Mapping[str, str | int | float | bool | None]
+"""Hyperparameters by name, as they were trained with."""
 
 EVALUATED = "Evaluated"
 """The reason of a run that trained nothing, and so has nothing to register."""
@@ -57,6 +59,17 @@ class Promoted(ApiModel):
     message: str = ""
 
 
+class StartedFrom(ApiModel):
+    """What a training started from, as the trainer found it: ``kind`` is Scratch where it had no weights.
+
+    ``warning`` is a sentence where that is less than was hoped for.
+    """
+
+    kind: str = ""
+    origin: Annotated[str, at_most(512)] = ""
+    warning: str = ""
+
+
 class TrainerProgress(ApiModel):
     """How far a running training is, as it says itself."""
 
@@ -71,6 +84,8 @@ class TrainerProgress(ApiModel):
     mlflow: RunReference | None = None
     starts: int | None = None
     last_checkpoint: SavedState | None = None
+    initial_model: StartedFrom | None = None
+    recipe: Recipe = {}
 
 
 class TrainResult(ApiModel):
@@ -84,6 +99,8 @@ class TrainResult(ApiModel):
     progress: TrainerProgress | None = None
     last_checkpoint: SavedState | None = None
     promoted: Promoted | None = None
+    initial_model: StartedFrom | None = None
+    recipe: Recipe = {}
     notes: tuple[str, ...] = ()
 
     @property

@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "a head to train on nothing": (
         training_job(initialModel={"weights": "None"}, hyperparameters={"trainable": "Head"}),
-        "spec.hyperparameters.trainable Head needs trained weights to start from, and spec.initialModel.weights is None",
+        "spec.hyperparameters.trainable Head needs trained weights to start from",
     ),
     "an unknown balance": (
         hyperparameters(balance="Loud"),

@@ -17,8 +17,8 @@ from bloomery_operator.api.dataset import ClassCount
 from bloomery_operator.api.trainingjob import Model, SavedState
 
 Told = TypeVar("Told", bound=ApiModel)
-Recipe = Mapping[str, str | int | float | bool | None]
-"""Hyperparameters by name, as they were trained with."""
+RecipeValue = str | int | float | bool | None
+"""A hyperparameter that was trained with."""
 
 EVALUATED = "Evaluated"
 """The reason of a run that trained nothing, and so has nothing to register."""
@@ -60,14 +60,13 @@ class Promoted(ApiModel):
 
 
 class StartedFrom(ApiModel):
-    """What a training started from, as the trainer found it: ``kind`` is Scratch where it had no weights.
+    """What a training started from, in the trainer's words.
 
-    ``warning`` is a sentence where that is less than was hoped for.
+    ``warning`` is a sentence where it had to start from scratch although nobody asked for that.
     """
 
-    kind: str = ""
-    origin: Annotated[str, at_most(512)] = ""
-    warning: str = ""
+    origin: Annotated[str | None, at_most(512)] = None
+    warning: str | None = None
 
 
 class TrainerProgress(ApiModel):
@@ -85,7 +84,7 @@ class TrainerProgress(ApiModel):
     starts: int | None = None
     last_checkpoint: SavedState | None = None
     initial_model: StartedFrom | None = None
-    recipe: Recipe = {}
+    recipe: Mapping[str, RecipeValue] = {}
 
 
 class TrainResult(ApiModel):
@@ -100,7 +99,7 @@ class TrainResult(ApiModel):
     last_checkpoint: SavedState | None = None
     promoted: Promoted | None = None
     initial_model: StartedFrom | None = None
-    recipe: Recipe = {}
+    recipe: Mapping[str, RecipeValue] = {}
     notes: tuple[str, ...] = ()
 
     @property

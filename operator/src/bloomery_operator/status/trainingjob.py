@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -318,10 +319,12 @@ def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> 
 
 def _start_and_recipe(told: TrainerProgress | TrainResult, status: TrainingJobStatus) -> dict[str, Any]:
     """Return what the trainer started from, where the job did not say it, and the recipe that it chose."""
-    start = told.initial_model.origin if told.initial_model else ""
-    shown = {name: str(value)[:_RECIPE_VALUE_CHARACTERS] for name, value in told.recipe.items() if value is not None}
+    start = told.initial_model.origin if told.initial_model else None
+    chosen = {name: value for name, value in told.recipe.items() if value is not None}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    shown = {name: text[:_RECIPE_VALUE_CHARACTERS] for name, text in texts.items()}
     recipe = dict(list(shown.items())[:_RECIPE_ENTRIES])
-    return {"initial_model": status.initial_model or start or None, "recipe": recipe or status.recipe}
+    return {"initial_model": status.initial_model or start, "recipe": recipe or status.recipe}
 
 
 def _preemptions(starts: int | None, status: TrainingJobStatus) -> int | None:

@@ -129,7 +129,7 @@ def _receive(source: BinaryIO, target: Path, upload: Upload) -> int:
             digest.update(chunk)
             size += file.write(chunk)
     if digest.hexdigest() != upload.sha256:
-        raise Unavailable("Interrupted", f"{upload.name} did not arrive whole ({size} bytes came): push it again")
+        raise Unavailable("StoreFailed", f"{upload.name} did not arrive whole ({size} bytes came): push it again")
     if size == 0:
         raise BadData("InvalidCheckpoint", f"{upload.name} is empty")
     return size

@@ -158,7 +158,7 @@ def test_no_request_is_lost_whatever_is_done_to_a_service(
             }
         }
         kubectl("patch", "isvc", "busy", "--type=merge", f"--patch={json.dumps(patch)}")
-        eventually("the new model has it all", lambda: models_of(kubectl, "busy") == {models["second"]}, seconds=150)
+        eventually("the new model has it all", lambda: models_of(kubectl, "busy") == {models["second"]}, seconds=300)
     kubectl("scale", "isvc/busy", "--replicas=1")
     eventually("20,000 requests", lambda: "\n20000 asked" in load.log(), seconds=300, interval=3)
     outcome = load.stop()

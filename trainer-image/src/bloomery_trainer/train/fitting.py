@@ -12,7 +12,7 @@ from torch import nn
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train import checkpoint, initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved
-from bloomery_trainer.train.data import training_batches
+from bloomery_trainer.train.data import training_batches, unreadable_note
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job
@@ -62,11 +62,12 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     best = loop.fit(state, plan)
     job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
+    note = unreadable_note((*plan.batches.unreadable_keys(job.world), *dataset.unreadable_keys))
     return Fitted(
         model=model,
         reason=state.ending or "Trained",
         best_epoch=best.epoch,
-        notes=notes,
+        notes=(*notes, note) if note else notes,
         starts=starts,
         saved=saved[0] if saved else None,
     )
@@ -99,7 +100,9 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
 def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
     """What the loop is run with; `on_saved` hears of each checkpoint."""
     config, recipe = job.config, job.recipe
-    batches = training_batches(dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world)
+    batches = training_batches(
+        dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world, budget=job.memory
+    )
     validation = job.evaluation_loader(dataset, "validation")
     return loop.Plan(
         recipe=recipe,

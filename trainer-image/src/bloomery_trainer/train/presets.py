@@ -15,7 +15,7 @@ from torch import nn
 from bloomery_trainer.config import PresetName
 
 OptimizerName = Literal["sgd", "adamw"]
-Augmentation = Literal["TrivialAugment", "Light", "None"]
+Augmentation = Literal["TrivialAugment", "Light", "Crops", "None"]
 
 REFERENCE_BATCH = 256
 """The batch size that the table's learning rates hold for."""

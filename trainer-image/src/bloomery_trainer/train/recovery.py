@@ -12,9 +12,11 @@ from typing import Any
 
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
+from bloomery_trainer.images import Preprocess
 from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
 from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require_stored
 from bloomery_trainer.storage import Folder, S3Access, open_folder
+from bloomery_trainer.train.data import leave_out_unreadable
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.events import fetch_events, read_events
 from bloomery_trainer.train.output import LOG, RESULT
@@ -22,6 +24,7 @@ from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
 from bloomery_trainer.train.report import EVALUATION, PAGE, PREDICTIONS
+from bloomery_trainer.train.world import World
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +112,8 @@ def _registered(record: MlflowRecord, model: TrainedModel) -> str:
 
 def _held_out(config: TrainConfig, scratch: Path) -> LocalDataset:
     access = S3Access.from_environment(os.environ)
-    return fetch(config.datasets, lambda uri: open_folder(uri, access), scratch, splits=("validation", "test"))
+    dataset = fetch(config.datasets, lambda uri: open_folder(uri, access), scratch, splits=("validation", "test"))
+    return leave_out_unreadable(dataset, Preprocess.for_size(PRESETS[config.preset].image_size), world=World())
 
 
 def _completed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -17,6 +17,8 @@ from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job
 from bloomery_trainer.train.observer import RunObserver
+from bloomery_trainer.train.recipe import notes as recipe_notes
+from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import Record
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,18 @@ class Fitted:
     saved: Saved | None
 
 
+def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
+    """The job with its recipe, which depends on the number of images and on the start."""
+    recipe = resolve(
+        job.config.hyperparameters,
+        job.preset,
+        images=len(dataset.splits["validation" if job.config.evaluate_only else "train"]),
+        start="scratch" if start is None else "pretrained",
+        processes=job.world.size,
+    )
+    return replace(job, resolved_recipe=recipe)
+
+
 def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
     """Trains, from the newest checkpoint if there is one; raises Terminated on SIGTERM, after a checkpoint."""
     saved: list[Saved] = []
@@ -44,6 +58,8 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
 
     model, notes = build_model(job, dataset, start)
     plan = make_plan(job, dataset, record, on_saved)
+    images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
+    notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
     state = loop.start(model, plan)
     earlier = plan.checkpoints.newest()
     if earlier is not None:
@@ -120,6 +136,7 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         auxiliary=job.preset.auxiliary,
         patience=config.early_stopping.patience if config.early_stopping else None,
         max_seconds=config.max_training_seconds,
+        head=job.preset.head(image_size=recipe.training_size),
         identity={
             "uid": config.uid,
             "classes": list(dataset.classes),

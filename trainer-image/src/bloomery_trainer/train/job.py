@@ -29,7 +29,7 @@ from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.evaluate import Batch, Evaluation, answers
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.presets import PRESETS, Preset
-from bloomery_trainer.train.recipe import Recipe, resolve
+from bloomery_trainer.train.recipe import Recipe, image_size
 from bloomery_trainer.train.world import World
 
 _EVALUATION_BATCH = 64
@@ -54,10 +54,18 @@ class Job:
     scratch: Path
     device: torch.device
     preset: Preset
-    recipe: Recipe
     preprocess: Preprocess
     memory: MemoryBudget
     """For decoded images, training's and evaluation's together."""
+    resolved_recipe: Recipe | None = None
+    """Set once the images and the start are known: what is not asked for depends on them."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """All hyperparameters; raises ValueError before they are resolved."""
+        if self.resolved_recipe is None:
+            raise ValueError("the recipe is resolved once the dataset and the start are known")
+        return self.resolved_recipe
 
     def open(self, uri: str) -> Folder:
         """A folder of the store."""
@@ -115,9 +123,8 @@ class Job:
 def describe(
     config: TrainConfig, progress: Progress, shutdown: Shutdown, world: World, access: S3Access, scratch: Path
 ) -> Job:
-    """Works out what follows from the configuration; raises BadConfig where it does not fit together."""
+    """Work out all but the recipe from the configuration; raises BadConfig where it does not fit together."""
     preset = PRESETS[config.preset]
-    recipe = resolve(config.hyperparameters, preset, pretrained=config.initial_model is not None)
     return Job(
         config=config,
         progress=progress,
@@ -126,10 +133,9 @@ def describe(
         access=access,
         output=open_folder(config.output.uri, access, create=True),
         scratch=scratch,
-        device=_device(world, recipe.seed),
+        device=_device(world, config.hyperparameters.seed),
         preset=preset,
-        recipe=recipe,
-        preprocess=Preprocess.for_size(recipe.image_size),
+        preprocess=Preprocess.for_size(image_size(config.hyperparameters, preset)),
         memory=default_budget(world),
     )
 

@@ -300,14 +300,17 @@ def open_record(
 
 def mlflow_record(
     config: TrainConfig,
-    recipe: Recipe,
+    recipe: Recipe | None,
     environment: Mapping[str, str],
     *,
     events: Path | None,
     live: bool,
     began: float | None = None,
 ) -> MlflowRecord:
-    """The run's record at $MLFLOW_TRACKING_URI; `live` while it trains, `began` where that is over."""
+    """The run's record at $MLFLOW_TRACKING_URI; `live` while it trains, `began` where that is over.
+
+    Without a recipe, only the explicit hyperparameters are recorded.
+    """
     # Imported here: it takes seconds, and without a server nobody needs it.
     from bloomery_trainer.train import tracking
 

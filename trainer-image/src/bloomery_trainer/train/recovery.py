@@ -20,8 +20,7 @@ from bloomery_trainer.train.data import leave_out_unreadable
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.events import fetch_events, read_events
 from bloomery_trainer.train.output import LOG, RESULT
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.train.recipe import Recipe
 from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
 from bloomery_trainer.train.report import EVALUATION, PAGE, PREDICTIONS
 from bloomery_trainer.train.world import World
@@ -43,7 +42,7 @@ def register_later(
         return result
     model = _fetched(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
-    record = _record(config, environment, scratch, began=scalars[0].time if scalars else None)
+    record = _record(config, environment, scratch, output, began=scalars[0].time if scalars else None)
     for scalar in scalars:
         record.replay(scalar)
     version = _registered(record, model)
@@ -93,8 +92,12 @@ def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
         log.warning("there is no %s in %s", name, output.uri)
 
 
-def _record(config: TrainConfig, environment: Mapping[str, str], scratch: Path, *, began: float | None) -> MlflowRecord:
-    recipe = resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.initial_model is not None)
+def _record(
+    config: TrainConfig, environment: Mapping[str, str], scratch: Path, output: Folder, *, began: float | None
+) -> MlflowRecord:
+    # Models of earlier versions do not say how they were trained.
+    document = require_stored(output, "model/").metadata.get("recipe")
+    recipe = Recipe.of_document(document) if document else None
     return mlflow_record(config, recipe, environment, events=scratch / "tensorboard", live=False, began=began)
 
 

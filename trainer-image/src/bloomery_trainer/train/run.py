@@ -90,6 +90,7 @@ def _run(job: Job) -> dict[str, Any]:
         require_preset(start, job.config.preset)
     splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
     dataset = job.dataset(splits)
+    job = fitting.with_recipe(job, dataset, start)
     record = _record(job)
     try:
         if job.config.evaluate_only:
@@ -292,6 +293,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
     return {
         "preset": config.preset,
         "imageSize": job.recipe.image_size,
+        "recipe": job.recipe.document(),
         "metrics": dict(model.metrics),
         "quantization": model.quantization,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},

@@ -47,10 +47,9 @@ class Job:
         """A folder of the store."""
         return open_folder(uri, self.access)
 
-    def started_from(self) -> Initial | None:
-        """The weights to start from, if there are any; raises BadConfig where they can not be used."""
-        wanted = self.config.initial_model
-        return initial.load(wanted, self.config.preset, self.open, self.scratch) if wanted is not None else None
+    def started_from(self) -> Initial:
+        """What training starts from; raises BadConfig where it cannot be used."""
+        return initial.load(self.config, self.open, self.scratch, output=self.output, is_leader=self.world.is_leader)
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
         """The images; of several processes on a node, the first fetches them for all."""
@@ -93,7 +92,7 @@ def describe(
 ) -> Job:
     """Works out what follows from the configuration; raises BadConfig where it does not fit together."""
     preset = PRESETS[config.preset]
-    recipe = resolve(config.hyperparameters, preset, pretrained=config.initial_model is not None)
+    recipe = resolve(config.hyperparameters, preset, pretrained=config.names_trained_weights)
     return Job(
         config=config,
         progress=progress,

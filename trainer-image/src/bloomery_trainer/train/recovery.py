@@ -40,7 +40,8 @@ def register_later(
         return result
     model = _fetched(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
-    record = _record(config, environment, scratch, began=scalars[0].time if scalars else None)
+    origin = (result.get("initialModel") or {}).get("origin")
+    record = _record(config, environment, scratch, began=scalars[0].time if scalars else None, origin=origin)
     for scalar in scalars:
         record.replay(scalar)
     version = _registered(record, model)
@@ -90,9 +91,13 @@ def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
         log.warning("there is no %s in %s", name, output.uri)
 
 
-def _record(config: TrainConfig, environment: Mapping[str, str], scratch: Path, *, began: float | None) -> MlflowRecord:
-    recipe = resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.initial_model is not None)
-    return mlflow_record(config, recipe, environment, events=scratch / "tensorboard", live=False, began=began)
+def _record(
+    config: TrainConfig, environment: Mapping[str, str], scratch: Path, *, began: float | None, origin: str | None
+) -> MlflowRecord:
+    recipe = resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.names_trained_weights)
+    return mlflow_record(
+        config, recipe, environment, events=scratch / "tensorboard", live=False, began=began, origin=origin
+    )
 
 
 def _registered(record: MlflowRecord, model: TrainedModel) -> str:

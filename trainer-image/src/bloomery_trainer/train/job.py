@@ -71,10 +71,9 @@ class Job:
         """A folder of the store."""
         return open_folder(uri, self.access)
 
-    def started_from(self) -> Initial | None:
-        """The weights to start from, if there are any; raises BadConfig where they can not be used."""
-        wanted = self.config.initial_model
-        return initial.load(wanted, self.config.preset, self.open, self.scratch) if wanted is not None else None
+    def started_from(self) -> Initial:
+        """What training starts from; raises BadConfig where it cannot be used."""
+        return initial.load(self.config, self.open, self.scratch, output=self.output, is_leader=self.world.is_leader)
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
         """The images; of several processes on a node, the first fetches them for all.
@@ -85,7 +84,7 @@ class Job:
         fetch_images = partial(fetch, self.config.datasets, self.open, self.scratch, splits=splits)
         fetched = None
         if first:
-            reserved_bytes = _model_bytes(self.preset, self.recipe.image_size) * _MODEL_COPIES + _LOG_BYTES
+            reserved_bytes = _model_bytes(self.preset, self.preprocess.crop) * _MODEL_COPIES + _LOG_BYTES
             fetched = fetch_images(scratch_bytes=self.config.scratch_bytes, reserved_bytes=reserved_bytes)
         self.world.gather(None)
         return leave_out_unreadable(fetched or fetch_images(download=False), self.preprocess, world=self.world)

@@ -20,6 +20,7 @@ from bloomery_trainer.train.data import leave_out_unreadable
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.events import fetch_events, read_events
 from bloomery_trainer.train.output import LOG, RESULT
+from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import Recipe
 from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
 from bloomery_trainer.train.report import EVALUATION, PAGE, PREDICTIONS
@@ -42,7 +43,9 @@ def register_later(
         return result
     model = _fetched(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
-    record = _record(config, environment, scratch, output, began=scalars[0].time if scalars else None)
+    origin = (result.get("initialModel") or {}).get("origin")
+    began = scalars[0].time if scalars else None
+    record = _record(config, environment, scratch, output, began=began, origin=origin)
     for scalar in scalars:
         record.replay(scalar)
     version = _registered(record, model)
@@ -93,12 +96,20 @@ def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
 
 
 def _record(
-    config: TrainConfig, environment: Mapping[str, str], scratch: Path, output: Folder, *, began: float | None
+    config: TrainConfig,
+    environment: Mapping[str, str],
+    scratch: Path,
+    output: Folder,
+    *,
+    began: float | None,
+    origin: str | None,
 ) -> MlflowRecord:
     # Models of earlier versions do not say how they were trained.
     document = require_stored(output, "model/").metadata.get("recipe")
     recipe = Recipe.of_document(document) if document else None
-    return mlflow_record(config, recipe, environment, events=scratch / "tensorboard", live=False, began=began)
+    return mlflow_record(
+        config, recipe, environment, events=scratch / "tensorboard", live=False, began=began, origin=origin
+    )
 
 
 def _registered(record: MlflowRecord, model: TrainedModel) -> str:

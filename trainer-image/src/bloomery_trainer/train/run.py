@@ -29,7 +29,7 @@ from bloomery_trainer.train.data import normalise, unreadable_note, views
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.fitting import Fitted
-from bloomery_trainer.train.initial import Initial, require_preset
+from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.output import LOG, RESULT, model_uri
 from bloomery_trainer.train.presets import PRESETS
@@ -85,13 +85,13 @@ def _scratch(stack: ExitStack) -> Path:
 
 
 def _run(job: Job) -> dict[str, Any]:
-    start = job.started_from()
-    if start is not None:
-        require_preset(start, job.config.preset)
+    initial = job.started_from()
+    job.progress.update(initialModel=initial.document())
+    start = initial if initial.is_pretrained else None
     splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
     dataset = job.dataset(splits)
     job = fitting.with_recipe(job, dataset, start)
-    record = _record(job)
+    record = _record(job, initial)
     try:
         if job.config.evaluate_only:
             assert start is not None
@@ -99,6 +99,9 @@ def _run(job: Job) -> dict[str, Any]:
         else:
             _refuse_unfit(job, dataset)
             fitted = fitting.fit(job, dataset, start, record)
+            if initial.warning:
+                log.warning("%s", initial.warning)
+                fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
             result = _judge_and_keep(job, dataset, fitted, record)
     except BaseException as error:
         record.close("KILLED" if isinstance(error, Terminated) else "FAILED")
@@ -107,10 +110,12 @@ def _run(job: Job) -> dict[str, Any]:
     return result
 
 
-def _record(job: Job) -> Record:
+def _record(job: Job, initial: Initial) -> Record:
     if not job.world.is_leader:
         return NoRecord()
-    return open_record(job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch)
+    return open_record(
+        job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch, origin=initial.origin
+    )
 
 
 def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
@@ -275,6 +280,7 @@ def _keep_result(
         "mlflow": record.run_document(),
         "model": dict(model),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
+        "initialModel": figures["initialModel"],
         "starts": fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,

@@ -301,7 +301,7 @@ def open_record(
 
 def mlflow_record(
     config: TrainConfig,
-    recipe: Recipe,
+    recipe: Recipe | None,
     environment: Mapping[str, str],
     *,
     events: Path | None,
@@ -311,6 +311,7 @@ def mlflow_record(
 ) -> MlflowRecord:
     """The run's record at $MLFLOW_TRACKING_URI; `live` while it trains, `began` where that is over.
 
+    Without a recipe, only the explicit hyperparameters are recorded.
     `origin` says in words what training started from.
     """
     # Imported here: it takes seconds, and without a server nobody needs it.

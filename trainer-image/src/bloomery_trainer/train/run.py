@@ -25,7 +25,7 @@ from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import export, fitting, quantize
-from bloomery_trainer.train.data import Framed, OnDisk, normalise
+from bloomery_trainer.train.data import normalise, unreadable_note, views
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.fitting import Fitted
@@ -90,6 +90,7 @@ def _run(job: Job) -> dict[str, Any]:
     start = initial if initial.is_pretrained else None
     splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
     dataset = job.dataset(splits)
+    job = fitting.with_recipe(job, dataset, start)
     record = _record(job, initial)
     try:
         if job.config.evaluate_only:
@@ -152,6 +153,8 @@ def _evaluate_only(job: Job, dataset: LocalDataset, start: Initial, record: Reco
     job = replace(job, preset=PRESETS[start.preset], preprocess=start.preprocess)
     dataset = dataset.with_classes(start.classes)
     model, notes = fitting.build_model(job, dataset, start)
+    note = unreadable_note(dataset.unreadable_keys)
+    notes = (*notes, note) if note else notes
     fitted = Fitted(model=model, reason="Evaluated", best_epoch=None, notes=notes, starts=1, saved=None)
     job.progress.update(stage="evaluating")
     judged = _judged(job, dataset, fitted.model)
@@ -225,9 +228,9 @@ def _quantize(job: Job, dataset: LocalDataset, folder: Path, judged: _Judged) ->
 
 def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
     files = dataset.splits["train"]
-    source = OnDisk(files, Framed(job.preprocess))
-    for index in np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round():
-        yield normalise(source.pixels(int(index))[None], job.preprocess).numpy()
+    chosen = np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round().astype(int)
+    for _, pixels in views(files.subset(chosen), job.preprocess, count=1, seed=0, world=World()):
+        yield normalise(pixels, job.preprocess).numpy()
 
 
 def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fitted) -> Path:
@@ -296,6 +299,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
     return {
         "preset": config.preset,
         "imageSize": job.recipe.image_size,
+        "recipe": job.recipe.document(),
         "metrics": dict(model.metrics),
         "quantization": model.quantization,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
@@ -318,8 +322,6 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
             "use top1, precision, recall or f1",
         )
-    if min(job.recipe.batch_size, len(dataset.splits["train"])) // job.world.size == 1:
-        raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2 a process")
 
 
 def _initial_uri(config: TrainConfig) -> str | None:

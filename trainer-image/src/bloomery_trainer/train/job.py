@@ -73,7 +73,7 @@ class Job:
 
     def started_from(self) -> Initial:
         """What training starts from; raises BadConfig where it cannot be used."""
-        return initial.load(self.config, self.open, self.scratch, output=self.output, is_leader=self.world.is_leader)
+        return initial.load(self.config, self.open, self.scratch, output=self.output)
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
         """The images; of several processes on a node, the first fetches them for all.

@@ -280,7 +280,7 @@ def _keep_result(
         "mlflow": record.run_document(),
         "model": dict(model),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
-        "initialModel": figures["initialModel"],
+        "initialModel": figures.get("initialModel"),
         "starts": fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,

@@ -310,7 +310,7 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
         raise BadConfig(
             "InvalidConfig",
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
-            "use top1, precision, recall or f1",
+            "use top1, precision, recall, f1 or balanced",
         )
     if min(job.recipe.batch_size, len(dataset.splits["train"])) // job.world.size == 1:
         raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2 a process")

@@ -121,10 +121,11 @@ def fetch(
     *,
     splits: tuple[str, ...],
     download: bool = True,
+    least_classes: int = 2,
 ) -> LocalDataset:
     """Downloads the shards of the splits to `scratch`, checks their digests, and indexes them.
 
-    Without `download`, another process has done so already.
+    Without `download`, another process has done so already. Training needs two classes, evaluation is content with one.
 
     A split that no dataset has is left out of the result. Raises BadConfig where a version or a class is not there
     or the images do not fit on the disk, BadData where a shard is damaged or train or validation is empty.
@@ -134,7 +135,7 @@ def fetch(
         _require_room(manifests, splits, scratch)
     chosen = [_chosen(version, manifest) for version, manifest in zip(wanted, manifests, strict=True)]
     classes = tuple(sorted({name for names in chosen for name in names}))
-    if len(classes) < 2:
+    if len(classes) < least_classes:
         raise BadData("TooFewClasses", f"{_names(wanted)}: only the class {' '.join(classes)} is left to train on")
     found: dict[str, ImageFiles] = {}
     for split in splits:

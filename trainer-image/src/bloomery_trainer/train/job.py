@@ -55,10 +55,10 @@ class Job:
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
         """The images; of several processes on a node, the first fetches them for all."""
         first = self.world.local_rank == 0
-        versions = self.config.datasets
-        fetched = fetch(versions, self.open, self.scratch, splits=splits) if first else None
+        versions, least = self.config.datasets, 1 if self.config.evaluate_only else 2
+        fetched = fetch(versions, self.open, self.scratch, splits=splits, least_classes=least) if first else None
         self.world.gather(None)
-        return fetched or fetch(versions, self.open, self.scratch, splits=splits, download=False)
+        return fetched or fetch(versions, self.open, self.scratch, splits=splits, download=False, least_classes=least)
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
         """This process's share of a split."""

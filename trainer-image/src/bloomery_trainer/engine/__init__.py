@@ -1,0 +1,1 @@
+"""Training and evaluation: the steps of a run."""

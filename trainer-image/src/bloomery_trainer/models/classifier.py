@@ -49,7 +49,12 @@ def find_classifier(
     Raises what `fetch_classifier` raises.
     """
     for place in (uri, f"{uri.rstrip('/')}/model"):
-        folder = open_folder(place)
+        try:
+            folder = open_folder(place)
+        except BadConfig as error:
+            if error.reason != "SourceNotFound":
+                raise
+            continue
         if _holds_model(folder):
             return fetch_classifier(folder, scratch, digest=digest)
     return None

@@ -87,8 +87,8 @@ def test_held_out_images_are_decoded_once_after_training(
     monkeypatch.setattr(data.Framed, "__call__", counted)
     assert train({"augmentation": "Light"}, output={"uri": f"file://{tmp_path}"}).code == 0
 
-    # 24 of them; training itself decodes them for the choice of the best epoch.
-    assert decoded[0] <= 2 * 24
+    # 24 of them: once to see that they can be decoded, once to choose the best epoch by, and once for the rest.
+    assert decoded[0] <= 3 * 24
 
 
 @pytest.mark.feature("T13")

@@ -1,1 +1,1 @@
-"""Training and evaluation: the steps of a run."""
+"""The training engine: what changes weights."""

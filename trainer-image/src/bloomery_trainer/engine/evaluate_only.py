@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from bloomery_trainer.data.unreadable import unreadable_note
 from bloomery_trainer.engine.held_out import HeldOutImages
 from bloomery_trainer.engine.results import opened_record, publish_reports, report_title, write_result
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.models.classifier import Classifier, find_classifier
+from bloomery_trainer.models.classifier import Classifier, fetch_classifier, find_model
+from bloomery_trainer.storage import Folder
 from bloomery_trainer.train import initial
 from bloomery_trainer.train.dataset import LocalDataset
+from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.record import Record
 from bloomery_trainer.train.report import ReportAbout
+
+_WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -21,38 +26,45 @@ def evaluate(job: Job) -> dict[str, Any]:
 
     Takes a model folder of a training (its model.onnx, also in int8), any folder with an ONNX model and its classes,
     and the weights in a checkpoint of a training. Raises BadConfig where nothing says which classes the model knows,
-    or it does not know those of the images.
+    or it does not know those of the images. Of several processes, the leader evaluates alone.
     """
-    classifier = _classifier(job)
-    dataset = job.dataset(("validation", "test")).with_classes(classifier.classes)
-    with opened_record(job) as record:
-        if not job.world.is_leader:
-            return {}
-        return _report(job, classifier, dataset, record)
+    folder = _exported(job)
+    start = job.started_from() if folder is None else None
+    classifier = None
+    if job.world.is_leader:
+        classifier = _fetched(job, folder) if start is None else _from_weights(start)
+        job.progress.update(initialModel=_document(job) if start is None else start.document())
+    dataset = job.dataset(("validation", "test"))
+    if classifier is None:
+        return {}
+    with opened_record(job, origin=_origin(job)) as record:
+        return _report(job, classifier, dataset.with_classes(classifier.classes), record)
 
 
-def _classifier(job: Job) -> Classifier:
+def _exported(job: Job) -> Folder | None:
+    """The folder with the model as it is served; None where there are only weights."""
+    uri = job.config.initial_model.uri if job.config.initial_model else None
+    if uri is None or uri.endswith(_WEIGHT_FILES):
+        return None
+    if uri.endswith(".onnx"):
+        raise BadConfig(
+            "UnsupportedModel",
+            f"{uri} is a file: evaluateOnly takes its folder, with labels.txt, a class in each line, beside the model",
+        )
+    return find_model(uri, job.open)
+
+
+def _fetched(job: Job, folder: Folder | None) -> Classifier:
     wanted = job.config.initial_model
+    assert folder is not None
     assert wanted is not None
-    if wanted.uri is not None and not wanted.uri.endswith((".pt", ".pth", ".safetensors")):
-        if wanted.uri.endswith(".onnx"):
-            raise BadConfig(
-                "UnsupportedModel",
-                f"{wanted.uri} is a file: evaluateOnly takes its folder, with labels.txt, a class in each line, beside "
-                "the model",
-            )
-        folder = job.scratch / "evaluated"
-        folder.mkdir()
-        found = find_classifier(wanted.uri, job.open, folder, digest=wanted.digest)
-        if found is not None:
-            return found
-    return _from_weights(job)
+    scratch = job.scratch / "evaluated"
+    scratch.mkdir()
+    return fetch_classifier(folder, scratch, digest=wanted.digest)
 
 
-def _from_weights(job: Job) -> Classifier:
+def _from_weights(start: Initial) -> Classifier:
     """A network with the weights of a checkpoint, which no file that is served holds yet."""
-    start = job.started_from()
-    assert start is not None
     if start.preset is None or start.preprocess is None:
         raise BadConfig(
             "InvalidConfig",
@@ -73,11 +85,11 @@ def _from_weights(job: Job) -> Classifier:
 
 
 def _report(job: Job, classifier: Classifier, dataset: LocalDataset, record: Record) -> dict[str, Any]:
-    wanted = job.config.initial_model
-    assert wanted is not None
     job.progress.update(stage="evaluating")
-    judgement = HeldOutImages.of(dataset, classifier.preprocess, job.shutdown).judge(classifier.network)
-    note = f"{wanted.origin or wanted.uri} was evaluated as it is, in {classifier.data_type}; nothing was trained."
+    images = HeldOutImages.of(dataset, classifier.preprocess, job.shutdown, budget=job.memory)
+    judgement = images.judge(classifier.network)
+    note = f"{_origin(job)} was evaluated as it is, in {classifier.data_type}; nothing was trained."
+    notes = tuple(filter(None, (note, unreadable_note(dataset.unreadable_keys))))
     about = ReportAbout(
         title=report_title(job),
         preset=classifier.preset or "ONNX",
@@ -87,15 +99,25 @@ def _report(job: Job, classifier: Classifier, dataset: LocalDataset, record: Rec
         validation=judgement.validation,
         test=judgement.test,
         data_type=classifier.data_type,
-        notes=(note,),
+        notes=notes,
     )
     metrics = judgement.final.metrics
     record.report(publish_reports(job, about), metrics, evaluated_on=judgement.split)
+    uri = job.config.initial_model.uri if job.config.initial_model else None
     more = {
-        "model": {"name": None, "version": None, "uri": wanted.uri, "digest": classifier.digest},
+        "model": {"name": None, "version": None, "uri": uri, "digest": classifier.digest},
         "metrics": metrics,
         "evaluatedOn": judgement.split,
         "dataType": classifier.data_type,
-        "notes": [note],
+        "notes": list(notes),
     }
     return write_result(job, record, None, more)
+
+
+def _origin(job: Job) -> str:
+    wanted = job.config.initial_model
+    return (wanted.origin or wanted.uri or "the model") if wanted is not None else "the model"
+
+
+def _document(job: Job) -> dict[str, str]:
+    return {"kind": "Model", "origin": _origin(job), "warning": ""}

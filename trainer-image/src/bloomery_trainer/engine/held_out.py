@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bloomery_trainer.data.memory import MemoryBudget
 from bloomery_trainer.images import Preprocess
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.train.data import Loader, evaluation_loader, normalise
@@ -56,12 +57,19 @@ class HeldOutImages:
     shutdown: Shutdown
 
     @classmethod
-    def of(cls, dataset: LocalDataset, preprocess: Preprocess, shutdown: Shutdown) -> HeldOutImages:
-        """Opens the splits of a dataset; where they fit, this decodes them."""
+    def of(
+        cls, dataset: LocalDataset, preprocess: Preprocess, shutdown: Shutdown, *, budget: MemoryBudget
+    ) -> HeldOutImages:
+        """Opens the splits of a dataset; where the budget holds them, this decodes them."""
         splits: tuple[HeldOutSplit, ...] = ("validation", "test")
         loaders = {
             split: evaluation_loader(
-                dataset.splits[split], preprocess, batch=_BATCH, device=torch.device("cpu"), world=World()
+                dataset.splits[split],
+                preprocess,
+                batch=_BATCH,
+                device=torch.device("cpu"),
+                world=World(),
+                budget=budget,
             )
             for split in splits
             if split in dataset.splits

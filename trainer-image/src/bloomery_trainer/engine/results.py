@@ -20,11 +20,16 @@ from bloomery_trainer.train.report import ReportAbout, write_reports
 
 
 @contextmanager
-def opened_record(job: Job) -> Iterator[Record]:
-    """The run's record, of the leader alone; ends with the block as FINISHED, KILLED or FAILED."""
+def opened_record(job: Job, *, origin: str | None) -> Iterator[Record]:
+    """The run's record, of the leader alone; ends with the block as FINISHED, KILLED or FAILED.
+
+    `origin` says in words which model the run began with.
+    """
     record: Record = NoRecord()
     if job.world.is_leader:
-        record = open_record(job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch)
+        record = open_record(
+            job.config, job.resolved_recipe, os.environ, output=job.output, scratch=job.scratch, origin=origin
+        )
     try:
         yield record
     except BaseException as error:
@@ -82,6 +87,7 @@ def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[
         "uid": job.config.uid,
         "reason": "Evaluated" if fitted is None else fitted.reason,
         "mlflow": record.run_document(),
+        "initialModel": figures["initialModel"],
         "starts": 1 if fitted is None else fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": saved.document() if saved else None,

@@ -41,13 +41,8 @@ class Classifier:
     digest: str | None
 
 
-def find_classifier(
-    uri: str, open_folder: Callable[[str], Folder], scratch: Path, *, digest: str | None
-) -> Classifier | None:
-    """Loads the exported model in the folder `uri` or in `model/` below it; None where neither holds one.
-
-    Raises what `fetch_classifier` raises.
-    """
+def find_model(uri: str, open_folder: Callable[[str], Folder]) -> Folder | None:
+    """The folder of an exported model: that at `uri`, or `model/` below it; None where neither holds one."""
     for place in (uri, f"{uri.rstrip('/')}/model"):
         try:
             folder = open_folder(place)
@@ -55,8 +50,8 @@ def find_classifier(
             if error.reason != "SourceNotFound":
                 raise
             continue
-        if _holds_model(folder):
-            return fetch_classifier(folder, scratch, digest=digest)
+        if model_folder.folder_kind(folder) is not None:
+            return folder
     return None
 
 
@@ -96,12 +91,6 @@ def data_type(path: Path) -> str:
         return "int8"
     half = any(weights.data_type == onnx.TensorProto.FLOAT16 for weights in graph.initializer)
     return "float16" if half else "float32"
-
-
-def _holds_model(folder: Folder) -> bool:
-    if model_folder.stored(folder) is not None:
-        return True
-    return any(file.path.endswith(".onnx") and "/" not in file.path for file in folder.list())
 
 
 def _network(path: Path, *, side: int) -> nn.Module:

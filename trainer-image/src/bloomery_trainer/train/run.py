@@ -27,16 +27,15 @@ from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import export, fitting, quantize
-from bloomery_trainer.train.data import Framed, OnDisk, normalise
+from bloomery_trainer.train.data import normalise, views
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K
 from bloomery_trainer.train.fitting import Fitted
-from bloomery_trainer.train.initial import require_preset
 from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.output import LOG, RESULT, model_uri
 from bloomery_trainer.train.quantize import Quantization
 from bloomery_trainer.train.record import Record, TrainedModel
-from bloomery_trainer.train.world import joined, peers_watched
+from bloomery_trainer.train.world import World, joined, peers_watched
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +86,17 @@ def _scratch(stack: ExitStack) -> Path:
 def _run(job: Job) -> dict[str, Any]:
     if job.config.evaluate_only:
         return evaluate_only.evaluate(job)
-    start = job.started_from()
-    if start is not None:
-        require_preset(start, job.config.preset)
+    initial = job.started_from()
+    job.progress.update(initialModel=initial.document())
+    start = initial if initial.is_pretrained else None
     dataset = job.dataset(("train", "validation", "test"))
-    with opened_record(job) as record:
+    job = fitting.with_recipe(job, dataset, start)
+    with opened_record(job, origin=initial.origin) as record:
         _refuse_unfit(job, dataset)
         fitted = fitting.fit(job, dataset, start, record)
+        if initial.warning:
+            log.warning("%s", initial.warning)
+            fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
         return _publish(job, dataset, fitted, record)
 
 
@@ -101,7 +104,7 @@ def _publish(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) ->
     """Exports the best weights, evaluates the exported file, and hands it over; all by the leader."""
     if not job.world.is_leader:
         return {}
-    held_out = HeldOutImages.of(dataset, job.preprocess, job.shutdown)
+    held_out = HeldOutImages.of(dataset, job.preprocess, job.shutdown, budget=job.memory)
     folder = _export(job, _plain(fitted.model), dataset, held_out)
     exported = _evaluated(job, dataset, folder, held_out)
     if exported.quantization is not None:
@@ -191,9 +194,9 @@ def _quantize(
 
 def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
     files = dataset.splits["train"]
-    source = OnDisk(files, Framed(job.preprocess))
-    for index in np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round():
-        yield normalise(source.pixels(int(index))[None], job.preprocess).numpy()
+    chosen = np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round().astype(int)
+    for _, pixels in views(files.subset(chosen), job.preprocess, count=1, seed=0, world=World()):
+        yield normalise(pixels, job.preprocess).numpy()
 
 
 def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted, dataset: LocalDataset) -> dict[str, Any]:
@@ -219,6 +222,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
     return {
         "preset": config.preset,
         "imageSize": job.recipe.image_size,
+        "recipe": job.recipe.document(),
         "metrics": dict(model.metrics),
         "evaluatedOn": model.evaluated_on,
         "quantization": model.quantization,
@@ -242,8 +246,6 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
             "use top1, precision, recall, f1 or balanced",
         )
-    if min(job.recipe.batch_size, len(dataset.splits["train"])) // job.world.size == 1:
-        raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2 a process")
 
 
 @contextmanager

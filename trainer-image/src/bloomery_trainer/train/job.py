@@ -81,7 +81,14 @@ class Job:
         Images to evaluate that cannot be decoded are left out.
         """
         first = self.world.local_rank == 0
-        fetch_images = partial(fetch, self.config.datasets, self.open, self.scratch, splits=splits)
+        fetch_images = partial(
+            fetch,
+            self.config.datasets,
+            self.open,
+            self.scratch,
+            splits=splits,
+            least_classes=1 if self.config.evaluate_only else 2,
+        )
         fetched = None
         if first:
             reserved_bytes = _model_bytes(self.preset, self.preprocess.crop) * _MODEL_COPIES + _LOG_BYTES

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bloomery_trainer.config import TrainConfig
@@ -42,22 +43,29 @@ class Job:
     preset: Preset
     recipe: Recipe
     preprocess: Preprocess
+    starts: int = 1
+    """How often this training was started, this time included."""
 
     def open(self, uri: str) -> Folder:
         """A folder of the store."""
         return open_folder(uri, self.access)
 
     def started_from(self) -> Initial | None:
-        """The weights to start from, if there are any; raises BadConfig where they can not be used."""
+        """The weights to start from, if there are any; the leader fetches them for all processes.
+
+        Raises BadConfig where they cannot be used.
+        """
         wanted = self.config.initial_model
-        return initial.load(wanted, self.config.preset, self.open, self.scratch) if wanted is not None else None
+        if wanted is None:
+            return None
+        return self.world.broadcast(lambda: initial.load(wanted, self.config.preset, self.open, self.scratch))
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
         """The images; of several processes on a node, the first fetches them for all."""
         first = self.world.local_rank == 0
         versions = self.config.datasets
         fetched = fetch(versions, self.open, self.scratch, splits=splits) if first else None
-        self.world.gather(None)
+        self.world.barrier()
         return fetched or fetch(versions, self.open, self.scratch, splits=splits, download=False)
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
@@ -67,12 +75,22 @@ class Job:
         return evaluation_loader(files, self.preprocess, batch=batch, device=self.device, world=self.world)
 
     def evaluate(self, model: nn.Module, loader: Loader, *, exact: bool) -> Evaluation:
-        """The model's answers on a whole split, each process having asked its share; everybody gets all.
+        """The model's answers on a whole split, each process having asked its share.
 
-        Raises Terminated on SIGTERM where this process is alone: with others, they would wait for it.
+        The leader gets all answers, the others only their own; the figures of the whole go to all, so that every
+        process decides the same. Raises Terminated on SIGTERM where this process is alone: with others, they would
+        wait for it.
         """
-        mine = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
-        shares = self.world.gather(mine)
+        own = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
+        # Shares take unlike times where processors do; the exchange itself has a short timeout.
+        self.world.barrier()
+        shares = self.world.gather_to_leader(own)
+        whole = self._joined(shares) if shares is not None else None
+        metrics = self.world.broadcast(lambda: dict(whole.metrics) if whole is not None else {})
+        return whole if whole is not None else Evaluation(*own, metrics)
+
+    def _joined(self, shares: list[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Evaluation:
+        """The answers of all processes in the order of the split's images."""
         count = sum(len(labels) for _, labels in shares)
         labels = np.empty(count, np.int64)
         probabilities = np.empty((count, shares[0][0].shape[1]), np.float32)

@@ -20,6 +20,7 @@ from torch import nn
 
 from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.engine.attempts import counted_start
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
@@ -31,12 +32,12 @@ from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.fitting import Fitted
 from bloomery_trainer.train.initial import Initial, require_preset
 from bloomery_trainer.train.job import Job, describe
-from bloomery_trainer.train.output import LOG, RESULT, model_uri
+from bloomery_trainer.train.output import LOG, RECIPE, RESULT, model_uri
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.quantize import Quantization
 from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
 from bloomery_trainer.train.report import ReportAbout, write_reports
-from bloomery_trainer.train.world import World, joined, peers_watched
+from bloomery_trainer.train.world import World, joined, leads, peers_watched
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,16 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
         return done
     with ExitStack() as stack:
         scratch = _scratch(stack)
+        starts = 0
+        if leads(config, os.environ):
+            starts = stack.enter_context(counted_start(output, only_evaluates=config.evaluate_only))
         world = stack.enter_context(joined(config, os.environ))
         if world.is_leader:
             stack.enter_context(_logged(config, access, scratch))
         stack.enter_context(peers_watched())
         progress.update(stage="reading")
-        return _run(describe(config, progress, shutdown, world, access, scratch))
+        job = describe(config, progress, shutdown, world, access, scratch)
+        return _run(replace(job, starts=starts))
 
 
 def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
@@ -109,6 +114,8 @@ def _run(job: Job) -> dict[str, Any]:
 def _record(job: Job) -> Record:
     if not job.world.is_leader:
         return NoRecord()
+    if not job.config.evaluate_only:
+        job.output.write(RECIPE, json.dumps(job.recipe.parameters(), indent=2).encode())
     return open_record(job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch)
 
 
@@ -176,7 +183,7 @@ def _judged(job: Job, dataset: LocalDataset, model: nn.Module) -> _Judged:
         for split in ("validation", "test")
         if split in dataset.splits
     }
-    for split, evaluation in found.items():
+    for split, evaluation in found.items() if job.world.is_leader else ():
         low, high = interval95(evaluation.metrics["top1"], len(evaluation.labels))
         log.info(
             "%s images: top1 %.4f (95 %% interval %.4f to %.4f), %s",

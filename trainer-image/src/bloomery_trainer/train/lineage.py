@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.train.output import model_uri
+from bloomery_trainer.train.recipe import Recipe
 
 UID_TAG = "bloomery.dev/uid"
 """Marks a run as the one of a TrainingJob: a pod that is started again continues it."""
@@ -39,14 +39,7 @@ def dataset_inputs(config: TrainConfig) -> tuple[DatasetInput, ...]:
     return tuple(DatasetInput(part.name, part.version, part.uri) for part in config.datasets)
 
 
-class HasParameters(Protocol):
-    """Hyperparameters as a training used them."""
-
-    def parameters(self) -> dict[str, Any]:
-        """Their values by the names of the API."""
-
-
-def parameters(config: TrainConfig, recipe: HasParameters) -> dict[str, str]:
+def parameters(config: TrainConfig, recipe: Recipe) -> dict[str, str]:
     """All that a run was asked for, with what was left open filled in."""
     start = config.initial_model
     given = {

@@ -9,9 +9,6 @@ RESULT = "result.json"
 
 LOG = "train.log"
 
-RECIPE = "recipe.json"
-"""The hyperparameters that the training used, by the names of the API; none in the output of earlier releases."""
-
 
 def model_uri(config: TrainConfig) -> str:
     """Where the model's own folder is."""

@@ -300,7 +300,7 @@ def open_record(
 
 def mlflow_record(
     config: TrainConfig,
-    recipe: lineage.HasParameters,
+    recipe: Recipe,
     environment: Mapping[str, str],
     *,
     events: Path | None,

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.events import fetch_events, read_events
-from bloomery_trainer.train.lineage import HasParameters
-from bloomery_trainer.train.output import LOG, RECIPE, RESULT
+from bloomery_trainer.train.output import LOG, RESULT
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
@@ -42,15 +40,7 @@ def register_later(
         return result
     model = _fetched(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
-    recipe = read_recipe(config, output)
-    record = mlflow_record(
-        config,
-        recipe,
-        environment,
-        events=scratch / "tensorboard",
-        live=False,
-        began=scalars[0].time if scalars else None,
-    )
+    record = _record(config, environment, scratch, began=scalars[0].time if scalars else None)
     for scalar in scalars:
         record.replay(scalar)
     version = _registered(record, model)
@@ -100,26 +90,9 @@ def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
         log.warning("there is no %s in %s", name, output.uri)
 
 
-@dataclass(frozen=True)
-class StoredRecipe:
-    """The hyperparameters of a training, as it left them in its output folder."""
-
-    values: Mapping[str, Any]
-
-    def parameters(self) -> dict[str, Any]:
-        """Their values by the names of the API."""
-        return dict(self.values)
-
-
-def read_recipe(config: TrainConfig, output: Folder) -> HasParameters:
-    """The hyperparameters that the training used: some follow from the images and the weights that it began with.
-
-    The output of an earlier release does not say; there they followed from the configuration alone.
-    """
-    content = output.read_if_there(RECIPE)
-    if content is not None:
-        return StoredRecipe(json.loads(content))
-    return resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.initial_model is not None)
+def _record(config: TrainConfig, environment: Mapping[str, str], scratch: Path, *, began: float | None) -> MlflowRecord:
+    recipe = resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.initial_model is not None)
+    return mlflow_record(config, recipe, environment, events=scratch / "tensorboard", live=False, began=began)
 
 
 def _registered(record: MlflowRecord, model: TrainedModel) -> str:

@@ -32,7 +32,7 @@ from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.fitting import Fitted
 from bloomery_trainer.train.initial import Initial, require_preset
 from bloomery_trainer.train.job import Job, describe
-from bloomery_trainer.train.output import LOG, RECIPE, RESULT, model_uri
+from bloomery_trainer.train.output import LOG, RESULT, model_uri
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.quantize import Quantization
 from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
@@ -114,8 +114,6 @@ def _run(job: Job) -> dict[str, Any]:
 def _record(job: Job) -> Record:
     if not job.world.is_leader:
         return NoRecord()
-    if not job.config.evaluate_only:
-        job.output.write(RECIPE, json.dumps(job.recipe.parameters(), indent=2).encode())
     return open_record(job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch)
 
 

@@ -1,1 +1,1 @@
-"""The training engine: the loop and what it runs on."""
+"""The training engine: what changes weights."""

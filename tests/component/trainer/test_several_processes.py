@@ -78,10 +78,10 @@ def test_two_nodes_start_from_a_model(
 def test_two_processes_terminated_thrice_end_as_undisturbed(
     trainers: Trainers, train_config: Config, tmp_path: Path, preset: str, side: int
 ) -> None:
-    hyperparameters = {"maxSteps": 16, "imageSize": side}
+    hyperparameters = {"maxSteps": 40, "imageSize": side}
     changes = {"preset": preset, "checkpoint": {"everySeconds": 3600}}
     undisturbed = trainers.run(train_config("undisturbed", hyperparameters, **changes), PAIR).message
-    points = sorted(random.Random(7).sample(range(1, 13), 3))
+    points = sorted(random.Random(7).sample(range(1, 21), 3))
     config = train_config("terminated", hyperparameters, **changes)
     for point in points:
         pod = trainers.start(config, PAIR)

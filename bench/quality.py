@@ -148,8 +148,8 @@ def _evaluated_images(at: Services, name: str) -> int:
 
 def _images_seen(at: Services, name: str, steps: int) -> float:
     """Images of all training steps, or feature views, by the recipe that the job has written down."""
-    recipe = json.loads((at.store.folder / "bench/models" / name / "recipe.json").read_text(encoding="utf-8"))
-    return steps * float(recipe["batchSize"])
+    metadata = json.loads((at.store.folder / "bench/models" / name / "model/metadata.json").read_text(encoding="utf-8"))
+    return steps * float(metadata["recipe"]["batchSize"])
 
 
 def backbone() -> dict[str, Any]:

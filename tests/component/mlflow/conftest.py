@@ -132,6 +132,7 @@ class Documents:
             "uid": name,
             "datasets": [self.dataset],
             "preset": "resnet18",
+            "initialModel": {"weights": "None"},
             "hyperparameters": {
                 **{"batchSize": 16, "imageSize": IMAGE_SIZE, "augmentation": "None", "horizontalFlip": False},
                 **{"epochs": 3, "learningRate": 0.02},

@@ -33,7 +33,7 @@ def ended(document: Documents, tmp_path: Path) -> dict[str, Any]:
     scratch.mkdir()
     output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "BLOOMERY_MLFLOW_WAIT_SECONDS": "0"}
-    recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+    recipe = resolve(config.hyperparameters, PRESETS[config.preset], images=100, start="scratch")
     record = open_record(config, recipe, environment, output=output, scratch=scratch)
     record.begin(0)
     for step in range(1, 31):

@@ -26,7 +26,7 @@ from bloomery_trainer.errors import BadConfig
 Features = NDArray[np.float32]
 
 FOLDS = 5
-STRENGTHS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Inverse regularization (scikit-learn's C) that cross-validation chooses from, for features of unit variance."""
 
 CROSS_VALIDATION_IMAGES = 20_000

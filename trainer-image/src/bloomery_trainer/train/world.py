@@ -119,17 +119,19 @@ class World:
         return [bool(flag) for flag in together.tolist()]
 
     def gather(self, item: Any) -> list[Any]:
-        """The items of all processes, by rank; everybody gets all."""
+        """The items of all processes, by rank; everybody gets all, once the slowest process has come here."""
         if self.size == 1:
             return [item]
+        self.barrier()
         items: list[Any] = [None] * self.size
         dist.all_gather_object(items, item, group=self.control)
         return items
 
     def gather_to_leader(self, item: T) -> list[T] | None:
-        """The items of all processes, by rank, on the leader; None on the others."""
+        """The items of all processes, by rank, on the leader, once the slowest has come here; None on the others."""
         if self.size == 1:
             return [item]
+        self.barrier()
         items: list[Any] | None = [None] * self.size if self.is_leader else None
         dist.gather_object(item, items, dst=0, group=self.control)
         return items

@@ -137,6 +137,16 @@ def test_batch_norm_is_synchronised_below_sixteen_images_a_process(batch: int, e
     assert not World().has_small_batches(norm_model(), batch=batch)
 
 
+def test_small_batches_on_processors_get_a_note() -> None:
+    note = World(size=4).batch_norm_note(norm_model(), torch.device("cpu"), batch=32)
+
+    assert note is not None
+    assert "8 images of a step" in note
+    assert "batchSize of 64 or more" in note
+    assert World(size=4).batch_norm_note(norm_model(), torch.device("cuda", 0), batch=32) is None
+    assert World(size=2).batch_norm_note(norm_model(), torch.device("cpu"), batch=32) is None
+
+
 def test_frozen_batch_norm_is_not_synchronised() -> None:
     model = norm_model()
     model[1].requires_grad_(False)

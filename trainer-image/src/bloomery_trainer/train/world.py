@@ -94,6 +94,16 @@ class World:
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         return any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
 
+    def batch_norm_note(self, model: nn.Module, device: torch.device, *, batch: int) -> str | None:
+        """What people should know of batch norm on these processes, in a sentence; arguments as of `wrap`."""
+        if not self.has_small_batches(model, batch=batch) or self.synchronises_batch_norm(model, device, batch=batch):
+            return None
+        return (
+            f"Each of {self.size} processes has {batch // self.size} images of a step, too few for the statistics of "
+            f"batch norm: a hyperparameters.batchSize of {self.size * SYNC_BATCH_NORM_BELOW} or more usually gives a "
+            "better model."
+        )
+
     def average_buffers(self, module: nn.Module) -> None:
         """Replaces the module's floating-point buffers by their mean over all processes, in place.
 

@@ -52,7 +52,7 @@ bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 se
 lint: venv binaries ## ruff, mypy, import-linter, helm lint
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev
+	@$(VENV)/mypy -p bloomery_model -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev
 	@$(VENV)/lint-imports
 	@.dev/bin/helm lint charts/bloomery --strict --quiet
 
@@ -70,12 +70,12 @@ binaries: ## build only Kubernetes, kubectl and helm
 
 venv: .venv/.complete ## the development environment
 
-.venv/.complete: requirements-dev.txt operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt plugin/requirements.txt
+.venv/.complete: requirements-dev.txt model-format/pyproject.toml operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt plugin/requirements.txt
 	@$(DEV) packages
 	@test -x $(VENV)/python || python3 -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check uv==$$(python3 -c 'from dev.versions import UV; print(UV)')
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python -r requirements-dev.txt
-	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e operator -e trainer-image -e serving-image -e plugin
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e model-format -e operator -e trainer-image -e serving-image -e plugin
 	@touch $@
 
 requirements: venv ## pin all packages anew

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.train.data import augmentation
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import Recipe, build_optimizer, rate_factor, resolve

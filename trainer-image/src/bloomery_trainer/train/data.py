@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from bloomery_model import Preprocess, decode, resize_shorter
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess, decode, resize_shorter
 from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.resources import cpu_count, memory_bytes
 from bloomery_trainer.train.dataset import ImageFiles
@@ -63,7 +63,7 @@ class Framed:
 
     def __call__(self, data: bytes) -> Tensor:
         """Decodes one image."""
-        return _tensor(self.preprocess.pixels(decode(data, at_least=self.preprocess.enough)))
+        return _tensor(self.preprocess.pixels(decode(data, min_side=self.preprocess.min_decode_side)))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Whole:
 
     def __call__(self, data: bytes) -> Tensor:
         """Decodes one image."""
-        image: Image.Image = decode(data, at_least=self.side)
+        image: Image.Image = decode(data, min_side=self.side)
         return _tensor(np.asarray(resize_shorter(image, self.side)))
 
 

@@ -15,9 +15,9 @@ import torchvision  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import InitialModel
 from bloomery_trainer.errors import BadConfig, Unavailable
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.model_folder import LABELS, PREPROCESS, WEIGHTS, StoredModel, read_classes, stored
 from bloomery_trainer.storage import Folder
 from bloomery_trainer.train import checkpoint

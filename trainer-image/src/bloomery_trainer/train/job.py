@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder

@@ -17,10 +17,10 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from numpy.typing import NDArray
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer import model_folder
 from bloomery_trainer.config import Promotion
 from bloomery_trainer.errors import BadData, TrainerError
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import export
 from bloomery_trainer.train.data import evaluation_loader

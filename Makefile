@@ -80,13 +80,13 @@ venv: .venv/.complete ## the development environment
 
 requirements: venv ## pin all packages anew
 	@for package in operator trainer-image serving-image plugin; do \
-	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url --all-extras $$package/pyproject.toml -o $$package/requirements.txt; done
+	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url --no-emit-package bloomery-model --all-extras $$package/pyproject.toml -o $$package/requirements.txt; done
 	@for folder in . dev/images/mlflow; do name=requirements; [ $$folder = . ] && name=requirements-dev; \
 	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$folder/$$name.in -o $$folder/$$name.txt; done
 	@kit=serving-image/kit; for platform in linux windows; do for flavour in cpu nvidia; do \
 	  sources="serving-image/pyproject.toml"; [ $$platform = linux ] || sources="$$sources $$kit/windows.in"; \
 	  [ $$flavour = cpu ] || sources="$$sources $$kit/nvidia.in --override $$kit/without-cpu.txt"; \
 	  [ $$platform-$$flavour = linux-cpu ] || $(VENV)/uv pip compile -q --python-version 3.11 --python-platform $$platform \
-	    --constraint serving-image/requirements.txt --no-annotate --no-header --no-emit-index-url $$sources -o $$kit/$$platform-$$flavour.txt; \
+	    --constraint serving-image/requirements.txt --no-annotate --no-header --no-emit-index-url --no-emit-package bloomery-model $$sources -o $$kit/$$platform-$$flavour.txt; \
 	done; done
 	@$(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url serving-image/kit/tools.in -o serving-image/kit/tools.txt

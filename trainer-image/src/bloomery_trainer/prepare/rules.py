@@ -61,8 +61,11 @@ def by_content(data: bytes, rules: Rules) -> str | Broken:
 
 
 def _broken(error: ImageError) -> Broken:
-    reason = {"ImageTooLarge": "TooLarge", "ImageTooNarrow": "AspectRatio"}.get(error.code, "Corrupt")
-    return Broken(reason, str(error))
+    if error.code == "ImageTooLarge":
+        return Broken("TooLarge", str(error))
+    if error.code == "ImageTooNarrow":
+        return Broken("AspectRatio", str(error))
+    return Broken("Corrupt", str(error))
 
 
 def _header(image: Image.Image, rules: Rules) -> Broken | None:

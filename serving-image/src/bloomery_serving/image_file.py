@@ -50,12 +50,15 @@ def decode_file(file: ImageFile, limits: Limits, *, min_side: int | None = None)
 
 
 def _request_error(file: ImageFile, error: ImageError) -> RequestError:
-    status = 413 if error.code == "ImageTooLarge" else 400
-    # A library's own words for damage say nothing to a client but how the server is built.
-    message = {
-        "NotAnImage": "is not an image: JPEG, PNG, BMP and WebP are accepted",
-        "DamagedImage": "is damaged and cannot be decoded",
-        "ImageTooLarge": f"is too large: {error}",
-        "ImageTooNarrow": f"is too narrow: {error}",
-    }[error.code]
-    return RequestError(status, error.code, f"{file.name} {message}.")
+    match error.code:
+        case "ImageTooLarge":
+            return RequestError(413, "ImageTooLarge", f"{file.name} is too large: {error}.")
+        case "ImageTooNarrow":
+            return RequestError(400, "ImageTooNarrow", f"{file.name} is too narrow: {error}.")
+        # A library's own words for damage say nothing to a client but how the server is built.
+        case "DamagedImage":
+            return RequestError(400, "DamagedImage", f"{file.name} is damaged and cannot be decoded.")
+        case "NotAnImage":
+            return RequestError(
+                400, "NotAnImage", f"{file.name} is not an image: JPEG, PNG, BMP and WebP are accepted."
+            )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.documents import ROOT
 
-SOURCES = ("operator/src", "trainer-image/src", "serving-image/src", "model-format/src")
+SOURCES = ("operator/src", "trainer-image/src", "serving-image/src")
 
 _CAMEL_CASE = re.compile(r"[A-Z][A-Za-z0-9]+")
 _POSITIONS = {
@@ -20,7 +20,6 @@ _POSITIONS = {
     "_give_up": 0,
     "TrainerError": 0,
     "ModelError": 0,
-    "ImageError": 0,
     "Broken": 0,
     "RequestError": 1,
 }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as figures
 from torch import Tensor, nn
 
-from bloomery_trainer.images import Preprocess
+from bloomery_model import Preprocess
 from bloomery_trainer.train import precision
 from bloomery_trainer.train.data import normalise
 

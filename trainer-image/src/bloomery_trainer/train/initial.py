@@ -15,9 +15,9 @@ from typing import Any, Literal, NoReturn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import InitialModel, TrainConfig
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.model_folder import LABELS, PREPROCESS, WEIGHTS, StoredModel, read_classes, stored
 from bloomery_trainer.models.published import (
     ANSWER_SECONDS,

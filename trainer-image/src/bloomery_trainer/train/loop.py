@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint
 from bloomery_trainer.engine.schedule import build_schedule
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.train import precision
 from bloomery_trainer.train.checkpoint import Checkpoints

@@ -58,7 +58,7 @@ def measure(preset: str, dataset: dict[str, Any], *, batch: int, steps: int, in_
         model, _ = fitting.build_model(job, images, None)
         state = loop.start(model, plan)
         fixed = next(iter(plan.batches.epoch(0)))
-        ready = ReadyBatches(plan.batches.loader, plan.batches.order, fixed, steps)
+        ready = ReadyBatches(plan.batches.loader, plan.batches.order, plan.batches.unreadable, fixed, steps)
         plans = {"total": plan, "compute": replace(plan, batches=ready)}
         rates: dict[str, list[float]] = {name: [] for name in plans}
         _epoch(state, plans["compute"], steps)

@@ -20,7 +20,8 @@ from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
-from tests.component.mlflow.conftest import Documents, MlflowServer, config_of, made_model
+from testing.servers import MlflowServer
+from tests.component.mlflow.conftest import Documents, config_of, made_model
 
 pytestmark = [pytest.mark.feature("T3"), pytest.mark.feature("T18")]
 

@@ -19,7 +19,8 @@ from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
-from tests.component.mlflow.conftest import Documents, Ended, MlflowServer, config_of, made_model
+from testing.servers import MlflowServer
+from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model
 
 SHADES = ("dunkel", "mittel", "hell")
 """Classes that the made model tells apart: the brighter an image, the later the class."""

@@ -1,1 +1,1 @@
-"""The parts of the training loop, each on its own."""
+"""The training engine: what changes weights."""

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import initial
-from bloomery_trainer.train.data import Loader, evaluation_loader, processors
+from bloomery_trainer.train.data import (
+    Loader,
+    MemoryBudget,
+    default_budget,
+    evaluation_loader,
+    leave_out_unreadable,
+    processors,
+)
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.evaluate import Batch, Evaluation, answers
 from bloomery_trainer.train.initial import Initial
@@ -25,6 +34,12 @@ from bloomery_trainer.train.recipe import Recipe, image_size
 from bloomery_trainer.train.world import World
 
 _EVALUATION_BATCH = 64
+
+_MODEL_COPIES = 8
+"""What is written to the local disk besides images, in sizes of the network: a checkpoint with the optimizer's state,
+the average and the best weights, and the exported files."""
+
+_LOG_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +56,10 @@ class Job:
     device: torch.device
     preset: Preset
     preprocess: Preprocess
+    memory: MemoryBudget
+    """For decoded images, training's and evaluation's together."""
+    starts: int = 1
+    """How often this training was started, this time included."""
     resolved_recipe: Recipe | None = None
     """Set once the images and the start are known: what is not asked for depends on them."""
 
@@ -55,32 +74,57 @@ class Job:
         """A folder of the store."""
         return open_folder(uri, self.access)
 
-    def started_from(self) -> Initial | None:
-        """The weights to start from, if there are any; raises BadConfig where they can not be used."""
-        wanted = self.config.initial_model
-        return initial.load(wanted, self.config.preset, self.open, self.scratch) if wanted is not None else None
+    def started_from(self) -> Initial:
+        """What training starts from; the leader fetches it for all processes.
+
+        Raises BadConfig where it cannot be used.
+        """
+        return self.world.broadcast(lambda: initial.load(self.config, self.open, self.scratch, output=self.output))
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
-        """The images; of several processes on a node, the first fetches them for all."""
+        """The images; of several processes on a node, the first fetches them for all.
+
+        Images to evaluate that cannot be decoded are left out.
+        """
         first = self.world.local_rank == 0
-        versions = self.config.datasets
-        fetched = fetch(versions, self.open, self.scratch, splits=splits) if first else None
-        self.world.gather(None)
-        return fetched or fetch(versions, self.open, self.scratch, splits=splits, download=False)
+        fetch_images = partial(
+            fetch,
+            self.config.datasets,
+            self.open,
+            self.scratch,
+            splits=splits,
+            least_classes=1 if self.config.evaluate_only else 2,
+        )
+        fetched = None
+        if first:
+            reserved_bytes = _model_bytes(self.preset, self.preprocess.crop) * _MODEL_COPIES + _LOG_BYTES
+            fetched = fetch_images(scratch_bytes=self.config.scratch_bytes, reserved_bytes=reserved_bytes)
+        self.world.barrier()
+        return leave_out_unreadable(fetched or fetch_images(download=False), self.preprocess, world=self.world)
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
         """This process's share of a split."""
         batch = max(_EVALUATION_BATCH, self.recipe.batch_size)
         files = dataset.splits[split]
-        return evaluation_loader(files, self.preprocess, batch=batch, device=self.device, world=self.world)
+        return evaluation_loader(
+            files, self.preprocess, batch=batch, device=self.device, world=self.world, budget=self.memory
+        )
 
     def evaluate(self, model: nn.Module, loader: Loader, *, exact: bool) -> Evaluation:
-        """The model's answers on a whole split, each process having asked its share; everybody gets all.
+        """The model's answers on a whole split, each process having asked its share.
 
-        Raises Terminated on SIGTERM where this process is alone: with others, they would wait for it.
+        The leader gets all answers, the others only their own; the figures of the whole go to all, so that every
+        process decides the same. Raises Terminated on SIGTERM where this process is alone: with others, they would
+        wait for it.
         """
-        mine = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
-        shares = self.world.gather(mine)
+        own = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
+        shares = self.world.gather_to_leader(own)
+        whole = self._joined(shares) if shares is not None else None
+        metrics = self.world.broadcast(lambda: dict(whole.metrics) if whole is not None else {})
+        return whole if whole is not None else Evaluation(*own, metrics)
+
+    def _joined(self, shares: list[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Evaluation:
+        """The answers of all processes in the order of the split's images."""
         count = sum(len(labels) for _, labels in shares)
         labels = np.empty(count, np.int64)
         probabilities = np.empty((count, shares[0][0].shape[1]), np.float32)
@@ -112,7 +156,14 @@ def describe(
         device=_device(world, config.hyperparameters.seed),
         preset=preset,
         preprocess=Preprocess.for_size(image_size(config.hyperparameters, preset)),
+        memory=default_budget(world),
     )
+
+
+def _model_bytes(preset: Preset, image_size: int) -> int:
+    """The size of the preset's weights for few classes."""
+    with torch.device("meta"):
+        return sum(value.nbytes for value in preset.build(2, image_size=image_size).state_dict().values())
 
 
 def _device(world: World, seed: int) -> torch.device:

@@ -18,6 +18,9 @@ UID_TAG = "bloomery.dev/uid"
 
 DIGEST_TAG = "bloomery.dev/digest"
 URI_TAG = "bloomery.dev/uri"
+EVALUATED_ON_TAG = "bloomery.dev/evaluated-on"
+"""The images that the final figures are of: test or validation."""
+
 DATA_TAGS = ("bloomery.dev/dataset", "bloomery.dev/dataset-version", "bloomery.dev/dataset-classes")
 """Models with equal values of these were judged by the very same images."""
 
@@ -39,14 +42,14 @@ def dataset_inputs(config: TrainConfig) -> tuple[DatasetInput, ...]:
     return tuple(DatasetInput(part.name, part.version, part.uri) for part in config.datasets)
 
 
-def parameters(config: TrainConfig, recipe: Recipe | None) -> dict[str, str]:
+def parameters(config: TrainConfig, recipe: Recipe | None, *, origin: str | None = None) -> dict[str, str]:
     """All that a run was asked for, with what was left open filled in where the recipe is known."""
     start = config.initial_model
     given = {
         "preset": config.preset,
         "metric": config.metric,
         **(recipe.parameters() if recipe else config.hyperparameters.model_dump(by_alias=True, exclude_none=True)),
-        "initialModel": (start.origin or start.uri or f"weights {start.weights}") if start else None,
+        "initialModel": origin or ((start.origin or start.uri or f"weights {start.weights}") if start else None),
         "earlyStoppingPatience": config.early_stopping.patience if config.early_stopping else None,
         "nodes": config.nodes,
         "quantization": config.output.quantization,
@@ -62,13 +65,17 @@ def run_tags(config: TrainConfig, *, device: str | None = None) -> dict[str, str
     return {**config.mlflow.tags, **tags}
 
 
-def version_tags(config: TrainConfig, digest: str, *, int8: bool = False) -> dict[str, str]:
+def version_tags(
+    config: TrainConfig, digest: str, *, int8: bool = False, evaluated_on: str | None = None
+) -> dict[str, str]:
     """The tags of the model version."""
     tags = {**_lineage(config), DIGEST_TAG: digest, URI_TAG: model_uri(config)}
     if config.mlflow.version_label:
         tags["bloomery.dev/version-label"] = config.mlflow.version_label
     if int8:
         tags["bloomery.dev/quantization"] = "Int8"
+    if evaluated_on is not None:
+        tags[EVALUATED_ON_TAG] = evaluated_on
     return {**config.mlflow.tags, **tags}
 
 

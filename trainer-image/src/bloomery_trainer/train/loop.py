@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint
 from bloomery_trainer.engine import micro_batch
 from bloomery_trainer.engine.cooldown import Cooldown, CooldownReason, Pace
@@ -24,7 +25,6 @@ from bloomery_trainer.engine.non_finite import BufferBackup, SkippedSteps, clip_
 from bloomery_trainer.engine.schedule import Schedule, build_schedule, set_learning_rates
 from bloomery_trainer.engine.weight_average import WeightAverage
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.train import precision
 from bloomery_trainer.train.checkpoint import Checkpoints
@@ -294,7 +294,7 @@ def start(model: nn.Module, plan: Plan) -> TrainState:
     own_batch = max(1, plan.batches.batch // plan.world.size)
     return TrainState(
         model,
-        plan.world.wrap(model, plan.device),
+        plan.world.wrap(model, plan.device, batch=plan.batches.batch),
         build_optimizer(model, recipe, plan.head),
         build_schedule(recipe, steps_per_epoch=plan.batches.steps_per_epoch),
         precision.grad_scaler(plan.device, side=recipe.training_size),
@@ -509,6 +509,9 @@ def _pace(state: TrainState, plan: Plan) -> Pace:
 
 
 def _evaluated(state: TrainState, plan: Plan, clock: Clock) -> Evaluation:
+    plan.world.average_buffers(state.model)
+    if state.average is not None:
+        plan.world.average_buffers(state.average)
     began = time.monotonic()
     try:
         evaluation = plan.validate(state.judged)

@@ -215,6 +215,35 @@ def test_too_few_images_are_warned_about(about: Callable[..., ReportAbout], tmp_
     assert "2 classes have under 20 validation images" in said
 
 
+@pytest.mark.feature("T24")
+@pytest.mark.parametrize(
+    ("counts", "balance", "words"),
+    [
+        ([500, 100], "None", "set hyperparameters.balance: Sampling or Loss"),
+        ([499, 100], "None", None),
+        ([500, 100], "Loss", "training balanced the classes (hyperparameters.balance: Loss)"),
+    ],
+)
+def test_balance_is_proposed_where_classes_differ_five_to_one(
+    about: Callable[..., ReportAbout], tmp_path: Path, counts: list[int], balance: str, words: str | None
+) -> None:
+    said = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=counts, balance=balance))))
+
+    assert ("The training set is uneven" in said) is (words is not None)
+    assert words is None or words in said
+    assert ("Sampling or Loss" in said) is (words is not None and balance == "None")
+
+
+@pytest.mark.feature("T24")
+def test_balanced_accuracy_stands_on_the_page(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+    assert "Balanced accuracy" in page_of(tmp_path, about(("a", "b"), wrong=4)).text
+
+
+@pytest.mark.feature("T9")
+def test_the_page_says_what_the_model_computes_in(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+    assert "resnet50 · int8" in page_of(tmp_path, about(("a", "b"), data_type="int8")).text
+
+
 def test_enough_images_are_not_warned_about(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
     assert warnings(write_reports(tmp_path, about(("a", "b"), train=200, validation=300, wrong=6))) == []
 

@@ -20,6 +20,7 @@ from torch import nn
 from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.engine import evaluate_only
+from bloomery_trainer.engine.attempts import counted_start
 from bloomery_trainer.engine.held_out import HeldOutImages, Judgement
 from bloomery_trainer.engine.results import opened_record, publish_reports, report_about, write_result
 from bloomery_trainer.errors import BadConfig, TrainerError
@@ -35,7 +36,7 @@ from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.output import LOG, RESULT, model_uri
 from bloomery_trainer.train.quantize import Quantization
 from bloomery_trainer.train.record import Record, TrainedModel
-from bloomery_trainer.train.world import World, joined, peers_watched
+from bloomery_trainer.train.world import World, joined, leads, peers_watched
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +57,16 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
         return done
     with ExitStack() as stack:
         scratch = _scratch(stack)
+        starts = 0
+        if leads(config, os.environ):
+            starts = stack.enter_context(counted_start(output, only_evaluates=config.evaluate_only))
         world = stack.enter_context(joined(config, os.environ))
         if world.is_leader:
             stack.enter_context(_logged(config, access, scratch))
         stack.enter_context(peers_watched())
         progress.update(stage="reading")
-        return _run(describe(config, progress, shutdown, world, access, scratch))
+        job = describe(config, progress, shutdown, world, access, scratch)
+        return _run(replace(job, starts=starts))
 
 
 def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:

@@ -244,6 +244,33 @@ def test_the_page_says_what_the_model_computes_in(about: Callable[..., ReportAbo
     assert "resnet50 · int8" in page_of(tmp_path, about(("a", "b"), data_type="int8")).text
 
 
+@pytest.mark.feature("T19")
+@pytest.mark.parametrize(
+    ("kind", "words"), [("Scratch", "· from scratch"), ("Published", "· from the weights DEFAULT of resnet50")]
+)
+def test_the_page_says_what_training_started_from(
+    about: Callable[..., ReportAbout], tmp_path: Path, kind: str, words: str
+) -> None:
+    start = {"kind": kind, "origin": "the weights DEFAULT of resnet50", "warning": ""}
+    page = page_of(tmp_path, about(("a", "b"), start=start))
+
+    assert words in " ".join(page.text.split())
+
+
+@pytest.mark.feature("T22")
+def test_the_last_epochs_figures_stand_beside_the_registered_ones(
+    about: Callable[..., ReportAbout], tmp_path: Path
+) -> None:
+    last = {"epoch": 30, "top1": 0.1234, "loss": 2.5}
+    page = page_of(tmp_path, about(("a", "b"), test=30, last_epoch=last))
+    text = " ".join(page.text.split())
+
+    assert "validation,last epoch (30)" in text
+    assert re.search(r"Accuracy \(top 1\) ?1\.0000 ?1\.0000 ?0\.1234", text)
+    # What an epoch does not compute stays open.
+    assert re.search(r"F1, weighted ?1\.0000 ?1\.0000 ?–", text)
+
+
 def test_enough_images_are_not_warned_about(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
     assert warnings(write_reports(tmp_path, about(("a", "b"), train=200, validation=300, wrong=6))) == []
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder

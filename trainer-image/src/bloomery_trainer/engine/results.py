@@ -52,6 +52,7 @@ def report_about(
         validation=judgement.validation,
         test=judgement.test,
         data_type=data_type,
+        start=job.progress.snapshot()["initialModel"],
         balance=config.hyperparameters.balance,
         notes=fitted.notes,
     )

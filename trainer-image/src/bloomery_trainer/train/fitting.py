@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from bloomery_trainer.engine.attempts import note_ended
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train import checkpoint, initial, loop, precision
-from bloomery_trainer.train.checkpoint import Checkpoints, Saved
+from bloomery_trainer.train import initial, loop, precision
+from bloomery_trainer.train.checkpoint import Checkpoints, Saved, weights_digest
 from bloomery_trainer.train.data import training_batches, unreadable_note
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.initial import Initial
@@ -22,6 +23,9 @@ from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import Record
 
 log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 240.0
+"""How long a pod that was asked to stop tries to save: its grace period is 300 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +64,26 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     plan = make_plan(job, dataset, record, on_saved)
     images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
     notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
+    batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
+    if batch_norm:
+        log.warning("%s", batch_norm)
+        notes = (*notes, batch_norm)
     state = loop.start(model, plan)
-    earlier = plan.checkpoints.newest()
+    earlier = plan.checkpoints.newest(job.world)
     if earlier is not None:
         _refuse_anothers(job, earlier)
         loop.resume(state, earlier, plan)
         log.info("going on from the checkpoint at step %d", state.step)
+    job.world.require_same("where to go on", f"step {state.step}, weights {weights_digest(model)}")
     record.begin(state.step)
-    starts = checkpoint.count_start(job.output, state.step) if job.world.is_leader else 0
-    job.progress.update(starts=starts, step=state.step)
+    job.progress.update(starts=job.starts, step=state.step)
     log.info(
         "%s %s: %d images of %d classes, %d steps of %d images on %d × %s",
         job.config.preset, "from scratch" if start is None else f"from {start.origin}",
         len(dataset.splits["train"]), len(dataset.classes), plan.total_steps, plan.batches.batch,
         job.world.size, job.device.type,
     )  # fmt: skip
-    best = loop.fit(state, plan)
+    best = _run_loop(job, state, plan)
     job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
     note = unreadable_note((*plan.batches.unreadable_keys(job.world), *dataset.unreadable_keys))
@@ -84,9 +92,26 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         reason=state.ending or "Trained",
         best_epoch=best.epoch,
         notes=(*notes, note) if note else notes,
-        starts=starts,
+        starts=job.starts,
         saved=saved[0] if saved else None,
     )
+
+
+def _run_loop(job: Job, state: loop.TrainState, plan: loop.Plan) -> loop.Best:
+    """Trains, and leaves only when the last checkpoint is written or the grace period is nearly over."""
+    try:
+        best = loop.fit(state, plan)
+    except BaseException:
+        _close(job, plan)
+        raise
+    if _close(job, plan) and job.world.is_leader:
+        note_ended(job.output, state.step)
+    return best
+
+
+def _close(job: Job, plan: loop.Plan) -> bool:
+    with job.shutdown.deferring():
+        return plan.checkpoints.close(seconds=_GRACE_SECONDS if job.shutdown.terminating else 0)
 
 
 def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:

@@ -200,7 +200,8 @@ def start(model: nn.Module, plan: Plan) -> TrainState:
     if decay:
         mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average = AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
-    return TrainState(model, plan.world.wrap(model, plan.device), optimizer, schedule, average)
+    network = plan.world.wrap(model, plan.device, batch=plan.batches.batch)
+    return TrainState(model, network, optimizer, schedule, average)
 
 
 def resume(state: TrainState, saved: dict[str, Any], plan: Plan) -> None:
@@ -350,6 +351,9 @@ def _asked_to_end(state: TrainState, plan: Plan, clock: Clock) -> Ending | None:
 
 
 def _evaluated(state: TrainState, plan: Plan, clock: Clock) -> Evaluation:
+    plan.world.average_buffers(state.model)
+    if state.average is not None:
+        plan.world.average_buffers(state.average)
     try:
         return plan.validate(state.judged)
     except Terminated:

@@ -6,7 +6,7 @@ DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
 
-.PHONY: help demo test test-all test-unit test-component test-e2e features reference soak bench-training bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e features reference soak bench-training bench-quality bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -42,6 +42,9 @@ reference: venv ## write docs/reference.md anew from crds/
 
 bench-training: venv ## measure datasets and training, side by side; the last line is one JSON object
 	@$(VENV)/python -m bench.training
+
+bench-quality: venv binaries ## train real photographs by defaults: FLOWERS=folder WEIGHTS=file, ONLY=head,all,few,scratch,…; the last line is one JSON object
+	@$(VENV)/python -m bench.quality
 
 bench-serving: venv ## measure the model server beside its peers, and the gateway where the cluster runs; the last line is one JSON object (needs wrk)
 	@$(VENV)/python -m bench.serving

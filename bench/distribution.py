@@ -38,6 +38,7 @@ def work(path: Path) -> dict[str, float]:
         access = S3Access.from_environment({})
         job = describe(config, Progress(), Shutdown(), world, access, Path(scratch))
         images = job.dataset(("train", "validation"))
+        job = fitting.with_recipe(job, images, None)
         plan = fitting.make_plan(job, images, NoRecord(), lambda _: None)
         model, _ = fitting.build_model(job, images, None)
         state = loop.start(model, plan)

@@ -53,11 +53,12 @@ def measure(preset: str, dataset: dict[str, Any], *, batch: int, steps: int, in_
             data.MEMORY_SHARE = 0.0
         job = _job(preset, dataset, batch=batch, scratch=Path(scratch))
         images = job.dataset(("train", "validation"))
+        job = fitting.with_recipe(job, images, None)
         plan = fitting.make_plan(job, images, NoRecord(), lambda _: None)
         model, _ = fitting.build_model(job, images, None)
         state = loop.start(model, plan)
         fixed = next(iter(plan.batches.epoch(0)))
-        ready = ReadyBatches(plan.batches.loader, plan.batches.order, fixed, steps)
+        ready = ReadyBatches(plan.batches.loader, plan.batches.order, plan.batches.unreadable, fixed, steps)
         plans = {"total": plan, "compute": replace(plan, batches=ready)}
         rates: dict[str, list[float]] = {name: [] for name in plans}
         _epoch(state, plans["compute"], steps)

@@ -55,7 +55,7 @@ def make_namespace(system: Kubectl) -> Iterator[Callable[[str], Kubectl]]:
 def digits(system: Kubectl, make_namespace: Callable[[str], Kubectl]) -> Digits:
     """``examples/digits`` from one apply to a served model, the operator being killed every few seconds."""
     kubectl = make_namespace("e2e-digits")
-    with OperatorKiller(system, every=9) as killer:
+    with OperatorKiller(system, work_seconds=5) as killer:
         done = kubectl.apply(EXAMPLE)
         assert done.returncode == 0, done.stderr
         kubectl.wait("dataset/digits", "Ready", seconds=240)

@@ -94,11 +94,15 @@ def eventually(what: str, probe: Callable[[], Any], *, seconds: float, interval:
 
 
 class OperatorKiller:
-    """Kills the operator's pod again and again, from a thread, until it is told to stop."""
+    """Kills the operator's pods again and again, from a thread, until it is told to stop.
 
-    def __init__(self, system: Kubectl, *, every: float) -> None:
+    Each kill waits until an operator has held the Lease for ``work_seconds``. A fixed interval shorter than the Lease
+    plus the start of a pod, which a busy machine stretches, would leave no operator alive long enough to work at all.
+    """
+
+    def __init__(self, system: Kubectl, *, work_seconds: float) -> None:
         self._system = system
-        self._every = every
+        self._work_seconds = work_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.kills = 0
@@ -110,13 +114,27 @@ class OperatorKiller:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
+        self._system("rollout", "status", "deployment/bloomery-operator", "--timeout=300s")
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
+        victim = ""
+        while holder := self._next_holder(victim):
+            if self._stop.wait(self._work_seconds):
+                return
             words = ("pods", f"--selector={OPERATOR}", "--grace-period=0", "--force")
             self._system.run("delete", *words, check=False)
             self.kills += 1
+            victim = holder
+
+    def _next_holder(self, victim: str) -> str:
+        """The identity that holds the Lease after the victim; empty once the killing is to stop."""
+        while not self._stop.wait(0.5):
+            holder = self._system.run(
+                "get", "lease", "bloomery-operator", "--output=jsonpath={.spec.holderIdentity}", check=False
+            ).stdout
+            if holder and holder != victim:
+                return holder
+        return ""
 
 
 @dataclass(frozen=True)

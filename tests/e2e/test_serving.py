@@ -149,7 +149,7 @@ def test_no_request_is_lost_whatever_is_done_to_a_service(
     time.sleep(15)
     kubectl("patch", "isvc", "busy", "--type=merge", '--patch={"spec":{"displayName":"a rolling update"}}')
     eventually("the pods were replaced", lambda: all_named(kubectl, "busy", "a rolling update"), seconds=150)
-    with OperatorKiller(system, every=5):
+    with OperatorKiller(system, work_seconds=3):
         second = variant("v1", 90, models["second"], replicas=2)
         patch = {
             "spec": {
@@ -158,7 +158,7 @@ def test_no_request_is_lost_whatever_is_done_to_a_service(
             }
         }
         kubectl("patch", "isvc", "busy", "--type=merge", f"--patch={json.dumps(patch)}")
-        eventually("the new model has it all", lambda: models_of(kubectl, "busy") == {models["second"]}, seconds=150)
+        eventually("the new model has it all", lambda: models_of(kubectl, "busy") == {models["second"]}, seconds=300)
     kubectl("scale", "isvc/busy", "--replicas=1")
     eventually("20,000 requests", lambda: "\n20000 asked" in load.log(), seconds=300, interval=3)
     outcome = load.stop()

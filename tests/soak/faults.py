@@ -66,7 +66,7 @@ class Faults:
     def _kill_operators(self) -> None:
         """Kill both of them, again and again."""
         with self._record.fault("the operators were killed"):
-            with OperatorKiller(self._system, every=6) as killer:
+            with OperatorKiller(self._system, work_seconds=3) as killer:
                 self._stop.wait(20)
             self._record.count("operatorKills", killer.kills)
 

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -29,116 +18,18 @@ import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, 
 from bloomery_model import Preprocess
 from bloomery_trainer.__main__ import main
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.mlflow_server import connect
 from bloomery_trainer.train import export
 from bloomery_trainer.train.record import TrainedModel
+from testing.servers import MlflowServer, free_port, install_mlflow
 
-REPO = Path(__file__).resolve().parents[3]
 CLASSES = ("null", "eins", "零")
 IMAGE_SIZE = 32
-_STARTS_WITHIN = 120.0
 
 
 @pytest.fixture(scope="session")
 def mlflow_program() -> Path:
-    """The `mlflow` command in an environment of its own: what the server needs does not agree with our packages.
-
-    It is the one that the shipped image has, and the libraries by which it serves models.
-    """
-    needed = (REPO / "dev/images/mlflow/requirements.txt").read_text()
-    pins = (REPO / "trainer-image/requirements.txt").read_text().splitlines()
-    needed += "".join(f"{pin}\n" for pin in pins if pin.startswith(("onnx==", "onnxruntime==")))
-    folder = REPO / ".dev" / "mlflow-environment" / hashlib.sha256(needed.encode()).hexdigest()[:16]
-    if not (folder / "complete").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "requirements.txt").write_text(needed)
-        uv, venv = REPO / ".venv/bin/uv", folder / "venv"
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv], check=True)
-        install = [uv, "pip", "install", "--quiet", "--python", venv, "-r", folder / "requirements.txt"]
-        subprocess.run(install, check=True, timeout=600)
-        (folder / "complete").touch()
-    return folder / "venv" / "bin" / "mlflow"
-
-
-@dataclass
-class MlflowServer:
-    """A server with its data in a folder; it may be started, killed, and started again on the same port."""
-
-    program: Path
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self) -> MlflowClient:
-        return connect(self.uri)
-
-    def start(self) -> None:
-        """Starts it and waits until it answers."""
-        command = [
-            *(str(self.program), "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-        ]
-        self.process = started(command, log=self.folder / "mlflow.log")
-        until_answered(f"{self.uri}/health", self.process, log=self.folder / "mlflow.log")
-
-    def kill(self) -> None:
-        """Ends it as a lost machine does."""
-        if self.process is not None:
-            kill_group(self.process)
-
-    def pause(self) -> None:
-        """It accepts connections and answers nothing."""
-        self._signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.process is not None:
-            # The server has worker processes.
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-
-
-def started(command: list[str], *, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """A program in a process group of its own."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **(environment or {})},
-        )
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def until_answered(url: str, process: subprocess.Popen[bytes], *, log: Path) -> None:
-    end = time.monotonic() + _STARTS_WITHIN
-    while time.monotonic() < end:
-        assert process.poll() is None, f"it ended: {log.read_text()[-2000:]}"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise AssertionError(f"{url} did not answer: {log.read_text()[-2000:]}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """The `mlflow` command in an environment of its own."""
+    return install_mlflow()
 
 
 @pytest.fixture(scope="session")
@@ -241,6 +132,7 @@ class Documents:
             "uid": name,
             "datasets": [self.dataset],
             "preset": "resnet18",
+            "initialModel": {"weights": "None"},
             "hyperparameters": {
                 **{"batchSize": 16, "imageSize": IMAGE_SIZE, "augmentation": "None", "horizontalFlip": False},
                 **{"epochs": 3, "learningRate": 0.02},

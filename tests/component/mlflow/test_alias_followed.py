@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.component.mlflow.conftest import MlflowServer
+from testing.servers import MlflowServer
 from tests.component.operator_harness import (
     Manifest,
     OperatorProcess,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.component.mlflow.conftest import MlflowServer
+from testing.servers import MlflowServer
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 
 from bloomery_trainer import model_folder
 from bloomery_trainer.__main__ import main
-from tests.component.mlflow.conftest import MlflowServer, made_model
+from testing.servers import MlflowServer
+from tests.component.mlflow.conftest import made_model
 from tests.component.mlflow.test_serve_from_registry import brightness
 
 pytestmark = [pytest.mark.feature("S1"), pytest.mark.usefixtures("mlflow")]

@@ -20,7 +20,8 @@ from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
-from tests.component.mlflow.conftest import Documents, MlflowServer, config_of, made_model
+from testing.servers import MlflowServer
+from tests.component.mlflow.conftest import Documents, config_of, made_model
 
 pytestmark = [pytest.mark.feature("T3"), pytest.mark.feature("T18")]
 
@@ -62,7 +63,7 @@ class Trainings:
         scratch.mkdir()
         output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
         environment = {"MLFLOW_TRACKING_URI": self._server.uri, "BLOOMERY_MLFLOW_WAIT_SECONDS": "30"}
-        recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+        recipe = resolve(config.hyperparameters, PRESETS[config.preset], images=100, start="scratch")
         record = open_record(config, recipe, environment, output=output, scratch=scratch)
         model = made_model(scratch / "made")
         number = record.register(model)

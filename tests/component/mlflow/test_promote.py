@@ -19,7 +19,8 @@ from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
-from tests.component.mlflow.conftest import Documents, Ended, MlflowServer, config_of, made_model
+from testing.servers import MlflowServer
+from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model
 
 SHADES = ("dunkel", "mittel", "hell")
 """Classes that the made model tells apart: the brighter an image, the later the class."""
@@ -83,7 +84,7 @@ class Trainings:
         scratch.mkdir()
         output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
         environment = {"MLFLOW_TRACKING_URI": self._uri, "BLOOMERY_MLFLOW_WAIT_SECONDS": "30"}
-        recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+        recipe = resolve(config.hyperparameters, PRESETS[config.preset], images=100, start="scratch")
         record = open_record(config, recipe, environment, output=output, scratch=scratch)
         model = replace(made_model(scratch / "made", classes=classes), metrics={"top1": top1, "loss": 1.0})
         if not without_files:

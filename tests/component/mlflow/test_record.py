@@ -25,7 +25,7 @@ def opened(config: TrainConfig, uri: str, scratch: Path, *, wait: float = 30) ->
     scratch.mkdir(exist_ok=True, parents=True)
     output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
     environment = {"MLFLOW_TRACKING_URI": uri, "BLOOMERY_MLFLOW_WAIT_SECONDS": str(wait)}
-    recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+    recipe = resolve(config.hyperparameters, PRESETS[config.preset], images=100, start="scratch")
     return open_record(config, recipe, environment, output=output, scratch=scratch)
 
 

@@ -15,7 +15,8 @@ from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
-from tests.component.mlflow.conftest import Documents, Ended, MlflowServer, config_of, free_port, made_model
+from testing.servers import MlflowServer, free_port
+from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model
 
 pytestmark = pytest.mark.feature("T6")
 
@@ -32,7 +33,7 @@ def ended(document: Documents, tmp_path: Path) -> dict[str, Any]:
     scratch.mkdir()
     output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "BLOOMERY_MLFLOW_WAIT_SECONDS": "0"}
-    recipe = resolve(config.hyperparameters, PRESETS[config.preset])
+    recipe = resolve(config.hyperparameters, PRESETS[config.preset], images=100, start="scratch")
     record = open_record(config, recipe, environment, output=output, scratch=scratch)
     record.begin(0)
     for step in range(1, 31):

@@ -12,7 +12,7 @@ from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_serving.errors import ModelError
 from bloomery_serving.storage import fetch_model
-from tests.component.mlflow.conftest import MlflowServer
+from testing.servers import MlflowServer
 from tests.component.mlflow.door import BASIC, BEARER, guarded
 from tests.component.mlflow.test_operator_resolves import ask
 from tests.component.mlflow.test_serve_from_registry import register

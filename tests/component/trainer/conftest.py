@@ -172,6 +172,7 @@ def train_config(digits: dict[str, Any], tmp_path: Path) -> Callable[..., dict[s
             "uid": output,
             "datasets": [digits],
             "preset": "resnet18",
+            "initialModel": {"weights": "None"},
             "hyperparameters": {**small, **(hyperparameters or {})},
             "checkpoint": {"everySteps": 7},
             "mlflow": {"experiment": "demo/digits", "registeredModel": "digits"},

@@ -5,26 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import obstore
 import pytest
-from obstore.store import S3Store
 from PIL import Image
 
-PROGRAM = Path(__file__).resolve().parents[3] / ".dev/bin/versitygw"
-STARTS_WITHIN = 30.0
+from testing.servers import S3_PROGRAM, S3Server, free_port
 
 
 class Finished(NamedTuple):
@@ -35,78 +29,19 @@ class Finished(NamedTuple):
     log: str
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """An S3 server on this machine, with its log of requests."""
-
-    port: int
-    key: str
-    folder: Path
-    log: Path
-
-    def environment(self, prefix: str = "", *, keyed: bool = True) -> dict[str, str]:
-        keys = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": f"{self.key}-secret"} if keyed else {}
-        values = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
-        return {f"{prefix}{name}": value for name, value in values.items()}
-
-    def bucket(self, name: str) -> S3Store:
-        """A bucket, made where there is none."""
-        (self.folder / name).mkdir(exist_ok=True)
-        return S3Store(
-            name,
-            endpoint=f"http://127.0.0.1:{self.port}",
-            region="us-east-1",
-            access_key_id=self.key,
-            secret_access_key=f"{self.key}-secret",
-            client_options={"allow_http": True},
-        )
-
-    def put(self, bucket: str, files: dict[str, bytes]) -> None:
-        store = self.bucket(bucket)
-        for name, content in files.items():
-            obstore.put(store, name, content)
-
-    def reads(self, bucket: str) -> list[str]:
-        """The objects of a bucket that were read, by the server's own log."""
-        return re.findall(rf"\| GET \| /{bucket}/(\S+) ", self.log.read_text())
-
-
 @pytest.fixture(scope="module")
-def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Gateway]]:
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, S3Server]]:
     """Two servers with keys of their own: the store, and where the images lie."""
-    if not PROGRAM.exists():
+    if not S3_PROGRAM.exists():
         pytest.skip("`make cluster` builds the S3 server")
     folder = tmp_path_factory.mktemp("s3")
-    processes, made = [], []
-    for key in ("store", "images"):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
-        (folder / key).mkdir()
-        command = [
-            *(str(PROGRAM), "--port", f"127.0.0.1:{port}", "--access", key, "--secret", f"{key}-secret"),
-            *("posix", str(folder / key)),
-        ]
-        with (folder / f"{key}.log").open("wb") as log:
-            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-        made.append(Gateway(port, key, folder / key, folder / f"{key}.log"))
-    for gateway in made:
-        until_open(gateway.port)
-    made[0].bucket("store")
-    yield made[0], made[1]
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def until_open(port: int) -> None:
-    end = time.monotonic() + STARTS_WITHIN
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+    servers = [S3Server(free_port(), key, folder / key, folder / f"{key}.log") for key in ("store", "images")]
+    for server in servers:
+        server.start()
+    servers[0].bucket("store")
+    yield servers[0], servers[1]
+    for server in servers:
+        server.kill()
 
 
 def image(number: int) -> bytes:
@@ -163,7 +98,7 @@ class Command:
 
 
 @pytest.fixture
-def command(gateways: tuple[Gateway, Gateway], tmp_path: Path) -> Callable[..., Command]:
+def command(gateways: tuple[S3Server, S3Server], tmp_path: Path) -> Callable[..., Command]:
     """Prepares from the second server to the first."""
     store, images = gateways
 
@@ -197,7 +132,7 @@ def command(gateways: tuple[Gateway, Gateway], tmp_path: Path) -> Callable[..., 
     ],
 )
 def test_every_layout_is_read_from_a_store_with_keys_of_its_own(
-    gateways: tuple[Gateway, Gateway],
+    gateways: tuple[S3Server, S3Server],
     command: Callable[..., Command],
     bucket: str,
     files: Callable[[], dict[str, bytes]],
@@ -220,7 +155,7 @@ def test_every_layout_is_read_from_a_store_with_keys_of_its_own(
 
 @pytest.mark.feature("D11")
 def test_a_public_bucket_is_read_without_keys(
-    gateways: tuple[Gateway, Gateway], command: Callable[..., Command]
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command]
 ) -> None:
     gateways[1].put("public", folders())
     statement = {
@@ -238,7 +173,7 @@ def test_a_public_bucket_is_read_without_keys(
 @pytest.mark.feature("D11")
 @pytest.mark.parametrize("keys", [{}, {"SOURCE_AWS_ACCESS_KEY_ID": "images", "SOURCE_AWS_SECRET_ACCESS_KEY": "wrong"}])
 def test_a_store_that_refuses_the_keys_is_told_in_words(
-    gateways: tuple[Gateway, Gateway], command: Callable[..., Command], keys: dict[str, str]
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command], keys: dict[str, str]
 ) -> None:
     environment = {**gateways[1].environment("SOURCE_", keyed=False), **keys}
     bucket = f"private{len(keys)}"
@@ -252,7 +187,7 @@ def test_a_store_that_refuses_the_keys_is_told_in_words(
 
 @pytest.mark.feature("D8")
 def test_a_killed_preparation_reads_no_checked_image_again(
-    gateways: tuple[Gateway, Gateway], command: Callable[..., Command], tmp_path: Path
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command], tmp_path: Path
 ) -> None:
     store, images = gateways
     images.put("many", {f"raw/{'ab'[number % 2]}/{number}.png": image(number) for number in range(1500)})

@@ -125,6 +125,7 @@ def train(
             "uid": "1234",
             "datasets": [digits],
             "preset": "resnet18",
+            "initialModel": {"weights": "None"},
             "hyperparameters": small if hyperparameters is None else {**small, **hyperparameters},
             "mlflow": {"experiment": "demo/digits", "registeredModel": "digits"},
             "output": {"uri": f"file://{tmp_path_factory.mktemp('output')}"},

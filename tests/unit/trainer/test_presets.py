@@ -52,7 +52,7 @@ def test_the_aliases_stand_for_what_is_documented() -> None:
 
 def test_inception_trains_at_299_with_its_auxiliary_head() -> None:
     preset = PRESETS["inception-v3"]
-    recipe = resolve(Hyperparameters(), preset)
+    recipe = resolve(Hyperparameters(), preset, images=1_000, start="scratch")
     model = preset.build(3, image_size=recipe.training_size).train()
     main, auxiliary = model(torch.zeros(2, 3, recipe.training_size, recipe.training_size))
 
@@ -84,7 +84,7 @@ def test_what_evaluation_takes_for_the_average_of_batches_is_not_that_of_the_sta
 
 def test_an_image_size_that_a_preset_can_not_take_is_refused_by_name() -> None:
     with pytest.raises(BadConfig, match=r"imageSize is 64; this preset needs at least 75"):
-        resolve(Hyperparameters.model_validate({"imageSize": 64}), PRESETS["inception-v3"])
+        resolve(Hyperparameters.model_validate({"imageSize": 64}), PRESETS["inception-v3"], images=9, start="scratch")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ALIASES])

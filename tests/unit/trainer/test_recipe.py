@@ -1,7 +1,8 @@
-"""What hyperparameters mean: defaults, the schedule, what decays."""
+"""What hyperparameters mean: defaults by the size of the set and the start, the schedule, what decays."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,21 +11,26 @@ from torch import nn
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters
+from bloomery_trainer.engine.schedule import build_schedule, rate_factor, set_learning_rates
+from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train.data import augmentation
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import Recipe, build_optimizer, rate_factor, resolve
+from bloomery_trainer.train.presets import PRESETS, Start
+from bloomery_trainer.train.recipe import Recipe, build_optimizer, images_seen, notes, resolve
 
 
-def recipe(**given: Any) -> Recipe:
-    return resolve(Hyperparameters.model_validate(given), PRESETS["resnet18"])
+def recipe(
+    *, preset: str = "resnet18", images: int = 3_000, start: Start = "scratch", processes: int = 1, **given: Any
+) -> Recipe:
+    hyperparameters = Hyperparameters.model_validate(given)
+    return resolve(hyperparameters, PRESETS[preset], images=images, start=start, processes=processes)
 
 
 def test_what_is_not_given_comes_from_the_preset() -> None:
     resolved = recipe()
 
-    assert (resolved.epochs, resolved.max_steps, resolved.batch_size) == (30, None, 32)
-    assert (resolved.optimizer, resolved.momentum, resolved.augmentation) == ("sgd", 0.9, "TrivialAugment")
-    assert resolved.learning_rate == pytest.approx(0.1 * 32 / 256)
+    assert (resolved.epochs, resolved.max_steps, resolved.batch_size) == (80, None, 32)
+    assert (resolved.optimizer, resolved.momentum, resolved.augmentation) == ("sgd", 0.9, "Crops")
+    assert (resolved.learning_rate, resolved.weight_decay, resolved.max_grad_norm) == (0.05, 5e-4, 5.0)
 
 
 def test_what_is_given_is_taken_also_where_it_is_zero() -> None:
@@ -37,6 +43,122 @@ def test_what_is_given_is_taken_also_where_it_is_zero() -> None:
 def test_the_length_is_steps_where_steps_are_given() -> None:
     assert recipe(maxSteps=70).total_steps(44) == 70
     assert recipe(epochs=3).total_steps(44) == 132
+
+
+@pytest.mark.feature("T22")
+@pytest.mark.parametrize(
+    ("images", "start", "seen"),
+    [
+        (20, "pretrained", 12_800),
+        (100, "pretrained", 12_800),
+        (20_000, "pretrained", 256_000),
+        (100_000, "pretrained", 1_139_000),
+        (1_300_000, "head-probe", 10_240_000),
+        (2_600_000, "pretrained", 20_480_000),
+        (3_000, "scratch", 240_000),
+        (1_300_000, "scratch", 117_000_000),
+    ],
+)
+def test_length_follows_the_anchors_of_set_size_and_start(images: int, start: Start, seen: int) -> None:
+    assert images_seen(images, start) == pytest.approx(seen, rel=0.01)
+    assert recipe(images=images, start=start).epochs == -(-images_seen(images, start) // images)
+
+
+@pytest.mark.feature("T22")
+def test_larger_sets_never_train_shorter() -> None:
+    for start in ("scratch", "pretrained"):
+        lengths = [images_seen(images, start) for images in range(10, 2_000_000, 9_973)]
+        assert lengths == sorted(lengths)
+
+
+@pytest.mark.feature("T22")
+@pytest.mark.parametrize("given", [{"epochs": 4}, {"epochs": 1}, {"maxSteps": 60}, {}])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_default_warmup_is_at_most_a_tenth_of_all_steps(preset: str, given: dict[str, int]) -> None:
+    for start in ("scratch", "pretrained"):
+        resolved = recipe(preset=preset, images=2_936, start=start, **given)
+        total = resolved.total_steps(91)
+        assert 0 < resolved.warmup_steps(91) <= total / 10 + 0.5
+
+
+def test_explicit_warmup_beyond_half_the_run_is_taken_and_noted() -> None:
+    resolved = recipe(epochs=4, warmupEpochs=3)
+
+    assert resolved.warmup_steps(93) == 279
+    assert any("warmupEpochs" in note for note in notes(resolved, images=3_000, steps_per_epoch=93))
+    assert not notes(recipe(epochs=8, warmupEpochs=3, start="pretrained"), images=3_000, steps_per_epoch=93)
+
+
+def test_training_from_scratch_on_few_images_is_noted() -> None:
+    (note,) = notes(recipe(images=2_936), images=2_936, steps_per_epoch=91)
+
+    assert note == "Trained from scratch; published weights usually give far more on 2,936 images."
+
+
+@pytest.mark.feature("T22")
+@pytest.mark.parametrize(
+    ("images", "start", "given", "augmentation"),
+    [
+        (3_000, "scratch", {}, "Crops"),
+        (3_000, "scratch", {"imageSize": 32}, "Light"),
+        (50_000, "scratch", {}, "TrivialAugment"),
+        (50_000, "scratch", {"maxSteps": 2_000}, "Crops"),
+        (1_300_000, "pretrained", {}, "Crops"),
+        (3_000, "pretrained", {"augmentation": "TrivialAugment"}, "TrivialAugment"),
+    ],
+)
+def test_augmentation_follows_length_start_and_image_size(
+    images: int, start: Start, given: dict[str, Any], augmentation: str
+) -> None:
+    assert recipe(images=images, start=start, **given).augmentation == augmentation
+
+
+@pytest.mark.feature("T22")
+@pytest.mark.parametrize(("preset", "body", "head"), [("resnet50", 0.01, 0.1), ("convnext-tiny", 5e-5, 5e-4)])
+def test_new_head_learns_ten_times_faster_than_pretrained_body(preset: str, body: float, head: float) -> None:
+    resolved = recipe(preset=preset, start="pretrained")
+    probed = recipe(preset=preset, start="head-probe")
+
+    assert (resolved.learning_rate, resolved.head_learning_rate) == pytest.approx((body, head))
+    assert (probed.learning_rate, probed.head_learning_rate) == pytest.approx((body, body))
+    assert recipe(preset=preset, start="pretrained", trainable="Head").learning_rate == pytest.approx(head)
+
+
+def test_explicit_rate_holds_for_body_and_head() -> None:
+    resolved = recipe(start="pretrained", learningRate=0.02)
+
+    assert (resolved.learning_rate, resolved.head_learning_rate) == (0.02, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "given", "batch"),
+    [
+        (3_000, 1, {}, 32),
+        (3_000, 8, {}, 256),
+        (60, 1, {"batchSize": 256}, 60),
+        (33, 2, {"batchSize": 64}, 32),
+        (145, 2, {"batchSize": 256}, 144),
+        (3_000, 2, {"batchSize": 64}, 64),
+    ],
+)
+def test_batch_is_for_each_process_and_shrinks_to_the_set(
+    images: int, processes: int, given: dict[str, int], batch: int
+) -> None:
+    resolved = recipe(images=images, processes=processes, **given)
+
+    assert resolved.batch_size == batch
+    assert resolved.learning_rate == pytest.approx(0.05 * (batch / 32) ** 0.5)
+
+
+def test_fewer_images_than_processes_are_refused_in_words() -> None:
+    with pytest.raises(BadConfig, match="5 training images cannot be shared by 8 processes: use fewer GPUs or nodes"):
+        recipe(images=5, processes=8)
+
+
+def test_recipe_survives_json() -> None:
+    for given in ({}, {"learningRateSchedule": "20:0.001,30:0.0001"}):
+        resolved = recipe(**given)
+        assert Recipe.of_document(json.loads(json.dumps(resolved.document()))) == resolved
 
 
 def test_the_rate_rises_in_a_line_then_falls_in_a_cosine() -> None:
@@ -53,6 +175,18 @@ def test_a_run_shorter_than_its_warm_up_still_learns() -> None:
     assert rate_factor(0, total_steps=1, warmup_steps=50) == 1
 
 
+def test_stages_give_each_epoch_its_rate() -> None:
+    model = nn.Linear(2, 2)
+    resolved = recipe(learningRateSchedule="2:0.1,3:0.01")
+    optimizer, schedule = build_optimizer(model, resolved), build_schedule(resolved, steps_per_epoch=5)
+    rates = []
+    for step in range(15):
+        set_learning_rates(optimizer, schedule(step))
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    assert rates == pytest.approx([0.1] * 10 + [0.01] * 5)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_norms_and_biases_do_not_decay(optimizer: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
@@ -61,20 +195,44 @@ def test_norms_and_biases_do_not_decay(optimizer: str) -> None:
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.1, 2), (0.0, 4)]
 
 
+def test_convnext_layer_scales_do_not_decay() -> None:
+    with torch.device("meta"):
+        model = PRESETS["convnext-tiny"].build(3, image_size=64)
+        groups = build_optimizer(model, recipe(preset="convnext-tiny")).param_groups
+    scales = {id(value) for name, value in model.named_parameters() if name.endswith("layer_scale")}
+    decayed = {id(value) for group in groups if group["weight_decay"] for value in group["params"]}
+
+    assert len(scales) == 18
+    assert not scales & decayed
+
+
+def test_head_and_body_are_groups_of_their_own() -> None:
+    with torch.device("meta"):
+        model = PRESETS["resnet18"].build(3, image_size=64)
+    head = PRESETS["resnet18"].head(image_size=64)
+    groups = build_optimizer(model, recipe(start="pretrained"), head).param_groups
+    rates = {id(value): group["lr"] for group in groups for value in group["params"]}
+
+    assert {rates[id(value)] for name, value in model.named_parameters() if name in head} == {0.1}
+    assert {rates[id(value)] for name, value in model.named_parameters() if name not in head} == {0.01}
+
+
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (448, 512), (32, 32), (64, 64)])
 def test_large_images_lose_their_border_and_small_ones_do_not(size: int, resize: int) -> None:
     assert Preprocess.for_size(size).resize == resize
 
 
-def test_training_at_224_sees_crops_of_176() -> None:
-    assert recipe(imageSize=224).training_size == 176
-    assert recipe(imageSize=32).training_size == 32
+def test_training_at_224_sees_crops_of_176_under_strong_augmentation() -> None:
+    assert recipe(imageSize=224, augmentation="TrivialAugment").training_size == 176
+    assert recipe(imageSize=32, augmentation="TrivialAugment").training_size == 32
     assert recipe(imageSize=224, augmentation="Light").training_size == 224
 
 
-@pytest.mark.parametrize("name", ["TrivialAugment", "Light"])
-def test_augmented_images_have_one_size_whatever_came_in(name: str) -> None:
-    augment = augmentation(recipe(augmentation=name, imageSize=64))
+@pytest.mark.parametrize(
+    "given", [{"augmentation": "TrivialAugment", "imageSize": 64}, {"augmentation": "Light", "imageSize": 64}]
+)
+def test_augmented_images_have_one_size_whatever_came_in(given: dict[str, Any]) -> None:
+    augment = augmentation(recipe(**given))
     assert augment is not None
     for size in ((64, 90), (70, 64)):
         image = augment(torch.zeros((3, *size), dtype=torch.uint8))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -37,7 +36,7 @@ def stored(path: Path, labels: Labels, parts: Labels, key: Callable[[int], str])
         records.append((0, label, part, start, len(image), start + len(image), len(name)))
         content += image + name
     path.write_bytes(content)
-    return ImageFiles(np.array(records, _RECORD), (os.open(path, os.O_RDONLY),))
+    return ImageFiles(np.array(records, _RECORD), (path,))
 
 
 def evaluation(labels: Labels, given: Labels, classes: int) -> Evaluation:

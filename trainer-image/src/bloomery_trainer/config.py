@@ -305,11 +305,18 @@ class TrainConfig(_Model):
     mlflow: Mlflow
     output: TrainOutput
 
+    @property
+    def names_trained_weights(self) -> bool:
+        """Whether the document names weights to start from."""
+        return self.initial_model is not None and self.initial_model.weights != "None"
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         start = self.initial_model
         if start is not None and start.weights == "None" and self.hyperparameters.trainable == "Head":
-            raise ValueError("hyperparameters.trainable Head needs trained weights to start from, and initialModel.weights is None")
+            raise ValueError(
+                "hyperparameters.trainable Head needs trained weights to start from, and initialModel.weights is None"
+            )
         if self.evaluate_only and (start is None or start.weights == "None"):
             raise ValueError("evaluateOnly needs an initialModel: there is nothing to evaluate")
         if self.evaluate_only and self.output.quantization != "None":

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.storage import Folder
@@ -19,6 +19,8 @@ MODEL, LABELS, PREPROCESS, WEIGHTS = "model.onnx", "labels.txt", "preprocess.jso
 SERVED = (MODEL, LABELS, PREPROCESS)
 FILES = (*SERVED, WEIGHTS)
 METADATA = "metadata.json"
+
+FolderKind = Literal["Trained", "Onnx"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class StoredModel:
     def digest(self) -> str:
         """The model's digest."""
         return digest(self.files)
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether it has PyTorch weights of a preset; a model of another origin is ONNX only."""
+        return WEIGHTS in self.files and "preset" in self.metadata
 
     def require(self, wanted: str | None) -> None:
         """Raises BadConfig where another digest was meant; None takes any."""
@@ -70,6 +77,18 @@ def stored(folder: Folder, below: str = "") -> StoredModel | None:
         where = f"{folder.uri.rstrip('/')}/{below}{METADATA}"
         raise BadData("NotAModel", f"{where} does not describe a model: {error!r}") from error
     return StoredModel(folder, below, metadata, files)
+
+
+def folder_kind(folder: Folder, below: str = "") -> FolderKind | None:
+    """What a folder holds: a model of a TrainingJob, an ONNX model alone (imported, or of another origin), or none.
+
+    Training can start from the first; both can be evaluated and served. Raises BadData where metadata.json is damaged.
+    """
+    model = stored(folder, below)
+    if model is not None:
+        return "Trained" if model.is_trainable else "Onnx"
+    names = [file.path.removeprefix(below) for file in folder.list(below.rstrip("/") or None)]
+    return "Onnx" if any(name.endswith(".onnx") and "/" not in name for name in names) else None
 
 
 def require_stored(folder: Folder, below: str = "") -> StoredModel:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import tarfile
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,11 @@ _RECORD = np.dtype(
 class ImageFiles:
     """The images of one split, still encoded, readable at random from any thread or forked process.
 
-    `records` is a structured array of `_RECORD`: a million images take 38 MB.
+    `records` is a structured array of `_RECORD`: a million images take 38 MB. `shards` are the files that hold them.
     """
 
     records: NDArray[Any]
-    descriptors: tuple[int, ...]
+    shards: tuple[Path, ...]
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -54,14 +56,17 @@ class ImageFiles:
     def read(self, index: int) -> bytes:
         """The bytes of one image file."""
         record = self.records[index]
-        # pread keeps no position, so that readers that share a descriptor do not disturb each other.
-        return os.pread(self.descriptors[record["shard"]], int(record["size"]), int(record["offset"]))
+        return _read(self.shards[record["shard"]], offset=int(record["offset"]), size=int(record["size"]))
 
     def key(self, index: int) -> str:
         """What the image was called at its source."""
         record = self.records[index]
-        name = os.pread(self.descriptors[record["shard"]], int(record["key_size"]), int(record["key_offset"]))
-        return name.decode()
+        shard = self.shards[record["shard"]]
+        return _read(shard, offset=int(record["key_offset"]), size=int(record["key_size"])).decode()
+
+    def subset(self, indices: Sequence[int] | NDArray[Any]) -> ImageFiles:
+        """The images at these positions, in that order; a boolean array [N] selects those where it is true."""
+        return replace(self, records=self.records[np.asarray(indices)])
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -76,25 +81,35 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class LocalDataset:
-    """One or several dataset versions, ready to be read as one."""
+    """One or several dataset versions, ready to be read as one.
+
+    `unreadable` names, for each split, the images that could not be decoded and were left out of it.
+    """
 
     parts: tuple[DatasetVersion, ...]
     classes: tuple[str, ...]
     splits: Mapping[str, ImageFiles]
+    unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def unreadable_keys(self) -> tuple[str, ...]:
+        """The names of all images that were left out, whatever their split."""
+        return tuple(key for keys in self.unreadable.values() for key in keys)
 
     def with_classes(self, classes: Sequence[str]) -> LocalDataset:
         """The same images with their labels in the order of a model's classes.
 
-        Raises BadConfig where a class is none of the model's.
+        Names are compared in Unicode's normal form C. Raises BadConfig where a class is none of the model's.
         """
-        unknown = [name for name in self.classes if name not in classes]
+        normalised, own = _normalised(classes), _normalised(self.classes)
+        unknown = [name for name, normal in zip(self.classes, own, strict=True) if normal not in normalised]
         if unknown:
             raise BadConfig(
                 "ClassNotFound",
                 f"the model has no class {unknown[0]!r}; it has {', '.join(map(repr, classes[:20]))}. Name the classes "
                 "to evaluate in datasets[].classes",
             )
-        labels = _labels(self.classes, self.classes, classes)
+        labels = _labels(own, own, normalised)
 
         def relabelled(files: ImageFiles) -> ImageFiles:
             records = files.records.copy()
@@ -102,7 +117,7 @@ class LocalDataset:
             return replace(files, records=records)
 
         splits = {split: relabelled(files) for split, files in self.splits.items()}
-        return LocalDataset(self.parts, tuple(classes), splits)
+        return replace(self, classes=tuple(classes), splits=splits)
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Images by dataset, class and split: `counts()["flowers"]["roses"]["train"]`."""
@@ -121,17 +136,26 @@ def fetch(
     *,
     splits: tuple[str, ...],
     download: bool = True,
+    scratch_bytes: int | None = None,
+    reserved_bytes: int = 0,
 ) -> LocalDataset:
     """Downloads the shards of the splits to `scratch`, checks their digests, and indexes them.
 
-    Without `download`, another process has done so already.
+    Args:
+        wanted: the versions to join.
+        open_version: opens a version's folder by its address.
+        scratch: an existing local folder.
+        splits: their names, such as `train`.
+        download: without it, another process has done so already.
+        scratch_bytes: what the folder may hold, where that is less than its file system has free.
+        reserved_bytes: what checkpoints and the model will need of it besides the images.
 
     A split that no dataset has is left out of the result. Raises BadConfig where a version or a class is not there
     or the images do not fit on the disk, BadData where a shard is damaged or train or validation is empty.
     """
     manifests = [_manifest(version, open_version(version.uri)) for version in wanted]
     if download:
-        _require_room(manifests, splits, scratch)
+        _require_room(_shards(manifests, splits), scratch, scratch_bytes=scratch_bytes, reserved_bytes=reserved_bytes)
     chosen = [_chosen(version, manifest) for version, manifest in zip(wanted, manifests, strict=True)]
     classes = tuple(sorted({name for names in chosen for name in names}))
     if len(classes) < 2:
@@ -170,25 +194,51 @@ def _manifest(wanted: DatasetVersion, folder: Folder) -> dict[str, Any]:
     return manifest
 
 
-def _require_room(manifests: Sequence[Mapping[str, Any]], splits: tuple[str, ...], scratch: Path) -> None:
-    shards = [shard for manifest in manifests for split in splits for shard in manifest["shards"].get(split, [])]
-    needed, free = sum(shard["bytes"] for shard in shards), shutil.disk_usage(scratch).free
+def _shards(manifests: Sequence[Mapping[str, Any]], splits: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    return [shard for manifest in manifests for split in splits for shard in manifest["shards"].get(split, [])]
+
+
+def _require_room(
+    shards: Sequence[Mapping[str, Any]], scratch: Path, *, scratch_bytes: int | None, reserved_bytes: int
+) -> None:
+    """Raise BadConfig unless the images and what else is written fit into the scratch folder.
+
+    An emptyDir's size limit is not visible in the file system: the kubelet evicts the pod that exceeds it.
+    """
+    images, free = sum(shard["bytes"] for shard in shards), shutil.disk_usage(scratch).free
+    needed = images + reserved_bytes
+    use = f"the images need {_gib(images)} of local disk"
+    if reserved_bytes:
+        use += f" and checkpoints and the model {_gib(reserved_bytes)}"
+    if scratch_bytes is not None and needed > scratch_bytes:
+        raise BadConfig(
+            "ScratchTooSmall", f"{use}; spec.scratch is {_gib(scratch_bytes)}: raise it to at least {_gib_up(needed)}"
+        )
     if needed > free:
         raise BadConfig(
             "ScratchTooSmall",
-            f"the images need {_gib(needed)} of local disk, {_gib(free)} are free; raise scratch",
+            f"{use}, and {_gib(free)} are free: use a node with more local disk, and raise spec.scratch where it is "
+            f"less than {_gib_up(needed)}",
         )
 
 
 def _chosen(wanted: DatasetVersion, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes to use of a version, as its manifest spells them; all in Unicode's normal form C."""
     known = manifest["classes"]
-    missing = [name for name in wanted.classes if name not in known]
+    spelling = dict(zip(_normalised(known), known, strict=True))
+    missing = [
+        name for name, normal in zip(wanted.classes, _normalised(wanted.classes), strict=True) if normal not in spelling
+    ]
     if missing:
         raise BadConfig(
             "ClassNotFound",
             f"dataset {wanted.name} has no class {missing[0]!r}; it has {', '.join(map(repr, known[:20]))}",
         )
-    return wanted.classes or tuple(known)
+    return tuple(spelling[name] for name in _normalised(wanted.classes)) or tuple(known)
+
+
+def _normalised(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 def _labels(known: Sequence[str], chosen: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
@@ -220,24 +270,34 @@ def _fetch_part(
             raise Unavailable("ShardDamaged", f"{shard['name']} under {folder.uri} is not what was written")
         return path
 
-    tables, descriptors = [np.empty(0, _RECORD)], []
+    tables, paths = [np.empty(0, _RECORD)], []
     for number, path in enumerate(map_in_order(fetched, shards, threads=_DOWNLOADS)):
         table = _index(path)
         table["shard"], table["part"], table["label"] = number, part, labels[table["label"]]
         tables.append(table[table["label"] >= 0])
-        descriptors.append(os.open(path, os.O_RDONLY))
-    return ImageFiles(np.concatenate(tables), tuple(descriptors))
+        paths.append(path)
+    return ImageFiles(np.concatenate(tables), tuple(paths))
 
 
 def _joined(parts: Sequence[ImageFiles]) -> ImageFiles:
     tables: list[NDArray[Any]] = []
-    descriptors: tuple[int, ...] = ()
+    shards: tuple[Path, ...] = ()
     for files in parts:
         table = files.records.copy()
-        table["shard"] += len(descriptors)
+        table["shard"] += len(shards)
         tables.append(table)
-        descriptors += files.descriptors
-    return replace(parts[0], records=np.concatenate(tables), descriptors=descriptors)
+        shards += files.shards
+    return ImageFiles(np.concatenate(tables), shards)
+
+
+def _read(path: Path, *, offset: int, size: int) -> bytes:
+    # Opened anew for each image, which takes microseconds: a set of a million images has more shards than a process
+    # may have descriptors.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
 
 
 def _index(path: Path) -> NDArray[Any]:
@@ -259,3 +319,7 @@ def _record(tar: tarfile.TarFile, entry: dict[str, tarfile.TarInfo]) -> tuple[in
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+def _gib_up(size: int) -> str:
+    return f"{math.ceil(size / 2**30)}Gi"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,11 +12,13 @@ from torch import nn
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train import checkpoint, initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved
-from bloomery_trainer.train.data import training_batches
+from bloomery_trainer.train.data import training_batches, unreadable_note
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job
 from bloomery_trainer.train.observer import RunObserver
+from bloomery_trainer.train.recipe import notes as recipe_notes
+from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import Record
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,18 @@ class Fitted:
     saved: Saved | None
 
 
+def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
+    """The job with its recipe, which depends on the number of images and on the start."""
+    recipe = resolve(
+        job.config.hyperparameters,
+        job.preset,
+        images=len(dataset.splits["validation" if job.config.evaluate_only else "train"]),
+        start="scratch" if start is None else "pretrained",
+        processes=job.world.size,
+    )
+    return replace(job, resolved_recipe=recipe)
+
+
 def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
     """Trains, from the newest checkpoint if there is one; raises Terminated on SIGTERM, after a checkpoint."""
     saved: list[Saved] = []
@@ -44,6 +58,8 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
 
     model, notes = build_model(job, dataset, start)
     plan = make_plan(job, dataset, record, on_saved)
+    images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
+    notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
     state = loop.start(model, plan)
     earlier = plan.checkpoints.newest()
     if earlier is not None:
@@ -62,11 +78,12 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     best = loop.fit(state, plan)
     job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
+    note = unreadable_note((*plan.batches.unreadable_keys(job.world), *dataset.unreadable_keys))
     return Fitted(
         model=model,
         reason=state.ending or "Trained",
         best_epoch=best.epoch,
-        notes=notes,
+        notes=(*notes, note) if note else notes,
         starts=starts,
         saved=saved[0] if saved else None,
     )
@@ -99,7 +116,9 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
 def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
     """What the loop is run with; `on_saved` hears of each checkpoint."""
     config, recipe = job.config, job.recipe
-    batches = training_batches(dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world)
+    batches = training_batches(
+        dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world, budget=job.memory
+    )
     validation = job.evaluation_loader(dataset, "validation")
     return loop.Plan(
         recipe=recipe,
@@ -117,6 +136,7 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         auxiliary=job.preset.auxiliary,
         patience=config.early_stopping.patience if config.early_stopping else None,
         max_seconds=config.max_training_seconds,
+        head=job.preset.head(image_size=recipe.training_size),
         identity={
             "uid": config.uid,
             "classes": list(dataset.classes),

@@ -2,69 +2,180 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
-import torch
-import torchvision  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bloomery_model import Preprocess
-from bloomery_trainer.config import InitialModel
-from bloomery_trainer.errors import BadConfig, Unavailable
+from bloomery_trainer.config import InitialModel, TrainConfig
+from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.model_folder import LABELS, PREPROCESS, WEIGHTS, StoredModel, read_classes, stored
+from bloomery_trainer.models.published import (
+    ANSWER_SECONDS,
+    PATIENT_ANSWER_SECONDS,
+    LocalWeights,
+    WeightsFinder,
+    published_file,
+    scratch_warning,
+    unreachable_error,
+)
+from bloomery_trainer.models.weights import (
+    AUXILIARY_PREFIXES,
+    MIN_BODY_SHARE,
+    Fit,
+    compare,
+    find_state_dict,
+    nearest_preset,
+    read_document,
+    require_finite,
+    shapes,
+)
 from bloomery_trainer.storage import Folder
 from bloomery_trainer.train import checkpoint
 from bloomery_trainer.train.presets import PRESETS
 
-log = logging.getLogger(__name__)
-
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
-_FOREIGN = re.compile(r"(\.ckpt($|[.-])|\.(meta|index|h5|keras|pb|pbtxt|tflite|onnx|safetensors)$|saved_model)")
+_FOREIGN = re.compile(r"(\.ckpt($|[.-])|\.(meta|index|h5|keras|pb|pbtxt|tflite|onnx)$|saved_model)")
 _CHECKPOINT = re.compile(rf"({checkpoint.FOLDER}/)?step-\d+\.pt$")
+_FILES = (".pt", ".pth", ".safetensors")
+CHOICE = "initial-model.json"
+"""In the output folder: what the first pod of a job without ``initialModel`` started from."""
+
+_MAX_ORIGIN = 512
+"""Characters; the result has to fit into a termination message."""
+
+_OWN_KEYS = {"format", "step", "uid", "model", "classes", "preset", "imageSize"}
+
+StartKind = Literal["Published", "Pushed", "Model", "File", "Scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Initial:
-    """Weights by parameter name, and what is known of them; `classes` empty where unknown."""
+    """What training starts from. Plain tensors and values, so that it can be sent to another process.
+
+    Attributes:
+        weights: tensors by parameter name, by the file's own names; empty for a start from scratch.
+        origin: where they come from, in words.
+        kind: published by torchvision, pushed to the store, a model of a TrainingJob, any file, or from scratch.
+        classes: the names of the classes in the order of the head's rows; empty where unknown.
+        warning: a sentence on what people should change, for a start that is worse than it could be.
+    """
 
     weights: Mapping[str, Tensor]
     origin: str
+    kind: StartKind = "File"
     classes: tuple[str, ...] = ()
     preset: str | None = None
     preprocess: Preprocess | None = None
     digest: str | None = None
+    warning: str | None = None
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether there are trained weights."""
+        return self.kind != "Scratch"
+
+    def document(self) -> dict[str, str]:
+        """For the result of the run; an empty warning where there is none."""
+        return {"kind": self.kind, "origin": self.origin[:_MAX_ORIGIN], "warning": self.warning or ""}
 
 
-def load(wanted: InitialModel, preset: str, open_parent: Callable[[str], Folder], scratch: Path) -> Initial:
-    """Fetches the weights that training starts from.
+def load(
+    config: TrainConfig,
+    open_folder: Callable[[str], Folder],
+    scratch: Path,
+    *,
+    output: Folder | None = None,
+    is_leader: bool = True,
+) -> Initial:
+    """Fetch the weights that training starts from.
 
-    Raises BadConfig where there are none, or of another kind than can be read, or of another preset.
+    Without ``initialModel``, these are torchvision's DEFAULT weights of the preset, or those that were pushed in their
+    place; where no source has them, training starts from scratch, and ``warning`` says so. That choice is made once:
+    the length and the rates of the training depend on it, so a pod that is started again must not choose otherwise.
+
+    Args:
+        config: of the training.
+        open_folder: opens a folder of the store.
+        scratch: a local folder for files, empty again afterwards.
+        output: the output folder, which remembers the choice between starts; None forgets it.
+        is_leader: whether this process writes the choice down.
+
+    Raises:
+        BadConfig: there is no such model, it cannot be read, or it is of another network than the preset; or only the
+            head is to be trained and there is no trained body.
+        Unavailable: the store does not answer, or the server of weights that were asked for by name.
     """
-    if wanted.weights is not None:
-        return _published(wanted.weights, preset)
-    assert wanted.uri is not None
-    return _stored(wanted, wanted.uri, open_parent, scratch)
+    start = config.initial_model
+    if start is None or start.weights is not None:
+        earlier = None if start is not None or output is None else _earlier_choice(output, config.uid)
+        if earlier is not None and not earlier.is_pretrained:
+            return earlier
+        initial = _published(config, open_folder, scratch, required=earlier is not None)
+        if start is None and earlier is None and output is not None and is_leader:
+            output.write(CHOICE, json.dumps({"uid": config.uid, **initial.document()}, ensure_ascii=False).encode())
+    else:
+        assert start.uri is not None
+        initial = _stored(start, start.uri, open_folder, scratch)
+    require_preset(initial, config.preset)
+    return initial
+
+
+def _earlier_choice(output: Folder, uid: str) -> Initial | None:
+    """What an earlier pod of the same job started from; its weights are not loaded."""
+    content = output.read_if_there(CHOICE)
+    document = json.loads(content) if content else {}
+    if document.get("uid") != uid:
+        return None
+    return Initial(weights={}, origin=document["origin"], kind=document["kind"], warning=document["warning"] or None)
 
 
 def require_preset(initial: Initial, preset: str) -> None:
-    """Raises BadConfig where the weights are of another network than the preset's."""
+    """Raise BadConfig where the weights are of another network than the preset's."""
+    if not initial.is_pretrained:
+        return
     known = initial.preset
-    if known is not None and PRESETS[known].architecture != PRESETS[preset].architecture:
+    if known is None:
+        _require_same_network(compare(*shapes(preset), initial.weights), initial, preset)
+    elif PRESETS[known].architecture != PRESETS[preset].architecture:
         raise BadConfig(
             "PresetMismatch",
             f"the initial model ({initial.origin}) is a {known}, the preset is {preset}: set preset to {known}",
         )
 
 
+def _require_same_network(fit: Fit, initial: Initial, preset: str) -> None:
+    """Refuse a file of another network.
+
+    Names and shapes agree in part between networks: a ResNet-50 has more than half of the values of a ResNet-18. So a
+    file that is short of this network and whole for another one is refused, too.
+    """
+    if fit.is_complete:
+        return
+    nearest, share = nearest_preset(initial.weights)
+    if fit.share >= MIN_BODY_SHARE and share < 1:
+        return
+    hint = (
+        f"the nearest preset is {nearest}, with {share:.0%}: set preset to {nearest}"
+        if share >= MIN_BODY_SHARE
+        else f"no preset has this network (the nearest is {nearest}, with {share:.0%})"
+    )
+    raise BadConfig(
+        "PresetMismatch",
+        f"the initial model ({initial.origin}) is of another network than preset {preset}: it has {fit.share:.0%} of "
+        f"the values of the preset's body, where at least {MIN_BODY_SHARE:.0%} are needed; {hint}",
+    )
+
+
 def take_over(model: nn.Module, initial: Initial, *, classes: Sequence[str], head: frozenset[str]) -> list[str]:
-    """Copies the weights into the model; what belongs to a class goes along with its name.
+    """Copy the weights into the model; the rows of a class go along with its name.
 
     Args:
         model: a new network for `classes`, on the CPU.
@@ -73,23 +184,31 @@ def take_over(model: nn.Module, initial: Initial, *, classes: Sequence[str], hea
         head: the parameters that have a row for each class.
 
     Returns:
-        What people should know, in sentences. Raises BadConfig where the weights are not of this network.
+        Notes for people, in sentences.
+
+    Raises:
+        BadConfig: less than half of the values of the body are there, or some are not finite.
     """
+    if not initial.is_pretrained:
+        return [initial.warning] if initial.warning else []
     own = model.state_dict()
-    body = {name: value for name, value in initial.weights.items() if name in own and name not in head}
-    missing = [name for name in own if name not in body and name not in head and not name.startswith(_AUXILIARY)]
-    wrong = [name for name, value in body.items() if value.shape != own[name].shape]
-    if missing or wrong:
+    fit = compare(own, head, initial.weights)
+    if fit.share < MIN_BODY_SHARE:
         raise BadConfig(
             "PresetMismatch",
-            f"the initial model ({initial.origin}) is of another network than the preset: "
-            f"{(missing or wrong)[0]} {'is missing' if missing else 'has another shape'}",
+            f"the initial model ({initial.origin}) is of another network than the preset: {fit.sentence()}",
         )
-    rows = _rows(initial.classes, classes)
-    for name in head & initial.weights.keys():
-        body[name] = _with_rows(own[name], initial.weights[name], rows, known=len(initial.classes))
-    model.load_state_dict(body, strict=False)
-    return [_head_note(initial, classes, kept=len(rows))]
+    require_finite(fit.tensors, where=initial.origin)
+    rows = _rows(initial.classes, classes) if _has_head(fit, own, known=len(initial.classes)) else []
+    values = dict(fit.tensors)
+    for name, value in fit.head.items():
+        if _same_features(value, own[name], rows=len(initial.classes)):
+            values[name] = _with_rows(own[name], value, rows)
+    model.load_state_dict(values, strict=False)
+    notes = [_head_note(initial, classes, fit=fit, copied=len(rows))]
+    if not fit.is_complete or fit.unused:
+        notes.append(f"Of {initial.origin}, {fit.sentence()}.")
+    return notes
 
 
 def freeze_body(model: nn.Module, head: frozenset[str]) -> None:
@@ -112,112 +231,175 @@ def _rows(known: Sequence[str], classes: Sequence[str]) -> list[tuple[int, int]]
     return [(here, there[name]) for here, name in enumerate(classes) if name in there]
 
 
-def _with_rows(own: Tensor, given: Tensor, rows: list[tuple[int, int]], *, known: int) -> Tensor:
-    if given.shape[0] != known or given.shape[1:] != own.shape[1:]:
-        return own
+def _same_features(value: Tensor, own: Tensor, *, rows: int) -> bool:
+    return value.shape == (rows, *own.shape[1:]) and value.is_floating_point()
+
+
+def _has_head(fit: Fit, own: Mapping[str, Tensor], *, known: int) -> bool:
+    """Whether the file has a head whose rows are of the known classes; the auxiliary heads do not count."""
+    heads = [name for name in fit.head if not name.startswith(AUXILIARY_PREFIXES)]
+    return bool(heads) and all(_same_features(fit.head[name], own[name], rows=known) for name in heads)
+
+
+def _with_rows(own: Tensor, value: Tensor, rows: list[tuple[int, int]]) -> Tensor:
     mixed = own.clone()
     for here, there in rows:
-        mixed[here] = given[there]
+        mixed[here] = value[there]
     return mixed
 
 
-def _head_note(initial: Initial, classes: Sequence[str], *, kept: int) -> str:
-    if kept == len(classes) == len(initial.classes):
-        return f"Training starts from {initial.origin}, with its {kept} classes."
-    if kept == 0:
-        return f"Training starts from {initial.origin}; the head is new, as its classes are others."
+def _head_note(initial: Initial, classes: Sequence[str], *, fit: Fit, copied: int) -> str:
+    start = f"Training starts from {initial.origin}"
+    if not fit.head:
+        return f"{start}; it has no head, so the head is new."
+    if not initial.classes:
+        return f"{start}; its classes are not known, so the head is new."
+    if copied == len(classes) == len(initial.classes):
+        return f"{start}, with its {copied} classes."
+    if copied == 0:
+        return f"{start}; the head is new, as its classes are others."
     return (
-        f"Training starts from {initial.origin}; the head is new for {len(classes) - kept} of {len(classes)} classes, "
-        f"{kept} had a class of the same name."
+        f"{start}; the head is new for {len(classes) - copied} of {len(classes)} classes, "
+        f"{copied} had a class of the same name."
     )
 
 
-def _published(name: str, preset: str) -> Initial:
-    known = torchvision.models.get_model_weights(PRESETS[preset].architecture)
-    weights = known.DEFAULT if name == "DEFAULT" else known.__members__.get(name)
-    if weights is None:
-        names = ", ".join(known.__members__)
-        raise BadConfig("WeightsNotFound", f"torchvision has no weights {name!r} for {preset}; it has {names}, DEFAULT")
-    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+def _published(config: TrainConfig, open_folder: Callable[[str], Folder], scratch: Path, *, required: bool) -> Initial:
+    """Published weights: those of a name, or of the preset where nothing is said.
+
+    With `required`, or for `trainable: Head`, there is no start from scratch.
+    """
+    name = config.initial_model.weights if config.initial_model else None
+    if name == "None":
+        return Initial(weights={}, origin="scratch", kind="Scratch")
+    file = published_file(config.preset, name or "DEFAULT")
+    head_only = config.hyperparameters.trainable == "Head"
+    finder = WeightsFinder(
+        file=file,
+        any_pushed=name in (None, "DEFAULT"),
+        settings=config.published_weights,
+        open_folder=open_folder,
+        scratch=scratch,
+        answer_seconds=PATIENT_ANSWER_SECONDS if required or head_only or name else ANSWER_SECONDS,
+    )
+    result = finder.find()
+    if isinstance(result, LocalWeights):
+        return _from_published(result)
+    if name is not None or required:
+        raise unreachable_error(file, result)
+    if head_only:
+        raise BadConfig(
+            "WeightsNotFound",
+            f"hyperparameters.trainable Head needs trained weights to start from: {unreachable_error(file, result)}",
+        )
+    return Initial(weights={}, origin="scratch", kind="Scratch", warning=scratch_warning(file, result))
+
+
+def _from_published(file: LocalWeights) -> Initial:
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except OSError as error:
-        raise Unavailable(
-            "WeightsUnreachable",
-            f"the weights {name} of {preset} can not be downloaded from {weights.url} ({error}); where there is no "
-            f"way to it, put that file at {file}, or train without initialModel.weights",
-        ) from error
-    except RuntimeError as error:
-        raise BadConfig("InvalidCheckpoint", f"the weights {name} at {file} are damaged: {error}") from error
-    return Initial(weights=state, origin=f"weights {name} of {preset}", classes=tuple(weights.meta["categories"]))
+        state = find_state_dict(read_document(file.path, where=file.where), where=file.where)
+    finally:
+        if file.temporary:
+            file.path.unlink()
+    return Initial(weights=state.tensors, origin=file.origin, kind=file.kind, classes=file.classes or state.classes)
 
 
-def _stored(wanted: InitialModel, uri: str, open_parent: Callable[[str], Folder], scratch: Path) -> Initial:
-    origin = wanted.origin or uri
+def _stored(start: InitialModel, uri: str, open_folder: Callable[[str], Folder], scratch: Path) -> Initial:
+    origin = start.origin or uri
+    if uri.endswith(_FILES):
+        parent, _, name = uri.rpartition("/")
+        return _from_file(open_folder(parent), name, scratch, origin=origin)
     if _FOREIGN.search(uri):
         _refuse_foreign(uri)
-    if uri.endswith((".pt", ".pth")):
-        parent, _, name = uri.rpartition("/")
-        return _from_checkpoint(open_parent(parent), name, scratch, origin=origin)
-    folder = open_parent(uri)
+    folder = open_folder(uri)
     for below in ("", "model/"):
         model = stored(folder, below)
         if model is not None:
-            return _from_model(model, scratch, wanted=wanted, origin=origin)
+            return _from_model(model, scratch, start=start, origin=origin)
     names = sorted(file.path for file in folder.list())
     checkpoints = [name for name in names if _CHECKPOINT.match(name)]
     if checkpoints:
-        return _from_checkpoint(folder, checkpoints[-1], scratch, origin=origin)
+        return _from_file(folder, checkpoints[-1], scratch, origin=origin)
     if any(_FOREIGN.search(name) for name in names):
         _refuse_foreign(uri)
     raise BadConfig(
         "InitialModelNotFound",
         f"there is no model under {uri}: a model folder has metadata.json, state.pt and labels.txt, and the folder of "
-        f"a training's checkpoints has {checkpoint.FOLDER}/step-….pt",
+        f"a training's checkpoints has {checkpoint.FOLDER}/step-….pt; a single weight file is named with its ending, "
+        ".pt, .pth or .safetensors",
     )
 
 
 def _refuse_foreign(uri: str) -> NoReturn:
     raise BadConfig(
         "UnsupportedModel",
-        f"{uri} is of another framework (a TensorFlow checkpoint, Keras, ONNX, …), from which training can not start; "
-        "use a model folder or a checkpoint of a TrainingJob, a PyTorch state dict (.pt), or initialModel.weights",
+        f"{uri} is of another framework (a TensorFlow checkpoint, Keras, ONNX, …), from which training cannot start; "
+        "use a model folder or a checkpoint of a TrainingJob, a weight file (.pt, .pth or .safetensors; give a "
+        "PyTorch .ckpt one of these endings), or initialModel.weights",
     )
 
 
-def _from_model(model: StoredModel, scratch: Path, *, wanted: InitialModel, origin: str) -> Initial:
-    model.require(wanted.digest)
-    local = scratch / "initial"
-    local.mkdir()
-    model.fetch((WEIGHTS, LABELS, PREPROCESS), local)
-    found = Initial(
-        weights=checkpoint.read(local / WEIGHTS, where=f"{model.uri}/{WEIGHTS}"),
-        origin=origin,
-        classes=read_classes(local),
-        preset=model.metadata["preset"],
-        preprocess=Preprocess.read((local / PREPROCESS).read_bytes()),
-        digest=model.digest,
-    )
-    shutil.rmtree(local)
-    return found
-
-
-def _from_checkpoint(folder: Folder, name: str, scratch: Path, *, origin: str) -> Initial:
-    path = scratch / "initial.pt"
+def _from_model(model: StoredModel, scratch: Path, *, start: InitialModel, origin: str) -> Initial:
+    """The weights of a model folder: those in float, where it serves int8."""
+    model.require(start.digest)
+    if not model.is_trainable:
+        raise BadConfig(
+            "UnsupportedModel",
+            f"{model.uri} holds an ONNX model without PyTorch weights (it was imported), from which training cannot "
+            "start; it can be served and evaluated. Use a model of a TrainingJob, a weight file of the same network, "
+            "or published weights",
+        )
+    local = Path(tempfile.mkdtemp(prefix="initial-", dir=scratch))
     try:
-        folder.download(name, path)
+        model.fetch((WEIGHTS, LABELS, PREPROCESS), local)
+        return Initial(
+            weights=find_state_dict(
+                read_document(local / WEIGHTS, where=f"{model.uri}/{WEIGHTS}"), where=f"{model.uri}/{WEIGHTS}"
+            ).tensors,
+            origin=origin,
+            kind="Model",
+            classes=read_classes(local),
+            preset=_known_preset(model.metadata.get("preset"), where=model.uri),
+            preprocess=Preprocess.read((local / PREPROCESS).read_bytes()),
+            digest=model.digest,
+        )
+    finally:
+        shutil.rmtree(local)
+
+
+def _from_file(folder: Folder, name: str, scratch: Path, *, origin: str) -> Initial:
+    """A checkpoint of a TrainingJob, or a weight file of any other origin."""
+    where = f"{folder.uri.rstrip('/')}/{name}"
+    local = Path(tempfile.mkdtemp(prefix="initial-", dir=scratch))
+    try:
+        folder.download(name, local / "weights")
+        document = read_document(local / "weights", where=where)
     except FileNotFoundError as error:
-        raise BadConfig("InitialModelNotFound", f"there is no file {folder.uri}/{name}") from error
-    state = checkpoint.read(path, where=f"{folder.uri}/{name}")
-    path.unlink()
-    if "model" not in state:
-        # A plain state dict, as torch.save(model.state_dict()) writes it.
-        return Initial(weights=state, origin=origin)
-    best = (state.get("best") or {}).get("weights") or state["model"]
+        raise BadConfig("InitialModelNotFound", f"there is no file {where}") from error
+    finally:
+        shutil.rmtree(local)
+    if document.keys() >= _OWN_KEYS:
+        return _from_checkpoint(document, origin=origin, where=where)
+    state = find_state_dict(document, where=where)
+    if state.is_averaged:
+        origin = f"{origin} (its averaged weights, {state.entry})"
+    return Initial(weights=state.tensors, origin=origin, kind="File", classes=state.classes)
+
+
+def _from_checkpoint(document: Mapping[str, Any], *, origin: str, where: str) -> Initial:
+    """The best weights so far of a training of ours."""
+    best = (document.get("best") or {}).get("weights") or document["model"]
     return Initial(
         weights=best,
         origin=origin,
-        classes=tuple(state["classes"]),
-        preset=state["preset"],
-        preprocess=Preprocess.for_size(state["imageSize"]),
+        kind="Model",
+        classes=tuple(document["classes"]),
+        preset=_known_preset(document["preset"], where=where),
+        preprocess=Preprocess.for_size(document["imageSize"]),
     )
+
+
+def _known_preset(name: object, *, where: str) -> str:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise BadConfig("UnsupportedModel", f"{where} is of the preset {name!r}, which this trainer does not have")
+    return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,28 @@ from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import initial
-from bloomery_trainer.train.data import Loader, evaluation_loader, processors
+from bloomery_trainer.train.data import (
+    Loader,
+    MemoryBudget,
+    default_budget,
+    evaluation_loader,
+    leave_out_unreadable,
+    processors,
+)
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.evaluate import Batch, Evaluation, answers
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.presets import PRESETS, Preset
-from bloomery_trainer.train.recipe import Recipe, resolve
+from bloomery_trainer.train.recipe import Recipe, image_size
 from bloomery_trainer.train.world import World
 
 _EVALUATION_BATCH = 64
+
+_MODEL_COPIES = 8
+"""What is written to the local disk besides images, in sizes of the network: a checkpoint with the optimizer's state,
+the average and the best weights, and the exported files."""
+
+_LOG_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,31 +54,48 @@ class Job:
     scratch: Path
     device: torch.device
     preset: Preset
-    recipe: Recipe
     preprocess: Preprocess
+    memory: MemoryBudget
+    """For decoded images, training's and evaluation's together."""
+    resolved_recipe: Recipe | None = None
+    """Set once the images and the start are known: what is not asked for depends on them."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """All hyperparameters; raises ValueError before they are resolved."""
+        if self.resolved_recipe is None:
+            raise ValueError("the recipe is resolved once the dataset and the start are known")
+        return self.resolved_recipe
 
     def open(self, uri: str) -> Folder:
         """A folder of the store."""
         return open_folder(uri, self.access)
 
-    def started_from(self) -> Initial | None:
-        """The weights to start from, if there are any; raises BadConfig where they can not be used."""
-        wanted = self.config.initial_model
-        return initial.load(wanted, self.config.preset, self.open, self.scratch) if wanted is not None else None
+    def started_from(self) -> Initial:
+        """What training starts from; raises BadConfig where it cannot be used."""
+        return initial.load(self.config, self.open, self.scratch, output=self.output, is_leader=self.world.is_leader)
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
-        """The images; of several processes on a node, the first fetches them for all."""
+        """The images; of several processes on a node, the first fetches them for all.
+
+        Images to evaluate that cannot be decoded are left out.
+        """
         first = self.world.local_rank == 0
-        versions = self.config.datasets
-        fetched = fetch(versions, self.open, self.scratch, splits=splits) if first else None
+        fetch_images = partial(fetch, self.config.datasets, self.open, self.scratch, splits=splits)
+        fetched = None
+        if first:
+            reserved_bytes = _model_bytes(self.preset, self.preprocess.crop) * _MODEL_COPIES + _LOG_BYTES
+            fetched = fetch_images(scratch_bytes=self.config.scratch_bytes, reserved_bytes=reserved_bytes)
         self.world.gather(None)
-        return fetched or fetch(versions, self.open, self.scratch, splits=splits, download=False)
+        return leave_out_unreadable(fetched or fetch_images(download=False), self.preprocess, world=self.world)
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
         """This process's share of a split."""
         batch = max(_EVALUATION_BATCH, self.recipe.batch_size)
         files = dataset.splits[split]
-        return evaluation_loader(files, self.preprocess, batch=batch, device=self.device, world=self.world)
+        return evaluation_loader(
+            files, self.preprocess, batch=batch, device=self.device, world=self.world, budget=self.memory
+        )
 
     def evaluate(self, model: nn.Module, loader: Loader, *, exact: bool) -> Evaluation:
         """The model's answers on a whole split, each process having asked its share; everybody gets all.
@@ -91,9 +122,8 @@ class Job:
 def describe(
     config: TrainConfig, progress: Progress, shutdown: Shutdown, world: World, access: S3Access, scratch: Path
 ) -> Job:
-    """Works out what follows from the configuration; raises BadConfig where it does not fit together."""
+    """Work out all but the recipe from the configuration; raises BadConfig where it does not fit together."""
     preset = PRESETS[config.preset]
-    recipe = resolve(config.hyperparameters, preset, pretrained=config.initial_model is not None)
     return Job(
         config=config,
         progress=progress,
@@ -102,11 +132,17 @@ def describe(
         access=access,
         output=open_folder(config.output.uri, access, create=True),
         scratch=scratch,
-        device=_device(world, recipe.seed),
+        device=_device(world, config.hyperparameters.seed),
         preset=preset,
-        recipe=recipe,
-        preprocess=Preprocess.for_size(recipe.image_size),
+        preprocess=Preprocess.for_size(image_size(config.hyperparameters, preset)),
+        memory=default_budget(world),
     )
+
+
+def _model_bytes(preset: Preset, image_size: int) -> int:
+    """The size of the preset's weights for few classes."""
+    with torch.device("meta"):
+        return sum(value.nbytes for value in preset.build(2, image_size=image_size).state_dict().values())
 
 
 def _device(world: World, seed: int) -> torch.device:

@@ -39,14 +39,14 @@ def dataset_inputs(config: TrainConfig) -> tuple[DatasetInput, ...]:
     return tuple(DatasetInput(part.name, part.version, part.uri) for part in config.datasets)
 
 
-def parameters(config: TrainConfig, recipe: Recipe) -> dict[str, str]:
-    """All that a run was asked for, with what was left open filled in."""
+def parameters(config: TrainConfig, recipe: Recipe | None, *, origin: str | None = None) -> dict[str, str]:
+    """All that a run was asked for, with what was left open filled in where the recipe is known."""
     start = config.initial_model
     given = {
         "preset": config.preset,
         "metric": config.metric,
-        **recipe.parameters(),
-        "initialModel": (start.origin or start.uri or f"weights {start.weights}") if start else None,
+        **(recipe.parameters() if recipe else config.hyperparameters.model_dump(by_alias=True, exclude_none=True)),
+        "initialModel": origin or ((start.origin or start.uri or f"weights {start.weights}") if start else None),
         "earlyStoppingPatience": config.early_stopping.patience if config.early_stopping else None,
         "nodes": config.nodes,
         "quantization": config.output.quantization,

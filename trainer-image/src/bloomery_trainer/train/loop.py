@@ -18,6 +18,7 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint
+from bloomery_trainer.engine.schedule import build_schedule
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.train import precision
@@ -25,7 +26,7 @@ from bloomery_trainer.train.checkpoint import Checkpoints
 from bloomery_trainer.train.data import TrainingBatches, normalise
 from bloomery_trainer.train.evaluate import Evaluation
 from bloomery_trainer.train.initial import train_mode
-from bloomery_trainer.train.recipe import Recipe, build_optimizer, build_schedule
+from bloomery_trainer.train.recipe import Recipe, build_optimizer
 from bloomery_trainer.train.world import World
 
 Ending = Literal["Trained", "StoppedEarly", "Stopped", "TrainingTimeReached"]
@@ -87,6 +88,8 @@ class Plan:
     shutdown: Shutdown
     checkpoints: Checkpoints
     checkpoint: Checkpoint
+    head: frozenset[str] = frozenset()
+    """Names of the parameters that depend on the number of classes."""
     auxiliary: float | None = None
     patience: int | None = None
     max_seconds: float | None = None
@@ -189,8 +192,9 @@ class _EpochFigures:
 
 def start(model: nn.Module, plan: Plan) -> TrainState:
     """The state before the first step; the model is on the device already."""
-    optimizer = build_optimizer(model, plan.recipe)
-    schedule = build_schedule(optimizer, plan.recipe, steps_per_epoch=plan.batches.steps_per_epoch)
+    optimizer = build_optimizer(model, plan.recipe, plan.head)
+    factor = build_schedule(plan.recipe, steps_per_epoch=plan.batches.steps_per_epoch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     decay = plan.recipe.ema
     average = None
     if decay:

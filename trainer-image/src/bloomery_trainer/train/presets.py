@@ -15,19 +15,66 @@ from torch import nn
 from bloomery_trainer.config import PresetName
 
 OptimizerName = Literal["sgd", "adamw"]
-Augmentation = Literal["TrivialAugment", "Light", "None"]
+Augmentation = Literal["TrivialAugment", "Crops", "Light", "None"]
+Start = Literal["scratch", "pretrained", "head-probe"]
+"""Random weights; pretrained ones, with a new or a known head; pretrained ones with a head that was fitted first."""
 
-REFERENCE_BATCH = 256
-"""The batch size that the table's learning rates hold for."""
+REFERENCE_BATCH = 32
+"""The batch size that the tables' learning rates hold for."""
 
 
 @dataclass(frozen=True)
-class OptimizerDefaults:
-    """Learning rate at REFERENCE_BATCH, momentum (AdamW: beta1), weight decay."""
+class Rates:
+    """Learning rates at REFERENCE_BATCH of the body and of the head, and weight decay."""
 
-    learning_rate: float
-    momentum: float
+    body: float
+    head: float
     weight_decay: float
+
+
+RatesByStart = Mapping[Start, Rates]
+
+
+def _sgd(scratch: float, fine_tuning: float, *, weight_decay: float, fine_tuning_decay: float) -> RatesByStart:
+    """A new head learns ten times faster than a pretrained body; one that was fitted before, as slowly as the body."""
+    return {
+        "scratch": Rates(scratch, scratch, weight_decay),
+        "pretrained": Rates(fine_tuning, 10 * fine_tuning, fine_tuning_decay),
+        "head-probe": Rates(fine_tuning, fine_tuning, fine_tuning_decay),
+    }
+
+
+def _adamw(scratch: float, fine_tuning: float, *, weight_decay: float) -> RatesByStart:
+    return _sgd(scratch, fine_tuning, weight_decay=weight_decay, fine_tuning_decay=weight_decay)
+
+
+RATES: Mapping[str, Mapping[OptimizerName, RatesByStart]] = {
+    "resnet": {
+        "sgd": _sgd(0.05, 0.01, weight_decay=5e-4, fine_tuning_decay=1e-4),
+        "adamw": _adamw(7e-4, 1e-4, weight_decay=0.05),
+    },
+    "inception": {
+        "sgd": _sgd(0.03, 0.01, weight_decay=4e-5, fine_tuning_decay=4e-5),
+        "adamw": _adamw(3.5e-4, 1e-4, weight_decay=0.05),
+    },
+    "mobilenet-v2": {
+        "sgd": _sgd(0.05, 0.01, weight_decay=4e-5, fine_tuning_decay=4e-5),
+        "adamw": _adamw(7e-4, 1e-4, weight_decay=0.02),
+    },
+    "mobilenet-v3": {
+        "sgd": _sgd(0.05, 0.01, weight_decay=4e-5, fine_tuning_decay=4e-5),
+        "adamw": _adamw(7e-4, 1e-4, weight_decay=0.02),
+    },
+    "efficientnet": {
+        "sgd": _sgd(0.05, 0.01, weight_decay=2e-5, fine_tuning_decay=2e-5),
+        "adamw": _adamw(5e-4, 1e-4, weight_decay=0.05),
+    },
+    "convnext": {
+        "sgd": _sgd(0.02, 0.005, weight_decay=1e-4, fine_tuning_decay=1e-4),
+        "adamw": _adamw(2e-4, 5e-5, weight_decay=0.05),
+    },
+}
+"""Rates by family, optimizer and start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +83,25 @@ class Preset:
 
     Attributes:
         architecture: torchvision's name of it.
+        optimizer: the one that suits it.
+        rates: learning rates and weight decay by optimizer and start.
         image_size: side in pixels that its published weights were trained for.
         smallest: side in pixels below which it can not be built.
+        warmup_share: of all steps, those in which the learning rate rises; at most a tenth.
         arguments: for torchvision's builder.
         auxiliary: weight of each auxiliary head's loss; None without such heads.
         auxiliary_size: side in pixels below which it has to do without the auxiliary heads.
-        fine_tuning: the share of the learning rate that suits weights which were trained before.
     """
 
     architecture: str
-    epochs: int
-    warmup_epochs: float
     optimizer: OptimizerName
-    optimizers: Mapping[OptimizerName, OptimizerDefaults]
-    augmentation: Augmentation
+    rates: Mapping[OptimizerName, RatesByStart]
     image_size: int = 224
     smallest: int = 32
+    warmup_share: float = 0.05
     arguments: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: float | None = None
     auxiliary_size: int = 0
-    fine_tuning: float = 0.1
 
     def has_auxiliary(self, image_size: int) -> bool:
         """Whether there are auxiliary heads at that image size."""
@@ -78,19 +124,12 @@ class Preset:
         return frozenset(name for name, value in two.items() if value.shape != three[name].shape)
 
 
-_SGD = OptimizerDefaults(learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
-_ADAMW = OptimizerDefaults(learning_rate=2e-3, momentum=0.9, weight_decay=0.05)
-
-
 def _residual(architecture: str) -> Preset:
-    """ResNets, as torchvision's references train them: https://pytorch.org/blog/how-to-train-state-of-the-art-models."""
+    """ResNets (arXiv:1512.03385)."""
     return Preset(
         architecture=architecture,
-        epochs=30,
-        warmup_epochs=1,
         optimizer="sgd",
-        optimizers={"sgd": _SGD, "adamw": _ADAMW},
-        augmentation="TrivialAugment",
+        rates=RATES["resnet"],
         # Each block starts as the identity: deep networks then learn from the first step.
         arguments={"zero_init_residual": True},
     )
@@ -100,11 +139,8 @@ def _inception(architecture: str, *, image_size: int, smallest: int, auxiliary: 
     """Inception networks (arXiv:1409.4842, arXiv:1512.00567), with their auxiliary heads while training."""
     return Preset(
         architecture=architecture,
-        epochs=30,
-        warmup_epochs=2,
         optimizer="sgd",
-        optimizers={"sgd": OptimizerDefaults(0.08, 0.9, 4e-5), "adamw": OptimizerDefaults(1e-3, 0.9, 0.05)},
-        augmentation="TrivialAugment",
+        rates=RATES["inception"],
         image_size=image_size,
         smallest=smallest,
         # transform_input undoes our normalising for the published weights, which were trained with another one.
@@ -119,11 +155,8 @@ def _mobile(architecture: str) -> Preset:
     """MobileNet V3 (arXiv:1905.02244): AdamW instead of the paper's RMSprop, and batch norms that keep up."""
     return Preset(
         architecture=architecture,
-        epochs=40,
-        warmup_epochs=2,
         optimizer="adamw",
-        optimizers={"sgd": OptimizerDefaults(0.1, 0.9, 4e-5), "adamw": OptimizerDefaults(2e-3, 0.9, 0.02)},
-        augmentation="TrivialAugment",
+        rates=RATES["mobilenet-v3"],
         # torchvision's own momentum, 0.01, is for ImageNet's steps: after some hundred, which is all that a small set
         # has, the averages that evaluation uses would still be those of the start, and its answers chance.
         arguments={"norm_layer": partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)},
@@ -132,39 +165,17 @@ def _mobile(architecture: str) -> Preset:
 
 def _mobile_v2() -> Preset:
     """MobileNet V2 (arXiv:1801.04381)."""
-    return Preset(
-        architecture="mobilenet_v2",
-        epochs=40,
-        warmup_epochs=2,
-        optimizer="sgd",
-        optimizers={"sgd": OptimizerDefaults(0.1, 0.9, 4e-5), "adamw": OptimizerDefaults(2e-3, 0.9, 0.02)},
-        augmentation="TrivialAugment",
-    )
+    return Preset(architecture="mobilenet_v2", optimizer="sgd", rates=RATES["mobilenet-v2"])
 
 
 def _efficient(architecture: str, *, image_size: int = 224) -> Preset:
     """EfficientNets (arXiv:1905.11946, arXiv:2104.00298)."""
-    return Preset(
-        architecture=architecture,
-        epochs=40,
-        warmup_epochs=2,
-        optimizer="adamw",
-        optimizers={"sgd": OptimizerDefaults(0.1, 0.9, 2e-5), "adamw": OptimizerDefaults(1.5e-3, 0.9, 0.05)},
-        augmentation="TrivialAugment",
-        image_size=image_size,
-    )
+    return Preset(architecture=architecture, optimizer="adamw", rates=RATES["efficientnet"], image_size=image_size)
 
 
 def _convnext(architecture: str) -> Preset:
     """ConvNeXt (arXiv:2201.03545): AdamW and a long warm-up; without batch norm, it needs small steps."""
-    return Preset(
-        architecture=architecture,
-        epochs=40,
-        warmup_epochs=4,
-        optimizer="adamw",
-        optimizers={"sgd": OptimizerDefaults(0.05, 0.9, 1e-4), "adamw": OptimizerDefaults(5e-4, 0.9, 0.05)},
-        augmentation="TrivialAugment",
-    )
+    return Preset(architecture=architecture, optimizer="adamw", rates=RATES["convnext"], warmup_share=0.1)
 
 
 ALIASES: Mapping[str, PresetName] = MappingProxyType(

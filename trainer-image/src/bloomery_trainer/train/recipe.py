@@ -1,11 +1,12 @@
-"""How the weights are changed: every hyperparameter with its value, the optimizer, the schedule."""
+"""How the weights are changed: every hyperparameter with its value, and the optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, Literal, Self
 
 import torch
 from pydantic.alias_generators import to_camel
@@ -13,29 +14,65 @@ from torch import nn
 
 from bloomery_trainer.config import Hyperparameters, parse_schedule
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.presets import REFERENCE_BATCH, Augmentation, OptimizerName, Preset
+from bloomery_trainer.train.presets import REFERENCE_BATCH, Augmentation, OptimizerName, Preset, Rates, Start
 
 Stages = tuple[tuple[int, float], ...]
 
-_LARGE = 128
-_BATCH_SIZE = 32
+IMAGES_SEEN: Mapping[Literal["scratch", "pretrained"], tuple[tuple[int, int], ...]] = {
+    "scratch": ((100, 40_000), (3_000, 240_000), (50_000, 5_000_000), (1_300_000, 117_000_000)),
+    "pretrained": (
+        (100, 12_800),
+        (1_000, 48_000),
+        (20_000, 256_000),
+        (500_000, 5_120_000),
+        (1_300_000, 10_240_000),
+    ),
+}
+"""Length of a run: (training images of the set, images shown in all), interpolated on logarithmic axes.
+
+Fine-tuning follows BiT-HyperRule (arXiv:1912.11370, section 3.3), whose anchors are 500 steps of 512 images for sets
+below 20,000 images, 10,000 below 500,000 and 20,000 above: 256,000, 5.12 million and 10.24 million images. Smaller sets
+than BiT's take less. From scratch, the last anchor is ImageNet's usual 90 epochs.
+"""
+
+BATCH_SIZE = 32
+"""Images in a step of one process."""
+
+SHORT_RUN_IMAGES = 320_000
+"""Up to so many images shown (10,000 steps of 32), strong augmentation costs more than it gives."""
+
+SMALL_IMAGE_PIXELS = 96
+"""Image size below which things fill the frame, as digits and icons do: crops must leave nearly all of it."""
+
+MAX_GRAD_NORM: Mapping[OptimizerName, float] = {"sgd": 5.0, "adamw": 1.0}
+"""Largest norm of a step's gradient over all weights; a larger gradient is scaled down to it."""
+
+REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
+"""Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
+
+_REDUCED_FROM_PIXELS = 128
+_ADVISE_WEIGHTS_BELOW_IMAGES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All hyperparameters of a run, none left open but one of `epochs` and `max_steps`.
 
-    `stages` are the pairs (until epoch, rate) of a given schedule; empty, the rate follows a cosine.
+    `stages` are the pairs (until epoch, rate) of a given schedule; empty, the rate follows a cosine. `learning_rate`
+    is the body's, `head_learning_rate` that of the parameters that depend on the number of classes.
     """
 
+    start: Start
     epochs: int | None
     max_steps: int | None
     batch_size: int
     learning_rate: float
+    head_learning_rate: float
     stages: Stages
     optimizer: OptimizerName
     momentum: float
     weight_decay: float
+    max_grad_norm: float
     warmup_epochs: float
     label_smoothing: float
     image_size: int
@@ -52,6 +89,20 @@ class Recipe:
         """Optimizer steps of the whole run."""
         return self.max_steps if self.max_steps is not None else (self.epochs or 0) * steps_per_epoch
 
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        """Steps in which the rate rises; at least one step has the full rate."""
+        return min(round(self.warmup_epochs * steps_per_epoch), self.total_steps(steps_per_epoch) - 1)
+
+    def document(self) -> dict[str, Any]:
+        """All values under the names of the API, for a JSON file."""
+        return {to_camel(name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `document` made, also after a way through JSON."""
+        values = {name: document[to_camel(name)] for name in (field.name for field in fields(cls))}
+        return cls(**{**values, "stages": tuple((until, rate) for until, rate in values["stages"])})
+
     def parameters(self) -> dict[str, Any]:
         """For the record: the names of the API, what does not apply left out."""
         values = asdict(self)
@@ -61,41 +112,43 @@ class Recipe:
         return {to_camel(key): value for key, value in values.items() if value is not None}
 
 
-def resolve(given: Hyperparameters, preset: Preset, *, pretrained: bool = False) -> Recipe:
-    """Fills what is not given from the preset; its learning rates grow with the batch size.
+def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start, processes: int = 1) -> Recipe:
+    """Choose what is not given by the preset, the number of training images and what training starts from.
 
-    Weights that were trained before are changed with smaller steps. Raises BadConfig where the preset can not be
-    built for the image size.
+    Args:
+        given: explicit values; each of them wins.
+        preset: the architecture and its rates.
+        images: of the training split.
+        start: random weights, pretrained ones, or pretrained ones whose head was fitted before.
+        processes: that share a batch.
+
+    Raises:
+        BadConfig: the preset cannot be built for the image size, or the images cannot be shared by the processes.
     """
     optimizer = given.optimizer or preset.optimizer
-    defaults = preset.optimizers[optimizer]
-    batch_size = given.batch_size or _BATCH_SIZE
-    ratio = batch_size / REFERENCE_BATCH
-    # Gradients average over the batch: SGD's step may grow with its size, Adam's only with the root of it.
-    scaled = defaults.learning_rate * (ratio if optimizer == "sgd" else math.sqrt(ratio))
-    if pretrained and given.trainable == "All":
-        scaled *= preset.fine_tuning
+    batch_size = _batch_size(given.batch_size, images=images, processes=processes)
     stages = parse_schedule(given.learning_rate_schedule) if given.learning_rate_schedule else ()
-    epochs = stages[-1][0] if stages else given.epochs or preset.epochs
-    image_size = given.image_size or preset.image_size
-    if image_size < preset.smallest:
-        raise BadConfig(
-            "InvalidConfig", f"hyperparameters.imageSize is {image_size}; this preset needs at least {preset.smallest}"
-        )
-    augmentation = given.augmentation or preset.augmentation
+    epochs = stages[-1][0] if stages else given.epochs or default_epochs(images, start)
+    size = image_size(given, preset)
+    augmentation = given.augmentation or _augmentation(start, _images_shown(given, epochs, images, batch_size), size)
+    rates = preset.rates[optimizer][start]
+    body, head = _learning_rates(given, rates, stages, _rate_scale(batch_size))
     return Recipe(
+        start=start,
         epochs=None if given.max_steps is not None else epochs,
         max_steps=given.max_steps,
         batch_size=batch_size,
-        learning_rate=max(rate for _, rate in stages) if stages else _or(given.learning_rate, scaled),
+        learning_rate=body,
+        head_learning_rate=head,
         stages=stages,
         optimizer=optimizer,
-        momentum=_or(given.momentum, defaults.momentum),
-        weight_decay=_or(given.weight_decay, defaults.weight_decay),
-        warmup_epochs=0 if stages else _or(given.warmup_epochs, preset.warmup_epochs),
+        momentum=_or(given.momentum, 0.9),
+        weight_decay=_or(given.weight_decay, rates.weight_decay),
+        max_grad_norm=MAX_GRAD_NORM[optimizer],
+        warmup_epochs=0 if stages else _warmup_epochs(given, preset, epochs, max(1, images // batch_size)),
         label_smoothing=_or(given.label_smoothing, 0.1),
-        image_size=image_size,
-        training_size=_training_size(image_size, augmentation, preset),
+        image_size=size,
+        training_size=_training_size(size, augmentation, preset),
         augmentation=augmentation,
         horizontal_flip=given.horizontal_flip,
         mixup=given.mixup,
@@ -106,56 +159,133 @@ def resolve(given: Hyperparameters, preset: Preset, *, pretrained: bool = False)
     )
 
 
-def _training_size(image_size: int, augmentation: Augmentation, preset: Preset) -> int:
+def image_size(given: Hyperparameters, preset: Preset) -> int:
+    """Side in pixels of what the model sees; raises BadConfig where the preset cannot be built for it."""
+    size = given.image_size or preset.image_size
+    if size < preset.smallest:
+        raise BadConfig(
+            "InvalidConfig", f"hyperparameters.imageSize is {size}; this preset needs at least {preset.smallest}"
+        )
+    return size
+
+
+def images_seen(images: int, start: Start) -> int:
+    """Images to show in a whole run on a set of so many, by IMAGES_SEEN; beyond its end, epochs stay the same."""
+    anchors = IMAGES_SEEN["scratch" if start == "scratch" else "pretrained"]
+    if images <= anchors[0][0]:
+        return anchors[0][1]
+    for (small, low), (large, high) in pairwise(anchors):
+        if images <= large:
+            position = math.log(images / small) / math.log(large / small)
+            return round(low * math.pow(high / low, position))
+    last, seen = anchors[-1]
+    return round(seen * images / last)
+
+
+def default_epochs(images: int, start: Start) -> int:
+    """Passes over a set of so many images."""
+    return max(1, math.ceil(images_seen(images, start) / max(1, images)))
+
+
+def notes(recipe: Recipe, *, images: int, steps_per_epoch: int) -> tuple[str, ...]:
+    """What people should know of the choices, in sentences."""
+    sentences: list[str] = []
+    if recipe.start == "scratch" and images < _ADVISE_WEIGHTS_BELOW_IMAGES:
+        sentences.append(f"Trained from scratch; published weights usually give far more on {images:,} images.")
+    total, warmup = recipe.total_steps(steps_per_epoch), recipe.warmup_steps(steps_per_epoch)
+    if warmup > total / 2:
+        sentences.append(
+            f"The learning rate rises for {warmup} of {total} steps and hardly falls again; a lower "
+            "hyperparameters.warmupEpochs, or none, leaves time to learn."
+        )
+    return tuple(sentences)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe, head: frozenset[str] = frozenset()) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW, one fused kernel a step.
+
+    Norms, biases and layer scales do not decay. The parameters named in `head` have a rate of their own.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name in head, _decays(name, parameter)), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "lr": recipe.head_learning_rate if is_head else recipe.learning_rate,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(settings, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    # ConvNeXt's layer_scale is [C, 1, 1]: a scale of channels for all its dimensions, which its authors do not decay.
+    return parameter.ndim > 1 and not name.endswith("layer_scale")
+
+
+def _batch_size(given: int | None, *, images: int, processes: int) -> int:
+    """What is asked for, or as many images as there are, of which each process gets the same share."""
+    size = given or BATCH_SIZE * processes
+    if size <= images:
+        return size
+    shared = images // processes * processes
+    if shared == 0:
+        raise BadConfig(
+            "InvalidConfig",
+            f"{images} training images cannot be shared by {processes} processes: use fewer GPUs or nodes",
+        )
+    return shared
+
+
+def _images_shown(given: Hyperparameters, epochs: int, images: int, batch_size: int) -> int:
+    return given.max_steps * batch_size if given.max_steps is not None else epochs * images
+
+
+def _augmentation(start: Start, shown: int, size: int) -> Augmentation:
+    """Strong augmentation for long runs from scratch alone: short ones do not get over it."""
+    if start == "scratch" and shown >= SHORT_RUN_IMAGES:
+        return "TrivialAugment"
+    return "Light" if size < SMALL_IMAGE_PIXELS else "Crops"
+
+
+def _rate_scale(batch_size: int) -> float:
+    # The deviation of a mean over the batch falls with the root of its size (arXiv:1404.5997). From a reference of 32,
+    # the linear rule (arXiv:1706.02677) would reach four times the usual rates at 256 images.
+    return math.sqrt(batch_size / REFERENCE_BATCH)
+
+
+def _learning_rates(given: Hyperparameters, rates: Rates, stages: Stages, scale: float) -> tuple[float, float]:
+    """Of the body and of the head; an explicit rate holds for both."""
+    explicit = max(rate for _, rate in stages) if stages else given.learning_rate
+    if explicit is not None:
+        return explicit, explicit
+    body = rates.head if given.trainable == "Head" else rates.body
+    return body * scale, rates.head * scale
+
+
+def _warmup_epochs(given: Hyperparameters, preset: Preset, epochs: int, steps_per_epoch: int) -> float:
+    if given.warmup_epochs is not None:
+        return given.warmup_epochs
+    whole = given.max_steps / steps_per_epoch if given.max_steps is not None else epochs
+    return preset.warmup_share * whole
+
+
+def _training_size(size: int, augmentation: Augmentation, preset: Preset) -> int:
     """The side to train at under strong cropping: 176 for 224, as crops show things larger than they are.
 
     Smaller is faster, and better too: https://arxiv.org/abs/1906.06423.
     """
-    if augmentation != "TrivialAugment" or image_size < _LARGE:
-        return image_size
-    smaller = round(image_size * 176 / 224 / 16) * 16
+    if augmentation not in REDUCED_CROPS or size < _REDUCED_FROM_PIXELS:
+        return size
+    smaller = round(size * 176 / 224 / 16) * 16
     # Auxiliary heads that the full size has must not be lost by it.
-    return image_size if preset.has_auxiliary(image_size) and not preset.has_auxiliary(smaller) else smaller
-
-
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW, one fused kernel a step; norms and biases do not decay."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
-    nesterov = recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
-
-
-def build_schedule(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, *, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The recipe's stages, or a linear warm-up and then a cosine down to nothing at the last step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(recipe, steps_per_epoch))
-
-
-def _factor(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
-    total = recipe.total_steps(steps_per_epoch)
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    if recipe.stages:
-        return lambda step: stage_rate(recipe.stages, step // steps_per_epoch) / recipe.learning_rate
-    return lambda step: rate_factor(step, total_steps=total, warmup_steps=warmup)
-
-
-def stage_rate(stages: Stages, epoch: int) -> float:
-    """The rate of an epoch, counted from 0; past the last stage, its rate goes on."""
-    return next((rate for until, rate in stages if epoch < until), stages[-1][1])
-
-
-def rate_factor(step: int, *, total_steps: int, warmup_steps: int) -> float:
-    """The share of the full learning rate at a step, counted from 0."""
-    warmup_steps = min(warmup_steps, total_steps - 1)
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return size if preset.has_auxiliary(size) and not preset.has_auxiliary(smaller) else smaller
 
 
 def _or(given: float | None, default: float) -> float:

@@ -282,12 +282,13 @@ def open_record(
     *,
     output: Folder | None = None,
     scratch: Path | None = None,
+    origin: str | None = None,
 ) -> Record:
     """Begins the run's record: at $MLFLOW_TRACKING_URI, and in `scratch`/tensorboard with its copy in `output`."""
     events = None if scratch is None else scratch / "tensorboard"
     record: Record
     if environment.get("MLFLOW_TRACKING_URI"):
-        record = mlflow_record(config, recipe, environment, events=events, live=True)
+        record = mlflow_record(config, recipe, environment, events=events, live=True, origin=origin)
     else:
         log.info("MLFLOW_TRACKING_URI is not set: nothing is recorded in MLflow")
         record = NoRecord()
@@ -300,14 +301,19 @@ def open_record(
 
 def mlflow_record(
     config: TrainConfig,
-    recipe: Recipe,
+    recipe: Recipe | None,
     environment: Mapping[str, str],
     *,
     events: Path | None,
     live: bool,
     began: float | None = None,
+    origin: str | None = None,
 ) -> MlflowRecord:
-    """The run's record at $MLFLOW_TRACKING_URI; `live` while it trains, `began` where that is over."""
+    """The run's record at $MLFLOW_TRACKING_URI; `live` while it trains, `began` where that is over.
+
+    Without a recipe, only the explicit hyperparameters are recorded.
+    `origin` says in words what training started from.
+    """
     # Imported here: it takes seconds, and without a server nobody needs it.
     from bloomery_trainer.train import tracking
 
@@ -317,7 +323,7 @@ def mlflow_record(
         uid=config.uid,
         description=lineage.describe_job(config),
         tags=lineage.run_tags(config, device=lineage.device_name() if live else None),
-        parameters=lineage.parameters(config, recipe),
+        parameters=lineage.parameters(config, recipe, origin=origin),
         datasets=lineage.dataset_inputs(config),
         began=began,
     )

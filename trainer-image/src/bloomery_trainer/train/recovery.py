@@ -10,18 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
 from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
 from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require_stored
 from bloomery_trainer.storage import Folder, S3Access, open_folder
+from bloomery_trainer.train.data import leave_out_unreadable
 from bloomery_trainer.train.dataset import LocalDataset, fetch
 from bloomery_trainer.train.events import fetch_events, read_events
 from bloomery_trainer.train.output import LOG, RESULT
 from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.train.recipe import Recipe
 from bloomery_trainer.train.record import MlflowRecord, TrainedModel, mlflow_record
 from bloomery_trainer.train.report import EVALUATION, PAGE, PREDICTIONS
+from bloomery_trainer.train.world import World
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,9 @@ def register_later(
         return result
     model = _fetched(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
-    record = _record(config, environment, scratch, began=scalars[0].time if scalars else None)
+    origin = (result.get("initialModel") or {}).get("origin")
+    began = scalars[0].time if scalars else None
+    record = _record(config, environment, scratch, output, began=began, origin=origin)
     for scalar in scalars:
         record.replay(scalar)
     version = _registered(record, model)
@@ -90,9 +95,21 @@ def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
         log.warning("there is no %s in %s", name, output.uri)
 
 
-def _record(config: TrainConfig, environment: Mapping[str, str], scratch: Path, *, began: float | None) -> MlflowRecord:
-    recipe = resolve(config.hyperparameters, PRESETS[config.preset], pretrained=config.initial_model is not None)
-    return mlflow_record(config, recipe, environment, events=scratch / "tensorboard", live=False, began=began)
+def _record(
+    config: TrainConfig,
+    environment: Mapping[str, str],
+    scratch: Path,
+    output: Folder,
+    *,
+    began: float | None,
+    origin: str | None,
+) -> MlflowRecord:
+    # Models of earlier versions do not say how they were trained.
+    document = require_stored(output, "model/").metadata.get("recipe")
+    recipe = Recipe.of_document(document) if document else None
+    return mlflow_record(
+        config, recipe, environment, events=scratch / "tensorboard", live=False, began=began, origin=origin
+    )
 
 
 def _registered(record: MlflowRecord, model: TrainedModel) -> str:
@@ -109,7 +126,8 @@ def _registered(record: MlflowRecord, model: TrainedModel) -> str:
 
 def _held_out(config: TrainConfig, scratch: Path) -> LocalDataset:
     access = S3Access.from_environment(os.environ)
-    return fetch(config.datasets, lambda uri: open_folder(uri, access), scratch, splits=("validation", "test"))
+    dataset = fetch(config.datasets, lambda uri: open_folder(uri, access), scratch, splits=("validation", "test"))
+    return leave_out_unreadable(dataset, Preprocess.for_size(PRESETS[config.preset].image_size), world=World())
 
 
 def _completed(

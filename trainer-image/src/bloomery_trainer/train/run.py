@@ -25,11 +25,11 @@ from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import export, fitting, quantize
-from bloomery_trainer.train.data import Framed, OnDisk, normalise
+from bloomery_trainer.train.data import normalise, unreadable_note, views
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
 from bloomery_trainer.train.fitting import Fitted
-from bloomery_trainer.train.initial import Initial, require_preset
+from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.output import LOG, RESULT, model_uri
 from bloomery_trainer.train.presets import PRESETS
@@ -85,12 +85,13 @@ def _scratch(stack: ExitStack) -> Path:
 
 
 def _run(job: Job) -> dict[str, Any]:
-    start = job.started_from()
-    if start is not None:
-        require_preset(start, job.config.preset)
+    initial = job.started_from()
+    job.progress.update(initialModel=initial.document())
+    start = initial if initial.is_pretrained else None
     splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
     dataset = job.dataset(splits)
-    record = _record(job)
+    job = fitting.with_recipe(job, dataset, start)
+    record = _record(job, initial)
     try:
         if job.config.evaluate_only:
             assert start is not None
@@ -98,6 +99,9 @@ def _run(job: Job) -> dict[str, Any]:
         else:
             _refuse_unfit(job, dataset)
             fitted = fitting.fit(job, dataset, start, record)
+            if initial.warning:
+                log.warning("%s", initial.warning)
+                fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
             result = _judge_and_keep(job, dataset, fitted, record)
     except BaseException as error:
         record.close("KILLED" if isinstance(error, Terminated) else "FAILED")
@@ -106,10 +110,12 @@ def _run(job: Job) -> dict[str, Any]:
     return result
 
 
-def _record(job: Job) -> Record:
+def _record(job: Job, initial: Initial) -> Record:
     if not job.world.is_leader:
         return NoRecord()
-    return open_record(job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch)
+    return open_record(
+        job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch, origin=initial.origin
+    )
 
 
 def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
@@ -147,6 +153,8 @@ def _evaluate_only(job: Job, dataset: LocalDataset, start: Initial, record: Reco
     job = replace(job, preset=PRESETS[start.preset], preprocess=start.preprocess)
     dataset = dataset.with_classes(start.classes)
     model, notes = fitting.build_model(job, dataset, start)
+    note = unreadable_note(dataset.unreadable_keys)
+    notes = (*notes, note) if note else notes
     fitted = Fitted(model=model, reason="Evaluated", best_epoch=None, notes=notes, starts=1, saved=None)
     job.progress.update(stage="evaluating")
     judged = _judged(job, dataset, fitted.model)
@@ -220,9 +228,9 @@ def _quantize(job: Job, dataset: LocalDataset, folder: Path, judged: _Judged) ->
 
 def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
     files = dataset.splits["train"]
-    source = OnDisk(files, Framed(job.preprocess))
-    for index in np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round():
-        yield normalise(source.pixels(int(index))[None], job.preprocess).numpy()
+    chosen = np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round().astype(int)
+    for _, pixels in views(files.subset(chosen), job.preprocess, count=1, seed=0, world=World()):
+        yield normalise(pixels, job.preprocess).numpy()
 
 
 def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fitted) -> Path:
@@ -272,6 +280,7 @@ def _keep_result(
         "mlflow": record.run_document(),
         "model": dict(model),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
+        "initialModel": figures["initialModel"],
         "starts": fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
@@ -290,6 +299,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
     return {
         "preset": config.preset,
         "imageSize": job.recipe.image_size,
+        "recipe": job.recipe.document(),
         "metrics": dict(model.metrics),
         "quantization": model.quantization,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
@@ -312,8 +322,6 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
             "use top1, precision, recall or f1",
         )
-    if min(job.recipe.batch_size, len(dataset.splits["train"])) // job.world.size == 1:
-        raise BadConfig("InvalidConfig", "batch normalisation needs hyperparameters.batchSize of at least 2 a process")
 
 
 def _initial_uri(config: TrainConfig) -> str | None:

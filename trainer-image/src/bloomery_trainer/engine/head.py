@@ -1,0 +1,197 @@
+"""A linear head fitted on features that the body computes once for each view of each image.
+
+With a frozen body the same image always has the same features, so training the head by epochs computes them again and
+again. Computed once, the head is a multinomial logistic regression: a convex problem that takes seconds, with one
+hyperparameter, the strength of regularization, that cross-validation chooses. On 32 small datasets this reaches what
+training a head by gradient descent does at a tenth to a hundredth of the cost (arXiv:2209.07932).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor, nn
+
+from bloomery_trainer.errors import BadConfig
+
+Features = NDArray[np.float32]
+
+FOLDS = 5
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+"""Inverse regularization (scikit-learn's C) that cross-validation chooses from, for features of unit variance."""
+
+CROSS_VALIDATION_IMAGES = 20_000
+"""Strengths are compared on at most so many images: beyond, their order no longer changes, and fits take minutes."""
+
+_ITERATIONS = 300
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFit:
+    """How a head was fitted.
+
+    Attributes:
+        strength: the inverse regularization that was chosen.
+        accuracy: cross-validated top-1 on the training images, 0 to 1; None where a class has too few images to split.
+        images: how many images it was fitted on.
+        views: how many views of each image.
+    """
+
+    strength: float
+    accuracy: float | None
+    images: int
+    views: int
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        judged = "" if self.accuracy is None else f", cross-validated top1 {self.accuracy:.4f}"
+        return (
+            f"The head was fitted on features of {self.images} images in {self.views} views each "
+            f"(inverse regularization {self.strength:g}{judged})."
+        )
+
+
+def find_classifier(model: nn.Module, head: frozenset[str]) -> nn.Linear:
+    """Return the linear layer that computes the logits in evaluation mode.
+
+    Args:
+        model: one of torchvision's classifiers.
+        head: names of the parameters whose shape depends on the number of classes, those of auxiliary heads included.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in head and not name.startswith(("AuxLogits", "aux"))
+    }
+    if len(layers) != 1:
+        raise BadConfig(
+            "InvalidConfig",
+            "hyperparameters.trainable Head needs a network that ends in one linear layer; "
+            f"this one has {len(layers)} of them",
+        )
+    return next(iter(layers.values()))
+
+
+def compute_features(
+    model: nn.Module, classifier: nn.Linear, batches: Iterable[Tensor], *, autocast: torch.autocast
+) -> Features:
+    """Return what reaches the classifier for each image, float32 [N, D].
+
+    Args:
+        model: on its device; left in evaluation mode.
+        classifier: the layer of the model whose input the features are.
+        batches: normalized images float32 [B, 3, H, W], on the model's device.
+        autocast: the precision to compute in; bfloat16 changes features by less than a crop does.
+    """
+    model.eval()
+    captured: list[Tensor] = []
+    rows: list[Tensor] = []
+
+    def capture(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs[0])
+
+    handle = classifier.register_forward_pre_hook(capture)
+    try:
+        with torch.inference_mode():
+            for images in batches:
+                with autocast:
+                    model(images)
+                rows.append(captured.pop().float().cpu())
+    finally:
+        handle.remove()
+    return torch.cat(rows).numpy() if rows else np.empty((0, classifier.in_features), np.float32)
+
+
+def fit_head(
+    classifier: nn.Linear, views: Sequence[Features], labels: NDArray[np.int64], *, balance: bool, seed: int
+) -> HeadFit:
+    """Fit the classifier's weight and bias in place on the features of the training images.
+
+    Args:
+        classifier: the layer to fit, for classes 0 to C-1.
+        views: for each view, the features of all images, float32 [N, D]; the first is what evaluation sees.
+        labels: the class of each image, int64 [N].
+        balance: weigh each class the same, however many images it has.
+        seed: of the folds.
+    """
+    stacked = np.concatenate(views)
+    mean, scale = stacked.mean(axis=0), stacked.std(axis=0) + 1e-6
+    scaled = [(view - mean) / scale for view in views]
+    weights = "balanced" if balance else None
+    strength, accuracy = _choose_strength(scaled, labels, weights, seed)
+    fitted = _fit(np.concatenate(scaled), np.tile(labels, len(views)), strength, weights)
+    _write(classifier, fitted, mean=mean, scale=scale)
+    return HeadFit(strength=strength, accuracy=accuracy, images=len(labels), views=len(views))
+
+
+def _choose_strength(
+    views: Sequence[Features], labels: NDArray[np.int64], weights: str | None, seed: int
+) -> tuple[float, float | None]:
+    """Return the strength with the lowest cross-validated loss, and the top-1 there.
+
+    The loss tells apart strengths whose top-1 is equal by chance, and it punishes overconfident scores.
+    """
+    rows = _sample(labels, seed)
+    folds = min(FOLDS, int(np.bincount(labels[rows])[np.unique(labels[rows])].min()))
+    if folds < 2:
+        return STRENGTHS[len(STRENGTHS) // 2], None
+    splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels[rows]))
+    scores: list[tuple[float, float, float]] = []
+    for strength in STRENGTHS:
+        losses, hits = [], []
+        for train, held_out in splits:
+            inside, outside = rows[train], rows[held_out]
+            fitted = _fit(
+                np.concatenate([view[inside] for view in views]), np.tile(labels[inside], len(views)), strength, weights
+            )
+            probabilities = fitted.predict_proba(views[0][outside])
+            losses.append(log_loss(labels[outside], probabilities, labels=fitted.classes_))
+            hits.append(float((fitted.classes_[probabilities.argmax(axis=1)] == labels[outside]).mean()))
+        scores.append((float(np.mean(losses)), strength, float(np.mean(hits))))
+    _, strength, accuracy = min(scores)
+    return strength, accuracy
+
+
+def _sample(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    rows = np.arange(len(labels))
+    if len(rows) <= CROSS_VALIDATION_IMAGES:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, CROSS_VALIDATION_IMAGES, replace=False))
+
+
+def _fit(features: Features, labels: NDArray[np.int64], strength: float, weights: str | None) -> LogisticRegression:
+    with warnings.catch_warnings():
+        # A fit that ends at the iteration limit is as good for choosing and for serving.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=strength, class_weight=weights, max_iter=_ITERATIONS, tol=_TOLERANCE)
+        return model.fit(features, labels)
+
+
+def _write(classifier: nn.Linear, fitted: LogisticRegression, *, mean: Features, scale: Features) -> None:
+    """Put the fitted coefficients into the layer, the scaling of features folded in."""
+    coefficients, intercepts = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2:
+        # scikit-learn keeps the log-odds of the second class alone.
+        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    weight = coefficients / scale
+    bias = intercepts - weight @ mean
+    with torch.no_grad():
+        # A class without training images can never be the answer.
+        classifier.weight.zero_()
+        classifier.bias.fill_(float(bias.min()) - 20.0)
+        classifier.weight[fitted.classes_] = torch.as_tensor(weight, dtype=classifier.weight.dtype).to(
+            classifier.weight.device
+        )
+        classifier.bias[fitted.classes_] = torch.as_tensor(bias, dtype=classifier.bias.dtype).to(classifier.bias.device)

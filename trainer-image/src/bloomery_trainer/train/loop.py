@@ -352,8 +352,8 @@ def _asked_to_end(state: TrainState, plan: Plan, clock: Clock) -> Ending | None:
 
 def _evaluated(state: TrainState, plan: Plan, clock: Clock) -> Evaluation:
     plan.world.average_buffers(state.model)
-    if state.average is not None:
-        plan.world.average_buffers(state.average)
+    if state.judged is not state.model:
+        plan.world.average_buffers(state.judged)
     try:
         return plan.validate(state.judged)
     except Terminated:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from bloomery_trainer.engine import memory
 from bloomery_trainer.engine.attempts import note_ended
+from bloomery_trainer.engine.early_stopping import is_still_improving
+from bloomery_trainer.engine.loss import class_weights
 from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.resources import memory_bytes
 from bloomery_trainer.train import initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved, weights_digest
 from bloomery_trainer.train.data import training_batches, unreadable_note
@@ -38,6 +42,10 @@ class Fitted:
     notes: tuple[str, ...]
     starts: int
     saved: Saved | None
+    last_epoch: Mapping[str, float] | None = None
+    """All figures of the last epoch, whose weights need not be the best ones."""
+    still_improving: bool = False
+    """Whether the metric was still rising when the run had gone to its end."""
 
 
 def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
@@ -77,6 +85,8 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     job.world.require_same("where to go on", f"step {state.step}, weights {weights_digest(model)}")
     record.begin(state.step)
     job.progress.update(starts=job.starts, step=state.step)
+    if state.best is not None:
+        job.progress.update(metric=round(state.best.rank[0], 5))
     log.info(
         "%s %s: %d images of %d classes, %d steps of %d images on %d × %s",
         job.config.preset, "from scratch" if start is None else f"from {start.origin}",
@@ -87,13 +97,16 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
     note = unreadable_note((*plan.batches.unreadable_keys(job.world), *dataset.unreadable_keys))
+    improving = state.ending == "Trained" and is_still_improving(state.metrics)
     return Fitted(
         model=model,
         reason=state.ending or "Trained",
         best_epoch=best.epoch,
-        notes=(*notes, note) if note else notes,
+        notes=(*notes, *_outcome_notes(state, best, improving=improving), *([note] if note else [])),
         starts=job.starts,
         saved=saved[0] if saved else None,
+        last_epoch={"epoch": state.epoch, **state.last_metrics},
+        still_improving=improving,
     )
 
 
@@ -112,6 +125,17 @@ def _run_loop(job: Job, state: loop.TrainState, plan: loop.Plan) -> loop.Best:
 def _close(job: Job, plan: loop.Plan) -> bool:
     with job.shutdown.deferring():
         return plan.checkpoints.close(seconds=_GRACE_SECONDS if job.shutdown.terminating else 0)
+
+
+def _outcome_notes(state: loop.TrainState, best: loop.Best, *, improving: bool) -> Iterator[str]:
+    if state.divergence is not None:
+        yield (
+            f"The training diverged at step {state.divergence.step} (learning rate "
+            f"{state.divergence.learning_rate:g}); the model is that of epoch {best.epoch}, the best before. "
+            "A lower hyperparameters.learningRate avoids this."
+        )
+    if improving:
+        yield "The metric was still rising at the end; more epochs would help."
 
 
 def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:
@@ -162,6 +186,8 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         patience=config.early_stopping.patience if config.early_stopping else None,
         max_seconds=config.max_training_seconds,
         head=job.preset.head(image_size=recipe.training_size),
+        class_weights=_class_weights(job, dataset),
+        micro_batch=_micro_batch(job, batches.batch // job.world.size),
         identity={
             "uid": config.uid,
             "classes": list(dataset.classes),
@@ -169,6 +195,39 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
             "imageSize": recipe.image_size,
         },
     )
+
+
+def _class_weights(job: Job, dataset: LocalDataset) -> Tensor | None:
+    if job.recipe.balance != "Loss":
+        return None
+    return class_weights(dataset.splits["train"].labels, len(dataset.classes))
+
+
+def _micro_batch(job: Job, batch: int) -> int:
+    """Images that go through the network at a time: on a processor, as many as its memory holds.
+
+    A GPU's memory is tried out by the steps themselves.
+    """
+    if job.device.type == "cuda":
+        return batch
+    limit = memory_bytes() / job.world.local_size
+    size = memory.fitting_batch(job.preset, job.recipe, batch, is_reduced=_is_reduced(job), limit_bytes=limit)
+    if size < batch:
+        log.info("%.1f GiB of memory do not hold a step of %d images: %d at a time", limit / 2**30, batch, size)
+    return size
+
+
+def reserved_bytes(job: Job) -> int:
+    """Memory that this process needs for a training step, which decoded images must leave free."""
+    own_batch = max(1, job.recipe.batch_size // job.world.size)
+    recipe, size = job.recipe, _micro_batch(job, own_batch)
+    return memory.step_memory_bytes(
+        job.preset, recipe.training_size, size, bf16=_is_reduced(job), optimizer=recipe.optimizer
+    )
+
+
+def _is_reduced(job: Job) -> bool:
+    return precision.training_dtype(job.device, side=job.recipe.training_size) is not None
 
 
 def _observer(job: Job, record: Record, epoch_steps: int) -> loop.Observer:

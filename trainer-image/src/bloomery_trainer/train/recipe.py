@@ -216,12 +216,23 @@ def build_optimizer(model: nn.Module, recipe: Recipe, head: frozenset[str] = fro
             "lr": recipe.head_learning_rate if is_head else recipe.learning_rate,
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
-        for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        for (is_head, decays), parameters in sorted(groups.items(), key=_body_first)
     ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(settings, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
     nesterov = recipe.momentum > 0
-    return torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    sgd = torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    if recipe.momentum > 0:
+        # The fused kernel allocates them in the first step and leaves them unset where that step is skipped.
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
+def _body_first(group: tuple[tuple[bool, bool], list[nn.Parameter]]) -> tuple[bool, bool]:
+    (is_head, decays), _ = group
+    return is_head, not decays
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -20,6 +20,8 @@ class ReportAbout:
         dataset: with the splits that were evaluated; `train` may be missing where nothing was trained.
         validation: the answers on the validation images, in their order.
         test: the answers on the test images, in their order, where there are any.
+        data_type: what the model that answered computes in, such as float32 or int8.
+        balance: how training balanced unequal classes: None, Loss or Sampling.
         notes: sentences that people should know.
     """
 
@@ -30,6 +32,8 @@ class ReportAbout:
     dataset: LocalDataset
     validation: Evaluation
     test: Evaluation | None = None
+    data_type: str = "float32"
+    balance: str = "None"
     notes: tuple[str, ...] = ()
 
     @property

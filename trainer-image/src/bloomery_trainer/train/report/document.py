@@ -41,6 +41,8 @@ def evaluation_document(about: ReportAbout) -> dict[str, Any]:
         "datasets": [
             {"name": part.name, "version": part.version, "classes": list(part.classes)} for part in dataset.parts
         ],
+        "dataType": about.data_type,
+        "balance": about.balance,
         "split": about.split,
         **splits[about.split],
         "averaging": AVERAGING,

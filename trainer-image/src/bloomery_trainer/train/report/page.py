@@ -174,6 +174,10 @@ _MEANINGS = {
         "Of the answers “it is this class”, the share that is right; the mean over classes, each counting the same.",
     ),
     "recall": ("Recall", "Of a class's images, the share that is found; the mean over classes, each the same."),
+    "balanced": (
+        "Balanced accuracy",
+        "The mean recall by its usual name: accuracy in which small classes count as much as large ones.",
+    ),
     "f1": ("F1", "The harmonic mean of the two, class by class, then the mean over classes: low where either is."),
     "weightedPrecision": ("Precision, weighted", "The same, each class counting by its number of images."),
     "weightedRecall": ("Recall, weighted", "The same, each class counting by its images: this equals the accuracy."),

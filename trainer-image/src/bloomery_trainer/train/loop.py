@@ -511,7 +511,7 @@ def _pace(state: TrainState, plan: Plan) -> Pace:
 def _evaluated(state: TrainState, plan: Plan, clock: Clock) -> Evaluation:
     plan.world.average_buffers(state.model)
     if state.average is not None:
-        plan.world.average_buffers(state.average)
+        plan.world.average_buffers(state.average.module)
     began = time.monotonic()
     try:
         evaluation = plan.validate(state.judged)

@@ -53,6 +53,7 @@ def report_about(
         test=judgement.test,
         data_type=data_type,
         start=job.progress.snapshot()["initialModel"],
+        last_epoch=fitted.last_epoch,
         balance=config.hyperparameters.balance,
         notes=fitted.notes,
     )
@@ -91,7 +92,7 @@ def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[
         "initialModel": figures["initialModel"],
         "lastEpoch": _rounded(fitted.last_epoch) if fitted is not None and fitted.last_epoch else None,
         "stillImproving": fitted is not None and fitted.still_improving,
-        "starts": 1 if fitted is None else fitted.starts,
+        "starts": job.starts if fitted is None else fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": saved.document() if saved else None,
         "promoted": None,

@@ -320,7 +320,7 @@ def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> 
 def _start_and_recipe(told: TrainerProgress | TrainResult, status: TrainingJobStatus) -> dict[str, Any]:
     """Return what the trainer started from, where the job did not say it, and the recipe that it chose."""
     start = told.initial_model.origin if told.initial_model else None
-    chosen = {name: value for name, value in told.recipe.items() if value is not None}
+    chosen = {name: value for name, value in (told.recipe or {}).items() if value is not None}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     shown = {name: text[:_RECIPE_VALUE_CHARACTERS] for name, text in texts.items()}
     recipe = dict(list(shown.items())[:_RECIPE_ENTRIES])

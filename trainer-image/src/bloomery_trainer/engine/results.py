@@ -88,6 +88,7 @@ def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[
         "reason": "Evaluated" if fitted is None else fitted.reason,
         "mlflow": record.run_document(),
         "initialModel": figures["initialModel"],
+        **({"recipe": figures["recipe"]} if "recipe" in figures else {}),
         "starts": 1 if fitted is None else fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": saved.document() if saved else None,

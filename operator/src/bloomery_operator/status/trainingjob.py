@@ -108,11 +108,17 @@ def initial_model_not_ready(observation: TrainingJobObservation) -> Verdict | No
     return observation.start
 
 
-def registered_start(model: ServedModel | Verdict, reference: str) -> StartingPoint | Verdict:
-    """Return a model of MLflow's registry as what training starts from: it needs the weights of a folder of ours."""
+def registered_start(
+    model: ServedModel | Verdict, reference: str, *, evaluates: bool = False
+) -> StartingPoint | Verdict:
+    """Return a model of MLflow's registry as what training starts from: it needs the weights of a folder of ours.
+
+    To evaluate it, the model itself will do, also one that was imported into the store.
+    """
     if isinstance(model, Verdict):
         return model
-    if model.training_job is None:
+    in_store = model.uri.startswith(("s3://", "file://"))
+    if model.training_job is None and not (evaluates and in_store):
         return Verdict(
             "ModelNotOurs",
             f"{reference} is {model.display}, which was not made by a TrainingJob: there are no weights to go on from.",

@@ -5,8 +5,12 @@ SHELL := /bin/bash
 DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
+PYTHON := python3
+GPU_PYTHON := 3.12
+GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
+GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
 
-.PHONY: help demo test test-all test-unit test-component test-e2e features reference soak bench-training bench-quality bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e test-gpu gpu-wheels features reference soak bench-training bench-quality bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -30,6 +34,18 @@ test-component: venv binaries ## the operator and the kinds against a real API s
 
 test-e2e: venv cluster ## real pods on the cluster
 	@$(PYTEST) tests/e2e
+
+gpu-wheels: venv ## wheels that the GPU tests need beside torch, for a machine without a registry, into .gpu-wheels/ (GPU_PYTHON=3.12)
+	@rm -rf .gpu-wheels
+	@$(VENV)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+	  --python-version $(GPU_PYTHON) $(foreach platform,$(GPU_PLATFORMS),--platform $(platform)_x86_64) -d .gpu-wheels \
+	  $$(grep -E '^($(GPU_PACKAGES))==' trainer-image/requirements.txt)
+	@du -sh .gpu-wheels
+
+test-gpu: ## the GPU path on a machine with a GPU: a plain checkout, its own torch, and .gpu-wheels/ (PYTHON=python3)
+	@test ! -d .gpu-wheels || $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile \
+	  --upgrade --target build/gpu-site .gpu-wheels/*.whl
+	@PYTHONPATH=build/gpu-site:trainer-image/src:model-format/src $(PYTHON) -m pytest -p no:cacheprovider -rs tests/gpu
 
 soak: venv cluster ## churn, kills and outages for MINUTES=30; fails where something leaks or is lost; the last line is one JSON object
 	@$(VENV)/python -m tests.soak
@@ -55,7 +71,7 @@ bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 se
 lint: venv binaries ## ruff, mypy, import-linter, helm lint
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev
+	@$(VENV)/mypy -p bloomery_model -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev
 	@$(VENV)/lint-imports
 	@.dev/bin/helm lint charts/bloomery --strict --quiet
 
@@ -73,23 +89,23 @@ binaries: ## build only Kubernetes, kubectl and helm
 
 venv: .venv/.complete ## the development environment
 
-.venv/.complete: requirements-dev.txt operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt plugin/requirements.txt
+.venv/.complete: requirements-dev.txt model-format/pyproject.toml operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt plugin/requirements.txt
 	@$(DEV) packages
 	@test -x $(VENV)/python || python3 -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check uv==$$(python3 -c 'from dev.versions import UV; print(UV)')
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python -r requirements-dev.txt
-	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e operator -e trainer-image -e serving-image -e plugin
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e model-format -e operator -e trainer-image -e serving-image -e plugin
 	@touch $@
 
 requirements: venv ## pin all packages anew
 	@for package in operator trainer-image serving-image plugin; do \
-	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url --all-extras $$package/pyproject.toml -o $$package/requirements.txt; done
+	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url --no-emit-package bloomery-model --all-extras $$package/pyproject.toml -o $$package/requirements.txt; done
 	@for folder in . dev/images/mlflow; do name=requirements; [ $$folder = . ] && name=requirements-dev; \
 	  $(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url $$folder/$$name.in -o $$folder/$$name.txt; done
 	@kit=serving-image/kit; for platform in linux windows; do for flavour in cpu nvidia; do \
 	  sources="serving-image/pyproject.toml"; [ $$platform = linux ] || sources="$$sources $$kit/windows.in"; \
 	  [ $$flavour = cpu ] || sources="$$sources $$kit/nvidia.in --override $$kit/without-cpu.txt"; \
 	  [ $$platform-$$flavour = linux-cpu ] || $(VENV)/uv pip compile -q --python-version 3.11 --python-platform $$platform \
-	    --constraint serving-image/requirements.txt --no-annotate --no-header --no-emit-index-url $$sources -o $$kit/$$platform-$$flavour.txt; \
+	    --constraint serving-image/requirements.txt --no-annotate --no-header --no-emit-index-url --no-emit-package bloomery-model $$sources -o $$kit/$$platform-$$flavour.txt; \
 	done; done
 	@$(VENV)/uv pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-index-url serving-image/kit/tools.in -o serving-image/kit/tools.txt

@@ -32,10 +32,10 @@ import torch
 from bench.images import write_photos
 from bench.parts import run
 from bench.servers import CORES, Contestant, ours, peers, running, starts
-from bloomery_serving.images import ImageFile, Limits, decode
+from bloomery_model import Preprocess
+from bloomery_serving.image_file import ImageFile, Limits, decode_file
 from bloomery_serving.model import Model
 from bloomery_trainer import model_folder
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.train import export, quantize
 from bloomery_trainer.train.presets import PRESETS
 from dev.paths import ROOT
@@ -97,7 +97,8 @@ def loop(folder: Path, jpeg: bytes, *, seconds: float) -> float:
 
     def work(number: int) -> None:
         while time.perf_counter() < end:
-            tensor = model.preprocess.tensor(decode(ImageFile("photo", jpeg), LIMITS, at_least=model.preprocess.enough))
+            image = decode_file(ImageFile("photo", jpeg), LIMITS, min_side=model.preprocess.min_decode_side)
+            tensor = model.preprocess.tensor(image)
             model.predict([tensor])
             counts[number] += 1
 
@@ -178,7 +179,7 @@ def compare_int8(folder: Path, bodies: dict[str, tuple[Path, str]], scratch: Pat
     shutil.copytree(folder, int8)
     (int8 / "model.onnx").unlink()
     model = Model.load(folder, digest="", threads=1)
-    photos = [decode(ImageFile(path.name, path.read_bytes()), LIMITS) for path in _photos(scratch, 16)]
+    photos = [decode_file(ImageFile(path.name, path.read_bytes()), LIMITS) for path in _photos(scratch, 16)]
     quantize.write_int8(folder / "model.onnx", int8 / "model.onnx", [model.preprocess.tensor(p)[None] for p in photos])
     (int8 / model_folder.METADATA).write_bytes(model_folder.metadata(int8, {}))
     contestants = [ours(folder, port=18000), replace(ours(int8, port=18001), name="bloomery int8")]

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -33,11 +33,13 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 @dataclass(frozen=True)
 class Image:
-    """One image: the folder that it is built of, and binaries of ours that it takes along."""
+    """One image: the folder that is its context, and binaries of ours that it takes along."""
 
     name: str
     folder: Path
     dockerfile: str = "Dockerfile"
+    sources: tuple[str, ...] = (".",)
+    """Of the context, the files and folders that are copied: where they change, the image is built again."""
     binary: str = ""
     entrypoint: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -53,17 +55,24 @@ def static(name: str) -> Image:
     return Image(name, ROOT / "dev" / "images" / "static", binary=name, arguments={"BINARY": name})
 
 
+_SERVER = ("model-format", "serving-image/pyproject.toml", "serving-image/src")
 SYSTEM_IMAGES = (static("pause"), static("coredns"), static("versitygw"))
 GATEWAY_IMAGES = (static("envoy-gateway"), Image("envoy", ROOT / "dev" / "images" / "envoy"))
 OUR_IMAGES = (
-    Image("trainer", ROOT / "trainer-image"),
+    Image("trainer", ROOT, "trainer-image/Dockerfile", sources=("model-format", "trainer-image")),
     Image("mlflow", ROOT / "dev" / "images" / "mlflow"),
-    Image("serving", ROOT / "serving-image"),
+    Image("serving", ROOT, "serving-image/Dockerfile", sources=(*_SERVER, "serving-image/requirements.txt")),
     Image("operator", ROOT / "operator"),
 )
 ON_DEMAND_IMAGES = (
-    Image("kit", ROOT / "serving-image", dockerfile="kit/Dockerfile"),
-    Image("serving-gpu", ROOT / "serving-image", arguments={"REQUIREMENTS": "kit/linux-nvidia.txt"}),
+    Image("kit", ROOT, "serving-image/kit/Dockerfile", sources=("model-format", "serving-image")),
+    Image(
+        "serving-gpu",
+        ROOT,
+        "serving-image/Dockerfile",
+        sources=(*_SERVER, "serving-image/kit/linux-nvidia.txt"),
+        arguments={"REQUIREMENTS": "kit/linux-nvidia.txt"},
+    ),
 )
 """Built only when they are named: a cluster runs without them, and they take a minute or more."""
 
@@ -215,7 +224,7 @@ def _is_in_store(reference: str) -> bool:
 def _content_hash(image: Image) -> str:
     """Hash what goes into an image: its files as git would see them, its binary, its base."""
     digest = hashlib.sha256((BASE / "index.json").read_bytes() + json.dumps(dict(image.arguments)).encode())
-    files = [path for path in sorted(image.folder.rglob("*")) if path.is_file() and not _is_litter(path)]
+    files = sorted({image.folder / image.dockerfile, *_copied(image)})
     if image.binary:
         files.append(BIN / image.binary)
     for path in files:
@@ -223,6 +232,13 @@ def _content_hash(image: Image) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _copied(image: Image) -> Iterator[Path]:
+    for source in image.sources:
+        path = image.folder / source
+        inside = path.rglob("*") if path.is_dir() else (path,)
+        yield from (file for file in inside if file.is_file() and not _is_litter(file))
 
 
 def _is_litter(path: Path) -> bool:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def main() -> None:
     """Make all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where to make them")
-    parser.add_argument("--own-wheel", type=Path, required=True, help="the server's wheel")
+    parser.add_argument("--own-wheels", type=Path, required=True, help="folder with the wheels of our own packages")
     parser.add_argument("--windows-wheels", type=Path, required=True, help="folder with the wheels of windows-cpu.txt")
     given = parser.parse_args()
     server = given.folder / "linux-cpu" / "server"
@@ -79,7 +79,7 @@ def main() -> None:
     for kit in KITS:
         folder = given.folder / kit.name
         if kit.name != "linux-cpu":
-            add_wheels(folder, kit.name, given.own_wheel)
+            add_wheels(folder, kit.name, sorted(given.own_wheels.glob("*.whl")))
         write_texts(folder, kit, facts)
     shutil.copytree(given.windows_wheels, given.folder / "windows-cpu" / "wheels", dirs_exist_ok=True)
 
@@ -123,12 +123,14 @@ def _symbol_versions(path: Path) -> Iterator[str]:
             yield from (version.name for version in needed)
 
 
-def add_wheels(folder: Path, name: str, own: Path) -> None:
-    """Give a kit the server's wheel, and the list of all that it installs."""
+def add_wheels(folder: Path, name: str, own: Sequence[Path]) -> None:
+    """Give a kit our own wheels, and the list of all that it installs."""
     (folder / "wheels").mkdir(parents=True)
-    shutil.copy(own, folder / "wheels")
-    distribution, version = own.name.split("-")[:2]
-    requirements = (HERE / f"{name}.txt").read_text() + f"{distribution.replace('_', '-')}=={version}\n"
+    requirements = (HERE / f"{name}.txt").read_text()
+    for wheel in own:
+        shutil.copy(wheel, folder / "wheels")
+        distribution, version = wheel.name.split("-")[:2]
+        requirements += f"{distribution.replace('_', '-')}=={version}\n"
     (folder / "requirements.txt").write_text(requirements)
 
 

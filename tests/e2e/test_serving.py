@@ -15,8 +15,8 @@ import torch
 import yaml
 from mlflow.tracking import MlflowClient
 
+from bloomery_model import Preprocess
 from bloomery_trainer import model_folder
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.train import export
 from dev import demo
 from dev.paths import LOGS, ROOT

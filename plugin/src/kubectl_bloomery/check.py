@@ -119,8 +119,9 @@ def _survey(folder: Path, spec: Mapping[str, Any], *, name: str) -> Survey:
         from bloomery_trainer.errors import TrainerError
         from bloomery_trainer.prepare.survey import survey
     except ModuleNotFoundError as error:
-        wanted = "check judges by the trainer's own rules, a package beside this one: pip install ./trainer-image"
-        raise CommandError(f"{wanted} (there is no {error.name}; PyTorch is not needed).") from error
+        wanted = "check judges by the trainer's own rules, packages beside this one"
+        cure = "pip install ./model-format ./trainer-image"
+        raise CommandError(f"{wanted}: {cure} (there is no {error.name}; PyTorch is not needed).") from error
     with tempfile.TemporaryDirectory(prefix="bloomery-check-") as scratch:
         path = Path(scratch, name)
         try:

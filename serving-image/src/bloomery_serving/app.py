@@ -15,7 +15,7 @@ from bloomery_serving.api.description import DescribedAPI
 from bloomery_serving.auth import KeyRing
 from bloomery_serving.errors import RequestError, name_fields
 from bloomery_serving.gate import BodyLimits, Gate, error_body
-from bloomery_serving.images import Limits
+from bloomery_serving.image_file import Limits
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.predictor import Predictor

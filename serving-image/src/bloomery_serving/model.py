@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from bloomery_model import Preprocess, PreprocessError, Tensor
 from bloomery_serving.errors import ModelError
-from bloomery_serving.images import Preprocess, Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,10 @@ class Model:
             # Not splitlines(): a class name may hold a character that it takes for the end of a line.
             labels = distinct((folder / "labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n"))
             said = folder / "preprocess.json"
-            preprocess = Preprocess.read(said) if said.exists() else Preprocess.for_side(_side(session))
+            preprocess = Preprocess.read(said.read_bytes()) if said.exists() else Preprocess.for_size(_side(session))
+        except PreprocessError as error:
+            message = f"{said.name} is not as it should be: {error}."
+            raise ModelError("BadPreprocess", message) from error
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions have no common base

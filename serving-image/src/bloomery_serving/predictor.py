@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bloomery_model import Tensor
 from bloomery_serving.errors import RequestError
-from bloomery_serving.images import ImageFile, Limits, Tensor, decode
+from bloomery_serving.image_file import ImageFile, Limits, decode_file
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model, Scores
 
@@ -130,7 +131,7 @@ class Predictor:
     def _decode(self, file: ImageFile) -> Tensor | RequestError:
         try:
             preprocess = self._model.preprocess
-            return preprocess.tensor(decode(file, self._limits, at_least=preprocess.enough))
+            return preprocess.tensor(decode_file(file, self._limits, min_side=preprocess.min_decode_side))
         except RequestError as error:
             return error
 

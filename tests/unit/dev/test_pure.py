@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -39,12 +40,45 @@ def test_an_image_is_known_by_where_its_files_are_as_well(tmp_path: Path, monkey
     (folder / "a").mkdir(parents=True)
     (folder / "b").mkdir()
     (folder / "a" / "file").write_text("x")
+    (folder / "Dockerfile").write_text("FROM scratch")
     before = images._content_hash(images.Image("image", folder))
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "file.pyc").write_text("x")
     assert images._content_hash(images.Image("image", folder)) == before
     (folder / "a" / "file").rename(folder / "b" / "file")
     assert images._content_hash(images.Image("image", folder)) != before
+
+
+def copied_paths(image: images.Image) -> list[str]:
+    """Return what its Dockerfile copies of its context."""
+    arguments, copied = dict(image.arguments), []
+    for line in (image.folder / image.dockerfile).read_text().splitlines():
+        word, *rest = line.split() or [""]
+        if word == "ARG":
+            name, _, default = rest[0].partition("=")
+            arguments.setdefault(name, default)
+        if word == "COPY" and not rest[0].startswith("--from"):
+            copied += [Template(path).substitute(arguments) for path in rest[:-1]]
+    return copied
+
+
+@pytest.mark.parametrize("image", (*images.OUR_IMAGES, *images.ON_DEMAND_IMAGES), ids=lambda image: image.name)
+def test_image_is_built_again_where_anything_that_it_copies_changes(image: images.Image) -> None:
+    copied = copied_paths(image)
+    assert copied
+    assert all((image.folder / path).exists() for path in copied)
+    files = {image.folder / path for path in copied if (image.folder / path).is_file()}
+    files |= {file for path in copied for file in (image.folder / path).rglob("*.py")}
+    assert files <= set(images._copied(image))
+
+
+@pytest.mark.parametrize("image", (*images.OUR_IMAGES, *images.ON_DEMAND_IMAGES), ids=lambda image: image.name)
+def test_folders_in_the_repositorys_context_are_those_of_the_images(image: images.Image) -> None:
+    lines = (paths.ROOT / ".dockerignore").read_text().splitlines()
+    sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    if image.folder == paths.ROOT:
+        assert {path.partition("/")[0] for path in copied_paths(image)} <= sent
+    assert "*" in lines
 
 
 def test_a_stage_needs_only_stages_that_are_there() -> None:

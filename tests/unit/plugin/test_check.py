@@ -133,9 +133,12 @@ def test_neither_pytorch_nor_mlflow_is_needed(bloomery: Bloomery, pictures: Pict
 
 
 @pytest.mark.feature("O5")
-def test_without_the_trainers_package_it_says_what_to_install(bloomery: Bloomery, pictures: Pictures) -> None:
-    ended = bloomery("check", pictures(roses=1), without=("bloomery_trainer",))
+@pytest.mark.parametrize("missing", ["bloomery_trainer", "bloomery_model"])
+def test_without_the_trainers_packages_it_says_what_to_install(
+    bloomery: Bloomery, pictures: Pictures, missing: str
+) -> None:
+    ended = bloomery("check", pictures(roses=1), without=(missing,))
 
     assert ended.returncode == 1
-    assert "pip install ./trainer-image" in ended.stderr
+    assert "pip install ./model-format ./trainer-image" in ended.stderr
     assert "Traceback" not in ended.stderr

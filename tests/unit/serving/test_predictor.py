@@ -12,8 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
+from bloomery_model import Preprocess, Tensor
 from bloomery_serving.app import create_app
-from bloomery_serving.images import Limits, Preprocess, Tensor
+from bloomery_serving.image_file import Limits
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Scores
 from bloomery_serving.predictor import FAILURES, Predictor
@@ -34,7 +35,7 @@ class Network:
     broken: bool = False
     labels: tuple[str, ...] = ("red", "green")
     digest: str = "sha256:0"
-    preprocess: Preprocess = field(default_factory=lambda: Preprocess.for_side(SIDE))
+    preprocess: Preprocess = field(default_factory=lambda: Preprocess.for_size(SIDE))
     batches: list[int] = field(default_factory=list)
     began: threading.Event = field(default_factory=threading.Event)
     may_end: threading.Event = field(default_factory=threading.Event)

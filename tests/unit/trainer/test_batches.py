@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters
 from bloomery_trainer.data.augment import largest_useful_side
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.train import data
 from bloomery_trainer.train.data import MemoryBudget, evaluation_loader, normalise, training_batches, views
 from bloomery_trainer.train.dataset import ImageFiles, LocalDataset

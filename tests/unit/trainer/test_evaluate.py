@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bloomery_trainer.images import Preprocess
+from bloomery_model import Preprocess
 from bloomery_trainer.train.evaluate import Evaluation, answers, class_aucs, full_score, interval95, score, top_k
 
 

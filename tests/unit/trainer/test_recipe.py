@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters
 from bloomery_trainer.engine.schedule import build_schedule, rate_factor, set_learning_rates
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.train.data import augmentation
 from bloomery_trainer.train.presets import PRESETS, Start
 from bloomery_trainer.train.recipe import Recipe, build_optimizer, images_seen, notes, resolve

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import onnxruntime
 
+from bloomery_model import Preprocess
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.mlflow_server import connect, experiment, in_words, is_final
 from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, digest, read_classes, write_classes
 from bloomery_trainer.storage import Folder, S3Access, open_folder

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from bloomery_trainer.images import decode
+from bloomery_model import decode
 
 
 def environment(package: str, **filters: Callable[..., Any]) -> Environment:
@@ -28,7 +28,7 @@ def environment(package: str, **filters: Callable[..., Any]) -> Environment:
 
 def thumbnail(data: bytes, *, side: int) -> str:
     """An image file as a data URI of a small JPEG, `side` pixels at most; raises what decoding raises."""
-    image = decode(data, at_least=side)
+    image = decode(data, min_side=side)
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)

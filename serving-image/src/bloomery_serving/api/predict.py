@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from bloomery_serving.api.description import BYTES, refusals
 from bloomery_serving.errors import RequestError
-from bloomery_serving.images import ImageFile
+from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.predictor import Failure, Prediction, Predictor
 from bloomery_serving.settings import Settings

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from bloomery_model import Tensor
 from bloomery_serving.errors import RequestError, name_fields
-from bloomery_serving.images import ImageFile, Tensor
+from bloomery_serving.image_file import ImageFile
 from bloomery_serving.model import Scores
 
 IMAGES, TENSORS = "image", "images"

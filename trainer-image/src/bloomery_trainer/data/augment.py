@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
-from bloomery_trainer.images import Preprocess
+from bloomery_model import Preprocess
 from bloomery_trainer.train.recipe import Recipe
 
 LIGHT_CROP_SCALE = (0.7, 1.0)

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.data.memory import MemoryBudget
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.train.data import Loader, evaluation_loader, normalise
 from bloomery_trainer.train.dataset import LocalDataset

@@ -52,6 +52,8 @@ def report_about(
         validation=judgement.validation,
         test=judgement.test,
         data_type=data_type,
+        start=job.progress.snapshot()["initialModel"],
+        last_epoch=fitted.last_epoch,
         balance=config.hyperparameters.balance,
         notes=fitted.notes,
     )
@@ -89,13 +91,19 @@ def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[
         "mlflow": record.run_document(),
         "initialModel": figures["initialModel"],
         **({"recipe": figures["recipe"]} if "recipe" in figures else {}),
-        "starts": 1 if fitted is None else fitted.starts,
+        "lastEpoch": _rounded(fitted.last_epoch) if fitted is not None and fitted.last_epoch else None,
+        "stillImproving": fitted is not None and fitted.still_improving,
+        "starts": job.starts if fitted is None else fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": saved.document() if saved else None,
         "promoted": None,
         **more,
-        "metrics": {name: round(value, 6) for name, value in more["metrics"].items()},
+        "metrics": _rounded(more["metrics"]),
     }
     job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
     record.log_file(job.scratch / LOG)
     return result
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items()}

@@ -11,9 +11,9 @@ import onnx
 import torch
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer import importing, model_folder
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.storage import Folder
 from bloomery_trainer.train.export import OnnxNetwork
 

@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 
+from bloomery_model import EXTENSIONS
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.images import FORMATS
 from bloomery_trainer.prepare.archives import is_litter
 from bloomery_trainer.prepare.index import Index, Pending, Placed, ending
 from bloomery_trainer.prepare.sources import Source
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_IMAGES = tuple(FORMATS)
+_IMAGES = tuple(EXTENSIONS)
 LONGEST_LABEL = 1024
 """Bytes of a label text, at most."""
 

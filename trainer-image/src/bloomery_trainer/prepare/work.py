@@ -17,7 +17,7 @@ from bloomery_trainer.storage import Folder
 log = logging.getLogger(__name__)
 
 _BELOW = ".work"
-_CHECKS = 1
+_CHECKS = 2
 """Raised when the same image begins to be judged in another way."""
 
 

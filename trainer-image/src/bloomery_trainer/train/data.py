@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from bloomery_model import Preprocess, decode, resize_shorter
 from bloomery_trainer.data.augment import augmentation as augmentation
 from bloomery_trainer.data.augment import largest_useful_side, random_crop_box
 from bloomery_trainer.data.memory import DEFAULT_SHARE
@@ -31,7 +32,6 @@ from bloomery_trainer.data.sampling import class_ratio as class_ratio
 from bloomery_trainer.data.sampling import class_weights as class_weights
 from bloomery_trainer.data.unreadable import UnreadableImage, UnreadableImages
 from bloomery_trainer.data.unreadable import unreadable_note as unreadable_note
-from bloomery_trainer.images import Preprocess, decode, resize_shorter
 from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.resources import cpu_count, memory_bytes
 from bloomery_trainer.train.dataset import ImageFiles, LocalDataset
@@ -86,7 +86,7 @@ class Framed:
 
     def __call__(self, data: bytes) -> Tensor:
         """Decodes one image."""
-        return _tensor(self.preprocess.pixels(decode(data, at_least=self.preprocess.enough)))
+        return _tensor(self.preprocess.pixels(decode(data, min_side=self.preprocess.min_decode_side)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Whole:
 
     def __call__(self, data: bytes) -> Tensor:
         """Decodes one image."""
-        image: Image.Image = decode(data, at_least=self.largest)
+        image: Image.Image = decode(data, min_side=self.largest)
         side = min(max(self.side, min(image.size)), self.largest)
         return _tensor(np.asarray(resize_shorter(image, side)))
 
@@ -383,7 +383,7 @@ class _Views:
 
     def __call__(self, data: bytes) -> Tensor:
         """Decode one image."""
-        image = decode(data, at_least=self.preprocess.enough)
+        image = decode(data, min_side=self.preprocess.min_decode_side)
         framed = _tensor(self.preprocess.pixels(image))
         images = [framed, framed.flip(-1)] if self.horizontal_flip else [framed]
         random = np.random.default_rng(self.seed)

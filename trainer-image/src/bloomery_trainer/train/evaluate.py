@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as figures
 from torch import Tensor, nn
 
-from bloomery_trainer.images import Preprocess
+from bloomery_model import Preprocess
+from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train import precision
 from bloomery_trainer.train.data import normalise
 
@@ -25,6 +26,10 @@ Batch = tuple[Tensor, Tensor]
 
 _QUICK_CELLS = 2_000_000
 """Up to so many probabilities, the area under the curve takes less than a second: each class is a sort of its own."""
+
+
+class NonFiniteOutputs(BadConfig):
+    """A network whose answers are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,11 @@ class Evaluation:
 
     @classmethod
     def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
-        """The answers with their figures."""
+        """The answers with their figures; raises NonFiniteOutputs where they are no numbers."""
+        if not np.isfinite(probabilities).all():
+            raise NonFiniteOutputs(
+                "ModelNotFinite", "the model answers with something else than numbers (NaN): its weights are damaged"
+            )
         return cls(probabilities, labels, score(probabilities, labels))
 
     @property

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from bloomery_trainer.images import Preprocess
+from bloomery_model import Preprocess
 from bloomery_trainer.model_folder import MODEL, PREPROCESS, WEIGHTS, digest, file_digests, write_classes
 from bloomery_trainer.resources import cpu_count
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import InitialModel, TrainConfig
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.model_folder import LABELS, PREPROCESS, WEIGHTS, StoredModel, read_classes, stored
 from bloomery_trainer.models.published import (
     ANSWER_SECONDS,
@@ -219,14 +218,6 @@ def freeze_body(model: nn.Module, head: frozenset[str]) -> None:
     """Leaves only the head to be trained."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name in head
-
-
-def train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch norms whose weights are frozen: their statistics stay as they are."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
-            module.eval()
 
 
 def _rows(known: Sequence[str], classes: Sequence[str]) -> list[tuple[int, int]]:

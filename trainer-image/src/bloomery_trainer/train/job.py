@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
@@ -27,7 +27,7 @@ from bloomery_trainer.train.data import (
     processors,
 )
 from bloomery_trainer.train.dataset import LocalDataset, fetch
-from bloomery_trainer.train.evaluate import Batch, Evaluation, answers
+from bloomery_trainer.train.evaluate import Batch, Evaluation, NonFiniteOutputs, answers
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.presets import PRESETS, Preset
 from bloomery_trainer.train.recipe import Recipe, image_size
@@ -120,18 +120,26 @@ class Job:
         own = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
         shares = self.world.gather_to_leader(own)
         whole = self._joined(shares) if shares is not None else None
-        metrics = self.world.broadcast(lambda: dict(whole.metrics) if whole is not None else {})
-        return whole if whole is not None else Evaluation(*own, metrics)
+        metrics = self.world.broadcast(
+            lambda: dict(whole.metrics) if isinstance(whole, Evaluation) else whole  # the leader has one of the two
+        )
+        if isinstance(metrics, NonFiniteOutputs):
+            raise metrics
+        assert metrics is not None
+        return whole if isinstance(whole, Evaluation) else Evaluation(*own, metrics)
 
-    def _joined(self, shares: list[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Evaluation:
-        """The answers of all processes in the order of the split's images."""
+    def _joined(self, shares: list[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Evaluation | NonFiniteOutputs:
+        """The answers of all processes in the order of the split's images, or the error that all must raise."""
         count = sum(len(labels) for _, labels in shares)
         labels = np.empty(count, np.int64)
         probabilities = np.empty((count, shares[0][0].shape[1]), np.float32)
         for rank, (share, classes) in enumerate(shares):
             if len(classes):
                 probabilities[rank :: self.world.size], labels[rank :: self.world.size] = share, classes
-        return Evaluation.of(probabilities, labels)
+        try:
+            return Evaluation.of(probabilities, labels)
+        except NonFiniteOutputs as error:
+            return error
 
     def _until_terminated(self, loader: Loader) -> Iterator[Batch]:
         for batch in loader:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
 from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require_stored
 from bloomery_trainer.storage import Folder, S3Access, open_folder

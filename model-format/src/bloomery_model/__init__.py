@@ -1,0 +1,30 @@
+"""What the trainer and the model server must agree on: how an image is decoded, and what a model sees of it."""
+
+from __future__ import annotations
+
+from bloomery_model.decode import (
+    EXTENSIONS,
+    MAX_ASPECT,
+    READABLE_FORMATS,
+    ImageError,
+    Pixels,
+    decode,
+    open_image,
+    to_rgb,
+)
+from bloomery_model.preprocess import Preprocess, PreprocessError, Tensor, resize_shorter
+
+__all__ = [
+    "EXTENSIONS",
+    "MAX_ASPECT",
+    "READABLE_FORMATS",
+    "ImageError",
+    "Pixels",
+    "Preprocess",
+    "PreprocessError",
+    "Tensor",
+    "decode",
+    "open_image",
+    "resize_shorter",
+    "to_rgb",
+]

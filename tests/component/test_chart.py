@@ -152,6 +152,7 @@ def test_the_operator_is_told_where_everything_is(chart: Chart) -> None:
         "BLOOMERY_IMAGE_PULL_POLICY": "Never",
         "BLOOMERY_STORE_URI": "s3://bloomery",
         "BLOOMERY_STORAGE_SECRET": "bloomery-storage",
+        "BLOOMERY_DOWNLOAD_WEIGHTS": "false",
         "BLOOMERY_SOURCE_NETWORKS": "",
         "BLOOMERY_NAMESPACES": "",
         "BLOOMERY_GATEWAY_NAME": "bloomery",

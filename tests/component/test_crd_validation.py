@@ -140,6 +140,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
         dataset(split={"validation": 0.5, "test": 0.5}),
         "spec.split.validation and spec.split.test must together be less than 1",
     ),
+    "no images to choose the best model on": (
+        dataset(split={"validation": 0}),
+        "spec.split.validation must be more than 0, as the best model is chosen on these images",
+    ),
     "a negative share": (dataset(split={"validation": -0.1}), "should be greater than or equal to 0"),
     "more minimum than maximum classes": (
         dataset(rules={"minClasses": 5, "maxClasses": 4}),
@@ -209,8 +213,36 @@ REFUSED: dict[str, tuple[Object, str]] = {
         "warmupEpochs does not apply to a spec.hyperparameters.learningRateSchedule",
     ),
     "a head to train on nothing": (
-        hyperparameters(trainable="Head"),
-        "spec.hyperparameters.trainable Head needs spec.initialModel",
+        training_job(initialModel={"weights": "None"}, hyperparameters={"trainable": "Head"}),
+        "spec.hyperparameters.trainable Head needs trained weights to start from",
+    ),
+    "an unknown balance": (
+        hyperparameters(balance="Loud"),
+        'supported values: "None", "Loss", "Sampling"',
+    ),
+    "nothing to evaluate, in words": (
+        training_job(evaluateOnly=True, initialModel={"weights": "None"}),
+        "spec.evaluateOnly needs a model of a TrainingJob",
+    ),
+    "a gain over no current version": (
+        training_job(output={"promote": {"alias": "champion", "leastGain": 0.01}}),
+        "set betterThanCurrent to true, or leave them out",
+    ),
+    "a test against no current version": (
+        training_job(output={"promote": {"alias": "champion", "atLeast": 0.9, "confidence": 0.95}}),
+        "set betterThanCurrent to true, or leave them out",
+    ),
+    "a confidence in percent": (
+        training_job(output={"promote": {"alias": "champion", "betterThanCurrent": True, "confidence": 95}}),
+        "spec.output.promote.confidence",
+    ),
+    "a confidence below one half": (
+        training_job(output={"promote": {"alias": "champion", "betterThanCurrent": True, "confidence": 0.4}}),
+        "spec.output.promote.confidence",
+    ),
+    "a gain in percent": (
+        training_job(output={"promote": {"alias": "champion", "betterThanCurrent": True, "leastGain": 1}}),
+        "spec.output.promote.leastGain",
     ),
     "nothing to evaluate": (training_job(evaluateOnly=True), "spec.evaluateOnly needs spec.initialModel"),
     "an int8 model of no training": (
@@ -408,6 +440,16 @@ ACCEPTED: dict[str, Object] = {
     "a head on published weights": training_job(
         initialModel={"weights": "IMAGENET1K_V2"}, hyperparameters={"trainable": "Head"}
     ),
+    "a head on published weights by themselves": hyperparameters(trainable="Head"),
+    "from scratch on purpose": training_job(initialModel={"weights": "None"}),
+    "a safetensors file to start from": training_job(initialModel={"uri": "s3://mine/resnet18.safetensors"}),
+    "unequal classes": training_job(preset="mobilenet-v2", metric="balanced", hyperparameters={"balance": "Loss"}),
+    "a gain that must be sure": training_job(
+        output={
+            "promote": {"alias": "champion", "betterThanCurrent": True, "leastGain": 0.005, "confidence": 0.95},
+        }
+    ),
+    "three nodes with the recipe's batch": training_job(nodes=3),
     "a queue": training_job(queue="team-a", nodes=4),
     "checkpoints by steps": training_job(checkpoint={"every": "200steps"}, maxTrainingTime="1h30m"),
     "a GPU": training_job(resources={"limits": {"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}}),
@@ -464,15 +506,7 @@ def test_defaults_are_filled_in_at_once(api: Api, namespace: str) -> None:
     assert api.create(namespace, training_job())["spec"] == {
         "datasets": [{"name": "flowers"}],
         "preset": "resnet18",
-        "hyperparameters": {
-            "batchSize": 32,
-            "trainable": "All",
-            "mixup": 0,
-            "ema": 0,
-            "labelSmoothing": 0.1,
-            "horizontalFlip": True,
-            "seed": 0,
-        },
+        "hyperparameters": {"trainable": "All", "mixup": 0, "horizontalFlip": True, "seed": 0},
         "metric": "top1",
         "checkpoint": {"every": "5m", "keep": 2},
         "nodes": 1,
@@ -543,6 +577,7 @@ FULL: Object = {
         "trainable": "Head",
         "mixup": 0.2,
         "ema": 0.999,
+        "balance": "Loss",
         "seed": 7,
     },
     "metric": "f1",
@@ -557,7 +592,13 @@ FULL: Object = {
         "registeredModel": "flowers",
         "versionLabel": "1.0",
         "quantization": "Int8",
-        "promote": {"alias": "champion", "atLeast": 0.5, "betterThanCurrent": True},
+        "promote": {
+            "alias": "champion",
+            "atLeast": 0.5,
+            "betterThanCurrent": True,
+            "leastGain": 0.01,
+            "confidence": 0.95,
+        },
     },
 }
 # Fields that exclude some of FULL's: what must go, and the value.
@@ -570,6 +611,10 @@ INSTEAD: dict[FieldPath, tuple[tuple[FieldPath, ...], Any]] = {
     ("initialModel", "mlflow"): ((("initialModel", "trainingJob"),), "models:/flowers/4"),
     ("initialModel", "uri"): ((("initialModel", "trainingJob"),), "s3://mine/base/model"),
     ("initialModel", "weights"): ((("initialModel", "trainingJob"),), "DEFAULT"),
+    ("output", "promote", "betterThanCurrent"): (
+        (("output", "promote", "leastGain"), ("output", "promote", "confidence")),
+        True,
+    ),
     ("queue",): ((("suspend",),), "team-a"),
 }
 

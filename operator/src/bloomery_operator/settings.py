@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     source_networks: Annotated[tuple[str, ...], NoDecode] = ()
     """Private networks (CIDR) that archives may be fetched from by https; otherwise only public addresses are."""
 
+    download_weights: bool = True
+    """Whether training pods may fetch published weights that the store does not have from torchvision's server."""
+
     gateway_name: str = ""
     gateway_namespace: str = ""
     """The Gateway that routes attach to; without a name, services have cluster addresses only."""

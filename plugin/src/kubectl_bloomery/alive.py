@@ -17,6 +17,7 @@ _DOES = {
     "serve": "serves",
     "tensorboard": "shows TensorBoard",
     "kit": "packs a kit",
+    "weights": "stores weights",
 }
 _KINDS = {"dataset": "Dataset", "trainingjob": "TrainingJob", "inferenceservice": "InferenceService"}
 _WAITS = "waits"
@@ -81,7 +82,8 @@ def _owner(pod: Manifest) -> tuple[str, str, str, str]:
     if role == "kit":
         return metadata["namespace"], "InferenceService", labels["app.kubernetes.io/instance"], does
     part = labels.get("app.kubernetes.io/component", role)
-    return metadata["namespace"], "Installation", labels.get("app.kubernetes.io/instance", ""), f"runs the {part}"
+    does = does if role in _DOES else f"runs the {part}"
+    return metadata["namespace"], "Installation", labels.get("app.kubernetes.io/instance", ""), does
 
 
 def _gpus(pod: Manifest) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,6 +19,7 @@ from kubectl_bloomery.kubectl import SERVICES, CommandError, Kubectl, Manifest, 
 from kubectl_bloomery.options import Context, Namespace, Service
 from kubectl_bloomery.service import require_variant, variant_names, why_not_ready
 from kubectl_bloomery.show import errors
+from kubectl_bloomery.temporary_pod import running
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 KIT_IMAGE = "bloomery.dev/kit-image"
 """The annotation of a Deployment that names the image that packs kits."""
 RETIRED_AT = "bloomery.dev/retired-at"
-START_SECONDS = 300
 ZIP = "/tmp/kit.zip"
 TRIES = 5
-_HOPELESS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 _CHUNK = 1024 * 1024
 
 
@@ -65,7 +63,7 @@ def kit(
     pod = build_pod(owner, deployment, image or _image(deployment))
     name = output or f"{service}-{platform}-{flavour}.zip"
     console = errors()
-    with _opened(name) as target, _running(kubectl, pod, console):
+    with _opened(name) as target, running(kubectl, pod, console):
         words = [f"--platform={platform}", f"--flavour={flavour}", f"--output={ZIP}"]
         packed = json.loads(_pack(kubectl, pod["metadata"]["name"], words, console))
         _fetch(kubectl, pod["metadata"]["name"], target, packed, console)
@@ -117,44 +115,6 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
             partial.replace(name)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _running(kubectl: Kubectl, pod: Manifest, console: Console) -> Iterator[None]:
-    """Run a pod for as long as the block takes, however it ends."""
-    name = pod["metadata"]["name"]
-    try:
-        with console.status(f"Starting the pod {name}"):
-            kubectl.run("create", "--filename=-", stdin=json.dumps(pod))
-            _wait_until_running(kubectl, name)
-        yield
-    finally:
-        # What went wrong before is told all the same, and a kit that is whole is kept.
-        try:
-            kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false")
-        except CommandError as error:
-            console.print(f"The pod {name} is left behind, and ends by itself: {error}", markup=False)
-
-
-def _wait_until_running(kubectl: Kubectl, name: str) -> None:
-    end = time.monotonic() + START_SECONDS
-    while True:
-        status = kubectl.get("pod", name)["status"]
-        if status.get("phase") == "Running":
-            return
-        why = _why_not(status)
-        if status.get("phase") == "Failed" or why.startswith(_HOPELESS) or time.monotonic() > end:
-            raise CommandError(f"The pod {name} does not start: {why or 'nothing says why'}.")
-        time.sleep(0.5)
-
-
-def _why_not(status: Mapping[str, Any]) -> str:
-    for container in status.get("containerStatuses", []):
-        waiting = container.get("state", {}).get("waiting")
-        if waiting:
-            return ": ".join(filter(None, (waiting.get("reason"), waiting.get("message")))).rstrip(".")
-    conditions = [item for item in status.get("conditions", []) if item["status"] == "False" and "message" in item]
-    return next((str(item["message"]).rstrip(".") for item in conditions), str(status.get("message", "")))
 
 
 def _pack(kubectl: Kubectl, pod: str, words: list[str], console: Console) -> str:

@@ -6,9 +6,8 @@ import secrets
 from typing import Any
 
 from kubectl_bloomery.kubectl import Manifest
+from kubectl_bloomery.temporary_pod import LIFETIME_SECONDS
 
-LIFETIME_SECONDS = 1800
-"""A pod that nobody could delete ends by itself after that long."""
 _OF_POD = ("securityContext", "imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
 _OF_CONTAINER = ("env", "envFrom", "imagePullPolicy", "securityContext")
 _RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}

@@ -15,7 +15,7 @@ from kubectl_bloomery.kubectl import DATASETS, SERVICES, TRAINING_JOBS, Kubectl,
 from kubectl_bloomery.options import Context, JsonOutput, Namespace
 from kubectl_bloomery.show import console, print_json, table
 
-_PODS = ("app.kubernetes.io/managed-by=bloomery", "app.kubernetes.io/name in (bloomery,kit)")
+_PODS = ("app.kubernetes.io/managed-by=bloomery", "app.kubernetes.io/name in (bloomery,kit,weights)")
 """Label selectors: what the operator makes, and what the chart and this plugin make."""
 _OTHERS = f"persistentvolumeclaims,{DATASETS},{TRAINING_JOBS},{SERVICES}"
 

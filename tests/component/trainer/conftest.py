@@ -52,7 +52,7 @@ class Trainer:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return {}
 
-    def until(self, reached: Callable[[dict[str, Any]], bool], *, seconds: float = 120) -> dict[str, Any]:
+    def until(self, reached: Callable[[dict[str, Any]], bool], *, seconds: float = 300) -> dict[str, Any]:
         """The first progress for which that holds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -79,9 +79,9 @@ class Trainer:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=300)
 
-    def wait(self, *, seconds: float = 180) -> int:
+    def wait(self, *, seconds: float = 600) -> int:
         return self.process.wait(timeout=seconds)
 
 

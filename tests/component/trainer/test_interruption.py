@@ -20,15 +20,21 @@ def starts(folder: Path) -> list[int]:
     return [attempt["step"] for attempt in json.loads((folder / "attempts.json").read_text(encoding="utf-8"))]
 
 
+def last_saved(progress: dict[str, Any]) -> int:
+    """The step of the checkpoint that was saved last; 0 before the first."""
+    return int((progress.get("lastCheckpoint") or {}).get("step", 0))
+
+
 @pytest.mark.feature("T13")
 def test_a_training_killed_at_three_points_ends_like_an_undisturbed_one(
     trainers: Trainers, train_config: Config, tmp_path: Path
 ) -> None:
     undisturbed = trainers.run(train_config("undisturbed")).message
-    killed_at = []
-    for step in (9, 24, 41):
+    saved_at = []
+    for step in (7, 21, 35):
         trainer = trainers.start(train_config("killed"))
-        killed_at.append(trainer.until(lambda progress, step=step: progress.get("step", 0) >= step)["step"])
+        progress = trainer.until(lambda progress, step=step: last_saved(progress) >= step)
+        saved_at.append(last_saved(progress))
         trainer.kill()
     killed = trainers.run(train_config("killed")).message
 
@@ -36,9 +42,9 @@ def test_a_training_killed_at_three_points_ends_like_an_undisturbed_one(
     assert killed["metrics"] == pytest.approx(undisturbed["metrics"], abs=0.02)
     assert killed["lastCheckpoint"]["step"] == undisturbed["lastCheckpoint"]["step"] == 60
     assert killed["starts"] == 4
-    # Progress is told once a second, so a killed process may have been some steps further than it said.
+    # A checkpoint that was announced is there; one that was under way may be there as well.
     resumed_at = starts(tmp_path / "killed")[1:]
-    assert all(resumed >= killed - EVERY for resumed, killed in zip(resumed_at, killed_at, strict=True))
+    assert all(resumed >= saved for resumed, saved in zip(resumed_at, saved_at, strict=True))
     assert all(resumed % EVERY == 0 for resumed in resumed_at)
 
 
@@ -62,8 +68,10 @@ def test_on_sigterm_the_state_is_saved_at_once_and_the_exit_code_says_so(
 def test_only_the_newest_checkpoints_are_kept(trainers: Trainers, train_config: Config, tmp_path: Path) -> None:
     trainers.run(train_config("kept", {"maxSteps": 24}, checkpoint={"everySteps": 5, "keep": 2}))
 
-    names = sorted(path.name for path in (tmp_path / "kept" / "checkpoints").iterdir())
-    assert names == ["step-000000020.pt", "step-000000024.pt"]
+    names = sorted(path.name for path in (tmp_path / "kept" / "checkpoints").glob("*.pt"))
+    assert len(names) == 2
+    # A state that still waited for the one before it to be written may have been replaced by a newer one.
+    assert names[-1] == "step-000000024.pt"
 
 
 @pytest.mark.extended

@@ -89,6 +89,7 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
                 "optimizer": "adamw",
                 "weightDecay": 0.01,
                 "trainable": "Head",
+                "balance": "Sampling",
                 "mixup": 0.2,
                 "ema": 0.999,
                 "labelSmoothing": 0,
@@ -97,7 +98,7 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
                 "horizontalFlip": False,
                 "seed": 3,
             },
-            "metric": "f1",
+            "metric": "balanced",
             "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"}},
             "scratch": "20Gi",
             "activeDeadlineSeconds": 7200,
@@ -120,7 +121,13 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
                 "quantization": "Int8",
                 "registeredModel": "blumen",
                 "versionLabel": "1.0",
-                "promote": {"alias": "champion", "atLeast": 0.9, "betterThanCurrent": True},
+                "promote": {
+                    "alias": "champion",
+                    "atLeast": 0.9,
+                    "betterThanCurrent": True,
+                    "leastGain": 0.01,
+                    "confidence": 0.95,
+                },
             },
         }
     )

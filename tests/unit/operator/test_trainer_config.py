@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,9 +11,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bloomery_trainer.config import Hyperparameters, PrepareConfig, TrainConfig, load
+from bloomery_operator.resources.memory import MEMORY_LIMITS
+from bloomery_trainer.config import Hyperparameters, PrepareConfig, PresetName, TrainConfig, load
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+TRAINING_PAGE = Path(__file__).resolve().parents[3] / "docs" / "training.md"
 TRAINING_JOBS = Path(__file__).resolve().parents[3] / "crds" / "trainingjobs.yaml"
 
 
@@ -52,6 +55,7 @@ def test_both_kinds_are_among_them(tmp_path: Path) -> None:
         (("hyperparameters", "optimizer"), Hyperparameters, "optimizer"),
         (("hyperparameters", "augmentation"), Hyperparameters, "augmentation"),
         (("hyperparameters", "trainable"), Hyperparameters, "trainable"),
+        (("hyperparameters", "balance"), Hyperparameters, "balance"),
     ],
 )
 def test_the_kind_lets_in_the_words_that_the_trainer_knows_and_no_others(
@@ -62,6 +66,18 @@ def test_the_kind_lets_in_the_words_that_the_trainer_knows_and_no_others(
     for part in field:
         schema = schema["properties"][part]
     assert set(schema["enum"]) == _words(model.model_fields[name].annotation)
+
+
+@pytest.mark.feature("T25")
+def test_every_preset_has_a_memory_limit() -> None:
+    assert set(MEMORY_LIMITS) == set(get_args(PresetName))
+
+
+@pytest.mark.feature("T25")
+def test_memory_limits_are_those_of_the_page() -> None:
+    """The table in docs/training.md: a row for each limit, with the presets that have it."""
+    rows = re.findall(r"^\| (\d+Gi) \| (`.*`) \|$", TRAINING_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {preset: limit for limit, presets in rows for preset in re.findall(r"`([^`]+)`", presets)} == MEMORY_LIMITS
 
 
 def _words(annotation: Any) -> set[str]:

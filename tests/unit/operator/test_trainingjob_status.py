@@ -209,6 +209,54 @@ def test_the_steps_of_a_training_are_shown_also_where_nobody_looked_while_it_ran
     assert (status.progress.epoch, status.progress.steps) == (8, "352/352")
 
 
+@pytest.mark.feature("T19")
+def test_start_from_published_weights_stands_in_status_and_message() -> None:
+    start = {"kind": "published", "origin": "weights DEFAULT of resnet18", "warning": None}
+    status = derive_status(observe(*ended(RESULT | {"initialModel": start, "notes": []})), NOW)
+    assert status.initial_model == "weights DEFAULT of resnet18"
+    assert "It started from weights DEFAULT of resnet18." in status.conditions[0].message
+
+
+@pytest.mark.feature("T19")
+def test_start_from_scratch_for_want_of_weights_is_a_warning() -> None:
+    start = {"kind": "scratch", "origin": "scratch", "warning": "no published weights were found."}
+    status = derive_status(observe(*ended(RESULT | {"initialModel": start})), NOW)
+    assert status.initial_model == "scratch"
+    assert status.conditions[0].message.endswith("It started from scratch. Warning: no published weights were found.")
+
+
+def test_start_that_the_notes_tell_is_not_told_twice() -> None:
+    note = "Training starts from weights DEFAULT of resnet18; the head is new, as its classes are others."
+    start = {"origin": "weights DEFAULT of resnet18"}
+    status = derive_status(observe(*ended(RESULT | {"initialModel": start, "notes": [note]})), NOW)
+    assert status.conditions[0].message.count("weights DEFAULT of resnet18") == 1
+
+
+def test_start_that_the_job_names_stays_as_it_was_resolved() -> None:
+    start = {"origin": "weights DEFAULT of resnet18"}
+    status = derive_status(observe(*ended(RESULT | {"initialModel": start}), started_from="base/3"), NOW)
+    assert status.initial_model == "base/3"
+
+
+@pytest.mark.feature("T22")
+def test_recipe_of_a_running_training_is_shown() -> None:
+    recipe = {"batchSize": 32, "learningRate": 0.0125, "optimizer": "sgd", "horizontalFlip": True, "epochs": None}
+    progress = {"stage": "training", "step": 1, "recipe": recipe, "initialModel": {"origin": "scratch"}}
+    running = observe(job(spec_hash="x"), pod("Running"), on=READY, progress=progress)
+    status = derive_status(running, NOW)
+    shown = {"batchSize": "32", "learningRate": "0.0125", "optimizer": "sgd", "horizontalFlip": "true"}
+    assert (status.recipe, status.initial_model) == (shown, "scratch")
+    after = derive_status(observe(*ended(RESULT), status=status.to_json()), NOW)
+    assert (after.recipe, after.initial_model) == (shown, "scratch")
+
+
+def test_recipe_of_another_image_stays_within_the_kinds_bounds() -> None:
+    recipe = {f"field{number}": "x" * 300 for number in range(40)}
+    status = derive_status(observe(*ended(RESULT | {"recipe": recipe})), NOW)
+    assert status.recipe is not None
+    assert (len(status.recipe), len(status.recipe["field0"])) == (32, 256)
+
+
 @pytest.mark.feature("T18")
 def test_an_evaluation_alone_needs_no_registration() -> None:
     result = UNREGISTERED | {"reason": "Evaluated"}

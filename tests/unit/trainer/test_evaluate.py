@@ -50,6 +50,7 @@ def test_the_figures_are_what_their_definitions_say() -> None:
             **{f"top{k}": float(np.mean(ranks < k)) for k in range(1, 6)},
             "precision": float(np.mean(precisions)),
             "recall": float(np.mean(recalls)),
+            "balanced": float(np.mean(recalls)),
             "f1": float(np.mean(f1s)),
             "kappa": kappa_by_hand(predicted, labels, 8),
             "auc": float(np.mean([auc_by_pairs(probabilities[:, name], labels == name) for name in range(8)])),
@@ -61,14 +62,28 @@ def test_the_figures_are_what_their_definitions_say() -> None:
     )
 
 
-def test_of_five_classes_the_right_one_is_always_among_five() -> None:
-    assert score(*random_answers(20, 5))["top5"] == 1.0
+@pytest.mark.feature("T24")
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_present() -> None:
+    probabilities = np.eye(4, dtype=np.float32)[[0] * 8 + [1, 3]]
+    figures = score(probabilities, np.array([0] * 8 + [1, 1]))
+
+    assert figures["top1"] == pytest.approx(0.9)
+    # 8 of 8 and 1 of 2; classes 2 and 3 have no images, though one of them was answered.
+    assert figures["balanced"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("classes", "reported"), [(4, False), (5, False), (6, True)])
+def test_top5_is_reported_only_for_more_than_five_classes(classes: int, reported: bool) -> None:
+    probabilities, labels = random_answers(20, classes)
+
+    assert ("top5" in score(probabilities, labels)) is reported
+    assert ("top5" in full_score(Evaluation.of(probabilities, labels))) is reported
 
 
 @pytest.mark.feature("T10")
-def test_a_report_on_three_classes_has_no_top4() -> None:
+def test_a_report_on_three_classes_has_no_top3() -> None:
     assert {name for name in full_score(Evaluation.of(*random_answers(20, 3))) if name.startswith("top")} == {
-        "top1", "top2", "top3",
+        "top1", "top2",
     }  # fmt: skip
 
 

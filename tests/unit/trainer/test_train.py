@@ -57,7 +57,9 @@ def test_training_ends_well_and_says_so(trained: tuple[Any, Path]) -> None:
     assert ended.message["reason"] == "Trained"
     assert ended.message["mlflow"] == {"experimentId": None, "runId": None}
     assert ended.message["model"]["uri"] == f"file://{folder}/model"
-    assert set(ended.message["metrics"]) == {"loss", "top1", "top5", "precision", "recall", "f1", "kappa", "auc"}
+    assert set(ended.message["metrics"]) == {
+        "loss", "top1", "precision", "recall", "balanced", "f1", "kappa", "auc",
+    }  # fmt: skip
     assert read_json(folder / "result.json") == ended.message
 
 
@@ -77,7 +79,7 @@ def test_the_output_folder_holds_the_model_its_report_and_its_log(trained: tuple
 
     assert files == {
         "evaluation.json", "predictions.csv", "report.html", "train.log", "result.json", events,
-        "attempts.json", "checkpoints/step-000000030.pt",
+        "attempts.json", "checkpoints/step-000000030.pt", "checkpoints/step-000000030.pt.sha256",
         "model/metadata.json", *(f"model/{name}" for name in MODEL_FILES),
     }  # fmt: skip
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision  # type: ignore[import-untyped]
 
 Train = Callable[..., Any]
 
@@ -81,27 +80,6 @@ def test_the_head_alone_is_trained_where_that_is_asked_for(train: Train, base: P
     assert not torch.equal(before["fc.weight"], after["fc.weight"][:2])
 
 
-@pytest.mark.feature("T3")
-def test_published_weights_are_taken_from_torch_hubs_cache(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    published = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-    file = tmp_path / "torch" / "hub" / "checkpoints" / published.url.rsplit("/", 1)[-1]
-    file.parent.mkdir(parents=True)
-    model = torchvision.models.resnet18()
-    torch.save(model.state_dict(), file)
-    ended = train(
-        {"learningRate": 1e-9, "maxSteps": 1},
-        initialModel={"weights": "IMAGENET1K_V1"},
-        output={"uri": f"file://{tmp_path}/output"},
-    )
-
-    assert ended.code == 0, ended.message
-    assert torch.allclose(weights(tmp_path / "output")["conv1.weight"], model.state_dict()["conv1.weight"], atol=1e-6)
-    assert "weights IMAGENET1K_V1 of resnet18; the head is new" in ended.message["notes"][0]
-
-
 def test_weights_that_do_not_exist_are_refused_with_those_that_do(train: Train) -> None:
     ended = train(initialModel={"weights": "IMAGENET22K"})
 
@@ -109,7 +87,7 @@ def test_weights_that_do_not_exist_are_refused_with_those_that_do(train: Train) 
     assert "torchvision has no weights 'IMAGENET22K' for resnet18; it has IMAGENET1K_V1, DEFAULT" in ended.sentence
 
 
-def test_weights_that_can_not_be_downloaded_are_named_with_the_place_for_their_file(
+def test_weights_by_name_that_cannot_be_downloaded_are_retried(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -117,7 +95,7 @@ def test_weights_that_can_not_be_downloaded_are_named_with_the_place_for_their_f
     ended = train(initialModel={"weights": "DEFAULT"})
 
     assert (ended.code, ended.reason) == (1, "WeightsUnreachable")
-    assert f"put that file at {tmp_path}/hub/checkpoints/resnet18-" in ended.sentence
+    assert "kubectl bloomery weights push resnet18-f37072fd.pth --preset resnet18" in ended.sentence
 
 
 @pytest.mark.feature("T3")
@@ -200,7 +178,7 @@ def test_classes_that_the_model_does_not_know_can_not_be_evaluated(train: Train,
 
 @pytest.mark.parametrize(("given", "words"), [
     ({"evaluateOnly": True}, "evaluateOnly needs an initialModel"),
-    ({"hyperparameters": {"trainable": "Head"}}, "hyperparameters.trainable Head needs an initialModel"),
+    ({"hyperparameters": {"trainable": "Head"}}, "hyperparameters.trainable Head needs trained weights"),
 ])  # fmt: skip
 def test_what_needs_an_initial_model_says_so(train: Train, given: dict[str, Any], words: str) -> None:
     ended = train(given.get("hyperparameters"), **{k: v for k, v in given.items() if k != "hyperparameters"})

@@ -217,7 +217,7 @@ def test_another_networks_file_is_refused_with_the_nearest_preset(tmp_path: Path
 
     assert error.reason == "PresetMismatch"
     nearest = network.replace("_", "-")
-    assert f"the nearest preset is {nearest}, with 100%: set preset to {nearest}" in str(error)
+    assert f"the nearest preset is {nearest}, with 100 %: set preset to {nearest}" in str(error)
 
 
 @pytest.mark.feature("T20")
@@ -226,7 +226,7 @@ def test_a_network_that_no_preset_has_is_refused_in_words(tmp_path: Path) -> Non
     error = refusal(lambda: taken_over(tmp_path / "a.pt"))
 
     assert error.reason == "PresetMismatch"
-    assert "it has 0% of the values of the preset's body" in str(error)
+    assert "it has 0 % of the values of the preset's body" in str(error)
     assert "no preset has this network" in str(error)
 
 

@@ -1,8 +1,9 @@
-"""`python -m bloomery_trainer prepare|train|register CONFIG`, `tensorboard FOLDER`, `import FOLDER`, `schema`."""
+"""`python -m bloomery_trainer prepare|train|register CONFIG`, `tensorboard FOLDER`, `import FOLDER`, `weights`, …"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
                 description=given.description,
             )
         )
+    if given.command == "weights":
+        from bloomery_trainer.models import weights_store
+
+        return weights_store.run(vars(given), os.environ)
     return launcher.launch(given.command, given.config)
 
 
@@ -58,8 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("--version-label", help="people's own name of the version")
     taken.add_argument("--alias", help="an alias that is to point at it, such as champion")
     taken.add_argument("--description")
+    _add_weights(commands)
     commands.add_parser("schema", help="print the JSON schema of the configuration")
     return parser
+
+
+def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    weights = commands.add_parser("weights", help="list the published weights that the store has, or put a file there")
+    actions = weights.add_subparsers(dest="action", required=True)
+    for action in (actions.add_parser("list"), put := actions.add_parser("put", help="store the standard input")):
+        action.add_argument("--uri", required=True, help="the store's folder of weights (s3:// or file://)")
+    put.add_argument("name", help="the file's name")
+    put.add_argument("--sha256", required=True, help="the hex digest of what comes")
+    put.add_argument("--preset", help="whose weights it holds; left out, the file is one of torchvision's own")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,10 @@ def _run(command: str, config_path: Path, shutdown: Shutdown) -> tuple[int, dict
         log.error("%s", error)
         return error.exit_code, termination.failure(error.reason, str(error))
     except Exception as error:
+        shortage = explain_memory(error)
+        if shortage is not None:
+            log.exception("%s", shortage)
+            return 1, termination.failure("OutOfMemory", shortage)
         log.exception("this should not have happened")
         return 1, termination.failure("InternalError", f"{type(error).__name__}: {error}")
 
@@ -116,6 +120,35 @@ def _end_at_once(message_path: Path) -> None:
     with suppress(OSError):
         termination.write(message_path, _terminated())
     os._exit(TERMINATED)
+
+
+_GPU_SHORTAGES = ("CUDA out of memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+_HOST_SHORTAGES = (
+    "DefaultCPUAllocator",
+    "is killed by signal: Killed",
+    "exited unexpectedly",
+    "insufficient shared memory",
+)
+
+
+def explain_memory(error: Exception) -> str | None:
+    """What to do about an error for want of memory, in words; None for all other errors.
+
+    PyTorch is not imported for this: its errors are known by their names and words.
+    """
+    text = str(error)
+    line = (text.splitlines() or [""])[0][:300]
+    if type(error).__name__ == "OutOfMemoryError" or any(words in text for words in _GPU_SHORTAGES):
+        return (
+            f"the GPU has too little memory for this training: {line}; lower hyperparameters.batchSize or imageSize, "
+            "or choose a smaller preset or a larger GPU"
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text for w in _HOST_SHORTAGES)):
+        return (
+            f"the pod has too little memory for this work{f': {line}' if line else ''}; raise resources.limits.memory, "
+            "or lower hyperparameters.batchSize or imageSize"
+        )
+    return None
 
 
 def _terminated() -> dict[str, Any]:

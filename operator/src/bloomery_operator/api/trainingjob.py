@@ -23,7 +23,7 @@ class DatasetReference(ApiModel):
 
 
 class InitialModel(ApiModel):
-    """What training starts from; exactly one field is set."""
+    """What training starts from; exactly one field is set. ``weights`` is "None" to start from scratch."""
 
     training_job: str | None = None
     mlflow: str | None = None
@@ -32,23 +32,24 @@ class InitialModel(ApiModel):
 
 
 class Hyperparameters(ApiModel):
-    """The recipe; None is the preset's own default."""
+    """The recipe; None leaves a value to the trainer, which goes by preset, start and number of images."""
 
     epochs: int | None = None
     max_steps: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     learning_rate: float | None = None
     learning_rate_schedule: str | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     warmup_epochs: float | None = None
-    label_smoothing: float = 0.1
+    label_smoothing: float | None = None
     image_size: int | None = None
     augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
     horizontal_flip: bool = True
     mixup: float = 0
-    ema: float = 0
+    ema: float | None = None
+    balance: Literal["None", "Loss", "Sampling"] | None = None
     trainable: Literal["All", "Head"] = "All"
     seed: int = 0
 
@@ -72,6 +73,8 @@ class Promotion(ApiModel):
     alias: str
     at_least: float | None = None
     better_than_current: bool = False
+    least_gain: float | None = None
+    confidence: float | None = None
 
 
 class Output(ApiModel):
@@ -172,6 +175,7 @@ class TrainingJobStatus(CustomResourceStatus):
     preemptions: int | None = None
     last_checkpoint: SavedState | None = None
     initial_model: str | None = None
+    recipe: Mapping[str, str] | None = None
     tensorboard_url: str | None = Field(default=None, alias="tensorboardURL")
     datasets: tuple[TrainedOn, ...] = ()
     progress: TrainProgress | None = None

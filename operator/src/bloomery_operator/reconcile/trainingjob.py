@@ -22,7 +22,7 @@ from bloomery_operator.reconcile.context import (
 from bloomery_operator.reconcile.tensorboard import reconcile_tensorboard
 from bloomery_operator.resources import train
 from bloomery_operator.resources.jobs import job_name
-from bloomery_operator.resources.train import StartingPoint
+from bloomery_operator.resources.train import SCRATCH, StartingPoint
 from bloomery_operator.status.results import TrainResult, read_model
 from bloomery_operator.status.trainingjob import (
     NOT_REGISTERED,
@@ -101,7 +101,8 @@ async def _starting_point(context: Context, training_job: TrainingJob) -> Starti
         environment = await read_storage_secret(context, namespace)
         return registered_start(await context.registry.find(environment, wanted.mlflow), wanted.mlflow)
     if wanted.weights is not None:
-        return StartingPoint(weights=wanted.weights, origin=f"weights {wanted.weights}")
+        origin = "scratch" if wanted.weights == SCRATCH else f"weights {wanted.weights}"
+        return StartingPoint(weights=wanted.weights, origin=origin)
     return StartingPoint(uri=wanted.uri, origin=wanted.uri or "")
 
 

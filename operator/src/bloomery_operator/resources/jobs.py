@@ -49,6 +49,8 @@ class TrainerTask:
     config: dict[str, Any]
     asked: dict[str, Any]
     resources: Resources | None = None
+    default_resources: Resources = DEFAULT_RESOURCES
+    """What the pods get where ``resources`` says nothing; no part of any hash."""
     secrets: tuple[Manifest, ...] = ()
     scratch: str | int = "5Gi"
     backoff_limit: int = 3
@@ -174,7 +176,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
             *task.environment,
         ],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
-        "resources": compute(task.resources, default=DEFAULT_RESOURCES),
+        "resources": compute(task.resources, default=task.default_resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},

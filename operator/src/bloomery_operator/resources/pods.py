@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kubernetes.utils.quantity import parse_quantity
+
 from bloomery_operator.api.common import Manifest, PodTemplate, Resources
 
 USER_ID = 10001
@@ -71,6 +73,11 @@ def compute(resources: Resources | None, *, default: Resources) -> Manifest:
         for kind, quantities in whole.items()
         if quantities
     }
+
+
+def size_in_bytes(quantity: str | int) -> int:
+    """Return a Kubernetes quantity of storage, such as 5Gi, in bytes."""
+    return int(parse_quantity(quantity))  # type: ignore[no-untyped-call]
 
 
 def empty_dir(

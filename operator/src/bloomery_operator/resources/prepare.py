@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kubernetes.utils.quantity import parse_quantity
-
 from bloomery_operator.api import Dataset
 from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.dataset import DatasetSpec
 from bloomery_operator.resources.jobs import TrainerTask
 from bloomery_operator.resources.metadata import REFRESH
-from bloomery_operator.resources.pods import credentials
+from bloomery_operator.resources.pods import credentials, size_in_bytes
+from bloomery_operator.resources.spec_hash import beyond_defaults
 from bloomery_operator.settings import Settings
 
 COMMAND = "prepare"
@@ -42,8 +42,7 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
         volumes=tuple(_volume(number, claim) for number, claim in enumerate(claims)),
         mounts=tuple(_mount(number) for number in range(len(claims))),
         asked={
-            # Without the defaults, so that a field of a later version changes no hash until it is used.
-            "spec": spec.model_dump(mode="json", include=_ASKED, exclude_defaults=True),
+            "spec": beyond_defaults(dataset.KIND, spec, leave_out=DatasetSpec.model_fields.keys() - _ASKED),
             "refresh": metadata.annotations.get(REFRESH, ""),
         },
     )
@@ -71,7 +70,7 @@ def _document(dataset: Dataset, claims: tuple[str, ...], settings: Settings) -> 
         "source": {"uri": _address(spec.source.uri, claims), "layout": spec.source.layout},
         **{key: value for key, value in optional.items() if value},
         "split": spec.split.to_json(),
-        "rules": spec.rules.to_json() | {name: _bytes(quantity) for name, quantity in sizes.items()},
+        "rules": spec.rules.to_json() | {name: size_in_bytes(quantity) for name, quantity in sizes.items()},
         "shards": spec.shards.to_json(),
         "output": {"uri": f"{settings.store_uri}/datasets/{metadata.namespace}/{metadata.name}"},
     }
@@ -110,13 +109,9 @@ def _mount(number: int) -> Manifest:
 def _scratch(dataset: Dataset) -> str:
     paths = [uri.partition("?")[0].lower() for uri in _uris(dataset)]
     sizes = sum(space for path in paths for ending, space in _SPACE_OF.items() if path.endswith(ending))
-    return str(_WORKING_SPACE + sizes * _bytes(dataset.spec.rules.max_archive_bytes))
+    return str(_WORKING_SPACE + sizes * size_in_bytes(dataset.spec.rules.max_archive_bytes))
 
 
 def _environment(settings: Settings) -> tuple[Manifest, ...]:
     networks = ",".join(settings.source_networks)
     return ({"name": "BLOOMERY_SOURCE_NETWORKS", "value": networks},) if networks else ()
-
-
-def _bytes(quantity: str | int) -> int:
-    return int(parse_quantity(quantity))  # type: ignore[no-untyped-call]

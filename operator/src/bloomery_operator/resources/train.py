@@ -13,13 +13,18 @@ from bloomery_operator.api.common import ApiModel, Manifest
 from bloomery_operator.api.durations import seconds_of
 from bloomery_operator.api.trainingjob import TrainedOn, TrainingJobSpec
 from bloomery_operator.resources.jobs import RENDEZVOUS_PORT, TrainerTask, config_map_name, job_name
+from bloomery_operator.resources.memory import default_resources
 from bloomery_operator.resources.metadata import child_metadata
+from bloomery_operator.resources.pods import size_in_bytes
+from bloomery_operator.resources.spec_hash import beyond_defaults
 from bloomery_operator.settings import Settings
 
 COMMAND = "train"
 REGISTER = "register"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 STOP_TOKEN = "stop-token"
+SCRATCH = "None"
+"""The name of weights that stands for none, in the kind as in the trainer's document."""
 _REGISTER_ATTEMPTS = 100
 """The Job controller waits up to six minutes between them: MLflow may be away for a night."""
 _DATASETS = "bloomery.dev/datasets"
@@ -36,7 +41,7 @@ _MUTABLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
-    """What training starts from, resolved: a folder in the store or published weights.
+    """What training starts from, resolved: a folder in the store, published weights, or nothing ("None").
 
     ``origin`` says in words where it comes from.
     """
@@ -63,10 +68,11 @@ def build_task(
         command=COMMAND,
         config=_document(job, datasets, start, settings),
         asked={
-            "spec": spec.model_dump(mode="json", exclude_defaults=True, exclude=_MUTABLE),
+            "spec": beyond_defaults(job.KIND, spec, leave_out=_MUTABLE),
             "datasets": [dataset.to_json() for dataset in datasets],
         },
         resources=spec.resources,
+        default_resources=default_resources(spec.preset),
         scratch=spec.scratch,
         backoff_limit=spec.backoff_limit,
         active_deadline_seconds=spec.active_deadline_seconds,
@@ -132,6 +138,7 @@ def _document(
         "displayName": spec.display_name,
         "description": spec.description,
         "initialModel": _initial(start) if start is not None else None,
+        "publishedWeights": _published_weights(start, settings),
         "evaluateOnly": spec.evaluate_only,
         "earlyStopping": spec.early_stopping.to_json() if spec.early_stopping else None,
         "maxTrainingSeconds": seconds_of(spec.max_training_time) if spec.max_training_time else None,
@@ -151,6 +158,7 @@ def _document(
         "hyperparameters": spec.hyperparameters.to_json(),
         "metric": spec.metric,
         "checkpoint": _checkpoint(spec),
+        "scratchBytes": size_in_bytes(spec.scratch),
         "mlflow": _mlflow(job),
         "output": {"uri": output_uri(job, settings)}
         | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {})
@@ -166,6 +174,13 @@ def _dataset(spec: TrainingJobSpec, dataset: TrainedOn) -> dict[str, Any]:
 def _initial(start: StartingPoint) -> dict[str, str]:
     values = {"uri": start.uri, "weights": start.weights, "digest": start.digest, "origin": start.origin}
     return {key: value for key, value in values.items() if value}
+
+
+def _published_weights(start: StartingPoint | None, settings: Settings) -> dict[str, Any] | None:
+    """Return where published weights are looked for; None where the job starts without them."""
+    if start is not None and (start.uri is not None or start.weights == SCRATCH):
+        return None
+    return {"uri": f"{settings.store_uri}/weights", "download": settings.download_weights}
 
 
 def _checkpoint(spec: TrainingJobSpec) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ValidationError
 
-from bloomery_operator.api.common import ApiModel
+from bloomery_operator.api.common import ApiModel, at_most
 from bloomery_operator.api.dataset import ClassCount
 from bloomery_operator.api.trainingjob import Model, SavedState
 
 Told = TypeVar("Told", bound=ApiModel)
+RecipeValue = str | int | float | bool | None
+"""A hyperparameter that was trained with."""
 
 EVALUATED = "Evaluated"
 """The reason of a run that trained nothing, and so has nothing to register."""
@@ -57,6 +59,16 @@ class Promoted(ApiModel):
     message: str = ""
 
 
+class StartedFrom(ApiModel):
+    """What a training started from, in the trainer's words.
+
+    ``warning`` is a sentence where it had to start from scratch although nobody asked for that.
+    """
+
+    origin: Annotated[str | None, at_most(512)] = None
+    warning: str | None = None
+
+
 class TrainerProgress(ApiModel):
     """How far a running training is, as it says itself."""
 
@@ -71,6 +83,8 @@ class TrainerProgress(ApiModel):
     mlflow: RunReference | None = None
     starts: int | None = None
     last_checkpoint: SavedState | None = None
+    initial_model: StartedFrom | None = None
+    recipe: Mapping[str, RecipeValue] = {}
 
 
 class TrainResult(ApiModel):
@@ -84,6 +98,8 @@ class TrainResult(ApiModel):
     progress: TrainerProgress | None = None
     last_checkpoint: SavedState | None = None
     promoted: Promoted | None = None
+    initial_model: StartedFrom | None = None
+    recipe: Mapping[str, RecipeValue] = {}
     notes: tuple[str, ...] = ()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,9 @@ from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
 
 NOT_REGISTERED = "NotRegistered"
 _TENSORBOARD = "TensorBoardReady"
+_RECIPE_ENTRIES = 32
+_RECIPE_VALUE_CHARACTERS = 256
+"""Most entries of status.recipe, and the longest value, as the kind has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +263,17 @@ def completion(result: TrainResult) -> Verdict:
     else:
         said = f"Registered as version {result.model.version} of model {result.model.name!r}."
     promoted = [result.promoted.message] if result.promoted and result.promoted.message else []
-    return Verdict(result.reason, " ".join([said, *promoted, *result.notes]))
+    return Verdict(result.reason, " ".join([said, *promoted, *result.notes, *_start_sentences(result)]))
+
+
+def _start_sentences(result: TrainResult) -> list[str]:
+    """Say what training started from, and what was missing, as far as the trainer's notes do not say so already."""
+    start, notes = result.initial_model, " ".join(result.notes)
+    if start is None:
+        return []
+    origin = f"It started from {start.origin}." if start.origin and start.origin not in notes else ""
+    warning = f"Warning: {start.warning.rstrip('.')}." if start.warning and start.warning not in notes else ""
+    return [sentence for sentence in (origin, warning) if sentence]
 
 
 def _progress_sentence(observation: TrainingJobObservation) -> str:
@@ -283,7 +297,7 @@ def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> 
     told = read_model(TrainerProgress, observation.progress)
     if told is None:
         return status
-    shown = told.model_dump(exclude={"eta_seconds", "mlflow", "starts", "last_checkpoint"})
+    shown = told.model_dump(include=set(TrainProgress.model_fields))
     progress = TrainProgress.model_validate(shown).model_copy(
         update={
             "eta": go_duration(told.eta_seconds) if told.eta_seconds is not None else None,
@@ -298,8 +312,19 @@ def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> 
             "mlflow": _mlflow(told.mlflow, observation) or status.mlflow,
             "last_checkpoint": told.last_checkpoint or status.last_checkpoint,
             "preemptions": _preemptions(told.starts, status),
+            **_start_and_recipe(told, status),
         }
     )
+
+
+def _start_and_recipe(told: TrainerProgress | TrainResult, status: TrainingJobStatus) -> dict[str, Any]:
+    """Return what the trainer started from, where the job did not say it, and the recipe that it chose."""
+    start = told.initial_model.origin if told.initial_model else None
+    chosen = {name: value for name, value in told.recipe.items() if value is not None}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    shown = {name: text[:_RECIPE_VALUE_CHARACTERS] for name, text in texts.items()}
+    recipe = dict(list(shown.items())[:_RECIPE_ENTRIES])
+    return {"initial_model": status.initial_model or start, "recipe": recipe or status.recipe}
 
 
 def _preemptions(starts: int | None, status: TrainingJobStatus) -> int | None:
@@ -326,6 +351,7 @@ def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, no
             "metric": _metric(observation, metrics[name]) if metrics and name in metrics else status.metric,
             "last_checkpoint": result.last_checkpoint or status.last_checkpoint,
             "preemptions": _preemptions(result.starts, status),
+            **_start_and_recipe(result, status),
         }
     )
 

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
@@ -138,29 +137,57 @@ def fit_head(
 def _choose_strength(
     views: Sequence[Features], labels: NDArray[np.int64], weights: str | None, seed: int
 ) -> tuple[float, float | None]:
-    """Return the strength with the lowest cross-validated loss, and the top-1 there.
+    """Return the strength that cross-validation chooses, and the top-1 there.
 
-    The loss tells apart strengths whose top-1 is equal by chance, and it punishes overconfident scores.
+    The loss tells apart strengths whose top-1 is equal by chance, and it punishes overconfident scores. Of those whose
+    loss is within one standard error of the lowest, the most regularized one is taken (the one-standard-error rule of
+    Breiman et al., Classification and Regression Trees, 1984).
     """
     rows = _sample(labels, seed)
     folds = min(FOLDS, int(np.bincount(labels[rows])[np.unique(labels[rows])].min()))
     if folds < 2:
         return STRENGTHS[len(STRENGTHS) // 2], None
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels[rows]))
-    scores: list[tuple[float, float, float]] = []
-    for strength in STRENGTHS:
-        losses, hits = [], []
-        for train, held_out in splits:
-            inside, outside = rows[train], rows[held_out]
-            fitted = _fit(
-                np.concatenate([view[inside] for view in views]), np.tile(labels[inside], len(views)), strength, weights
-            )
-            probabilities = fitted.predict_proba(views[0][outside])
-            losses.append(log_loss(labels[outside], probabilities, labels=fitted.classes_))
-            hits.append(float((fitted.classes_[probabilities.argmax(axis=1)] == labels[outside]).mean()))
-        scores.append((float(np.mean(losses)), strength, float(np.mean(hits))))
-    _, strength, accuracy = min(scores)
-    return strength, accuracy
+    trials = [_cross_validate(views, labels, rows, splits, strength, weights) for strength in STRENGTHS]
+    lowest = min(trials, key=lambda trial: trial.loss)
+    chosen = next(trial for trial in trials if trial.loss <= lowest.loss + lowest.standard_error)
+    return chosen.strength, chosen.accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    strength: float
+    loss: float
+    standard_error: float
+    accuracy: float
+
+
+def _cross_validate(
+    views: Sequence[Features],
+    labels: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    splits: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    strength: float,
+    weights: str | None,
+) -> _Trial:
+    """Fit on all views of the training folds, judge on the first view of the fold held out."""
+    losses, hits = [], []
+    for train, held_out in splits:
+        inside, outside = rows[train], rows[held_out]
+        fitted = _fit(
+            np.concatenate([view[inside] for view in views]), np.tile(labels[inside], len(views)), strength, weights
+        )
+        probabilities = fitted.predict_proba(views[0][outside])
+        truth = np.searchsorted(fitted.classes_, labels[outside])
+        losses.append(-np.log(np.clip(probabilities[np.arange(len(truth)), truth], 1e-12, 1.0)))
+        hits.append(probabilities.argmax(axis=1) == truth)
+    each = np.concatenate(losses)
+    return _Trial(
+        strength=strength,
+        loss=float(each.mean()),
+        standard_error=float(each.std() / np.sqrt(len(each))),
+        accuracy=float(np.concatenate(hits).mean()),
+    )
 
 
 def _sample(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

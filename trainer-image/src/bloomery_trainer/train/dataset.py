@@ -138,6 +138,7 @@ def fetch(
     download: bool = True,
     scratch_bytes: int | None = None,
     reserved_bytes: int = 0,
+    least_classes: int = 2,
 ) -> LocalDataset:
     """Downloads the shards of the splits to `scratch`, checks their digests, and indexes them.
 
@@ -149,6 +150,7 @@ def fetch(
         download: without it, another process has done so already.
         scratch_bytes: what the folder may hold, where that is less than its file system has free.
         reserved_bytes: what checkpoints and the model will need of it besides the images.
+        least_classes: training needs two, evaluation is content with one.
 
     A split that no dataset has is left out of the result. Raises BadConfig where a version or a class is not there
     or the images do not fit on the disk, BadData where a shard is damaged or train or validation is empty.
@@ -158,7 +160,7 @@ def fetch(
         _require_room(_shards(manifests, splits), scratch, scratch_bytes=scratch_bytes, reserved_bytes=reserved_bytes)
     chosen = [_chosen(version, manifest) for version, manifest in zip(wanted, manifests, strict=True)]
     classes = tuple(sorted({name for names in chosen for name in names}))
-    if len(classes) < 2:
+    if len(classes) < least_classes:
         raise BadData("TooFewClasses", f"{_names(wanted)}: only the class {' '.join(classes)} is left to train on")
     found: dict[str, ImageFiles] = {}
     for split in splits:

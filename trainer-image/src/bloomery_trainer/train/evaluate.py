@@ -16,6 +16,7 @@ from sklearn import metrics as figures
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train import precision
 from bloomery_trainer.train.data import normalise
 
@@ -25,6 +26,10 @@ Batch = tuple[Tensor, Tensor]
 
 _QUICK_CELLS = 2_000_000
 """Up to so many probabilities, the area under the curve takes less than a second: each class is a sort of its own."""
+
+
+class NonFiniteOutputs(BadConfig):
+    """A network whose answers are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,11 @@ class Evaluation:
 
     @classmethod
     def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
-        """The answers with their figures."""
+        """The answers with their figures; raises NonFiniteOutputs where they are no numbers."""
+        if not np.isfinite(probabilities).all():
+            raise NonFiniteOutputs(
+                "ModelNotFinite", "the model answers with something else than numbers (NaN): its weights are damaged"
+            )
         return cls(probabilities, labels, score(probabilities, labels))
 
     @property
@@ -79,7 +88,8 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict
     """The figures of each epoch: quick also for many images of many classes.
 
     loss (cross-entropy), top1, top5, precision, recall and f1 (the mean over the classes present, each counting the
-    same), kappa (Cohen's) and, where it is quick, auc. kappa and auc are left out where they are not defined.
+    same), balanced (accuracy: the mean recall, by its usual name), kappa (Cohen's) and, where it is quick, auc. kappa
+    and auc are left out where they are not defined, top5 where at most five classes make it 1 for any model.
     """
     predicted = probabilities.argmax(axis=1)
     precision, recall, f1, _ = figures.precision_recall_fscore_support(
@@ -88,11 +98,14 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict
     found = {
         "loss": _loss(probabilities, labels),
         "top1": float(figures.accuracy_score(labels, predicted)),
-        "top5": top_k(probabilities, labels, TOP_K),
         "precision": float(precision),
         "recall": float(recall),
+        # scikit-learn's balanced_accuracy_score, without its warning where a class was answered that has no images.
+        "balanced": float(recall),
         "f1": float(f1),
     }
+    if probabilities.shape[1] > TOP_K:
+        found["top5"] = top_k(probabilities, labels, TOP_K)
     if len(np.union1d(labels, predicted)) > 1:
         found["kappa"] = float(figures.cohen_kappa_score(labels, predicted))
     if probabilities.size <= _QUICK_CELLS:
@@ -101,7 +114,7 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict
 
 
 def full_score(evaluation: Evaluation, aucs: Sequence[float | None] | None = None) -> dict[str, float]:
-    """All figures of the final report: those of each epoch, top1 to top5 as far as there are classes, and more.
+    """All figures of the final report: those of each epoch, top1 to top5 as far as more classes exist, and others.
 
     `aucs` are those of `class_aucs`, where they are known already.
     """
@@ -110,11 +123,10 @@ def full_score(evaluation: Evaluation, aucs: Sequence[float | None] | None = Non
         labels, evaluation.predicted, average="weighted", zero_division=0.0
     )
     classes = probabilities.shape[1]
-    quick = {key: value for key, value in evaluation.metrics.items() if key != "top5" or classes >= TOP_K}
     return {
-        **quick,
+        **evaluation.metrics,
         **_mean_auc(class_aucs(probabilities, labels) if aucs is None else aucs),
-        **{f"top{k}": top_k(probabilities, labels, k) for k in range(2, min(TOP_K, classes) + 1)},
+        **{f"top{k}": top_k(probabilities, labels, k) for k in range(2, min(TOP_K, classes - 1) + 1)},
         "weightedPrecision": float(precision),
         "weightedRecall": float(recall),
         "weightedF1": float(f1),

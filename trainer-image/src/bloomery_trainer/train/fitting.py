@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from bloomery_trainer.engine import memory
+from bloomery_trainer.engine.attempts import note_ended
+from bloomery_trainer.engine.early_stopping import is_still_improving
+from bloomery_trainer.engine.head import HeadFit
+from bloomery_trainer.engine.head_training import fit_on_features
+from bloomery_trainer.engine.loss import class_weights
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train import checkpoint, initial, loop, precision
-from bloomery_trainer.train.checkpoint import Checkpoints, Saved
+from bloomery_trainer.resources import memory_bytes
+from bloomery_trainer.train import initial, loop, precision
+from bloomery_trainer.train.checkpoint import Checkpoints, Saved, weights_digest
 from bloomery_trainer.train.data import training_batches, unreadable_note
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.initial import Initial
@@ -22,6 +29,9 @@ from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import Record
 
 log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 240.0
+"""How long a pod that was asked to stop tries to save: its grace period is 300 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,10 @@ class Fitted:
     notes: tuple[str, ...]
     starts: int
     saved: Saved | None
+    last_epoch: Mapping[str, float] | None = None
+    """All figures of the last epoch, whose weights need not be the best ones."""
+    still_improving: bool = False
+    """Whether the metric was still rising when the run had gone to its end."""
 
 
 def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
@@ -41,11 +55,16 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
     recipe = resolve(
         job.config.hyperparameters,
         job.preset,
-        images=len(dataset.splits["validation" if job.config.evaluate_only else "train"]),
-        start="scratch" if start is None else "pretrained",
+        images=len(dataset.splits["train"]),
+        start="scratch" if start is None else "head-probe",
         processes=job.world.size,
     )
     return replace(job, resolved_recipe=recipe)
+
+
+def _knows_classes(start: Initial, dataset: LocalDataset) -> bool:
+    """Whether the initial model's head has a row for each class already."""
+    return bool(start.classes) and set(dataset.classes) <= set(start.classes)
 
 
 def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
@@ -57,36 +76,118 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         job.progress.update(lastCheckpoint=news.document())
 
     model, notes = build_model(job, dataset, start)
+    if job.recipe.fits_head:
+        fitted = _fit_head_alone(job, dataset, model, record, notes)
+        if fitted is not None:
+            return fitted
     plan = make_plan(job, dataset, record, on_saved)
     images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
     notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
-    state = loop.start(model, plan)
-    earlier = plan.checkpoints.newest()
-    if earlier is not None:
-        _refuse_anothers(job, earlier)
-        loop.resume(state, earlier, plan)
-        log.info("going on from the checkpoint at step %d", state.step)
+    batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
+    if batch_norm:
+        log.warning("%s", batch_norm)
+        notes = (*notes, batch_norm)
+    state, probe = _initial_state(job, dataset, start, model, plan)
+    if probe is not None:
+        notes = (*notes, f"{probe.sentence} Fine-tuning started from there.")
+    job.world.require_same("where to go on", f"step {state.step}, weights {weights_digest(model)}")
     record.begin(state.step)
-    starts = checkpoint.count_start(job.output, state.step) if job.world.is_leader else 0
-    job.progress.update(starts=starts, step=state.step)
+    job.progress.update(starts=job.starts, step=state.step)
+    if state.best is not None:
+        job.progress.update(metric=round(state.best.rank[0], 5))
     log.info(
         "%s %s: %d images of %d classes, %d steps of %d images on %d × %s",
         job.config.preset, "from scratch" if start is None else f"from {start.origin}",
         len(dataset.splits["train"]), len(dataset.classes), plan.total_steps, plan.batches.batch,
         job.world.size, job.device.type,
     )  # fmt: skip
-    best = loop.fit(state, plan)
+    best = _run_loop(job, state, plan)
     job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
     note = unreadable_note((*plan.batches.unreadable_keys(job.world), *dataset.unreadable_keys))
+    improving = state.ending == "Trained" and is_still_improving(state.metrics)
     return Fitted(
         model=model,
         reason=state.ending or "Trained",
         best_epoch=best.epoch,
-        notes=(*notes, note) if note else notes,
-        starts=starts,
+        notes=(*notes, *_outcome_notes(state, best, improving=improving), *([note] if note else [])),
+        starts=job.starts,
         saved=saved[0] if saved else None,
+        last_epoch={"epoch": state.epoch, **state.last_metrics},
+        still_improving=improving,
     )
+
+
+def _initial_state(
+    job: Job, dataset: LocalDataset, start: Initial | None, model: nn.Module, plan: loop.Plan
+) -> tuple[loop.TrainState, HeadFit | None]:
+    """The state of the newest checkpoint, or that before the first step with a new head fitted on features."""
+    earlier = plan.checkpoints.newest(job.world)
+    probe = None
+    if earlier is None and start is not None and job.recipe.trainable == "All" and not _knows_classes(start, dataset):
+        # Random rows of a new head would spoil pretrained weights in the first steps (arXiv:2202.10054).
+        probe = fit_on_features(job, dataset.splits["train"], model, plan.head)
+    state = loop.start(model, plan)
+    if earlier is not None:
+        _refuse_anothers(job, earlier)
+        loop.resume(state, earlier, plan)
+        log.info("going on from the checkpoint at step %d", state.step)
+    elif probe is not None:
+        loop.judge_start(state, plan)
+    return state, probe
+
+
+def _fit_head_alone(
+    job: Job, dataset: LocalDataset, model: nn.Module, record: Record, notes: tuple[str, ...]
+) -> Fitted | None:
+    """Fits the head on features of the frozen body; None where they do not fit in memory."""
+    record.begin(0)
+    job.progress.update(starts=job.starts)
+    head = job.preset.head(image_size=job.preprocess.crop)
+    fit = fit_on_features(job, dataset.splits["train"], model, head)
+    if fit is None:
+        return None
+    if fit.accuracy is not None:
+        record.log({"train/cross_validated_top1": fit.accuracy, "train/head_strength": fit.strength}, 0)
+    note = unreadable_note(dataset.unreadable_keys)
+    return Fitted(
+        model=model,
+        reason="Trained",
+        best_epoch=None,
+        notes=(*notes, fit.sentence, *([note] if note else [])),
+        starts=job.starts,
+        saved=None,
+    )
+
+
+def _run_loop(job: Job, state: loop.TrainState, plan: loop.Plan) -> loop.Best:
+    """Trains, and leaves only when the last checkpoint is written or the grace period is nearly over."""
+    try:
+        best = loop.fit(state, plan)
+    except BaseException:
+        _close(job, plan)
+        raise
+    if _close(job, plan) and job.world.is_leader:
+        note_ended(job.output, state.step)
+    return best
+
+
+def _close(job: Job, plan: loop.Plan) -> bool:
+    with job.shutdown.deferring():
+        return plan.checkpoints.close(seconds=_GRACE_SECONDS if job.shutdown.terminating else 0)
+
+
+def _outcome_notes(state: loop.TrainState, best: loop.Best, *, improving: bool) -> Iterator[str]:
+    if state.divergence is not None:
+        yield (
+            f"The training diverged at step {state.divergence.step} (learning rate "
+            f"{state.divergence.learning_rate:g}); the model is that of epoch {best.epoch}, the best before. "
+            "A lower hyperparameters.learningRate avoids this."
+        )
+    if best.epoch == 0:
+        yield "Fine-tuning never exceeded the fitted head, so the model is the one that it started from."
+    if improving:
+        yield "The metric was still rising at the end; more epochs would help."
 
 
 def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:
@@ -100,7 +201,7 @@ def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:
 
 def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
     """The network on the device, with the weights to start from, and what people should know of that."""
-    size = job.recipe.training_size if not job.config.evaluate_only else job.preprocess.crop
+    size = job.recipe.training_size
     model = job.preset.build(len(dataset.classes), image_size=size)
     notes: list[str] = []
     if start is not None:
@@ -137,6 +238,8 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         patience=config.early_stopping.patience if config.early_stopping else None,
         max_seconds=config.max_training_seconds,
         head=job.preset.head(image_size=recipe.training_size),
+        class_weights=_class_weights(job, dataset),
+        micro_batch=_micro_batch(job, batches.batch // job.world.size),
         identity={
             "uid": config.uid,
             "classes": list(dataset.classes),
@@ -144,6 +247,39 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
             "imageSize": recipe.image_size,
         },
     )
+
+
+def _class_weights(job: Job, dataset: LocalDataset) -> Tensor | None:
+    if job.recipe.balance != "Loss":
+        return None
+    return class_weights(dataset.splits["train"].labels, len(dataset.classes))
+
+
+def _micro_batch(job: Job, batch: int) -> int:
+    """Images that go through the network at a time: on a processor, as many as its memory holds.
+
+    A GPU's memory is tried out by the steps themselves.
+    """
+    if job.device.type == "cuda":
+        return batch
+    limit = memory_bytes() / job.world.local_size
+    size = memory.fitting_batch(job.preset, job.recipe, batch, is_reduced=_is_reduced(job), limit_bytes=limit)
+    if size < batch:
+        log.info("%.1f GiB of memory do not hold a step of %d images: %d at a time", limit / 2**30, batch, size)
+    return size
+
+
+def reserved_bytes(job: Job) -> int:
+    """Memory that this process needs for a training step, which decoded images must leave free."""
+    own_batch = max(1, job.recipe.batch_size // job.world.size)
+    recipe, size = job.recipe, _micro_batch(job, own_batch)
+    return memory.step_memory_bytes(
+        job.preset, recipe.training_size, size, bf16=_is_reduced(job), optimizer=recipe.optimizer
+    )
+
+
+def _is_reduced(job: Job) -> bool:
+    return precision.training_dtype(job.device, side=job.recipe.training_size) is not None
 
 
 def _observer(job: Job, record: Record, epoch_steps: int) -> loop.Observer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import InitialModel, TrainConfig
@@ -93,7 +93,6 @@ def load(
     scratch: Path,
     *,
     output: Folder | None = None,
-    is_leader: bool = True,
 ) -> Initial:
     """Fetch the weights that training starts from.
 
@@ -106,7 +105,6 @@ def load(
         open_folder: opens a folder of the store.
         scratch: a local folder for files, empty again afterwards.
         output: the output folder, which remembers the choice between starts; None forgets it.
-        is_leader: whether this process writes the choice down.
 
     Raises:
         BadConfig: there is no such model, it cannot be read, or it is of another network than the preset; or only the
@@ -119,7 +117,7 @@ def load(
         if earlier is not None and not earlier.is_pretrained:
             return earlier
         initial = _published(config, open_folder, scratch, required=earlier is not None)
-        if start is None and earlier is None and output is not None and is_leader:
+        if start is None and earlier is None and output is not None:
             output.write(CHOICE, json.dumps({"uid": config.uid, **initial.document()}, ensure_ascii=False).encode())
     else:
         assert start.uri is not None
@@ -162,16 +160,21 @@ def _require_same_network(fit: Fit, initial: Initial, preset: str) -> None:
     nearest, share = nearest_preset(initial.weights)
     if fit.share >= MIN_BODY_SHARE and share < 1:
         return
-    hint = (
-        f"the nearest preset is {nearest}, with {share:.0%}: set preset to {nearest}"
-        if share >= MIN_BODY_SHARE
-        else f"no preset has this network (the nearest is {nearest}, with {share:.0%})"
-    )
+    if share < MIN_BODY_SHARE:
+        hint = f"no preset has this network (the nearest is {nearest}, with {_percent(share)})"
+    else:
+        hint = f"the nearest preset is {nearest}, with {_percent(share)}: set preset to {nearest}"
+    needed = f", and at least {_percent(MIN_BODY_SHARE)} are needed" if fit.share < MIN_BODY_SHARE else ""
     raise BadConfig(
         "PresetMismatch",
-        f"the initial model ({initial.origin}) is of another network than preset {preset}: it has {fit.share:.0%} of "
-        f"the values of the preset's body, where at least {MIN_BODY_SHARE:.0%} are needed; {hint}",
+        f"the initial model ({initial.origin}) is of another network than preset {preset}: it has "
+        f"{_percent(fit.share)} of the values of the preset's body{needed}; {hint}",
     )
+
+
+def _percent(share: float) -> str:
+    # Rounded down: nearly all is not all, and nearly half is not half.
+    return f"{math.floor(share * 100)} %"
 
 
 def take_over(model: nn.Module, initial: Initial, *, classes: Sequence[str], head: frozenset[str]) -> list[str]:
@@ -215,14 +218,6 @@ def freeze_body(model: nn.Module, head: frozenset[str]) -> None:
     """Leaves only the head to be trained."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name in head
-
-
-def train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch norms whose weights are frozen: their statistics stay as they are."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
-            module.eval()
 
 
 def _rows(known: Sequence[str], classes: Sequence[str]) -> list[tuple[int, int]]:

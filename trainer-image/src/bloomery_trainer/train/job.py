@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bloomery_model import Preprocess
@@ -26,7 +27,7 @@ from bloomery_trainer.train.data import (
     processors,
 )
 from bloomery_trainer.train.dataset import LocalDataset, fetch
-from bloomery_trainer.train.evaluate import Batch, Evaluation, answers
+from bloomery_trainer.train.evaluate import Batch, Evaluation, NonFiniteOutputs, answers
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.presets import PRESETS, Preset
 from bloomery_trainer.train.recipe import Recipe, image_size
@@ -57,6 +58,8 @@ class Job:
     preprocess: Preprocess
     memory: MemoryBudget
     """For decoded images, training's and evaluation's together."""
+    starts: int = 1
+    """How often this training was started, this time included."""
     resolved_recipe: Recipe | None = None
     """Set once the images and the start are known: what is not asked for depends on them."""
 
@@ -72,8 +75,11 @@ class Job:
         return open_folder(uri, self.access)
 
     def started_from(self) -> Initial:
-        """What training starts from; raises BadConfig where it cannot be used."""
-        return initial.load(self.config, self.open, self.scratch, output=self.output, is_leader=self.world.is_leader)
+        """What training starts from; the leader fetches it for all processes.
+
+        Raises BadConfig where it cannot be used.
+        """
+        return self.world.broadcast(lambda: initial.load(self.config, self.open, self.scratch, output=self.output))
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
         """The images; of several processes on a node, the first fetches them for all.
@@ -81,12 +87,19 @@ class Job:
         Images to evaluate that cannot be decoded are left out.
         """
         first = self.world.local_rank == 0
-        fetch_images = partial(fetch, self.config.datasets, self.open, self.scratch, splits=splits)
+        fetch_images = partial(
+            fetch,
+            self.config.datasets,
+            self.open,
+            self.scratch,
+            splits=splits,
+            least_classes=1 if self.config.evaluate_only else 2,
+        )
         fetched = None
         if first:
             reserved_bytes = _model_bytes(self.preset, self.preprocess.crop) * _MODEL_COPIES + _LOG_BYTES
             fetched = fetch_images(scratch_bytes=self.config.scratch_bytes, reserved_bytes=reserved_bytes)
-        self.world.gather(None)
+        self.world.barrier()
         return leave_out_unreadable(fetched or fetch_images(download=False), self.preprocess, world=self.world)
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
@@ -98,19 +111,35 @@ class Job:
         )
 
     def evaluate(self, model: nn.Module, loader: Loader, *, exact: bool) -> Evaluation:
-        """The model's answers on a whole split, each process having asked its share; everybody gets all.
+        """The model's answers on a whole split, each process having asked its share.
 
-        Raises Terminated on SIGTERM where this process is alone: with others, they would wait for it.
+        The leader gets all answers, the others only their own; the figures of the whole go to all, so that every
+        process decides the same. Raises Terminated on SIGTERM where this process is alone: with others, they would
+        wait for it.
         """
-        mine = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
-        shares = self.world.gather(mine)
+        own = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
+        shares = self.world.gather_to_leader(own)
+        whole = self._joined(shares) if shares is not None else None
+        metrics = self.world.broadcast(
+            lambda: dict(whole.metrics) if isinstance(whole, Evaluation) else whole  # the leader has one of the two
+        )
+        if isinstance(metrics, NonFiniteOutputs):
+            raise metrics
+        assert metrics is not None
+        return whole if isinstance(whole, Evaluation) else Evaluation(*own, metrics)
+
+    def _joined(self, shares: list[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Evaluation | NonFiniteOutputs:
+        """The answers of all processes in the order of the split's images, or the error that all must raise."""
         count = sum(len(labels) for _, labels in shares)
         labels = np.empty(count, np.int64)
         probabilities = np.empty((count, shares[0][0].shape[1]), np.float32)
         for rank, (share, classes) in enumerate(shares):
             if len(classes):
                 probabilities[rank :: self.world.size], labels[rank :: self.world.size] = share, classes
-        return Evaluation.of(probabilities, labels)
+        try:
+            return Evaluation.of(probabilities, labels)
+        except NonFiniteOutputs as error:
+            return error
 
     def _until_terminated(self, loader: Loader) -> Iterator[Batch]:
         for batch in loader:

@@ -18,6 +18,9 @@ UID_TAG = "bloomery.dev/uid"
 
 DIGEST_TAG = "bloomery.dev/digest"
 URI_TAG = "bloomery.dev/uri"
+EVALUATED_ON_TAG = "bloomery.dev/evaluated-on"
+"""The images that the final figures are of: test or validation."""
+
 DATA_TAGS = ("bloomery.dev/dataset", "bloomery.dev/dataset-version", "bloomery.dev/dataset-classes")
 """Models with equal values of these were judged by the very same images."""
 
@@ -62,13 +65,17 @@ def run_tags(config: TrainConfig, *, device: str | None = None) -> dict[str, str
     return {**config.mlflow.tags, **tags}
 
 
-def version_tags(config: TrainConfig, digest: str, *, int8: bool = False) -> dict[str, str]:
+def version_tags(
+    config: TrainConfig, digest: str, *, int8: bool = False, evaluated_on: str | None = None
+) -> dict[str, str]:
     """The tags of the model version."""
     tags = {**_lineage(config), DIGEST_TAG: digest, URI_TAG: model_uri(config)}
     if config.mlflow.version_label:
         tags["bloomery.dev/version-label"] = config.mlflow.version_label
     if int8:
         tags["bloomery.dev/quantization"] = "Int8"
+    if evaluated_on is not None:
+        tags[EVALUATED_ON_TAG] = evaluated_on
     return {**config.mlflow.tags, **tags}
 
 

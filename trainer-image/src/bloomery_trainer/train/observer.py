@@ -6,6 +6,7 @@ import logging
 import math
 import time
 
+from bloomery_trainer.engine.cooldown import Cooldown
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.train.evaluate import Evaluation
 from bloomery_trainer.train.loop import Step
@@ -63,7 +64,17 @@ class RunObserver:
         """An epoch's evaluation begins."""
         self._progress.update(stage="evaluating")
 
-    def epoch(self, number: int, step: int, evaluation: Evaluation, *, loss: float, data_wait: float) -> None:
+    def cooling_down(self, cooldown: Cooldown) -> None:
+        """The run will end before its last step."""
+        self._total = cooldown.end
+        log.info(
+            "%s: the learning rate falls to nothing over the next %d steps, up to step %d",
+            cooldown.reason, cooldown.steps, cooldown.end,
+        )  # fmt: skip
+
+    def epoch(
+        self, number: int, step: int, evaluation: Evaluation, *, loss: float, data_wait: float, best: float
+    ) -> None:
         """An epoch is done."""
         metrics = {f"validation/{name}": value for name, value in evaluation.metrics.items()}
         if math.isfinite(loss):
@@ -71,7 +82,7 @@ class RunObserver:
             metrics |= {"train/epoch_loss": loss, "train/data_wait": data_wait}
         self._record.log({"epoch": number, **metrics}, step)
         value = evaluation.metrics[self._metric]
-        self._progress.update(epoch=number, metric=round(value, 5))
+        self._progress.update(epoch=number, metric=round(best, 5))
         log.info(
             "epoch %d of %d: training loss %.4f, validation loss %.4f, %s %.4f",
             number, self._epochs, loss, evaluation.metrics["loss"], self._metric, value,

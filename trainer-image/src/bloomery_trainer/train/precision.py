@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import torch
 
-_LARGE = 96
-"""Side in pixels from which a processor gains by bfloat16 and by a pixel's channels side by side; below, it loses.
+_LARGE_PIXELS = 96
+"""Side from which a processor gains by bfloat16 and by a pixel's channels side by side; below, it loses.
 
 ResNet-18 trained on two cores with AVX512-BF16: at 176 pixels 49 images/s as usual, 93 so; at 32 pixels 595 and,
 with the channels side by side alone, 214.
 """
 
 
+def autocast_dtype(device: str, *, side: int, has_bfloat16: bool) -> torch.dtype | None:
+    """The type that a device of that kind trains in; None for full precision.
+
+    A GPU without bfloat16 (T4, V100, RTX 20) takes float16, whose gradients need a scaler: see `grad_scaler`.
+
+    Args:
+        device: "cuda" or "cpu".
+        side: of the images, in pixels.
+        has_bfloat16: whether it computes with bfloat16 natively.
+    """
+    if device == "cuda":
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    return torch.bfloat16 if has_bfloat16 and side >= _LARGE_PIXELS else None
+
+
+def training_dtype(device: torch.device, *, side: int) -> torch.dtype | None:
+    """The type that this device trains in; None for full precision."""
+    return autocast_dtype(device.type, side=side, has_bfloat16=_has_bfloat16(device))
+
+
 def reduced(device: torch.device, *, side: int, enabled: bool = True) -> torch.autocast:
-    """bfloat16 where the device computes with it natively; full precision elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled and _has_bfloat16(device, side))
+    """Reduced precision where the device gains by it; full precision elsewhere."""
+    dtype = training_dtype(device, side=side)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
+
+
+def grad_scaler(device: torch.device, *, side: int) -> torch.amp.GradScaler:
+    """Keeps small gradients above the least number of float16; does nothing in other types (arXiv:1710.03740)."""
+    return torch.amp.GradScaler(device.type, enabled=training_dtype(device, side=side) == torch.float16)
 
 
 def memory_format(device: torch.device, *, side: int) -> torch.memory_format:
     """How images of that side in pixels, and the weights that meet them, are laid out."""
-    if device.type == "cuda" or side >= _LARGE:
+    if device.type == "cuda" or side >= _LARGE_PIXELS:
         return torch.channels_last
     return torch.contiguous_format
 
 
-def _has_bfloat16(device: torch.device, side: int) -> bool:
+def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
-    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return native and side >= _LARGE
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

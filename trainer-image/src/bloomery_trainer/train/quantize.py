@@ -5,13 +5,14 @@ The weights in state.pt stay as they were trained; only model.onnx changes.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -19,15 +20,20 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from bloomery_trainer.model_folder import MODEL, WEIGHTS, file_digests
+from bloomery_trainer.storage import Folder
 from bloomery_trainer.train.export import INPUT, OUTPUT
 
 Images = NDArray[np.float32]
+
+DECISION = "quantization.json"
+"""In the output folder: which form of the model was chosen."""
 
 CALIBRATION_IMAGES = 128
 """Spread over the training images; more hardly moves the ranges."""
 
 MOST_LOST = 0.01
-"""Of top1, on the validation images."""
+"""Of the job's metric, on the images that the model is judged by."""
 
 LEAST_SPEED_UP = 1.05
 """Less is within what a processor varies by from one minute to the next."""
@@ -38,23 +44,40 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The model in one form: its share of right answers, and what one image takes on one thread of this machine."""
+    """The model in one form: its value of the job's metric, and what one image takes on one thread of this machine."""
 
-    top1: float
+    value: float
     milliseconds: float
-
-    def document(self) -> dict[str, float]:
-        """For the result and the metadata."""
-        return {"top1": round(self.top1, 6), "milliseconds": round(self.milliseconds, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """Both forms beside each other, and what follows from it."""
+    """Both forms beside each other, and what follows from it.
 
+    Attributes:
+        metric: what the forms are compared by.
+        split: the images that they were compared on.
+        float32: the model as it was trained.
+        int8: the same model quantized.
+        calibration_images: how many training images set the ranges of the int8 form.
+    """
+
+    metric: str
+    split: str
     float32: Form
     int8: Form
     calibration_images: int
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """Reads what `document` wrote; raises KeyError or TypeError where it is something else."""
+        metric = str(document["metric"])
+        forms = {
+            name: Form(value=float(document[name][metric]), milliseconds=float(document[name]["milliseconds"]))
+            for name in ("float32", "int8")
+        }
+        images = int(document["calibrationImages"])
+        return cls(metric=metric, split=str(document["evaluatedOn"]), calibration_images=images, **forms)
 
     @property
     def speed_up(self) -> float:
@@ -69,23 +92,26 @@ class Quantization:
     @property
     def sentence(self) -> str:
         """What came of it, with the numbers."""
-        top1 = f"top1 is {self.int8.top1:.4f} instead of {self.float32.top1:.4f} on the validation images"
+        value = f"{self.metric} is {self.int8.value:.4f} instead of {self.float32.value:.4f} on the {self.split} images"
         speed = f"an image takes {self.int8.milliseconds:.1f} ms instead of {self.float32.milliseconds:.1f} ms"
         if self.kept:
             return (
-                f"The model is served as int8, calibrated on {self.calibration_images} training images: {top1}, and "
-                f"{speed}, {self.speed_up:.2f} times as fast."
+                f"The model is served as int8, calibrated on {self.calibration_images} training images: {value}, and "
+                f"{speed}, {self.speed_up:.2f} times as fast. This holds for processors; on a GPU, int8 is slower "
+                "than float32."
             )
-        why = [] if self._accurate else [f"{top1}, more than {100 * MOST_LOST:g} point less"]
+        why = [] if self._accurate else [f"{value}, more than {100 * MOST_LOST:g} point less"]
         why += [] if self._faster else [f"{speed}, which is not at least {LEAST_SPEED_UP:g} times as fast"]
         return f"The model is served as float32, though int8 was asked for: in int8, {'; and '.join(why)}."
 
     def document(self) -> dict[str, Any]:
-        """For the result and the metadata."""
+        """For the result, the metadata and a later start."""
+        forms = {"float32": self.float32, "int8": self.int8}
         return {
             "kept": self.kept,
-            "float32": self.float32.document(),
-            "int8": self.int8.document(),
+            "metric": self.metric,
+            "evaluatedOn": self.split,
+            **{name: {self.metric: form.value, "milliseconds": form.milliseconds} for name, form in forms.items()},
             "speedUp": round(self.speed_up, 3),
             "calibrationImages": self.calibration_images,
         }
@@ -93,13 +119,13 @@ class Quantization:
     def metrics(self) -> dict[str, float]:
         """For the run's record."""
         forms = {"float32": self.float32, "int8": self.int8}
-        found = {f"quantization/{name}_top1": form.top1 for name, form in forms.items()}
+        found = {f"quantization/{name}_{self.metric}": form.value for name, form in forms.items()}
         found |= {f"quantization/{name}_milliseconds": form.milliseconds for name, form in forms.items()}
         return {**found, "quantization/speed_up": self.speed_up}
 
     @property
     def _accurate(self) -> bool:
-        return self.float32.top1 - self.int8.top1 <= MOST_LOST + _ROUNDING
+        return self.float32.value - self.int8.value <= MOST_LOST + _ROUNDING
 
     @property
     def _faster(self) -> bool:
@@ -132,6 +158,41 @@ def write_int8(source: Path, target: Path, images: Iterable[Images]) -> None:
         )
 
 
+def record(quantization: Quantization, output: Folder, folder: Path, *, uid: str) -> None:
+    """Writes the decision and the file that it is about to the output folder, where a later start takes them from."""
+    output.upload(folder / MODEL, f"model/{MODEL}")
+    document = {"uid": uid, **_digests(folder), "quantization": quantization.document()}
+    output.write(DECISION, json.dumps(document, indent=1).encode())
+
+
+def recorded(output: Folder, folder: Path, *, uid: str) -> Quantization | None:
+    """Takes the decision of an earlier start about the same weights, and its file in place of the folder's.
+
+    None, with the folder as it was, where there is no such decision or its file is gone.
+    """
+    content = output.read_if_there(DECISION)
+    document = {} if content is None else json.loads(content)
+    digests = _digests(folder)
+    if document.get("uid") != uid or document[WEIGHTS] != digests[WEIGHTS]:
+        return None
+    earlier = folder / f"earlier-{MODEL}"
+    try:
+        digest = output.download(f"model/{MODEL}", earlier)
+    except FileNotFoundError:
+        earlier.unlink(missing_ok=True)
+        return None
+    if f"sha256:{digest}" != document[MODEL]:
+        earlier.unlink()
+        return None
+    earlier.replace(folder / MODEL)
+    return Quantization.read(document["quantization"])
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = file_digests(folder)
+    return {name: digests[name] for name in (WEIGHTS, MODEL)}
+
+
 def milliseconds(*models: Path) -> tuple[float, ...]:
     """What an image takes with each model, by turns: alone, on one thread, as the model server computes."""
     sessions = [_session(model) for model in models]
@@ -145,7 +206,7 @@ def milliseconds(*models: Path) -> tuple[float, ...]:
             session.run([OUTPUT], {INPUT: image})
             seconds.append(time.perf_counter() - began)
     # The least is what it takes; all else is what others on this machine took.
-    return tuple(1000 * min(seconds[1:]) for seconds in taken)
+    return tuple(round(1000 * min(seconds[1:]), 3) for seconds in taken)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is untyped

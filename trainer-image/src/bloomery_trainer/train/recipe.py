@@ -47,6 +47,19 @@ SMALL_IMAGE_PIXELS = 96
 MAX_GRAD_NORM: Mapping[OptimizerName, float] = {"sgd": 5.0, "adamw": 1.0}
 """Largest norm of a step's gradient over all weights; a larger gradient is scaled down to it."""
 
+_STEP_FIELDS = (
+    "epochs",
+    "max_steps",
+    "learning_rate",
+    "learning_rate_schedule",
+    "optimizer",
+    "warmup_epochs",
+    "augmentation",
+    "mixup",
+    "ema",
+)
+"""Hyperparameters that speak of steps: who gives one with a frozen body wants the head trained by steps."""
+
 REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
 """Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
 
@@ -83,7 +96,13 @@ class Recipe:
     ema: float
     balance: Literal["None", "Loss", "Sampling"]
     trainable: Literal["All", "Head"]
+    trains_by_steps: bool
     seed: int
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether only the head is trained, and nothing asks for steps: it is then fitted on features at once."""
+        return self.trainable == "Head" and not self.trains_by_steps
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""
@@ -155,6 +174,7 @@ def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start
         ema=_or(given.ema, 0.0),
         balance=given.balance,
         trainable=given.trainable,
+        trains_by_steps=given.trainable == "All" or any(getattr(given, name) for name in _STEP_FIELDS),
         seed=given.seed,
     )
 
@@ -216,12 +236,23 @@ def build_optimizer(model: nn.Module, recipe: Recipe, head: frozenset[str] = fro
             "lr": recipe.head_learning_rate if is_head else recipe.learning_rate,
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
-        for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        for (is_head, decays), parameters in sorted(groups.items(), key=_body_first)
     ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(settings, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
     nesterov = recipe.momentum > 0
-    return torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    sgd = torch.optim.SGD(settings, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    if recipe.momentum > 0:
+        # The fused kernel allocates them in the first step and leaves them unset where that step is skipped.
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
+def _body_first(group: tuple[tuple[bool, bool], list[nn.Parameter]]) -> tuple[bool, bool]:
+    (is_head, decays), _ = group
+    return is_head, not decays
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -20,6 +20,7 @@ from bloomery_trainer.model_folder import LABELS
 from bloomery_trainer.storage import Folder
 from bloomery_trainer.train import lineage
 from bloomery_trainer.train.dataset import LocalDataset
+from bloomery_trainer.train.evaluate import Evaluation
 from bloomery_trainer.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class TrainedModel:
     digest: str
     classes: int
     metrics: Mapping[str, float]
+    evaluation: Evaluation | None = None
+    """The answers that the figures are made of; None where they are no longer in memory."""
+    evaluated_on: str | None = None
+    """The split that the figures are of: test or validation."""
     quantization: Mapping[str, Any] | None = None
     """What came of it, where another form of numbers was asked for."""
 
@@ -74,8 +79,8 @@ class Record(Protocol):
         None where no promotion is asked for. `images` are needed only if the present model has to be judged anew.
         """
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
-        """Hands over reports and figures without a model."""
+    def report(self, reports: Path, metrics: Mapping[str, float], *, evaluated_on: str) -> None:
+        """Hands over reports and figures without a model; the figures are of that split."""
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run."""
@@ -103,7 +108,7 @@ class NoRecord:
     def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
         """There is no registry."""
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
+    def report(self, reports: Path, metrics: Mapping[str, float], *, evaluated_on: str) -> None:
         """Takes nothing."""
 
     def log_file(self, path: Path) -> None:
@@ -143,10 +148,10 @@ class EventRecord:
         """Moves the registry's alias if the version is good enough."""
         return self._other.promote(version, model, images)
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
+    def report(self, reports: Path, metrics: Mapping[str, float], *, evaluated_on: str) -> None:
         """Hands over reports and figures without a model."""
         self._events.complete()
-        self._other.report(reports, metrics)
+        self._other.report(reports, metrics, evaluated_on=evaluated_on)
 
     def log_file(self, path: Path) -> None:
         """Keeps a file with the run."""
@@ -202,13 +207,13 @@ class MlflowRecord:
             name=config.mlflow.registered_model,
             model_description=lineage.describe_job(config),
             description=lineage.describe_version(config, model.metrics),
-            tags=lineage.version_tags(config, model.digest, int8=model.is_int8),
+            tags=lineage.version_tags(config, model.digest, int8=model.is_int8, evaluated_on=model.evaluated_on),
             digest=model.digest,
             folder=model.folder,
         )
 
         def attempt() -> str:
-            run = self._hand_over(model.reports)
+            run = self._hand_over(model.reports, model.evaluated_on)
             self._tracker.client.log_artifact(run.run_id, str(model.folder / LABELS))
             return registry.register(self._tracker.client, run, about)
 
@@ -229,7 +234,7 @@ class MlflowRecord:
             value=model.metrics[self._config.metric],
             data=lineage.data_tags(self._config),
         )
-        judge = promote.ChampionJudge(images, self._config.output.uri)
+        judge = promote.PairedJudge(images, model.evaluation, model.folder, self._config.output.uri)
         try:
             return registry.within(
                 self._wait_seconds, lambda: promote.promote(self._tracker.client, wanted, candidate, judge)
@@ -238,13 +243,13 @@ class MlflowRecord:
             log.warning("the alias %s could not be moved: %s", wanted.alias, in_words(error))
             return {"alias": wanted.alias, "moved": False, "message": f"MLflow did not move it: {in_words(error)}"}
 
-    def report(self, reports: Path, metrics: Mapping[str, float]) -> None:
+    def report(self, reports: Path, metrics: Mapping[str, float], *, evaluated_on: str) -> None:
         """Waits for MLflow, up to the limit, and logs the reports and figures to the run."""
         from bloomery_trainer.train import registry
 
         self._tracker.log(metrics, 0)
         try:
-            registry.within(self._wait_seconds, lambda: self._hand_over(reports))
+            registry.within(self._wait_seconds, lambda: self._hand_over(reports, evaluated_on))
         except Exception as error:
             log.warning("MLflow did not take the report: %s", in_words(error))
 
@@ -262,9 +267,11 @@ class MlflowRecord:
         """Ends the run."""
         self._tracker.close(status)
 
-    def _hand_over(self, reports: Path) -> RunRef:
-        """Sends the metrics that wait, the reports and the events."""
+    def _hand_over(self, reports: Path, evaluated_on: str | None) -> RunRef:
+        """Sends the metrics that wait, which images they are of, the reports and the events."""
         run, client = self._tracker.flush(), self._tracker.client
+        if evaluated_on is not None:
+            client.set_tag(run.run_id, lineage.EVALUATED_ON_TAG, evaluated_on)
         for path in sorted(reports.iterdir()):
             client.log_artifact(run.run_id, str(path))
         matrix = _confusion_matrix(reports / "evaluation.json")
@@ -277,7 +284,7 @@ class MlflowRecord:
 
 def open_record(
     config: TrainConfig,
-    recipe: Recipe,
+    recipe: Recipe | None,
     environment: Mapping[str, str],
     *,
     output: Folder | None = None,

@@ -83,6 +83,7 @@ def _fetched(result: Mapping[str, Any], output: Folder, scratch: Path) -> Traine
         digest=result["model"]["digest"],
         classes=len(read_classes(scratch / "model")),
         metrics=result["metrics"],
+        evaluated_on=result.get("evaluatedOn"),
         quantization=model.metadata.get("quantization"),
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,23 +19,24 @@ from torch import nn
 
 from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.engine import evaluate_only
+from bloomery_trainer.engine.attempts import counted_start
+from bloomery_trainer.engine.held_out import HeldOutImages, Judgement
+from bloomery_trainer.engine.results import opened_record, publish_reports, report_about, write_result
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import export, fitting, quantize
-from bloomery_trainer.train.data import normalise, unreadable_note, views
+from bloomery_trainer.train.data import normalise, views
 from bloomery_trainer.train.dataset import LocalDataset
-from bloomery_trainer.train.evaluate import TOP_K, Evaluation, interval95
+from bloomery_trainer.train.evaluate import TOP_K
 from bloomery_trainer.train.fitting import Fitted
-from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.output import LOG, RESULT, model_uri
-from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.quantize import Quantization
-from bloomery_trainer.train.record import NoRecord, Record, TrainedModel, open_record
-from bloomery_trainer.train.report import ReportAbout, write_reports
-from bloomery_trainer.train.world import World, joined, peers_watched
+from bloomery_trainer.train.record import Record, TrainedModel
+from bloomery_trainer.train.world import World, joined, leads, peers_watched
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,16 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
         return done
     with ExitStack() as stack:
         scratch = _scratch(stack)
+        starts = 0
+        if leads(config, os.environ):
+            starts = stack.enter_context(counted_start(output, only_evaluates=config.evaluate_only))
         world = stack.enter_context(joined(config, os.environ))
         if world.is_leader:
             stack.enter_context(_logged(config, access, scratch))
         stack.enter_context(peers_watched())
         progress.update(stage="reading")
-        return _run(describe(config, progress, shutdown, world, access, scratch))
+        job = describe(config, progress, shutdown, world, access, scratch)
+        return _run(replace(job, starts=starts))
 
 
 def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
@@ -85,145 +89,112 @@ def _scratch(stack: ExitStack) -> Path:
 
 
 def _run(job: Job) -> dict[str, Any]:
+    if job.config.evaluate_only:
+        return evaluate_only.evaluate(job)
     initial = job.started_from()
     job.progress.update(initialModel=initial.document())
     start = initial if initial.is_pretrained else None
-    splits = ("validation", "test") if job.config.evaluate_only else ("train", "validation", "test")
-    dataset = job.dataset(splits)
+    dataset = job.dataset(("train", "validation", "test"))
     job = fitting.with_recipe(job, dataset, start)
-    record = _record(job, initial)
-    try:
-        if job.config.evaluate_only:
-            assert start is not None
-            result = _evaluate_only(job, dataset, start, record)
-        else:
-            _refuse_unfit(job, dataset)
-            fitted = fitting.fit(job, dataset, start, record)
-            if initial.warning:
-                log.warning("%s", initial.warning)
-                fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
-            result = _judge_and_keep(job, dataset, fitted, record)
-    except BaseException as error:
-        record.close("KILLED" if isinstance(error, Terminated) else "FAILED")
-        raise
-    record.close("FINISHED")
-    return result
+    with opened_record(job, origin=initial.origin) as record:
+        _refuse_unfit(job, dataset)
+        fitted = fitting.fit(job, dataset, start, record)
+        if initial.warning:
+            log.warning("%s", initial.warning)
+            fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
+        return _publish(job, dataset, fitted, record)
 
 
-def _record(job: Job, initial: Initial) -> Record:
-    if not job.world.is_leader:
-        return NoRecord()
-    return open_record(
-        job.config, job.recipe, os.environ, output=job.output, scratch=job.scratch, origin=initial.origin
-    )
-
-
-def _judge_and_keep(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
-    job.progress.update(stage="evaluating")
-    judged = _judged(job, dataset, fitted.model)
+def _publish(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
+    """Exports the best weights, evaluates the exported file, and hands it over; all by the leader."""
     if not job.world.is_leader:
         return {}
-    folder = _export(job, _plain(fitted.model), dataset)
-    quantization = None
-    if job.config.output.quantization == "Int8":
-        job.progress.update(stage="quantizing")
-        quantization, judged = _quantize(job, dataset, folder, judged)
-        record.log(quantization.metrics(), 0)
-        fitted = replace(fitted, notes=(*fitted.notes, quantization.sentence))
+    held_out = HeldOutImages.of(dataset, job.preprocess, job.shutdown, budget=job.memory)
+    folder = _export(job, _plain(fitted.model), dataset, held_out)
+    exported = _evaluated(job, dataset, folder, held_out)
+    if exported.quantization is not None:
+        record.log(exported.quantization.metrics(), 0)
+        fitted = replace(fitted, notes=(*fitted.notes, exported.quantization.sentence))
     for name in model_folder.FILES:
         job.output.upload(folder / name, f"model/{name}")
+    judgement = exported.judgement
+    about = report_about(job, dataset, judgement, fitted, data_type=exported.data_type)
     model = TrainedModel(
         folder=folder,
-        reports=_write_reports(job, judged, dataset, fitted),
+        reports=publish_reports(job, about),
         digest=model_folder.digest(model_folder.file_digests(folder)),
         classes=len(dataset.classes),
-        metrics=judged.final.metrics,
-        quantization=quantization.document() if quantization else None,
+        metrics=judgement.final.metrics,
+        evaluation=judgement.final,
+        evaluated_on=judgement.split,
+        quantization=exported.quantization.document() if exported.quantization else None,
     )
     job.progress.update(stage="registering")
     return _finish(job, record, model, fitted, dataset)
 
 
-def _evaluate_only(job: Job, dataset: LocalDataset, start: Initial, record: Record) -> dict[str, Any]:
-    """Judges the initial model on the images; nothing is trained, exported or registered."""
-    if start.preset is None or start.preprocess is None:
-        raise BadConfig(
-            "InvalidConfig", f"{start.origin} says nothing of its classes: evaluateOnly needs a model of a TrainingJob"
-        )
-    job = replace(job, preset=PRESETS[start.preset], preprocess=start.preprocess)
-    dataset = dataset.with_classes(start.classes)
-    model, notes = fitting.build_model(job, dataset, start)
-    note = unreadable_note(dataset.unreadable_keys)
-    notes = (*notes, note) if note else notes
-    fitted = Fitted(model=model, reason="Evaluated", best_epoch=None, notes=notes, starts=1, saved=None)
-    job.progress.update(stage="evaluating")
-    judged = _judged(job, dataset, fitted.model)
-    if not job.world.is_leader:
-        return {}
-    record.report(_write_reports(job, judged, dataset, fitted), judged.final.metrics)
-    about = {"name": None, "version": None, "uri": _initial_uri(job.config), "digest": start.digest}
-    return _keep_result(job, record, fitted, metrics=judged.final.metrics, model=about)
+@dataclass(frozen=True, kw_only=True)
+class _Exported:
+    """The answers of the file that will be served, and how it came to its form."""
 
-
-@dataclass(frozen=True)
-class _Judged:
-    """The best weights' answers on what was held out."""
-
-    validation: Evaluation
-    test: Evaluation | None
+    judgement: Judgement
+    quantization: Quantization | None
 
     @property
-    def final(self) -> Evaluation:
-        """The figures that count: on images that chose nothing, where there are such."""
-        return self.test or self.validation
+    def data_type(self) -> str:
+        return "int8" if self.quantization is not None and self.quantization.kept else "float32"
 
 
-def _judged(job: Job, dataset: LocalDataset, model: nn.Module) -> _Judged:
-    found = {
-        split: job.evaluate(model, job.evaluation_loader(dataset, split), exact=True)
-        for split in ("validation", "test")
-        if split in dataset.splits
-    }
-    for split, evaluation in found.items():
-        low, high = interval95(evaluation.metrics["top1"], len(evaluation.labels))
-        log.info(
-            "%s images: top1 %.4f (95 %% interval %.4f to %.4f), %s",
-            split, evaluation.metrics["top1"], low, high, _words(evaluation.metrics),
-        )  # fmt: skip
-    return _Judged(found["validation"], found.get("test"))
-
-
-def _export(job: Job, model: nn.Module, dataset: LocalDataset) -> Path:
+def _export(job: Job, model: nn.Module, dataset: LocalDataset, held_out: HeldOutImages) -> Path:
     folder = job.scratch / "model"
     folder.mkdir()
-    validation = job.evaluation_loader(dataset, "validation").dataset
-    count = min(_EXAMPLES, math.ceil(len(dataset.splits["validation"]) / job.world.size))
-    examples = normalise(torch.stack([validation[index][0] for index in range(count)]), job.preprocess)
+    examples = held_out.examples(_EXAMPLES)
     export.write_model(folder, model, classes=dataset.classes, preprocess=job.preprocess, examples=examples)
     return folder
 
 
-def _quantize(job: Job, dataset: LocalDataset, folder: Path, judged: _Judged) -> tuple[Quantization, _Judged]:
+def _evaluated(job: Job, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
+    """Evaluates model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
+    model = folder / model_folder.MODEL
+    wants_int8 = job.config.output.quantization == "Int8"
+    earlier = quantize.recorded(job.output, folder, uid=job.config.uid) if wants_int8 else None
+    if earlier is not None:
+        log.info("the form of the model was decided by an earlier start")
+    job.progress.update(stage="evaluating")
+    judgement = held_out.judge(export.OnnxNetwork(model))
+    if earlier is not None or not wants_int8:
+        return _Exported(judgement=judgement, quantization=earlier)
+    job.progress.update(stage="quantizing")
+    quantization, judgement = _quantize(job, dataset, model, held_out, judgement)
+    # How fast a form is depends on the moment: a start after this one must not decide otherwise.
+    quantize.record(quantization, job.output, folder, uid=job.config.uid)
+    return _Exported(judgement=judgement, quantization=quantization)
+
+
+def _quantize(
+    job: Job, dataset: LocalDataset, model: Path, held_out: HeldOutImages, judgement: Judgement
+) -> tuple[Quantization, Judgement]:
     """Puts the model's int8 form in its place if that is worth while; returns what came of it, and the answers of
     the model that is there now.
     """
-    model, candidate = folder / "model.onnx", job.scratch / "int8.onnx"
+    candidate = job.scratch / "int8.onnx"
     quantize.write_int8(model, candidate, _calibration_images(job, dataset))
-    # The other processes have done their part by now.
-    alone = replace(job, world=World(), device=torch.device("cpu"))
     log.info("the same in int8:")
-    other = _judged(alone, dataset, export.OnnxNetwork(candidate))
+    other = held_out.judge(export.OnnxNetwork(candidate))
     float_ms, int8_ms = quantize.milliseconds(model, candidate)
-    found = Quantization(
-        float32=quantize.Form(top1=judged.validation.metrics["top1"], milliseconds=float_ms),
-        int8=quantize.Form(top1=other.validation.metrics["top1"], milliseconds=int8_ms),
+    metric = job.config.metric
+    quantization = Quantization(
+        metric=metric,
+        split=judgement.split,
+        float32=quantize.Form(value=judgement.final.metrics[metric], milliseconds=float_ms),
+        int8=quantize.Form(value=other.final.metrics[metric], milliseconds=int8_ms),
         calibration_images=min(quantize.CALIBRATION_IMAGES, len(dataset.splits["train"])),
     )
-    log.info("%s", found.sentence)
-    if not found.kept:
-        return found, judged
+    log.info("%s", quantization.sentence)
+    if not quantization.kept:
+        return quantization, judgement
     candidate.replace(model)
-    return found, other
+    return quantization, other
 
 
 def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
@@ -233,64 +204,21 @@ def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Im
         yield normalise(pixels, job.preprocess).numpy()
 
 
-def _write_reports(job: Job, judged: _Judged, dataset: LocalDataset, fitted: Fitted) -> Path:
-    folder = job.scratch / "reports"
-    folder.mkdir()
-    config = job.config
-    about = ReportAbout(
-        title=config.display_name or f"{config.namespace}/{config.name}",
-        preset=config.preset,
-        metric=config.metric,
-        best_epoch=fitted.best_epoch,
-        dataset=dataset,
-        validation=judged.validation,
-        test=judged.test,
-        notes=fitted.notes,
-    )
-    write_reports(folder, about)
-    for path in sorted(folder.iterdir()):
-        job.output.upload(path, path.name)
-    return folder
-
-
 def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted, dataset: LocalDataset) -> dict[str, Any]:
     """Registers the model, completes its directory, and only then writes the result."""
     version = record.register(model)
     promoted = record.promote(version, model, lambda: dataset) if version is not None else None
     about = _about(job, record, model, version)
     job.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, about))
-    model_about = {**about["model"], "uri": model_uri(job.config), "digest": model.digest}
-    more = {"promoted": promoted, "quantization": model.quantization}
-    return _keep_result(job, record, fitted, metrics=model.metrics, model=model_about, more=more)
-
-
-def _keep_result(
-    job: Job,
-    record: Record,
-    fitted: Fitted,
-    *,
-    metrics: Mapping[str, float],
-    model: Mapping[str, Any],
-    more: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    figures = job.progress.snapshot()
-    result = {
-        "uid": job.config.uid,
-        "reason": fitted.reason,
-        "mlflow": record.run_document(),
-        "model": dict(model),
-        "metrics": {name: round(value, 6) for name, value in metrics.items()},
-        "initialModel": figures["initialModel"],
-        "starts": fitted.starts,
-        "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
-        "lastCheckpoint": fitted.saved.document() if fitted.saved else None,
-        "promoted": None,
+    more = {
+        "model": {**about["model"], "uri": model_uri(job.config), "digest": model.digest},
+        "metrics": model.metrics,
+        "evaluatedOn": model.evaluated_on,
+        "promoted": promoted,
+        "quantization": model.quantization,
         "notes": list(fitted.notes),
-        **(more or {}),
     }
-    job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
-    record.log_file(job.scratch / LOG)
-    return result
+    return write_result(job, record, fitted, more)
 
 
 def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:
@@ -301,6 +229,7 @@ def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -
         "imageSize": job.recipe.image_size,
         "recipe": job.recipe.document(),
         "metrics": dict(model.metrics),
+        "evaluatedOn": model.evaluated_on,
         "quantization": model.quantization,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
         "datasets": [{"name": part.name, "version": part.version} for part in config.datasets],
@@ -320,16 +249,8 @@ def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
         raise BadConfig(
             "InvalidConfig",
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
-            "use top1, precision, recall or f1",
+            "use top1, precision, recall, f1 or balanced",
         )
-
-
-def _initial_uri(config: TrainConfig) -> str | None:
-    return config.initial_model.uri if config.initial_model else None
-
-
-def _words(metrics: Any) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "top1")
 
 
 @contextmanager

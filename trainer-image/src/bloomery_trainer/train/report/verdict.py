@@ -11,7 +11,9 @@ LEVELS = (("excellent", 0.95), ("good", 0.85), ("fair", 0.7))
 FEW_TRAINING_IMAGES = 100
 _FEW_JUDGED_IMAGES = 20
 _WIDE = 0.1
-_IMBALANCE = 10
+_IMBALANCE = 5
+"""So many times as many training images in the largest class as in the smallest are worth balancing."""
+
 _GAP = 0.05
 _NAMED = 5
 
@@ -28,7 +30,8 @@ def verdict(document: Document) -> dict[str, Any]:
         _imbalance(document),
         _wide_interval(document),
         _few_judged_images(document),
-        _not_judged(document),
+        None if _of_one_class(document) else _not_judged(document),
+        _one_class(document),
         _worse_on_test(document),
     )
     return {
@@ -44,10 +47,14 @@ def percent(share: float) -> str:
 
 
 def _level(document: Document) -> str:
-    if document["interval95"]["top1"][0] <= _guessing(document)[1]:
+    if not _of_one_class(document) and document["interval95"]["top1"][0] <= _guessing(document)[1]:
         return "unusable"
     top1 = document["metrics"]["top1"]
     return next((name for name, least in LEVELS if top1 >= least), "weak")
+
+
+def _of_one_class(document: Document) -> bool:
+    return len([entry for entry in document["classes"] if entry["images"]]) == 1
 
 
 def _guessing(document: Document) -> tuple[str, float]:
@@ -130,7 +137,27 @@ def _imbalance(document: Document) -> str | None:
         return None
     return (
         f"The training set is uneven: {_images(most['trainImages'])} of {_quoted(most['name'])}, "
-        f"{least['trainImages']} of {_quoted(least['name'])}. Look at F1 rather than at the share of right answers."
+        f"{least['trainImages']} of {_quoted(least['name'])}. Look at F1 rather than at the share of right answers"
+        f"{_balance_proposal(document)}."
+    )
+
+
+def _balance_proposal(document: Document) -> str:
+    if document["balance"] != "None":
+        return f"; training balanced the classes (hyperparameters.balance: {document['balance']})"
+    return (
+        "; so that training counts small classes as much, set hyperparameters.balance: Sampling or Loss, and metric: "
+        "balanced to choose the best epoch by"
+    )
+
+
+def _one_class(document: Document) -> str | None:
+    if not _of_one_class(document):
+        return None
+    (name,) = (entry["name"] for entry in document["classes"] if entry["images"])
+    return (
+        f"All {document['split']} images are of one class, {_quoted(name)}: this says how often it is recognised, and "
+        "nothing of how often other images are taken for it."
     )
 
 

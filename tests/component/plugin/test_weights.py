@@ -1,0 +1,116 @@
+"""Weights as far as an API server goes: what is asked of it, and what is said where no pod stores them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.component.operator_harness import eventually
+from tests.component.plugin.conftest import Objects, Plugin
+
+IMAGE = "registry.example.com/bloomery/trainer:2"
+
+
+@pytest.fixture
+def release(objects: Objects) -> str:
+    """The namespace of a release of the chart, with its operator's Deployment."""
+    namespace = f"release-{secrets.token_hex(4)}"
+    assert objects.server.kubectl("create", "namespace", namespace).returncode == 0
+    labels = {"app.kubernetes.io/name": "bloomery", "app.kubernetes.io/component": "operator"}
+    values = {
+        "BLOOMERY_TRAINER_IMAGE": IMAGE,
+        "BLOOMERY_IMAGE_PULL_POLICY": "Never",
+        "BLOOMERY_STORE_URI": "s3://ours/bloomery",
+        "BLOOMERY_STORAGE_SECRET": "our-storage",
+    }
+    environment = [{"name": name, "value": value} for name, value in values.items()]
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "o", "image": "o", "env": environment}]},
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "ours-operator", "labels": labels | {"app.kubernetes.io/instance": "ours"}},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    }
+    Objects(objects.server, namespace).create(deployment)
+    return namespace
+
+
+def weights_pods(objects: Objects) -> list[dict[str, Any]]:
+    words = ("get", "pods", "-n", objects.namespace, "-l", "app.kubernetes.io/name=weights", "-o", "json")
+    pods: list[dict[str, Any]] = json.loads(objects.server.kubectl(*words).stdout)["items"]
+    return pods
+
+
+@pytest.mark.feature("T19")
+def test_push_whose_pod_does_not_start_says_why_and_leaves_nothing(
+    bloomery: Plugin, objects: Objects, release: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.pt").write_bytes(b"weights")
+
+    pushing = bloomery.start("weights", "push", "mine.pt", "--preset=resnet18", f"--release-namespace={release}")
+    eventually(lambda: weights_pods(objects), "the pod that stores weights")
+    (pod,) = weights_pods(objects)
+    objects.report("pod", pod["metadata"]["name"], {"phase": "Failed", "message": "The node is full."})
+    pushing.wait_for(f"The pod {pod['metadata']['name']} does not start: The node is full.")
+
+    assert pushing.wait() == 1
+    (container,) = pod["spec"]["containers"]
+    assert (container["image"], container["imagePullPolicy"]) == (IMAGE, "Never")
+    assert container["envFrom"] == [{"secretRef": {"name": "our-storage"}}]
+    assert weights_pods(objects) == []
+
+
+@pytest.mark.feature("O3")
+def test_pod_that_stores_weights_is_restricted(
+    bloomery: Plugin, objects: Objects, release: str, tmp_path: Path
+) -> None:
+    label = ("label", "namespace", objects.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    assert objects.server.kubectl(*label).returncode == 0
+
+    listing = bloomery.start("weights", f"--release-namespace={release}")
+    eventually(lambda: weights_pods(objects), "the pod that lists weights, admitted by Pod Security")
+    (pod,) = weights_pods(objects)
+    objects.report("pod", pod["metadata"]["name"], {"phase": "Failed", "message": "So it is."})
+
+    assert listing.wait() == 1
+
+
+@pytest.mark.feature("T19")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("mine.onnx", b"x", "mine.onnx is no file of weights: its name must end in .pt, .pth, .safetensors."),
+        ("mine.pt", b"", "mine.pt is empty."),
+        ("my weights.pt", b"x", "'my weights.pt' can not be stored: rename it"),
+    ],
+)
+def test_file_that_holds_no_weights_is_refused_without_a_pod(
+    bloomery: Plugin, objects: Objects, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused = bloomery("weights", "push", name, "--preset=resnet18")
+    assert (refused.returncode, refused.stderr.startswith(f"error: {words}")) == (1, True), refused.stderr
+    assert weights_pods(objects) == []
+
+
+def test_mistakes_of_a_push_are_named(bloomery: Plugin, objects: Objects, release: str, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"weights")
+
+    def said(*words: str) -> str:
+        ended = bloomery("weights", "push", *words)
+        assert ended.returncode == 1
+        return ended.stderr
+
+    assert said("gone.pt", "--preset=resnet18") == "error: gone.pt can not be read: No such file or directory.\n"
+    assert said("a.pt", "b.pt", "--preset=resnet18").startswith("error: --preset is for one file")
+    nowhere = said("a.pt", "--preset=resnet18", f"--release-namespace={objects.namespace}")
+    assert nowhere.startswith(f"error: There is no operator in {objects.namespace}; name the namespace of the chart")
+    assert weights_pods(objects) == []

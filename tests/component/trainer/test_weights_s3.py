@@ -1,0 +1,73 @@
+"""The command that ``kubectl bloomery weights`` runs in a pod, against a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import obstore
+import pytest
+import torch
+import torchvision  # type: ignore[import-untyped]
+
+from tests.component.trainer.test_prepare_s3 import Gateway, gateways  # noqa: F401 - pytest finds it here
+
+URI = "s3://store/weights"
+
+
+class Ended(NamedTuple):
+    """How the command ended."""
+
+    code: int
+    printed: str
+    said: str
+
+
+def run(gateway: Gateway, *words: str, stdin: bytes = b"") -> Ended:
+    """Run the trainer's ``weights`` command as its pod does."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "bloomery_trainer", "weights", *words, f"--uri={URI}"],
+        env=inherited | gateway.environment(), input=stdin, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def network() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(torchvision.models.mobilenet_v2(num_classes=3).state_dict(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.feature("T19")
+def test_pushed_weights_are_stored_whole_and_listed(gateways: tuple[Gateway, Gateway]) -> None:  # noqa: F811
+    store, _ = gateways
+    content = network()
+    sha256 = hashlib.sha256(content).hexdigest()
+    put = ("put", "mine.pt", f"--sha256={sha256}", "--preset=mobilenet-v2")
+
+    broken = run(store, *put, stdin=content[: len(content) // 2])
+    assert broken.code == 1
+    assert broken.said.startswith("mine.pt did not arrive whole")
+    stored = run(store, *put, stdin=content)
+    assert stored.code == 0, stored.said
+
+    assert json.loads(stored.printed)["uri"] == f"{URI}/mobilenet-v2/mine.pt"
+    assert obstore.get(store.bucket("store"), "weights/mobilenet-v2/mine.pt").bytes() == content
+    listed: list[dict[str, Any]] = json.loads(run(store, "list").printed)
+    pushed = {item["preset"]: item["pushed"] for item in listed if item["pushed"]}
+    assert pushed.keys() == {"mobilenet-v2"}
+    assert (pushed["mobilenet-v2"]["file"], pushed["mobilenet-v2"]["sha256"]) == ("mine.pt", sha256)
+
+
+@pytest.mark.feature("T19")
+def test_store_that_refuses_the_keys_is_named(gateways: tuple[Gateway, Gateway]) -> None:  # noqa: F811
+    store, images = gateways
+    refused = run(Gateway(store.port, images.key, store.folder, store.log), "list")
+    assert refused.code == 2
+    assert f"the store refuses access to {URI}" in refused.said

@@ -1,0 +1,388 @@
+"""The training loop on a tiny network: how it ends, what it survives, and that a checkpoint brings all of it back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bloomery_trainer.config import Checkpoint, Hyperparameters
+from bloomery_trainer.engine.cooldown import Cooldown
+from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.images import Preprocess
+from bloomery_trainer.shutdown import Shutdown
+from bloomery_trainer.storage import S3Access, open_folder
+from bloomery_trainer.train import loop, precision
+from bloomery_trainer.train.checkpoint import Checkpoints
+from bloomery_trainer.train.data import TrainingBatches, normalise
+from bloomery_trainer.train.evaluate import Evaluation
+from bloomery_trainer.train.presets import PRESETS
+from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.train.world import World
+
+SIZE, BATCH, STEPS = 32, 8, 4
+IMAGES = torch.randint(0, 256, (STEPS * BATCH, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(1)).byte()
+LABELS = torch.arange(STEPS * BATCH) % 3
+
+
+class Network(nn.Module):
+    """Everything that a step can disturb: batch norm and dropout; `before` is called with each training batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.drop = nn.Dropout(0.2)
+        self.fc = nn.Linear(4 * 16, 3)
+        self.before: Callable[[Tensor], Tensor] = lambda images: images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, 3]."""
+        logits: Tensor = self.fc(self.drop(self.body(self.before(images) if self.training else images)))
+        return logits
+
+
+@dataclass
+class Batches:
+    """The same images in each epoch."""
+
+    batch: int = BATCH
+    steps_per_epoch: int = STEPS
+    on_step: Callable[[int], None] = lambda _: None
+
+    def epoch(self, number: int, *, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches from step `first` of the epoch on."""
+        for step in range(first, STEPS):
+            self.on_step(number * STEPS + step)
+            yield IMAGES[step * BATCH : (step + 1) * BATCH], LABELS[step * BATCH : (step + 1) * BATCH]
+
+
+@dataclass
+class Recorded(loop.Silent):
+    """What the loop tells."""
+
+    rates: list[float] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
+    cooldowns: list[Cooldown] = field(default_factory=list)
+
+    def steps(self, steps: list[loop.Step], **_: float) -> None:
+        """Keeps the rates."""
+        self.rates += [step.learning_rate for step in steps]
+
+    def epoch(self, *_: Any, best: float, **__: float) -> None:
+        """Keeps the best value."""
+        self.best.append(best)
+
+    def cooling_down(self, cooldown: Cooldown) -> None:
+        """Keeps it."""
+        self.cooldowns.append(cooldown)
+
+
+def make_plan(folder: Path, *, batches: Batches | None = None, **changes: Any) -> loop.Plan:
+    given = {"imageSize": SIZE, "batchSize": BATCH, "epochs": 10, "learningRate": 0.05, **changes.pop("given", {})}
+    preprocess = Preprocess.for_size(SIZE)
+    folder.mkdir(exist_ok=True)
+    (folder / "scratch").mkdir(exist_ok=True)
+    output = open_folder(f"file://{folder}/output", S3Access.from_environment({}), create=True)
+
+    def validate(model: nn.Module) -> Evaluation:
+        model.eval()
+        with torch.inference_mode():
+            probabilities = model(normalise(IMAGES, preprocess)).softmax(dim=1).numpy()
+        return Evaluation.of(probabilities, LABELS.numpy())
+
+    values: dict[str, Any] = {
+        "recipe": resolve(Hyperparameters.model_validate(given), PRESETS["resnet18"], images=32, start="scratch"),
+        "batches": cast(TrainingBatches, batches or Batches()),
+        "classes": 3,
+        "preprocess": preprocess,
+        "validate": validate,
+        "metric": "top1",
+        "device": torch.device("cpu"),
+        "world": World(),
+        "observer": Recorded(),
+        "shutdown": Shutdown(),
+        "checkpoints": Checkpoints(output, folder / "scratch", keep=9, on_saved=lambda _: None),
+        "checkpoint": Checkpoint.model_validate({"everySteps": 10_000}),
+    }
+    return loop.Plan(**{**values, **changes})
+
+
+def make_state(plan: loop.Plan) -> loop.TrainState:
+    torch.manual_seed(0)
+    return loop.start(Network(), plan)
+
+
+def rates(plan: loop.Plan) -> list[float]:
+    return cast(Recorded, plan.observer).rates
+
+
+def weights(state: loop.TrainState) -> list[Tensor]:
+    return [value.clone() for value in state.model.state_dict().values()]
+
+
+def test_run_to_its_end_anneals_and_learns(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    state = make_state(plan)
+    best = loop.fit(state, plan)
+
+    assert (state.ending, state.step, len(state.metrics)) == ("Trained", 40, 10)
+    assert rates(plan)[-1] < 0.01 * max(rates(plan))
+    assert best.rank[0] > 0.6
+
+
+@pytest.mark.feature("T22")
+def test_stop_cools_down_before_it_ends(tmp_path: Path) -> None:
+    shutdown = Shutdown()
+    batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
+    plan = make_plan(tmp_path, batches=batches, shutdown=shutdown, given={"epochs": 100})
+    state = make_state(plan)
+    loop.fit(state, plan)
+
+    assert (state.ending, state.step) == ("Stopped", 24)
+    assert state.cooldown == Cooldown(reason="Stopped", start=21, steps=3, factor=state.schedule(21))
+    assert rates(plan)[-3:] == pytest.approx([0.05 * state.schedule(21) * share for share in (0.75, 0.5, 0.25)])
+
+
+def test_stop_with_a_given_schedule_ends_at_once(tmp_path: Path) -> None:
+    shutdown = Shutdown()
+    batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
+    given = {"epochs": 100, "learningRate": None, "learningRateSchedule": "100:0.05"}
+    plan = make_plan(tmp_path, batches=batches, shutdown=shutdown, given=given)
+    state = make_state(plan)
+    loop.fit(state, plan)
+
+    assert (state.ending, state.step, state.cooldown) == ("Stopped", 21, None)
+
+
+@pytest.mark.feature("T22")
+def test_end_of_time_finds_an_annealed_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def advance(_: int) -> None:
+        now[0] += 1.0
+
+    plan = make_plan(tmp_path, batches=Batches(on_step=advance), max_seconds=60.0, given={"epochs": 1_000})
+    state = make_state(plan)
+    loop.fit(state, plan)
+
+    assert state.ending == "TrainingTimeReached"
+    assert 50 <= state.seconds <= 60
+    assert rates(plan)[-1] < 0.15 * max(rates(plan))
+
+
+def test_early_stopping_goes_by_the_metric_and_cools_down(tmp_path: Path) -> None:
+    losses = iter(range(1_000, 0, -1))
+
+    def validate(_: nn.Module) -> Evaluation:
+        metrics = {"top1": 1.0, "loss": float(next(losses))}
+        return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
+
+    plan = make_plan(tmp_path, validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 0})
+    state = make_state(plan)
+    best = loop.fit(state, plan)
+
+    assert state.ending == "StoppedEarly"
+    assert state.cooldown == Cooldown(reason="StoppedEarly", start=12, steps=2, factor=state.schedule(12))
+    assert best.epoch == state.epoch == 4, "of equal metrics, the lower loss is the better one"
+
+
+def test_early_stopping_waits_for_the_end_of_the_warmup(tmp_path: Path) -> None:
+    def validate(_: nn.Module) -> Evaluation:
+        metrics = {"top1": 0.5, "loss": 1.0}
+        return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
+
+    plan = make_plan(tmp_path, validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 6})
+    state = make_state(plan)
+    loop.fit(state, plan)
+
+    assert state.cooldown is not None
+    assert state.cooldown.start == 8 * STEPS
+
+
+def test_resume_in_the_cooldown_gives_the_same_weights(tmp_path: Path) -> None:
+    results = []
+    for name in ("whole", "resumed"):
+        shutdown = Shutdown()
+        batches = Batches(on_step=lambda step, shutdown=shutdown: shutdown.stop() if step == 41 else None)  # type: ignore[misc]
+        given = {"epochs": 100, "ema": 0.9}
+        plan = make_plan(tmp_path / name, batches=batches, shutdown=shutdown, given=given, patience=50)
+        state = make_state(plan)
+        if name == "resumed":
+            loop.fit(state, plan)
+            saved = torch.load(tmp_path / name / "output/checkpoints/step-000000041.pt", weights_only=True)
+            plan = make_plan(tmp_path / name, given=given, patience=50)
+            state = make_state(plan)
+            loop.resume(state, saved, plan)
+        loop.fit(state, plan)
+        results.append((state, weights(state), list(cast(loop.WeightAverage, state.average).state_dict().values())))
+
+    (whole, *tensors), (resumed, *others) = results
+    assert (whole.ending, whole.step, whole.metrics) == (resumed.ending, resumed.step, resumed.metrics)
+    assert whole.step == 46
+    for mine, theirs in zip(tensors, others, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_one_step_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    state = make_state(plan)
+    network = cast(Network, state.model)
+    network.before = lambda images: images * (float("inf") if state.step == 9 else 1)
+    loop.fit(state, plan)
+
+    assert (state.ending, state.step, state.skipped.total) == ("Trained", 40, 1)
+    assert len(rates(plan)) == 39
+    assert all(bool(torch.isfinite(value).all()) for value in weights(state))
+
+
+def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    state = make_state(plan)
+    before = weights(state)
+    cast(Network, state.model).before = lambda images: images * (float("nan") if state.step < 4 else 1)
+    loop.train_one_epoch(state, plan, loop.Clock(state, plan.checkpoint))
+
+    assert state.skipped.total == 4
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True) if a.is_floating_point())
+    buffers = [values["momentum_buffer"] for values in state.optimizer.state.values()]
+    assert len(buffers) == 6
+    assert not any(bool(buffer.any()) for buffer in buffers)
+
+
+def test_divergence_ends_with_the_best_model(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, given={"epochs": 50})
+    state = make_state(plan)
+    cast(Network, state.model).before = lambda images: images * (float("nan") if state.step >= 12 else 1)
+    best = loop.fit(state, plan)
+
+    assert state.ending == "Diverged"
+    assert state.divergence is not None
+    assert state.divergence.step == 32
+    assert best.epoch <= 7
+    assert all(bool(torch.isfinite(value).all()) for value in best.weights.values())
+
+
+def test_weights_that_are_no_numbers_are_divergence(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, given={"learningRate": 1e38, "warmupEpochs": 0})
+    state = make_state(plan)
+
+    with pytest.raises(BadConfig, match=r"no number any more at step 4; lower hyperparameters.learningRate") as raised:
+        loop.fit(state, plan)
+    assert raised.value.reason == "Diverged"
+
+
+def test_gradient_is_clipped(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, given={"momentum": 0, "weightDecay": 0, "learningRate": 1.0, "warmupEpochs": 0})
+    state = make_state(plan)
+    cast(Network, state.model).fc.weight.data *= 1e4
+    before = [value.detach().clone() for value in state.model.parameters()]
+    loop._train_step(state, plan, loop.TrainingLoss(plan.recipe, classes=3), IMAGES[:8], LABELS[:8])
+    moved = [a - b.detach() for a, b in zip(before, state.model.parameters(), strict=True)]
+
+    assert torch.cat([value.flatten() for value in moved]).norm() == pytest.approx(5.0, rel=1e-2)
+
+
+def test_average_follows_the_weights_from_the_first_steps_on(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, given={"ema": 0.9999, "epochs": 2})
+    state = make_state(plan)
+    expected = copy.deepcopy(dict(state.model.named_parameters()))
+    decays = [min(0.9999, (1 + step) / (10 + step)) for step in range(8)]
+    for step, (images, labels) in enumerate([*plan.batches.epoch(0), *plan.batches.epoch(1)]):
+        loop._train_step(state, plan, loop.TrainingLoss(plan.recipe, classes=3), images, labels)
+        for name, value in state.model.named_parameters():
+            expected[name] = decays[step] * expected[name] + (1 - decays[step]) * value  # type: ignore[assignment]
+
+    assert np.prod(decays) < 1e-3, "next to nothing of the random start is left"
+    for name, value in state.judged.named_parameters():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.feature("T25")
+@pytest.mark.parametrize("given", [{}, {"mixup": 0.2}])
+def test_batch_in_parts_has_the_same_gradient(tmp_path: Path, given: dict[str, Any]) -> None:
+    results = []
+    for size in (BATCH, 3):
+        plan = make_plan(tmp_path, given=given, class_weights=torch.tensor([0.5, 1.0, 1.5]), micro_batch=size)
+        state = make_state(plan)
+        # Batch norm takes its statistics over a part, so the gradient is the same without it only.
+        cast(Network, state.model).body[1] = nn.Identity()
+        cast(Network, state.model).drop = nn.Dropout(0)
+        state.optimizer = loop.build_optimizer(state.model, plan.recipe)
+        torch.manual_seed(3)
+        loss = loop.TrainingLoss(plan.recipe, classes=3, weights=plan.class_weights)
+        outcome = loop._train_step(state, plan, loss, IMAGES[:8], LABELS[:8])
+        results.append((outcome[0], weights(state)))
+
+    (loss, whole), (other_loss, parts) = results
+    torch.testing.assert_close(loss, other_loss)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.feature("T25")
+def test_step_that_does_not_fit_is_done_again_in_smaller_parts(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    state = make_state(plan)
+    sizes: list[int] = []
+
+    def before(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images
+
+    cast(Network, state.model).before = before
+    loop.fit(state, plan)
+
+    assert sizes[:6] == [8, 4, 2, 2, 2, 2]
+    assert set(sizes[2:]) == {2}
+    assert (state.ending, state.step, state.micro_batch) == ("Trained", 40, 2)
+    assert state.state_dict()["micro_batch"] == 2
+
+
+@pytest.mark.feature("T25")
+def test_image_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    state = make_state(plan)
+
+    def before(_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    cast(Network, state.model).before = before
+    with pytest.raises(BadConfig, match=r"does not hold a step of 2 images of 32 pixels; lower .*imageSize") as raised:
+        loop.fit(state, plan)
+    assert raised.value.reason == "OutOfMemory"
+
+
+def test_float16_trains_with_a_scaler_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "training_dtype", lambda *_, **__: torch.float16)
+    plan = make_plan(tmp_path)
+    state = make_state(plan)
+    loop.fit(state, plan)
+    saved = state.state_dict()["scaler"]
+
+    assert state.ending == "Trained"
+    assert state.skipped.total < 10
+    assert saved["scale"] <= 65536
+    assert saved["_growth_tracker"] > 0
+
+
+def test_told_metric_is_the_best_so_far(tmp_path: Path) -> None:
+    values = iter([0.5, 0.4, 0.6, 0.1])
+
+    def validate(_: nn.Module) -> Evaluation:
+        metrics = {"top1": next(values), "loss": 1.0}
+        return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
+
+    plan = make_plan(tmp_path, validate=validate, given={"epochs": 4})
+    loop.fit(make_state(plan), plan)
+
+    assert cast(Recorded, plan.observer).best == [0.5, 0.5, 0.6, 0.6]

@@ -1,0 +1,108 @@
+"""The final evaluation: what the exported model answers on the images that were held out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bloomery_model import Preprocess
+from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.shutdown import Shutdown, Terminated
+from bloomery_trainer.train.data import Loader, evaluation_loader, normalise
+from bloomery_trainer.train.dataset import LocalDataset
+from bloomery_trainer.train.evaluate import Batch, Evaluation, answers, interval95
+from bloomery_trainer.train.world import World
+
+log = logging.getLogger(__name__)
+
+HeldOutSplit = Literal["validation", "test"]
+
+_BATCH = 64
+"""More images at a time take memory and gain a processor nothing."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model's answers on the images that were held out."""
+
+    validation: Evaluation
+    test: Evaluation | None
+
+    @property
+    def split(self) -> HeldOutSplit:
+        """The images of the final figures: those that chose nothing, where there are such."""
+        return "validation" if self.test is None else "test"
+
+    @property
+    def final(self) -> Evaluation:
+        """The answers on these images."""
+        return self.validation if self.test is None else self.test
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """The validation and test images, read by one process; decoded once where they fit in memory.
+
+    Only the leader has the exported model, so it evaluates alone, on all processors of its node, while the other
+    processes wait for its end (`World.leave`).
+    """
+
+    loaders: Mapping[HeldOutSplit, Loader]
+    preprocess: Preprocess
+    shutdown: Shutdown
+
+    @classmethod
+    def of(
+        cls, dataset: LocalDataset, preprocess: Preprocess, shutdown: Shutdown, *, budget: MemoryBudget
+    ) -> HeldOutImages:
+        """Opens the splits of a dataset; where the budget holds them, this decodes them."""
+        splits: tuple[HeldOutSplit, ...] = ("validation", "test")
+        loaders = {
+            split: evaluation_loader(
+                dataset.splits[split],
+                preprocess,
+                batch=_BATCH,
+                device=torch.device("cpu"),
+                world=World(),
+                budget=budget,
+            )
+            for split in splits
+            if split in dataset.splits
+        }
+        return cls(loaders, preprocess, shutdown)
+
+    def judge(self, network: nn.Module) -> Judgement:
+        """Evaluates a network on the CPU, in the arithmetic of its file; raises Terminated on SIGTERM."""
+        found: dict[HeldOutSplit, Evaluation] = {}
+        for split, loader in self.loaders.items():
+            batches = self._until_terminated(loader)
+            pair = answers(network, batches, self.preprocess, device=torch.device("cpu"), exact=True)
+            found[split] = Evaluation.of(*pair)
+            _log(split, found[split])
+        return Judgement(found["validation"], found.get("test"))
+
+    def examples(self, count: int) -> Tensor:
+        """The first validation images, at most `count`, normalised: float32 [N, 3, crop, crop]."""
+        images = self.loaders["validation"].dataset
+        count = min(count, len(images))  # type: ignore[arg-type]  # torch's Dataset leaves its length to subclasses
+        return normalise(torch.stack([images[index][0] for index in range(count)]), self.preprocess)
+
+    def _until_terminated(self, loader: Loader) -> Iterator[Batch]:
+        for batch in loader:
+            if self.shutdown.terminating:
+                raise Terminated
+            yield batch
+
+
+def _log(split: str, evaluation: Evaluation) -> None:
+    metrics = evaluation.metrics
+    low, high = interval95(metrics["top1"], len(evaluation.labels))
+    others = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "top1")
+    log.info(
+        "%s images: top1 %.4f (95 %% interval %.4f to %.4f), %s", split, metrics["top1"], low, high, others
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""A batch in parts, one after the other, where memory does not hold it whole: the gradient is the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bloomery_trainer.errors import BadConfig
+
+log = logging.getLogger(__name__)
+
+SMALLEST = 2
+"""Batch norm needs two values of each channel, and a small image has only one pixel at the end of the network."""
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+"""The share of the whole batch's loss that some of its images have."""
+
+
+def split(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Parts of nearly the same size, none larger than `size` [images [n, 3, H, W], labels [n] or [n, classes]]."""
+    parts = -(-len(images) // size)
+    return list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
+
+
+def accumulate(
+    network: nn.Module, forward: Forward, parts: list[tuple[Tensor, Tensor]], scaler: torch.amp.GradScaler
+) -> Tensor:
+    """Add the gradients of all parts to the parameters; return the whole loss, a scalar on the device.
+
+    Several processes exchange gradients with the last part only.
+    """
+    total: Tensor | None = None
+    for number, (images, labels) in enumerate(parts, start=1):
+        with _without_exchange(network) if number < len(parts) else nullcontext():
+            loss = forward(images, labels)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    return total
+
+
+def halved(size: int, *, side: int) -> int:
+    """A smaller part after one that did not fit in the memory of a GPU; raises BadConfig where it is the smallest."""
+    if size <= SMALLEST:
+        raise BadConfig(
+            "OutOfMemory",
+            f"the memory of the GPU does not hold a step of {size} images of {side} pixels; lower "
+            "hyperparameters.imageSize, or use a smaller preset or a larger GPU",
+        )
+    smaller = max(SMALLEST, size // 2)
+    log.warning("out of memory on the GPU with %d images at a time: going on with %d", size, smaller)
+    return smaller
+
+
+def agreed(size: int, *, fits: Callable[[int], bool], any_of: Callable[[list[bool]], list[bool]], side: int) -> int:
+    """The largest of `size`, its half, quarter, … that fits on every process; all of them ask this together.
+
+    Args:
+        size: to begin with.
+        fits: tries a part of so many images here.
+        any_of: for each flag, whether any process has it set.
+        side: of the images in pixels, for the message where not even the smallest fits.
+    """
+    while any_of([not fits(size)])[0]:
+        size = halved(size, side=side)
+    return size
+
+
+def fits(network: nn.Module, forward: Forward, part: tuple[Tensor, Tensor], scaler: torch.amp.GradScaler) -> bool:
+    """Whether a GPU holds a step of this part: tries it, and leaves weights, statistics and random numbers as they are.
+
+    No gradients are exchanged.
+    """
+    device = part[0].device
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), _without_exchange(network):
+            scaler.scale(forward(*part)).backward()  # type: ignore[no-untyped-call]
+        held = True
+    except torch.OutOfMemoryError:
+        held = False
+    network.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    with torch.no_grad():
+        for buffer, copy in buffers:
+            buffer.copy_(copy)
+    return held
+
+
+def _without_exchange(network: nn.Module) -> AbstractContextManager[None]:
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

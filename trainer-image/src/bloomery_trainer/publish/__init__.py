@@ -1,0 +1,1 @@
+"""Publication of a trained model: the registry, and which version its alias names."""

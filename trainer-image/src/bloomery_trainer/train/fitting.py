@@ -81,8 +81,8 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         if fitted is not None:
             return fitted
     plan = make_plan(job, dataset, record, on_saved)
-    images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
-    notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
+    epoch_steps = plan.batches.steps_per_epoch
+    notes = (*notes, *recipe_notes(job.recipe, steps_per_epoch=epoch_steps))
     batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
     if batch_norm:
         log.warning("%s", batch_norm)

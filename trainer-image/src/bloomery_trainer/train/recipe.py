@@ -64,7 +64,6 @@ REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
 """Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
 
 _REDUCED_FROM_PIXELS = 128
-_ADVISE_WEIGHTS_BELOW_IMAGES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,11 +206,9 @@ def default_epochs(images: int, start: Start) -> int:
     return max(1, math.ceil(images_seen(images, start) / max(1, images)))
 
 
-def notes(recipe: Recipe, *, images: int, steps_per_epoch: int) -> tuple[str, ...]:
+def notes(recipe: Recipe, *, steps_per_epoch: int) -> tuple[str, ...]:
     """What people should know of the choices, in sentences."""
     sentences: list[str] = []
-    if recipe.start == "scratch" and images < _ADVISE_WEIGHTS_BELOW_IMAGES:
-        sentences.append(f"Trained from scratch; published weights usually give far more on {images:,} images.")
     total, warmup = recipe.total_steps(steps_per_epoch), recipe.warmup_steps(steps_per_epoch)
     if warmup > total / 2:
         sentences.append(

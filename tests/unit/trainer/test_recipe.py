@@ -12,7 +12,6 @@ from torch import nn
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters
 from bloomery_trainer.engine.schedule import build_schedule, rate_factor, set_learning_rates
-from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train.data import augmentation
 from bloomery_trainer.train.presets import PRESETS, Start
 from bloomery_trainer.train.recipe import Recipe, build_optimizer, images_seen, notes, resolve
@@ -144,9 +143,8 @@ def test_batch_is_for_each_process_and_shrinks_to_the_set(
     assert resolved.learning_rate == pytest.approx(0.05 * (batch / 32) ** 0.5)
 
 
-def test_fewer_images_than_processes_are_refused_in_words() -> None:
-    with pytest.raises(BadConfig, match="5 training images cannot be shared by 8 processes: use fewer GPUs or nodes"):
-        recipe(images=5, processes=8)
+def test_fewer_images_than_processes_give_each_process_two() -> None:
+    assert recipe(images=5, processes=8).batch_size == 16
 
 
 def test_recipe_survives_json() -> None:

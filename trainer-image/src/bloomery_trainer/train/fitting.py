@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bloomery_trainer.data.sampling import class_weights
 from bloomery_trainer.engine import memory
 from bloomery_trainer.engine.attempts import note_ended
 from bloomery_trainer.engine.early_stopping import is_still_improving
 from bloomery_trainer.engine.head import HeadFit
 from bloomery_trainer.engine.head_training import fit_on_features
-from bloomery_trainer.engine.loss import class_weights
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.resources import memory_bytes
 from bloomery_trainer.train import initial, loop, precision
@@ -217,6 +217,8 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
 def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
     """What the loop is run with; `on_saved` hears of each checkpoint."""
     config, recipe = job.config, job.recipe
+    if job.device.type == "cpu":
+        job.memory.reserve(reserved_bytes(job))
     batches = training_batches(
         dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world, budget=job.memory
     )

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 from torch import nn
 
 from bloomery_trainer.config import Hyperparameters, parse_schedule
+from bloomery_trainer.data.sampling import step_batch
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train.presets import REFERENCE_BATCH, Augmentation, OptimizerName, Preset, Rates, Start
 
@@ -141,10 +142,10 @@ def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start
         processes: that share a batch.
 
     Raises:
-        BadConfig: the preset cannot be built for the image size, or the images cannot be shared by the processes.
+        BadConfig: the preset cannot be built for the image size, or the batch cannot be shared by the processes.
     """
     optimizer = given.optimizer or preset.optimizer
-    batch_size = _batch_size(given.batch_size, images=images, processes=processes)
+    batch_size = step_batch(given.batch_size or BATCH_SIZE * processes, images=images, processes=processes)
     stages = parse_schedule(given.learning_rate_schedule) if given.learning_rate_schedule else ()
     epochs = stages[-1][0] if stages else given.epochs or default_epochs(images, start)
     size = image_size(given, preset)
@@ -255,20 +256,6 @@ def _body_first(group: tuple[tuple[bool, bool], list[nn.Parameter]]) -> tuple[bo
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     # ConvNeXt's layer_scale is [C, 1, 1]: a scale of channels for all its dimensions, which its authors do not decay.
     return parameter.ndim > 1 and not name.endswith("layer_scale")
-
-
-def _batch_size(given: int | None, *, images: int, processes: int) -> int:
-    """What is asked for, or as many images as there are, of which each process gets the same share."""
-    size = given or BATCH_SIZE * processes
-    if size <= images:
-        return size
-    shared = images // processes * processes
-    if shared == 0:
-        raise BadConfig(
-            "InvalidConfig",
-            f"{images} training images cannot be shared by {processes} processes: use fewer GPUs or nodes",
-        )
-    return shared
 
 
 def _images_shown(given: Hyperparameters, epochs: int, images: int, batch_size: int) -> int:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint, Hyperparameters
 from bloomery_trainer.engine.cooldown import Cooldown
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.images import Preprocess
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train import loop, precision

@@ -5,8 +5,12 @@ SHELL := /bin/bash
 DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
+PYTHON := python3
+GPU_PYTHON := 3.12
+GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
+GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
 
-.PHONY: help demo test test-all test-unit test-component test-e2e features reference soak bench-training bench-quality bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e test-gpu gpu-wheels features reference soak bench-training bench-quality bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -30,6 +34,18 @@ test-component: venv binaries ## the operator and the kinds against a real API s
 
 test-e2e: venv cluster ## real pods on the cluster
 	@$(PYTEST) tests/e2e
+
+gpu-wheels: venv ## wheels that the GPU tests need beside torch, for a machine without a registry, into .gpu-wheels/ (GPU_PYTHON=3.12)
+	@rm -rf .gpu-wheels
+	@$(VENV)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+	  --python-version $(GPU_PYTHON) $(foreach platform,$(GPU_PLATFORMS),--platform $(platform)_x86_64) -d .gpu-wheels \
+	  $$(grep -E '^($(GPU_PACKAGES))==' trainer-image/requirements.txt)
+	@du -sh .gpu-wheels
+
+test-gpu: ## the GPU path on a machine with a GPU: a plain checkout, its own torch, and .gpu-wheels/ (PYTHON=python3)
+	@test ! -d .gpu-wheels || $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile \
+	  --upgrade --target build/gpu-site .gpu-wheels/*.whl
+	@PYTHONPATH=build/gpu-site:trainer-image/src:model-format/src $(PYTHON) -m pytest -p no:cacheprovider -rs tests/gpu
 
 soak: venv cluster ## churn, kills and outages for MINUTES=30; fails where something leaks or is lost; the last line is one JSON object
 	@$(VENV)/python -m tests.soak

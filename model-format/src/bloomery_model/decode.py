@@ -60,8 +60,9 @@ class ImageError(Exception):
     """An image that cannot be used; the message says why, to stand behind the image's name and a colon.
 
     Attributes:
-        code: NotAnImage: no image, or of a format that is not accepted. DamagedImage: the header can be read, the
-            pixels cannot. ImageTooLarge: too many pixels. ImageTooNarrow: one side is over MAX_ASPECT times the other.
+        code: NotAnImage: no image, or of a format that is not accepted. DamagedImage: it cannot be decoded; the message
+            is the cause in Pillow's words. ImageTooLarge: too many pixels. ImageTooNarrow: one side is over MAX_ASPECT
+            times the other.
     """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
@@ -108,7 +109,7 @@ def open_image(data: bytes, *, formats: Sequence[str] = READABLE_FORMATS, max_pi
     except Image.DecompressionBombError as error:  # Pillow's own limit
         raise ImageError("ImageTooLarge", "more pixels than can be decoded safely") from error
     except Exception as error:  # Pillow's plugins raise many types on damaged headers
-        raise ImageError("NotAnImage", f"cannot be decoded: {_cause(error)}") from error
+        raise ImageError("DamagedImage", _cause(error)) from error
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError("ImageTooLarge", f"{width}×{height} pixels, more than {max_pixels}")
@@ -135,7 +136,7 @@ def to_rgb(image: Image.Image, *, min_side: int | None = None) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError("ImageTooLarge", "more pixels than can be decoded safely") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged data
-        raise ImageError("DamagedImage", f"cannot be decoded: {_cause(error)}") from error
+        raise ImageError("DamagedImage", _cause(error)) from error
     rgb.info = {}
     return rgb
 

@@ -163,27 +163,89 @@ def test_on_the_same_images_the_recorded_figures_are_compared(
     assert champion() == (version if moves else "1")
 
 
-@pytest.mark.parametrize(("top1", "moves"), [(0.6, True), (0.4, False)])
+HALF = ("hell", "mittel")
+"""Classes of a model that takes every image for bright: of dark and bright ones it gets half right."""
+
+
+@pytest.mark.parametrize(("classes", "moves"), [(("neu", "hell"), True), (("hell", "neu"), False)])
 def test_on_other_images_the_champion_is_judged_anew_by_this_jobs_images(
     train: Trainings,
     champion: Callable[[], str],
     shades: Callable[..., dict[str, Any]],
     bright_and_dark: dict[str, Any],
-    top1: float,
+    classes: tuple[str, ...],
     moves: bool,
 ) -> None:
     wanted = {"alias": "champion", "betterThanCurrent": True}
     # It says 0.99 of itself, but of these images it gets half right: those of "neu" it does not know.
     train(0.99, wanted, dataset=bright_and_dark)
     other = shades("other", {"hell": 230, "neu": 20})
-    _, promoted = train(top1, wanted, dataset=other, classes=("hell", "neu"))
+    _, promoted = train(0.7, wanted, dataset=other, classes=classes)
 
     assert promoted["moved"] is moves
     assert champion() == ("2" if moves else "1")
     if not moves:
-        assert promoted["message"] == (
-            "champion stays version 1: its top1 is 0.5000 on the images of this job, that of version 2 is 0.4000"
+        assert promoted["message"].startswith(
+            "champion stays version 1: its top1 is 0.5000 on the images of this job, that of version 2 is 0.0000 "
+            "(95 % interval of the difference -0.8000 to -0.2000)"
         )
+
+
+def test_the_message_gives_the_interval_and_warns_of_validation_images(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True}
+    train(0.5, wanted, dataset=bright_and_dark, classes=HALF)
+    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+
+    assert champion() == "2"
+    assert promoted["message"].startswith(
+        "champion is version 2 now; it was version 1 before; its top1 is 0.5000 on the images of this job, that of "
+        "version 2 is 1.0000 (95 % interval of the difference +0.2000 to +0.8000). These are the validation images, by "
+        "which the best epoch of the new version was chosen"
+    )
+
+
+@pytest.mark.parametrize(("confidence", "moves"), [(0.95, True), (0.99, False)])
+def test_a_confidence_is_shown_by_a_paired_test_or_the_alias_stays(
+    train: Trainings,
+    champion: Callable[[], str],
+    bright_and_dark: dict[str, Any],
+    confidence: float,
+    moves: bool,
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True, "confidence": confidence}
+    train(0.5, wanted, dataset=bright_and_dark, classes=HALF)
+    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+
+    # Five of ten images only the candidate gets right, none only the champion: 1 - 1/32.
+    assert champion() == ("2" if moves else "1")
+    assert ("a confidence of 0.99 is asked for, and that the difference is not by chance has 0.9688" in
+            promoted["message"]) is not moves  # fmt: skip
+
+
+@pytest.mark.parametrize(("least", "moves"), [(0.4, True), (0.5, False)])
+def test_the_gain_must_exceed_the_least_one(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any], least: float, moves: bool
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True, "leastGain": least}
+    train(0.5, wanted, dataset=bright_and_dark, classes=HALF)
+    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+
+    assert champion() == ("2" if moves else "1")
+    assert ("more than 0.5 more is asked for" in promoted["message"]) is not moves
+
+
+def test_without_the_champions_files_no_confidence_can_be_shown(
+    train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
+) -> None:
+    wanted = {"alias": "champion", "betterThanCurrent": True, "confidence": 0.9}
+    train(0.5, wanted, dataset=bright_and_dark, classes=HALF, without_files=True)
+    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+
+    assert champion() == "1"
+    assert "its top1 is 0.5000 as recorded" in promoted["message"]
+    assert "those of the present one are not to be had" in promoted["message"]
 
 
 def test_a_champion_that_cannot_be_judged_keeps_its_place(

@@ -93,7 +93,7 @@ def test_the_machines_own_figures_are_recorded_too(mlflow: MlflowServer, documen
     config = config_of(document())
     record = opened(config, mlflow.uri, tmp_path / "scratch")
     record.begin(0)
-    record.report(made_model(tmp_path / "made").reports, {"top1": 0.5})
+    record.report(made_model(tmp_path / "made").reports, {"top1": 0.5}, evaluated_on="test")
     record.close("FINISHED")
 
     metrics = the_run(mlflow.client(), config).data.metrics

@@ -97,6 +97,7 @@ def test_the_curves_of_a_whole_training_are_in_mlflow(trained: Trained, shared_s
     assert epochs == [6, 12, 18]
     assert run.data.metrics["train/images_per_second"] > 0
     assert run.data.metrics["top1"] == pytest.approx(ended.message["metrics"]["top1"], abs=1e-6)
+    assert run.data.tags["bloomery.dev/evaluated-on"] == "validation"
     assert run.info.run_name == given["name"]
     assert run.info.status == "FINISHED"
     assert run.data.tags["bloomery.dev/display-name"] == "花卉识别"

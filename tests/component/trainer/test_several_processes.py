@@ -85,7 +85,8 @@ def test_two_processes_terminated_thrice_end_as_undisturbed(
     config = train_config("terminated", hyperparameters, **changes)
     for point in points:
         pod = trainers.start(config, PAIR)
-        pod.until(lambda progress, point=point: progress.get("step", 0) >= point)
+        # A loss is there once this start has done steps of its own.
+        pod.until(lambda progress, point=point: progress.get("step", 0) >= point and "loss" in progress)
         assert pod.terminate() == 143, pod.log[-2000:]
     ended = trainers.run(config, PAIR).message
 

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import obstore
@@ -15,7 +17,7 @@ import pytest
 import torch
 import torchvision  # type: ignore[import-untyped]
 
-from tests.component.trainer.test_prepare_s3 import Gateway, gateways  # noqa: F401 - pytest finds it here
+from testing.servers import S3_PROGRAM, S3Server, free_port
 
 URI = "s3://store/weights"
 
@@ -28,12 +30,25 @@ class Ended(NamedTuple):
     said: str
 
 
-def run(gateway: Gateway, *words: str, stdin: bytes = b"") -> Ended:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server with an empty bucket."""
+    if not S3_PROGRAM.exists():
+        pytest.skip("`make cluster` builds the S3 server")
+    folder = tmp_path_factory.mktemp("s3")
+    server = S3Server(free_port(), "store", folder / "store", folder / "store.log")
+    server.start()
+    server.bucket("store")
+    yield server
+    server.kill()
+
+
+def run(server: S3Server, *words: str, stdin: bytes = b"") -> Ended:
     """Run the trainer's ``weights`` command as its pod does."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
         [sys.executable, "-m", "bloomery_trainer", "weights", *words, f"--uri={URI}"],
-        env=inherited | gateway.environment(), input=stdin, capture_output=True, timeout=300, check=False,
+        env=inherited | server.environment(), input=stdin, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -45,8 +60,7 @@ def network() -> bytes:
 
 
 @pytest.mark.feature("T19")
-def test_pushed_weights_are_stored_whole_and_listed(gateways: tuple[Gateway, Gateway]) -> None:  # noqa: F811
-    store, _ = gateways
+def test_pushed_weights_are_stored_whole_and_listed(store: S3Server) -> None:
     content = network()
     sha256 = hashlib.sha256(content).hexdigest()
     put = ("put", "mine.pt", f"--sha256={sha256}", "--preset=mobilenet-v2")
@@ -66,8 +80,7 @@ def test_pushed_weights_are_stored_whole_and_listed(gateways: tuple[Gateway, Gat
 
 
 @pytest.mark.feature("T19")
-def test_store_that_refuses_the_keys_is_named(gateways: tuple[Gateway, Gateway]) -> None:  # noqa: F811
-    store, images = gateways
-    refused = run(Gateway(store.port, images.key, store.folder, store.log), "list")
+def test_store_that_refuses_the_keys_is_named(store: S3Server) -> None:
+    refused = run(replace(store, key="another"), "list")
     assert refused.code == 2
     assert f"the store refuses access to {URI}" in refused.said

@@ -75,7 +75,17 @@ def _in_scope(scope: ast.AST, names: dict[str, ast.expr], file: str, positions: 
                 expression = ast.unparse(argument)
                 for word in _words(argument, names) or [""]:
                     yield Reason(made_by, word, expression, file)
+        if isinstance(node, ast.Dict):
+            yield from _in_document(node, names, file)
         yield from _in_scope(node, names, file, positions)
+
+
+def _in_document(document: ast.Dict, names: dict[str, ast.expr], file: str) -> Iterator[Reason]:
+    """Yield the words of a document's entry "reason"."""
+    for key, value in zip(document.keys, document.values, strict=True):
+        if isinstance(key, ast.Constant) and key.value == _BY_NAME:
+            for word in _words(value, names):
+                yield Reason(_BY_NAME, word, ast.unparse(value), file)
 
 
 def _reason_of(call: ast.Call, positions: dict[str, int]) -> Iterator[tuple[str, ast.expr]]:

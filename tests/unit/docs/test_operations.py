@@ -16,7 +16,7 @@ SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RBAC = (ROOT / "charts" / "bloomery" / "templates" / "rbac.yaml").read_text(encoding="utf-8")
 
-WORDS = {"stage", "mlflow", "lastCheckpoint"}
+WORDS = {"stage", "mlflow", "lastCheckpoint", "initialModel", "recipe"}
 """What a trainer tells that is no number, and so no metric."""
 
 

@@ -99,7 +99,7 @@ def test_orientation_is_applied_beside_tags_of_odd_types(name: str) -> None:
 @pytest.mark.parametrize("name", refused_files(CORNERS))
 def test_chunk_that_pillow_refuses_is_an_image_error(name: str) -> None:
     code, message = refusal(refused_files(CORNERS)[name])
-    assert code in ("NotAnImage", "DamagedImage")
+    assert code == ("NotAnImage" if name == "unknown-compression.png" else "DamagedImage")
     assert message and "\n" not in message and "0x" not in message
 
 
@@ -111,7 +111,7 @@ def test_decoded_image_carries_no_metadata() -> None:
 def test_refusals_name_what_is_wrong() -> None:
     assert refusal(b"hello") == ("NotAnImage", "not an image that can be read")
     code, message = refusal(encoded(CORNERS, "PNG")[:-60])
-    assert (code, message[:18]) == ("DamagedImage", "cannot be decoded:")
+    assert code == "DamagedImage" and "truncated" in message
     assert refusal(encoded(CORNERS, "PNG"), max_pixels=1000) == ("ImageTooLarge", "48×32 pixels, more than 1000")
     assert refusal(encoded(Image.new("L", (1, 4000)), "PNG")) == ("ImageTooNarrow", "1×4000, more than 100:1")
 
@@ -122,8 +122,8 @@ def test_image_of_far_too_many_pixels_is_refused_by_its_header(monkeypatch: pyte
 
 
 def test_image_error_survives_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(ImageError("DamagedImage", "cannot be decoded: truncated")))
-    assert (error.code, str(error)) == ("DamagedImage", "cannot be decoded: truncated")
+    error = pickle.loads(pickle.dumps(ImageError("DamagedImage", "truncated")))
+    assert (error.code, str(error)) == ("DamagedImage", "truncated")
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:

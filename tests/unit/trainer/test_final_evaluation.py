@@ -63,7 +63,22 @@ def test_the_result_says_which_images_the_figures_are_of(train: Train, tmp_path:
 
     assert message["evaluatedOn"] == "validation"
     assert read_json(tmp_path / "model" / "metadata.json")["evaluatedOn"] == "validation"
-    assert read_json(tmp_path / "evaluation.json")["dataType"] == "float32"
+    evaluation = read_json(tmp_path / "evaluation.json")
+    assert evaluation["dataType"] == "float32"
+    assert evaluation["initialModel"]["kind"] == message["initialModel"]["kind"] == "Scratch"
+
+
+@pytest.mark.feature("T22")
+def test_the_last_epochs_figures_are_in_the_result_and_the_report(train: Train, tmp_path: Path) -> None:
+    message = train({"maxSteps": 12}, output={"uri": f"file://{tmp_path}"}).message
+
+    # 96 images in batches of 16.
+    assert message["lastEpoch"]["epoch"] == 2
+    assert 0 <= message["lastEpoch"]["balanced"] <= 1
+    assert read_json(tmp_path / "evaluation.json")["lastEpoch"]["top1"] == pytest.approx(
+        message["lastEpoch"]["top1"], abs=1e-6
+    )
+    assert message["stillImproving"] in (True, False)
 
 
 @pytest.mark.feature("T9")

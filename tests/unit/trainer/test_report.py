@@ -215,6 +215,62 @@ def test_too_few_images_are_warned_about(about: Callable[..., ReportAbout], tmp_
     assert "2 classes have under 20 validation images" in said
 
 
+@pytest.mark.feature("T24")
+@pytest.mark.parametrize(
+    ("counts", "balance", "words"),
+    [
+        ([500, 100], "None", "set hyperparameters.balance: Sampling or Loss"),
+        ([499, 100], "None", None),
+        ([500, 100], "Loss", "training balanced the classes (hyperparameters.balance: Loss)"),
+    ],
+)
+def test_balance_is_proposed_where_classes_differ_five_to_one(
+    about: Callable[..., ReportAbout], tmp_path: Path, counts: list[int], balance: str, words: str | None
+) -> None:
+    said = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=counts, balance=balance))))
+
+    assert ("The training set is uneven" in said) is (words is not None)
+    assert words is None or words in said
+    assert ("Sampling or Loss" in said) is (words is not None and balance == "None")
+
+
+@pytest.mark.feature("T24")
+def test_balanced_accuracy_stands_on_the_page(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+    assert "Balanced accuracy" in page_of(tmp_path, about(("a", "b"), wrong=4)).text
+
+
+@pytest.mark.feature("T9")
+def test_the_page_says_what_the_model_computes_in(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+    assert "resnet50 · int8" in page_of(tmp_path, about(("a", "b"), data_type="int8")).text
+
+
+@pytest.mark.feature("T19")
+@pytest.mark.parametrize(
+    ("kind", "words"), [("Scratch", "· from scratch"), ("Published", "· from the weights DEFAULT of resnet50")]
+)
+def test_the_page_says_what_training_started_from(
+    about: Callable[..., ReportAbout], tmp_path: Path, kind: str, words: str
+) -> None:
+    start = {"kind": kind, "origin": "the weights DEFAULT of resnet50", "warning": ""}
+    page = page_of(tmp_path, about(("a", "b"), start=start))
+
+    assert words in " ".join(page.text.split())
+
+
+@pytest.mark.feature("T22")
+def test_the_last_epochs_figures_stand_beside_the_registered_ones(
+    about: Callable[..., ReportAbout], tmp_path: Path
+) -> None:
+    last = {"epoch": 30, "top1": 0.1234, "loss": 2.5}
+    page = page_of(tmp_path, about(("a", "b"), test=30, last_epoch=last))
+    text = " ".join(page.text.split())
+
+    assert "validation,last epoch (30)" in text
+    assert re.search(r"Accuracy \(top 1\) ?1\.0000 ?1\.0000 ?0\.1234", text)
+    # What an epoch does not compute stays open.
+    assert re.search(r"F1, weighted ?1\.0000 ?1\.0000 ?–", text)
+
+
 def test_enough_images_are_not_warned_about(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
     assert warnings(write_reports(tmp_path, about(("a", "b"), train=200, validation=300, wrong=6))) == []
 

@@ -8,31 +8,29 @@ finds the old weights or the new ones, whole.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-import torch
 import torchvision  # type: ignore[import-untyped]
 
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
+from bloomery_trainer.models.published import MANIFEST, same_network
+from bloomery_trainer.models.weights import find_state_dict, read_document, require_finite
 from bloomery_trainer.storage import Folder, S3Access, open_folder
+from bloomery_trainer.train.initial import Initial, require_preset
 from bloomery_trainer.train.presets import PRESETS
 
-MANIFEST = "weights.json"
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _CHUNK_BYTES = 1024**2
-_MAX_HEADER_BYTES = 100 * 1024**2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _TORCHVISION_DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")
 
@@ -61,8 +59,8 @@ def put(upload: Upload, source: BinaryIO, folder: Folder) -> dict[str, Any]:
         folder: the store's folder of weights.
 
     Raises:
-        BadConfig: the name or the preset is none that can be used.
-        BadData: the file is empty, or no file of weights.
+        BadConfig: the name or the preset is none that can be used, or the file has no weights of the preset's network.
+        BadData: the file is damaged or empty.
         Unavailable: the file did not arrive whole, or the store does not take it.
     """
     _require_name(upload)
@@ -147,7 +145,7 @@ def _put_published(upload: Upload, local: Path, folder: Folder) -> dict[str, Any
 
 
 def _put_pushed(upload: Upload, local: Path, folder: Folder, preset: str) -> dict[str, Any]:
-    parameters = _count_values(local, upload.name)
+    parameters = _count_values(local, upload.name, preset)
     before = _read_manifest(folder, preset)
     name = upload.name
     if before.get("file") == name and before.get("sha256") != upload.sha256:
@@ -176,44 +174,12 @@ def _store(local: Path, path: str, sha256: str, folder: Folder) -> None:
         raise Unavailable("StoreFailed", f"{path} is damaged in the store at {folder.uri}: push it again")
 
 
-def _count_values(local: Path, name: str) -> int:
-    """Count the values in a file of weights, whatever it wraps them in; refuse a file that holds none."""
-    count = _count_safetensors(local, name) if local.suffix == ".safetensors" else _count_pytorch(local, name)
-    if count == 0:
-        raise BadData("InvalidCheckpoint", f"{name} holds no weights")
-    return count
-
-
-def _count_safetensors(local: Path, name: str) -> int:
-    """Count by the header: its length in 8 bytes, then JSON with the shape and the place of each tensor."""
-    try:
-        with local.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _MAX_HEADER_BYTES)))
-        tensors = [entry for key, entry in header.items() if key != "__metadata__"]
-        end = max((entry["data_offsets"][1] for entry in tensors), default=0)
-        if 8 + length + end != local.stat().st_size:
-            raise ValueError("its length is not the one that its header says")
-        return sum(math.prod(entry["shape"]) for entry in tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BadData("InvalidCheckpoint", f"{name} is no safetensors file: {_first_line(error)}") from error
-
-
-def _count_pytorch(local: Path, name: str) -> int:
-    try:
-        # The arguments of a script lie beside its weights in many files; a Namespace is attributes only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return sum(_sizes(torch.load(local, map_location="cpu", weights_only=True)))
-    except Exception as error:  # a damaged pickle can raise anything
-        raise BadData("InvalidCheckpoint", f"{name} is no file of PyTorch weights: {_first_line(error)}") from error
-
-
-def _sizes(value: Any) -> Iterable[int]:
-    if isinstance(value, torch.Tensor):
-        yield value.numel()
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _sizes(inner)
+def _count_values(local: Path, name: str, preset: str) -> int:
+    """Count the values of a file of weights; refuse a file that is none, or of another network than the preset's."""
+    tensors = find_state_dict(read_document(local, where=name), where=name).tensors
+    require_finite(tensors, where=name)
+    require_preset(Initial(weights=tensors, origin=name), preset)
+    return sum(value.numel() for value in tensors.values())
 
 
 def _remove_unused(folder: Folder, preset: str, names: tuple[str, ...]) -> None:
@@ -235,11 +201,6 @@ def _read_manifest(folder: Folder, preset: str) -> Mapping[str, Any]:
 def _describe_preset(preset: str, folder: Folder, stored: set[str]) -> dict[str, Any]:
     architecture = PRESETS[preset].architecture
     published = _file_name(torchvision.models.get_model_weights(architecture).DEFAULT.url)
-    # Presets of one network share what was pushed; a preset's own comes first.
-    names = [preset, *(name for name in PRESETS if name != preset and PRESETS[name].architecture == architecture)]
+    names = same_network(preset)
     pushed = next((_read_manifest(folder, name) for name in names if f"{name}/{MANIFEST}" in stored), None)
     return {"preset": preset, "pushed": pushed, "published": published, "stored": published in stored}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -65,6 +65,8 @@ def _broken(error: ImageError) -> Broken:
         return Broken("TooLarge", str(error))
     if error.code == "ImageTooNarrow":
         return Broken("AspectRatio", str(error))
+    if error.code == "DamagedImage":
+        return Broken("Corrupt", f"cannot be decoded: {error}")
     return Broken("Corrupt", str(error))
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from bloomery_trainer.engine import memory
 from bloomery_trainer.engine.attempts import note_ended
 from bloomery_trainer.engine.early_stopping import is_still_improving
+from bloomery_trainer.engine.head import HeadFit
+from bloomery_trainer.engine.head_training import fit_on_features
 from bloomery_trainer.engine.loss import class_weights
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.resources import memory_bytes
@@ -53,13 +55,18 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
     recipe = resolve(
         job.config.hyperparameters,
         job.preset,
-        images=len(dataset.splits["validation" if job.config.evaluate_only else "train"]),
-        start="scratch" if start is None else "pretrained",
+        images=len(dataset.splits["train"]),
+        start="scratch" if start is None else "head-probe",
         processes=job.world.size,
     )
     job = replace(job, resolved_recipe=recipe)
     job.memory.reserve(reserved_bytes(job))
     return job
+
+
+def _knows_classes(start: Initial, dataset: LocalDataset) -> bool:
+    """Whether the initial model's head has a row for each class already."""
+    return bool(start.classes) and set(dataset.classes) <= set(start.classes)
 
 
 def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
@@ -71,6 +78,10 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         job.progress.update(lastCheckpoint=news.document())
 
     model, notes = build_model(job, dataset, start)
+    if job.recipe.fits_head:
+        fitted = _fit_head_alone(job, dataset, model, record, notes)
+        if fitted is not None:
+            return fitted
     plan = make_plan(job, dataset, record, on_saved)
     images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
     notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
@@ -78,12 +89,9 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     if batch_norm:
         log.warning("%s", batch_norm)
         notes = (*notes, batch_norm)
-    state = loop.start(model, plan)
-    earlier = plan.checkpoints.newest(job.world)
-    if earlier is not None:
-        _refuse_anothers(job, earlier)
-        loop.resume(state, earlier, plan)
-        log.info("going on from the checkpoint at step %d", state.step)
+    state, probe = _initial_state(job, dataset, start, model, plan)
+    if probe is not None:
+        notes = (*notes, f"{probe.sentence} Fine-tuning started from there.")
     job.world.require_same("where to go on", f"step {state.step}, weights {weights_digest(model)}")
     record.begin(state.step)
     job.progress.update(starts=job.starts, step=state.step)
@@ -112,6 +120,48 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
     )
 
 
+def _initial_state(
+    job: Job, dataset: LocalDataset, start: Initial | None, model: nn.Module, plan: loop.Plan
+) -> tuple[loop.TrainState, HeadFit | None]:
+    """The state of the newest checkpoint, or that before the first step with a new head fitted on features."""
+    earlier = plan.checkpoints.newest(job.world)
+    probe = None
+    if earlier is None and start is not None and job.recipe.trainable == "All" and not _knows_classes(start, dataset):
+        # Random rows of a new head would spoil pretrained weights in the first steps (arXiv:2202.10054).
+        probe = fit_on_features(job, dataset.splits["train"], model, plan.head)
+    state = loop.start(model, plan)
+    if earlier is not None:
+        _refuse_anothers(job, earlier)
+        loop.resume(state, earlier, plan)
+        log.info("going on from the checkpoint at step %d", state.step)
+    elif probe is not None:
+        loop.judge_start(state, plan)
+    return state, probe
+
+
+def _fit_head_alone(
+    job: Job, dataset: LocalDataset, model: nn.Module, record: Record, notes: tuple[str, ...]
+) -> Fitted | None:
+    """Fits the head on features of the frozen body; None where they do not fit in memory."""
+    record.begin(0)
+    job.progress.update(starts=job.starts)
+    head = job.preset.head(image_size=job.preprocess.crop)
+    fit = fit_on_features(job, dataset.splits["train"], model, head)
+    if fit is None:
+        return None
+    if fit.accuracy is not None:
+        record.log({"train/cross_validated_top1": fit.accuracy, "train/head_strength": fit.strength}, 0)
+    note = unreadable_note(dataset.unreadable_keys)
+    return Fitted(
+        model=model,
+        reason="Trained",
+        best_epoch=None,
+        notes=(*notes, fit.sentence, *([note] if note else [])),
+        starts=job.starts,
+        saved=None,
+    )
+
+
 def _run_loop(job: Job, state: loop.TrainState, plan: loop.Plan) -> loop.Best:
     """Trains, and leaves only when the last checkpoint is written or the grace period is nearly over."""
     try:
@@ -136,6 +186,8 @@ def _outcome_notes(state: loop.TrainState, best: loop.Best, *, improving: bool) 
             f"{state.divergence.learning_rate:g}); the model is that of epoch {best.epoch}, the best before. "
             "A lower hyperparameters.learningRate avoids this."
         )
+    if best.epoch == 0:
+        yield "Fine-tuning never exceeded the fitted head, so the model is the one that it started from."
     if improving:
         yield "The metric was still rising at the end; more epochs would help."
 
@@ -151,7 +203,7 @@ def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:
 
 def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
     """The network on the device, with the weights to start from, and what people should know of that."""
-    size = job.recipe.training_size if not job.config.evaluate_only else job.preprocess.crop
+    size = job.recipe.training_size
     model = job.preset.build(len(dataset.classes), image_size=size)
     notes: list[str] = []
     if start is not None:

@@ -310,6 +310,13 @@ def resume(state: TrainState, saved: dict[str, Any], plan: Plan) -> None:
         _set_random(saved["random"][plan.world.rank], plan.device)
 
 
+def judge_start(state: TrainState, plan: Plan) -> None:
+    """Evaluates the model before the first step, so that training cannot end with a worse one than it began with."""
+    evaluation = plan.validate(state.judged)
+    rank = (evaluation.metrics[plan.metric], -evaluation.metrics["loss"])
+    state.best = Best(0, rank, _copy_of_weights(state.judged))
+
+
 def fit(state: TrainState, plan: Plan) -> Best:
     """Trains until the last step, or until somebody or something ends it, and returns the best epoch's weights.
 

@@ -50,6 +50,19 @@ MAX_WARMUP_STEPS = 500
 MAX_GRAD_NORM: Mapping[OptimizerName, float] = {"sgd": 5.0, "adamw": 1.0}
 """Largest norm of a step's gradient over all weights; a larger gradient is scaled down to it."""
 
+_STEP_FIELDS = (
+    "epochs",
+    "max_steps",
+    "learning_rate",
+    "learning_rate_schedule",
+    "optimizer",
+    "warmup_epochs",
+    "augmentation",
+    "mixup",
+    "ema",
+)
+"""Hyperparameters that speak of steps: who gives one with a frozen body wants the head trained by steps."""
+
 REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
 """Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
 
@@ -86,7 +99,13 @@ class Recipe:
     ema: float
     balance: Literal["None", "Loss", "Sampling"]
     trainable: Literal["All", "Head"]
+    trains_by_steps: bool
     seed: int
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether only the head is trained, and nothing asks for steps: it is then fitted on features at once."""
+        return self.trainable == "Head" and not self.trains_by_steps
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""
@@ -158,6 +177,7 @@ def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start
         ema=_or(given.ema, 0.0),
         balance=given.balance,
         trainable=given.trainable,
+        trains_by_steps=given.trainable == "All" or any(getattr(given, name) for name in _STEP_FIELDS),
         seed=given.seed,
     )
 

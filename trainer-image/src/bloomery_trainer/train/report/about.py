@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bloomery_trainer.train.dataset import LocalDataset
@@ -21,6 +22,10 @@ class ReportAbout:
         validation: the answers on the validation images, in their order.
         test: the answers on the test images, in their order, where there are any.
         data_type: what the model that answered computes in, such as float32 or int8.
+        start: what training started from: kind (Scratch, Published, …), origin and warning; None where nothing was
+            trained.
+        last_epoch: the last epoch's number (`epoch`) and its figures on the validation images, whose weights need not
+            be the best ones.
         balance: how training balanced unequal classes: None, Loss or Sampling.
         notes: sentences that people should know.
     """
@@ -33,6 +38,8 @@ class ReportAbout:
     validation: Evaluation
     test: Evaluation | None = None
     data_type: str = "float32"
+    start: Mapping[str, str] | None = None
+    last_epoch: Mapping[str, float] | None = None
     balance: str = "None"
     notes: tuple[str, ...] = ()
 

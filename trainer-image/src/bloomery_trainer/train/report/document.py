@@ -41,6 +41,8 @@ def evaluation_document(about: ReportAbout) -> dict[str, Any]:
         "datasets": [
             {"name": part.name, "version": part.version, "classes": list(part.classes)} for part in dataset.parts
         ],
+        "initialModel": None if about.start is None else dict(about.start),
+        "lastEpoch": None if about.last_epoch is None else dict(about.last_epoch),
         "dataType": about.data_type,
         "balance": about.balance,
         "split": about.split,

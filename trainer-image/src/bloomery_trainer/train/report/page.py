@@ -85,11 +85,13 @@ def render(document: Mapping[str, Any], about: ReportAbout) -> str:
 
 def _figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One line for each figure, with what it means."""
-    splits = [document[split] for split in ("test", "validation") if document[split] is not None]
+    columns = [document[split]["metrics"] for split in ("test", "validation") if document[split] is not None]
+    rows = [key for key in _MEANINGS if any(key in column for column in columns)]
+    if document["lastEpoch"] is not None:
+        columns.append(document["lastEpoch"])
     return [
-        {"name": words, "key": key, "values": [split["metrics"].get(key) for split in splits], "meaning": meaning}
-        for key, (words, meaning) in _MEANINGS.items()
-        if any(key in split["metrics"] for split in splits)
+        {"name": words, "key": key, "values": [column.get(key) for column in columns], "meaning": meaning}
+        for key, (words, meaning) in ((key, _MEANINGS[key]) for key in rows)
     ]
 
 

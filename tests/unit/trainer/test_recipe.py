@@ -80,6 +80,11 @@ def test_default_warmup_is_at_most_a_tenth_of_all_steps(preset: str, given: dict
         assert 0 < resolved.warmup_steps(91) <= total / 10 + 0.5
 
 
+def test_far_too_many_epochs_do_not_lengthen_the_warmup() -> None:
+    assert recipe(epochs=1_000).warmup_steps(93) == 500
+    assert recipe(preset="convnext-tiny", epochs=1_000).warmup_steps(93) == 1_000
+
+
 def test_explicit_warmup_beyond_half_the_run_is_taken_and_noted() -> None:
     resolved = recipe(epochs=4, warmupEpochs=3)
 

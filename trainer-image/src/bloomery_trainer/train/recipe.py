@@ -64,10 +64,10 @@ _STEP_FIELDS = (
 )
 """Hyperparameters that speak of steps: who gives one with a frozen body wants the head trained by steps."""
 
-REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
+REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment", "Crops"})
 """Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
 
-_REDUCED_FROM_PIXELS = 128
+_REDUCED_FROM_PIXELS = 160
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,17 +16,23 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bloomery_model.folder import (
+    LABEL_FILES,
+    LABELS,
+    METADATA,
+    MODEL,
+    ONNX_DATA_SUFFIXES,
+    PREPROCESS,
+    SERVED_FILES,
+    LabelsError,
+    format_labels,
+    model_digest,
+    parse_labels,
+)
 from bloomery_serving.errors import ModelError
 from bloomery_serving.lineage import Lineage, read_lineage
 from bloomery_serving.sources import Source, open_source
 
-MODEL, LABELS, PREPROCESS = "model.onnx", "labels.txt", "preprocess.json"
-SERVED_FILES = (MODEL, LABELS, PREPROCESS)
-"""What serving needs of a model folder; the weights for further training stay where they are."""
-
-LABEL_FILES = ("labels.txt", "classes.txt", "labels.json")
-WEIGHTS = (".data", "_data", ".bin", ".weight", ".weights")
-"""How files end in which ONNX keeps weights beside the model."""
 RECORD = "fetched.json"
 """What was fetched, beside the model's files."""
 _EXTRA = "extra_files"
@@ -88,12 +94,6 @@ def fetch_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str
     return _fetch_own(source, folder, digest) or _fetch_any(source, folder, digest)
 
 
-def model_digest(files: Mapping[str, str]) -> str:
-    """Return a model's digest: that of the canonical JSON of its files' digests."""
-    canonical = json.dumps(dict(files), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return _sha256(canonical.encode())
-
-
 def _recorded(folder: Path) -> StoredModel | None:
     """Return what was fetched before, if every byte of it is still there."""
     try:
@@ -106,7 +106,7 @@ def _recorded(folder: Path) -> StoredModel | None:
 
 def _fetch_own(source: Source, folder: Path, digest: str) -> StoredModel | None:
     """Fetch from a folder that a training wrote; None where it is not one."""
-    content = source.read("metadata.json")
+    content = source.read(METADATA)
     if content is None:
         return None
     try:
@@ -156,7 +156,9 @@ def _any_layout(source: Source) -> Layout:
             f"{models[0]} at {source.uri} has no file that names its classes: put labels.txt beside it, a class in "
             "each line, in the order of the model's output.",
         )
-    beside = [path for path in paths if path.endswith(WEIGHTS) and PurePosixPath(path).parent == PurePosixPath(".")]
+    beside = [
+        path for path in paths if path.endswith(ONNX_DATA_SUFFIXES) and PurePosixPath(path).parent == PurePosixPath(".")
+    ]
     files = {models[0]: MODEL} | {path: path for path in beside}
     return Layout(files | ({by_name[PREPROCESS]: PREPROCESS} if PREPROCESS in by_name else {}), labels)
 
@@ -164,33 +166,16 @@ def _any_layout(source: Source) -> Layout:
 def _class_names(source: Source, path: str, content: bytes) -> list[str]:
     """Return the names that a file of LABEL_FILES holds."""
     try:
-        # With or without the mark that Windows puts before UTF-8.
-        text = content.decode("utf-8-sig")
-        labels = _read_json_labels(text) if path.endswith(".json") else text.replace("\r\n", "\n").split("\n")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            "BadLabels",
-            f'{path} at {source.uri} does not name classes: it must be UTF-8 text, ["rose", …] or {{"0": "rose", …}}.',
-        ) from error
-    while labels and not labels[-1]:
-        labels.pop()
-    return labels
+        return parse_labels(content, name=PurePosixPath(path).name)
+    except LabelsError as error:
+        raise ModelError("BadLabels", f"{path} at {source.uri} does not name classes: {error}.") from error
 
 
 def _write_labels(path: Path, labels: Sequence[str]) -> str:
     """Write labels.txt, a class in each line; return its digest."""
-    content = "".join(f"{label}\n" for label in labels).encode()
+    content = format_labels(labels)
     path.write_bytes(content)
     return _sha256(content)
-
-
-def _read_json_labels(text: str) -> list[str]:
-    document = json.loads(text)
-    if isinstance(document, dict):
-        document = [document[str(number)] for number in range(len(document))]
-    if not isinstance(document, list) or not all(isinstance(label, str) for label in document):
-        raise TypeError("neither a list of names nor numbers with names")
-    return document
 
 
 def _require_digest(uri: str, *, wanted: str, actual: str) -> None:

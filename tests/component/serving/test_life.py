@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bloomery_serving.storage import model_digest
+from bloomery_model.folder import model_digest
 
 pytestmark = pytest.mark.feature("S2")
 

@@ -32,11 +32,11 @@ def is_prepared(file: Damaged) -> bool:
 def trained_pixels(file: Damaged) -> NDArray[np.uint8] | None:
     """Return what training and evaluation see; None if they refuse it."""
     try:
-        whole = Whole(PREPROCESS.resize)(file.data)
+        whole = Whole(PREPROCESS.resize, PREPROCESS.min_decode_side)(file.data)
         framed: NDArray[np.uint8] = Framed(PREPROCESS)(file.data).permute(1, 2, 0).numpy()
     except ImageError:
         return None
-    assert min(whole.shape[1:]) == PREPROCESS.resize
+    assert PREPROCESS.resize <= min(whole.shape[1:]) <= PREPROCESS.min_decode_side
     return framed
 
 

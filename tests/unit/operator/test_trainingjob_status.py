@@ -9,9 +9,16 @@ import pytest
 
 from bloomery_operator.api import Dataset
 from bloomery_operator.api.durations import go_duration, seconds_of
+from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.resources.train import StartingPoint
 from bloomery_operator.status.results import TrainResult
-from bloomery_operator.status.trainingjob import TrainingJobObservation, derive_status, registered, starting_point
+from bloomery_operator.status.trainingjob import (
+    TrainingJobObservation,
+    derive_status,
+    registered,
+    registered_start,
+    starting_point,
+)
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_operator.status.workload import JobView
 from tests.unit.operator.samples import NOW, Manifest, dataset, job, pod, prepared_status, training_job
@@ -255,6 +262,18 @@ def test_recipe_of_another_image_stays_within_the_kinds_bounds() -> None:
     status = derive_status(observe(*ended(RESULT | {"recipe": recipe})), NOW)
     assert status.recipe is not None
     assert (len(status.recipe), len(status.recipe["field0"])) == (32, 256)
+
+
+@pytest.mark.feature("T18")
+def test_imported_model_is_evaluated_but_not_trained_on() -> None:
+    imported = ServedModel(uri="s3://models/imported", digest="sha256:d", name="flowers", version="2")
+    reference = "models:/flowers/2"
+    refused = registered_start(imported, reference)
+    assert isinstance(refused, Verdict) and refused.reason == "ModelNotOurs"
+    start = registered_start(imported, reference, evaluates=True)
+    assert start == StartingPoint(uri="s3://models/imported", digest="sha256:d", origin="flowers/2")
+    elsewhere = registered_start(ServedModel(uri="mlflow-artifacts:/1/model"), reference, evaluates=True)
+    assert isinstance(elsewhere, Verdict) and elsewhere.reason == "ModelNotOurs"
 
 
 @pytest.mark.feature("T18")

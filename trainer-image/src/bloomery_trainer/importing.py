@@ -17,10 +17,11 @@ import numpy as np
 import onnxruntime
 
 from bloomery_model import Preprocess
+from bloomery_model.folder import LABEL_FILES, ONNX_DATA_SUFFIXES, LabelsError, parse_labels
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
 from bloomery_trainer.mlflow_server import connect, experiment, in_words, is_final
-from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, digest, read_classes, write_classes
+from bloomery_trainer.model_folder import MODEL, PREPROCESS, digest, read_classes, write_classes
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 EXPERIMENT = "imported"
 _FROM = "bloomery.dev/imported-from"
-LABEL_FILES = (LABELS, "classes.txt", "labels.json")
-_WEIGHTS = (".data", "_data", ".bin", ".weight", ".weights")
 _DEFAULT_SIDE = 224
 
 
@@ -108,7 +107,7 @@ def fetch(source: Folder, target: Path) -> FetchedModel:
             f"{source.uri} does not name the classes of {models[0]}: put labels.txt beside it, a class in each line, "
             "in the order of the model's output",
         )
-    beside = [path for path in paths if path.endswith(_WEIGHTS) or path == PREPROCESS]
+    beside = [path for path in paths if path.endswith(ONNX_DATA_SUFFIXES) or path == PREPROCESS]
     targets = {models[0]: MODEL, labels: labels} | {path: path for path in beside}
     digests = {path: f"sha256:{source.download(path, target / name)}" for path, name in targets.items()}
     _name_classes(target / labels)
@@ -144,14 +143,9 @@ def _write_preprocess(folder: Path, shape: list[Any]) -> int:
 def _name_classes(given: Path) -> None:
     """Makes labels.txt of the file that names the classes."""
     try:
-        text = given.read_text(encoding="utf-8")
-        document = json.loads(text) if given.suffix == ".json" else text.replace("\r\n", "\n").rstrip("\n").split("\n")
-        names = [document[str(number)] for number in range(len(document))] if isinstance(document, dict) else document
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError("neither a list of names nor numbers with names")
-        write_classes(given.parent, names)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadData("BadLabels", f"{given.name} names no classes: a class in each line, or a JSON list") from error
+        write_classes(given.parent, parse_labels(given.read_bytes(), name=given.name))
+    except LabelsError as error:
+        raise BadData("BadLabels", f"{given.name} names no classes: {error}") from error
 
 
 def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) -> str:

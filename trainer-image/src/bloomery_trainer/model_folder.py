@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bloomery_model.folder import LABELS as LABELS
+from bloomery_model.folder import METADATA as METADATA
+from bloomery_model.folder import MODEL as MODEL
+from bloomery_model.folder import PREPROCESS as PREPROCESS
+from bloomery_model.folder import SERVED_FILES, format_labels, model_digest
+from bloomery_model.folder import WEIGHTS as WEIGHTS
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.storage import Folder
 
-MODEL, LABELS, PREPROCESS, WEIGHTS = "model.onnx", "labels.txt", "preprocess.json", "state.pt"
-SERVED = (MODEL, LABELS, PREPROCESS)
+SERVED = SERVED_FILES
 FILES = (*SERVED, WEIGHTS)
-METADATA = "metadata.json"
 
 FolderKind = Literal["Trained", "Onnx"]
 
@@ -107,7 +111,7 @@ def read_classes(folder: Path) -> tuple[str, ...]:
 
 def write_classes(folder: Path, names: Iterable[str]) -> None:
     """Writes labels.txt."""
-    (folder / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (folder / LABELS).write_bytes(format_labels(names))
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -117,8 +121,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 def digest(files: Mapping[str, str]) -> str:
     """A model's digest: of the canonical JSON of its files' digests."""
-    canonical = json.dumps(dict(files), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+    return model_digest(files)
 
 
 def metadata(folder: Path, about: Mapping[str, Any]) -> bytes:

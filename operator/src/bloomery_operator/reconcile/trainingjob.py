@@ -99,7 +99,8 @@ async def _starting_point(context: Context, training_job: TrainingJob) -> Starti
         return starting_point(wanted.training_job, other)
     if wanted.mlflow is not None:
         environment = await read_storage_secret(context, namespace)
-        return registered_start(await context.registry.find(environment, wanted.mlflow), wanted.mlflow)
+        found = await context.registry.find(environment, wanted.mlflow)
+        return registered_start(found, wanted.mlflow, evaluates=bool(training_job.spec.evaluate_only))
     if wanted.weights is not None:
         origin = "scratch" if wanted.weights == SCRATCH else f"weights {wanted.weights}"
         return StartingPoint(weights=wanted.weights, origin=origin)

@@ -84,7 +84,7 @@ class TrainerProgress(ApiModel):
     starts: int | None = None
     last_checkpoint: SavedState | None = None
     initial_model: StartedFrom | None = None
-    recipe: Mapping[str, RecipeValue] = {}
+    recipe: Mapping[str, RecipeValue] | None = None
 
 
 class TrainResult(ApiModel):
@@ -99,7 +99,7 @@ class TrainResult(ApiModel):
     last_checkpoint: SavedState | None = None
     promoted: Promoted | None = None
     initial_model: StartedFrom | None = None
-    recipe: Mapping[str, RecipeValue] = {}
+    recipe: Mapping[str, RecipeValue] | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -108,11 +108,17 @@ def initial_model_not_ready(observation: TrainingJobObservation) -> Verdict | No
     return observation.start
 
 
-def registered_start(model: ServedModel | Verdict, reference: str) -> StartingPoint | Verdict:
-    """Return a model of MLflow's registry as what training starts from: it needs the weights of a folder of ours."""
+def registered_start(
+    model: ServedModel | Verdict, reference: str, *, evaluates: bool = False
+) -> StartingPoint | Verdict:
+    """Return a model of MLflow's registry as what training starts from: it needs the weights of a folder of ours.
+
+    To evaluate it, the model itself will do, also one that was imported into the store.
+    """
     if isinstance(model, Verdict):
         return model
-    if model.training_job is None:
+    in_store = model.uri.startswith(("s3://", "file://"))
+    if model.training_job is None and not (evaluates and in_store):
         return Verdict(
             "ModelNotOurs",
             f"{reference} is {model.display}, which was not made by a TrainingJob: there are no weights to go on from.",
@@ -320,7 +326,7 @@ def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> 
 def _start_and_recipe(told: TrainerProgress | TrainResult, status: TrainingJobStatus) -> dict[str, Any]:
     """Return what the trainer started from, where the job did not say it, and the recipe that it chose."""
     start = told.initial_model.origin if told.initial_model else None
-    chosen = {name: value for name, value in told.recipe.items() if value is not None}
+    chosen = {name: value for name, value in (told.recipe or {}).items() if value is not None}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     shown = {name: text[:_RECIPE_VALUE_CHARACTERS] for name, text in texts.items()}
     recipe = dict(list(shown.items())[:_RECIPE_ENTRIES])

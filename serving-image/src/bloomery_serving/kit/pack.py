@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import get_args
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+from bloomery_model.folder import ONNX_DATA_SUFFIXES
 from bloomery_serving.errors import ModelError
 from bloomery_serving.kit.manifest import MANIFEST, MODEL, Flavour, KitError, Manifest, Platform, digest_of
 from bloomery_serving.settings import Settings
-from bloomery_serving.storage import WEIGHTS, fetch_model
+from bloomery_serving.storage import fetch_model
 
 BASE = Path("/kit")
 """Where the image of the kits has what every kit of a platform and a flavour is made of."""
@@ -28,7 +29,7 @@ _KEPT = {
 }  # fmt: skip
 """The settings that go along: what answers and pages say of the service and the model."""
 
-_DENSE = (".whl", ".onnx", *WEIGHTS)
+_DENSE = (".whl", ".onnx", *ONNX_DATA_SUFFIXES)
 """How files end that get no smaller."""
 _LEVEL = 6
 

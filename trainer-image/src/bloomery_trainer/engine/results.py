@@ -90,6 +90,7 @@ def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[
         "reason": "Evaluated" if fitted is None else fitted.reason,
         "mlflow": record.run_document(),
         "initialModel": figures["initialModel"],
+        **({"recipe": figures["recipe"]} if "recipe" in figures else {}),
         "lastEpoch": _rounded(fitted.last_epoch) if fitted is not None and fitted.last_epoch else None,
         "stillImproving": fitted is not None and fitted.still_improving,
         "starts": job.starts if fitted is None else fitted.starts,

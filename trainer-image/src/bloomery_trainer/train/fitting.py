@@ -59,7 +59,9 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
         start="scratch" if start is None else "head-probe",
         processes=job.world.size,
     )
-    return replace(job, resolved_recipe=recipe)
+    job = replace(job, resolved_recipe=recipe)
+    job.memory.reserve(reserved_bytes(job))
+    return job
 
 
 def _knows_classes(start: Initial, dataset: LocalDataset) -> bool:
@@ -81,8 +83,8 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         if fitted is not None:
             return fitted
     plan = make_plan(job, dataset, record, on_saved)
-    images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
-    notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
+    epoch_steps = plan.batches.steps_per_epoch
+    notes = (*notes, *recipe_notes(job.recipe, steps_per_epoch=epoch_steps))
     batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
     if batch_norm:
         log.warning("%s", batch_norm)
@@ -272,7 +274,9 @@ def _micro_batch(job: Job, batch: int) -> int:
 
 
 def reserved_bytes(job: Job) -> int:
-    """Memory that this process needs for a training step, which decoded images must leave free."""
+    """Memory of the node that this process needs for training, which decoded images must leave free."""
+    if job.device.type == "cuda":
+        return memory.GPU_PROCESS_BYTES
     own_batch = max(1, job.recipe.batch_size // job.world.size)
     recipe, size = job.recipe, _micro_batch(job, own_batch)
     return memory.step_memory_bytes(

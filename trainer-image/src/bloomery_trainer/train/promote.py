@@ -180,6 +180,19 @@ def _recorded(client: MlflowClient, candidate: Candidate, current: ModelVersion)
     return None if value is None else float(value)
 
 
+def remembered(judge: Judge) -> Judge:
+    """The same judge, which runs each model once: what MLflow answers late is asked again, and takes no pass more."""
+    verdicts: dict[tuple[str, str], tuple[Comparison, str]] = {}
+
+    def ask(version: ModelVersion, metric: str) -> tuple[Comparison, str]:
+        key = (str(version.version), metric)
+        if key not in verdicts:
+            verdicts[key] = judge(version, metric)
+        return verdicts[key]
+
+    return ask
+
+
 @dataclass(frozen=True)
 class PairedJudge:
     """Compares the candidate with a version by running that version's own files on this job's held-out images.

@@ -45,6 +45,9 @@ SHORT_RUN_IMAGES = 320_000
 SMALL_IMAGE_PIXELS = 96
 """Image size below which things fill the frame, as digits and icons do: crops must leave nearly all of it."""
 
+MAX_WARMUP_STEPS = 500
+"""The most that the learning rate rises for by default, as in BiT-HyperRule; twice as long for a doubled share."""
+
 MAX_GRAD_NORM: Mapping[OptimizerName, float] = {"sgd": 5.0, "adamw": 1.0}
 """Largest norm of a step's gradient over all weights; a larger gradient is scaled down to it."""
 
@@ -65,7 +68,6 @@ REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
 """Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
 
 _REDUCED_FROM_PIXELS = 128
-_ADVISE_WEIGHTS_BELOW_IMAGES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,11 +210,9 @@ def default_epochs(images: int, start: Start) -> int:
     return max(1, math.ceil(images_seen(images, start) / max(1, images)))
 
 
-def notes(recipe: Recipe, *, images: int, steps_per_epoch: int) -> tuple[str, ...]:
+def notes(recipe: Recipe, *, steps_per_epoch: int) -> tuple[str, ...]:
     """What people should know of the choices, in sentences."""
     sentences: list[str] = []
-    if recipe.start == "scratch" and images < _ADVISE_WEIGHTS_BELOW_IMAGES:
-        sentences.append(f"Trained from scratch; published weights usually give far more on {images:,} images.")
     total, warmup = recipe.total_steps(steps_per_epoch), recipe.warmup_steps(steps_per_epoch)
     if warmup > total / 2:
         sentences.append(
@@ -290,8 +290,10 @@ def _learning_rates(given: Hyperparameters, rates: Rates, stages: Stages, scale:
 def _warmup_epochs(given: Hyperparameters, preset: Preset, epochs: int, steps_per_epoch: int) -> float:
     if given.warmup_epochs is not None:
         return given.warmup_epochs
-    whole = given.max_steps / steps_per_epoch if given.max_steps is not None else epochs
-    return preset.warmup_share * whole
+    total = given.max_steps if given.max_steps is not None else epochs * steps_per_epoch
+    # People give far more epochs than maxTrainingTime allows: the rate must not rise for most of that time.
+    steps = min(preset.warmup_share * total, preset.warmup_share / 0.05 * MAX_WARMUP_STEPS)
+    return steps / steps_per_epoch
 
 
 def _training_size(size: int, augmentation: Augmentation, preset: Preset) -> int:

@@ -234,7 +234,7 @@ class MlflowRecord:
             value=model.metrics[self._config.metric],
             data=lineage.data_tags(self._config),
         )
-        judge = promote.PairedJudge(images, model.evaluation, model.folder, self._config.output.uri)
+        judge = promote.remembered(promote.PairedJudge(images, model.evaluation, model.folder, self._config.output.uri))
         try:
             return registry.within(
                 self._wait_seconds, lambda: promote.promote(self._tracker.client, wanted, candidate, judge)

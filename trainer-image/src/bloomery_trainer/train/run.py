@@ -96,6 +96,7 @@ def _run(job: Job) -> dict[str, Any]:
     start = initial if initial.is_pretrained else None
     dataset = job.dataset(("train", "validation", "test"))
     job = fitting.with_recipe(job, dataset, start)
+    job.progress.update(recipe=job.recipe.parameters())
     with opened_record(job, origin=initial.origin) as record:
         _refuse_unfit(job, dataset)
         fitted = fitting.fit(job, dataset, start, record)

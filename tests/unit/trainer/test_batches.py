@@ -36,7 +36,7 @@ NO_MEMORY = MemoryBudget(0, reserved_bytes=0)
 
 def recipe(**given: Any) -> Recipe:
     plain = {"batchSize": 4, "imageSize": 32, "augmentation": "None", "horizontalFlip": False}
-    return resolve(Hyperparameters.model_validate({**plain, **given}), PRESETS["resnet18"])
+    return resolve(Hyperparameters.model_validate({**plain, **given}), PRESETS["resnet18"], images=24, start="scratch")
 
 
 @pytest.fixture(params=["kept in memory", "decoded each time", "decoded by workers"])

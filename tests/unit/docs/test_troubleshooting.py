@@ -16,7 +16,6 @@ PASSED_ON = {
     "blocking.reason",
     "error.reason",
     "job.failure.reason",
-    "reason",  # why a training cools down, which becomes the way in which it ended
     "reason",
     "refused['reason']",
     "result.reason",

@@ -264,8 +264,8 @@ class Mlflow(_Model):
 class TrainOutput(_Model):
     """The folder in the store that takes what is made; the log may be kept elsewhere too.
 
-    With `quantization` Int8 the exported model computes in int8, unless that costs more than a point of top1 on the
-    validation images or is not faster.
+    With `quantization` Int8 the exported model computes in int8, unless that costs more than a point of the metric
+    on the held-out images or is not faster.
     """
 
     uri: Uri

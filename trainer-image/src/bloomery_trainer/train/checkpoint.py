@@ -27,7 +27,8 @@ from bloomery_trainer.train.world import World
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-_FORMAT = 1
+FORMAT = 2
+"""Of the state in a checkpoint; a trainer resumes from its own format only."""
 _NAME = re.compile(rf"^{FOLDER}/step-(\d{{9}})\.pt$")
 _DIGEST = ".sha256"
 
@@ -124,7 +125,7 @@ class Checkpoints:
 
     def _write(self, step: int, state: Mapping[str, Any]) -> None:
         path = self._scratch / "saving.pt"
-        torch.save({"format": _FORMAT, "step": step, **state}, path)
+        torch.save({"format": FORMAT, "step": step, **state}, path)
         name = _name(step)
         # The digest first: a file with none beside it is one that an earlier release wrote.
         self._output.write(f"{name}{_DIGEST}", _sha256(path).encode())

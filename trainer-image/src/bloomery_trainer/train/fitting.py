@@ -17,13 +17,14 @@ from bloomery_trainer.engine.head import HeadFit
 from bloomery_trainer.engine.head_training import fit_on_features
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.resources import memory_bytes
-from bloomery_trainer.train import initial, loop, precision
+from bloomery_trainer.train import checkpoint, initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved, weights_digest
 from bloomery_trainer.train.data import training_batches, unreadable_note
 from bloomery_trainer.train.dataset import LocalDataset
 from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.job import Job
 from bloomery_trainer.train.observer import RunObserver
+from bloomery_trainer.train.presets import Start
 from bloomery_trainer.train.recipe import notes as recipe_notes
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import Record
@@ -56,12 +57,19 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
         job.config.hyperparameters,
         job.preset,
         images=len(dataset.splits["train"]),
-        start="scratch" if start is None else "head-probe",
+        start=_start_of(job, start),
         processes=job.world.size,
     )
     job = replace(job, resolved_recipe=recipe)
     job.memory.reserve(reserved_bytes(job))
     return job
+
+
+def _start_of(job: Job, start: Initial | None) -> Start:
+    """A head that is trained by steps alone begins at random; for fine-tuning it is fitted first, or known."""
+    if start is None:
+        return "scratch"
+    return "pretrained" if job.config.hyperparameters.trainable == "Head" else "head-probe"
 
 
 def _knows_classes(start: Initial, dataset: LocalDataset) -> bool:
@@ -193,11 +201,17 @@ def _outcome_notes(state: loop.TrainState, best: loop.Best, *, improving: bool) 
 
 
 def _refuse_anothers(job: Job, saved: Mapping[str, Any]) -> None:
-    """Raises BadConfig where the checkpoint is another job's, which had the same output folder and never ended."""
+    """Raises BadConfig where the checkpoint is another job's, or of another version of the trainer."""
     if saved["uid"] != job.config.uid:
         raise BadConfig(
             "OutputTaken",
             f"{job.config.output.uri} holds checkpoints of another job: give this one a folder of its own",
+        )
+    if saved["format"] != checkpoint.FORMAT:
+        raise BadConfig(
+            "CheckpointOfAnotherVersion",
+            f"the checkpoints in {job.config.output.uri} were written by another version of the trainer: go on with "
+            "its image, or start a new job with initialModel.uri at the newest of them",
         )
 
 

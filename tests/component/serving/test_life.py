@@ -17,7 +17,7 @@ pytestmark = pytest.mark.feature("S2")
 
 def refused(start_server, **settings):
     server = start_server(ready=False, **settings)
-    assert server.process.wait(20) == 1
+    assert server.process.wait(START_SECONDS) == 1
     assert "Traceback" not in server.log.read_text()
     return json.loads(server.termination_log.read_text())["error"]
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from bloomery_model.folder import model_digest
+from tests.component.serving.conftest import START_SECONDS
 
 pytestmark = pytest.mark.feature("S2")
 

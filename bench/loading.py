@@ -23,8 +23,8 @@ from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access
-from bloomery_trainer.train import data, fitting, loop
-from bloomery_trainer.train.data import TrainingBatches
+from bloomery_trainer.train import fitting, loop
+from bloomery_trainer.train.data import MemoryBudget, TrainingBatches
 from bloomery_trainer.train.job import Job, describe
 from bloomery_trainer.train.record import NoRecord
 from bloomery_trainer.train.world import World
@@ -49,9 +49,9 @@ class ReadyBatches(TrainingBatches):
 def measure(preset: str, dataset: dict[str, Any], *, batch: int, steps: int, in_memory: bool) -> dict[str, float]:
     """Images a second of both loops, epoch by epoch in turns; the median of each."""
     with tempfile.TemporaryDirectory() as scratch:
-        if not in_memory:
-            data.MEMORY_SHARE = 0.0
         job = _job(preset, dataset, batch=batch, scratch=Path(scratch))
+        if not in_memory:
+            job = replace(job, memory=MemoryBudget(0, reserved_bytes=0))
         images = job.dataset(("train", "validation"))
         job = fitting.with_recipe(job, images, None)
         plan = fitting.make_plan(job, images, NoRecord(), lambda _: None)

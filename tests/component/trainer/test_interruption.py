@@ -119,7 +119,9 @@ def test_training_time_is_counted_over_all_starts_and_then_the_best_is_kept(
 
 @pytest.mark.extended
 def test_a_training_that_no_longer_improves_is_stopped_early(trainers: Trainers, train_config: Config) -> None:
-    config = train_config("patient", {"learningRate": 1e-9, "maxSteps": 100_000}, earlyStopping={"patience": 2})
+    config = train_config(
+        "patient", {"learningRate": 1e-9, "maxSteps": 100_000, "warmupEpochs": 0}, earlyStopping={"patience": 2}
+    )
     ended = trainers.run(config).message
 
     assert ended["reason"] == "StoppedEarly"

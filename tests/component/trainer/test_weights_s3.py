@@ -10,24 +10,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
 import torch
 import torchvision  # type: ignore[import-untyped]
 
+from bloomery_trainer.config import PublishedWeights
+from bloomery_trainer.models import weights_store
+from bloomery_trainer.models.published import LocalWeights, WeightsFinder, published_file
+from bloomery_trainer.storage import S3Access, open_folder
 from testing.servers import S3_PROGRAM, S3Server, free_port
 
 URI = "s3://store/weights"
-
-
-class Ended(NamedTuple):
-    """How the command ended."""
-
-    code: int
-    printed: str
-    said: str
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +40,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.kill()
 
 
-def run(server: S3Server, *words: str, stdin: bytes = b"") -> Ended:
-    """Run the trainer's ``weights`` command as its pod does."""
+def access(server: S3Server) -> S3Access:
+    return S3Access.from_environment(server.environment())
+
+
+def put(server: S3Server, content: bytes, sha256: str) -> dict[str, Any]:
+    """Run the command as its pod does; return its answer."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    words = ("weights", "put", "mine.pt", f"--sha256={sha256}", "--preset=mobilenet-v2", f"--uri={URI}")
     done = subprocess.run(
-        [sys.executable, "-m", "bloomery_trainer", "weights", *words, f"--uri={URI}"],
-        env=inherited | server.environment(), input=stdin, capture_output=True, timeout=300, check=False,
+        [sys.executable, "-m", "bloomery_trainer", *words],
+        env=inherited | server.environment(), input=content, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
-    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def network() -> bytes:
@@ -60,27 +64,32 @@ def network() -> bytes:
 
 
 @pytest.mark.feature("T19")
-def test_pushed_weights_are_stored_whole_and_listed(store: S3Server) -> None:
+def test_pushed_weights_are_used_by_a_pod_without_internet(store: S3Server, tmp_path: Path) -> None:
     content = network()
     sha256 = hashlib.sha256(content).hexdigest()
-    put = ("put", "mine.pt", f"--sha256={sha256}", "--preset=mobilenet-v2")
-
-    broken = run(store, *put, stdin=content[: len(content) // 2])
-    assert broken.code == 1
-    assert broken.said.startswith("mine.pt did not arrive whole")
-    stored = run(store, *put, stdin=content)
-    assert stored.code == 0, stored.said
-
-    assert json.loads(stored.printed)["uri"] == f"{URI}/mobilenet-v2/mine.pt"
+    assert put(store, content, sha256)["uri"] == f"{URI}/mobilenet-v2/mine.pt"
     assert obstore.get(store.bucket("store"), "weights/mobilenet-v2/mine.pt").bytes() == content
-    listed: list[dict[str, Any]] = json.loads(run(store, "list").printed)
+
+    listed = weights_store.describe(open_folder(URI, access(store)))
     pushed = {item["preset"]: item["pushed"] for item in listed if item["pushed"]}
     assert pushed.keys() == {"mobilenet-v2"}
     assert (pushed["mobilenet-v2"]["file"], pushed["mobilenet-v2"]["sha256"]) == ("mine.pt", sha256)
 
+    finder = WeightsFinder(
+        file=published_file("mobilenet-v2", "DEFAULT"),
+        any_pushed=True,
+        settings=PublishedWeights(uri=URI, download=False),
+        open_folder=lambda uri: open_folder(uri, access(store)),
+        scratch=tmp_path,
+    )
+    found = finder.find()
+    assert isinstance(found, LocalWeights)
+    assert (found.kind, found.where) == ("Pushed", f"{URI}/mobilenet-v2/mine.pt")
+    assert found.path.read_bytes() == content
+
 
 @pytest.mark.feature("T19")
-def test_store_that_refuses_the_keys_is_named(store: S3Server) -> None:
-    refused = run(replace(store, key="another"), "list")
-    assert refused.code == 2
-    assert f"the store refuses access to {URI}" in refused.said
+def test_store_that_refuses_the_keys_is_named(store: S3Server, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = replace(store, key="another").environment()
+    assert weights_store.run({"action": "list", "uri": URI}, keys) == 2
+    assert f"the store refuses access to {URI}" in capsys.readouterr().err

@@ -16,6 +16,7 @@ PASSED_ON = {
     "blocking.reason",
     "error.reason",
     "job.failure.reason",
+    "reason",
     "refused['reason']",
     "result.reason",
     "spoken.reason",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bloomery_model import Preprocess
-from bloomery_trainer.config import Hyperparameters
+from bloomery_trainer.config import Hyperparameters, TrainConfig
 from bloomery_trainer.data.augment import largest_useful_side
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.train import data
+from bloomery_trainer.progress import Progress
+from bloomery_trainer.shutdown import Shutdown
+from bloomery_trainer.storage import S3Access
+from bloomery_trainer.train import data, fitting
 from bloomery_trainer.train.data import MemoryBudget, evaluation_loader, normalise, training_batches, views
 from bloomery_trainer.train.dataset import ImageFiles, LocalDataset
+from bloomery_trainer.train.job import describe
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import Recipe, resolve
+from bloomery_trainer.train.record import NoRecord
 from bloomery_trainer.train.world import World
 from tests.unit.trainer.stored_images import image_files, jpeg
 
@@ -30,7 +36,7 @@ NO_MEMORY = MemoryBudget(0, reserved_bytes=0)
 
 def recipe(**given: Any) -> Recipe:
     plain = {"batchSize": 4, "imageSize": 32, "augmentation": "None", "horizontalFlip": False}
-    return resolve(Hyperparameters.model_validate({**plain, **given}), PRESETS["resnet18"])
+    return resolve(Hyperparameters.model_validate({**plain, **given}), PRESETS["resnet18"], images=24, start="scratch")
 
 
 @pytest.fixture(params=["kept in memory", "decoded each time", "decoded by workers"])
@@ -72,7 +78,7 @@ def test_each_damaged_image_is_named_once(
     files = some_damaged(tmp_path, [3, 8])
     read(training_batches(files, PREPROCESS, recipe(), device=CPU, world=World(), budget=NO_MEMORY), epochs=3)
 
-    assert len([record for record in caplog.records if record.getMessage().startswith("3.jpg cannot be decoded")]) == 1
+    assert len([record for record in caplog.records if record.getMessage().startswith("3.jpg ")]) == 1
     assert data.unreadable_note(["3.jpg", "8.jpg"]) == "2 images could not be read and were left out: 3.jpg, 8.jpg"
     assert data.unreadable_note([]) is None
 
@@ -158,6 +164,8 @@ def test_the_budget_is_what_the_network_leaves() -> None:
     assert MemoryBudget.for_process(1000, share=0.3).available_bytes == 300
     assert MemoryBudget.for_process(1000, processes=2, reserved_bytes=450).available_bytes == 50
     budget = MemoryBudget.for_process(1000)
+    budget.reserve(600)
+    assert budget.available_bytes == 300
     budget.reserve(2000)
     assert budget.available_bytes == 0
 
@@ -250,3 +258,31 @@ def test_views_are_the_evaluated_one_its_mirror_image_and_crops(tmp_path: Path) 
     assert all(torch.equal(found[index], again[index]) for index in found)
     assert not torch.equal(found[0][2], found[0][3])
     assert not torch.equal(found[0][2], other[0][2])
+
+
+def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None:
+    files = some_damaged(tmp_path / "images", [])
+    dataset = LocalDataset((), ("a", "b"), {"train": files, "validation": files})
+    config = TrainConfig.model_validate(
+        {
+            "kind": "train",
+            "name": "small",
+            "uid": "1234",
+            "datasets": [{"name": "small", "version": "1", "uri": f"file://{tmp_path}"}],
+            "preset": "resnet18",
+            "hyperparameters": {"batchSize": 4, "imageSize": 32},
+            "mlflow": {"experiment": "small", "registeredModel": "small"},
+            "output": {"uri": f"file://{tmp_path}/output"},
+        }
+    )
+    job = describe(config, Progress(), Shutdown(), World(), S3Access.from_environment({}), tmp_path)
+    job = fitting.with_recipe(job, dataset, None)
+    step_bytes = fitting.reserved_bytes(job)
+
+    def source(memory_bytes: int) -> object:
+        crowded = replace(job, memory=MemoryBudget(memory_bytes, reserved_bytes=0))
+        plan = fitting.make_plan(crowded, dataset, NoRecord(), lambda _: None)
+        return plan.batches.loader.dataset._source  # type: ignore[attr-defined]
+
+    assert isinstance(source(step_bytes), data.OnDisk)
+    assert isinstance(source(2 * step_bytes), data.InMemory)

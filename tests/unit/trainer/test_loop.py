@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +18,6 @@ from bloomery_trainer.config import Checkpoint, Hyperparameters
 from bloomery_trainer.engine.cooldown import Cooldown
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.shutdown import Shutdown
-from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train import loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints
 from bloomery_trainer.train.data import TrainingBatches, normalise
@@ -84,12 +83,27 @@ class Recorded(loop.Silent):
         self.cooldowns.append(cooldown)
 
 
-def make_plan(folder: Path, *, batches: Batches | None = None, **changes: Any) -> loop.Plan:
+class States:
+    """Checkpoints in memory, each as a file would hold it."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, bytes] = {}
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keeps what torch.save makes of it."""
+        buffer = io.BytesIO()
+        torch.save({"step": step, **state}, buffer)
+        self.files[step] = buffer.getvalue()
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The state after so many steps, read as the trainer reads it."""
+        state: dict[str, Any] = torch.load(io.BytesIO(self.files[step]), weights_only=True)
+        return state
+
+
+def make_plan(*, batches: Batches | None = None, **changes: Any) -> loop.Plan:
     given = {"imageSize": SIZE, "batchSize": BATCH, "epochs": 10, "learningRate": 0.05, **changes.pop("given", {})}
     preprocess = Preprocess.for_size(SIZE)
-    folder.mkdir(exist_ok=True)
-    (folder / "scratch").mkdir(exist_ok=True)
-    output = open_folder(f"file://{folder}/output", S3Access.from_environment({}), create=True)
 
     def validate(model: nn.Module) -> Evaluation:
         model.eval()
@@ -108,7 +122,7 @@ def make_plan(folder: Path, *, batches: Batches | None = None, **changes: Any) -
         "world": World(),
         "observer": Recorded(),
         "shutdown": Shutdown(),
-        "checkpoints": Checkpoints(output, folder / "scratch", keep=9, on_saved=lambda _: None),
+        "checkpoints": cast(Checkpoints, States()),
         "checkpoint": Checkpoint.model_validate({"everySteps": 10_000}),
     }
     return loop.Plan(**{**values, **changes})
@@ -127,8 +141,8 @@ def weights(state: loop.TrainState) -> list[Tensor]:
     return [value.clone() for value in state.model.state_dict().values()]
 
 
-def test_run_to_its_end_anneals_and_learns(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
+def test_run_to_its_end_anneals_and_learns() -> None:
+    plan = make_plan()
     state = make_state(plan)
     best = loop.fit(state, plan)
 
@@ -138,10 +152,10 @@ def test_run_to_its_end_anneals_and_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.feature("T22")
-def test_stop_cools_down_before_it_ends(tmp_path: Path) -> None:
+def test_stop_cools_down_before_it_ends() -> None:
     shutdown = Shutdown()
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
-    plan = make_plan(tmp_path, batches=batches, shutdown=shutdown, given={"epochs": 100})
+    plan = make_plan(batches=batches, shutdown=shutdown, given={"epochs": 100})
     state = make_state(plan)
     loop.fit(state, plan)
 
@@ -150,11 +164,11 @@ def test_stop_cools_down_before_it_ends(tmp_path: Path) -> None:
     assert rates(plan)[-3:] == pytest.approx([0.05 * state.schedule(21) * share for share in (0.75, 0.5, 0.25)])
 
 
-def test_stop_with_a_given_schedule_ends_at_once(tmp_path: Path) -> None:
+def test_stop_with_a_given_schedule_ends_at_once() -> None:
     shutdown = Shutdown()
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
     given = {"epochs": 100, "learningRate": None, "learningRateSchedule": "100:0.05"}
-    plan = make_plan(tmp_path, batches=batches, shutdown=shutdown, given=given)
+    plan = make_plan(batches=batches, shutdown=shutdown, given=given)
     state = make_state(plan)
     loop.fit(state, plan)
 
@@ -162,14 +176,14 @@ def test_stop_with_a_given_schedule_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.feature("T22")
-def test_end_of_time_finds_an_annealed_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_of_time_finds_an_annealed_model(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
     def advance(_: int) -> None:
         now[0] += 1.0
 
-    plan = make_plan(tmp_path, batches=Batches(on_step=advance), max_seconds=60.0, given={"epochs": 1_000})
+    plan = make_plan(batches=Batches(on_step=advance), max_seconds=60.0, given={"epochs": 1_000})
     state = make_state(plan)
     loop.fit(state, plan)
 
@@ -178,14 +192,14 @@ def test_end_of_time_finds_an_annealed_model(tmp_path: Path, monkeypatch: pytest
     assert rates(plan)[-1] < 0.15 * max(rates(plan))
 
 
-def test_early_stopping_goes_by_the_metric_and_cools_down(tmp_path: Path) -> None:
+def test_early_stopping_goes_by_the_metric_and_cools_down() -> None:
     losses = iter(range(1_000, 0, -1))
 
     def validate(_: nn.Module) -> Evaluation:
         metrics = {"top1": 1.0, "loss": float(next(losses))}
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
-    plan = make_plan(tmp_path, validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 0})
+    plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 0})
     state = make_state(plan)
     best = loop.fit(state, plan)
 
@@ -194,12 +208,12 @@ def test_early_stopping_goes_by_the_metric_and_cools_down(tmp_path: Path) -> Non
     assert best.epoch == state.epoch == 4, "of equal metrics, the lower loss is the better one"
 
 
-def test_early_stopping_waits_for_the_end_of_the_warmup(tmp_path: Path) -> None:
+def test_early_stopping_waits_for_the_end_of_the_warmup() -> None:
     def validate(_: nn.Module) -> Evaluation:
         metrics = {"top1": 0.5, "loss": 1.0}
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
-    plan = make_plan(tmp_path, validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 6})
+    plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 6})
     state = make_state(plan)
     loop.fit(state, plan)
 
@@ -207,18 +221,18 @@ def test_early_stopping_waits_for_the_end_of_the_warmup(tmp_path: Path) -> None:
     assert state.cooldown.start == 8 * STEPS
 
 
-def test_resume_in_the_cooldown_gives_the_same_weights(tmp_path: Path) -> None:
+def test_resume_in_the_cooldown_gives_the_same_weights() -> None:
     results = []
     for name in ("whole", "resumed"):
         shutdown = Shutdown()
         batches = Batches(on_step=lambda step, shutdown=shutdown: shutdown.stop() if step == 41 else None)  # type: ignore[misc]
         given = {"epochs": 100, "ema": 0.9}
-        plan = make_plan(tmp_path / name, batches=batches, shutdown=shutdown, given=given, patience=50)
+        plan = make_plan(batches=batches, shutdown=shutdown, given=given, patience=50)
         state = make_state(plan)
         if name == "resumed":
             loop.fit(state, plan)
-            saved = torch.load(tmp_path / name / "output/checkpoints/step-000000041.pt", weights_only=True)
-            plan = make_plan(tmp_path / name, given=given, patience=50)
+            saved = cast(States, plan.checkpoints).at(41)
+            plan = make_plan(given=given, patience=50)
             state = make_state(plan)
             loop.resume(state, saved, plan)
         loop.fit(state, plan)
@@ -231,8 +245,8 @@ def test_resume_in_the_cooldown_gives_the_same_weights(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_one_step_that_is_no_number_is_left_out(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
+def test_one_step_that_is_no_number_is_left_out() -> None:
+    plan = make_plan()
     state = make_state(plan)
     network = cast(Network, state.model)
     network.before = lambda images: images * (float("inf") if state.step == 9 else 1)
@@ -243,8 +257,8 @@ def test_one_step_that_is_no_number_is_left_out(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in weights(state))
 
 
-def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
+def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum() -> None:
+    plan = make_plan()
     state = make_state(plan)
     before = weights(state)
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step < 4 else 1)
@@ -257,8 +271,8 @@ def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum(tmp_path: 
     assert not any(bool(buffer.any()) for buffer in buffers)
 
 
-def test_divergence_ends_with_the_best_model(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, given={"epochs": 50})
+def test_divergence_ends_with_the_best_model() -> None:
+    plan = make_plan(given={"epochs": 50})
     state = make_state(plan)
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step >= 12 else 1)
     best = loop.fit(state, plan)
@@ -270,8 +284,8 @@ def test_divergence_ends_with_the_best_model(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in best.weights.values())
 
 
-def test_weights_that_are_no_numbers_are_divergence(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, given={"learningRate": 1e38, "warmupEpochs": 0})
+def test_weights_that_are_no_numbers_are_divergence() -> None:
+    plan = make_plan(given={"learningRate": 1e38, "warmupEpochs": 0})
     state = make_state(plan)
 
     with pytest.raises(BadConfig, match=r"no number any more at step 4; lower hyperparameters.learningRate") as raised:
@@ -279,8 +293,8 @@ def test_weights_that_are_no_numbers_are_divergence(tmp_path: Path) -> None:
     assert raised.value.reason == "Diverged"
 
 
-def test_gradient_is_clipped(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, given={"momentum": 0, "weightDecay": 0, "learningRate": 1.0, "warmupEpochs": 0})
+def test_gradient_is_clipped() -> None:
+    plan = make_plan(given={"momentum": 0, "weightDecay": 0, "learningRate": 1.0, "warmupEpochs": 0})
     state = make_state(plan)
     cast(Network, state.model).fc.weight.data *= 1e4
     before = [value.detach().clone() for value in state.model.parameters()]
@@ -290,8 +304,8 @@ def test_gradient_is_clipped(tmp_path: Path) -> None:
     assert torch.cat([value.flatten() for value in moved]).norm() == pytest.approx(5.0, rel=1e-2)
 
 
-def test_average_follows_the_weights_from_the_first_steps_on(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, given={"ema": 0.9999, "epochs": 2})
+def test_average_follows_the_weights_from_the_first_steps_on() -> None:
+    plan = make_plan(given={"ema": 0.9999, "epochs": 2})
     state = make_state(plan)
     expected = copy.deepcopy(dict(state.model.named_parameters()))
     decays = [min(0.9999, (1 + step) / (10 + step)) for step in range(8)]
@@ -307,10 +321,10 @@ def test_average_follows_the_weights_from_the_first_steps_on(tmp_path: Path) -> 
 
 @pytest.mark.feature("T25")
 @pytest.mark.parametrize("given", [{}, {"mixup": 0.2}])
-def test_batch_in_parts_has_the_same_gradient(tmp_path: Path, given: dict[str, Any]) -> None:
+def test_batch_in_parts_has_the_same_gradient(given: dict[str, Any]) -> None:
     results = []
     for size in (BATCH, 3):
-        plan = make_plan(tmp_path, given=given, class_weights=torch.tensor([0.5, 1.0, 1.5]), micro_batch=size)
+        plan = make_plan(given=given, class_weights=torch.tensor([0.5, 1.0, 1.5]), micro_batch=size)
         state = make_state(plan)
         # Batch norm takes its statistics over a part, so the gradient is the same without it only.
         cast(Network, state.model).body[1] = nn.Identity()
@@ -328,8 +342,8 @@ def test_batch_in_parts_has_the_same_gradient(tmp_path: Path, given: dict[str, A
 
 
 @pytest.mark.feature("T25")
-def test_step_that_does_not_fit_is_done_again_in_smaller_parts(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
+def test_step_that_does_not_fit_is_done_again_in_smaller_parts() -> None:
+    plan = make_plan()
     state = make_state(plan)
     sizes: list[int] = []
 
@@ -349,8 +363,8 @@ def test_step_that_does_not_fit_is_done_again_in_smaller_parts(tmp_path: Path) -
 
 
 @pytest.mark.feature("T25")
-def test_image_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
+def test_image_that_does_not_fit_is_named() -> None:
+    plan = make_plan()
     state = make_state(plan)
 
     def before(_: Tensor) -> Tensor:
@@ -362,9 +376,9 @@ def test_image_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert raised.value.reason == "OutOfMemory"
 
 
-def test_float16_trains_with_a_scaler_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float16_trains_with_a_scaler_that_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "training_dtype", lambda *_, **__: torch.float16)
-    plan = make_plan(tmp_path)
+    plan = make_plan()
     state = make_state(plan)
     loop.fit(state, plan)
     saved = state.state_dict()["scaler"]
@@ -375,14 +389,14 @@ def test_float16_trains_with_a_scaler_that_is_saved(tmp_path: Path, monkeypatch:
     assert saved["_growth_tracker"] > 0
 
 
-def test_told_metric_is_the_best_so_far(tmp_path: Path) -> None:
+def test_told_metric_is_the_best_so_far() -> None:
     values = iter([0.5, 0.4, 0.6, 0.1])
 
     def validate(_: nn.Module) -> Evaluation:
         metrics = {"top1": next(values), "loss": 1.0}
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
-    plan = make_plan(tmp_path, validate=validate, given={"epochs": 4})
+    plan = make_plan(validate=validate, given={"epochs": 4})
     loop.fit(make_state(plan), plan)
 
     assert cast(Recorded, plan.observer).best == [0.5, 0.5, 0.6, 0.6]

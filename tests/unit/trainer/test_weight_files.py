@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,19 @@ import torchvision  # type: ignore[import-untyped]
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bloomery_model import Preprocess
+from bloomery_trainer import model_folder
+from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import weights
 from bloomery_trainer.models.weights import find_state_dict, read_document
-from bloomery_trainer.train.initial import Initial, require_preset, take_over
+from bloomery_trainer.storage import S3Access, open_folder
+from bloomery_trainer.train.initial import Initial, load, require_preset, take_over
 from bloomery_trainer.train.presets import PRESETS
 
 Train = Callable[..., Any]
 State = dict[str, Tensor]
+NO_ACCESS = S3Access(endpoint=None, region="us-east-1", key_id=None, secret=None, session_token=None)
 
 NETWORKS = [name for name in PRESETS if name not in ("general", "high-precision", "high-performance")]
 BACKBONE = Path(
@@ -324,6 +330,58 @@ def test_every_networks_own_names_survive_a_wrapper(preset: str) -> None:
     for prefix in ("", "module.", "model.backbone."):
         fit = weights.compare(state, head, prefixed(dict(state), prefix))
         assert (fit.is_complete, fit.unused, fit.share) == (True, 0, 1.0)
+
+
+def model_folder_of(folder: Path, state: State, *, names: tuple[str, ...]) -> Path:
+    """A model folder whose model.onnx is of a form of its own, as an int8 one is beside float weights."""
+    folder.mkdir()
+    torch.save(state, folder / "state.pt")
+    (folder / "model.onnx").write_bytes(b"int8")
+    (folder / "labels.txt").write_text("".join(f"class {number}\n" for number in range(10)), encoding="utf-8")
+    (folder / "preprocess.json").write_text(json.dumps(Preprocess.for_size(224).document()), encoding="utf-8")
+    about = {"preset": "resnet18"} if "state.pt" in names else {}
+    document = json.loads(model_folder.metadata(folder, about))
+    document["files"] = {name: digest for name, digest in document["files"].items() if name in names}
+    (folder / "metadata.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.feature("T20")
+def test_a_model_folder_gives_its_float_weights_whatever_it_serves(resnet18: State, tmp_path: Path) -> None:
+    model_folder_of(tmp_path / "model", resnet18, names=model_folder.FILES)
+    start = start_from(f"file://{tmp_path}/model", tmp_path)
+
+    assert (start.kind, start.preset, start.classes[0]) == ("Model", "resnet18", "class 0")
+    assert torch.equal(start.weights["conv1.weight"], resnet18["conv1.weight"])
+
+
+@pytest.mark.feature("T20")
+@pytest.mark.parametrize("described", [True, False])
+def test_a_folder_with_onnx_alone_is_refused_for_training(resnet18: State, tmp_path: Path, described: bool) -> None:
+    folder = model_folder_of(tmp_path / "model", resnet18, names=model_folder.SERVED)
+    (folder / "state.pt").unlink()
+    if not described:
+        (folder / "metadata.json").unlink()
+    error = refusal(lambda: start_from(f"file://{folder}", tmp_path))
+
+    assert error.reason == "UnsupportedModel"
+    assert "ONNX" in str(error) and "training cannot start" in str(error)
+    assert model_folder.folder_kind(open_folder(f"file://{folder}", NO_ACCESS)) == "Onnx"
+
+
+def start_from(uri: str, folder: Path) -> Initial:
+    config = TrainConfig.model_validate({
+        "kind": "train",
+        "name": "a",
+        "uid": "1",
+        "datasets": [{"name": "a", "version": "1", "uri": "s3://a/b"}],
+        "preset": "resnet18",
+        "initialModel": {"uri": uri},
+        "mlflow": {"experiment": "a", "registeredModel": "a"},
+        "output": {"uri": f"file://{folder}/output"},
+    })  # fmt: skip
+    (folder / "scratch").mkdir()
+    return load(config, lambda uri: open_folder(uri, NO_ACCESS), folder / "scratch")
 
 
 @pytest.mark.feature("T21")

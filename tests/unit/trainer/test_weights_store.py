@@ -68,14 +68,14 @@ def test_pushed_file_lies_under_its_preset_with_its_digest(folder: Folder) -> No
 
 @pytest.mark.feature("T19")
 def test_new_file_of_the_same_name_leaves_the_old_one_readable(folder: Folder) -> None:
-    put(folder, saved(0))
+    put(folder, saved())
     before = manifest(folder)
-    put(folder, saved(1))
+    put(folder, saved(1.0))
     after = manifest(folder)
     # A training that read the document before the push still finds what it names.
     assert hashlib.sha256(folder.read(f"{PRESET}/{before['file']}")).hexdigest() == before["sha256"]
     assert hashlib.sha256(folder.read(f"{PRESET}/{after['file']}")).hexdigest() == after["sha256"]
-    put(folder, saved(2), "third.pt")
+    put(folder, saved(2.0), "third.pt")
     assert {file.path for file in folder.list(PRESET)} == {
         f"{PRESET}/{after['file']}", f"{PRESET}/third.pt", f"{PRESET}/weights.json",
     }  # fmt: skip

@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 
 import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.engine import micro_batch
 from bloomery_trainer.engine.liveness import Liveness
 from bloomery_trainer.errors import BadConfig, PeerLost, Unavailable
 from bloomery_trainer.launcher import explain_memory
@@ -203,6 +204,18 @@ def test_processes_at_different_steps_do_not_train_together() -> None:
     answers = in_processes(2, lambda world: world.require_same("where to go on", f"step {7 * world.rank}"))
 
     assert all("disagree on where to go on (process 1: step 0, process 2: step 7)" in answer for answer in answers)
+
+
+def test_trying_a_part_asks_no_other_process_for_statistics() -> None:
+    # In training mode on a processor, SyncBatchNorm would raise: it exchanges statistics between GPUs only.
+    def work(world: World) -> Any:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(norm_model()).train()
+        part = torch.randn(4, 3, 2, 2), torch.zeros(4)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        held = micro_batch.fits(model, lambda images, _: model(images).sum(), part, scaler)
+        return held, [module.training for module in model.modules()]
+
+    assert in_processes(2, work) == [(True, [True] * 3)] * 2
 
 
 @pytest.mark.parametrize("requested", ["0", "-1", "two"])

@@ -8,6 +8,9 @@ DEFAULT_SHARE = 0.3
 """Of a process's memory, what decoded images may take where nothing is known of the network's needs."""
 
 
+_SPARE_PARTS = 10
+
+
 class MemoryBudget:
     """Bytes of host memory for decoded images, shared by all image sources of one process.
 
@@ -44,8 +47,11 @@ class MemoryBudget:
         return max(0, self._limit_bytes - self._reserved_bytes - self._used_bytes)
 
     def reserve(self, reserved_bytes: int) -> None:
-        """Set what the process needs besides images, once it is known; images in memory already stay there."""
-        self._reserved_bytes = reserved_bytes
+        """Set what the process is estimated to need besides images; a tenth of its memory stays free beyond that.
+
+        Images that are in memory already stay there.
+        """
+        self._reserved_bytes = reserved_bytes + self._limit_bytes // _SPARE_PARTS
 
     def hold(self, owner: object, size_bytes: int) -> None:
         """Count bytes as used until `owner` is garbage collected."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
@@ -46,10 +43,3 @@ class TrainingLoss(nn.Module):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         loss: Tensor = self._criterion(logits, labels)
         return loss
-
-
-def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
-    """Weights in inverse proportion to the images of each class, float32 [classes]; their mean over the images is 1."""
-    counts = np.bincount(labels, minlength=classes)
-    present = int((counts > 0).sum())
-    return torch.tensor(counts.sum() / (present * np.maximum(counts, 1)), dtype=torch.float32)

@@ -14,6 +14,9 @@ from bloomery_trainer.train.recipe import Recipe
 PROCESS_BYTES = 600 * 2**20
 """Python, torch and what else is loaded."""
 
+GPU_PROCESS_BYTES = 3 * 2**30
+"""What a process that trains on a GPU takes of the node's own memory: CUDA's libraries and a checkpoint on its way."""
+
 ACTIVATION_FACTOR = 1.3
 """Peak of a step by what the forward pass saves: gradients of activations, copies in other layouts, fragments.
 

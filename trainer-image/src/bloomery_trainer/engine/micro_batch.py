@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,11 @@ def fits(network: nn.Module, forward: Forward, part: tuple[Tensor, Tensor], scal
     device = part[0].device
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), _without_exchange(network):
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            _without_exchange(network),
+            _without_shared_statistics(network),
+        ):
             scaler.scale(forward(*part)).backward()  # type: ignore[no-untyped-call]
         held = True
     except torch.OutOfMemoryError:
@@ -90,6 +94,19 @@ def fits(network: nn.Module, forward: Forward, part: tuple[Tensor, Tensor], scal
         for buffer, copy in buffers:
             buffer.copy_(copy)
     return held
+
+
+@contextmanager
+def _without_shared_statistics(network: nn.Module) -> Iterator[None]:
+    """Within the block, no SyncBatchNorm asks other processes: one that is out of memory would never answer."""
+    norms = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _without_exchange(network: nn.Module) -> AbstractContextManager[None]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from bloomery_model import Preprocess, decode, resize_shorter
+from bloomery_model import ImageError, Preprocess, decode, resize_shorter
 from bloomery_trainer.data.augment import augmentation as augmentation
 from bloomery_trainer.data.augment import largest_useful_side, random_crop_box
 from bloomery_trainer.data.memory import DEFAULT_SHARE
@@ -468,10 +468,8 @@ def _decoded(files: ImageFiles, index: int, decoder: Callable[[bytes], Tensor]) 
     data = files.read(index)
     try:
         return decoder(data)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise many types on damaged files
-        raise UnreadableImage(f"{files.key(index)} cannot be decoded: {error}") from error
+    except ImageError as error:
+        raise UnreadableImage(f"{files.key(index)} {error}") from error
 
 
 def _count_unreadable(source: PixelSource, unreadable: UnreadableImages) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bloomery_trainer.data.sampling import class_weights
 from bloomery_trainer.engine import memory
 from bloomery_trainer.engine.attempts import note_ended
 from bloomery_trainer.engine.early_stopping import is_still_improving
 from bloomery_trainer.engine.head import HeadFit
 from bloomery_trainer.engine.head_training import fit_on_features
-from bloomery_trainer.engine.loss import class_weights
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.resources import memory_bytes
 from bloomery_trainer.train import initial, loop, precision
@@ -59,7 +59,9 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
         start="scratch" if start is None else "head-probe",
         processes=job.world.size,
     )
-    return replace(job, resolved_recipe=recipe)
+    job = replace(job, resolved_recipe=recipe)
+    job.memory.reserve(reserved_bytes(job))
+    return job
 
 
 def _knows_classes(start: Initial, dataset: LocalDataset) -> bool:
@@ -81,8 +83,8 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         if fitted is not None:
             return fitted
     plan = make_plan(job, dataset, record, on_saved)
-    images, epoch_steps = len(dataset.splits["train"]), plan.batches.steps_per_epoch
-    notes = (*notes, *recipe_notes(job.recipe, images=images, steps_per_epoch=epoch_steps))
+    epoch_steps = plan.batches.steps_per_epoch
+    notes = (*notes, *recipe_notes(job.recipe, steps_per_epoch=epoch_steps))
     batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
     if batch_norm:
         log.warning("%s", batch_norm)
@@ -217,6 +219,8 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
 def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
     """What the loop is run with; `on_saved` hears of each checkpoint."""
     config, recipe = job.config, job.recipe
+    if job.device.type == "cpu":
+        job.memory.reserve(reserved_bytes(job))
     batches = training_batches(
         dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world, budget=job.memory
     )
@@ -270,7 +274,9 @@ def _micro_batch(job: Job, batch: int) -> int:
 
 
 def reserved_bytes(job: Job) -> int:
-    """Memory that this process needs for a training step, which decoded images must leave free."""
+    """Memory of the node that this process needs for training, which decoded images must leave free."""
+    if job.device.type == "cuda":
+        return memory.GPU_PROCESS_BYTES
     own_batch = max(1, job.recipe.batch_size // job.world.size)
     recipe, size = job.recipe, _micro_batch(job, own_batch)
     return memory.step_memory_bytes(

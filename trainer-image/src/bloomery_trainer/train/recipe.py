@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 from torch import nn
 
 from bloomery_trainer.config import Hyperparameters, parse_schedule
+from bloomery_trainer.data.sampling import step_batch
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.train.presets import REFERENCE_BATCH, Augmentation, OptimizerName, Preset, Rates, Start
 
@@ -44,6 +45,9 @@ SHORT_RUN_IMAGES = 320_000
 SMALL_IMAGE_PIXELS = 96
 """Image size below which things fill the frame, as digits and icons do: crops must leave nearly all of it."""
 
+MAX_WARMUP_STEPS = 500
+"""The most that the learning rate rises for by default, as in BiT-HyperRule; twice as long for a doubled share."""
+
 MAX_GRAD_NORM: Mapping[OptimizerName, float] = {"sgd": 5.0, "adamw": 1.0}
 """Largest norm of a step's gradient over all weights; a larger gradient is scaled down to it."""
 
@@ -60,11 +64,10 @@ _STEP_FIELDS = (
 )
 """Hyperparameters that speak of steps: who gives one with a frozen body wants the head trained by steps."""
 
-REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment"})
+REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment", "Crops"})
 """Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
 
-_REDUCED_FROM_PIXELS = 128
-_ADVISE_WEIGHTS_BELOW_IMAGES = 100_000
+_REDUCED_FROM_PIXELS = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +145,10 @@ def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start
         processes: that share a batch.
 
     Raises:
-        BadConfig: the preset cannot be built for the image size, or the images cannot be shared by the processes.
+        BadConfig: the preset cannot be built for the image size, or the batch cannot be shared by the processes.
     """
     optimizer = given.optimizer or preset.optimizer
-    batch_size = _batch_size(given.batch_size, images=images, processes=processes)
+    batch_size = step_batch(given.batch_size or BATCH_SIZE * processes, images=images, processes=processes)
     stages = parse_schedule(given.learning_rate_schedule) if given.learning_rate_schedule else ()
     epochs = stages[-1][0] if stages else given.epochs or default_epochs(images, start)
     size = image_size(given, preset)
@@ -207,11 +210,9 @@ def default_epochs(images: int, start: Start) -> int:
     return max(1, math.ceil(images_seen(images, start) / max(1, images)))
 
 
-def notes(recipe: Recipe, *, images: int, steps_per_epoch: int) -> tuple[str, ...]:
+def notes(recipe: Recipe, *, steps_per_epoch: int) -> tuple[str, ...]:
     """What people should know of the choices, in sentences."""
     sentences: list[str] = []
-    if recipe.start == "scratch" and images < _ADVISE_WEIGHTS_BELOW_IMAGES:
-        sentences.append(f"Trained from scratch; published weights usually give far more on {images:,} images.")
     total, warmup = recipe.total_steps(steps_per_epoch), recipe.warmup_steps(steps_per_epoch)
     if warmup > total / 2:
         sentences.append(
@@ -260,20 +261,6 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("layer_scale")
 
 
-def _batch_size(given: int | None, *, images: int, processes: int) -> int:
-    """What is asked for, or as many images as there are, of which each process gets the same share."""
-    size = given or BATCH_SIZE * processes
-    if size <= images:
-        return size
-    shared = images // processes * processes
-    if shared == 0:
-        raise BadConfig(
-            "InvalidConfig",
-            f"{images} training images cannot be shared by {processes} processes: use fewer GPUs or nodes",
-        )
-    return shared
-
-
 def _images_shown(given: Hyperparameters, epochs: int, images: int, batch_size: int) -> int:
     return given.max_steps * batch_size if given.max_steps is not None else epochs * images
 
@@ -303,8 +290,10 @@ def _learning_rates(given: Hyperparameters, rates: Rates, stages: Stages, scale:
 def _warmup_epochs(given: Hyperparameters, preset: Preset, epochs: int, steps_per_epoch: int) -> float:
     if given.warmup_epochs is not None:
         return given.warmup_epochs
-    whole = given.max_steps / steps_per_epoch if given.max_steps is not None else epochs
-    return preset.warmup_share * whole
+    total = given.max_steps if given.max_steps is not None else epochs * steps_per_epoch
+    # People give far more epochs than maxTrainingTime allows: the rate must not rise for most of that time.
+    steps = min(preset.warmup_share * total, preset.warmup_share / 0.05 * MAX_WARMUP_STEPS)
+    return steps / steps_per_epoch
 
 
 def _training_size(size: int, augmentation: Augmentation, preset: Preset) -> int:

@@ -11,13 +11,14 @@ import time
 import pytest
 
 from bloomery_model.folder import model_digest
+from tests.component.serving.conftest import START_SECONDS
 
 pytestmark = pytest.mark.feature("S2")
 
 
 def refused(start_server, **settings):
     server = start_server(ready=False, **settings)
-    assert server.process.wait(20) == 1
+    assert server.process.wait(START_SECONDS) == 1
     assert "Traceback" not in server.log.read_text()
     return json.loads(server.termination_log.read_text())["error"]
 

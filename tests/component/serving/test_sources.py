@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.component.serving.conftest import SIDE, StartServer, picture
+from tests.component.serving.conftest import SIDE, START_SECONDS, StartServer, picture
 
 pytestmark = pytest.mark.feature("S2")
 
@@ -61,7 +61,7 @@ def red_of(start_server: StartServer, folder: Path, **settings: str) -> dict[str
 def said(start_server: StartServer, folder: Path, **settings: str) -> tuple[str, str]:
     """Why a server does not start: the reason and the sentence."""
     server = start_server(ready=False, model_uri=f"file://{folder}", **settings)
-    assert server.process.wait(20) == 1
+    assert server.process.wait(START_SECONDS) == 1
     error = json.loads(server.termination_log.read_text())["error"]
     return error["reason"], error["message"]
 

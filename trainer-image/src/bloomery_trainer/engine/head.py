@@ -31,6 +31,9 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 CROSS_VALIDATION_IMAGES = 20_000
 """Strengths are compared on at most so many images: beyond, their order no longer changes, and fits take minutes."""
 
+_MIN_DEVIATION_SHARE = 0.1
+"""Of the mean standard deviation, the least by which a feature is scaled."""
+
 _ITERATIONS = 300
 _TOLERANCE = 1e-3
 
@@ -125,7 +128,9 @@ def fit_head(
         seed: of the folds.
     """
     stacked = np.concatenate(views)
-    mean, scale = stacked.mean(axis=0), stacked.std(axis=0) + 1e-6
+    mean, deviation = stacked.mean(axis=0), stacked.std(axis=0)
+    # A feature that hardly varies would get weights so large that a small shift of it decides everything.
+    scale = np.maximum(deviation, _MIN_DEVIATION_SHARE * deviation.mean() + 1e-12)
     scaled = [(view - mean) / scale for view in views]
     weights = "balanced" if balance else None
     strength, accuracy = _choose_strength(scaled, labels, weights, seed)

@@ -31,6 +31,9 @@ from bloomery_trainer.train.record import Record
 
 log = logging.getLogger(__name__)
 
+_KEPT_HEAD_SHARE = 0.5
+"""From this share of classes that the initial model knows, its head is kept and learns the others as it goes."""
+
 _GRACE_SECONDS = 240.0
 """How long a pod that was asked to stop tries to save: its grace period is 300 s."""
 
@@ -57,7 +60,7 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
         job.config.hyperparameters,
         job.preset,
         images=len(dataset.splits["train"]),
-        start=_start_of(job, start),
+        start=_start_of(job, dataset, start),
         processes=job.world.size,
     )
     job = replace(job, resolved_recipe=recipe)
@@ -65,16 +68,24 @@ def with_recipe(job: Job, dataset: LocalDataset, start: Initial | None) -> Job:
     return job
 
 
-def _start_of(job: Job, start: Initial | None) -> Start:
-    """A head that is trained by steps alone begins at random; for fine-tuning it is fitted first, or known."""
+def _start_of(job: Job, dataset: LocalDataset, start: Initial | None) -> Start:
+    """What the head is before the first step: random in part, or as good as the body."""
     if start is None:
         return "scratch"
-    return "pretrained" if job.config.hyperparameters.trainable == "Head" else "head-probe"
+    if job.config.hyperparameters.trainable == "Head":
+        return "pretrained"
+    knows_all = set(dataset.classes) <= set(start.classes)
+    return "head-probe" if knows_all or _fits_new_head(dataset, start) else "pretrained"
 
 
-def _knows_classes(start: Initial, dataset: LocalDataset) -> bool:
-    """Whether the initial model's head has a row for each class already."""
-    return bool(start.classes) and set(dataset.classes) <= set(start.classes)
+def _known_share(dataset: LocalDataset, start: Initial) -> float:
+    """The share of classes that the initial model's head has a row for."""
+    return len(set(dataset.classes) & set(start.classes)) / len(dataset.classes)
+
+
+def _fits_new_head(dataset: LocalDataset, start: Initial) -> bool:
+    """Whether a new head is fitted before fine-tuning: not where most of its rows come from the initial model."""
+    return _known_share(dataset, start) < _KEPT_HEAD_SHARE
 
 
 def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
@@ -134,7 +145,7 @@ def _initial_state(
     """The state of the newest checkpoint, or that before the first step with a new head fitted on features."""
     earlier = plan.checkpoints.newest(job.world)
     probe = None
-    if earlier is None and start is not None and job.recipe.trainable == "All" and not _knows_classes(start, dataset):
+    if earlier is None and start is not None and job.recipe.trainable == "All" and _fits_new_head(dataset, start):
         # Random rows of a new head would spoil pretrained weights in the first steps (arXiv:2202.10054).
         probe = fit_on_features(job, dataset.splits["train"], model, plan.head)
     state = loop.start(model, plan)

@@ -91,7 +91,7 @@ def decode(
         max_pixels: width times height at most, checked before any pixel is decoded.
 
     Raises:
-        ImageError: the image cannot be decoded; no other exception comes from a file's content.
+        ImageError: the image cannot be decoded; no other exception but MemoryError comes from a file's content.
     """
     return to_rgb(open_image(data, formats=formats, max_pixels=max_pixels), min_side=min_side)
 
@@ -108,6 +108,8 @@ def open_image(data: bytes, *, formats: Sequence[str] = READABLE_FORMATS, max_pi
         raise ImageError("NotAnImage", "not an image that can be read") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit
         raise ImageError("ImageTooLarge", "more pixels than can be decoded safely") from error
+    except MemoryError:  # says nothing about the file
+        raise
     except Exception as error:  # Pillow's plugins raise many types on damaged headers
         raise ImageError("DamagedImage", _cause(error)) from error
     width, height = image.size
@@ -135,6 +137,8 @@ def to_rgb(image: Image.Image, *, min_side: int | None = None) -> Image.Image:
         rgb = _convert(image)
     except Image.DecompressionBombError as error:
         raise ImageError("ImageTooLarge", "more pixels than can be decoded safely") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         raise ImageError("DamagedImage", _cause(error)) from error
     rgb.info = {}

@@ -17,7 +17,7 @@ PAIR = {"BLOOMERY_PROCESSES": "2", "OMP_NUM_THREADS": "1"}
 
 FAMILIES = [
     pytest.param("resnet18", 32, id="resnet18"),
-    pytest.param("mobilenet-v3-small", 32, id="mobilenet-v3-small"),
+    pytest.param("mobilenet-v3-small", 32, id="mobilenet-v3-small", marks=pytest.mark.extended),
     pytest.param("googlenet", 64, id="googlenet", marks=pytest.mark.extended),
     pytest.param("convnext-tiny", 32, id="convnext-tiny", marks=pytest.mark.extended),
     pytest.param("efficientnet-b0", 32, id="efficientnet-b0", marks=pytest.mark.extended),

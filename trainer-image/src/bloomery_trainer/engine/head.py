@@ -153,8 +153,13 @@ def _choose_strength(
     if folds < 2:
         return STRENGTHS[len(STRENGTHS) // 2], None
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels[rows]))
-    trials = [_cross_validate(views, labels, rows, splits, strength, weights) for strength in STRENGTHS]
-    lowest = min(trials, key=lambda trial: trial.loss)
+    trials: list[_Trial] = []
+    for strength in STRENGTHS:
+        trials.append(_cross_validate(views, labels, rows, splits, strength, weights))
+        lowest = min(trials, key=lambda trial: trial.loss)
+        if trials[-1].loss > lowest.loss + lowest.standard_error:
+            # Regularized less and less, the loss has begun to rise, and fits take ever more iterations.
+            break
     chosen = next(trial for trial in trials if trial.loss <= lowest.loss + lowest.standard_error)
     return chosen.strength, chosen.accuracy
 

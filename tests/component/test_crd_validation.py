@@ -222,7 +222,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "nothing to evaluate, in words": (
         training_job(evaluateOnly=True, initialModel={"weights": "None"}),
-        "spec.evaluateOnly needs a model of a TrainingJob",
+        "spec.evaluateOnly needs a model with its classes",
     ),
     "a gain over no current version": (
         training_job(output={"promote": {"alias": "champion", "leastGain": 0.01}}),

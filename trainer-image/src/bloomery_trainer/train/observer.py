@@ -35,13 +35,14 @@ class RunObserver:
         """Some steps were done."""
         last = steps[-1]
         if self._first is None:
-            # Steps that an earlier process did say nothing about the speed of this one.
-            self._first = steps[0].number
+            # Neither steps of an earlier process nor what came before the first step says how fast steps are.
+            self._first, self._began = last.number, time.monotonic()
         for step in steps:
             self._record.log({"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step.number)
         rates = {"images_per_second": images_per_second, "compute_images_per_second": compute_images_per_second}
         self._record.log({f"train/{name}": rate for name, rate in rates.items()}, last.number)
-        eta = (time.monotonic() - self._began) / (last.number - self._first + 1) * (self._total - last.number)
+        pace = (time.monotonic() - self._began) / max(1, last.number - self._first)
+        eta = pace * (self._total - last.number)
         epoch = (last.number - 1) // self._epoch_steps + 1
         self._progress.update(
             stage="training",
@@ -49,7 +50,7 @@ class RunObserver:
             step=last.number,
             imagesPerSecond=round(images_per_second, 1),
             computeImagesPerSecond=round(compute_images_per_second, 1),
-            etaSeconds=round(eta),
+            **({"etaSeconds": round(eta)} if last.number > self._first else {}),
             loss=round(last.loss, 5),
             mlflow=self._record.run_document(),
         )

@@ -159,3 +159,18 @@ def test_steps_left_out_now_and_then_are_no_divergence() -> None:
     assert SkippedSteps().update(now_and_then, total_steps=1_000) is None
     assert SkippedSteps().update(too_often, total_steps=1_000) == 500
     assert SkippedSteps().update([True, *[False] * 30], total_steps=10_000) == 20
+
+
+@pytest.mark.parametrize(("has_amx", "dtype"), [(False, None), (True, torch.bfloat16)])
+def test_depthwise_networks_need_amx_to_train_in_bfloat16(has_amx: bool, dtype: torch.dtype | None) -> None:
+    assert autocast_dtype("cpu", side=176, has_bfloat16=True, has_amx=has_amx, depthwise=True) is dtype
+    assert autocast_dtype("cpu", side=176, has_bfloat16=True, has_amx=has_amx) is torch.bfloat16
+
+
+def test_presets_of_depthwise_convolutions_say_so() -> None:
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            model = preset.build(2, image_size=max(64, preset.smallest))
+        convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+        blocks = sum(module.groups == module.in_channels > 1 and module.kernel_size < (7, 7) for module in convolutions)
+        assert preset.depthwise == (blocks > 5), name

@@ -264,6 +264,7 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         checkpoints=Checkpoints(job.output, job.scratch, keep=config.checkpoint.keep, on_saved=on_saved),
         checkpoint=config.checkpoint,
         auxiliary=job.preset.auxiliary,
+        depthwise=job.preset.depthwise,
         patience=config.early_stopping.patience if config.early_stopping else None,
         max_seconds=config.max_training_seconds,
         head=job.preset.head(image_size=recipe.training_size),
@@ -310,7 +311,8 @@ def reserved_bytes(job: Job) -> int:
 
 
 def _is_reduced(job: Job) -> bool:
-    return precision.training_dtype(job.device, side=job.recipe.training_size) is not None
+    size = job.recipe.training_size
+    return precision.training_dtype(job.device, side=size, depthwise=job.preset.depthwise) is not None
 
 
 def _observer(job: Job, record: Record, epoch_steps: int) -> loop.Observer:

@@ -111,6 +111,7 @@ class Plan:
     micro_batch: int | None = None
     """Images of this process that go through the network at a time; None for all of its batch."""
     auxiliary: float | None = None
+    depthwise: bool = False
     patience: int | None = None
     max_seconds: float | None = None
     identity: dict[str, Any] = field(default_factory=dict)
@@ -415,7 +416,7 @@ def _train_step(state: TrainState, plan: Plan, loss_of: TrainingLoss, images: Te
     images = images.contiguous(memory_format=precision.memory_format(plan.device, side=side))
 
     def forward(some: Tensor, their_labels: Tensor) -> Tensor:
-        with precision.reduced(plan.device, side=side):
+        with precision.reduced(plan.device, side=side, depthwise=plan.depthwise):
             share: Tensor = loss_of(state.network(some), their_labels, batch=batch)
         return share
 

@@ -91,6 +91,7 @@ class Preset:
         arguments: for torchvision's builder.
         auxiliary: weight of each auxiliary head's loss; None without such heads.
         auxiliary_size: side in pixels below which it has to do without the auxiliary heads.
+        depthwise: whether most of its convolutions have a filter for each channel.
     """
 
     architecture: str
@@ -102,6 +103,7 @@ class Preset:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: float | None = None
     auxiliary_size: int = 0
+    depthwise: bool = False
 
     def has_auxiliary(self, image_size: int) -> bool:
         """Whether there are auxiliary heads at that image size."""
@@ -157,6 +159,7 @@ def _mobile(architecture: str) -> Preset:
         architecture=architecture,
         optimizer="adamw",
         rates=RATES["mobilenet-v3"],
+        depthwise=True,
         # torchvision's own momentum, 0.01, is for ImageNet's steps: after some hundred, which is all that a small set
         # has, the averages that evaluation uses would still be those of the start, and its answers chance.
         arguments={"norm_layer": partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)},
@@ -165,12 +168,18 @@ def _mobile(architecture: str) -> Preset:
 
 def _mobile_v2() -> Preset:
     """MobileNet V2 (arXiv:1801.04381)."""
-    return Preset(architecture="mobilenet_v2", optimizer="sgd", rates=RATES["mobilenet-v2"])
+    return Preset(architecture="mobilenet_v2", optimizer="sgd", rates=RATES["mobilenet-v2"], depthwise=True)
 
 
 def _efficient(architecture: str, *, image_size: int = 224) -> Preset:
     """EfficientNets (arXiv:1905.11946, arXiv:2104.00298)."""
-    return Preset(architecture=architecture, optimizer="adamw", rates=RATES["efficientnet"], image_size=image_size)
+    return Preset(
+        architecture=architecture,
+        optimizer="adamw",
+        rates=RATES["efficientnet"],
+        image_size=image_size,
+        depthwise=True,
+    )
 
 
 def _convnext(architecture: str) -> Preset:

@@ -83,7 +83,7 @@ def test_sigterm_ends_a_run_at_once_with_143_and_a_message(tmp_path: Path) -> No
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         deaf.accept()
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=5)
+        _, log = process.communicate(timeout=60)
 
     assert process.returncode == 143
     assert b"asked to stop (SIGTERM)" in log

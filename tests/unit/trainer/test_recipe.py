@@ -48,8 +48,8 @@ def test_the_length_is_steps_where_steps_are_given() -> None:
 @pytest.mark.parametrize(
     ("images", "start", "seen"),
     [
-        (20, "pretrained", 8_000),
-        (100, "pretrained", 8_000),
+        (20, "pretrained", 4_000),
+        (100, "pretrained", 4_000),
         (20_000, "pretrained", 256_000),
         (100_000, "pretrained", 1_139_000),
         (1_300_000, "head-probe", 10_240_000),

@@ -305,11 +305,6 @@ class TrainConfig(_Model):
     mlflow: Mlflow
     output: TrainOutput
 
-    @property
-    def names_trained_weights(self) -> bool:
-        """Whether the document names weights to start from."""
-        return self.initial_model is not None and self.initial_model.weights != "None"
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         start = self.initial_model

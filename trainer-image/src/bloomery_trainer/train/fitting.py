@@ -255,7 +255,7 @@ def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callabl
         batches=batches,
         classes=len(dataset.classes),
         preprocess=job.preprocess,
-        validate=lambda model: job.evaluate(model, validation, exact=False),
+        validate=lambda model: job.evaluate(model, validation),
         metric=config.metric,
         device=job.device,
         world=job.world,

@@ -110,14 +110,14 @@ class Job:
             files, self.preprocess, batch=batch, device=self.device, world=self.world, budget=self.memory
         )
 
-    def evaluate(self, model: nn.Module, loader: Loader, *, exact: bool) -> Evaluation:
+    def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
         """The model's answers on a whole split, each process having asked its share.
 
         The leader gets all answers, the others only their own; the figures of the whole go to all, so that every
         process decides the same. Raises Terminated on SIGTERM where this process is alone: with others, they would
         wait for it.
         """
-        own = answers(model, self._until_terminated(loader), self.preprocess, device=self.device, exact=exact)
+        own = answers(model, self._until_terminated(loader), self.preprocess, device=self.device)
         shares = self.world.gather_to_leader(own)
         whole = self._joined(shares) if shares is not None else None
         metrics = self.world.broadcast(

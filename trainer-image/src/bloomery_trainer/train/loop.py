@@ -313,9 +313,7 @@ def resume(state: TrainState, saved: dict[str, Any], plan: Plan) -> None:
 
 def judge_start(state: TrainState, plan: Plan) -> None:
     """Evaluates the model before the first step, so that training cannot end with a worse one than it began with."""
-    evaluation = plan.validate(state.judged)
-    rank = (evaluation.metrics[plan.metric], -evaluation.metrics["loss"])
-    state.best = Best(0, rank, _copy_of_weights(state.judged))
+    state.best = Best(0, _rank(plan.validate(state.judged), plan), _copy_of_weights(state.judged))
 
 
 def fit(state: TrainState, plan: Plan) -> Best:
@@ -552,7 +550,7 @@ def _close_epoch(state: TrainState, plan: Plan, figures: _EpochFigures, evaluati
     state.metrics.append(value)
     state.last_metrics = dict(evaluation.metrics)
     state.patience.update(state.epoch, value, is_warmup=state.step <= plan.warmup_steps)
-    rank = (value, -evaluation.metrics["loss"])
+    rank = _rank(evaluation, plan)
     if state.best is None or rank > state.best.rank:
         state.best = Best(state.epoch, rank, _copy_of_weights(state.judged))
     spent = max(time.monotonic() - figures.began, 1e-9)
@@ -564,6 +562,11 @@ def _close_epoch(state: TrainState, plan: Plan, figures: _EpochFigures, evaluati
         data_wait=figures.waited / spent,
         best=state.best.rank[0],
     )
+
+
+def _rank(evaluation: Evaluation, plan: Plan) -> tuple[float, float]:
+    """How good an epoch is: by the metric, of equal ones by the loss."""
+    return evaluation.metrics[plan.metric], -evaluation.metrics["loss"]
 
 
 def _ending(state: TrainState, plan: Plan, clock: Clock) -> Ending | None:

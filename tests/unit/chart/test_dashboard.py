@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
-from bloomery_trainer import prepare, train
+from bloomery_trainer import engine, prepare, train
 from bloomery_trainer.progress import Progress, ProgressServer
 
 REPO = Path(__file__).resolve().parents[3]
@@ -56,10 +57,11 @@ def metrics_of_a_server() -> str:
     return generate_latest(metrics.registry).decode()
 
 
-def metrics_of_a_trainer(package: Any, kind: str) -> str:
+def metrics_of_a_trainer(kind: str, *packages: ModuleType) -> str:
     """What a trainer shows that has every figure which its code ever sets."""
     figures = {
         keyword.arg: 1
+        for package in packages
         for file in Path(package.__path__[0]).glob("*.py")
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "update"
@@ -80,8 +82,8 @@ def known() -> dict[str, set[str]]:
     texts = (
         metrics_of_the_operator(),
         metrics_of_a_server(),
-        metrics_of_a_trainer(train, "train"),
-        metrics_of_a_trainer(prepare, "prepare"),
+        metrics_of_a_trainer("train", train, engine),
+        metrics_of_a_trainer("prepare", prepare),
     )
     labels: dict[str, set[str]] = {}
     for text in texts:

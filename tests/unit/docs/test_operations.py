@@ -16,6 +16,9 @@ SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RBAC = (ROOT / "charts" / "bloomery" / "templates" / "rbac.yaml").read_text(encoding="utf-8")
 
+PACKAGES = {"prepare": ("prepare",), "train": ("train", "engine")}
+"""The trainer's packages that report the figures of each kind of work."""
+
 WORDS = {"stage", "mlflow", "lastCheckpoint", "initialModel", "recipe"}
 """What a trainer tells that is no number, and so no metric."""
 
@@ -75,8 +78,8 @@ def trained() -> set[str]:
 
 
 def figures(kind: str) -> Iterator[str]:
-    folder = ROOT / "trainer-image" / "src" / "bloomery_trainer" / kind
-    for path in folder.glob("*.py"):
+    sources = ROOT / "trainer-image" / "src" / "bloomery_trainer"
+    for path in (path for package in PACKAGES[kind] for path in (sources / package).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and re.search(r"progress\.update$", ast.unparse(node.func)):
                 yield from (keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg not in WORDS)

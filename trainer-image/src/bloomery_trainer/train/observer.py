@@ -50,10 +50,11 @@ class RunObserver:
             step=last.number,
             imagesPerSecond=round(images_per_second, 1),
             computeImagesPerSecond=round(compute_images_per_second, 1),
-            **({"etaSeconds": round(eta)} if last.number > self._first else {}),
             loss=round(last.loss, 5),
             mlflow=self._record.run_document(),
         )
+        if last.number > self._first:
+            self._progress.update(etaSeconds=round(eta))
         if time.monotonic() - self._logged > _NEWS_SECONDS:
             self._logged = time.monotonic()
             log.info(

@@ -280,7 +280,7 @@ def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None
     step_bytes = fitting.reserved_bytes(job)
 
     def source(memory_bytes: int) -> object:
-        crowded = replace(job, memory=MemoryBudget(memory_bytes, reserved_bytes=0))
+        crowded = fitting.with_recipe(replace(job, memory=MemoryBudget(memory_bytes, reserved_bytes=0)), dataset, None)
         plan = fitting.make_plan(crowded, dataset, NoRecord(), lambda _: None)
         return plan.batches.loader.dataset._source  # type: ignore[attr-defined]
 

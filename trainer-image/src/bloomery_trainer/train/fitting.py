@@ -90,38 +90,33 @@ def _fits_new_head(dataset: LocalDataset, start: Initial) -> bool:
 
 def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) -> Fitted:
     """Trains, from the newest checkpoint if there is one; raises Terminated on SIGTERM, after a checkpoint."""
+    model, notes = build_model(job, dataset, start)
+    if job.recipe.fits_head:
+        fitted = _fit_head_alone(job, dataset, model, record, notes)
+        if fitted is not None:
+            return fitted
+    return _fit_by_steps(job, dataset, start, model, record, notes)
+
+
+def _fit_by_steps(
+    job: Job, dataset: LocalDataset, start: Initial | None, model: nn.Module, record: Record, notes: tuple[str, ...]
+) -> Fitted:
+    """Trains with an optimizer, epoch by epoch."""
     saved: list[Saved] = []
 
     def on_saved(news: Saved) -> None:
         saved[:] = [news]
         job.progress.update(lastCheckpoint=news.document())
 
-    model, notes = build_model(job, dataset, start)
-    if job.recipe.fits_head:
-        fitted = _fit_head_alone(job, dataset, model, record, notes)
-        if fitted is not None:
-            return fitted
     plan = make_plan(job, dataset, record, on_saved)
-    epoch_steps = plan.batches.steps_per_epoch
-    notes = (*notes, *recipe_notes(job.recipe, steps_per_epoch=epoch_steps))
-    batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
-    if batch_norm:
-        log.warning("%s", batch_norm)
-        notes = (*notes, batch_norm)
     state, probe = _initial_state(job, dataset, start, model, plan)
-    if probe is not None:
-        notes = (*notes, f"{probe.sentence} Fine-tuning started from there.")
+    notes = (*notes, *_plan_notes(job, plan, model, probe))
     job.world.require_same("where to go on", f"step {state.step}, weights {weights_digest(model)}")
     record.begin(state.step)
     job.progress.update(starts=job.starts, step=state.step)
     if state.best is not None:
         job.progress.update(metric=round(state.best.rank[0], 5))
-    log.info(
-        "%s %s: %d images of %d classes, %d steps of %d images on %d × %s",
-        job.config.preset, "from scratch" if start is None else f"from {start.origin}",
-        len(dataset.splits["train"]), len(dataset.classes), plan.total_steps, plan.batches.batch,
-        job.world.size, job.device.type,
-    )  # fmt: skip
+    _log_plan(job, dataset, start, plan)
     best = _run_loop(job, state, plan)
     job.progress.update(step=state.step)
     model.load_state_dict(best.weights)
@@ -137,6 +132,26 @@ def fit(job: Job, dataset: LocalDataset, start: Initial | None, record: Record) 
         last_epoch={"epoch": state.epoch, **state.last_metrics},
         still_improving=improving,
     )
+
+
+def _plan_notes(job: Job, plan: loop.Plan, model: nn.Module, probe: HeadFit | None) -> Iterator[str]:
+    """What people should know before the first step."""
+    yield from recipe_notes(job.recipe, steps_per_epoch=plan.batches.steps_per_epoch)
+    batch_norm = job.world.batch_norm_note(model, job.device, batch=plan.batches.batch)
+    if batch_norm:
+        log.warning("%s", batch_norm)
+        yield batch_norm
+    if probe is not None:
+        yield f"{probe.sentence} Fine-tuning started from there."
+
+
+def _log_plan(job: Job, dataset: LocalDataset, start: Initial | None, plan: loop.Plan) -> None:
+    log.info(
+        "%s %s: %d images of %d classes, %d steps of %d images on %d × %s",
+        job.config.preset, "from scratch" if start is None else f"from {start.origin}",
+        len(dataset.splits["train"]), len(dataset.classes), plan.total_steps, plan.batches.batch,
+        job.world.size, job.device.type,
+    )  # fmt: skip
 
 
 def _initial_state(
@@ -244,8 +259,6 @@ def build_model(job: Job, dataset: LocalDataset, start: Initial | None) -> tuple
 def make_plan(job: Job, dataset: LocalDataset, record: Record, on_saved: Callable[[Saved], None]) -> loop.Plan:
     """What the loop is run with; `on_saved` hears of each checkpoint."""
     config, recipe = job.config, job.recipe
-    if job.device.type == "cpu":
-        job.memory.reserve(reserved_bytes(job))
     batches = training_batches(
         dataset.splits["train"], job.preprocess, recipe, device=job.device, world=job.world, budget=job.memory
     )

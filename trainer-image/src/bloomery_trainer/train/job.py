@@ -19,6 +19,7 @@ from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.train import initial
 from bloomery_trainer.train.data import (
+    EVALUATION_BATCH,
     Loader,
     MemoryBudget,
     default_budget,
@@ -32,8 +33,6 @@ from bloomery_trainer.train.initial import Initial
 from bloomery_trainer.train.presets import PRESETS, Preset
 from bloomery_trainer.train.recipe import Recipe, image_size
 from bloomery_trainer.train.world import World
-
-_EVALUATION_BATCH = 64
 
 _MODEL_COPIES = 8
 """What is written to the local disk besides images, in sizes of the network: a checkpoint with the optimizer's state,
@@ -104,7 +103,7 @@ class Job:
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
         """This process's share of a split."""
-        batch = max(_EVALUATION_BATCH, self.recipe.batch_size)
+        batch = max(EVALUATION_BATCH, self.recipe.batch_size)
         files = dataset.splits[split]
         return evaluation_loader(
             files, self.preprocess, batch=batch, device=self.device, world=self.world, budget=self.memory

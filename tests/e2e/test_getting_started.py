@@ -1,4 +1,4 @@
-"""The README's commands that ask a service and shift its traffic, as they stand, where the digits are served."""
+"""Runs the commands of docs/getting-started.md that call a service and shift its traffic."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.e2e.test_digits import set_weights
 
 @pytest.mark.feature("S3")
 @pytest.mark.feature("S8")
-def test_the_readmes_user_gets_an_answer_and_shifts_the_traffic(digits: Digits, tmp_path: Path) -> None:
-    ask, shift = run_by(__file__)
-    # Where the README's step 3 left the images that no model has seen.
+def test_page_commands_get_a_prediction_and_shift_traffic(digits: Digits, tmp_path: Path) -> None:
+    predict, shift = run_by(__file__)
+    # Step 3 of the page puts the held-back images there.
     (tmp_path / "digits").symlink_to(demo.IMAGES)
     shell = Shell.of(digits.kubectl.namespace, tmp_path)
     try:
-        assert json.loads(shell.run(ask))["label"] == "seven"
+        assert json.loads(shell.run(predict))["label"] == "seven"
         shell.run(shift)
         assert [v["weight"] for v in digits.kubectl.get("isvc", "digits")["spec"]["variants"]] == [50, 50]
     finally:

@@ -28,8 +28,8 @@ a limit or a check is refused by `kubectl apply`, with the sentence below. `kube
 _CONDITIONS = """\
 ## Conditions
 
-Every kind has `status.conditions`, for `kubectl wait --for=condition=…` and for programs; their reasons are those of
-[troubleshooting](troubleshooting.md). No condition is False when all is well.
+Every kind has `status.conditions`, for `kubectl wait --for=condition=…` and for programs.
+[Troubleshooting](troubleshooting.md) explains their reasons. A healthy object has no condition with the status False.
 
 """
 

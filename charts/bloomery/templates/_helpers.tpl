@@ -31,7 +31,7 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end -}}
 {{- end }}
 
-{{- /* What every pod has, so that namespaces may enforce the restricted Pod Security Standard. */ -}}
+{{- /* The security context of every pod: namespaces may enforce the restricted Pod Security Standard. */ -}}
 {{- define "bloomery.pod" -}}
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:

@@ -56,7 +56,7 @@ class Block:
 
 def pages() -> list[Path]:
     """The pages that users read."""
-    return [page for places in ("*.md", "docs/*.md", "examples/*/*.md") for page in sorted(ROOT.glob(places))]
+    return [page for places in ("*.md", "docs/**/*.md", "examples/*/*.md") for page in sorted(ROOT.glob(places))]
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""The commands of docs/serving.md that call a service, as they stand on the page."""
+"""The commands of docs/guides/serving.md that call a service, as they stand on the page."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from tests.documents import ROOT
 from tests.unit.docs.reasons import reasons
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-CALLING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
+CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
 
 IMAGES = {"Broken", "Placed"}
 ANSWERS = {"RequestError"}

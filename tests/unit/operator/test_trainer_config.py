@@ -15,7 +15,7 @@ from bloomery_operator.resources.memory import MEMORY_LIMITS
 from bloomery_trainer.config import Hyperparameters, PrepareConfig, PresetName, TrainConfig, load
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-TRAINING_PAGE = Path(__file__).resolve().parents[3] / "docs" / "training.md"
+TRAINING_PAGE = Path(__file__).resolve().parents[3] / "docs" / "guides" / "training.md"
 TRAINING_JOBS = Path(__file__).resolve().parents[3] / "crds" / "trainingjobs.yaml"
 
 
@@ -75,7 +75,7 @@ def test_every_preset_has_a_memory_limit() -> None:
 
 @pytest.mark.feature("T25")
 def test_memory_limits_are_those_of_the_page() -> None:
-    """The table in docs/training.md: a row for each limit, with the presets that have it."""
+    """The table in docs/guides/training.md: a row for each limit, with the presets that have it."""
     rows = re.findall(r"^\| (\d+Gi) \| (`.*`) \|$", TRAINING_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert {preset: limit for limit, presets in rows for preset in re.findall(r"`([^`]+)`", presets)} == MEMORY_LIMITS
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.prepare.index import Ignored
-from bloomery_trainer.prepare.listing import SPLITS
+from bloomery_trainer.prepare.file_table import Ignored
+from bloomery_trainer.prepare.layouts import SPLITS
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.storage import Folder
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.prepare.check import read
-from bloomery_trainer.prepare.crew import Crew
-from bloomery_trainer.prepare.index import Index, Sample
-from bloomery_trainer.prepare.listing import SPLITS
+from bloomery_trainer.prepare.file_table import Index, Sample
+from bloomery_trainer.prepare.inspect import read
+from bloomery_trainer.prepare.layouts import SPLITS
+from bloomery_trainer.prepare.resume import Work
 from bloomery_trainer.prepare.shards import Shard, entries, write_shard
-from bloomery_trainer.prepare.sources import DamagedFile, Source, side_by_side
-from bloomery_trainer.prepare.work import Work
+from bloomery_trainer.prepare.sources.base import DamagedFile, Source, side_by_side
+from bloomery_trainer.prepare.worker_pool import Crew
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder
 

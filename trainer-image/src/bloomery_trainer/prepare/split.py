@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from bloomery_trainer.config import Split
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.index import Index
+from bloomery_trainer.prepare.file_table import Index
 
 
 def assign(index: Index, split: Split) -> None:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.prepare.download import fetch_https, parse_networks
+from bloomery_trainer.prepare.sources.download import fetch_https, parse_networks
 
 Prepare = Callable[..., Any]
 ALLOWED = "BLOOMERY_SOURCE_NETWORKS"

@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.archives import is_litter
-from bloomery_trainer.prepare.index import Index, Pending, Placed, ending
-from bloomery_trainer.prepare.sources import Source
+from bloomery_trainer.prepare.file_table import Index, Pending, Placed, ending
+from bloomery_trainer.prepare.sources.archive import is_litter
+from bloomery_trainer.prepare.sources.base import Source
 from bloomery_trainer.storage import StoredFile
 
 log = logging.getLogger(__name__)

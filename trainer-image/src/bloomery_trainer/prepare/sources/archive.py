@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from bloomery_trainer.errors import BadConfig, BadData
-from bloomery_trainer.prepare import zips
-from bloomery_trainer.prepare.download import gib
-from bloomery_trainer.prepare.sources import DamagedFile
+from bloomery_trainer.prepare.sources import zip_reader
+from bloomery_trainer.prepare.sources.base import DamagedFile
+from bloomery_trainer.prepare.sources.download import gib
 from bloomery_trainer.storage import StoredFile
 
 ENDINGS = (".zip", ".tar.gz", ".tgz")
@@ -124,11 +124,11 @@ class Archive:
                 raise DamagedFile("the archive ends before it does")
             return data
         try:
-            return zips.read_member(
+            return zip_reader.read_member(
                 self._descriptor,
                 size=member.size, packed=member.packed, offset=member.offset, method=member.method, crc=member.crc,
             )  # fmt: skip
-        except zips.Damaged as error:
+        except zip_reader.Damaged as error:
             raise DamagedFile(f"inside the archive, {error}") from error
 
     def _checked(self, path: Path, *, limit: int) -> Path:
@@ -139,7 +139,7 @@ class Archive:
             else:
                 path = _gunzipped(path, unpacked=unpacked)
                 self._add(_tar_members(path))
-        except (zips.Damaged, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        except (zip_reader.Damaged, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise BadData("BadArchive", f"{self.uri} cannot be read: {error}") from error
         except _Unsafe as error:
             raise BadData("UnsafeArchive", f"{self.uri} is refused: {error}") from error
@@ -179,7 +179,7 @@ class _Unsafe(Exception):
 
 def _zip_members(path: Path, *, unpacked: int) -> Iterator[_Member]:
     length, packed, size = path.stat().st_size, 0, 0
-    for entry in zips.entries(path):
+    for entry in zip_reader.entries(path):
         name = _safe(entry.name)
         if entry.problem:
             raise _Unsafe(f"{name!r} {entry.problem}")

@@ -13,10 +13,10 @@ from itertools import chain, islice
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.crew import Crew
-from bloomery_trainer.prepare.index import Index, Looked, Pending
-from bloomery_trainer.prepare.sources import DamagedFile, Source, side_by_side
-from bloomery_trainer.prepare.work import Work
+from bloomery_trainer.prepare.file_table import Index, Looked, Pending
+from bloomery_trainer.prepare.resume import Work
+from bloomery_trainer.prepare.sources.base import DamagedFile, Source, side_by_side
+from bloomery_trainer.prepare.worker_pool import Crew
 from bloomery_trainer.progress import Progress
 
 log = logging.getLogger(__name__)

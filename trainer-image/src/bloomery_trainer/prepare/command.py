@@ -15,17 +15,17 @@ from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare import manifest as manifests
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.check import Checking
-from bloomery_trainer.prepare.crew import open_crew
-from bloomery_trainer.prepare.index import Index
+from bloomery_trainer.prepare.dry_run import check_files, list_files, open_sources
+from bloomery_trainer.prepare.file_table import Index
+from bloomery_trainer.prepare.inspect import Checking
 from bloomery_trainer.prepare.pack import Packing, pack
-from bloomery_trainer.prepare.record import record
-from bloomery_trainer.prepare.report import render
+from bloomery_trainer.prepare.report.mlflow_run import record
+from bloomery_trainer.prepare.report.page import render
+from bloomery_trainer.prepare.resume import Work
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.sources import Source
+from bloomery_trainer.prepare.sources.base import Source
 from bloomery_trainer.prepare.split import assign
-from bloomery_trainer.prepare.survey import check_files, list_files, open_sources
-from bloomery_trainer.prepare.work import Work
+from bloomery_trainer.prepare.worker_pool import open_crew
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.prepare.archives import ENDINGS, Archive, is_archive
-from bloomery_trainer.prepare.download import fetch_from_store, fetch_https, gib, parse_networks, without_query
-from bloomery_trainer.prepare.sources import Source
+from bloomery_trainer.prepare.sources.archive import ENDINGS, Archive, is_archive
+from bloomery_trainer.prepare.sources.base import Source
+from bloomery_trainer.prepare.sources.download import fetch_from_store, fetch_https, gib, parse_networks, without_query
 from bloomery_trainer.storage import open_folder, source_access
 
 log = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from typing import Any
 
 from bloomery_trainer import pages
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.prepare.check import read
-from bloomery_trainer.prepare.download import without_query
-from bloomery_trainer.prepare.index import Index, Sample
-from bloomery_trainer.prepare.listing import SPLITS
+from bloomery_trainer.prepare.file_table import Index, Sample
+from bloomery_trainer.prepare.inspect import read
+from bloomery_trainer.prepare.layouts import SPLITS
 from bloomery_trainer.prepare.manifest import IGNORED, LISTED
 from bloomery_trainer.prepare.rules import FEW_IMAGES
-from bloomery_trainer.prepare.sources import Source, side_by_side
+from bloomery_trainer.prepare.sources.base import Source, side_by_side
+from bloomery_trainer.prepare.sources.download import without_query
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def render(index: Index, sources: Sequence[Source], manifest: Mapping[str, Any],
     """The page of a version."""
     rows = _rows(manifest, _thumbnails(index, sources, manifest["classes"][:_CLASSES]))
     used = [split for split in SPLITS if split in manifest["shards"]]
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return _ENVIRONMENT.get_template("page.html.j2").render(
         title=config.display_name or f"{config.namespace}/{config.name}",
         config=config,
         manifest=manifest,
@@ -109,4 +109,4 @@ def _thumbnail(sources: Sequence[Source], sample: Sample) -> Thumbnail | None:
     return Thumbnail(picture, sample.key)
 
 
-_ENVIRONMENT = pages.environment("bloomery_trainer.prepare")
+_ENVIRONMENT = pages.environment("bloomery_trainer.prepare.report")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import TrainerError
-from bloomery_trainer.prepare.index import Looked
+from bloomery_trainer.prepare.file_table import Looked
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.storage import Folder
 

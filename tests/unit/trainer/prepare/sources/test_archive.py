@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.archives import Archive
+from bloomery_trainer.prepare.sources.archive import Archive
 
 Prepare = Callable[..., Any]
 WriteImage = Callable[..., None]

@@ -16,16 +16,16 @@ from pathlib import Path
 from bloomery_trainer.config import Addition, PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.check import Checking, check_images
-from bloomery_trainer.prepare.classes import settle_classes
-from bloomery_trainer.prepare.crew import Crew, open_crew
-from bloomery_trainer.prepare.index import Ignored, Index
-from bloomery_trainer.prepare.listing import Exclusion, place_files
+from bloomery_trainer.prepare.class_mapping import settle_classes
+from bloomery_trainer.prepare.file_table import Ignored, Index
+from bloomery_trainer.prepare.inspect import Checking, check_images
+from bloomery_trainer.prepare.layouts import Exclusion, place_files
 from bloomery_trainer.prepare.manifest import LISTED
-from bloomery_trainer.prepare.opening import open_source
-from bloomery_trainer.prepare.sources import Source
+from bloomery_trainer.prepare.resume import Work
+from bloomery_trainer.prepare.sources.base import Source
+from bloomery_trainer.prepare.sources.open import open_source
 from bloomery_trainer.prepare.split import assign
-from bloomery_trainer.prepare.work import Work
+from bloomery_trainer.prepare.worker_pool import Crew, open_crew
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import S3Access, open_folder
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
-from bloomery_trainer.prepare.index import Index
-from bloomery_trainer.prepare.listing import refuse_bad_names
+from bloomery_trainer.prepare.file_table import Index
+from bloomery_trainer.prepare.layouts import refuse_bad_names
 
 
 def settle_classes(index: Index, config: PrepareConfig) -> None:

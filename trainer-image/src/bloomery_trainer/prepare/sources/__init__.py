@@ -1,0 +1,1 @@
+"""Where images come from: folders, and archives from a store or by https."""

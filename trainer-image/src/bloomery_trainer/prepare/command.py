@@ -1,4 +1,4 @@
-"""The `prepare` command: list, check, split, pack; twice over the images, never all of them in memory."""
+"""The ``prepare`` command: makes a dataset version from the images of its sources."""
 
 from __future__ import annotations
 
@@ -6,107 +6,91 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.errors import BadConfig, BadData
-from bloomery_trainer.prepare import manifest as manifests
-from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.dry_run import check_files, list_files, open_sources
-from bloomery_trainer.prepare.file_table import Index
-from bloomery_trainer.prepare.inspect import Checking
-from bloomery_trainer.prepare.pack import Packing, pack
-from bloomery_trainer.prepare.report.mlflow_run import record
-from bloomery_trainer.prepare.report.page import render
-from bloomery_trainer.prepare.resume import Work
+from bloomery_trainer.prepare.manifest import (
+    IGNORED_NAME,
+    MANIFEST_NAME,
+    REPORT_NAME,
+    build_manifest,
+    build_summary,
+    compute_version,
+    version_settings,
+    write_ignored,
+)
+from bloomery_trainer.prepare.pipeline import Pipeline
+from bloomery_trainer.prepare.report.mlflow_run import record_in_mlflow
+from bloomery_trainer.prepare.report.page import render_page
+from bloomery_trainer.prepare.resume import open_resume_state
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.sources.base import Source
-from bloomery_trainer.prepare.split import assign
-from bloomery_trainer.prepare.worker_pool import open_crew
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
-    """Makes the dataset version that the content of the sources gives, and returns its summary.
+    """Make the dataset version of the sources' content, unless it exists; return its summary.
 
-    A version that exists is left as it is. Raises BadData where the images break a rule that all must keep.
+    Raises:
+        BadConfig: the sources or the settings cannot be used.
+        BadData: the images break a rule for the whole dataset.
     """
     progress.update(stage="listing", images=0, total=0)
     target = open_folder(config.output.uri, S3Access.from_environment(os.environ), create=True)
     target.require()
-    with ExitStack() as stack:
-        work = stack.enter_context(_work(target, config))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-prepare-")))
-        sources = open_sources(config, folder)
-        index = Index(folder / "index.sqlite", seed=config.split.seed)
-        unused = list_files(index, sources, config)
-        crew = stack.enter_context(open_crew(index.count_pending()))
-        check_files(index, Checking(sources, config.rules), config, crew=crew, work=work, progress=progress)
-        assign(index, config.split)
-        version = manifests.version_of(index.contents(), manifests.settings(config))
-        manifest, page = _existing(target, version)
+    with (
+        open_resume_state(target, config) as resume,
+        tempfile.TemporaryDirectory(prefix="bloomery-prepare-") as scratch,
+        Pipeline(config, Path(scratch), resume=resume, progress=progress) as pipeline,
+    ):
+        pipeline.list_files()
+        pipeline.inspect_files()
+        pipeline.split_files()
+        version = compute_version(pipeline.files.samples.contents(), version_settings(config))
+        manifest, page = _read_existing_version(target, version)
         if manifest is None:
-            classes = {name: number for number, name in enumerate(sorted({name for name, _ in index.counts()}))}
-            packing = Packing(sources, target, work, version, classes)
-            shards = pack(index, packing, size=config.shards.images, crew=crew, progress=progress)
-            manifest, page = _finished(index, sources, target, config, version=version, shards=shards, unused=unused)
-        index.close()
-    summary = manifests.summary(manifest, f"{config.output.uri.rstrip('/')}/{version}")
-    return {**summary, "mlflow": record(config, summary, page)}
+            shards = pipeline.pack_shards(target, version)
+            manifest, page = _complete_version(pipeline, target, config, version=version, shards=shards)
+    summary = build_summary(manifest, f"{config.output.uri.rstrip('/')}/{version}")
+    return {**summary, "mlflow": record_in_mlflow(config, summary, page)}
 
 
-@contextmanager
-def _work(target: Folder, config: PrepareConfig) -> Iterator[Work]:
-    """The work files; they stay only where another try may go on with them."""
-    work = Work(target, config)
-    try:
-        yield work
-    except (BadConfig, BadData):
-        work.clear()
-        raise
-    work.clear()
-
-
-def _existing(target: Folder, version: str) -> tuple[dict[str, Any] | None, str | None]:
-    """The manifest and the report of a version that is whole already."""
-    content = target.read_if_there(f"{version}/{manifests.NAME}")
+def _read_existing_version(target: Folder, version: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the manifest and the report of a version that is complete, if there is one."""
+    content = target.read_if_there(f"{version}/{MANIFEST_NAME}")
     if content is None:
         return None, None
-    log.info("version %s exists already, nothing to write", version[:16])
-    page = target.read_if_there(f"{version}/{manifests.REPORT}")
+    logger.info("version %s exists already, nothing to write", version[:16])
+    page = target.read_if_there(f"{version}/{REPORT_NAME}")
     return json.loads(content), None if page is None else page.decode()
 
 
-def _finished(
-    index: Index,
-    sources: Sequence[Source],
+def _complete_version(
+    pipeline: Pipeline,
     target: Folder,
     config: PrepareConfig,
     *,
     version: str,
     shards: Mapping[str, Sequence[Shard]],
-    unused: Sequence[str],
 ) -> tuple[dict[str, Any], str]:
-    """Writes what goes beside the shards, the manifest last; returns it and the report."""
-    counts = index.counts()
-    by_class = {name: count for name, count in index.class_counts().items() if count}
-    manifest = manifests.build(
+    """Write the files beside the shards, the manifest last; return the manifest and the report."""
+    files = pipeline.files
+    manifest = build_manifest(
         version=version,
-        settings=manifests.settings(config),
-        counts=counts,
+        settings=version_settings(config),
+        counts=files.samples.count(),
         shards=shards,
-        ignored=manifests.write_ignored(target, f"{version}/{manifests.IGNORED}", index.ignored()),
-        reasons=index.reasons(),
-        warnings=[*rules.warnings(by_class, index.copies()), *rules.unused_exclusions(unused)],
+        ignored=write_ignored(target, f"{version}/{IGNORED_NAME}", files.ignored.files()),
+        reasons=files.ignored.count_by_reason(),
+        warnings=pipeline.warnings(),
     )
-    page = render(index, sources, manifest, config)
-    target.write(f"{version}/{manifests.REPORT}", page.encode())
-    target.write(f"{version}/{manifests.NAME}", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
-    log.info("version %s is ready: %d images in %d classes", version[:16], sum(counts.values()), len(by_class))
+    page = render_page(files.samples, pipeline.sources, manifest, config)
+    target.write(f"{version}/{REPORT_NAME}", page.encode())
+    target.write(f"{version}/{MANIFEST_NAME}", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    images = sum(files.samples.count().values())
+    logger.info("version %s is ready: %d images in %d classes", version[:16], images, len(manifest["classes"]))
     return manifest, page

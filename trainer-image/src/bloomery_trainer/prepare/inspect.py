@@ -1,4 +1,4 @@
-"""Looking into every image once, many at a time; what was found is kept as it comes in."""
+"""Reads every image once, many at a time, and checks it against the rules; the results are saved as they arrive."""
 
 from __future__ import annotations
 
@@ -11,111 +11,111 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from bloomery_trainer.config import Rules
-from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.file_table import Index, Looked, Pending
-from bloomery_trainer.prepare.resume import Work
-from bloomery_trainer.prepare.sources.base import DamagedFile, Source, side_by_side
-from bloomery_trainer.prepare.worker_pool import Crew
+from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile
+from bloomery_trainer.prepare.resume import ResumeState
+from bloomery_trainer.prepare.rules import Violation
+from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
+from bloomery_trainer.prepare.worker_pool import WorkerPool
 from bloomery_trainer.progress import Progress
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_TOGETHER = 64
-"""Images for each errand: handing out single ones costs as much as a small image."""
+_CHUNK_IMAGES = 64
+"""Images that a worker gets at a time: handing over a single one costs as much as inspecting a small image."""
 
-_KEEP_IMAGES = 1000
-_KEEP_SECONDS = 15.0
+_SAVE_IMAGES = 1000
+_SAVE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Checking:
-    """What it takes to judge an image."""
+class InspectionContext:
+    """The state that all workers share."""
 
     sources: Sequence[Source]
     limits: Rules
 
 
-def check_images(index: Index, checking: Checking, *, crew: Crew, work: Work, progress: Progress) -> None:
-    """Looks into every file of the index that no earlier run has looked into."""
-    total = index.count_pending()
-    known = sum(index.record(looks) for looks in work.checks())
+def inspect_files(
+    queries: InspectionQueries,
+    context: InspectionContext,
+    *,
+    workers: WorkerPool,
+    resume: ResumeState,
+    progress: Progress,
+) -> None:
+    """Inspect every pending file of which no earlier run has saved a result."""
+    total = queries.count_pending()
+    known = sum(queries.record(inspections) for inspections in resume.inspections())
     if known:
-        log.info("%d of %d images were checked by an earlier run and are not read again", known, total)
+        logger.info("%d of %d images were checked by an earlier run and are not read again", known, total)
     progress.update(stage="reading", images=known, total=total)
-    fresh: list[Looked] = []
-    kept_at, kept = time.monotonic(), False
-    for done, found in enumerate(_looks(index, checking, crew), start=known + 1):
-        fresh.append(found)
+    unsaved: list[Inspection] = []
+    saved_at, has_saved = time.monotonic(), False
+    for done, inspection in enumerate(_inspect_pending(queries, context, workers), start=known + 1):
+        unsaved.append(inspection)
         progress.update(images=done)
-        if len(fresh) >= _KEEP_IMAGES or time.monotonic() - kept_at > _KEEP_SECONDS:
-            index.record(fresh)
-            work.save_checks(fresh)
-            log.info("checked %d of %d images", done, total)
-            fresh, kept_at, kept = [], time.monotonic(), True
-    index.record(fresh)
-    # A set that is read in seconds is not worth a work file.
-    if fresh and (kept or known):
-        work.save_checks(fresh)
-    log.info("checked %d of %d images", total, total)
+        if len(unsaved) >= _SAVE_IMAGES or time.monotonic() - saved_at > _SAVE_SECONDS:
+            queries.record(unsaved)
+            resume.save_inspections(unsaved)
+            logger.info("checked %d of %d images", done, total)
+            unsaved, saved_at, has_saved = [], time.monotonic(), True
+    queries.record(unsaved)
+    # Results that take a few seconds are not worth a file.
+    if unsaved and (has_saved or known):
+        resume.save_inspections(unsaved)
+    logger.info("checked %d of %d images", total, total)
 
 
-def _looks(index: Index, checking: Checking, crew: Crew) -> Iterator[Looked]:
-    files = index.pending()
-    groups = iter(lambda: list(islice(files, _TOGETHER)), [])
-    return chain.from_iterable(crew.map_in_order(look_at_all, checking, groups))
+def _inspect_pending(
+    queries: InspectionQueries, context: InspectionContext, workers: WorkerPool
+) -> Iterator[Inspection]:
+    pending = queries.pending()
+    chunks = iter(lambda: list(islice(pending, _CHUNK_IMAGES)), [])
+    return chain.from_iterable(workers.map(_inspect_chunk, context, chunks))
 
 
-def look_at_all(checking: Checking, files: Sequence[Pending]) -> list[Looked]:
-    """Judges some images."""
-    sources = checking.sources
-    return list(side_by_side(lambda file: look(sources[file.source], file, checking.limits), files, sources))
+def _inspect_chunk(context: InspectionContext, files: Sequence[PendingFile]) -> list[Inspection]:
+    sources = context.sources
+    return list(map_reads(lambda file: inspect_file(sources[file.source], file, context.limits), files, sources))
 
 
-def look(source: Source, file: Pending, limits: Rules) -> Looked:
-    """Reads one image, and the text with its class where that is how classes are given, and judges it."""
+def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection:
+    """Read one image, and its label text if it has one, and check it."""
     class_name = None
     if file.label is not None:
-        label = read_label(source, file.label)
-        if isinstance(label, rules.Broken):
-            return _ignored(file, label)
+        label = _read_label(source, file.label)
+        if isinstance(label, Violation):
+            return _ignore(file, label)
         class_name = label
-    broken = rules.by_listing(file.path, file.size, limits)
-    if broken is not None:
-        return _ignored(file, broken, class_name)
+    violation = rules.check_listing(file.path, file.size, limits)
+    if violation is not None:
+        return _ignore(file, violation, class_name)
     try:
-        data = read(source, file.path)
+        data = read_listed_file(source, file.path)
     except DamagedFile as error:
-        return _ignored(file, rules.Broken("Corrupt", str(error)), class_name)
-    found = rules.by_content(data, limits)
-    if isinstance(found, rules.Broken):
-        return _ignored(file, found, class_name)
+        return _ignore(file, Violation("Corrupt", str(error)), class_name)
+    extension = rules.check_content(data, limits)
+    if isinstance(extension, Violation):
+        return _ignore(file, extension, class_name)
     digest = hashlib.sha256(data).digest()
-    return Looked(file.source, file.path, file.size, file.stamp, digest, found, class_name, None, None)
+    return Inspection(file.source, file.path, file.size, file.stamp, digest, extension, class_name, None, None)
 
 
-def read_label(source: Source, path: str) -> str | rules.Broken:
-    """The class that a label text names."""
+def _read_label(source: Source, path: str) -> str | Violation:
+    """Return the class that a label text names."""
     try:
-        text = read(source, path).decode("utf-8-sig").strip()
+        text = read_listed_file(source, path).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
-        return rules.Broken("BadLabel", "its label text is not UTF-8")
+        return Violation("BadLabel", "its label text is not UTF-8")
     except DamagedFile as error:
-        return rules.Broken("BadLabel", f"its label text cannot be read: {error}")
+        return Violation("BadLabel", f"its label text cannot be read: {error}")
     if not text:
-        return rules.Broken("BadLabel", "its label text is empty")
+        return Violation("BadLabel", "its label text is empty")
     if len(text.splitlines()) > 1:
-        return rules.Broken("BadLabel", "its label text has several lines")
+        return Violation("BadLabel", "its label text has several lines")
     return unicodedata.normalize("NFC", text)
 
 
-def read(source: Source, path: str) -> bytes:
-    """The bytes of a file that the listing has named."""
-    try:
-        return source.read(path)
-    except FileNotFoundError as error:
-        raise Unavailable("SourceChanged", f"{path} went away while the dataset was being prepared") from error
-
-
-def _ignored(file: Pending, broken: rules.Broken, class_name: str | None = None) -> Looked:
-    return Looked(file.source, file.path, file.size, file.stamp, None, None, class_name, *broken)
+def _ignore(file: PendingFile, violation: Violation, class_name: str | None = None) -> Inspection:
+    return Inspection(file.source, file.path, file.size, file.stamp, None, None, class_name, *violation)

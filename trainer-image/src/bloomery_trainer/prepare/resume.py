@@ -1,4 +1,4 @@
-"""What a preparation has done so far, kept in the store, so that a killed one goes on where it was."""
+"""The state of a preparation in the store, from which one that was killed resumes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,48 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.errors import TrainerError
-from bloomery_trainer.prepare.file_table import Looked
+from bloomery_trainer.errors import BadConfig, BadData, TrainerError
+from bloomery_trainer.prepare.file_table import Inspection
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.storage import Folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_BELOW = ".work"
-_CHECKS = 2
-"""Raised when the same image begins to be judged in another way."""
+_STATE_FOLDER = ".work"
+_INSPECTION_VERSION = 2
+"""Increased when the inspection of the same image changes its result."""
 
 
-class Work:
-    """The work files of one configuration, in the folder that takes the versions."""
+class ResumeState:
+    """The state files of one configuration, in the folder of the dataset's versions."""
 
     def __init__(self, target: Folder, config: PrepareConfig) -> None:
-        """Names the files by what decides about an image: the sources and the rules."""
-        asked = config.model_dump(mode="json", include={"source", "append", "rules"})
-        key = hashlib.sha256(json.dumps([_CHECKS, asked], sort_keys=True).encode()).hexdigest()[:16]
+        """Name the files by what decides about an image: the sources and the rules."""
+        hash_input = config.model_dump(mode="json", include={"source", "append", "rules"})
+        document = json.dumps([_INSPECTION_VERSION, hash_input], sort_keys=True)
         self._target = target
-        self._below = f"{_BELOW}/{key}"
+        self._folder = f"{_STATE_FOLDER}/{hashlib.sha256(document.encode()).hexdigest()[:16]}"
 
-    def checks(self) -> Iterator[list[Looked]]:
-        """Yields what an earlier run has found, some images at a time."""
-        for file in self._target.list(f"{self._below}/checks"):
+    def inspections(self) -> Iterator[list[Inspection]]:
+        """Yield the results of earlier runs, some images at a time."""
+        for file in self._target.list(f"{self._folder}/checks"):
             content = self._target.read_if_there(file.path) or b""
-            yield [_looked(json.loads(line)) for line in content.splitlines()]
+            yield [_parse_inspection(json.loads(line)) for line in content.splitlines()]
 
-    def save_checks(self, looks: Sequence[Looked]) -> None:
-        """Keeps what was found."""
-        lines = [json.dumps([*look[:4], look.sha256 and look.sha256.hex(), *look[5:]]) for look in looks]
-        self._target.write(f"{self._below}/checks/{uuid.uuid4().hex}.jsonl", "\n".join(lines).encode())
+    def save_inspections(self, inspections: Sequence[Inspection]) -> None:
+        """Save results."""
+        lines = [
+            json.dumps([*inspection[:4], inspection.sha256 and inspection.sha256.hex(), *inspection[5:]])
+            for inspection in inspections
+        ]
+        self._target.write(f"{self._folder}/checks/{uuid.uuid4().hex}.jsonl", "\n".join(lines).encode())
 
-    def shard(self, version: str, name: str) -> Shard | None:
-        """A shard that an earlier run has written whole."""
-        content = self._target.read_if_there(f"{self._below}/{version}/{name}.json")
+    def find_shard(self, version: str, name: str) -> Shard | None:
+        """Return a shard that an earlier run has completed."""
+        content = self._target.read_if_there(f"{self._folder}/{version}/{name}.json")
         if content is None:
             return None
         shard = Shard(**json.loads(content))
@@ -54,17 +58,29 @@ class Work:
             return None
 
     def save_shard(self, version: str, shard: Shard) -> None:
-        """Keeps that a shard is written."""
-        self._target.write(f"{self._below}/{version}/{shard.name}.json", json.dumps(shard.document()).encode())
+        """Save that a shard is complete."""
+        self._target.write(f"{self._folder}/{version}/{shard.name}.json", json.dumps(shard.to_json()).encode())
 
     def clear(self) -> None:
-        """Removes all work files, also those of other configurations; what cannot be removed does no harm."""
+        """Delete all state files, also those of other configurations; files that cannot be deleted do no harm."""
         try:
-            self._target.clear(_BELOW)
+            self._target.clear(_STATE_FOLDER)
         except TrainerError as error:
-            log.warning("work files are left under %s/%s: %s", self._target.uri, _BELOW, error)
+            logger.warning("state files are left under %s/%s: %s", self._target.uri, _STATE_FOLDER, error)
 
 
-def _looked(values: list[object]) -> Looked:
+@contextmanager
+def open_resume_state(target: Folder, config: PrepareConfig) -> Iterator[ResumeState]:
+    """Open the state; it is kept only after an error that another run may not have."""
+    state = ResumeState(target, config)
+    try:
+        yield state
+    except (BadConfig, BadData):
+        state.clear()
+        raise
+    state.clear()
+
+
+def _parse_inspection(values: list[object]) -> Inspection:
     source, path, size, stamp, sha256, *rest = values
-    return Looked._make((source, path, size, stamp, bytes.fromhex(str(sha256)) if sha256 else None, *rest))
+    return Inspection._make((source, path, size, stamp, bytes.fromhex(str(sha256)) if sha256 else None, *rest))

@@ -1,6 +1,7 @@
-"""Whose hands do the work: a process for each processor where there is much of it, else threads of this one.
+"""A process pool for large datasets, a thread pool for small ones.
 
-Judging small images is as much Python as decoding, and the threads of one process take turns at Python.
+Inspecting a small image takes as much time in Python as in the decoder, and the threads of one process share one
+interpreter lock.
 """
 
 from __future__ import annotations
@@ -9,89 +10,85 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from bloomery_trainer.errors import Unavailable
+from bloomery_trainer.parallel import bounded_map
 from bloomery_trainer.resources import cpu_count, memory_bytes
 
-Tools = TypeVar("Tools")
+State = TypeVar("State")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MUCH = 2000
-"""From so many images on, starting processes takes less time than it saves."""
+_MIN_IMAGES_FOR_PROCESSES = 2000
+"""With fewer images, starting processes takes longer than they save."""
 
-_MOST = 16
-_MEMORY = 512 * 1024 * 1024
-"""Bytes for each process, with the images that it holds at a time: a pod may see many processors and little memory."""
+_MAX_WORKERS = 16
+_WORKER_MEMORY_BYTES = 512 * 1024 * 1024
+"""For each worker with the images that it holds: a pod may see many processors and little memory."""
 
 
-class Crew:
-    """Does the same thing to many items; at most twice as many wait as there are hands."""
+class WorkerPool:
+    """Workers that call one function for many items."""
 
-    def __init__(self, executor: Executor, hands: int, *, apart: bool) -> None:
+    def __init__(self, executor: Executor, workers: int, *, use_processes: bool) -> None:
         self._executor = executor
-        self._hands = hands
-        self._apart = apart
+        self._workers = workers
+        self._use_processes = use_processes
 
-    def map_in_order(
-        self, function: Callable[[Tools, Item], Result], tools: Tools, items: Iterable[Item]
+    def map(
+        self, function: Callable[[State, Item], Result], shared_state: State, items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Yields `function(tools, item)` for each item, in order; a process gets the tools only once."""
-        packed = pickle.dumps(tools) if self._apart else b""
-        waiting: deque[Future[Result]] = deque()
+        """Yield ``function(shared_state, item)`` for each item, in order; a process unpickles the state only once.
+
+        Raises:
+            Unavailable: a worker process died.
+        """
+        call: Callable[[Item], Result] = partial(function, shared_state)
+        if self._use_processes:
+            call = partial(_call_with_pickled_state, pickle.dumps(shared_state), function)
         try:
-            for item in items:
-                if self._apart:
-                    waiting.append(self._executor.submit(_with_tools, packed, function, item))
-                else:
-                    waiting.append(self._executor.submit(function, tools, item))
-                if len(waiting) >= 2 * self._hands:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from bounded_map(self._executor, call, items, limit=2 * self._workers)
         except BrokenProcessPool as error:
-            raise Unavailable("WorkerLost", "a process that reads images was ended, for want of memory?") from error
-        finally:
-            for future in waiting:
-                future.cancel()
+            raise Unavailable(
+                "WorkerLost", "a process that reads images was killed; the pod may have too little memory"
+            ) from error
 
 
 @contextmanager
-def open_crew(images: int) -> Iterator[Crew]:
-    """A crew for so many images."""
-    hands = max(1, min(cpu_count(), _MOST, memory_bytes() // _MEMORY))
-    apart = hands > 1 and images >= _MUCH
+def open_worker_pool(images: int) -> Iterator[WorkerPool]:
+    """Start the workers for a number of images, and stop them at the end."""
+    workers = max(1, min(cpu_count(), _MAX_WORKERS, memory_bytes() // _WORKER_MEMORY_BYTES))
+    use_processes = workers > 1 and images >= _MIN_IMAGES_FOR_PROCESSES
     executor: Executor
-    if apart:
-        # Not forked: the threads of the store's client would be missing in the copy.
+    if use_processes:
+        # A forked process would lack the threads of the store's client.
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(hands, mp_context=context, initializer=_end_with_parent)
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
     else:
-        executor = ThreadPoolExecutor(hands, thread_name_prefix="hand")
+        executor = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     try:
-        yield Crew(executor, hands, apart=apart)
+        yield WorkerPool(executor, workers, use_processes=use_processes)
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _with_tools(packed: bytes, function: Callable[[Any, Item], Result], item: Item) -> Result:
-    return function(_unpacked(packed), item)
+def _call_with_pickled_state(pickled_state: bytes, function: Callable[[Any, Item], Result], item: Item) -> Result:
+    return function(_unpickle_state(pickled_state), item)
 
 
 @lru_cache(maxsize=1)
-def _unpacked(packed: bytes) -> Any:
-    return pickle.loads(packed)
+def _unpickle_state(pickled_state: bytes) -> Any:
+    return pickle.loads(pickled_state)
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work forever."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process dies: a worker would otherwise wait for items forever."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -99,4 +96,4 @@ def _end_with_parent() -> None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()

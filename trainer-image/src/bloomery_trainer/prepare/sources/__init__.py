@@ -1,1 +1,1 @@
-"""Where images come from: folders, and archives from a store or by https."""
+"""Sources of images: a folder in a store (``storage.Folder``), or an archive downloaded from a store or by https."""

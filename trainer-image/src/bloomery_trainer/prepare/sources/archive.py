@@ -1,7 +1,7 @@
-"""Archives as sources of images: checked from end to end before anything in them is used, never unpacked.
+"""Archives as sources of images: checked from end to end before a file is used, and never unpacked to files.
 
-A .zip is read where it lies. A .tar.gz has no places to read from, so it becomes the .tar inside it, still one file.
-No file is ever made by a name that stands in an archive.
+A ``.zip`` is read in place. A ``.tar.gz`` has no random access, so it is decompressed to one ``.tar`` file. No name in
+an archive ever becomes the name of a file on this disk.
 """
 
 from __future__ import annotations
@@ -19,30 +19,34 @@ from typing import IO, NamedTuple, cast
 
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare.sources import zip_reader
-from bloomery_trainer.prepare.sources.base import DamagedFile
-from bloomery_trainer.prepare.sources.download import gib
+from bloomery_trainer.prepare.sources.base import DamagedFile, is_junk_file
+from bloomery_trainer.prepare.sources.download import format_bytes
+from bloomery_trainer.prepare.split import SPLIT_FOLDERS
 from bloomery_trainer.storage import StoredFile
 
-ENDINGS = (".zip", ".tar.gz", ".tgz")
-MEMBERS = 2_000_000
-"""Files in one archive, at most."""
+SUFFIXES = (".zip", ".tar.gz", ".tgz")
+MAX_MEMBERS = 2_000_000
+"""Files in one archive."""
 
-_UNPACKED = 4
-"""How many times rules.maxArchiveBytes an archive may hold unpacked."""
+_MAX_UNPACKED_FACTOR = 4
+"""An archive may hold this many times ``rules.maxArchiveBytes`` unpacked."""
 
-_RATIO = 100
-"""Images hardly pack: what shrinks to less than a hundredth was made to fill a disk."""
+_MAX_COMPRESSION_RATIO = 100
+"""Images hardly compress: a file that shrinks to less than a hundredth was made to fill a disk."""
 
-_HARMLESS = 256 * 1024 * 1024
-"""Up to so many bytes no ratio is looked at: a small archive of drawings may shrink to very little."""
+_RATIO_CHECK_MIN_BYTES = 256 * 1024 * 1024
+"""Unpacked size up to which the ratio is not checked: a small archive of drawings may compress very well."""
 
-_LONGEST_HEADER = 1024 * 1024
-_CHUNK = 1024 * 1024
-_AS_IT_IS = -1
-"""The method of a member that lies in the file as it is, without a checksum."""
+_MAX_TAR_HEADER_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_TAR_METHOD = -1
+"""Compression method of a member of a tar: none, and no checksum."""
 
-_LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-_SPLITS = frozenset({"train", "validation", "val", "test"})
+_MEMBER_TABLE = (
+    "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+    "CREATE TABLE member (path TEXT PRIMARY KEY, size INTEGER, packed INTEGER, offset INTEGER,"
+    " method INTEGER, crc INTEGER) WITHOUT ROWID"
+)
 
 
 class _Member(NamedTuple):
@@ -55,47 +59,38 @@ class _Member(NamedTuple):
 
 
 def is_archive(uri: str) -> bool:
-    """Whether the address is that of an archive, by its ending."""
-    return uri.partition("?")[0].lower().endswith(ENDINGS)
-
-
-def is_litter(path: str) -> bool:
-    """Whether a file is one that computers leave behind, no data of anybody's."""
-    return any(part.startswith(".") or part in _LITTER for part in path.split("/"))
+    """Whether the URI ends as one of an archive."""
+    return uri.partition("?")[0].lower().endswith(SUFFIXES)
 
 
 class Archive:
-    """An archive on the local disk, listed in a small database beside it."""
+    """An archive on the local disk, with a SQLite table of its members beside it."""
 
-    def __init__(self, path: Path, *, uri: str, stamp: str, limit: int) -> None:
-        """Checks the archive at `path`; what it needs beside it, it leaves beside it.
+    def __init__(self, path: Path, *, uri: str, stamp: str, max_archive_bytes: int) -> None:
+        """Check the archive at ``path`` and list its members.
 
         Args:
-            path: the file.
-            uri: what people call it.
-            stamp: a mark of its content.
-            limit: rules.maxArchiveBytes.
+            path: the file; the table of members and the decompressed tar are written beside it.
+            uri: its address, for messages.
+            stamp: identifies its content.
+            max_archive_bytes: ``rules.maxArchiveBytes``.
         """
         self.uri = uri
         self._stamp = stamp
         self._table = path.with_suffix(".members")
         self._members = sqlite3.connect(self._table, check_same_thread=False)
-        self._members.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
-            "CREATE TABLE member (path TEXT PRIMARY KEY, size INTEGER, packed INTEGER, offset INTEGER,"
-            " method INTEGER, crc INTEGER) WITHOUT ROWID"
-        )
-        self._path = self._checked(path, limit=limit)
-        self._top = self._common_top()
+        self._members.executescript(_MEMBER_TABLE)
+        self._path = self._list_members(path, max_unpacked_bytes=_MAX_UNPACKED_FACTOR * max_archive_bytes)
+        self._top = self._common_top_folder()
         self._lock = threading.Lock()
         self._descriptor = os.open(self._path, os.O_RDONLY)
 
     def __getstate__(self) -> tuple[str, str, Path, Path, str]:
-        """What another process needs to read the same files."""
+        """Return the state from which another process on this machine can read the same files."""
         return self.uri, self._stamp, self._table, self._path, self._top
 
     def __setstate__(self, state: tuple[str, str, Path, Path, str]) -> None:
-        """Opens them there."""
+        """Open the files of the state."""
         self.uri, self._stamp, self._table, self._path, self._top = state
         self._members = sqlite3.connect(self._table, check_same_thread=False)
         self._lock = threading.Lock()
@@ -103,152 +98,165 @@ class Archive:
 
     @property
     def is_remote(self) -> bool:
-        """Never: it was fetched."""
+        """Always false: the archive is on the local disk."""
         return False
 
     def list(self) -> Iterator[StoredFile]:
-        """Yields all files but litter, a common top folder left out of their paths."""
+        """Yield all files except junk, without a common top folder in their paths."""
         for path, size in self._members.execute("SELECT path, size FROM member ORDER BY path"):
             yield StoredFile(path.removeprefix(self._top), size, self._stamp)
 
     def read(self, path: str) -> bytes:
-        """The bytes of one file."""
+        """Return the content of one file."""
         with self._lock:
             row = self._members.execute("SELECT * FROM member WHERE path = ?", (self._top + path,)).fetchone()
         if row is None:
             raise FileNotFoundError(path)
         member = _Member(*row)
-        if member.method == _AS_IT_IS:
+        if member.method == _TAR_METHOD:
             data = os.pread(self._descriptor, member.size, member.offset)
             if len(data) != member.size:
-                raise DamagedFile("the archive ends before it does")
+                raise DamagedFile("the archive is cut short")
             return data
         try:
             return zip_reader.read_member(
                 self._descriptor,
                 size=member.size, packed=member.packed, offset=member.offset, method=member.method, crc=member.crc,
             )  # fmt: skip
-        except zip_reader.Damaged as error:
+        except zip_reader.DamagedZip as error:
             raise DamagedFile(f"inside the archive, {error}") from error
 
-    def _checked(self, path: Path, *, limit: int) -> Path:
-        unpacked = _UNPACKED * limit
+    def _list_members(self, path: Path, *, max_unpacked_bytes: int) -> Path:
+        """Check all members and add them to the table; return the file that holds them, a decompressed tar or a zip."""
         try:
             if self.uri.lower().endswith(".zip"):
-                self._add(_zip_members(path, unpacked=unpacked))
+                self._add_members(_read_zip_members(path, max_unpacked_bytes=max_unpacked_bytes))
             else:
-                path = _gunzipped(path, unpacked=unpacked)
-                self._add(_tar_members(path))
-        except (zip_reader.Damaged, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+                path = _decompress_tar(path, max_unpacked_bytes=max_unpacked_bytes)
+                self._add_members(_read_tar_members(path))
+        except (zip_reader.DamagedZip, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise BadData("BadArchive", f"{self.uri} cannot be read: {error}") from error
-        except _Unsafe as error:
+        except _UnsafeArchive as error:
             raise BadData("UnsafeArchive", f"{self.uri} is refused: {error}") from error
         return path
 
-    def _add(self, members: Iterable[_Member]) -> None:
+    def _add_members(self, members: Iterable[_Member]) -> None:
         for count, member in enumerate(members, start=1):
-            if count > MEMBERS:
-                raise _Unsafe(f"it holds more than {MEMBERS} files")
-            if is_litter(member.path):
+            if count > MAX_MEMBERS:
+                raise _UnsafeArchive(f"it holds more than {MAX_MEMBERS} files")
+            if is_junk_file(member.path):
                 continue
             try:
                 self._members.execute("INSERT INTO member VALUES (?, ?, ?, ?, ?, ?)", member)
             except sqlite3.IntegrityError:
-                raise _Unsafe(f"it holds two files named {member.path!r}") from None
+                raise _UnsafeArchive(f"it holds two files named {member.path!r}") from None
         self._members.commit()
 
-    def _common_top(self) -> str:
-        """The one folder around everything, as packers of folders make it, with its slash; else nothing."""
+    def _common_top_folder(self) -> str:
+        """Return the one folder around all files, with its slash, or an empty string.
+
+        Tools that pack a folder put such a folder into the archive. A folder that only holds images is a class, and
+        one that is named as a split is a split.
+        """
         first, last = self._members.execute("SELECT min(path), max(path) FROM member").fetchone()
         if first is None:
             return ""
         top, slash, _ = first.partition("/")
-        # Paths are ordered, so what first and last have in common all have.
-        if not slash or not last.startswith(f"{top}/") or top in _SPLITS:
+        # The paths are sorted: a prefix of the first and the last is one of all.
+        if not slash or not last.startswith(f"{top}/") or top in SPLIT_FOLDERS:
             return ""
-        deeper = self._members.execute(
+        has_folders = self._members.execute(
             "SELECT EXISTS (SELECT 1 FROM member WHERE instr(substr(path, ?), '/'))", (len(top) + 2,)
         ).fetchone()[0]
-        # A folder that holds images only is a class.
-        return f"{top}/" if deeper else ""
+        return f"{top}/" if has_folders else ""
 
 
-class _Unsafe(Exception):
+class _UnsafeArchive(Exception):
     """The archive would do harm, or was made to."""
 
 
-def _zip_members(path: Path, *, unpacked: int) -> Iterator[_Member]:
-    length, packed, size = path.stat().st_size, 0, 0
-    for entry in zip_reader.entries(path):
-        name = _safe(entry.name)
+def _read_zip_members(path: Path, *, max_unpacked_bytes: int) -> Iterator[_Member]:
+    archive_bytes, packed, size = path.stat().st_size, 0, 0
+    for entry in zip_reader.read_entries(path):
+        name = _safe_name(entry.name)
         if entry.problem:
-            raise _Unsafe(f"{name!r} {entry.problem}")
+            raise _UnsafeArchive(f"{name!r} {entry.problem}")
         packed, size = packed + entry.packed, size + entry.size
-        if packed > length:
-            raise _Unsafe("its files lie over each other")
-        _refuse_bomb(size, packed=length, unpacked=unpacked)
+        if packed > archive_bytes:
+            raise _UnsafeArchive("its files overlap")
+        _refuse_bomb(size, archive_bytes=archive_bytes, max_unpacked_bytes=max_unpacked_bytes)
         yield _Member(name, entry.size, entry.packed, entry.offset, entry.method, entry.crc)
 
 
-def _tar_members(path: Path) -> Iterator[_Member]:
-    with path.open("rb") as file, tarfile.open(mode="r:", fileobj=cast(IO[bytes], _Headers(file))) as tar:
+def _read_tar_members(path: Path) -> Iterator[_Member]:
+    with path.open("rb") as file, tarfile.open(mode="r:", fileobj=cast(IO[bytes], _TarHeaders(file))) as tar:
         while (member := tar.next()) is not None:
             # The list that tarfile keeps would grow with the archive.
             tar.members.clear()  # type: ignore[attr-defined]
             if member.isdir():
                 continue
-            name = _safe(member.name)
+            name = _safe_name(member.name)
             if not member.isreg() or member.sparse is not None:
-                raise _Unsafe(f"{name!r} is a link or a device, not a file")
-            yield _Member(name, member.size, member.size, member.offset_data, _AS_IT_IS, 0)
+                raise _UnsafeArchive(f"{name!r} is a link or a device, not a file")
+            yield _Member(name, member.size, member.size, member.offset_data, _TAR_METHOD, 0)
 
 
-class _Headers:
-    """A file of which tarfile reads headers only, none of them larger than is sound."""
+class _TarHeaders:
+    """A tar file of which tarfile reads only the headers; refuses a header of unreasonable size."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.tell, self.seek = file.tell, file.seek
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= _LONGEST_HEADER:
-            raise _Unsafe("one of its headers is far too large")
+        if not 0 <= size <= _MAX_TAR_HEADER_BYTES:
+            raise _UnsafeArchive("one of its headers is far too large")
         return self._file.read(size)
 
 
-def _gunzipped(path: Path, *, unpacked: int) -> Path:
-    target, length, size = path.with_suffix(".tar"), path.stat().st_size, 0
+def _decompress_tar(path: Path, *, max_unpacked_bytes: int) -> Path:
+    """Replace a ``.tar.gz`` by its tar; return the tar's path."""
+    target, archive_bytes, size = path.with_suffix(".tar"), path.stat().st_size, 0
     try:
         with gzip.open(path) as packed, target.open("wb") as file:
-            while chunk := packed.read(_CHUNK):
+            while chunk := packed.read(_CHUNK_BYTES):
                 size += len(chunk)
-                _refuse_bomb(size, packed=length, unpacked=unpacked)
+                _refuse_bomb(size, archive_bytes=archive_bytes, max_unpacked_bytes=max_unpacked_bytes)
                 file.write(chunk)
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile) or error.errno is None:
             raise
-        raise BadConfig("ScratchTooSmall", f"the unpacked archive cannot be kept: {error.strerror}") from error
+        raise BadConfig("ScratchTooSmall", f"the unpacked archive cannot be written: {error.strerror}") from error
     path.unlink()
     return target
 
 
-def _refuse_bomb(size: int, *, packed: int, unpacked: int) -> None:
-    if size > unpacked:
-        raise _Unsafe(f"unpacked it is more than {gib(unpacked)}, {_UNPACKED} times rules.maxArchiveBytes")
-    if size > max(_HARMLESS, _RATIO * packed):
-        raise _Unsafe(f"unpacked it is more than {_RATIO} times its size, as no images are")
+def _refuse_bomb(size: int, *, archive_bytes: int, max_unpacked_bytes: int) -> None:
+    if size > max_unpacked_bytes:
+        raise _UnsafeArchive(
+            f"unpacked it has more than {format_bytes(max_unpacked_bytes)}, "
+            f"{_MAX_UNPACKED_FACTOR} times rules.maxArchiveBytes"
+        )
+    if size > max(_RATIO_CHECK_MIN_BYTES, _MAX_COMPRESSION_RATIO * archive_bytes):
+        raise _UnsafeArchive(
+            f"unpacked it has more than {_MAX_COMPRESSION_RATIO} times its size; images do not compress so well"
+        )
 
 
-def _safe(name: str) -> str:
-    """The member's path; raises _Unsafe where it leads out of the archive or could be taken for another."""
+def _safe_name(name: str) -> str:
+    """Return the member's path.
+
+    Raises:
+        _UnsafeArchive: the path leads out of the archive, or could be taken for another one.
+    """
     name = name.removeprefix("./")
     parts = name.split("/")
     if "\\" in name:
-        raise _Unsafe(f"the name {name!r} has a backslash; pack it with '/' between folders")
+        raise _UnsafeArchive(f"the name {name!r} has a backslash; pack it with '/' between folders")
     if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
-        raise _Unsafe(f"the name {name!r} is an absolute path")
+        raise _UnsafeArchive(f"the name {name!r} is an absolute path")
     if ".." in parts:
-        raise _Unsafe(f"the name {name!r} leads out of the archive")
+        raise _UnsafeArchive(f"the name {name!r} leads out of the archive")
     if not all(parts) or "." in parts or any(unicodedata.category(character) == "Cc" for character in name):
-        raise _Unsafe(f"the name {name!r} is not one of a file")
+        raise _UnsafeArchive(f"the name {name!r} is not a valid path")
     return unicodedata.normalize("NFC", name)

@@ -1,22 +1,25 @@
-"""Where images come from: a folder in a store, or an archive fetched from one."""
+"""The interface of a source of images, and the concurrent reading of one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.storage import StoredFile
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_READERS = 16
-"""Files read at once over a network: enough to hide its latency, few enough to hold at most 2 × 16 of them."""
+_REMOTE_READERS = 16
+"""Concurrent reads over a network: enough to hide its latency; at most twice as many files are in memory."""
+
+_JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 class DamagedFile(Exception):
-    """One file of a source cannot be read, now or later; the others can."""
+    """One file of a source can never be read; the others can."""
 
 
 class Source(Protocol):
@@ -26,19 +29,40 @@ class Source(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether reading means waiting for a network."""
+        """Whether a read waits for a network."""
 
     def list(self) -> Iterator[StoredFile]:
-        """Yields all files."""
+        """Yield all files."""
 
     def read(self, path: str) -> bytes:
-        """The bytes of one file; FileNotFoundError where there is none, DamagedFile where it is of no use."""
+        """Return the content of one file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DamagedFile: the file cannot be read.
+        """
 
 
-def side_by_side(
-    function: Callable[[Item], Result], items: Iterable[Item], sources: Sequence[Source]
-) -> Iterator[Result]:
-    """Yields `function(item)` for each item, in order; many at once where most of it is waiting for a network."""
+def read_listed_file(source: Source, path: str) -> bytes:
+    """Return the content of a file that the source has listed.
+
+    Raises:
+        Unavailable: the file was removed since.
+        DamagedFile: the file cannot be read.
+    """
+    try:
+        return source.read(path)
+    except FileNotFoundError as error:
+        raise Unavailable("SourceChanged", f"{path} was removed while the dataset was being prepared") from error
+
+
+def map_reads(function: Callable[[Item], Result], items: Iterable[Item], sources: Sequence[Source]) -> Iterator[Result]:
+    """Yield ``function(item)``, which reads from the sources, for each item, in order; concurrently over a network."""
     if any(source.is_remote for source in sources):
-        return map_in_order(function, items, threads=_READERS)
+        return map_in_order(function, items, threads=_REMOTE_READERS)
     return map(function, items)
+
+
+def is_junk_file(path: str) -> bool:
+    """Whether operating systems and tools made the file: hidden files, ``__MACOSX``, ``Thumbs.db``, ``desktop.ini``."""
+    return any(part.startswith(".") or part in _JUNK_NAMES for part in path.split("/"))

@@ -1,7 +1,7 @@
-"""Fetching an archive: from a store, or from anywhere in the world by https.
+"""Downloads an archive from a store, or by https from a public server, without access to internal addresses.
 
-An https address is written by somebody who may not look into our network. So the name is resolved once, the
-address is checked, and the connection goes to just that address; the same again after every redirect.
+The author of an https address may have no access to our network. So the name is resolved once, the address is checked,
+and the connection goes to exactly that address; the same again after every redirect.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ from bloomery_trainer.storage import Folder
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_REDIRECTS = 5
-_CHUNK = 1024 * 1024
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_GONE = {401, 403, 404, 410}
+_MAX_REDIRECTS = 5
+_CHUNK_BYTES = 1024 * 1024
+_NAT64_NETWORK = ipaddress.ip_network("64:ff9b::/96")
+_NOT_FOUND_STATUSES = {401, 403, 404, 410}
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Reads comma-separated networks such as `10.0.0.0/8,fd00::/8`; raises BadConfig where one is none."""
+    """Parse comma-separated networks such as ``10.0.0.0/8,fd00::/8``.
+
+    Raises:
+        BadConfig: one of them is not a network.
+    """
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as error:
@@ -42,53 +46,77 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         ) from error
 
 
-def fetch_from_store(folder: Folder, name: str, target: Path, *, limit: int) -> str:
-    """Writes the file to `target`; returns its hex sha256. Raises BadConfig or BadData where it cannot be had."""
+def download_from_store(folder: Folder, name: str, target: Path, *, max_bytes: int) -> str:
+    """Download a file of a store to ``target``; return its hex sha256.
+
+    Raises:
+        BadConfig: the file does not exist, or does not fit on the disk.
+        BadData: the file is too large.
+    """
     uri = f"{folder.uri}/{name}"
     try:
-        refuse_large(folder.size_of(name), limit=limit, uri=uri, scratch=target.parent)
-        return _save(folder.stream(name), target, limit=limit, uri=uri)
+        _refuse_too_large(folder.size_of(name), max_bytes=max_bytes, uri=uri, scratch=target.parent)
+        return _save(folder.stream(name), target, max_bytes=max_bytes, uri=uri)
     except FileNotFoundError as error:
         raise BadConfig("SourceNotFound", f"there is no file {uri}") from error
 
 
-def fetch_https(url: str, target: Path, *, limit: int, networks: Sequence[Network]) -> str:
-    """Writes what is at the address to `target`; returns its hex sha256."""
-    shown = without_query(url)
-    with _explained(shown), _opened(url, networks) as response:
-        announced = response.headers.get("Content-Length", "")
-        if announced.isdigit():
-            refuse_large(int(announced), limit=limit, uri=shown, scratch=target.parent)
-        return _save(response.stream(_CHUNK, decode_content=False), target, limit=limit, uri=shown)
+def download_https(url: str, target: Path, *, max_bytes: int, networks: Sequence[Network]) -> str:
+    """Download the file at the URL to ``target``; return its hex sha256.
+
+    Args:
+        url: its address.
+        target: the file to write.
+        max_bytes: ``rules.maxArchiveBytes``.
+        networks: the networks, in addition to the public internet, that the address may be in.
+
+    Raises:
+        BadConfig: the address is not allowed or does not exist.
+        BadData: the file is too large.
+        Unavailable: the server does not answer.
+    """
+    label = without_query(url)
+    with _translate_errors(label), _open_response(url, networks) as response:
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit():
+            _refuse_too_large(int(length), max_bytes=max_bytes, uri=label, scratch=target.parent)
+        return _save(response.stream(_CHUNK_BYTES, decode_content=False), target, max_bytes=max_bytes, uri=label)
 
 
 def without_query(url: str) -> str:
-    """The address without what may be a signature."""
+    """Return the URL without its query, which may be a signature."""
     return url.partition("?")[0].partition("#")[0]
 
 
-def refuse_large(size: int, *, limit: int, uri: str, scratch: Path) -> None:
-    """Raises where a file is larger than the rules or the disk allow."""
-    if size > limit:
-        raise BadData("ArchiveTooLarge", f"{uri} has {gib(size)}; rules.maxArchiveBytes allows {gib(limit)}")
-    free = shutil.disk_usage(scratch).free
-    if size > free:
-        raise BadConfig("ScratchTooSmall", f"{uri} needs {gib(size)} of local disk, {gib(free)} are free")
-
-
-def gib(size: int) -> str:
-    """Bytes, for people."""
+def format_bytes(size: int) -> str:
+    """Return a size for people, in MiB or GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _save(chunks: Iterable[bytes | memoryview], target: Path, *, limit: int, uri: str) -> str:
+def _refuse_too_large(size: int, *, max_bytes: int, uri: str, scratch: Path) -> None:
+    if size > max_bytes:
+        raise BadData(
+            "ArchiveTooLarge", f"{uri} has {format_bytes(size)}; rules.maxArchiveBytes allows {format_bytes(max_bytes)}"
+        )
+    free = shutil.disk_usage(scratch).free
+    if size > free:
+        raise BadConfig(
+            "ScratchTooSmall", f"{uri} needs {format_bytes(size)} of local disk, {format_bytes(free)} are free"
+        )
+
+
+def _save(chunks: Iterable[bytes | memoryview], target: Path, *, max_bytes: int, uri: str) -> str:
+    """Write the chunks to ``target``; return their hex sha256."""
     digest, size = hashlib.sha256(), 0
     try:
         with target.open("wb") as file:
             for chunk in chunks:
                 size += len(chunk)
-                if size > limit:
-                    raise BadData("ArchiveTooLarge", f"{uri} has more than the {gib(limit)} of rules.maxArchiveBytes")
+                if size > max_bytes:
+                    raise BadData(
+                        "ArchiveTooLarge",
+                        f"{uri} has more than the {format_bytes(max_bytes)} of rules.maxArchiveBytes",
+                    )
                 digest.update(chunk)
                 file.write(chunk)
     except OSError as error:
@@ -99,13 +127,14 @@ def _save(chunks: Iterable[bytes | memoryview], target: Path, *, limit: int, uri
 
 
 @contextmanager
-def _opened(url: str, networks: Sequence[Network]) -> Iterator[urllib3.BaseHTTPResponse]:
-    for _ in range(_REDIRECTS + 1):
-        host, port, path = _parts(url)
-        address = _allowed_address(host, port, networks)
-        with closing(_pool(host, port, address)) as pool:
+def _open_response(url: str, networks: Sequence[Network]) -> Iterator[urllib3.BaseHTTPResponse]:
+    """Request the URL and follow its redirects, with every address checked."""
+    for _ in range(_MAX_REDIRECTS + 1):
+        host, port, path = _split_url(url)
+        address = _resolve_allowed_address(host, port, networks)
+        with closing(_open_pool(host, port, address)) as pool:
             response = pool.urlopen(
-                "GET", path, headers=_headers(host, port), redirect=False, retries=False, preload_content=False
+                "GET", path, headers=_request_headers(host, port), redirect=False, retries=False, preload_content=False
             )
             with closing(response):
                 location = response.get_redirect_location()
@@ -114,11 +143,13 @@ def _opened(url: str, networks: Sequence[Network]) -> Iterator[urllib3.BaseHTTPR
                     yield response
                     return
                 url = urljoin(url, location)
-    raise BadConfig("SourceRefused", f"the address leads on more than {_REDIRECTS} times; give the one at its end")
+    raise BadConfig(
+        "SourceRefused", f"the address redirects more than {_MAX_REDIRECTS} times; give the address at the end"
+    )
 
 
-def _pool(host: str, port: int, address: str) -> urllib3.HTTPSConnectionPool:
-    # Connected by address, checked by name: whatever the name's owner says next is not asked for.
+def _open_pool(host: str, port: int, address: str) -> urllib3.HTTPSConnectionPool:
+    # Connects by address and verifies by name: the name is not resolved again, so a changed DNS answer has no effect.
     return urllib3.HTTPSConnectionPool(
         address,
         port,
@@ -130,7 +161,7 @@ def _pool(host: str, port: int, address: str) -> urllib3.HTTPSConnectionPool:
     )
 
 
-def _headers(host: str, port: int) -> dict[str, str]:
+def _request_headers(host: str, port: int) -> dict[str, str]:
     name = f"[{host}]" if ":" in host else host
     return {
         "Host": name if port == 443 else f"{name}:{port}",
@@ -140,73 +171,83 @@ def _headers(host: str, port: int) -> dict[str, str]:
     }
 
 
-def _parts(url: str) -> tuple[str, int, str]:
+def _split_url(url: str) -> tuple[str, int, str]:
+    """Return host, port and path with query; urllib3 quotes what is not ASCII."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 443
     except ValueError as error:
-        raise BadConfig("SourceRefused", f"{without_query(url)} is no address: {error}") from error
+        raise BadConfig("SourceRefused", f"{without_query(url)} is not a valid address: {error}") from error
     if parts.scheme != "https" or not host:
-        raise BadConfig("SourceRefused", f"{without_query(url)} is refused: archives come by https only")
+        raise BadConfig("SourceRefused", f"{without_query(url)} is refused: the address must begin with https://")
     if parts.username is not None or parts.password is not None:
-        raise BadConfig("SourceRefused", f"the address at {host} names a user; that is never sent, so leave it out")
-    # What is not ASCII yet is quoted by urllib3.
+        raise BadConfig(
+            "SourceRefused", f"the address at {host} has a user name, which is never sent; remove it from the address"
+        )
     return host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _allowed_address(host: str, port: int, networks: Sequence[Network]) -> str:
-    """The first address of the host; raises BadConfig where any of them is not for us."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno == socket.EAI_AGAIN:
-            raise Unavailable("SourceUnreachable", f"the name {host} cannot be looked up now") from error
-        raise BadConfig("SourceNotFound", f"there is no host {host}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise BadConfig("SourceNotFound", f"{host!r} is no host name") from error
-    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
-    for text in addresses:
-        if not _is_allowed(ipaddress.ip_address(text), networks):
+def _resolve_allowed_address(host: str, port: int, networks: Sequence[Network]) -> str:
+    """Return the first address of the host.
+
+    Raises:
+        BadConfig: any address of the host is not allowed.
+    """
+    addresses = _resolve(host, port)
+    for address in addresses:
+        if not _is_allowed(ipaddress.ip_address(address), networks):
             raise BadConfig(
                 "AddressRefused",
-                f"{host} is at {text}, which is not an address of the public internet; where such sources are wanted, "
-                "the cluster's administrator names the network in the chart's sources.allowedNetworks",
+                f"{host} is at {address}, which is not an address of the public internet; to allow such sources, "
+                "the cluster's administrator adds the network to the chart's sources.allowedNetworks",
             )
     return addresses[0]
 
 
+def _resolve(host: str, port: int) -> list[str]:
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_AGAIN:
+            raise Unavailable("SourceUnreachable", f"the name {host} cannot be resolved now") from error
+        raise BadConfig("SourceNotFound", f"there is no host {host}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise BadConfig("SourceNotFound", f"{host!r} is not a host name") from error
+    return [str(entry[4][0]).partition("%")[0] for entry in entries]
+
+
 def _is_allowed(address: Address, networks: Sequence[Network]) -> bool:
-    inner = _inner(address)
+    inner = _embedded_ipv4(address) or address
     if any(inner in network for network in networks):
         return True
     return inner.is_global and not inner.is_multicast
 
 
-def _inner(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one leads to, where it does."""
+def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 one leads to: NAT64, IPv4-mapped, 6to4 or Teredo."""
     if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
+        return None
+    if address in _NAT64_NETWORK:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
-def _require_success(status: int, shown: str) -> None:
-    if status in _GONE:
-        raise BadConfig("SourceNotFound", f"{shown} cannot be had: the server answers {status}")
+def _require_success(status: int, label: str) -> None:
+    if status in _NOT_FOUND_STATUSES:
+        raise BadConfig("SourceNotFound", f"{label} cannot be downloaded: the server answers {status}")
     if status == 429 or status >= 500:
-        raise Unavailable("SourceUnreachable", f"{shown} cannot be had now: the server answers {status}")
+        raise Unavailable("SourceUnreachable", f"{label} cannot be downloaded now: the server answers {status}")
     if status != 200:
-        raise BadConfig("SourceRefused", f"{shown} cannot be had: the server answers {status}")
+        raise BadConfig("SourceRefused", f"{label} cannot be downloaded: the server answers {status}")
 
 
 @contextmanager
-def _explained(shown: str) -> Iterator[None]:
+def _translate_errors(label: str) -> Iterator[None]:
     try:
         yield
     except SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error) or "hostname" in str(error):
-            raise BadConfig("CertificateRefused", f"the certificate of {shown} is not valid: {error}") from error
-        raise Unavailable("SourceUnreachable", f"{shown} cannot be read: {error}") from error
+            raise BadConfig("CertificateRefused", f"the certificate of {label} is not valid: {error}") from error
+        raise Unavailable("SourceUnreachable", f"{label} cannot be read: {error}") from error
     except HTTPError as error:
-        raise Unavailable("SourceUnreachable", f"{shown} cannot be read: {error}") from error
+        raise Unavailable("SourceUnreachable", f"{label} cannot be read: {error}") from error

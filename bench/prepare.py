@@ -1,6 +1,6 @@
-"""How fast `prepare` is beside a plain Pillow loop on one processor, and how much memory it takes for how many images.
+"""The speed of ``prepare`` compared with a plain Pillow loop on one processor, and its memory by number of images.
 
-`python -m bench.prepare` prints one JSON object as its last line.
+``python -m bench.prepare`` prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from PIL import Image
 from bench.images import write_photos
 from bench.prepared import run_trainer
 
-_PHOTOS = 500
-_MANY = 2000
-"""Images in one class folder of the synthetic sets."""
+_DISTINCT_PHOTOS = 500
+_SMALL_IMAGES_PER_CLASS = 2000
 
 
 def pillow_loop(folder: Path, target: Path, *, shrink: bool) -> float:
-    """Opens and decodes each file, takes its digest and puts it into a tar; returns the seconds.
+    """Open and decode each file, compute its digest and add it to a tar; return the seconds.
 
     Args:
         folder: of class folders.
         target: the tar file.
-        shrink: decode a JPEG at an eighth of its size, as `prepare` does; all of its data is read all the same.
+        shrink: decode a JPEG at an eighth of its size, as ``prepare`` does; all of its data is still read.
     """
     begin = time.perf_counter()
     with tarfile.open(target, "w") as tar:
@@ -53,7 +52,7 @@ def pillow_loop(folder: Path, target: Path, *, shrink: bool) -> float:
 
 
 def speed(images: int, rounds: int) -> dict[str, Any]:
-    """Images a second of both on the same photographs, in turns; the best round of each, as others use the machine."""
+    """Measure images a second of both on the same photographs, in turns; the best round of each counts."""
     times: dict[str, list[float]] = {"prepare": [], "loop": [], "shrinking_loop": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,7 +77,7 @@ def speed(images: int, rounds: int) -> dict[str, Any]:
 
 
 def memory(images: int) -> int:
-    """The largest resident size in KiB of a `prepare` of so many small images, with all of its processes."""
+    """Return the peak resident size in KiB of ``prepare`` with all of its processes, for a number of small images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_small(folder / "raw", images)
@@ -93,12 +92,12 @@ def memory(images: int) -> int:
             "workers = cpu_count() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
             "print(int(status['VmHWM'].split()[0]) + workers)"
         )
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
-        return int(done.stdout.split()[-1])
+        if process.returncode:
+            raise RuntimeError(process.stderr[-2000:])
+        return int(process.stdout.split()[-1])
 
 
 def _on_one_processor(folder: Path, *, shrink: bool) -> float:
@@ -107,12 +106,12 @@ def _on_one_processor(folder: Path, *, shrink: bool) -> float:
         f"print(pillow_loop(Path(sys.argv[1]), Path(sys.argv[2]), shrink={shrink}))"
     )
     target = folder / "loop.tar"
-    done = subprocess.run(
+    process = subprocess.run(
         ["taskset", "--cpu-list", "0", sys.executable, "-c", code, str(folder / "raw"), str(target)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     target.unlink()
-    return float(done.stdout)
+    return float(process.stdout)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -125,40 +124,43 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _write_photos(folder: Path, images: int) -> None:
-    """A few photographs again and again, each time with another end, which no decoder reads."""
-    write_photos(folder, images=min(images, _PHOTOS), classes=10)
-    known = [(path, path.read_bytes()) for path in sorted(folder.rglob("*.jpg"))]
-    for number in range(len(known), images):
-        path, data = known[number % len(known)]
+    """Repeat a few photographs, each time with other bytes at the end, which no decoder reads."""
+    write_photos(folder, images=min(images, _DISTINCT_PHOTOS), classes=10)
+    photos = [(path, path.read_bytes()) for path in sorted(folder.rglob("*.jpg"))]
+    for number in range(len(photos), images):
+        path, data = photos[number % len(photos)]
         (path.parent / f"{number:06}.jpg").write_bytes(data + number.to_bytes(8, "little"))
 
 
 def _write_small(folder: Path, images: int) -> None:
-    """Tiny bitmaps, each different in its first pixels."""
+    """Write tiny bitmaps, each with different last bytes."""
     buffer = io.BytesIO()
     Image.new("L", (32, 32)).save(buffer, "BMP")
     plain = bytearray(buffer.getvalue())
     for number in range(images):
         plain[-8:] = number.to_bytes(8, "little")
-        path = folder / f"class{number // _MANY}" / f"{number:07}.bmp"
-        if number % _MANY == 0:
+        path = folder / f"class{number // _SMALL_IMAGES_PER_CLASS}" / f"{number:07}.bmp"
+        if number % _SMALL_IMAGES_PER_CLASS == 0:
             path.parent.mkdir(parents=True)
         path.write_bytes(plain)
 
 
 def main() -> None:
-    """Measures, and prints what was found."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000, help="photographs for the speed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=100_000)
-    given = parser.parse_args()
-    found: dict[str, Any] = speed(given.images, given.rounds)
-    few, many = memory(given.few), memory(given.many)
-    found["peak_memory_mib"] = {str(given.few): round(few / 1024, 1), str(given.many): round(many / 1024, 1)}
-    found["peak_memory_ratio"] = round(many / few, 3)
-    print(json.dumps(found))
+    arguments = parser.parse_args()
+    results: dict[str, Any] = speed(arguments.images, arguments.rounds)
+    few, many = memory(arguments.few), memory(arguments.many)
+    results["peak_memory_mib"] = {
+        str(arguments.few): round(few / 1024, 1),
+        str(arguments.many): round(many / 1024, 1),
+    }
+    results["peak_memory_ratio"] = round(many / few, 3)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

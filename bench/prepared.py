@@ -1,4 +1,4 @@
-"""A dataset version made by the trainer's own `prepare`, in a process of its own."""
+"""Makes a dataset version by the trainer's ``prepare`` command, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def run_trainer(config: dict[str, Any], folder: Path, *, processors: str | None = None) -> dict[str, Any]:
-    """Runs one command of the trainer to its end and returns its termination message.
+    """Run one command of the trainer and return its termination message.
 
     Args:
-        config: its document.
-        folder: takes the document and the message.
-        processors: those it may use, as taskset takes them ("0", "0,1"); None for all.
+        config: its configuration.
+        folder: takes the configuration and the message.
+        processors: the processors to use, in the form of taskset (``0``, ``0,1``); None for all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, message = folder / f"{config['kind']}.json", folder / f"{config['kind']}-message.json"
@@ -25,15 +25,15 @@ def run_trainer(config: dict[str, Any], folder: Path, *, processors: str | None 
     if processors is not None:
         command = ["taskset", "--cpu-list", processors, *command]
     environment = {**os.environ, "TERMINATION_LOG": str(message), "BLOOMERY_PORT": "0"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{config['kind']} ended with {done.returncode}: {done.stderr[-2000:]}")
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"{config['kind']} ended with {process.returncode}: {process.stderr[-2000:]}")
     document: dict[str, Any] = json.loads(message.read_text(encoding="utf-8"))
     return document
 
 
 def prepared(raw: Path, store: Path, **changes: Any) -> dict[str, Any]:
-    """Prepares the folder of class folders `raw`; an entry of `datasets` for a training."""
+    """Prepare a folder of class folders; return an entry of ``datasets`` for a training."""
     config = {
         "kind": "prepare",
         "name": "bench",

@@ -16,7 +16,7 @@ from kubectl_bloomery.show import print_json
 
 if TYPE_CHECKING:
     from bloomery_trainer import progress
-    from bloomery_trainer.prepare.survey import Survey
+    from bloomery_trainer.prepare.dry_run import DryRunResult as Survey
 
 SHOWN = 20
 """Ignored files that are named on a terminal."""
@@ -117,7 +117,7 @@ def _survey(folder: Path, spec: Mapping[str, Any], *, name: str) -> Survey:
     try:
         from bloomery_trainer.config import PrepareConfig, load
         from bloomery_trainer.errors import TrainerError
-        from bloomery_trainer.prepare.survey import survey
+        from bloomery_trainer.prepare.dry_run import dry_run as survey
     except ModuleNotFoundError as error:
         wanted = "check judges by the trainer's own rules, packages beside this one"
         cure = "pip install ./model-format ./trainer-image"

@@ -1,4 +1,4 @@
-"""Where people look for a dataset's report: in MLflow, once for each version."""
+"""The report of a dataset version in MLflow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prepare(command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 @pytest.mark.feature("D7")
 @pytest.mark.feature("D10")
 @pytest.mark.feature("D13")
-def test_the_report_is_in_mlflow_once_for_each_version(
+def test_report_is_in_mlflow_once_for_each_version(
     mlflow: MlflowServer, prepare: Callable[..., Any], tmp_path: Path
 ) -> None:
     first, again = prepare(displayName="花卉", description="给花店用的"), prepare()
@@ -60,7 +60,7 @@ def test_the_report_is_in_mlflow_once_for_each_version(
 
 
 @pytest.mark.feature("D7")
-def test_a_report_that_mlflow_missed_gets_there_when_the_dataset_is_prepared_again(
+def test_missed_report_is_recorded_by_the_next_preparation(
     mlflow: MlflowServer, prepare: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:

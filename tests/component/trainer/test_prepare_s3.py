@@ -1,4 +1,4 @@
-"""What `prepare` does with real S3 servers: one for the store, another one for the images."""
+"""The ``prepare`` command with two real S3 servers: one for the store, one for the images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from testing.servers import S3_PROGRAM, S3Server, free_port
 
 
 class Finished(NamedTuple):
-    """How a preparation ended."""
+    """The exit code, the termination message and the log of a preparation."""
 
     code: int
     message: dict[str, Any]
@@ -67,7 +67,7 @@ def splits() -> dict[str, bytes]:
     }
 
 
-def packed() -> dict[str, bytes]:
+def zipped() -> dict[str, bytes]:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in folders().items():
@@ -128,10 +128,10 @@ def command(gateways: tuple[S3Server, S3Server], tmp_path: Path) -> Callable[...
         ("folders", folders, "s3://folders/raw", 5),
         ("splits", splits, "s3://splits/raw", 5),
         ("pairs", pairs, "s3://pairs/raw", 5),
-        ("packed", packed, "s3://packed/raw.zip", 5),
+        ("zipped", zipped, "s3://zipped/raw.zip", 5),
     ],
 )
-def test_every_layout_is_read_from_a_store_with_keys_of_its_own(
+def test_every_layout_is_read_from_a_store_with_its_own_keys(
     gateways: tuple[S3Server, S3Server],
     command: Callable[..., Command],
     bucket: str,
@@ -141,10 +141,10 @@ def test_every_layout_is_read_from_a_store_with_keys_of_its_own(
     tmp_path: Path,
 ) -> None:
     gateways[1].put(bucket, files())
-    ended = command(uri).finish()
+    result = command(uri).finish()
 
-    assert ended.code == 0, ended.log
-    assert ended.message["classes"] == [
+    assert result.code == 0, result.log
+    assert result.message["classes"] == [
         {"name": name, "train": 25 - held_out, "validation": held_out, "test": 0} for name in ("roses", "美食/凉皮")
     ]
     found = [entry for page in obstore.list(gateways[0].bucket("store"), tmp_path.name) for entry in page]
@@ -154,7 +154,7 @@ def test_every_layout_is_read_from_a_store_with_keys_of_its_own(
 
 
 @pytest.mark.feature("D11")
-def test_a_public_bucket_is_read_without_keys(
+def test_public_bucket_is_read_without_keys(
     gateways: tuple[S3Server, S3Server], command: Callable[..., Command]
 ) -> None:
     gateways[1].put("public", folders())
@@ -165,28 +165,28 @@ def test_a_public_bucket_is_read_without_keys(
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     # Where this server keeps it.
     os.setxattr(gateways[1].folder / "public", "user.policy", policy.encode())
-    ended = command("s3://public/raw", gateways[1].environment("SOURCE_", keyed=False)).finish()
+    result = command("s3://public/raw", gateways[1].environment("SOURCE_", keyed=False)).finish()
 
-    assert (ended.code, ended.message.get("images")) == (0, 50), ended.log
+    assert (result.code, result.message.get("images")) == (0, 50), result.log
 
 
 @pytest.mark.feature("D11")
 @pytest.mark.parametrize("keys", [{}, {"SOURCE_AWS_ACCESS_KEY_ID": "images", "SOURCE_AWS_SECRET_ACCESS_KEY": "wrong"}])
-def test_a_store_that_refuses_the_keys_is_told_in_words(
+def test_refused_keys_are_bad_configuration(
     gateways: tuple[S3Server, S3Server], command: Callable[..., Command], keys: dict[str, str]
 ) -> None:
     environment = {**gateways[1].environment("SOURCE_", keyed=False), **keys}
     bucket = f"private{len(keys)}"
     gateways[1].put(bucket, {"raw/roses/1.png": b"x"})
-    ended = command(f"s3://{bucket}/raw", environment).finish()
+    result = command(f"s3://{bucket}/raw", environment).finish()
 
-    assert ended.code == 2
-    assert ended.message["error"]["reason"] == "AccessDenied"
-    assert f"refuses access to s3://{bucket}/raw" in ended.message["error"]["message"]
+    assert result.code == 2
+    assert result.message["error"]["reason"] == "AccessDenied"
+    assert f"refuses access to s3://{bucket}/raw" in result.message["error"]["message"]
 
 
 @pytest.mark.feature("D8")
-def test_a_killed_preparation_reads_no_checked_image_again(
+def test_inspected_images_are_not_read_again_after_a_kill(
     gateways: tuple[S3Server, S3Server], command: Callable[..., Command], tmp_path: Path
 ) -> None:
     store, images = gateways
@@ -196,21 +196,21 @@ def test_a_killed_preparation_reads_no_checked_image_again(
 
     work = f"{tmp_path.name}/.work"
 
-    def kept() -> list[str]:
+    def check_files() -> list[str]:
         found = [entry["path"] for page in obstore.list(store.bucket("store"), work) for entry in page]
         return [path for path in found if "/checks/" in path]
 
-    while not kept():
+    while not check_files():
         assert process.poll() is None, "it ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = images.reads("many")
-    contents = [bytes(obstore.get(store.bucket("store"), path).bytes()) for path in kept()]
+    contents = [bytes(obstore.get(store.bucket("store"), path).bytes()) for path in check_files()]
     checked = sum(len(content.splitlines()) for content in contents)
-    ended = preparation.finish()
+    result = preparation.finish()
     reads = images.reads("many")[len(before) :]
 
-    assert ended.code == 0, ended.log
+    assert result.code == 0, result.log
     assert checked >= 1000
     # Those not checked yet, every image once more to pack it, twelve for the report; a few were under way at the kill.
     assert 3000 - checked <= len(reads) <= 3000 - checked + 12 + 64

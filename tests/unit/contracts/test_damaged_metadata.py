@@ -11,7 +11,7 @@ from bloomery_model import ImageError, Preprocess, decode
 from bloomery_serving.errors import RequestError
 from bloomery_serving.image_file import FORMATS, ImageFile, Limits, decode_file
 from bloomery_trainer.config import Rules
-from bloomery_trainer.prepare.rules import Broken, by_content
+from bloomery_trainer.prepare.rules import Violation, check_content
 from bloomery_trainer.train.data import Framed, Whole
 from tests.unit.model_format.damaged import Damaged, damaged_files
 
@@ -26,7 +26,7 @@ MIN_READABLE = 0.8
 
 
 def is_prepared(file: Damaged) -> bool:
-    return not isinstance(by_content(file.data, Rules(check=False)), Broken)
+    return not isinstance(check_content(file.data, Rules(check=False)), Violation)
 
 
 def trained_pixels(file: Damaged) -> NDArray[np.uint8] | None:

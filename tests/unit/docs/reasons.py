@@ -20,7 +20,7 @@ _POSITIONS = {
     "_give_up": 0,
     "TrainerError": 0,
     "ModelError": 0,
-    "Broken": 0,
+    "Violation": 0,
     "RequestError": 1,
 }
 """What makes a reason, and which of its arguments that is; subclasses as their base."""

@@ -10,7 +10,7 @@ from tests.unit.docs.reasons import reasons
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
 
-IMAGES = {"Broken", "Placed"}
+IMAGES = {"Violation", "Assignment"}
 ANSWERS = {"RequestError"}
 PASSED_ON = {
     "blocking.reason",

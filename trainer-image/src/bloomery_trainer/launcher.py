@@ -75,7 +75,7 @@ def _work(command: str, path: Path) -> Work:
         raise BadConfig("InvalidConfig", f"{path.name} is a configuration to {settings.kind}, not to {command}")
     # Imported only now: preparing images needs no torch, and loading it takes seconds.
     if isinstance(settings, config.PrepareConfig):
-        from bloomery_trainer.prepare.run import prepare
+        from bloomery_trainer.prepare.command import prepare
 
         return lambda progress, _: prepare(settings, progress)
     if command == "register":

@@ -1,1 +1,1 @@
-"""From a source of images to a dataset version: list, check, split, pack."""
+"""Prepares a dataset version from sources of images: list, inspect, split, pack."""

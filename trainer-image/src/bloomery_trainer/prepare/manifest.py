@@ -1,4 +1,4 @@
-"""The manifest of a dataset version: written last, so that a version with a manifest is a whole one."""
+"""The manifest of a dataset version: written last, so that a version with a manifest is complete."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.prepare.index import Ignored
-from bloomery_trainer.prepare.listing import SPLITS
+from bloomery_trainer.prepare.file_table import IgnoredFile
 from bloomery_trainer.prepare.shards import Shard
+from bloomery_trainer.prepare.split import SPLITS
 from bloomery_trainer.storage import Folder
 
-NAME = "manifest.json"
-IGNORED = "ignored.jsonl"
-REPORT = "report.html"
-LISTED = 1000
-"""Ignored files that the manifest and the report name; ignored.jsonl has all."""
+MANIFEST_NAME = "manifest.json"
+IGNORED_NAME = "ignored.jsonl"
+REPORT_NAME = "report.html"
+MAX_LISTED_FILES = 1000
+"""Ignored files that the manifest and the report list; ignored.jsonl lists all."""
 
-_PACKING = 1
-"""Raised when the same images and settings begin to give other shards."""
-
-
-def settings(config: PrepareConfig) -> dict[str, Any]:
-    """The settings that shape a version."""
-    document = config.model_dump(mode="json", by_alias=True, include={"rules", "split", "shards"})
-    # What may be fetched is no matter of what came of it.
-    del document["rules"]["maxArchiveBytes"]
-    return {"packing": _PACKING, **document}
+_PACKING_VERSION = 1
+"""Increased when the same images and settings give other shards."""
 
 
-def version_of(contents: Iterable[tuple[str, str, bytes]], settings: Mapping[str, Any]) -> str:
-    """The content digest: hex sha256 over the settings and the sorted (class, split, image sha256) triples."""
+def version_settings(config: PrepareConfig) -> dict[str, Any]:
+    """Return the settings that are part of the version."""
+    settings = config.model_dump(mode="json", by_alias=True, include={"rules", "split", "shards"})
+    # The download limit does not affect the dataset's content.
+    del settings["rules"]["maxArchiveBytes"]
+    return {"packing": _PACKING_VERSION, **settings}
+
+
+def compute_version(contents: Iterable[tuple[str, str, bytes]], settings: Mapping[str, Any]) -> str:
+    """Return the content digest: hex sha256 of the settings and the sorted (class, split, image sha256) triples."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for class_name, split, sha256 in contents:
         digest.update(f"\n{class_name}\t{split}\t{sha256.hex()}".encode())
     return digest.hexdigest()
 
 
-def write_ignored(target: Folder, path: str, ignored: Iterable[Ignored]) -> list[dict[str, str]]:
-    """Writes one JSON line for each ignored file; returns the first of them."""
-    first: list[dict[str, str]] = []
+def write_ignored(target: Folder, path: str, ignored: Iterable[IgnoredFile]) -> list[dict[str, str]]:
+    """Write one JSON line for each ignored file; return the first of them."""
+    listed: list[dict[str, str]] = []
     with target.writer(path) as writer:
         for file in ignored:
             entry = {"key": file.key, "reason": file.reason, "detail": file.detail}
-            if len(first) < LISTED:
-                first.append(entry)
+            if len(listed) < MAX_LISTED_FILES:
+                listed.append(entry)
             writer.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-    return first
+    return listed
 
 
-def build(
+def build_manifest(
     *,
     version: str,
     settings: Mapping[str, Any],
@@ -62,14 +62,24 @@ def build(
     reasons: Mapping[str, int],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """The manifest's content."""
+    """Return the manifest's content.
+
+    Args:
+        version: the content digest.
+        settings: that are part of the version.
+        counts: images of each class and split.
+        shards: of each split.
+        ignored: the first ignored files.
+        reasons: number of ignored files for each reason.
+        warnings: sentences for people.
+    """
     classes = sorted({name for name, _ in counts})
     return {
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": classes,
         "counts": {name: {split: counts.get((name, split), 0) for split in SPLITS} for name in classes},
-        "shards": {split: [shard.document() for shard in shards[split]] for split in SPLITS if shards.get(split)},
+        "shards": {split: [shard.to_json() for shard in shards[split]] for split in SPLITS if shards.get(split)},
         "ignored": list(ignored),
         "ignoredCounts": dict(reasons),
         "warnings": list(warnings),
@@ -77,8 +87,8 @@ def build(
     }
 
 
-def summary(manifest: Mapping[str, Any], uri: str) -> dict[str, Any]:
-    """What the operator is told of a version."""
+def build_summary(manifest: Mapping[str, Any], uri: str) -> dict[str, Any]:
+    """Return the summary of a version, for the termination message."""
     classes = [{"name": name, **manifest["counts"][name]} for name in manifest["classes"]]
     return {
         "version": manifest["version"],
@@ -88,5 +98,5 @@ def summary(manifest: Mapping[str, Any], uri: str) -> dict[str, Any]:
         "classCount": len(classes),
         "ignored": manifest["ignoredCounts"],
         "warnings": manifest["warnings"],
-        "report": f"{uri}/{REPORT}",
+        "report": f"{uri}/{REPORT_NAME}",
     }

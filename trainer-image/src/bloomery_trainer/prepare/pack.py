@@ -1,4 +1,4 @@
-"""Packing the images of each split into shards; those that an earlier run has finished are left as they are."""
+"""Packs the images of each split into shards; the shards that an earlier run has completed are left as they are."""
 
 from __future__ import annotations
 
@@ -11,89 +11,113 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.prepare.check import read
-from bloomery_trainer.prepare.crew import Crew
-from bloomery_trainer.prepare.index import Index, Sample
-from bloomery_trainer.prepare.listing import SPLITS
-from bloomery_trainer.prepare.shards import Shard, entries, write_shard
-from bloomery_trainer.prepare.sources import DamagedFile, Source, side_by_side
-from bloomery_trainer.prepare.work import Work
+from bloomery_trainer.prepare.file_table import Sample, SampleQueries
+from bloomery_trainer.prepare.resume import ResumeState
+from bloomery_trainer.prepare.shards import Shard, encode_image, write_shard
+from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
+from bloomery_trainer.prepare.split import SPLITS
+from bloomery_trainer.prepare.worker_pool import WorkerPool
 from bloomery_trainer.progress import Progress
 from bloomery_trainer.storage import Folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Packing:
-    """What it takes to write a shard."""
+class PackContext:
+    """The state that all workers share.
+
+    Attributes:
+        sources: the sources of the images.
+        target: the folder of the dataset's versions.
+        resume: takes the completed shards.
+        version: of the dataset.
+        class_indices: the index of each class.
+    """
 
     sources: Sequence[Source]
     target: Folder
-    work: Work
+    resume: ResumeState
     version: str
-    classes: Mapping[str, int]
+    class_indices: Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A shard to be written: its images, each with its number in the split."""
+class _ShardPlan:
+    """A shard to write: its images, each with its number in the split."""
 
     name: str
     samples: list[tuple[int, Sample]]
 
 
-def pack(index: Index, packing: Packing, *, size: int, crew: Crew, progress: Progress) -> dict[str, list[Shard]]:
-    """Writes the shards of all splits, `size` images each."""
-    counts = index.counts()
-    total, done = sum(counts.values()), 0
+def pack_samples(
+    samples: SampleQueries, context: PackContext, *, shard_images: int, workers: WorkerPool, progress: Progress
+) -> dict[str, list[Shard]]:
+    """Write the shards of all splits, ``shard_images`` images each."""
+    counts = samples.count()
+    total = sum(counts.values())
     progress.update(stage="writing", images=0, total=total)
-    in_split = {split: sum(count for (_, name), count in counts.items() if name == split) for split in SPLITS}
-    names = {split: [f"{split}-{n:05}.tar" for n in range(math.ceil(in_split[split] / size))] for split in SPLITS}
-    known = _written_before(packing, chain.from_iterable(names.values()))
-    done = sum(shard.images for shard in known.values())
-    for shard in crew.map_in_order(pack_shard, packing, _plans(index, names, size=size, without=known)):
-        known[shard.name] = shard
+    names = {split: _shard_names(split, counts, shard_images) for split in SPLITS}
+    shards = _find_completed_shards(context, chain.from_iterable(names.values()))
+    done = sum(shard.images for shard in shards.values())
+    plans = _plan_shards(samples, names, shard_images=shard_images, completed=shards)
+    for shard in workers.map(_pack_shard, context, plans):
+        shards[shard.name] = shard
         done += shard.images
         progress.update(images=done)
-        log.info("packed %d of %d images", done, total)
-    return {split: [known[name] for name in names[split]] for split in SPLITS}
+        logger.info("packed %d of %d images", done, total)
+    return {split: [shards[name] for name in names[split]] for split in SPLITS}
 
 
-def pack_shard(packing: Packing, plan: Plan) -> Shard:
-    """Writes one shard, and keeps that it is written."""
-    images = side_by_side(lambda item: _read(packing, *item), plan.samples, packing.sources)
-    shard = write_shard(images, plan.name, target=packing.target, below=packing.version)
-    packing.work.save_shard(packing.version, shard)
+def _shard_names(split: str, counts: Mapping[tuple[str, str], int], shard_images: int) -> list[str]:
+    images = sum(count for (_, image_split), count in counts.items() if image_split == split)
+    return [f"{split}-{number:05}.tar" for number in range(math.ceil(images / shard_images))]
+
+
+def _find_completed_shards(context: PackContext, names: Iterable[str]) -> dict[str, Shard]:
+    shards = {}
+    for name in names:
+        shard = context.resume.find_shard(context.version, name)
+        if shard is not None:
+            shards[name] = shard
+            logger.info("%s was written by an earlier run", name)
+    return shards
+
+
+def _plan_shards(
+    samples: SampleQueries, names: Mapping[str, Sequence[str]], *, shard_images: int, completed: Collection[str]
+) -> Iterator[_ShardPlan]:
+    # The collection grows while the plans are consumed.
+    skipped = frozenset(completed)
+    for split, shard_names in names.items():
+        numbered = enumerate(samples.shuffled(split))
+        for name in shard_names:
+            chunk = islice(numbered, shard_images)
+            if name in skipped:
+                deque(chunk, maxlen=0)
+            else:
+                yield _ShardPlan(name, list(chunk))
+
+
+def _pack_shard(context: PackContext, plan: _ShardPlan) -> Shard:
+    """Write one shard, and save that it is complete."""
+    images = map_reads(lambda item: _read_image(context, *item), plan.samples, context.sources)
+    shard = write_shard(images, plan.name, target=context.target, folder=context.version)
+    context.resume.save_shard(context.version, shard)
     return shard
 
 
-def _written_before(packing: Packing, names: Iterable[str]) -> dict[str, Shard]:
-    found = ((name, packing.work.shard(packing.version, name)) for name in names)
-    known = {name: shard for name, shard in found if shard is not None}
-    for name in known:
-        log.info("%s was written by an earlier run", name)
-    return known
+def _read_image(context: PackContext, number: int, sample: Sample) -> bytes:
+    """Return an image as tar entries.
 
-
-def _plans(index: Index, names: Mapping[str, Sequence[str]], *, size: int, without: Collection[str]) -> Iterator[Plan]:
-    written = frozenset(without)
-    for split, shards in names.items():
-        samples = enumerate(index.shuffled(split))
-        for name in shards:
-            chunk = islice(samples, size)
-            if name in written:
-                deque(chunk, maxlen=0)
-            else:
-                yield Plan(name, list(chunk))
-
-
-def _read(packing: Packing, number: int, sample: Sample) -> bytes:
+    Raises:
+        Unavailable: the image changed since it was inspected.
+    """
     try:
-        data = read(packing.sources[sample.source], sample.key)
+        data = read_listed_file(context.sources[sample.source], sample.key)
     except DamagedFile as error:
         raise Unavailable("SourceChanged", f"{sample.key} cannot be read any more: {error}") from error
     if hashlib.sha256(data).digest() != sample.sha256:
         raise Unavailable("SourceChanged", f"{sample.key} changed while the dataset was being prepared")
-    label = packing.classes[sample.class_name]
-    return entries(number, data, extension=sample.extension, label=label, key=sample.key)
+    class_index = context.class_indices[sample.class_name]
+    return encode_image(number, data, extension=sample.extension, class_index=class_index, key=sample.key)

@@ -1,4 +1,4 @@
-"""Packing images into plain tar files, written to the store as they fill."""
+"""Shards: plain tar files of images, streamed to the store."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from bloomery_trainer.storage import Folder
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished tar file of the dataset."""
+    """One complete tar file of the dataset."""
 
     name: str
     images: int
     bytes: int
     sha256: str
 
-    def document(self) -> dict[str, Any]:
-        """Its entry in the manifest."""
+    def to_json(self) -> dict[str, Any]:
+        """Return its entry in the manifest."""
         return asdict(self)
 
 
-def entries(number: int, data: bytes, *, extension: str, label: int, key: str) -> bytes:
-    """One image as it stands in a shard: the file, the index of its class, and what it was called."""
+def encode_image(number: int, data: bytes, *, extension: str, class_index: int, key: str) -> bytes:
+    """Return the tar entries of one image: the file, the index of its class, and its path in the source."""
     return b"".join([
-        *_entry(f"{number:08}.{extension}", data),
-        *_entry(f"{number:08}.cls", str(label).encode()),
-        *_entry(f"{number:08}.txt", key.encode()),
+        *_encode_entry(f"{number:08}.{extension}", data),
+        *_encode_entry(f"{number:08}.cls", str(class_index).encode()),
+        *_encode_entry(f"{number:08}.txt", key.encode()),
     ])  # fmt: skip
 
 
-def write_shard(images: Iterable[bytes], name: str, *, target: Folder, below: str) -> Shard:
-    """Writes `below/name` from the entries of its images; holds one part of an upload in memory."""
+def write_shard(images: Iterable[bytes], name: str, *, target: Folder, folder: str) -> Shard:
+    """Write ``folder/name`` from the tar entries of its images; one part of an upload is in memory."""
     count = 0
-    with target.writer(f"{below}/{name}") as writer:
+    with target.writer(f"{folder}/{name}") as writer:
         for image in images:
             writer.write(image)
             count += 1
@@ -45,8 +45,8 @@ def write_shard(images: Iterable[bytes], name: str, *, target: Folder, below: st
         return Shard(name, count, writer.bytes, writer.sha256)
 
 
-def _entry(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    # Made here and not by a TarFile, so that many threads make them while one writes.
+def _encode_entry(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    # Without a TarFile, so that many threads encode while one writes.
     entry = tarfile.TarInfo(name)
     entry.size = len(data)
     return entry.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE)

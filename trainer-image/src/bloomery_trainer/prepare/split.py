@@ -1,4 +1,4 @@
-"""Who learns and who examines: the stratified, seeded split."""
+"""Stratified, seeded train/validation/test split."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ from fractions import Fraction
 
 from bloomery_trainer.config import Split
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.index import Index
+from bloomery_trainer.prepare.file_table import FileTable
+
+SPLITS = ("train", "validation", "test")
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+"""The split of each folder name."""
 
 
-def assign(index: Index, split: Split) -> None:
-    """Gives every image without a split one: of each class, each share rounded down, the rest trains.
+def split_files(files: FileTable, split: Split) -> None:
+    """Give each image that is in no split folder a split: each share of a class is rounded down, the rest trains.
 
-    Which images are held out depends on their content and the seed alone, not on names or on other images.
+    The content of an image and the seed decide whether it is held out, not its name or other images.
+
+    Raises:
+        BadData: no image is left for validation.
     """
-    index.index_samples()
-    for name in index.class_counts():
-        free = index.count_free(name)
-        index.draw(name, validation=share_of(free, split.validation), test=share_of(free, split.test))
-    counts = index.counts()
-    if not any(held_out == "validation" for _, held_out in counts):
+    files.splits.start()
+    for name in files.inspection.count_by_class():
+        unassigned = files.splits.count_unassigned(name)
+        files.splits.assign(
+            name,
+            validation=share_of(unassigned, split.validation),
+            test=share_of(unassigned, split.test),
+        )
+    counts = files.samples.count()
+    if not any(split_name == "validation" for _, split_name in counts):
         raise BadData(
             "NoValidation",
             f"none of the {sum(counts.values())} images is left for validation; add images or raise its share",
@@ -27,5 +38,5 @@ def assign(index: Index, split: Split) -> None:
 
 
 def share_of(count: int, share: float) -> int:
-    """`count` × `share` rounded down, exact: 29 % of 100 is 29, whatever binary fractions say."""
+    """Return ``count`` × ``share`` rounded down, in decimals: 29 % of 100 is 29, in binary fractions less."""
     return int(count * Fraction(str(share)))

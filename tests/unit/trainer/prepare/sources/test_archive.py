@@ -1,4 +1,4 @@
-"""What a user gets from a .zip, .tar.gz or .tgz; and what one that means harm gets from us."""
+"""Sources that are a .zip, .tar.gz or .tgz, valid, damaged or malicious."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.archives import Archive
+from bloomery_trainer.prepare.sources.archive import Archive
 
 Prepare = Callable[..., Any]
 WriteImage = Callable[..., None]
@@ -54,23 +54,23 @@ def member(name: str, **fields: Any) -> tarfile.TarInfo:
     return info
 
 
-def opened(path: Path, limit: int = LIMIT) -> Archive:
-    return Archive(path, uri=f"file://{path}", stamp="1", limit=limit)
+def open_archive(path: Path, limit: int = LIMIT) -> Archive:
+    return Archive(path, uri=f"file://{path}", stamp="1", max_archive_bytes=limit)
 
 
-def refused(path: Path, limit: int = LIMIT) -> str:
+def refusal_message(path: Path, limit: int = LIMIT) -> str:
     with pytest.raises(BadData) as caught:
-        opened(path, limit)
+        open_archive(path, limit)
     return str(caught.value).replace(f"file://{path}", "it")
 
 
 def names_in(path: Path) -> list[str]:
-    return [file.path for file in opened(path).list()]
+    return [file.path for file in open_archive(path).list()]
 
 
 @pytest.mark.feature("D4")
 @pytest.mark.parametrize(("pack", "name"), [(zip_of, "f.zip"), (tar_of, "f.tar.gz"), (tar_of, "f.tgz")])
-def test_an_archive_of_class_folders_gives_the_same_version_as_the_folders(
+def test_archive_gives_the_same_version_as_its_folders(
     prepare: Prepare, flowers: Path, tmp_path: Path, pack: Callable[[Path, Path], Path], name: str
 ) -> None:
     folders = prepare(flowers)
@@ -81,17 +81,17 @@ def test_an_archive_of_class_folders_gives_the_same_version_as_the_folders(
 
 
 @pytest.mark.feature("D4")
-def test_one_folder_around_everything_is_looked_through(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
+def test_common_top_folder_is_left_out(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
     path = zip_of(flowers, tmp_path / "f.zip", below="flowers-2026/")
-    ended = prepare(flowers, source={"uri": f"file://{path}"}, exclude=["roses/0.png"])
+    result = prepare(flowers, source={"uri": f"file://{path}"}, exclude=["roses/0.png"])
 
-    assert [entry["name"] for entry in ended.message["classes"]] == ["roses", "tulips"]
-    assert ended.message["ignored"] == {"Excluded": 1}
+    assert [entry["name"] for entry in result.message["classes"]] == ["roses", "tulips"]
+    assert result.message["ignored"] == {"Excluded": 1}
 
 
 @pytest.mark.feature("D3")
 @pytest.mark.feature("D4")
-def test_an_archive_may_hold_label_texts_or_splits(
+def test_archive_may_hold_label_texts_or_split_folders(
     prepare: Prepare, write_image: WriteImage, flowers: Path, tmp_path: Path
 ) -> None:
     for number in range(40):
@@ -110,19 +110,19 @@ def test_an_archive_may_hold_label_texts_or_splits(
 
 
 @pytest.mark.feature("D8")
-def test_an_archive_can_be_appended(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
+def test_archive_can_be_appended(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
     path = zip_of(flowers / "tulips", tmp_path / "more.zip")
-    ended = prepare(flowers, append=[{"uri": f"file://{path}", "class": "roses"}])
+    result = prepare(flowers, append=[{"uri": f"file://{path}", "class": "roses"}])
 
-    assert ended.message["images"] == 65
-    assert ended.message["warnings"][-1] == "20 images are exact copies of another one"
+    assert result.message["images"] == 65
+    assert result.message["warnings"][-1] == "20 images are exact copies of another one"
 
 
 @pytest.mark.feature("D6")
 @pytest.mark.parametrize(
     ("raw", "name"), [("美食/凉皮.png".encode(), "美食/凉皮.png"), ("美食/凉皮.png".encode("gbk"), "美食/凉皮.png")]
 )
-def test_names_that_chinese_windows_writes_are_read(tmp_path: Path, raw: bytes, name: str) -> None:
+def test_names_in_gbk_are_decoded(tmp_path: Path, raw: bytes, name: str) -> None:
     stand_in = "x" * len(raw)
     path = zip_with(tmp_path / "a.zip", (stand_in, b"1"), ("b/c.png", b"2"))
     path.write_bytes(path.read_bytes().replace(stand_in.encode(), raw))
@@ -138,14 +138,14 @@ def test_names_that_chinese_windows_writes_are_read(tmp_path: Path, raw: bytes, 
         ("/etc/passwd.png", "is an absolute path"),
         ("C:/up.png", "is an absolute path"),
         ("a\\b.png", "has a backslash"),
-        ("a//b.png", "is not one of a file"),
-        ("a/./b.png", "is not one of a file"),
-        ("a\nb.png", "is not one of a file"),
+        ("a//b.png", "is not a valid path"),
+        ("a/./b.png", "is not a valid path"),
+        ("a\nb.png", "is not a valid path"),
     ],
 )
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str, words: str) -> None:
-    in_zip = refused(zip_with(tmp_path / "a.zip", (name, b"1")))
-    in_tar = refused(tar_with(tmp_path / "b.tgz", member(name)))
+def test_unsafe_names_are_refused(tmp_path: Path, name: str, words: str) -> None:
+    in_zip = refusal_message(zip_with(tmp_path / "a.zip", (name, b"1")))
+    in_tar = refusal_message(tar_with(tmp_path / "b.tgz", member(name)))
 
     assert in_zip.startswith(f"it is refused: the name {name!r} {words}")
     assert in_tar == in_zip
@@ -155,50 +155,52 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str, words:
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     path = tar_with(tmp_path / "a.tgz", member("a/b.png", type=kind, linkname="/etc/passwd"))
 
-    assert refused(path) == "it is refused: 'a/b.png' is a link or a device, not a file"
+    assert refusal_message(path) == "it is refused: 'a/b.png' is a link or a device, not a file"
 
 
-def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+def test_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("a/b.png")
     link.external_attr = 0o120777 << 16
 
-    assert "is a link" in refused(zip_with(tmp_path / "a.zip", (link, b"/etc/passwd")))
+    assert "is a link" in refusal_message(zip_with(tmp_path / "a.zip", (link, b"/etc/passwd")))
 
 
-def test_an_encrypted_zip_is_refused_in_words(tmp_path: Path) -> None:
+def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
     path = zip_with(tmp_path / "a.zip", ("a/b.png", b"1"))
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\x01\x02")
     data[entry + 8] |= 1
     path.write_bytes(data)
 
-    assert refused(path) == "it is refused: 'a/b.png' is encrypted; pack it without a password"
+    assert refusal_message(path) == "it is refused: 'a/b.png' is encrypted; pack it without a password"
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_duplicate_names_are_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate"):
         path = zip_with(tmp_path / "a.zip", ("a/b.png", b"1"), ("a/b.png", b"2"))
 
-    assert refused(path) == "it is refused: it holds two files named 'a/b.png'"
+    assert refusal_message(path) == "it is refused: it holds two files named 'a/b.png'"
 
 
-def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+def test_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
         archive.addfile(member("a/b.png", size=300 * 2**20), Zeros())
 
-    assert refused(tmp_path / "a.tgz").endswith("unpacked it is more than 100 times its size, as no images are")
+    assert refusal_message(tmp_path / "a.tgz").endswith(
+        "unpacked it has more than 100 times its size; images do not compress so well"
+    )
     assert [
         path.name for path in tmp_path.iterdir() if path.suffix == ".tar" and path.stat().st_size > 290 * 2**20
     ] == []
 
 
-def test_an_archive_that_says_it_holds_more_than_allowed_is_refused(tmp_path: Path) -> None:
+def test_archive_over_the_unpacked_limit_is_refused(tmp_path: Path) -> None:
     path = zip_with(tmp_path / "a.zip", ("a/b.png", bytes(50_000)))
 
-    assert "unpacked it is more than 0.0 MiB, 4 times rules.maxArchiveBytes" in refused(path, limit=10_000)
+    assert "unpacked it has more than 0.0 MiB, 4 times rules.maxArchiveBytes" in refusal_message(path, limit=10_000)
 
 
-def test_files_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
+def test_overlapping_files_are_refused(tmp_path: Path) -> None:
     path = zip_with(tmp_path / "a.zip", *((f"a/{number}.png", bytes([number]) * 500) for number in range(3)))
     data = bytearray(path.read_bytes())
     at = -1
@@ -206,10 +208,10 @@ def test_files_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
         struct.pack_into("<L", data, at + 20, len(data) - 200)
     path.write_bytes(data)
 
-    assert refused(path) == "it is refused: its files lie over each other"
+    assert refusal_message(path) == "it is refused: its files overlap"
 
 
-def test_a_file_that_unpacks_to_more_than_it_says_is_ignored(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
+def test_file_larger_than_its_directory_entry_is_ignored(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
     path = zip_of(flowers, tmp_path / "f.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("roses/liar.png", bytes(100_000))
@@ -217,55 +219,53 @@ def test_a_file_that_unpacks_to_more_than_it_says_is_ignored(prepare: Prepare, f
     entry = data.rindex(b"PK\x01\x02")
     struct.pack_into("<L", data, entry + 24, 100)
     path.write_bytes(data)
-    ended = prepare(flowers, source={"uri": f"file://{path}"})
+    result = prepare(flowers, source={"uri": f"file://{path}"})
 
-    assert (ended.code, ended.message["images"], ended.message["ignored"]) == (0, 45, {"Corrupt": 1})
+    assert (result.code, result.message["images"], result.message["ignored"]) == (0, 45, {"Corrupt": 1})
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tgz"])
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + b"\xff" * 18, b"\x1f\x8b" + b"\0" * 40])
-def test_what_is_no_archive_is_bad_data(tmp_path: Path, name: str, content: bytes) -> None:
+def test_damaged_archive_is_bad_data(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
 
-    assert refused(tmp_path / name).startswith("it cannot be read: ")
+    assert refusal_message(tmp_path / name).startswith("it cannot be read: ")
 
 
-def test_a_tar_header_without_end_is_refused(tmp_path: Path) -> None:
+def test_endless_tar_header_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
         archive.addfile(member("x", type=tarfile.XHDTYPE, size=2**21), Zeros())
 
-    assert refused(tmp_path / "a.tgz") == "it is refused: one of its headers is far too large"
+    assert refusal_message(tmp_path / "a.tgz") == "it is refused: one of its headers is far too large"
 
 
 @pytest.mark.feature("D4")
-def test_an_archive_over_the_limit_is_refused_before_it_is_fetched(
-    prepare: Prepare, flowers: Path, tmp_path: Path
-) -> None:
+def test_archive_over_the_limit_is_refused_before_download(prepare: Prepare, flowers: Path, tmp_path: Path) -> None:
     path = zip_of(flowers, tmp_path / "f.zip")
-    ended = prepare(flowers, source={"uri": f"file://{path}"}, rules={"maxArchiveBytes": 2**10})
+    result = prepare(flowers, source={"uri": f"file://{path}"}, rules={"maxArchiveBytes": 2**10})
 
-    assert (ended.code, ended.reason) == (3, "ArchiveTooLarge")
-    assert ended.sentence.endswith("MiB; rules.maxArchiveBytes allows 0.0 MiB")
-
-
-def test_an_archive_that_is_not_there_is_bad_configuration(prepare: Prepare, tmp_path: Path) -> None:
-    ended = prepare(tmp_path, source={"uri": f"file://{tmp_path}/none.zip"})
-
-    assert (ended.code, ended.sentence) == (2, f"there is no file file://{tmp_path}/none.zip")
+    assert (result.code, result.reason) == (3, "ArchiveTooLarge")
+    assert result.sentence.endswith("MiB; rules.maxArchiveBytes allows 0.0 MiB")
 
 
-def test_members_of_a_zip64_are_found(tmp_path: Path) -> None:
+def test_missing_archive_is_bad_configuration(prepare: Prepare, tmp_path: Path) -> None:
+    result = prepare(tmp_path, source={"uri": f"file://{tmp_path}/none.zip"})
+
+    assert (result.code, result.sentence) == (2, f"there is no file file://{tmp_path}/none.zip")
+
+
+def test_zip64_members_are_listed_and_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:
         for number in range(66_000):
             archive.writestr(f"class/{number}.png", str(number))
-    archive = opened(tmp_path / "a.zip")
+    archive = open_archive(tmp_path / "a.zip")
 
     assert len(list(archive.list())) == 66_000
     assert archive.read("class/65999.png") == b"65999"
 
 
 class Zeros(io.RawIOBase):
-    """As many zero bytes as are asked for."""
+    """An endless file of zero bytes."""
 
     def readable(self) -> bool:
         return True

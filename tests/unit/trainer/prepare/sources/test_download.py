@@ -1,4 +1,4 @@
-"""What a user gets from an archive at an https address, and what an address into our network gets: real TLS servers."""
+"""Archives at https addresses, with real TLS servers, and the refusal of internal addresses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.prepare.download import fetch_https, parse_networks
+from bloomery_trainer.prepare.sources.download import download_https, parse_networks
 
 Prepare = Callable[..., Any]
 ALLOWED = "BLOOMERY_SOURCE_NETWORKS"
@@ -36,7 +36,7 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requested_paths: list[str] = field(default_factory=list)
     without_length: bool = False
 
     def url(self, path: str, host: str = "localhost") -> str:
@@ -49,7 +49,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    certificate_of_localhost = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -64,7 +64,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tls") / "server.pem"
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(made.public_bytes(pem) + private)
+    path.write_bytes(certificate_of_localhost.public_bytes(pem) + private)
     return path
 
 
@@ -72,7 +72,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(certificate: Path) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            about.asked.append(self.path)
+            about.requested_paths.append(self.path)
             content = about.files.get(self.path, b"")
             known = self.path in about.files
             status = about.statuses.get(self.path, 302 if self.path in about.redirects else 200 if known else 404)
@@ -85,7 +85,7 @@ def server(certificate: Path) -> Iterator[Server]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Requests are kept in `asked`."""
+            """Requests are kept in `requested_paths`."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -99,7 +99,7 @@ def server(certificate: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def trusted(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def trusted_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server, with its certificate and its network allowed."""
     monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
     monkeypatch.setenv(ALLOWED, "127.0.0.1/32, ::1/128")
@@ -107,7 +107,7 @@ def trusted(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def packed(flowers: Path, tmp_path: Path) -> bytes:
+def zip_bytes(flowers: Path, tmp_path: Path) -> bytes:
     path = tmp_path / "flowers.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(flowers.rglob("*.*")):
@@ -116,34 +116,36 @@ def packed(flowers: Path, tmp_path: Path) -> bytes:
 
 
 @pytest.mark.feature("D4")
-def test_a_zip_by_https_gives_the_same_version_as_its_folders(
-    prepare: Prepare, trusted: Server, flowers: Path, packed: bytes
+def test_https_archive_gives_the_same_version_as_its_folders(
+    prepare: Prepare, trusted_server: Server, flowers: Path, zip_bytes: bytes
 ) -> None:
-    trusted.files["/data/flowers.zip?token=secret"] = packed
+    trusted_server.files["/data/flowers.zip?token=secret"] = zip_bytes
     folders = prepare(flowers)
-    ended = prepare(flowers, source={"uri": trusted.url("/data/flowers.zip?token=secret")}, store="other")
+    result = prepare(flowers, source={"uri": trusted_server.url("/data/flowers.zip?token=secret")}, store="other")
 
-    assert ended.code == 0
-    assert ended.message["version"] == folders.message["version"]
-    report = Path(ended.message["report"].removeprefix("file://")).read_text(encoding="utf-8")
+    assert result.code == 0
+    assert result.message["version"] == folders.message["version"]
+    report = Path(result.message["report"].removeprefix("file://")).read_text(encoding="utf-8")
     assert "/data/flowers.zip" in report
     assert "secret" not in report
 
 
-def test_an_archive_by_https_can_be_appended(prepare: Prepare, trusted: Server, flowers: Path, packed: bytes) -> None:
-    trusted.files["/more.zip"] = packed
-    ended = prepare(flowers, append=[{"uri": trusted.url("/more.zip")}])
-
-    assert ended.message["images"] == 90
-
-
-def test_redirects_are_followed_five_times_and_no_more(
-    prepare: Prepare, trusted: Server, flowers: Path, packed: bytes
+def test_https_archive_can_be_appended(
+    prepare: Prepare, trusted_server: Server, flowers: Path, zip_bytes: bytes
 ) -> None:
-    trusted.files["/f.zip"] = packed
+    trusted_server.files["/more.zip"] = zip_bytes
+    result = prepare(flowers, append=[{"uri": trusted_server.url("/more.zip")}])
+
+    assert result.message["images"] == 90
+
+
+def test_at_most_five_redirects_are_followed(
+    prepare: Prepare, trusted_server: Server, flowers: Path, zip_bytes: bytes
+) -> None:
+    trusted_server.files["/f.zip"] = zip_bytes
     steps = ["/0.zip", "/1", "/2", "/3", "/4", "/f.zip"]
-    trusted.redirects |= dict(pairwise(steps)) | {"/more.zip": "/0.zip"}
-    five, six = (prepare(flowers, source={"uri": trusted.url(path)}) for path in ("/0.zip", "/more.zip"))
+    trusted_server.redirects |= dict(pairwise(steps)) | {"/more.zip": "/0.zip"}
+    five, six = (prepare(flowers, source={"uri": trusted_server.url(path)}) for path in ("/0.zip", "/more.zip"))
 
     assert five.code == 0
     assert (six.code, six.reason) == (2, "SourceRefused")
@@ -160,84 +162,84 @@ def test_redirects_are_followed_five_times_and_no_more(
         ("file:///etc/passwd", "SourceRefused"),
     ],
 )
-def test_a_redirect_leads_nowhere_that_its_address_may_not(
-    prepare: Prepare, trusted: Server, flowers: Path, target: str, reason: str
+def test_redirect_to_a_refused_address_is_refused(
+    prepare: Prepare, trusted_server: Server, flowers: Path, target: str, reason: str
 ) -> None:
-    trusted.redirects["/f.zip"] = target
-    ended = prepare(flowers, source={"uri": trusted.url("/f.zip")})
+    trusted_server.redirects["/f.zip"] = target
+    result = prepare(flowers, source={"uri": trusted_server.url("/f.zip")})
 
-    assert (ended.code, ended.reason) == (2, reason)
+    assert (result.code, result.reason) == (2, reason)
 
 
-def test_an_address_in_our_network_is_refused_unless_it_is_allowed(
+def test_internal_address_is_refused_unless_allowed(
     prepare: Prepare, server: Server, flowers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
-    ended = prepare(flowers, source={"uri": server.url("/f.zip")})
+    result = prepare(flowers, source={"uri": server.url("/f.zip")})
 
-    assert (ended.code, ended.reason) == (2, "AddressRefused")
-    assert "sources.allowedNetworks" in ended.sentence
-    assert server.asked == []
+    assert (result.code, result.reason) == (2, "AddressRefused")
+    assert "sources.allowedNetworks" in result.sentence
+    assert server.requested_paths == []
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_untrusted_certificate_is_refused(
     prepare: Prepare, server: Server, flowers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ALLOWED, "127.0.0.0/8,::1/128")
-    ended = prepare(flowers, source={"uri": server.url("/f.zip")})
+    result = prepare(flowers, source={"uri": server.url("/f.zip")})
 
-    assert (ended.code, ended.reason) == (2, "CertificateRefused")
+    assert (result.code, result.reason) == (2, "CertificateRefused")
 
 
-def test_a_certificate_for_another_name_is_refused(prepare: Prepare, trusted: Server, flowers: Path) -> None:
-    ended = prepare(flowers, source={"uri": trusted.url("/f.zip", host="127.0.0.1")})
+def test_certificate_for_another_name_is_refused(prepare: Prepare, trusted_server: Server, flowers: Path) -> None:
+    result = prepare(flowers, source={"uri": trusted_server.url("/f.zip", host="127.0.0.1")})
 
-    assert (ended.code, ended.reason) == (2, "CertificateRefused")
+    assert (result.code, result.reason) == (2, "CertificateRefused")
 
 
 @pytest.mark.parametrize(("without_length", "words"), [(False, "allows 0.1 MiB"), (True, "more than the 0.1 MiB")])
-def test_more_bytes_than_allowed_are_refused_also_where_nobody_announced_them(
-    prepare: Prepare, trusted: Server, flowers: Path, without_length: bool, words: str
+def test_download_over_the_limit_is_refused(
+    prepare: Prepare, trusted_server: Server, flowers: Path, without_length: bool, words: str
 ) -> None:
-    trusted.files["/f.zip"] = bytes(200_000)
-    trusted.without_length = without_length
-    ended = prepare(flowers, source={"uri": trusted.url("/f.zip")}, rules={"maxArchiveBytes": 100_000})
+    trusted_server.files["/f.zip"] = bytes(200_000)
+    trusted_server.without_length = without_length
+    result = prepare(flowers, source={"uri": trusted_server.url("/f.zip")}, rules={"maxArchiveBytes": 100_000})
 
-    assert (ended.code, ended.reason) == (3, "ArchiveTooLarge")
-    assert words in ended.sentence
+    assert (result.code, result.reason) == (3, "ArchiveTooLarge")
+    assert words in result.sentence
 
 
 @pytest.mark.parametrize(
     ("status", "code", "reason"),
     [(404, 2, "SourceNotFound"), (403, 2, "SourceNotFound"), (503, 1, "SourceUnreachable")],
 )
-def test_what_the_server_answers_is_told(
-    prepare: Prepare, trusted: Server, flowers: Path, status: int, code: int, reason: str
+def test_error_names_the_status_of_the_server(
+    prepare: Prepare, trusted_server: Server, flowers: Path, status: int, code: int, reason: str
 ) -> None:
-    trusted.statuses["/f.zip"] = status
-    ended = prepare(flowers, source={"uri": trusted.url("/f.zip")})
+    trusted_server.statuses["/f.zip"] = status
+    result = prepare(flowers, source={"uri": trusted_server.url("/f.zip")})
 
-    assert (ended.code, ended.reason) == (code, reason)
-    assert str(status) in ended.sentence
+    assert (result.code, result.reason) == (code, reason)
+    assert str(status) in result.sentence
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/folder/", "by https only .zip, .tar.gz, .tgz can be read"), ("/page.html", "is no archive")],
+    [("/folder/", "an https source must end in .zip, .tar.gz, .tgz"), ("/page.html", "is not an archive")],
 )
-def test_by_https_only_archives_are_taken(
-    prepare: Prepare, trusted: Server, flowers: Path, path: str, words: str
+def test_https_source_must_be_an_archive(
+    prepare: Prepare, trusted_server: Server, flowers: Path, path: str, words: str
 ) -> None:
-    ended = prepare(flowers, source={"uri": trusted.url(path)})
+    result = prepare(flowers, source={"uri": trusted_server.url(path)})
 
-    assert (ended.code, ended.reason) == (2, "SourceRefused")
-    assert words in ended.sentence
+    assert (result.code, result.reason) == (2, "SourceRefused")
+    assert words in result.sentence
 
 
-def test_nobody_listening_is_worth_another_try(prepare: Prepare, trusted: Server, flowers: Path) -> None:
-    ended = prepare(flowers, source={"uri": "https://127.0.0.1:1/f.zip"})
+def test_closed_port_can_be_retried(prepare: Prepare, trusted_server: Server, flowers: Path) -> None:
+    result = prepare(flowers, source={"uri": "https://127.0.0.1:1/f.zip"})
 
-    assert (ended.code, ended.reason) == (1, "SourceUnreachable")
+    assert (result.code, result.reason) == (1, "SourceUnreachable")
 
 
 @pytest.mark.parametrize(
@@ -248,14 +250,14 @@ def test_nobody_listening_is_worth_another_try(prepare: Prepare, trusted: Server
         "[2002:a00:1::]", "[fd00:ec2::254]", "2130706433", "0x7f.1", "localhost",
     ],
 )  # fmt: skip
-def test_no_address_outside_the_public_internet_is_asked(tmp_path: Path, host: str) -> None:
+def test_addresses_outside_the_public_internet_are_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(BadConfig) as caught:
-        fetch_https(f"https://{host}/f.zip", tmp_path / "f.zip", limit=1, networks=())
+        download_https(f"https://{host}/f.zip", tmp_path / "f.zip", max_bytes=1, networks=())
 
     assert caught.value.reason == "AddressRefused"
 
 
-def test_networks_are_read_and_others_refused_in_words() -> None:
+def test_networks_are_parsed_or_refused() -> None:
     assert parse_networks(" 10.0.0.0/8, fd00::/8,") == (
         ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"),
     )  # fmt: skip

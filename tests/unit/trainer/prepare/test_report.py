@@ -1,4 +1,4 @@
-"""The page that people read about a dataset version."""
+"""The report of a dataset version."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def page_of(message: dict[str, Any]) -> str:
 
 @pytest.mark.feature("D7")
 @pytest.mark.feature("D6")
-def test_the_report_shows_counts_pictures_and_what_was_ignored(
+def test_report_shows_counts_pictures_and_ignored_files(
     prepare: Prepare, write_image: WriteImage, flowers: Path
 ) -> None:
     (flowers / "roses").rename(flowers / "玫瑰")
     write_image(flowers / "玫瑰" / "small.png", size=(20, 20))
-    ended = prepare(flowers, split={"validation": 0.2, "test": 0.1})
-    page = page_of(ended.message)
+    result = prepare(flowers, split={"validation": 0.2, "test": 0.1})
+    page = page_of(result.message)
 
     row = re.search(r"<tr><td class=\"name\">玫瑰</td>(.*?)</tr>", page, re.DOTALL)
     assert row is not None
@@ -35,19 +35,19 @@ def test_the_report_shows_counts_pictures_and_what_was_ignored(
     assert page.count("data:image/jpeg;base64,") == 12
     assert re.search(r"玫瑰/small\.png</td><td class=\"name\">TooSmall", page)
     assert f"file://{flowers}" in page
-    assert ended.message["version"] in page
+    assert result.message["version"] in page
 
 
 @pytest.mark.feature("D13")
-def test_the_report_has_the_display_name_and_the_description(prepare: Prepare, flowers: Path) -> None:
-    ended = prepare(flowers, displayName="花卉 2026", description="Все цветы\nсада")
-    page = page_of(ended.message)
+def test_report_has_display_name_and_description(prepare: Prepare, flowers: Path) -> None:
+    result = prepare(flowers, displayName="花卉 2026", description="Все цветы\nсада")
+    page = page_of(result.message)
 
     assert "<h1>花卉 2026</h1>" in page
     assert "Все цветы\nсада" in page
 
 
-def test_names_cannot_put_anything_into_the_page(prepare: Prepare, flowers: Path) -> None:
+def test_names_are_escaped_in_the_page(prepare: Prepare, flowers: Path) -> None:
     evil = "<script>alert(1)</script>"
     (flowers / "roses" / f"{evil.replace('/', '')}.png").write_bytes(b"x")
     page = page_of(prepare(flowers, displayName=evil, description=evil).message)
@@ -56,32 +56,28 @@ def test_names_cannot_put_anything_into_the_page(prepare: Prepare, flowers: Path
     assert html.escape(evil) in page
 
 
-def test_the_report_needs_nothing_from_outside(prepare: Prepare, flowers: Path) -> None:
+def test_report_loads_nothing_from_elsewhere(prepare: Prepare, flowers: Path) -> None:
     page = page_of(prepare(flowers).message)
 
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "url(" not in page
 
 
-def test_the_page_stays_small_with_a_thousand_classes(
-    prepare: Prepare, write_image: WriteImage, tmp_path: Path
-) -> None:
+def test_page_with_a_thousand_classes_stays_small(prepare: Prepare, write_image: WriteImage, tmp_path: Path) -> None:
     for number in range(1000):
         for image in range(2):
             write_image(tmp_path / "source" / f"class {number}" / f"{image}.jpg", size=(32, 32), seed=number)
-    ended = prepare(tmp_path / "source", rules={"minImagesPerClass": 2}, split={"validation": 0.5})
-    page = page_of(ended.message)
+    result = prepare(tmp_path / "source", rules={"minImagesPerClass": 2}, split={"validation": 0.5})
+    page = page_of(result.message)
 
     assert page.count("data:image/jpeg;base64,") == 1000
     assert len(page) < 6_000_000
 
 
 @pytest.mark.feature("D7")
-def test_without_mlflow_there_is_a_dataset_all_the_same(
-    prepare: Prepare, flowers: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dataset_is_ready_without_mlflow(prepare: Prepare, flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    ended = prepare(flowers)
+    result = prepare(flowers)
 
-    assert ended.code == 0
-    assert ended.message["mlflow"] == {"experimentId": None, "runId": None}
+    assert result.code == 0
+    assert result.message["mlflow"] == {"experimentId": None, "runId": None}

@@ -1,0 +1,96 @@
+"""The ``prepare`` command: makes a dataset version from the images of its sources."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bloomery_trainer.config import PrepareConfig
+from bloomery_trainer.prepare.manifest import (
+    IGNORED_NAME,
+    MANIFEST_NAME,
+    REPORT_NAME,
+    build_manifest,
+    build_summary,
+    compute_version,
+    version_settings,
+    write_ignored,
+)
+from bloomery_trainer.prepare.pipeline import Pipeline
+from bloomery_trainer.prepare.report.mlflow_run import record_in_mlflow
+from bloomery_trainer.prepare.report.page import render_page
+from bloomery_trainer.prepare.resume import open_resume_state
+from bloomery_trainer.prepare.shards import Shard
+from bloomery_trainer.progress import Progress
+from bloomery_trainer.storage import Folder, S3Access, open_folder
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
+    """Make the dataset version of the sources' content, unless it exists; return its summary.
+
+    Raises:
+        BadConfig: the sources or the settings cannot be used.
+        BadData: the images break a rule for the whole dataset.
+    """
+    progress.update(stage="listing", images=0, total=0)
+    target = open_folder(config.output.uri, S3Access.from_environment(os.environ), create=True)
+    target.require()
+    with (
+        open_resume_state(target, config) as resume,
+        tempfile.TemporaryDirectory(prefix="bloomery-prepare-") as scratch,
+        Pipeline(config, Path(scratch), resume=resume, progress=progress) as pipeline,
+    ):
+        pipeline.list_files()
+        pipeline.inspect_files()
+        pipeline.split_files()
+        version = compute_version(pipeline.files.samples.contents(), version_settings(config))
+        manifest, page = _read_existing_version(target, version)
+        if manifest is None:
+            shards = pipeline.pack_shards(target, version)
+            manifest, page = _complete_version(pipeline, target, config, version=version, shards=shards)
+    summary = build_summary(manifest, f"{config.output.uri.rstrip('/')}/{version}")
+    return {**summary, "mlflow": record_in_mlflow(config, summary, page)}
+
+
+def _read_existing_version(target: Folder, version: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the manifest and the report of a version that is complete, if there is one."""
+    content = target.read_if_there(f"{version}/{MANIFEST_NAME}")
+    if content is None:
+        return None, None
+    logger.info("version %s exists already, nothing to write", version[:16])
+    page = target.read_if_there(f"{version}/{REPORT_NAME}")
+    return json.loads(content), None if page is None else page.decode()
+
+
+def _complete_version(
+    pipeline: Pipeline,
+    target: Folder,
+    config: PrepareConfig,
+    *,
+    version: str,
+    shards: Mapping[str, Sequence[Shard]],
+) -> tuple[dict[str, Any], str]:
+    """Write the files beside the shards, the manifest last; return the manifest and the report."""
+    files = pipeline.files
+    manifest = build_manifest(
+        version=version,
+        settings=version_settings(config),
+        counts=files.samples.count(),
+        shards=shards,
+        ignored=write_ignored(target, f"{version}/{IGNORED_NAME}", files.ignored.files()),
+        reasons=files.ignored.count_by_reason(),
+        warnings=pipeline.warnings(),
+    )
+    page = render_page(files.samples, pipeline.sources, manifest, config)
+    target.write(f"{version}/{REPORT_NAME}", page.encode())
+    target.write(f"{version}/{MANIFEST_NAME}", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    images = sum(files.samples.count().values())
+    logger.info("version %s is ready: %d images in %d classes", version[:16], images, len(manifest["classes"]))
+    return manifest, page

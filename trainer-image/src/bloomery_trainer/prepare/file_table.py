@@ -1,0 +1,416 @@
+"""All files of a preparation in one SQLite file on the local disk, so that memory does not grow with their number.
+
+Each file is pending, usable (it has a digest) or ignored (it has a reason). Each stage has the queries of its own;
+large results are read as streams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from bloomery_trainer.storage import StoredFile
+
+_PAGE_ROWS = 1000
+
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA temp_store = FILE;
+CREATE TABLE file (
+    id INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    stamp TEXT NOT NULL,
+    label TEXT,        -- path of the text with its class
+    class TEXT,
+    given TEXT,        -- folder split: the split that its folder is named as
+    sha BLOB,
+    extension TEXT,
+    reason TEXT,
+    detail TEXT,
+    split TEXT,
+    lot BLOB,          -- split rank: the lowest ranks of a class are held out
+    place BLOB         -- shuffle rank: the order in the shards
+);
+CREATE UNIQUE INDEX by_path ON file (source, path);
+"""
+
+
+class PendingFile(NamedTuple):
+    """A file that is not inspected yet."""
+
+    id: int
+    source: int
+    path: str
+    size: int
+    stamp: str
+    label: str | None
+
+
+class Assignment(NamedTuple):
+    """The class and the split of a file by its name, or why it is ignored."""
+
+    id: int
+    class_name: str | None = None
+    split: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+class Inspection(NamedTuple):
+    """The result of reading a file: its digest and true extension, or why it is ignored.
+
+    It has a class if a text beside the file names it.
+    """
+
+    source: int
+    path: str
+    size: int
+    stamp: str
+    sha256: bytes | None
+    extension: str | None
+    class_name: str | None
+    reason: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A usable image of a source; ``sha256`` (32 bytes) of its content."""
+
+    source: int
+    key: str
+    class_name: str
+    sha256: bytes
+    extension: str
+
+
+class IgnoredFile(NamedTuple):
+    """A file that is not used: a CamelCase reason, and a sentence."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+class FileTable:
+    """The table of all files; used from one thread.
+
+    Attributes:
+        listing: for the files of a source, and their classes and splits by name.
+        classes: for the names of the classes.
+        inspection: for the results of reading the files.
+        splits: for the split of each image.
+        samples: for the usable images, once each has a split.
+        ignored: for the files that are not used.
+    """
+
+    def __init__(self, path: Path, *, seed: int) -> None:
+        """Create an empty table at ``path``; the seed decides about held-out images and the order in the shards."""
+        self._database = sqlite3.connect(path)
+        self._database.create_function("stem", 1, _stem, deterministic=True)
+        self._database.create_function("ending", 1, file_extension, deterministic=True)
+        self._database.executescript(_SCHEMA)
+        self.listing = ListingQueries(self._database)
+        self.classes = ClassQueries(self._database)
+        self.inspection = InspectionQueries(self._database, seed=seed)
+        self.splits = SplitQueries(self._database)
+        self.samples = SampleQueries(self._database)
+        self.ignored = IgnoredQueries(self._database)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+
+class _Queries:
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def _select_value(self, query: str, *values: int | str) -> int:
+        value: int = self._database.execute(query, values).fetchone()[0]
+        return value
+
+    def _select_files(self, condition: str, *values: int) -> Iterator[PendingFile]:
+        # A page at a time, so that rows may change between the pages.
+        query = (
+            "SELECT id, source, path, size, stamp, label FROM file"
+            f" WHERE {condition} AND id > ? ORDER BY id LIMIT {_PAGE_ROWS}"
+        )
+        last_id = 0
+        while page := self._database.execute(query, (*values, last_id)).fetchall():
+            yield from map(PendingFile._make, page)
+            last_id = page[-1][0]
+
+
+_LABEL_PATH = (
+    "(SELECT text.path FROM file AS text WHERE text.source = image.source AND stem(text.path) = stem(image.path)"
+    " AND ending(text.path) = 'txt' ORDER BY text.path LIMIT 1)"
+)
+
+
+class ListingQueries(_Queries):
+    """The files of a source, and what their names say."""
+
+    def add(self, source: int, files: Iterable[StoredFile]) -> None:
+        """Add the files of a source."""
+        self._database.executemany(
+            "INSERT INTO file (source, path, size, stamp) VALUES (?, ?, ?, ?)",
+            ((source, file.path, file.size, file.stamp) for file in files),
+        )
+
+    def top_folders(self, source: int, *, limit: int) -> set[str]:
+        """Return the names of the top folders, at most one more than ``limit``."""
+        query = (
+            "SELECT DISTINCT substr(path, 1, instr(path, '/') - 1) FROM file"
+            " WHERE source = ? AND instr(path, '/') LIMIT ?"
+        )
+        return {name for (name,) in self._database.execute(query, (source, limit + 1))}
+
+    def has_texts(self, source: int) -> bool:
+        """Whether the source has a .txt file."""
+        return bool(
+            self._select_value("SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND ending(path) = 'txt')", source)
+        )
+
+    def is_flat(self, source: int) -> bool:
+        """Whether no file is in a folder of a folder."""
+        return not self._select_value(
+            "SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND path LIKE '%/%/%')", source
+        )
+
+    def count_labelled(self, source: int, formats: Sequence[str]) -> tuple[int, int]:
+        """Count the images, and those of them with a text of the same name."""
+        self._index_stems()
+        marks = ",".join("?" * len(formats))
+        query = (
+            f"SELECT count(*), count({_LABEL_PATH}) FROM file AS image WHERE source = ? AND ending(path) IN ({marks})"
+        )
+        images, labelled = self._database.execute(query, (source, *formats)).fetchone()
+        return images, labelled
+
+    def attach_labels(self, source: int, formats: Sequence[str], *, max_bytes: int) -> None:
+        """Attach to each image the text of the same name; attached texts are no longer files of their own."""
+        self._index_stems()
+        marks = ",".join("?" * len(formats))
+        self._database.execute(
+            f"UPDATE file AS image SET label = {_LABEL_PATH} WHERE source = ? AND ending(path) IN ({marks})",
+            (source, *formats),
+        )
+        self._database.execute(
+            "UPDATE file AS image SET stamp = image.stamp || '|' || text.stamp || '|' || text.size,"
+            " reason = iif(text.size > ?, 'BadLabel', NULL),"
+            " detail = iif(text.size > ?, 'its label text has ' || text.size || ' bytes', NULL)"
+            " FROM file AS text WHERE image.source = ? AND text.source = image.source AND text.path = image.label",
+            (max_bytes, max_bytes, source),
+        )
+        self._database.execute(
+            "DELETE FROM file WHERE source = ?1"
+            " AND path IN (SELECT label FROM file WHERE source = ?1 AND label NOT NULL)",
+            (source,),
+        )
+
+    def files(self, source: int) -> Iterator[PendingFile]:
+        """Yield the files of a source that are not ignored; they may be assigned meanwhile."""
+        return self._select_files("source = ? AND reason IS NULL", source)
+
+    def assign(self, assignments: Iterable[Assignment]) -> None:
+        """Store the classes and splits."""
+        self._database.executemany(
+            "UPDATE file SET class = ?, given = ?, reason = ?, detail = ? WHERE id = ?",
+            ((a.class_name, a.split, a.reason, a.detail, a.id) for a in assignments),
+        )
+
+    def count_pending(self, source: int) -> int:
+        """Count the files of a source that are not ignored."""
+        return self._select_value(
+            "SELECT count(*) FROM file WHERE source = ? AND sha IS NULL AND reason IS NULL", source
+        )
+
+    def folder_splits(self, source: int) -> set[str]:
+        """Return the splits that the folders of a source are named as."""
+        query = "SELECT DISTINCT given FROM file WHERE source = ? AND given NOT NULL AND reason IS NULL"
+        return {split for (split,) in self._database.execute(query, (source,))}
+
+    def _index_stems(self) -> None:
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_stem ON file (source, stem(path))")
+
+
+class ClassQueries(_Queries):
+    """The names of the classes."""
+
+    def names(self) -> list[str]:
+        """Return the classes of all files, sorted."""
+        query = "SELECT DISTINCT class FROM file WHERE class NOT NULL ORDER BY 1"
+        return [name for (name,) in self._database.execute(query)]
+
+    def rename(self, names: Mapping[str, str | None]) -> None:
+        """Rename each class to its value; delete the files of a class whose value is None."""
+        self._database.execute("CREATE TEMP TABLE name (old TEXT PRIMARY KEY, new TEXT)")
+        self._database.executemany("INSERT INTO name VALUES (?, ?)", names.items())
+        self._database.execute("DELETE FROM file WHERE class IN (SELECT old FROM name WHERE new IS NULL)")
+        self._database.execute("UPDATE file SET class = new FROM name WHERE class = old AND old != new")
+        self._database.execute("DROP TABLE name")
+
+    def find_untrained(self) -> tuple[str, str] | None:
+        """Return a class that has images to validate or test with and none to train with, and its folder split."""
+        row = self._database.execute(
+            "SELECT class, given FROM file WHERE class NOT NULL AND given != 'train' AND class NOT IN"
+            " (SELECT class FROM file WHERE class NOT NULL AND coalesce(given, 'train') = 'train')"
+            " ORDER BY path LIMIT 1"
+        ).fetchone()
+        return (row[0], row[1]) if row else None
+
+
+class InspectionQueries(_Queries):
+    """The results of reading the files."""
+
+    def __init__(self, database: sqlite3.Connection, *, seed: int) -> None:
+        super().__init__(database)
+        self._split_salt, self._shuffle_salt = f"split{seed}".encode(), f"order{seed}".encode()
+
+    def count_pending(self) -> int:
+        """Count the files that are neither usable nor ignored."""
+        return self._select_value("SELECT count(*) FROM file WHERE sha IS NULL AND reason IS NULL")
+
+    def has_labels(self) -> bool:
+        """Whether the class of any image is in a text beside it."""
+        return bool(self._select_value("SELECT EXISTS (SELECT 1 FROM file WHERE label NOT NULL)"))
+
+    def pending(self) -> Iterator[PendingFile]:
+        """Yield the files that are not inspected yet; results may be recorded meanwhile."""
+        return self._select_files("sha IS NULL AND reason IS NULL")
+
+    def record(self, inspections: Iterable[Inspection]) -> int:
+        """Store the results for files that did not change; return their number."""
+        changes_before = self._database.total_changes
+        self._database.executemany(
+            "UPDATE file SET sha = ?, extension = ?, class = coalesce(?, class), reason = ?, detail = ?, lot = ?,"
+            " place = ? WHERE source = ? AND path = ? AND size = ? AND stamp = ? AND reason IS NULL",
+            map(self._update_values, inspections),
+        )
+        return self._database.total_changes - changes_before
+
+    def count_by_class(self) -> dict[str, int]:
+        """Count the usable images of each class; 0 where all of its files are ignored."""
+        query = "SELECT class, count(sha) FROM file WHERE class NOT NULL GROUP BY class ORDER BY class"
+        return dict(self._database.execute(query))
+
+    def _update_values(self, inspection: Inspection) -> tuple[object, ...]:
+        sha256 = inspection.sha256
+        split_rank = sha256 and hashlib.sha256(self._split_salt + sha256).digest()
+        shuffle_rank = sha256 and hashlib.sha256(self._shuffle_salt + sha256).digest()
+        return (*inspection[4:], split_rank, shuffle_rank, *inspection[:4])
+
+
+class SplitQueries(_Queries):
+    """The split of each image."""
+
+    def start(self) -> None:
+        """Give the images in split folders their split; the files must not change any more."""
+        self._database.execute("UPDATE file SET split = given WHERE sha NOT NULL")
+        self._database.execute("CREATE INDEX by_lot ON file (class, lot, path, source) WHERE sha NOT NULL")
+
+    def count_unassigned(self, class_name: str) -> int:
+        """Count the images of a class that are in no split folder."""
+        return self._select_value(
+            "SELECT count(*) FROM file WHERE sha NOT NULL AND given IS NULL AND class = ?", class_name
+        )
+
+    def assign(self, class_name: str, *, validation: int, test: int) -> None:
+        """Split the images of a class in order of their split rank: first for validation, then for test, then to train.
+
+        Args:
+            class_name: the class.
+            validation: number of images for validation.
+            test: number of images for test.
+        """
+        ranked = (
+            "SELECT id, row_number() OVER (ORDER BY lot, path, source) AS number FROM file"
+            " WHERE sha NOT NULL AND given IS NULL AND class = ?1"
+        )
+        self._database.execute(
+            "UPDATE file SET split = iif(number <= ?2, 'validation', iif(number <= ?2 + ?3, 'test', 'train'))"
+            f" FROM ({ranked}) AS ranked WHERE ranked.id = file.id",
+            (class_name, validation, test),
+        )
+
+
+_SAMPLE_COLUMNS = "source, path, class, sha, extension"
+
+
+class SampleQueries(_Queries):
+    """The usable images."""
+
+    def count(self) -> dict[tuple[str, str], int]:
+        """Count the images of each class and split."""
+        query = "SELECT class, split, count(*) FROM file WHERE sha NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+        return {(name, split): count for name, split, count in self._database.execute(query)}
+
+    def count_duplicates(self) -> int:
+        """Count the images with the same content as another one."""
+        return self._select_value("SELECT count(sha) - count(DISTINCT sha) FROM file")
+
+    def contents(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield class, split and digest of every image, sorted."""
+        query = "SELECT class, split, sha FROM file WHERE sha NOT NULL ORDER BY class, split, sha"
+        yield from self._database.execute(query)
+
+    def shuffled(self, split: str) -> Iterator[Sample]:
+        """Yield the images of a split in a fixed order that mixes the classes."""
+        self._database.execute(
+            "CREATE INDEX IF NOT EXISTS by_place ON file (split, place, path, source) WHERE sha NOT NULL"
+        )
+        query = f"SELECT {_SAMPLE_COLUMNS} FROM file WHERE sha NOT NULL AND split = ? ORDER BY place, path, source"
+        for row in self._database.execute(query, (split,)):
+            yield Sample(*row)
+
+    def examples(self, class_name: str, count: int) -> list[Sample]:
+        """Return a few images of a class."""
+        query = (
+            f"SELECT {_SAMPLE_COLUMNS} FROM file WHERE sha NOT NULL AND class = ? ORDER BY lot, path, source LIMIT ?"
+        )
+        return [Sample(*row) for row in self._database.execute(query, (class_name, count))]
+
+
+class IgnoredQueries(_Queries):
+    """The files that are not used."""
+
+    def files(self) -> Iterator[IgnoredFile]:
+        """Yield all of them, sorted by path."""
+        query = "SELECT path, reason, detail FROM file WHERE reason NOT NULL ORDER BY path, source"
+        yield from map(IgnoredFile._make, self._database.execute(query))
+
+    def count_by_reason(self, source: int | None = None) -> dict[str, int]:
+        """Count them for each reason, of one source or of all."""
+        query = (
+            "SELECT reason, count(*) FROM file WHERE reason NOT NULL AND coalesce(source = ?, 1)"
+            " GROUP BY reason ORDER BY reason"
+        )
+        return dict(self._database.execute(query, (source,)))
+
+    def count_by_class(self) -> dict[str, Counter[str]]:
+        """Count them for each class and reason."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        query = "SELECT class, reason, count(*) FROM file WHERE class NOT NULL AND reason NOT NULL GROUP BY 1, 2"
+        for name, reason, count in self._database.execute(query):
+            counts[name][reason] = count
+        return counts
+
+
+def file_extension(path: str) -> str:
+    """Return the lower-case extension of a file name, without its dot."""
+    return PurePosixPath(path).suffix.removeprefix(".").lower()
+
+
+def _stem(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    stem = name.rpartition(".")[0]
+    return f"{folder}{slash}{stem or name}"

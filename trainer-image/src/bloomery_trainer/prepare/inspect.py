@@ -1,0 +1,121 @@
+"""Reads every image once, many at a time, and checks it against the rules; the results are saved as they arrive."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from bloomery_trainer.config import Rules
+from bloomery_trainer.prepare import rules
+from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile
+from bloomery_trainer.prepare.resume import ResumeState
+from bloomery_trainer.prepare.rules import Violation
+from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
+from bloomery_trainer.prepare.worker_pool import WorkerPool
+from bloomery_trainer.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_IMAGES = 64
+"""Images that a worker gets at a time: handing over a single one costs as much as inspecting a small image."""
+
+_SAVE_IMAGES = 1000
+_SAVE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class InspectionContext:
+    """The state that all workers share."""
+
+    sources: Sequence[Source]
+    limits: Rules
+
+
+def inspect_files(
+    queries: InspectionQueries,
+    context: InspectionContext,
+    *,
+    workers: WorkerPool,
+    resume: ResumeState,
+    progress: Progress,
+) -> None:
+    """Inspect every pending file of which no earlier run has saved a result."""
+    total = queries.count_pending()
+    known = sum(queries.record(inspections) for inspections in resume.inspections())
+    if known:
+        logger.info("%d of %d images were checked by an earlier run and are not read again", known, total)
+    progress.update(stage="reading", images=known, total=total)
+    unsaved: list[Inspection] = []
+    saved_at, has_saved = time.monotonic(), False
+    for done, inspection in enumerate(_inspect_pending(queries, context, workers), start=known + 1):
+        unsaved.append(inspection)
+        progress.update(images=done)
+        if len(unsaved) >= _SAVE_IMAGES or time.monotonic() - saved_at > _SAVE_SECONDS:
+            queries.record(unsaved)
+            resume.save_inspections(unsaved)
+            logger.info("checked %d of %d images", done, total)
+            unsaved, saved_at, has_saved = [], time.monotonic(), True
+    queries.record(unsaved)
+    # Results that take a few seconds are not worth a file.
+    if unsaved and (has_saved or known):
+        resume.save_inspections(unsaved)
+    logger.info("checked %d of %d images", total, total)
+
+
+def _inspect_pending(
+    queries: InspectionQueries, context: InspectionContext, workers: WorkerPool
+) -> Iterator[Inspection]:
+    pending = queries.pending()
+    chunks = iter(lambda: list(islice(pending, _CHUNK_IMAGES)), [])
+    return chain.from_iterable(workers.map(_inspect_chunk, context, chunks))
+
+
+def _inspect_chunk(context: InspectionContext, files: Sequence[PendingFile]) -> list[Inspection]:
+    sources = context.sources
+    return list(map_reads(lambda file: inspect_file(sources[file.source], file, context.limits), files, sources))
+
+
+def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection:
+    """Read one image, and its label text if it has one, and check it."""
+    class_name = None
+    if file.label is not None:
+        label = _read_label(source, file.label)
+        if isinstance(label, Violation):
+            return _ignore(file, label)
+        class_name = label
+    violation = rules.check_listing(file.path, file.size, limits)
+    if violation is not None:
+        return _ignore(file, violation, class_name)
+    try:
+        data = read_listed_file(source, file.path)
+    except DamagedFile as error:
+        return _ignore(file, Violation("Corrupt", str(error)), class_name)
+    extension = rules.check_content(data, limits)
+    if isinstance(extension, Violation):
+        return _ignore(file, extension, class_name)
+    digest = hashlib.sha256(data).digest()
+    return Inspection(file.source, file.path, file.size, file.stamp, digest, extension, class_name, None, None)
+
+
+def _read_label(source: Source, path: str) -> str | Violation:
+    """Return the class that a label text names."""
+    try:
+        text = read_listed_file(source, path).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return Violation("BadLabel", "its label text is not UTF-8")
+    except DamagedFile as error:
+        return Violation("BadLabel", f"its label text cannot be read: {error}")
+    if not text:
+        return Violation("BadLabel", "its label text is empty")
+    if len(text.splitlines()) > 1:
+        return Violation("BadLabel", "its label text has several lines")
+    return unicodedata.normalize("NFC", text)
+
+
+def _ignore(file: PendingFile, violation: Violation, class_name: str | None = None) -> Inspection:
+    return Inspection(file.source, file.path, file.size, file.stamp, None, None, class_name, *violation)

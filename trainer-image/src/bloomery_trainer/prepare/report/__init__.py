@@ -1,0 +1,1 @@
+"""The report of a dataset version: an HTML page, and its run in MLflow."""

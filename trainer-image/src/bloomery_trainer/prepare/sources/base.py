@@ -1,0 +1,68 @@
+"""The interface of a source of images, and the concurrent reading of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from bloomery_trainer.errors import Unavailable
+from bloomery_trainer.parallel import map_in_order
+from bloomery_trainer.storage import StoredFile
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_REMOTE_READERS = 16
+"""Concurrent reads over a network: enough to hide its latency; at most twice as many files are in memory."""
+
+_JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+
+
+class DamagedFile(Exception):
+    """One file of a source can never be read; the others can."""
+
+
+class Source(Protocol):
+    """Files by their paths, listed as a stream, readable from many threads at once."""
+
+    uri: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+
+    def list(self) -> Iterator[StoredFile]:
+        """Yield all files."""
+
+    def read(self, path: str) -> bytes:
+        """Return the content of one file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DamagedFile: the file cannot be read.
+        """
+
+
+def read_listed_file(source: Source, path: str) -> bytes:
+    """Return the content of a file that the source has listed.
+
+    Raises:
+        Unavailable: the file was removed since.
+        DamagedFile: the file cannot be read.
+    """
+    try:
+        return source.read(path)
+    except FileNotFoundError as error:
+        raise Unavailable("SourceChanged", f"{path} was removed while the dataset was being prepared") from error
+
+
+def map_reads(function: Callable[[Item], Result], items: Iterable[Item], sources: Sequence[Source]) -> Iterator[Result]:
+    """Yield ``function(item)``, which reads from the sources, for each item, in order; concurrently over a network."""
+    if any(source.is_remote for source in sources):
+        return map_in_order(function, items, threads=_REMOTE_READERS)
+    return map(function, items)
+
+
+def is_junk_file(path: str) -> bool:
+    """Whether operating systems and tools made the file: hidden files, ``__MACOSX``, ``Thumbs.db``, ``desktop.ini``."""
+    return any(part.startswith(".") or part in _JUNK_NAMES for part in path.split("/"))

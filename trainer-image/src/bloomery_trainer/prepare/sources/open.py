@@ -1,0 +1,58 @@
+"""Opens a source by its URI: a folder directly, an archive after its download and check."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.prepare.sources.archive import SUFFIXES, Archive, is_archive
+from bloomery_trainer.prepare.sources.base import Source
+from bloomery_trainer.prepare.sources.download import (
+    download_from_store,
+    download_https,
+    format_bytes,
+    parse_networks,
+    without_query,
+)
+from bloomery_trainer.storage import open_folder, source_access
+
+logger = logging.getLogger(__name__)
+
+ALLOWED_NETWORKS_VARIABLE = "BLOOMERY_SOURCE_NETWORKS"
+"""Environment variable: networks, in addition to the public internet, from which archives may be downloaded."""
+
+
+def open_source(
+    uri: str, scratch: Path, *, max_archive_bytes: int, environment: Mapping[str, str] = os.environ
+) -> Source:
+    """Open a folder or an archive.
+
+    Args:
+        uri: its address.
+        scratch: an empty folder, which takes the archive.
+        max_archive_bytes: ``rules.maxArchiveBytes``.
+        environment: the access to the store of sources, and the allowed networks.
+    """
+    https = uri.startswith("https://")
+    if https and not is_archive(uri):
+        raise BadConfig(
+            "SourceRefused",
+            f"{without_query(uri)} is not an archive: an https source must end in {', '.join(SUFFIXES)}",
+        )
+    if not is_archive(uri) or (not https and Path(unquote(urlsplit(uri).path)).is_dir()):
+        return open_folder(uri, source_access(environment))
+    path, label = scratch / "archive", without_query(uri)
+    logger.info("downloading %s", label)
+    if https:
+        networks = parse_networks(environment.get(ALLOWED_NETWORKS_VARIABLE, ""))
+        digest = download_https(uri, path, max_bytes=max_archive_bytes, networks=networks)
+    else:
+        parent, _, name = uri.rpartition("/")
+        folder = open_folder(parent, source_access(environment))
+        digest = download_from_store(folder, unquote(name), path, max_bytes=max_archive_bytes)
+    logger.info("checking %s, %s", label, format_bytes(path.stat().st_size))
+    return Archive(path, uri=label, stamp=digest, max_archive_bytes=max_archive_bytes)

@@ -7,26 +7,26 @@ from typing import Annotated
 
 import typer
 
-from kubectl_bloomery.completion import contexts, names_of
+from kubectl_bloomery.completion import context_names, object_names
 from kubectl_bloomery.kubectl import SERVICES, TRAINING_JOBS
 
 Service = Annotated[
     str,
-    typer.Argument(help="The InferenceService's name.", show_default=False, autocompletion=names_of(SERVICES)),
+    typer.Argument(help="The InferenceService's name.", show_default=False, autocompletion=object_names(SERVICES)),
 ]
 Job = Annotated[
     str,
-    typer.Argument(help="The TrainingJob's name.", show_default=False, autocompletion=names_of(TRAINING_JOBS)),
+    typer.Argument(help="The TrainingJob's name.", show_default=False, autocompletion=object_names(TRAINING_JOBS)),
 ]
 Namespace = Annotated[
     str | None,
     typer.Option(
-        "--namespace", "-n", help="Its namespace; default: the context's.", autocompletion=names_of("namespaces")
+        "--namespace", "-n", help="Its namespace; default: the context's.", autocompletion=object_names("namespaces")
     ),
 ]
 Context = Annotated[
     str | None,
-    typer.Option("--context", help="The kubeconfig's context; default: the current one.", autocompletion=contexts),
+    typer.Option("--context", help="The kubeconfig's context; default: the current one.", autocompletion=context_names),
 ]
 
 

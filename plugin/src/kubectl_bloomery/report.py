@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kubectl_bloomery.completion import names_of
+from kubectl_bloomery.completion import object_names
 from kubectl_bloomery.files import writing
 from kubectl_bloomery.kubectl import DATASETS, TRAINING_JOBS, CommandError, Kubectl, Manifest
 from kubectl_bloomery.mlflow import Mlflow, open_mlflow
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def _reported(ctx: typer.Context, incomplete: str) -> list[str]:
-    trainings, datasets = names_of(TRAINING_JOBS), names_of(DATASETS, prefix="dset/")
+    trainings, datasets = object_names(TRAINING_JOBS), object_names(DATASETS, prefix="dset/")
     return [*trainings(ctx, incomplete), *datasets(ctx, incomplete)]
 
 

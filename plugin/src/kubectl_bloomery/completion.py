@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import typer
 
-from kubectl_bloomery.kubectl import CommandError, Kubectl
+from kubectl_bloomery.cluster.kubectl import Kubectl
+from kubectl_bloomery.errors import CommandError
 
 _REQUEST_TIMEOUT = "--request-timeout=5s"
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, spelled as kubectl spells them."""
+"""Options and arguments that several commands share, spelled as in kubectl."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kubectl_bloomery.cluster.kubectl import SERVICES, TRAINING_JOBS
 from kubectl_bloomery.completion import context_names, object_names
-from kubectl_bloomery.kubectl import SERVICES, TRAINING_JOBS
 
 Service = Annotated[
     str,
@@ -31,7 +31,7 @@ Context = Annotated[
 
 
 class Format(StrEnum):
-    """Other forms of what a command prints."""
+    """Output formats other than the table."""
 
     JSON = "json"
 

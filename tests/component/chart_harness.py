@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from tests.documents import blocks
+from tools.docs_blocks import blocks
 
 Object: TypeAlias = dict[str, Any]
 Values: TypeAlias = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.documents import run_by
+from tools.docs_blocks import run_by
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer

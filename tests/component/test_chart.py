@@ -26,7 +26,7 @@ from tests.component.chart_harness import (
     only_container,
     pod_templates,
 )
-from tests.documents import blocks
+from tools.docs_blocks import blocks
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer

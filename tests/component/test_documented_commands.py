@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.component.test_crd_validation import dataset, training_job
-from tests.documents import ROOT, Block, blocks, pages, run_by
+from tools.docs_blocks import ROOT, Block, blocks, pages, run_by
 
 if TYPE_CHECKING:
     from tests.component.conftest import ApiServer

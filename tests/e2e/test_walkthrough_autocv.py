@@ -21,10 +21,10 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from dev.paths import ROOT
 from tests.component.serving.browser import SCREENSHOTS, chromium
-from tests.documents import run_by
 from tests.e2e.photos import read_file
 from tests.e2e.support import Kubectl, eventually
 from tests.e2e.walking import FLOWERS, MakeNamespace, complete, nothing_is_left, registered_version, walking
+from tools.docs_blocks import run_by
 
 pytestmark = pytest.mark.extended
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dev.paths import ROOT
-from tests.documents import run_by
 from tests.e2e.photos import list_files, read_file, remove_files
 from tests.e2e.support import eventually
 from tests.e2e.walking import (
@@ -21,6 +20,7 @@ from tests.e2e.walking import (
     parameters,
     walking,
 )
+from tools.docs_blocks import run_by
 
 pytestmark = pytest.mark.extended
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import run_by
 from tests.e2e.photos import list_files, read_file, remove_files
 from tests.e2e.support import eventually
 from tests.e2e.walking import (
@@ -23,6 +22,7 @@ from tests.e2e.walking import (
     tensorboard_tags,
     walking,
 )
+from tools.docs_blocks import run_by
 
 pytestmark = pytest.mark.extended
 

@@ -1,10 +1,10 @@
-"""The command blocks of README.md, docs/ and the examples' pages, and what each says of the test that runs it.
+"""Command blocks of README.md, docs/ and the examples' pages, and the tests that run them.
 
-Each ``sh`` block has an HTML comment right before it, which a reader of the page does not see:
+An HTML comment, invisible on the page, precedes each ``sh`` block and names its test:
 
-    <!-- run by tests/component/x.py -->               the test takes the block from the page and runs it as it stands
-    <!-- shown by tests/e2e/x.py: what differs -->     the test does the same, in its own words
-    <!-- not run: why -->                              no test does
+    <!-- run by tests/component/x.py -->               the test runs the block of the page unchanged
+    <!-- shown by tests/e2e/x.py: what differs -->     the test runs a similar command
+    <!-- not run: why -->                              no test runs it
 """
 
 from __future__ import annotations
@@ -34,42 +34,42 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it is, as editors take it."""
+        """Page and line, in the format of editors."""
         return f"{self.page}:{self.line}"
 
     @property
     def is_marked(self) -> bool:
-        """Whether its comment is one of the three."""
+        """Whether the comment has one of the three forms."""
         return _MARK.fullmatch(self.mark) is not None
 
     @property
     def test(self) -> str | None:
-        """The test that runs or shows it."""
-        found = _MARK.fullmatch(self.mark)
-        return found and (found["run"] or found["shown"])
+        """The test that the comment names."""
+        match = _MARK.fullmatch(self.mark)
+        return match and (match["run"] or match["shown"])
 
     @property
     def runs_as_it_stands(self) -> bool:
-        """Whether a test takes it from the page."""
+        """Whether a test runs the block unchanged."""
         return self.mark.startswith("run by ")
 
 
 def pages() -> list[Path]:
-    """The pages that users read."""
+    """Return the pages for users."""
     return [page for places in ("*.md", "docs/*.md", "examples/*/*.md") for page in sorted(ROOT.glob(places))]
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """Yield a page's blocks in their order."""
+    """Yield a page's blocks in order."""
     text = page.read_text(encoding="utf-8")
-    for found in _BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start("text"))
+    for match in _BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("text"))
         name = str(page.relative_to(ROOT))
-        yield Block(name, line, found["language"], found["text"], found["mark"] or "")
+        yield Block(name, line, match["language"], match["text"], match["mark"] or "")
 
 
 def run_by(test: str) -> list[Block]:
-    """Return the blocks that a test has to run, by the test's path from the root."""
+    """Return the blocks that a test must run, by the test's path."""
     return [
         block
         for page in pages()

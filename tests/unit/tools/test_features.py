@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.features import ROWS, read_rows, table
+from tools.features import ROWS, read_rows, table
 
 
 def test_every_row_of_the_page_is_read() -> None:

@@ -1,4 +1,4 @@
-"""`make features`: the rows of docs/features.md with the tests that show them; fails where a row has none."""
+"""Table of docs/features.md's rows and their tests (``make features``); fails if a row has no test."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ REQUIRED = ("D", "O", "S", "T")
 _ROW = re.compile(r"^\| ([A-Z]\d+) \| (.+?) \|$", re.MULTILINE)
 
 
-class Collected:
-    """A pytest plugin that notes which test carries which row's mark."""
+class FeatureCollector:
+    """Pytest plugin that collects the tests of each row, by their ``feature`` markers."""
 
     def __init__(self) -> None:
         self.tests: dict[str, set[str]] = defaultdict(set)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Called by pytest once all tests are known."""
+        """Collect the markers of all tests; pytest calls this after the collection."""
         for item in session.items:
             for mark in item.iter_markers("feature"):
                 for row in mark.args:
-                    # Parametrised tests are one test to a reader.
+                    # The cases of a parametrised test count as one test.
                     self.tests[row].add(item.nodeid.partition("[")[0])
 
 
 def read_rows(text: str) -> dict[str, str]:
-    """The rows of the tables: what each says a user can do."""
+    """Return the rows of the tables: the sentence of each row's id."""
     return dict(_ROW.findall(text))
 
 
 def table(rows: Mapping[str, str], tests: Mapping[str, Iterable[str]]) -> str:
-    """The rows, each with the suites and tests that show it."""
+    """Return the rows, each with its suites and tests."""
     lines = []
-    for row, what in rows.items():
-        shown = sorted(tests.get(row, ()))
-        suites = sorted({test.split("/")[1] for test in shown})
-        lines.append(f"{row:4} {what}\n     {', '.join(suites) or 'NO TEST'}")
-        lines += [f"       {test.removeprefix('tests/')}" for test in shown]
+    for row, sentence in rows.items():
+        row_tests = sorted(tests.get(row, ()))
+        suites = sorted({test.split("/")[1] for test in row_tests})
+        lines.append(f"{row:4} {sentence}\n     {', '.join(suites) or 'NO TEST'}")
+        lines += [f"       {test.removeprefix('tests/')}" for test in row_tests]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Prints the table; 1 where a row has no test or a test shows a row that does not exist."""
-    collected = Collected()
-    with redirect_stdout(StringIO()) as said:
+    """Print the table; return 1 if a row has no test, or a test names a row that does not exist."""
+    collected = FeatureCollector()
+    with redirect_stdout(StringIO()) as output:
         code = pytest.main(["--collect-only", "-qq", str(ROOT / "tests")], [collected])
     if code != pytest.ExitCode.OK:
-        print(said.getvalue()[-3000:])
+        print(output.getvalue()[-3000:])
         return 1
     rows = read_rows(ROWS.read_text(encoding="utf-8"))
     print(table(rows, collected.tests))

@@ -1,4 +1,4 @@
-"""``python -m tests.reference``: writes docs/reference.md, the API as the CRDs describe it."""
+"""Generator of docs/reference.md: the API as the CRDs describe it (``python -m tools.reference``)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _HEAD = """\
 <!-- Written by `make reference` from crds/*.yaml: change those. -->
 # API reference
 
-Group `bloomery.dev`, version `v1alpha1`. A field without a default may be left out unless it is required. What breaks
-a limit or a check is refused by `kubectl apply`, with the sentence below. `kubectl explain --recursive` shows the same.
+Group `bloomery.dev`, version `v1alpha1`. A field without a default is optional unless it is marked as required.
+`kubectl apply` rejects an object that breaks a limit or a check, with the message below. `kubectl explain --recursive`
+shows the same.
 
 """
 _CONDITIONS = """\
@@ -63,19 +64,19 @@ def _columns(version: Schema) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """A field as a line of a table."""
+    """A field, as a row of a table."""
 
     name: str
     field: Schema
-    told: str
+    description: str
     is_required: bool
 
 
 def _levels(kind: str, path: str, schema: Schema) -> Iterator[list[str]]:
-    """Yield the section of an object, then those of the objects in it."""
-    told = [f"{_escaped(schema['description'])}\n"] if path in ("spec", "status") else []
+    """Yield the section of an object, then the sections of its inner objects."""
+    description = [f"{_escaped(schema['description'])}\n"] if path in ("spec", "status") else []
     checks = [rule for rule in _rules(schema) if "oldSelf" not in rule["rule"]]
-    yield [f"### {kind} {path}\n", *told, *_table(kind, path, schema), *_checks(checks)]
+    yield [f"### {kind} {path}\n", *description, *_table(kind, path, schema), *_checks(checks)]
     for row in _rows(schema):
         inner = row.field.get("items", row.field)
         if "properties" in inner and row.name != "conditions":
@@ -83,17 +84,17 @@ def _levels(kind: str, path: str, schema: Schema) -> Iterator[list[str]]:
 
 
 def _rows(schema: Schema) -> Iterator[_Row]:
-    """Yield an object's fields; one that only holds another field is a line with it."""
+    """Yield an object's fields; a field with a single inner field shares its row."""
     fixed, required = _fixed(schema), schema.get("required", ())
     for name, field in schema["properties"].items():
-        told = [field.get("description", ""), "*Can not be changed.*" if name in fixed else ""]
+        sentences = [field.get("description", ""), "*Cannot be changed.*" if name in fixed else ""]
         inner = field.get("properties", {})
         only = next(iter(inner)) if len(inner) == 1 else ""
         if only and "properties" not in inner[only]:
-            told.insert(1, inner[only].get("description", ""))
-            told += [] if "default" in field or "default" not in inner[only] else ["Left out, it does not apply."]
+            sentences.insert(1, inner[only].get("description", ""))
+            sentences += [] if "default" in field or "default" not in inner[only] else ["Left out, it does not apply."]
             name, field = f"{name}.{only}", inner[only]
-        yield _Row(name, field, " ".join(filter(None, told)), name.partition(".")[0] in required)
+        yield _Row(name, field, " ".join(filter(None, sentences)), name.partition(".")[0] in required)
 
 
 def _table(kind: str, path: str, schema: Schema) -> list[str]:
@@ -103,7 +104,7 @@ def _table(kind: str, path: str, schema: Schema) -> list[str]:
     for row in _rows(schema):
         cells = [f"`{row.name}`", _type(kind, _path(path, row.name, row.field), row.field)]
         cells += [_default(row)] if has_defaults else []
-        lines.append(f"| {' | '.join([*cells, _escaped(row.told)])} |")
+        lines.append(f"| {' | '.join([*cells, _escaped(row.description)])} |")
     return [*lines, ""]
 
 
@@ -115,12 +116,12 @@ def _default(row: _Row) -> str:
     if row.is_required:
         return "required"
     default = row.field.get("default")
-    # An object's default is empty so that those of its fields hold.
+    # An object's default is empty, so that the defaults of its fields apply.
     return "" if default in (None, {}) else f"`{yaml.safe_dump(default, default_flow_style=True).splitlines()[0]}`"
 
 
 def _type(kind: str, path: str, field: Schema) -> str:
-    """Return a field's type with its limits, and a link where it is described further on."""
+    """Return a field's type with its limits, and a link to its own section if it has one."""
     if path == "status.conditions[]":
         return "list of [conditions](#conditions)"
     if "items" in field:
@@ -145,7 +146,7 @@ def _limits(field: Schema) -> list[str]:
 
 
 def _range(field: Schema, least: str, most: str, unit: str) -> list[str]:
-    """Return a range in words; a least length of one is what people expect."""
+    """Return a range as text, without a minimum length of one, which is usual."""
     low, high = field.get(least), field.get(most)
     low = None if low == 1 and least != "minimum" else low
     above = "more than " if field.get("exclusiveMinimum") else ""
@@ -164,25 +165,25 @@ def _range(field: Schema, least: str, most: str, unit: str) -> list[str]:
 
 
 def _fixed(schema: Schema) -> frozenset[str]:
-    """Return the fields that a rule keeps as they were created."""
+    """Return the fields that a rule makes immutable."""
     rules = " ".join(rule["rule"] for rule in schema.get("x-kubernetes-validations", ()))
     return frozenset(re.findall(r"self[.](\w+) == oldSelf[.]\1\b", rules))
 
 
 def _rules(schema: Schema) -> list[Schema]:
     """Return the rules of an object, its fields, and the elements of its plain lists and maps."""
-    found = list(schema.get("x-kubernetes-validations", ()))
+    rules = list(schema.get("x-kubernetes-validations", ()))
     for name, field in schema["properties"].items():
         if len(field.get("properties", ())) > 1:
             continue
         only = next(iter(field.get("properties", {}).values()), field)
-        found += [] if only is field else only.get("x-kubernetes-validations", ())
-        found += field.get("x-kubernetes-validations", ())
+        rules += [] if only is field else only.get("x-kubernetes-validations", ())
+        rules += field.get("x-kubernetes-validations", ())
         inner = field.get("additionalProperties")
         if isinstance(inner, Mapping):
             each = inner.get("x-kubernetes-validations", ())
-            found += [{**rule, "message": f"each of {name} {rule['message']}"} for rule in each]
-    return found
+            rules += [{**rule, "message": f"each of {name} {rule['message']}"} for rule in each]
+    return rules
 
 
 def _checks(rules: list[Schema]) -> list[str]:
@@ -202,13 +203,13 @@ def _conditions(crds: list[Schema]) -> str:
 
 
 def _anchor(heading: str) -> str:
-    """Return the address that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _escaped(text: str) -> str:
-    """Keep Markdown from reading more into a description than it says."""
-    return re.sub(r"[|<>]", lambda found: f"\\{found[0]}", text)
+    """Escape the characters of a description that Markdown would interpret."""
+    return re.sub(r"[|<>]", lambda match: f"\\{match[0]}", text)
 
 
 def main(page_file: Path = PAGE) -> None:

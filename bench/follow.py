@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.kwok import SimulatedCluster
 from bench.observe import Manifest, Process, Processors, Watch
-from tests.component.operator_harness import checked
+from testing.kubernetes_api import checked
 
 PATIENCE_SECONDS = 400.0
 _CREATORS = 4

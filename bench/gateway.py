@@ -17,9 +17,9 @@ from typing import Any
 from bench.servers import starts
 from bench.serving import MODELS, write_bodies, write_models
 from dev import demo
-from tests.e2e.load import Load
-from tests.e2e.photos import put_files
-from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.cluster_store import put_files
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.load import Load
 
 NAMESPACE = "bench-gateway"
 STORE = "s3://bloomery/models/bench-gateway"

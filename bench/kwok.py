@@ -16,16 +16,12 @@ from typing import Any
 
 from bench.observe import Calls
 from dev.paths import BIN
-from tests.component.conftest import (
-    ApiServer,
-    find_binary,
-    install_kinds,
-    private_apiserver,
-    running_program,
-    wait_until_watchable,
-)
-from tests.component.operator_fixtures import install_gateway_api
-from tests.component.operator_harness import PROGRESS_PORT, checked, prepared, trained
+from testing.api_server import ApiServer, find_binary, install_kinds, private_apiserver, wait_until_watchable
+from testing.gateway_api import install_gateway_api
+from testing.kubernetes_api import checked
+from testing.processes import running_program
+from testing.samples import prepared, trained
+from testing.simulated_controllers import PROGRESS_PORT
 
 Manifest = dict[str, Any]
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.component.conftest import ApiServer
+from testing.api_server import ApiServer
 
 Manifest = dict[str, Any]
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -17,18 +17,10 @@ from bench.follow import PATIENCE_SECONDS, Subject, create, follow
 from bench.kwok import SimulatedCluster, make_gateway
 from bench.observe import Manifest, Process, Processors, Watch
 from bloomery_operator.settings import Settings
-from tests.component.conftest import find_binary
-from tests.component.operator_fixtures import grant_rights
-from tests.component.operator_harness import (
-    PATHS,
-    checked,
-    condition_of,
-    dataset,
-    free_port,
-    inference_service,
-    training_job,
-    variant,
-)
+from testing.api_server import find_binary, grant_rights
+from testing.kubernetes_api import PATHS, checked, condition_of
+from testing.processes import free_port
+from testing.samples import dataset, inference_service, training_job, variant
 
 HOME = "bloomery"
 NAMESPACE = "work"

@@ -23,7 +23,7 @@ from bench.kwok import TRAINING_SECONDS, SimulatedCluster, leave_the_network, si
 from bench.plot import Panel, write_plot
 from dev import binaries
 from dev.paths import LOGS, STATE
-from tests.component.operator_fixtures import gateway_api_crds
+from testing.gateway_api import gateway_api_crds
 
 SIZES = (100, 300, 1000)
 SERVICES_PER_JOB = 0.3

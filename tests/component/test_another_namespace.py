@@ -14,7 +14,7 @@ import pytest
 from tools.docs_blocks import run_by
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 TEAM = "team-a"
 NAME = "bloomery-storage"

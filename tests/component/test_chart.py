@@ -29,7 +29,7 @@ from tests.component.chart_harness import (
 from tools.docs_blocks import blocks
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from dev.binaries import module_folder
+from testing.gateway_api import GATEWAY_API
+from testing.waiting import eventually
 from tests.component.chart_harness import REPO, VARIANTS, Chart, Object, pod_templates
-from tests.component.operator_fixtures import GATEWAY_API
-from tests.component.operator_harness import eventually
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 GOLDEN = REPO / "tests" / "golden"

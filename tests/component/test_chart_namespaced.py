@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from testing.operator_process import OperatorProcess, running
+from testing.samples import dataset, inference_service, prepared, trained, training_job
+from testing.simulated_controllers import World
 from tests.component.chart_harness import CHART, NO_CLUSTER_RIGHTS, Chart, Values
-from tests.component.operator_harness import (
-    OperatorProcess,
-    World,
-    dataset,
-    inference_service,
-    prepared,
-    running,
-    trained,
-    training_job,
-)
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 RELEASE = "bloomery"
 ADMIN = [

@@ -14,7 +14,7 @@ from tests.component.test_crd_validation import dataset, training_job
 from tools.docs_blocks import ROOT, Block, blocks, pages, run_by
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 DIGITS = "examples/digits/digits.yaml"
 MANIFESTS = [block for page in pages() for block in blocks(page) if block.language == "yaml"]

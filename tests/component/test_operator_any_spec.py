@@ -9,22 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from testing.kubernetes_api import PATHS, Manifest
+from testing.operator_process import GATEWAY, OperatorProcess, running
+from testing.samples import dataset, inference_service, training_job, variant
+from testing.scenario import differences, final_state, simulate_controllers
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 from tests.component.operator_fixtures import NewOperator
-from tests.component.operator_harness import (
-    GATEWAY,
-    PATHS,
-    Manifest,
-    OperatorProcess,
-    World,
-    dataset,
-    eventually,
-    inference_service,
-    running,
-    training_job,
-    variant,
-)
 from tests.component.specs import mutations
-from tests.component.story import ending, leaves, play
 
 pytestmark = [pytest.mark.feature("O2"), pytest.mark.extended]
 
@@ -164,8 +156,8 @@ def _settled_ending(world: World, plural: str, manifest: Manifest, *, patient: b
 
 def _played(world: World) -> dict[str, Any]:
     """Let the cluster's other controllers do their part, and return what is there."""
-    play(world)
-    return ending(world)
+    simulate_controllers(world)
+    return final_state(world)
 
 
 def _is_like(found: dict[str, Any], expected: dict[str, Any]) -> bool:
@@ -174,7 +166,7 @@ def _is_like(found: dict[str, Any], expected: dict[str, Any]) -> bool:
 
 
 def _told(world: World, expected: dict[str, Any]) -> str:
-    return "\n".join(["", *_differences(ending(world), expected)])
+    return "\n".join(["", *_differences(final_state(world), expected)])
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -185,5 +177,5 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
             is_record = plural in ("jobs", "configmaps") and "-prepare" in name
             is_kept = other is None and plural == "secrets"
             if not is_record and not is_kept:
-                lines += [f"{plural} {name}{line}" for line in leaves(one, other)]
+                lines += [f"{plural} {name}{line}" for line in differences(one, other)]
     return lines

@@ -6,7 +6,10 @@ import base64
 
 import pytest
 
-from tests.component.operator_harness import World, condition_of, dataset, eventually, prepared
+from testing.kubernetes_api import condition_of
+from testing.samples import dataset, prepared
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
 

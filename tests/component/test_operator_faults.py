@@ -12,20 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.gatekeeper import PASS, Call, Fault, Faults, Gatekeeper
+from testing.api_server import ApiServer
+from testing.fault_proxy import PASS, Call, Fault, FaultProxy, Faults
+from testing.kubernetes_api import Manifest
+from testing.operator_process import GATEWAY, OperatorProcess
+from testing.samples import dataset, inference_service, variant
+from testing.scenario import differences, final_state, resource_versions, run_scenario
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 from tests.component.operator_fixtures import NewOperator
-from tests.component.operator_harness import (
-    GATEWAY,
-    Manifest,
-    OperatorProcess,
-    World,
-    dataset,
-    eventually,
-    inference_service,
-    variant,
-)
-from tests.component.story import ending, leaves, tell, versions
 
 pytestmark = [pytest.mark.feature("O4"), pytest.mark.extended]
 
@@ -35,11 +30,11 @@ SWEEP_SECONDS = 900.0
 
 @pytest.fixture
 def tried_operator(
-    new_operator: NewOperator, world: World, gatekeeper: Gatekeeper, tmp_path: Path
+    new_operator: NewOperator, world: World, fault_proxy: FaultProxy, tmp_path: Path
 ) -> Iterator[OperatorProcess]:
-    """Give an operator for the test's namespace that reaches the API server through the gatekeeper only."""
+    """Give an operator for the test's namespace that reaches the API server through the fault_proxy only."""
     environment = {
-        "KUBECONFIG": str(gatekeeper.kubeconfig(tmp_path)),
+        "KUBECONFIG": str(fault_proxy.kubeconfig(tmp_path)),
         "BLOOMERY_NAMESPACES": world.namespace,
         "BLOOMERY_REQUEST_SECONDS": "2",
         "BLOOMERY_RESYNC_SECONDS": "5",
@@ -59,11 +54,11 @@ def undisturbed(gateway_api: ApiServer, new_operator: NewOperator) -> dict[str, 
         world.make_storage_secret()
         operator = new_operator(GATEWAY | {"BLOOMERY_NAMESPACES": world.namespace, "BLOOMERY_TRAFFIC_SECONDS": "1"})
         operator.start()
-        for _ in tell(world):
+        for _ in run_scenario(world):
             time.sleep(0.1)
         assert operator.stop() == 0
         operator.assert_calm()
-        return ending(world)
+        return final_state(world)
 
 
 def once(fault: Fault, *, of: Callable[[Call], bool] = lambda call: call.is_write, each: int = 1) -> Faults:
@@ -136,55 +131,55 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_of_the_api_server_change_nothing_in_the_end(
-    name: str, undisturbed: dict[str, Any], tried_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+    name: str, undisturbed: dict[str, Any], tried_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     weather = FAULTS[name]
     tried_operator.set("BLOOMERY_RESYNC_SECONDS", str(weather.resync_seconds))
     faults = weather.faults()
     if weather.from_the_start:
-        gatekeeper.faults = faults
+        fault_proxy.faults = faults
     tried_operator.start()
-    gatekeeper.faults = faults
-    for _ in tell(world):
+    fault_proxy.faults = faults
+    for _ in run_scenario(world):
         time.sleep(0.1)
     _assert_same_end(world, undisturbed)
-    _assert_quiet(gatekeeper, world)
+    _assert_quiet(fault_proxy, world)
     assert tried_operator.stop() == 0
     _assert_no_trace(tried_operator)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_each_of_its_writes_it_ends_where_it_would_have(
-    moment: str, undisturbed: dict[str, Any], tried_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+    moment: str, undisturbed: dict[str, Any], tried_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     # One thing at a time: no other work goes on while a request is held back.
     tried_operator.set("BLOOMERY_WORKERS", "1")
-    gatekeeper.faults = once(Fault(lost=True) if moment == "before" else Fault(unanswered=True))
+    fault_proxy.faults = once(Fault(lost=True) if moment == "before" else Fault(unanswered=True))
     tried_operator.start()
     deadline, kills = time.monotonic() + SWEEP_SECONDS, 0
 
     def kill_if_struck(*, within: float) -> bool:
-        struck = gatekeeper.struck.wait(within)
+        struck = fault_proxy.struck.wait(within)
         if struck:
             tried_operator.kill()
-            gatekeeper.struck.clear()
+            fault_proxy.struck.clear()
             tried_operator.start()
         return struck
 
-    for title in tell(world):
+    for title in run_scenario(world):
         assert time.monotonic() < deadline, title
         kills += kill_if_struck(within=0.1)
     # What is written once the user has seen the last chapter's end counts, too.
     while kill_if_struck(within=3):
         kills += 1
     _assert_same_end(world, undisturbed)
-    held = {call.kind for call in gatekeeper.held}
+    held = {call.kind for call in fault_proxy.held}
     assert held >= {"configmaps", "jobs", "secrets", "deployments", "services", "httproutes"}
     assert held >= {"poddisruptionbudgets", "horizontalpodautoscalers"}
     assert held >= {"datasets/status", "trainingjobs/status", "inferenceservices/status"}
     assert kills >= 30
-    gatekeeper.faults = lambda _: PASS
-    _assert_quiet(gatekeeper, world)
+    fault_proxy.faults = lambda _: PASS
+    _assert_quiet(fault_proxy, world)
     tried_operator.assert_calm()
 
 
@@ -194,7 +189,7 @@ def test_killed_at_each_of_its_writes_it_ends_where_it_would_have(
     ids=["Dataset", "InferenceService"],
 )
 def test_for_an_object_that_is_gone_nothing_is_made_even_if_no_watch_says_so(
-    plural: str, parent: Manifest, tried_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+    plural: str, parent: Manifest, tried_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     looks: list[Call] = []
 
@@ -207,26 +202,26 @@ def test_for_an_object_that_is_gone_nothing_is_made_even_if_no_watch_says_so(
     world.delete("secrets", "bloomery-storage")
     world.create(parent)
     world.wait_for_condition(plural, "flowers", "Ready", "False", reason="SecretNotFound")
-    gatekeeper.silenced.set()
+    fault_proxy.silenced.set()
     world.delete(plural, "flowers")
-    before = len(gatekeeper.writes)
-    gatekeeper.faults = look_on
+    before = len(fault_proxy.writes)
+    fault_proxy.faults = look_on
     world.make_storage_secret()
-    eventually(lambda: looks or gatekeeper.writes[before:], "it is about to write")
+    eventually(lambda: looks or fault_proxy.writes[before:], "it is about to write")
     time.sleep(2)  # for as long as it takes to look twice more
     # A status names its object's uid, and so the API server refuses it.
-    assert [call.what for call in gatekeeper.writes[before:] if not call.kind.endswith("/status")] == []
+    assert [call.what for call in fault_proxy.writes[before:] if not call.kind.endswith("/status")] == []
 
 
 def test_watches_that_fail_for_longer_than_a_minute_go_on_afterwards(
-    tried_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+    tried_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     tried_operator.set("BLOOMERY_RESYNC_SECONDS", "600")
-    gatekeeper.faults = lambda call: Fault(status=503) if call.is_watch else PASS
+    fault_proxy.faults = lambda call: Fault(status=503) if call.is_watch else PASS
     tried_operator.start()
     # kopf by itself would give up after 54 s.
     time.sleep(60)
-    gatekeeper.faults = lambda _: PASS
+    fault_proxy.faults = lambda _: PASS
     assert tried_operator.health().status_code == 200
     world.create(dataset())
     world.wait_for("jobs", "flowers-prepare")
@@ -235,19 +230,19 @@ def test_watches_that_fail_for_longer_than_a_minute_go_on_afterwards(
 
 
 def _assert_same_end(world: World, undisturbed: dict[str, Any]) -> None:
-    def differences() -> str:
-        return "\n".join(leaves(ending(world), undisturbed))
+    def describe_differences() -> str:
+        return "\n".join(differences(final_state(world), undisturbed))
 
-    eventually(lambda: not differences(), differences, seconds=30)
+    eventually(lambda: not describe_differences(), describe_differences, seconds=30)
 
 
-def _assert_quiet(gatekeeper: Gatekeeper, world: World) -> None:
+def _assert_quiet(fault_proxy: FaultProxy, world: World) -> None:
     # One that was killed at the end applies everything once more.
-    eventually(gatekeeper.is_quiet, "nothing is sent any more", seconds=30)
-    before, writes = versions(world), len(gatekeeper.writes)
+    eventually(fault_proxy.is_quiet, "nothing is sent any more", seconds=30)
+    before, writes = resource_versions(world), len(fault_proxy.writes)
     time.sleep(QUIET_SECONDS)
-    assert [call.what for call in gatekeeper.writes[writes:]] == []
-    assert versions(world) == before
+    assert [call.what for call in fault_proxy.writes[writes:]] == []
+    assert resource_versions(world) == before
 
 
 def _assert_no_trace(operator: OperatorProcess) -> None:

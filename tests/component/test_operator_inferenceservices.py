@@ -8,18 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import (
-    Manifest,
-    World,
-    condition_of,
-    dataset,
-    eventually,
-    inference_service,
-    prepared,
-    trained,
-    training_job,
-    variant,
-)
+from testing.kubernetes_api import Manifest, condition_of
+from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
 

@@ -11,56 +11,59 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.gatekeeper import PASS, Call, Fault, Gatekeeper, standing_before
+from testing.api_server import ApiServer
+from testing.fault_proxy import PASS, Call, Fault, FaultProxy, run_fault_proxy
+from testing.operator_process import GATEWAY, OperatorProcess, running
+from testing.samples import dataset
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 from tests.component.operator_fixtures import HOME, NewOperator
-from tests.component.operator_harness import GATEWAY, OperatorProcess, World, dataset, eventually, running
 
 pytestmark = pytest.mark.feature("O4")
 
 TAKEOVER_SECONDS = 20.0
-NewReplica = Callable[[str], tuple[OperatorProcess, Gatekeeper]]
+NewReplica = Callable[[str], tuple[OperatorProcess, FaultProxy]]
 
 
 @pytest.fixture
 def new_replica(apiserver: ApiServer, new_operator: NewOperator, world: World, tmp_path: Path) -> Iterator[NewReplica]:
-    """Give a maker of operators that share a Lease, each with a gatekeeper of its own before it."""
+    """Give a function that makes operators which share a Lease, each behind its own fault proxy."""
     with ExitStack() as stack:
 
-        def make(name: str) -> tuple[OperatorProcess, Gatekeeper]:
-            gatekeeper = stack.enter_context(standing_before(apiserver))
+        def make(name: str) -> tuple[OperatorProcess, FaultProxy]:
+            fault_proxy = stack.enter_context(run_fault_proxy(apiserver))
             (tmp_path / name).mkdir()
             environment = {
-                "KUBECONFIG": str(gatekeeper.kubeconfig(tmp_path / name)),
+                "KUBECONFIG": str(fault_proxy.kubeconfig(tmp_path / name)),
                 "BLOOMERY_NAMESPACES": world.namespace,
                 "BLOOMERY_LEASE_NAMESPACE": world.namespace,
                 "BLOOMERY_POD_NAME": name,
             }
             operator = new_operator(GATEWAY | environment)
             stack.callback(operator.end)
-            return operator, gatekeeper
+            return operator, fault_proxy
 
         yield make
 
 
 @pytest.fixture
-def leader(new_replica: NewReplica) -> tuple[OperatorProcess, Gatekeeper]:
+def leader(new_replica: NewReplica) -> tuple[OperatorProcess, FaultProxy]:
     """Give the operator that works."""
-    operator, gatekeeper = new_replica("first")
+    operator, fault_proxy = new_replica("first")
     operator.start()
-    return operator, gatekeeper
+    return operator, fault_proxy
 
 
 @pytest.fixture
-def standby(leader: object, new_replica: NewReplica) -> tuple[OperatorProcess, Gatekeeper]:
+def standby(leader: object, new_replica: NewReplica) -> tuple[OperatorProcess, FaultProxy]:
     """Give the one that stands by."""
-    operator, gatekeeper = new_replica("second")
+    operator, fault_proxy = new_replica("second")
     operator.start(until="waiting for the lease")
-    return operator, gatekeeper
+    return operator, fault_proxy
 
 
 def test_the_one_that_stands_by_is_well_and_writes_nothing(
-    leader: tuple[OperatorProcess, Gatekeeper], standby: tuple[OperatorProcess, Gatekeeper], world: World
+    leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     world.create(dataset())
     world.wait_for("jobs", "flowers-prepare")
@@ -71,7 +74,7 @@ def test_the_one_that_stands_by_is_well_and_writes_nothing(
 
 
 def test_after_a_kill_the_other_takes_over_within_twenty_seconds(
-    leader: tuple[OperatorProcess, Gatekeeper], standby: tuple[OperatorProcess, Gatekeeper], world: World
+    leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     leader[0].kill()
     world.create(dataset())
@@ -81,7 +84,7 @@ def test_after_a_kill_the_other_takes_over_within_twenty_seconds(
 
 
 def test_one_that_is_asked_to_end_hands_over_at_once(
-    leader: tuple[OperatorProcess, Gatekeeper], standby: tuple[OperatorProcess, Gatekeeper], world: World
+    leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     assert leader[0].stop() == 0
     world.create(dataset())
@@ -92,7 +95,7 @@ def test_one_that_is_asked_to_end_hands_over_at_once(
 
 
 def test_one_that_was_frozen_and_wakes_up_writes_nothing_and_ends(
-    leader: tuple[OperatorProcess, Gatekeeper], standby: tuple[OperatorProcess, Gatekeeper], world: World
+    leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     leader[0].freeze()
     # It wakes up to work that the other has done already, and to work that is new to both.
@@ -109,7 +112,7 @@ def test_one_that_was_frozen_and_wakes_up_writes_nothing_and_ends(
 
 
 def test_one_that_wakes_up_and_hears_nothing_of_its_lease_does_not_even_try_to_write(
-    leader: tuple[OperatorProcess, Gatekeeper], standby: tuple[OperatorProcess, Gatekeeper], world: World
+    leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     tried: list[str] = []
 
@@ -130,7 +133,7 @@ def test_one_that_wakes_up_and_hears_nothing_of_its_lease_does_not_even_try_to_w
 
 
 def test_one_that_is_cut_off_ends_before_the_other_begins(
-    leader: tuple[OperatorProcess, Gatekeeper], standby: tuple[OperatorProcess, Gatekeeper], world: World
+    leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     world.create(dataset())
     world.wait_for("jobs", "flowers-prepare")
@@ -156,12 +159,12 @@ def test_operators_that_start_together_agree_on_one(new_replica: NewReplica, wor
     world.create(dataset())
     world.wait_for("jobs", "flowers-prepare")
     time.sleep(3)  # for as long as a renewal takes: a second one would have worked by now
-    assert sorted(bool(_work(gatekeeper)) for _, gatekeeper in replicas) == [False, False, True]
+    assert sorted(bool(_work(fault_proxy)) for _, fault_proxy in replicas) == [False, False, True]
 
 
-def _work(gatekeeper: Gatekeeper) -> list[str]:
+def _work(fault_proxy: FaultProxy) -> list[str]:
     """What it wrote besides the Lease."""
-    return [call.what for call in gatekeeper.writes if call.kind != "leases"]
+    return [call.what for call in fault_proxy.writes if call.kind != "leases"]
 
 
 def _said_at(operator: OperatorProcess, words: str) -> datetime:

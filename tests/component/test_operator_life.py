@@ -10,24 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.gatekeeper import PASS, Call, Fault, Gatekeeper
+from testing.fault_proxy import PASS, Call, Fault, FaultProxy
+from testing.kubernetes_api import condition_of
+from testing.operator_process import GATEWAY, OperatorProcess, running
+from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
+from testing.scenario import resource_versions
+from testing.simulated_controllers import World
+from testing.waiting import TIMEOUT_SECONDS, eventually
 from tests.component.operator_fixtures import NewOperator
-from tests.component.operator_harness import (
-    GATEWAY,
-    PATIENCE_SECONDS,
-    OperatorProcess,
-    World,
-    condition_of,
-    dataset,
-    eventually,
-    inference_service,
-    prepared,
-    running,
-    trained,
-    training_job,
-    variant,
-)
-from tests.component.story import versions
 
 IDLE_SECONDS = 20.0
 STARTED_AT = "bloomery.dev/started-at"
@@ -35,10 +25,10 @@ STARTED_AT = "bloomery.dev/started-at"
 
 @pytest.fixture
 def watched_operator(
-    new_operator: NewOperator, world: World, gatekeeper: Gatekeeper, tmp_path: Path
+    new_operator: NewOperator, world: World, fault_proxy: FaultProxy, tmp_path: Path
 ) -> OperatorProcess:
-    """Give an operator for the test's namespace that reaches the API server through the gatekeeper only."""
-    environment = {"KUBECONFIG": str(gatekeeper.kubeconfig(tmp_path)), "BLOOMERY_NAMESPACES": world.namespace}
+    """Give an operator for the test's namespace that reaches the API server only through the fault proxy."""
+    environment = {"KUBECONFIG": str(fault_proxy.kubeconfig(tmp_path)), "BLOOMERY_NAMESPACES": world.namespace}
     return new_operator(GATEWAY | environment)
 
 
@@ -91,7 +81,7 @@ def test_a_job_that_ended_while_the_operator_was_down_does_not_run_again(
 
 
 def test_an_idle_operator_writes_nothing(
-    watched_operator: OperatorProcess, gatekeeper: Gatekeeper, world: World
+    watched_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     kubelet = _play(world)
     watched_operator.set("BLOOMERY_RESYNC_SECONDS", "2")
@@ -104,11 +94,11 @@ def test_an_idle_operator_writes_nothing(
     with running(watched_operator):
         eventually(lambda: next(kubelet) or _is_ready(world), "all are ready")
         world.wait_for_condition("inferenceservices", "waiting", "Ready", "False")
-        eventually(gatekeeper.is_quiet, "nothing is written any more")
-        before, writes = versions(world), len(gatekeeper.writes)
+        eventually(fault_proxy.is_quiet, "nothing is written any more")
+        before, writes = resource_versions(world), len(fault_proxy.writes)
         time.sleep(IDLE_SECONDS)
-        assert [call.what for call in gatekeeper.writes[writes:]] == []
-        assert versions(world) == before
+        assert [call.what for call in fault_proxy.writes[writes:]] == []
+        assert resource_versions(world) == before
         assert 'bloomery_reconcile_total{kind="Dataset",result="success"}' in watched_operator.metrics()
         assert watched_operator.health().status_code == 200
 
@@ -232,7 +222,7 @@ def test_an_operator_that_was_killed_goes_on_with_the_rollout(world: World, own_
     ids=["once it is written down", "before the route has it"],
 )
 def test_an_abort_is_carried_out_although_the_operator_is_killed(
-    kind: str, said: str, fault: Fault, world: World, watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+    kind: str, said: str, fault: Fault, world: World, watched_operator: OperatorProcess, fault_proxy: FaultProxy
 ) -> None:
     plan = {"steps": [10], "interval": "1h", "abortOn": {"errorRate": 0.5}}
     watched_operator.start()
@@ -247,12 +237,12 @@ def test_an_abort_is_carried_out_although_the_operator_is_killed(
     def of_the_abort(call: Call) -> bool:
         return call.is_write and call.kind == kind and said in call.body.replace(" ", "")
 
-    gatekeeper.faults = lambda call: fault if of_the_abort(call) else PASS
+    fault_proxy.faults = lambda call: fault if of_the_abort(call) else PASS
     world.set_ready(second, 0)
-    assert gatekeeper.struck.wait(PATIENCE_SECONDS)
+    assert fault_proxy.struck.wait(TIMEOUT_SECONDS)
     watched_operator.kill()
     assert world.weights("flowers") == {first: 90, second: 10}
-    gatekeeper.faults = lambda _: PASS
+    fault_proxy.faults = lambda _: PASS
     # Nor does it make a difference that what failed is there again.
     world.set_ready(second, 1)
     with running(watched_operator):
@@ -275,18 +265,18 @@ def test_an_api_server_that_is_not_there_is_answered_in_a_sentence(new_operator:
 
 
 def test_an_api_server_that_goes_during_the_first_list_is_answered_in_a_sentence(
-    watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+    watched_operator: OperatorProcess, fault_proxy: FaultProxy
 ) -> None:
-    gatekeeper.faults = lambda call: Fault(cut=call.is_list)
+    fault_proxy.faults = lambda call: Fault(cut=call.is_list)
     assert watched_operator.run_to_its_end() == 1
     assert "the operator can not start: Server disconnected" in watched_operator.log_text()
     assert "Traceback" not in watched_operator.log_text()
 
 
 def test_a_watch_that_fails_beyond_repair_ends_the_operator_in_a_sentence(
-    watched_operator: OperatorProcess, gatekeeper: Gatekeeper
+    watched_operator: OperatorProcess, fault_proxy: FaultProxy
 ) -> None:
-    gatekeeper.faults = lambda call: Fault(failed=500 if call.is_watch else None)
+    fault_proxy.faults = lambda call: Fault(failed=500 if call.is_watch else None)
     assert watched_operator.run_to_its_end() == 1
     assert "the operator ends, to be started again: a watch failed: " in watched_operator.log_text()
     assert "Traceback" not in watched_operator.log_text()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer, install_kinds, private_apiserver
-from tests.component.operator_fixtures import grant_rights, install_gateway_api
-from tests.component.operator_harness import GATEWAY, OperatorProcess, World, inference_service, running, variant
+from testing.api_server import ApiServer, grant_rights, install_kinds, private_apiserver
+from testing.gateway_api import install_gateway_api
+from testing.operator_process import GATEWAY, OperatorProcess, running
+from testing.samples import inference_service, variant
+from testing.simulated_controllers import World
 
 HOME = "operator-home"
 

@@ -6,16 +6,10 @@ import json
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.operator_harness import (
-    World,
-    condition_of,
-    dataset,
-    inference_service,
-    prepared,
-    trained,
-    training_job,
-)
+from testing.api_server import ApiServer
+from testing.kubernetes_api import condition_of
+from testing.samples import dataset, inference_service, prepared, trained, training_job
+from testing.simulated_controllers import World
 
 pytestmark = pytest.mark.usefixtures("operator")
 

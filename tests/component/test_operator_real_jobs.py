@@ -11,19 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.component.conftest import ApiServer, find_binary, install_kinds, private_apiserver, running_program
-from tests.component.operator_harness import (
-    Manifest,
-    OperatorProcess,
-    World,
-    condition_of,
-    dataset,
-    eventually,
-    prepared,
-    running,
-    trained,
-    training_job,
-)
+from testing.api_server import ApiServer, find_binary, install_kinds, private_apiserver
+from testing.kubernetes_api import Manifest, condition_of
+from testing.operator_process import OperatorProcess, running
+from testing.processes import running_program
+from testing.samples import dataset, prepared, trained, training_job
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 
 MAY_TAKE_SECONDS = 60.0
 """The Job controller waits some seconds before it replaces a pod that failed."""

@@ -13,14 +13,10 @@ from prometheus_client import start_http_server
 
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
-from tests.component.operator_harness import (
-    Manifest,
-    World,
-    condition_of,
-    eventually,
-    inference_service,
-    variant,
-)
+from testing.kubernetes_api import Manifest, condition_of
+from testing.samples import inference_service, variant
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 
 METRICS_PORT = 9090
 DIGEST = "sha256:" + "d" * 64

@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import (
-    Manifest,
-    OperatorProcess,
-    World,
-    inference_service,
-    variant,
-)
+from testing.kubernetes_api import Manifest
+from testing.operator_process import OperatorProcess
+from testing.samples import inference_service, variant
+from testing.simulated_controllers import World
 
 NewOperator = Callable[..., OperatorProcess]
 STARTED_AT = "bloomery.dev/started-at"

@@ -8,18 +8,10 @@ import time
 
 import pytest
 
-from tests.component.operator_harness import (
-    Manifest,
-    Trainer,
-    World,
-    condition_of,
-    config_of,
-    dataset,
-    eventually,
-    prepared,
-    trained,
-    training_job,
-)
+from testing.kubernetes_api import Manifest, condition_of
+from testing.samples import dataset, prepared, trained, training_job
+from testing.simulated_controllers import Trainer, World, config_of
+from testing.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -122,8 +114,8 @@ def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Train
     assert status["mlflow"]["runId"] == "abc"
 
     trainer.progress = lambda: {"step": "many", "epoch": []}
-    asked = trainer.asked
-    eventually(lambda: trainer.asked > asked + 1, "an answer of no agreed form was taken")
+    requests = trainer.requests
+    eventually(lambda: trainer.requests > requests + 1, "an answer of no agreed form was taken")
     nowhere = {"experimentId": None, "runId": None}
     trainer.progress = lambda: {"stage": "evaluating", "step": 6000, "totalSteps": 6000, "mlflow": nowhere}
     assert step("6000/6000")["mlflow"]["runId"] == "abc"
@@ -145,12 +137,12 @@ def test_a_trainer_that_fails_before_it_has_any_figures_fails_in_its_own_words(
 
 
 def test_a_trainer_that_is_always_further_is_asked_no_more_often_for_that(ready_world: World, trainer: Trainer) -> None:
-    trainer.progress = lambda: {"step": trainer.asked, "totalSteps": 6000}
+    trainer.progress = lambda: {"step": trainer.requests, "totalSteps": 6000}
     ready_world.create(training_job())
     ready_world.start_pod("flowers-train", ip=trainer.address)
-    eventually(lambda: trainer.asked > 0, "the trainer is asked")
-    before, since = trainer.asked, time.monotonic()
-    eventually(lambda: trainer.asked >= before + 4, "it is asked again and again")
+    eventually(lambda: trainer.requests > 0, "the trainer is asked")
+    before, since = trainer.requests, time.monotonic()
+    eventually(lambda: trainer.requests >= before + 4, "it is asked again and again")
     assert time.monotonic() - since > 4 * PROGRESS_SECONDS * 0.9
     ready_world.succeed("flowers-train", trained(), pod="flowers-train-0")
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")

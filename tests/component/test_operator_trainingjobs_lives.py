@@ -7,16 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import (
-    Manifest,
-    Trainer,
-    World,
-    condition_of,
-    config_of,
-    prepared,
-    trained,
-    training_job,
-)
+from testing.kubernetes_api import Manifest, condition_of
+from testing.samples import prepared, trained, training_job
+from testing.simulated_controllers import Trainer, World, config_of
 
 pytestmark = pytest.mark.usefixtures("operator")
 

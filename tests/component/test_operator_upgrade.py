@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.component.operator_harness import OperatorProcess, World, dataset, running
+from testing.operator_process import OperatorProcess, running
+from testing.samples import dataset
+from testing.simulated_controllers import World
 
 STORED = Path(__file__).resolve().parents[1] / "unit" / "operator" / "stored"
 DIGEST = "a" * 64

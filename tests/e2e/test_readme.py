@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dev import demo
+from testing.dev_cluster import Digits
 from tests.e2e.shell import Shell
-from tests.e2e.support import Digits
 from tests.e2e.test_digits import set_weights
 from tools.docs_blocks import run_by
 

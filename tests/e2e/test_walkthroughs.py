@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.photos import list_files, read_file, remove_files
-from tests.e2e.support import eventually
+from testing.cluster_store import list_files, read_file, remove_files
+from testing.dev_cluster import eventually
 from tests.e2e.walking import (
     FLOWERS,
     MODEL_FILES,

@@ -13,8 +13,8 @@ import httpx
 
 from dev import demo
 from dev.paths import LOGS, ROOT
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually
 from tests.e2e.shell import Shell
-from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl, eventually
 from tools.docs_blocks import Block
 
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]

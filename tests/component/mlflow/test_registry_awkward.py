@@ -12,8 +12,8 @@ from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_serving.errors import ModelError
 from bloomery_serving.storage import fetch_model
+from testing.basic_auth_proxy import BASIC, BEARER, run_basic_auth_proxy
 from testing.servers import MlflowServer
-from tests.component.mlflow.door import BASIC, BEARER, guarded
 from tests.component.mlflow.test_operator_resolves import ask
 from tests.component.mlflow.test_serve_from_registry import register
 
@@ -25,7 +25,7 @@ GIVEN_UP_SECONDS = 12
 
 @pytest.fixture
 def door(mlflow: MlflowServer) -> Iterator[str]:
-    with guarded(mlflow.port) as address:
+    with run_basic_auth_proxy(mlflow.port) as address:
         yield address
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.component.conftest import ApiServer
+from testing.api_server import ApiServer
 
 TIMEOUT_SECONDS = 30.0
 Run = subprocess.CompletedProcess[str]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.operator_harness import dataset, training_job
+from testing.api_server import ApiServer
+from testing.samples import dataset, training_job
 from tests.component.plugin.conftest import Objects, environment
 
 Complete = Callable[..., list[str]]

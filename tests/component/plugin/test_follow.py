@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.operator_harness import OperatorProcess, Trainer, World, trained, training_job
+from testing.api_server import ApiServer
+from testing.operator_process import OperatorProcess
+from testing.samples import trained, training_job
+from testing.simulated_controllers import Trainer, World
 from tests.component.plugin.conftest import Objects, Plugin, condition
 
 PROGRESS = {

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.component.operator_harness import training_job
+from testing.samples import training_job
 from tests.component.plugin.conftest import Objects, Plugin
 
 

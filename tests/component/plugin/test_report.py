@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from testing.samples import dataset, training_job
 from tests.component.mlflow.conftest import (  # noqa: F401 - pytest finds the fixtures here
     MlflowServer,
     mlflow_program,
     new_server,
     shared_server,
 )
-from tests.component.operator_harness import dataset, training_job
 from tests.component.plugin.conftest import Objects, Plugin
 
 TRAINING, IMAGES = "<h1>How good 花 is</h1>", "<h1>What is in 花</h1>"

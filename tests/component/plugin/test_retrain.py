@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tests.component.operator_harness import training_job
+from testing.samples import training_job
 from tests.component.plugin.conftest import Objects, Plugin
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import eventually
+from testing.waiting import eventually
 from tests.component.plugin.conftest import Objects, Plugin
 
 IMAGE = "registry.example.com/bloomery/trainer:2"

@@ -1,7 +1,7 @@
-"""A life of the three kinds from the first apply to a replaced model, and what is there at its end.
+"""A scenario with all three kinds, from the first apply to a replaced model, and its final state.
 
-``tell`` plays the user, the Job controller, the kubelet and the gateway; an operator has to do the rest. Whatever
-happens to the operator meanwhile, ``ending`` must be the same.
+``run_scenario`` acts as the user, the Job controller, the kubelet and the gateway; the test runs the operator.
+``final_state`` must be the same whatever happens to the operator during the scenario.
 """
 
 from __future__ import annotations
@@ -16,21 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import (
-    PATHS,
-    Gone,
-    Manifest,
-    World,
-    condition_of,
-    dataset,
-    inference_service,
-    prepared,
-    trained,
-    training_job,
-    variant,
-)
+from testing.kubernetes_api import PATHS, Gone, Manifest, condition_of
+from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
+from testing.simulated_controllers import World
 
-CHAPTER_SECONDS = 240.0
+STEP_TIMEOUT_SECONDS = 240.0
 _OWNERS = ("datasets", "trainingjobs", "inferenceservices")
 _OURS = (
     *("jobs", "deployments", "services", "configmaps", "secrets", "httproutes", "backendtrafficpolicies"),
@@ -46,48 +36,48 @@ _VOLATILE = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "ge
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """What the user does, and how it is seen to be done."""
+class Step:
+    """An action of the user, and the check that it is finished."""
 
     title: str
     act: Callable[[World], object]
     is_done: Callable[[World], bool]
 
 
-def tell(world: World) -> Iterator[str]:
-    """Play all chapters; gives the title of the one that is under way, again and again."""
-    for chapter in CHAPTERS:
-        chapter.act(world)
-        deadline = time.monotonic() + CHAPTER_SECONDS
-        while not chapter.is_done(world):
+def run_scenario(world: World) -> Iterator[str]:
+    """Run all steps; yield the title of the current step after each round of the simulated controllers."""
+    for step in STEPS:
+        step.act(world)
+        deadline = time.monotonic() + STEP_TIMEOUT_SECONDS
+        while not step.is_done(world):
             if time.monotonic() > deadline:
                 pytest.fail(
-                    f"not within {CHAPTER_SECONDS:.0f} s: {chapter.title}; {json.dumps(ending(world), indent=1)}"
+                    f"not within {STEP_TIMEOUT_SECONDS:.0f} s: {step.title}; {json.dumps(final_state(world), indent=1)}"
                 )
-            play(world)
-            yield chapter.title
+            simulate_controllers(world)
+            yield step.title
 
 
-def ending(world: World) -> dict[str, Any]:
-    """All that is there, without what differs between two runs that went the same way."""
-    found = {plural: [_normal(world, plural, item) for item in world.list(plural)] for plural in (*_OWNERS, *_OURS)}
-    return {plural: {item["metadata"]["name"]: item for item in items} for plural, items in found.items()}
+def final_state(world: World) -> dict[str, Any]:
+    """Return all objects, without the values that differ between two equal runs."""
+    objects = {plural: [_normal(world, plural, item) for item in world.list(plural)] for plural in (*_OWNERS, *_OURS)}
+    return {plural: {item["metadata"]["name"]: item for item in items} for plural, items in objects.items()}
 
 
-def leaves(found: Any, expected: Any, path: str = "") -> Iterator[str]:
-    """Where two documents differ, as far down as they are alike in form."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in found | expected:
-            yield from leaves(found.get(key), expected.get(key), f"{path}.{key}")
-    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
-        for number, pair in enumerate(zip(found, expected, strict=True)):
-            yield from leaves(*pair, f"{path}[{number}]")
-    elif found != expected:
-        yield f"{path}: found {json.dumps(found)}, wanted {json.dumps(expected)}"
+def differences(actual: Any, expected: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths at which two documents differ."""
+    if isinstance(actual, dict) and isinstance(expected, dict):
+        for key in actual | expected:
+            yield from differences(actual.get(key), expected.get(key), f"{path}.{key}")
+    elif isinstance(actual, list) and isinstance(expected, list) and len(actual) == len(expected):
+        for number, pair in enumerate(zip(actual, expected, strict=True)):
+            yield from differences(*pair, f"{path}[{number}]")
+    elif actual != expected:
+        yield f"{path}: is {json.dumps(actual)}, should be {json.dumps(expected)}"
 
 
-def versions(world: World) -> dict[tuple[str, str], str]:
-    """The resourceVersion of every object."""
+def resource_versions(world: World) -> dict[tuple[str, str], str]:
+    """Return the resourceVersion of every object."""
     return {
         (plural, item["metadata"]["name"]): item["metadata"]["resourceVersion"]
         for plural in PATHS
@@ -100,7 +90,7 @@ def _set_variants(world: World, *variants: Manifest) -> None:
 
 
 def _is_split(world: World, **weights: int) -> bool:
-    """Whether exactly these variants are there, each with one revision, and share the traffic like that."""
+    """Return whether exactly these variants exist, each with one revision and this weight."""
     manifest = world.get("inferenceservices", "flowers") or {}
     status = manifest.get("status", {})
     names = {name for variant_ in weights for name in world.deployments_of("flowers", variant_)}
@@ -120,8 +110,8 @@ def _has(
     plural: str, type_: str, status: str, reason: str | None = None, *, name: str = "flowers"
 ) -> Callable[[World], bool]:
     def met(world: World) -> bool:
-        found = condition_of(world.get(plural, name), type_)
-        return found.get("status") == status and reason in (None, found.get("reason"))
+        condition = condition_of(world.get(plural, name), type_)
+        return condition.get("status") == status and reason in (None, condition.get("reason"))
 
     return met
 
@@ -142,26 +132,26 @@ def _is_scaled(world: World, autoscalers: int) -> bool:
     return _is_split(world, v2=100) and len(world.names("horizontalpodautoscalers")) == autoscalers
 
 
-def _shows_tensorboard(world: World, wanted: bool) -> bool:
+def _shows_tensorboard(world: World, expected: bool) -> bool:
     status = (world.get("trainingjobs", "flowers") or {}).get("status", {})
     there = ["flowers-tensorboard" in world.names(plural) for plural in ("deployments", "services")]
-    return {*there, "tensorboardURL" in status} == {wanted}
+    return {*there, "tensorboardURL" in status} == {expected}
 
 
 _TRAINED = {"name": "v1", "model": {"trainingJob": "flowers"}}
-CHAPTERS = (
-    Chapter("one apply ends in a served model", _first_apply, lambda w: _is_split(w, v1=100)),
-    Chapter(
+STEPS = (
+    Step("one apply ends in a served model", _first_apply, lambda w: _is_split(w, v1=100)),
+    Step(
         "images are added",
         lambda w: w.patch("datasets", "flowers", {"spec": {"append": [{"uri": "s3://flowers/more"}]}}),
         lambda w: _versions_of_dataset(w, 2),
     ),
-    Chapter(
+    Step(
         "a second variant comes",
         lambda w: _set_variants(w, _TRAINED | {"weight": 50}, variant("v2", 50)),
         lambda w: _is_split(w, v1=50, v2=50),
     ),
-    Chapter(
+    Step(
         "its model is replaced by steps",
         lambda w: w.patch(
             "inferenceservices",
@@ -175,52 +165,52 @@ CHAPTERS = (
         ),
         lambda w: _is_split(w, v1=10, v2=90),
     ),
-    Chapter(
+    Step(
         "it is stopped",
         lambda w: w.patch("inferenceservices", "flowers", {"spec": {"stopped": True}}),
         _has("inferenceservices", "Ready", "False", "Stopped"),
     ),
-    Chapter(
+    Step(
         "and started",
         lambda w: w.patch("inferenceservices", "flowers", {"spec": {"stopped": False}}),
         lambda w: _is_split(w, v1=10, v2=90),
     ),
-    Chapter(
+    Step(
         "the first variant goes",
         lambda w: _set_variants(w, variant("v2", 100, model="s3://models/better")),
         lambda w: _is_split(w, v2=100),
     ),
-    Chapter(
+    Step(
         "an autoscaler takes over",
         lambda w: _set_variants(w, variant("v2", 100, model="s3://models/better", autoscaling={"min": 1, "max": 3})),
         lambda w: _is_scaled(w, autoscalers=1),
     ),
-    Chapter(
+    Step(
         "and goes",
         lambda w: _set_variants(w, variant("v2", 100, model="s3://models/better")),
         lambda w: _is_scaled(w, autoscalers=0),
     ),
-    Chapter(
+    Step(
         "TensorBoard is asked for",
         lambda w: w.patch("trainingjobs", "flowers", {"spec": {"tensorboard": True}}),
         lambda w: _shows_tensorboard(w, True),
     ),
-    Chapter(
+    Step(
         "and not any more",
         lambda w: w.patch("trainingjobs", "flowers", {"spec": {"tensorboard": False}}),
         lambda w: _shows_tensorboard(w, False),
     ),
-    Chapter(
+    Step(
         "a training is suspended before it begins",
         lambda w: w.create(training_job("tulips", suspend=True)),
         _has("trainingjobs", "Suspended", "True", name="tulips"),
     ),
-    Chapter(
+    Step(
         "and resumed",
         lambda w: w.patch("trainingjobs", "tulips", {"spec": {"suspend": False}}),
         _has("trainingjobs", "Complete", "True", name="tulips"),
     ),
-    Chapter(
+    Step(
         "and deleted",
         lambda w: w.delete("trainingjobs", "tulips"),
         lambda w: w.get("trainingjobs", "tulips") is None,
@@ -228,25 +218,25 @@ CHAPTERS = (
 )
 
 
-def play(world: World) -> None:
-    """Be the Job controller, the kubelets, the gateway and the garbage collector for one look: all goes well."""
+def simulate_controllers(world: World) -> None:
+    """Act once as Job controller, kubelets, gateway and garbage collector, with success everywhere."""
     jobs = {job["metadata"]["uid"] for job in world.list("jobs")}
     for pod in world.list("pods"):
         if pod["metadata"]["ownerReferences"][0]["uid"] not in jobs:
             world.delete("pods", pod["metadata"]["name"])
-    # The operator may remove any of them between two looks.
+    # The operator may delete any object between a list and an update.
     for job in world.list("jobs"):
         name = job["metadata"]["name"]
         if not job["spec"].get("suspend") and not job.get("status", {}).get("completionTime"):
             with suppress(Gone):
-                world.succeed(name, _prepared(world, name) if name.endswith("-prepare") else trained())
+                world.succeed(name, _preparation_result(world) if name.endswith("-prepare") else trained())
     for deployment in world.list("deployments"):
-        wanted = deployment["spec"].get("replicas", 0)
+        replicas = deployment["spec"].get("replicas", 0)
         status = deployment.get("status", {})
         seen = status.get("observedGeneration") == deployment["metadata"]["generation"]
-        if not seen or status.get("readyReplicas", 0) != wanted:
+        if not seen or status.get("readyReplicas", 0) != replicas:
             with suppress(Gone):
-                world.set_ready(deployment["metadata"]["name"], wanted, seen=deployment)
+                world.set_ready(deployment["metadata"]["name"], replicas, seen=deployment)
     for route in world.list("httproutes"):
         parents = route.get("status", {}).get("parents", [])
         conditions = [c for parent in parents for c in parent["conditions"]]
@@ -255,8 +245,8 @@ def play(world: World) -> None:
                 world.accept_route(route["metadata"]["name"], seen=route)
 
 
-def _prepared(world: World, job: str) -> Manifest:
-    """Return another version for other images."""
+def _preparation_result(world: World) -> Manifest:
+    """Return the result of a preparation, with another version after images were added."""
     configurations = json.dumps([item.get("data", {}) for item in world.list("configmaps")])
     return prepared("b" if "flowers/more" in configurations else "a")
 

@@ -1,6 +1,6 @@
-"""What stands between an operator and the API server in a test, and does to its requests what networks do.
+"""Proxy between an operator and the API server that injects the faults of networks and API servers.
 
-The API server behind it is the real one; nothing is answered here that it, or a network, could not answer.
+The API server is real; the proxy injects only faults that an API server or a network can cause.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from aiohttp import web
 from yarl import URL
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request of the operator."""
+    """A request of the operator."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Call:
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes something; Events, which only people read, do not count."""
+        """Whether the request changes an object; Events do not count."""
         return self.method != "GET" and not self.path.partition("?")[0].rstrip("/").endswith("/events")
 
     @property
@@ -67,71 +67,71 @@ class Call:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The same for the same request at another time; what is created is known by its name, as keys are random."""
+        """Equal for the same request at another time; a creation is identified by name, because keys are random."""
         named = json.loads(self.body)["metadata"].get("name", "") if self.method == "POST" else self.body
         return self.what, _TIME.sub("", named)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a request; the default is nothing."""
+    """The fault that a request meets; by default none."""
 
     lost: bool = False
-    """It never arrives, and the operator waits for an answer for as long as it lives."""
+    """The request never arrives, and the operator waits for the answer forever."""
 
     unanswered: bool = False
-    """It is done, and the operator waits for the answer for as long as it lives."""
+    """The request succeeds, and the operator waits for the answer forever."""
 
     cut: bool = False
-    """It is done, and the connection ends without an answer; a watch says one thing, and ends with the next."""
+    """The request succeeds, and the connection closes without an answer; a watch ends after one event."""
 
     silent: bool = False
-    """A watch stays open and says nothing."""
+    """A watch stays open without events."""
 
     failed: int | None = None
-    """A watch begins, and then says that it failed: with 410, that what came before is forgotten."""
+    """A watch starts and sends an ERROR event with this status; 410 is an expired resourceVersion."""
 
     torn: bool = False
-    """A watch says one thing, and with the next its connection is reset in the midst of the answer."""
+    """A watch sends one event, and its connection is reset at the next."""
 
     status: int | None = None
-    """It is refused with this status."""
+    """The request is rejected with this status."""
 
     stale: bool = False
-    """A list is answered as the first time that it was asked for."""
+    """A list gets the answer of the first such request."""
 
 
 PASS = Fault()
 Faults = Callable[[Call], Fault]
 
 
-class Gatekeeper:
-    """A proxy in front of the API server, in a thread and an event loop of its own."""
+class FaultProxy:
+    """A proxy in front of the API server, in its own thread and event loop."""
 
     def __init__(self, apiserver: ApiServer) -> None:
-        """Pass on requests with all rights."""
+        """Forward requests with an administrator's rights."""
         self.faults: Faults = lambda _: PASS
         self.struck = threading.Event()
-        """Set once a request was held back, lost or unanswered."""
+        """Set after a request was lost or unanswered."""
         self.held: list[Call] = []
         self.writes: list[Call] = []
-        """What was sent to change something, in its order, whether it changed anything or not."""
+        """All requests but GET, in order."""
         self.closed = threading.Event()
-        """While set, nothing passes at all: the network is down."""
+        """While set, the network is down: no request passes."""
         self.silenced = threading.Event()
-        """While set, watches stay open and say nothing."""
+        """While set, watches stay open without events."""
         self.url = ""
         self._apiserver = apiserver
         self._lists: dict[str, bytes] = {}
 
     def is_quiet(self, *, seconds: float = 3.0) -> bool:
-        """Whether for so long nothing is sent to change something."""
+        """Return whether no write arrives during this time."""
         count = len(self.writes)
         time.sleep(seconds)
         return len(self.writes) == count
 
     def kubeconfig(self, folder: Path) -> Path:
-        """Return a kubeconfig that leads here and nowhere else."""
+        """Write a kubeconfig for the proxy; return its path."""
         path = folder / "kubeconfig"
         document = {
             "apiVersion": "v1",
@@ -146,7 +146,7 @@ class Gatekeeper:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Let requests in for the length of the block."""
+        """Accept requests during the block."""
         trust = ssl.create_default_context(cafile=str(self._apiserver.ca_file))
         headers = {"Authorization": f"Bearer {self._apiserver.token}"}
         connector = aiohttp.TCPConnector(ssl=trust, limit=0)
@@ -173,7 +173,7 @@ class Gatekeeper:
         if fault.lost:
             return await self._hold(call)
         if fault.status is not None:
-            return web.json_response(_refusal(fault.status), status=fault.status)
+            return web.json_response(_status_object(fault.status), status=fault.status)
         if call.is_watch:
             return await self._watch(request, call, fault)
         if call.method == "GET":
@@ -183,61 +183,63 @@ class Gatekeeper:
     async def _read(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
         if fault.stale and request.path_qs in self._lists:
             return web.Response(body=self._lists[request.path_qs], content_type="application/json")
-        async with self._passed_on(request, call) as answer:
+        async with self._forward(request, call) as answer:
             content = await answer.read()
         if call.is_list and answer.ok:
             self._lists.setdefault(request.path_qs, content)
         return _cut(request) if fault.cut else _answer(answer, content)
 
     async def _watch(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
-        async with self._passed_on(request, call) as answer:
+        async with self._forward(request, call) as answer:
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
             if fault.failed is not None:
-                await response.write(json.dumps({"type": "ERROR", "object": _refusal(fault.failed)}).encode() + b"\n")
+                await response.write(
+                    json.dumps({"type": "ERROR", "object": _status_object(fault.failed)}).encode() + b"\n"
+                )
             else:
-                await self._tell(answer, response, fault)
+                await self._forward_events(answer, response, fault)
             if fault.torn:
                 _reset(request)
                 return response
             await response.write_eof()
             return response
 
-    async def _tell(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, fault: Fault) -> None:
-        told = 0
-        async for news in answer.content:
-            if self.closed.is_set() or ((fault.cut or fault.torn) and told == 1):
+    async def _forward_events(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, fault: Fault) -> None:
+        forwarded = 0
+        async for event in answer.content:
+            if self.closed.is_set() or ((fault.cut or fault.torn) and forwarded == 1):
                 return
             if not fault.silent and not self.silenced.is_set():
-                await response.write(news)
-                told += 1
+                await response.write(event)
+                forwarded += 1
 
     async def _write(self, request: web.Request, call: Call, fault: Fault) -> web.StreamResponse:
-        async with self._passed_on(request, call) as answer:
+        async with self._forward(request, call) as answer:
             content = await answer.read()
         if fault.unanswered:
             return await self._hold(call)
         return _cut(request) if fault.cut else _answer(answer, content)
 
     async def _hold(self, call: Call) -> NoReturn:
-        """Let the operator wait; the task ends with its connection."""
+        """Never answer; the task ends with the operator's connection."""
         self.held.append(call)
         self.struck.set()
         await asyncio.Event().wait()
-        raise AssertionError("nobody sets it")
+        raise AssertionError("the event is never set")
 
-    def _passed_on(self, request: web.Request, call: Call) -> aiohttp.client._RequestContextManager:
+    def _forward(self, request: web.Request, call: Call) -> aiohttp.client._RequestContextManager:
         headers = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
         url = URL(f"{self._apiserver.url}{request.raw_path}", encoded=True)
         return self._session.request(call.method, url, data=call.body.encode() or None, headers=headers)
 
 
 @contextmanager
-def standing_before(apiserver: ApiServer) -> Iterator[Gatekeeper]:
-    """Give a gatekeeper for the length of the block."""
-    gatekeeper = Gatekeeper(apiserver)
-    with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(gatekeeper.serving()):
-        yield gatekeeper
+def run_fault_proxy(apiserver: ApiServer) -> Iterator[FaultProxy]:
+    """Run a fault proxy during the block."""
+    fault_proxy = FaultProxy(apiserver)
+    with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(fault_proxy.serving()):
+        yield fault_proxy
 
 
 def _answer(answer: aiohttp.ClientResponse, content: bytes) -> web.Response:
@@ -245,21 +247,21 @@ def _answer(answer: aiohttp.ClientResponse, content: bytes) -> web.Response:
 
 
 def _cut(request: web.Request) -> web.Response:
-    """End the connection: what is answered then goes nowhere."""
+    """Close the connection; the returned answer is not sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 def _reset(request: web.Request) -> None:
-    """End the connection as a machine does that knows nothing of it."""
+    """Reset the connection, as a restarted machine does."""
     if request.transport is not None:
         at_once = struct.pack("ii", 1, 0)
         request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         request.transport.abort()
 
 
-def _refusal(status: int) -> dict[str, Any]:
+def _status_object(status: int) -> dict[str, Any]:
     reason = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}[
         status
     ]

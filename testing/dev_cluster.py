@@ -1,4 +1,4 @@
-"""kubectl, waiting, and the operator's killer: what the end-to-end tests have in common."""
+"""Access to the cluster of ``dev/``, for tests and measurements with real pods."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ OPERATOR = "app.kubernetes.io/component=operator"
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl against one namespace."""
+    """kubectl for one namespace."""
 
     namespace: str
 
     def run(self, *words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command."""
         command = [demo.tool("kubectl"), f"--namespace={self.namespace}", *words]
         done = subprocess.run(
             command, input=stdin, env=target().environment, capture_output=True, text=True, check=False
@@ -37,27 +38,32 @@ class Kubectl:
         return done
 
     def __call__(self, *words: str, stdin: str | None = None) -> str:
+        """Run a command; return its output."""
         return self.run(*words, stdin=stdin).stdout
 
     def get(self, kind: str, name: str = "", *more: str) -> Any:
+        """Return an object, or all objects of a kind."""
         document = json.loads(self("get", kind, *([name] if name else []), *more, "--output=json"))
         return document if name else document["items"]
 
     def apply(self, manifest: Mapping[str, Any] | Path) -> subprocess.CompletedProcess[str]:
+        """Apply a manifest or a file; a rejection does not raise."""
         if isinstance(manifest, Path):
             return self.run("apply", f"--filename={manifest}", check=False)
         return self.run("apply", "--filename=-", stdin=json.dumps(manifest), check=False)
 
     def secret(self, name: str) -> dict[str, str]:
+        """Return the decoded data of a Secret."""
         data = self.get("secret", name)["data"]
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def wait(self, what: str, condition: str, *, seconds: int) -> None:
+        """Wait until an object has a condition."""
         self("wait", what, f"--for=condition={condition}", f"--timeout={seconds}s")
 
 
 def user_namespace(name: str) -> Kubectl:
-    """Make a namespace as a user's cluster would have it, in place of one that an earlier run left."""
+    """Create a restricted namespace with the storage Secret, in place of one from an earlier run."""
     kubectl = Kubectl(name)
     kubectl.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -75,7 +81,7 @@ def user_namespace(name: str) -> Kubectl:
 
 
 def gateway_address(system: Kubectl) -> str:
-    """The gateway's address within the cluster."""
+    """Return the gateway's address inside the cluster."""
     selector = f"--selector=gateway.envoyproxy.io/owning-gateway-namespace={SYSTEM}"
     services = system.get("services", "", "--all-namespaces", selector)
     metadata = services[0]["metadata"]
@@ -83,18 +89,18 @@ def gateway_address(system: Kubectl) -> str:
 
 
 def eventually(what: str, probe: Callable[[], Any], *, seconds: float, interval: float = 0.5) -> Any:
-    """Return the probe's first true answer; fail when there is none in time."""
+    """Return the probe's first true result; fail if there is none in time."""
     end = time.monotonic() + seconds
     while True:
-        answer = probe()
-        if answer:
-            return answer
+        result = probe()
+        if result:
+            return result
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
         time.sleep(interval)
 
 
 class OperatorKiller:
-    """Kills the operator's pods again and again, from a thread, until it is told to stop.
+    """Kills the operator's pods repeatedly from a thread during the block.
 
     Each kill waits until an operator has held the Lease for ``work_seconds``. A fixed interval shorter than the Lease
     plus the start of a pod, which a busy machine stretches, would leave no operator alive long enough to work at all.
@@ -108,10 +114,12 @@ class OperatorKiller:
         self.kills = 0
 
     def __enter__(self) -> OperatorKiller:
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop the thread, and wait until the operator is available."""
         self._stop.set()
         self._thread.join()
         self._system("rollout", "status", "deployment/bloomery-operator", "--timeout=300s")
@@ -127,7 +135,7 @@ class OperatorKiller:
             victim = holder
 
     def _next_holder(self, victim: str) -> str:
-        """The identity that holds the Lease after the victim; empty once the killing is to stop."""
+        """Return the next identity that holds the Lease after the victim; empty when the block ends."""
         while not self._stop.wait(0.5):
             holder = self._system.run(
                 "get", "lease", "bloomery-operator", "--output=jsonpath={.spec.holderIdentity}", check=False
@@ -139,17 +147,19 @@ class OperatorKiller:
 
 @dataclass(frozen=True)
 class Digits:
-    """The example, applied and served."""
+    """The digits example with a serving InferenceService."""
 
     kubectl: Kubectl
     operator_kills: int
 
     @property
     def url(self) -> str:
+        """The service's URL."""
         url: str = self.kubectl.get("isvc", "digits")["status"]["url"]
         return url
 
     @property
     def key(self) -> str:
+        """The service's API key."""
         name = self.kubectl.get("isvc", "digits")["status"]["apiKeySecret"]
         return self.kubectl.secret(name)["default"]

@@ -1,4 +1,4 @@
-"""Small real images for the end-to-end tests: scikit-learn's handwritten digits, put into the cluster's store."""
+"""Files in the store of the dev cluster, and small images of scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sklearn.datasets import load_digits
 
 from dev import demo
 from dev.paths import LOGS
-from tests.e2e.support import STORAGE_SECRET, Kubectl
+from testing.dev_cluster import STORAGE_SECRET, Kubectl
 
 
 def digit_images(names: Mapping[str, int], *, each: int = 30) -> dict[str, list[bytes]]:
-    """PNG files of 40 × 40 pixels by class name; `names` says which digit each class shows."""
+    """Return PNG files of 40 × 40 pixels by class name; ``names`` maps each class to a digit."""
     data = load_digits()
 
     def png(pixels: np.ndarray) -> bytes:
@@ -32,7 +32,7 @@ def digit_images(names: Mapping[str, int], *, each: int = 30) -> dict[str, list[
 
 @contextmanager
 def store(uri: str) -> Iterator[S3Store]:
-    """The cluster's object store below `uri`, reached through a port-forward."""
+    """Open the cluster's object store below ``uri`` through a port-forward."""
     keys = Kubectl("default").secret(STORAGE_SECRET)
     with (
         (LOGS / "e2e-store.log").open("a") as log,
@@ -49,36 +49,36 @@ def store(uri: str) -> Iterator[S3Store]:
 
 
 def put_files(uri: str, files: Mapping[str, bytes]) -> None:
-    """Writes files by their path below `uri`."""
+    """Write files by their paths below ``uri``."""
     with store(uri) as target:
         for path, data in files.items():
             obstore.put(target, path, data)
 
 
 def list_files(uri: str) -> set[str]:
-    """The paths of all files below `uri`."""
+    """Return the paths of all files below ``uri``."""
     with store(uri) as source:
         return {entry["path"] for page in obstore.list(source) for entry in page}
 
 
 def remove_files(uri: str) -> None:
-    """Removes all files below `uri`, which an earlier run may have left."""
+    """Remove all files below ``uri``, such as the files of an earlier run."""
     with store(uri) as target:
         obstore.delete(target, [entry["path"] for page in obstore.list(target) for entry in page])
 
 
 def read_file(uri: str, path: str) -> bytes:
-    """One file below `uri`."""
+    """Return one file below ``uri``."""
     with store(uri) as source:
         return bytes(obstore.get(source, path).bytes())
 
 
 def class_folders(images: Mapping[str, list[bytes]], *, below: str = "") -> dict[str, bytes]:
-    """The files of a folder for each class."""
+    """Return the files of a folder for each class."""
     prefix = f"{below}/" if below else ""
     return {f"{prefix}{name}/{n}.png": data for name, files in images.items() for n, data in enumerate(files)}
 
 
 def processors() -> int:
-    """Processors of this machine, so that a test knows what pods may ask for."""
+    """Return the number of processors, the upper limit of a pod's request."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Steady load from a pod: so many requests a second, each counted by its answer, whatever happens meanwhile."""
+"""Steady load from a pod: a fixed rate of requests, counted by their answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dev.images import OUR_IMAGES
-from tests.e2e.support import Kubectl, eventually
+from testing.dev_cluster import Kubectl, eventually
 
 SCRIPT = """
 import asyncio, base64, json, os, signal, time
@@ -80,21 +80,23 @@ class Outcome:
     p99: float
 
     def by_variant(self) -> dict[str, int]:
-        """How many each variant answered, whichever model it had."""
+        """Return the number of answers by variant, for all its models."""
         counted: dict[str, int] = {}
-        for who, count in self.answers.items():
-            counted[who.split(" ")[0]] = counted.get(who.split(" ")[0], 0) + count
+        for sender, count in self.answers.items():
+            variant = sender.split(" ")[0]
+            counted[variant] = counted.get(variant, 0) + count
         return counted
 
 
 class Load:
-    """One pod that asks a service; it ends by itself after `count` requests, or when it is told to."""
+    """A pod that sends requests to a service until ``count`` requests are sent, or until ``stop``."""
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self._kubectl = kubectl
         self._name = name
 
     def start(self, url: str, *, key: str, image: bytes, rate: float, count: int, in_flight: int = 32) -> Load:
+        """Start the pod."""
         values = {
             "URL": url,
             "KEY": key,
@@ -109,10 +111,11 @@ class Load:
         return self
 
     def log(self) -> str:
+        """Return the pod's log."""
         return self._kubectl.run("logs", self._name, check=False).stdout
 
     def end(self, *, seconds: float) -> Outcome:
-        """Wait for the last answer; return what became of all of them."""
+        """Wait for the last answer; return the outcome of all requests."""
         eventually(f"{self._name} ended", lambda: '"requests"' in self.log(), seconds=seconds, interval=2)
         figures = json.loads(self.log().strip().rsplit("\n", 1)[-1])
         self._kubectl.run("delete", "pod", self._name, "--wait=false")
@@ -127,7 +130,7 @@ class Load:
         )
 
     def stop(self) -> Outcome:
-        """Let it finish what it has asked; return what became of it."""
+        """Stop sending, and wait for the open requests; return the outcome."""
         self._kubectl("exec", self._name, "--", "python", "-c", "import os; os.kill(1, 15)")
         return self.end(seconds=90)
 

@@ -1,4 +1,4 @@
-"""A door before an MLflow server that lets in who has credentials, as an ingress with basic authentication does."""
+"""Reverse proxy that requires credentials, as an ingress with basic authentication does."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 USER, PASSWORD, TOKEN = "anna", "geheim 密码", "a-token"
 BASIC = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
 BEARER = {"MLFLOW_TRACKING_TOKEN": TOKEN}
-_HEADERS_OF_A_HOP = {"host", "connection", "transfer-encoding", "content-length", "date", "server"}
+_HOP_BY_HOP_HEADERS = {"host", "connection", "transfer-encoding", "content-length", "date", "server"}
 
 
 @contextmanager
-def guarded(port: int) -> Iterator[str]:
-    """Open the door before the server at a port of this machine; gives the door's address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _door(port))
+def run_basic_auth_proxy(port: int) -> Iterator[str]:
+    """Run a proxy in front of the server on a local port during the block; yield the URL of the proxy."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_class(port))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -28,26 +28,26 @@ def guarded(port: int) -> Iterator[str]:
         server.server_close()
 
 
-def _door(port: int) -> type[BaseHTTPRequestHandler]:
+def _handler_class(port: int) -> type[BaseHTTPRequestHandler]:
     accepted = {f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}", f"Bearer {TOKEN}"}
 
-    class Door(BaseHTTPRequestHandler):
+    class AuthHandler(BaseHTTPRequestHandler):
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.headers.get("Authorization") not in accepted:
                 self._answer(401, [("Content-Type", "text/html")], b"<h1>401 Authorization Required</h1>")
                 return
-            behind = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            kept = {name: value for name, value in self.headers.items() if name.lower() not in _HEADERS_OF_A_HOP}
-            behind.request(self.command, self.path, body or None, kept)
-            answer = behind.getresponse()
+            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP_HEADERS}
+            upstream.request(self.command, self.path, body or None, headers)
+            answer = upstream.getresponse()
             self._answer(answer.status, answer.getheaders(), answer.read())
-            behind.close()
+            upstream.close()
 
         def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
             self.send_response(status)
             for name, value in headers:
-                if name.lower() not in _HEADERS_OF_A_HOP:
+                if name.lower() not in _HOP_BY_HOP_HEADERS:
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -56,6 +56,6 @@ def _door(port: int) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            """Suppress the log."""
 
-    return Door
+    return AuthHandler

@@ -1,4 +1,4 @@
-"""Creates many objects at a simulated cluster, and tells how an operator brought them to their end."""
+"""Creates many objects in a simulated cluster, and measures how an operator finishes them."""
 
 from __future__ import annotations
 

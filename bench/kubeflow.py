@@ -30,7 +30,7 @@ HOME = "kubeflow"
 NAMESPACE = "peers"
 ACCOUNT = "training-operator"
 CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")
-"""Where it wants a mounted Secret; the place can not be set."""
+"""The path at which it expects a mounted Secret; the path cannot be set."""
 MODULE = "github.com/kubeflow/training-operator"
 COMMAND = "training-operator.v1"
 PROGRAMS = {

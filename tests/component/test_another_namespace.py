@@ -1,4 +1,4 @@
-"""The command that gives the store's keys to another namespace, as the page has it."""
+"""The documented command that copies the store's keys to another namespace."""
 
 from __future__ import annotations
 

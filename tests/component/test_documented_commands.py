@@ -1,4 +1,4 @@
-"""What the pages show, on a real API server: their objects are accepted, their commands run as they stand."""
+"""Objects and commands of the pages, on a real API server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Helm chart as its tests see it: rendered with values, its objects by kind, the combinations that docs name."""
+"""Rendering of the Helm chart: objects by kind, and the combinations of values in the docs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.docs_blocks import blocks
 Object: TypeAlias = dict[str, Any]
 Values: TypeAlias = dict[str, Any]
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 CHART = REPO / "charts" / "bloomery"
 NAMESPACE = "bloomery-system"
 DEV_VALUES: Values = yaml.safe_load((REPO / "dev" / "values.yaml").read_text(encoding="utf-8"))

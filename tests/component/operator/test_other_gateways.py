@@ -1,4 +1,4 @@
-"""A cluster whose gateway is another one than Envoy Gateway: it has no traffic policies."""
+"""Clusters with another gateway than Envoy Gateway, which have no traffic policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service's life: stop and start, autoStop, autoscalers, disruption budgets."""
+"""Lifecycle of a service: stop and start, autoStop, autoscalers, disruption budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InferenceServices: who gets traffic, when, and what is said while somebody waits."""
+"""InferenceServices: traffic between variants, and messages while a service waits."""
 
 from __future__ import annotations
 

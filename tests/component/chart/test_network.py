@@ -12,7 +12,7 @@ import yaml
 from bloomery_operator.resources import prepare, tensorboard, train
 from bloomery_operator.resources.jobs import PROGRESS_PORT, build_job
 from bloomery_operator.resources.serve import METRICS_PORT, PORT, ServedModel, build_deployment
-from tests.component.chart_harness import (
+from tests.component.chart.rendering import (
     GUARDED,
     GUARDED_IN_DETAIL,
     REPO,

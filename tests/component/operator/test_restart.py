@@ -1,4 +1,4 @@
-"""The operator itself: killed at any moment it loses nothing, idle it writes nothing, and it ends when asked."""
+"""The operator process: kills lose nothing, an idle operator writes nothing, SIGTERM ends it at once."""
 
 from __future__ import annotations
 

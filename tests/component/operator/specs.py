@@ -1,4 +1,4 @@
-"""Specs that no one would think of, made from the CRDs' own schemas."""
+"""Random changes of specs, generated from the CRDs' schemas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from hypothesis import strategies as st
 
 Manifest = dict[str, Any]
-CRDS = Path(__file__).resolve().parents[2] / "crds"
+CRDS = Path(__file__).resolve().parents[3] / "crds"
 _ODD: tuple[Any, ...] = (
     *(None, "", " ", "ä" * 300, "a: b", "../..", "$(x)", "美食/凉皮"),
     *(0, -1, 10**18, 0.5, True, [], {}, [None], {"": ""}),

@@ -1,4 +1,4 @@
-"""Every combination of the chart's values that the docs name: taken by a real API server, clean to kubeconform."""
+"""All combinations of values in the docs: accepted by a real API server and by kubeconform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from dev.binaries import module_folder
 from testing.gateway_api import GATEWAY_API
 from testing.waiting import eventually
-from tests.component.chart_harness import REPO, VARIANTS, Chart, Object, pod_templates
+from tests.component.chart.rendering import REPO, VARIANTS, Chart, Object, pod_templates
 
 if TYPE_CHECKING:
     from testing.api_server import ApiServer

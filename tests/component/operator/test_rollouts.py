@@ -1,4 +1,4 @@
-"""How new models and weights take over: step by step, judged by the pods' counters, back where they do worse."""
+"""Rollouts of models and weights: steps, judgement by the pods' metrics, and aborts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way, from one apply to a served model, and what kubectl shows of it."""
+"""The whole way from one apply to a served model, and its output in kubectl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TrainingJobs: what a user sees while one waits, trains, fails and is over."""
+"""TrainingJobs: status of a job that waits, trains, fails and has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TrainingJobs: what they are started with, what interrupts them, and what they leave in peace."""
+"""TrainingJobs: their configuration, interruptions, and objects that they must not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens between the operator and the API server, or to the operator: it ends in the same place."""
+"""Faults of the network, the API server and the operator: the final state is always the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several operators: one works, the others stand by, and never do two work at a time."""
+"""Several operators: one is active, the others stand by, and two never write at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the chart makes for Prometheus and Grafana, held against the pods that the operator makes."""
+"""The chart's objects for Prometheus and Grafana, compared with the operator's pods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.component.chart_harness import NAMESPACE, REPO, WATCHED, Chart, Object, of_kind, selects
+from tests.component.chart.rendering import NAMESPACE, REPO, WATCHED, Chart, Object, of_kind, selects
 
 PODS = {
     template["metadata"]["labels"]["app.kubernetes.io/name"]: template

@@ -1,4 +1,4 @@
-"""An operator that finds what an earlier version stored: finished work is not repeated, and running Jobs go on."""
+"""Upgrades of the operator: finished work is not repeated, and running Jobs continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testing.operator_process import OperatorProcess, running
 from testing.samples import dataset
 from testing.simulated_controllers import World
 
-STORED = Path(__file__).resolve().parents[1] / "unit" / "operator" / "stored"
+STORED = Path(__file__).resolve().parents[2] / "unit" / "operator" / "stored"
 DIGEST = "a" * 64
 SPEC_HASH = "bloomery.dev/spec-hash"
 LABELS = {"Dataset": "bloomery.dev/dataset", "TrainingJob": "bloomery.dev/trainingjob"}

@@ -1,4 +1,4 @@
-"""Datasets: what a user sees of a preparation that works, fails, changes or is in the way of something."""
+"""Datasets: status of a preparation that succeeds, fails, changes or is blocked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any spec at all: refused in words or reconciled, and forgotten once the old one is back."""
+"""Random specs of the three kinds: rejected with a message or reconciled, and undone by the previous spec."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from testing.samples import dataset, inference_service, training_job, variant
 from testing.scenario import differences, final_state, simulate_controllers
 from testing.simulated_controllers import World
 from testing.waiting import eventually
+from tests.component.operator.specs import mutations
 from tests.component.operator_fixtures import NewOperator
-from tests.component.specs import mutations
 
 pytestmark = [pytest.mark.feature("O2"), pytest.mark.extended]
 

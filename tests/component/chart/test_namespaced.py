@@ -1,4 +1,4 @@
-"""Bloomery for some namespaces, installed by somebody who has rights in those alone."""
+"""Installation for some namespaces, by a user with rights in these alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from testing.operator_process import OperatorProcess, running
 from testing.samples import dataset, inference_service, prepared, trained, training_job
 from testing.simulated_controllers import World
-from tests.component.chart_harness import CHART, NO_CLUSTER_RIGHTS, Chart, Values
+from tests.component.chart.rendering import CHART, NO_CLUSTER_RIGHTS, Chart, Values
 
 if TYPE_CHECKING:
     from testing.api_server import ApiServer

@@ -1,4 +1,4 @@
-"""Servers that are not the operator's own, and answer oddly or not at all: said in words, and nobody waits long."""
+"""Servers that answer with errors or not at all: clear messages, and bounded waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Helm chart: what it makes, what it refuses, and that a real API server takes it."""
+"""The Helm chart: its objects, its checks of values, and the answer of a real API server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.component.chart_harness import (
+from tests.component.chart.rendering import (
     CHART,
     DEV_VALUES,
     NAMESPACE,

@@ -51,10 +51,10 @@ soak: venv cluster ## churn, kills and outages for MINUTES=30; fails where somet
 	@$(VENV)/python -m tests.soak
 
 features: venv ## what users can do, and the tests that show it; fails where there is none
-	@$(VENV)/python -m tests.features
+	@$(VENV)/python -m tools.features
 
 reference: venv ## write docs/reference.md anew from crds/
-	@$(VENV)/python -m tests.reference
+	@$(VENV)/python -m tools.reference
 
 bench-training: venv ## measure datasets and training, side by side; the last line is one JSON object
 	@$(VENV)/python -m bench.training
@@ -74,7 +74,7 @@ bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 se
 lint: venv binaries ## ruff, mypy, import-linter, helm lint
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy -p bloomery_model -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev
+	@$(VENV)/mypy -p bloomery_model -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev -p tools
 	@$(VENV)/lint-imports
 	@.dev/bin/helm lint charts/bloomery --strict --quiet
 

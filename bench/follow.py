@@ -1,4 +1,4 @@
-"""Creates many objects at a simulated cluster, and tells how an operator brought them to their end."""
+"""Creates many objects in a simulated cluster, and measures how an operator finishes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.kwok import SimulatedCluster
 from bench.observe import Manifest, Process, Processors, Watch
-from tests.component.operator_harness import checked
+from testing.kubernetes_api import checked
 
 PATIENCE_SECONDS = 400.0
 _CREATORS = 4

@@ -1,7 +1,6 @@
-"""What the gateway adds to a request: the same load from a pod, straight to the model server and through the gateway.
+"""Latency that the gateway adds: the same load from a pod, directly to the model server and through the gateway.
 
-Runs on the cluster of `make cluster` with Bloomery installed, in a namespace of its own that goes with it; without one,
-it is left out.
+Runs on the cluster of `make cluster` with Bloomery installed, in its own namespace; it is left out without a cluster.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Any
 from bench.servers import starts
 from bench.serving import MODELS, write_bodies, write_models
 from dev import demo
-from tests.e2e.load import Load
-from tests.e2e.photos import put_files
-from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.cluster_store import put_files
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.load import Load
 
 NAMESPACE = "bench-gateway"
 STORE = "s3://bloomery/models/bench-gateway"
@@ -85,15 +84,15 @@ def measure(kubectl: Kubectl, image: bytes) -> dict[str, Any]:
                 raise SystemExit(f"{way}: {outcome.wrong_count} of {outcome.requests} failed: {outcome.wrong[0]}")
             runs[way].append((outcome.p50 * 1000, outcome.p99 * 1000))
         print(f"  round {number + 1} of {ROUNDS}", flush=True)
-    found: dict[str, Any] = {
+    latencies: dict[str, Any] = {
         way: {"p50": round(statistics.median(p50 for p50, _ in each), 2),
               "p99": round(statistics.median(p99 for _, p99 in each), 2)}
         for way, each in runs.items()
     }  # fmt: skip
-    found["added"] = {p: round(found["gateway"][p] - found["straight"][p], 2) for p in ("p50", "p99")}
+    latencies["added"] = {p: round(latencies["gateway"][p] - latencies["straight"][p], 2) for p in ("p50", "p99")}
     # Here the model comes from the store.
-    found["start"] = [asdict(start) for start in starts(kubectl("logs", f"deployment/{revision_of(kubectl)}"))]
-    return found
+    latencies["start"] = [asdict(start) for start in starts(kubectl("logs", f"deployment/{revision_of(kubectl)}"))]
+    return latencies
 
 
 def main() -> None:
@@ -105,12 +104,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
         try:
             kubectl, image = prepare(Path(folder))
-            found = measure(kubectl, image)
+            latencies = measure(kubectl, image)
         finally:
             Kubectl("default").run("delete", "namespace", NAMESPACE, "--wait=false", check=False)
     for way in ("straight", "gateway", "added"):
-        print(f"{way:10} p50 {found[way]['p50']:7.2f} ms   p99 {found[way]['p99']:7.2f} ms")
-    print(json.dumps(found | {"model": MODELS["mobilenet-v3"]}))
+        print(f"{way:10} p50 {latencies[way]['p50']:7.2f} ms   p99 {latencies[way]['p99']:7.2f} ms")
+    print(json.dumps(latencies | {"model": MODELS["mobilenet-v3"]}))
 
 
 if __name__ == "__main__":

@@ -21,14 +21,16 @@ from dev.binaries import build_training_operator, module_folder
 from dev.paths import BIN
 from dev.stages import run
 from dev.versions import TRAINING_OPERATOR
-from tests.component.operator_fixtures import write_kubeconfig
-from tests.component.operator_harness import condition_of, eventually, free_port
+from testing.api_server import write_kubeconfig
+from testing.kubernetes_api import condition_of
+from testing.processes import free_port
+from testing.waiting import eventually
 
 HOME = "kubeflow"
 NAMESPACE = "peers"
 ACCOUNT = "training-operator"
 CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")
-"""Where it wants a mounted Secret; the place can not be set."""
+"""The path at which it expects a mounted Secret; the path cannot be set."""
 MODULE = "github.com/kubeflow/training-operator"
 COMMAND = "training-operator.v1"
 PROGRAMS = {

@@ -16,16 +16,12 @@ from typing import Any
 
 from bench.observe import Calls
 from dev.paths import BIN
-from tests.component.conftest import (
-    ApiServer,
-    find_binary,
-    install_kinds,
-    private_apiserver,
-    running_program,
-    wait_until_watchable,
-)
-from tests.component.operator_fixtures import install_gateway_api
-from tests.component.operator_harness import PROGRESS_PORT, checked, prepared, trained
+from testing.api_server import ApiServer, find_binary, install_kinds, private_apiserver, wait_until_watchable
+from testing.gateway_api import install_gateway_api
+from testing.kubernetes_api import checked
+from testing.processes import running_program
+from testing.samples import prepared, trained
+from testing.simulated_controllers import PROGRESS_PORT
 
 Manifest = dict[str, Any]
 
@@ -69,7 +65,7 @@ def simulated_cluster(folder: Path) -> Iterator[SimulatedCluster]:
     """Run a cluster with nodes that are always ready, pods that start at once and trainings that succeed."""
     audit = folder / "audit.jsonl"
     with ExitStack() as stack:
-        # On a loopback alone there is no address to find; nobody asks for the one that is told.
+        # With a loopback interface alone it finds no address; nothing uses the address given here.
         flags = ("--advertise-address=192.0.2.1", _WATCHES, *_auditing(folder, audit))
         server = stack.enter_context(private_apiserver(folder, *flags))
         cluster = SimulatedCluster(server, folder, Calls(audit))
@@ -263,7 +259,7 @@ def leave_the_network() -> None:
 
 @contextmanager
 def trainers_and_servers() -> Iterator[None]:
-    """Answer at the pods' address, as a trainer tells its progress and a model server its counters."""
+    """Serve a trainer's progress and a model server's metrics at the pods' address."""
     metrics = f'bloomery_model_info{{digest="sha256:{"d" * 64}"}} 1\n'
     progress = {"stage": "train", "epoch": 2, "step": 40, "totalSteps": 100, "loss": 0.4}
     answers = {PROGRESS_PORT: json.dumps(progress), METRICS_PORT: metrics}

@@ -1,4 +1,4 @@
-"""What the operators' benchmark looks at: processes, calls of the API server, and when objects are as wanted."""
+"""Observations of the operators' benchmark: processes, calls of the API server, and times of objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.component.conftest import ApiServer
+from testing.api_server import ApiServer
 
 Manifest = dict[str, Any]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -57,15 +57,15 @@ class Processors:
 
 def _cpu_seconds() -> dict[tuple[int, str], float]:
     """Return what this process and its children took so far, by number and program."""
-    found = {}
+    seconds = {}
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
         # One that ends meanwhile was none of those that last.
         with suppress(FileNotFoundError, ProcessLookupError):
             stat = _stat(pid)
             if os.getpid() in (pid, stat.parent):
-                found[pid, _program((folder / "cmdline").read_text().split("\0"))] = stat.cpu_seconds
-    return found
+                seconds[pid, _program((folder / "cmdline").read_text().split("\0"))] = stat.cpu_seconds
+    return seconds
 
 
 def _program(command: Sequence[str]) -> str:
@@ -120,7 +120,7 @@ class Calls:
 
     def since(self, mark: int, home: str) -> Counter[str]:
         """Return the calls by a namespace's accounts since then: verb and resource, and the code where it failed."""
-        found: Counter[str] = Counter()
+        calls: Counter[str] = Counter()
         group = f"system:serviceaccounts:{home}"
         with self._log.open("rb") as log:
             log.seek(mark)
@@ -131,18 +131,18 @@ class Calls:
                 target = event.get("objectRef", {})
                 parts = [event["verb"], target.get("resource", event["requestURI"]), target.get("subresource", "")]
                 code = event["responseStatus"].get("code", 200)
-                found[" ".join([*filter(None, parts), *([str(code)] if code >= 400 else [])])] += 1
-        return found
+                calls[" ".join([*filter(None, parts), *([str(code)] if code >= 400 else [])])] += 1
+        return calls
 
 
 class Watch:
-    """Follows a kind in a namespace, and notes when each object first was as wanted."""
+    """Follows a kind in a namespace, and records when each object first met a condition."""
 
     def __init__(
         self,
         server: ApiServer,
         path: str,
-        wanted: Callable[[Manifest], bool] = bool,
+        condition: Callable[[Manifest], bool] = bool,
         *,
         selector: str = "",
         each: int = 1,
@@ -151,7 +151,7 @@ class Watch:
         self.each = each
         self._server = server
         self._path = path
-        self._wanted = wanted
+        self._condition = condition
         self._selector = selector
         self._times: dict[str, float] = {}
         self._changed = threading.Condition()
@@ -160,11 +160,11 @@ class Watch:
 
     @property
     def count(self) -> int:
-        """How many objects have been as wanted so far."""
+        """The number of objects that have met the condition so far."""
         return len(self._times)
 
     def wait_for(self, count: int, *, seconds: float, process: Process) -> float:
-        """Wait until so many objects have been as wanted; return when the last of them was, by the monotonic clock."""
+        """Wait until so many objects have met the condition; return the monotonic time of the last one."""
         end = time.monotonic() + seconds
         with self._changed:
             while self.count < count:
@@ -172,12 +172,12 @@ class Watch:
                 if self._failure is not None:
                     raise SystemExit(f"the watch of {self._path} ended: {self._failure!r}")
                 if time.monotonic() > end:
-                    raise SystemExit(f"{self._path}: {self.count} of {count} as wanted within {seconds:.0f} s")
+                    raise SystemExit(f"{self._path}: {self.count} of {count} met the condition within {seconds:.0f} s")
                 self._changed.wait(1.0)
             return max(self._times.values())
 
     def next_change(self, name: str, *, since: float, seconds: float) -> float:
-        """Wait until an object was seen as wanted after a moment; return in how many seconds after it that was."""
+        """Wait until an object meets the condition after a moment; return the seconds since that moment."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._times.get(name, 0.0) < since:
@@ -186,11 +186,11 @@ class Watch:
                 self._changed.wait(end - time.monotonic())
             return self._times[name] - since
 
-    def want_anew(self, name: str, wanted: Callable[[Manifest], bool]) -> None:
-        """Want something else from now on, of one object that was as wanted before."""
+    def wait_for_another(self, name: str, condition: Callable[[Manifest], bool]) -> None:
+        """Wait for another condition from now on, for an object that met the previous one."""
         with self._changed:
             self._times.pop(name, None)
-            self._wanted = wanted
+            self._condition = condition
 
     @contextmanager
     def following(self) -> Iterator[Watch]:
@@ -218,6 +218,6 @@ class Watch:
         manifest = event["object"]
         with self._changed:
             name = manifest["metadata"]["name"]
-            if event["type"] in ("ADDED", "MODIFIED") and name not in self._times and self._wanted(manifest):
+            if event["type"] in ("ADDED", "MODIFIED") and name not in self._times and self._condition(manifest):
                 self._times[name] = time.monotonic()
                 self._changed.notify_all()

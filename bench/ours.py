@@ -17,18 +17,10 @@ from bench.follow import PATIENCE_SECONDS, Subject, create, follow
 from bench.kwok import SimulatedCluster, make_gateway
 from bench.observe import Manifest, Process, Processors, Watch
 from bloomery_operator.settings import Settings
-from tests.component.conftest import find_binary
-from tests.component.operator_fixtures import grant_rights
-from tests.component.operator_harness import (
-    PATHS,
-    checked,
-    condition_of,
-    dataset,
-    free_port,
-    inference_service,
-    training_job,
-    variant,
-)
+from testing.api_server import find_binary, grant_rights
+from testing.kubernetes_api import PATHS, checked, condition_of
+from testing.processes import free_port
+from testing.samples import dataset, inference_service, training_job, variant
 
 HOME = "bloomery"
 NAMESPACE = "work"
@@ -110,9 +102,9 @@ class OurOperator:
 
 
 def _reconciles(metrics: Mapping[str, float], result: str) -> float:
-    """Return how many reconciles ended so, of all kinds."""
-    wanted = f'result="{result}"'
-    return sum(n for name, n in metrics.items() if name.startswith("bloomery_reconcile_total") and wanted in name)
+    """Return the number of reconciles with a result, of all kinds."""
+    label = f'result="{result}"'
+    return sum(n for name, n in metrics.items() if name.startswith("bloomery_reconcile_total") and label in name)
 
 
 @contextmanager
@@ -174,7 +166,7 @@ def _edit_weights(cluster: SimulatedCluster, subject: Subject, services: int) ->
             new = 20 + edit // services
             manifest = _service(edit % services, new=new)
             name = manifest["metadata"]["name"]
-            routes.want_anew(name, partial(_gives, new))
+            routes.wait_for_another(name, partial(_gives, new))
             began = time.monotonic()
             change = json.dumps({"spec": manifest["spec"]})
             headers = {"Content-Type": "application/merge-patch+json"}
@@ -202,9 +194,9 @@ def _rest(cluster: SimulatedCluster, subject: Subject) -> dict[str, Any]:
 
 
 def _restart(cluster: SimulatedCluster, kubeconfig: Path, *, objects: int) -> dict[str, Any]:
-    """Start it anew with all objects there; return how long it takes until it has looked at all of them.
+    """Restart the operator with all objects in place; return how long it takes to reconcile all of them.
 
-    Nothing is to be done, so nothing may fail, and no status may be another one afterwards.
+    There is no work, so no reconcile may fail, and no status may change.
     """
     before, mark = _statuses(cluster), cluster.calls.mark()
     began, processors = time.monotonic(), Processors()
@@ -227,12 +219,12 @@ def _restart(cluster: SimulatedCluster, kubeconfig: Path, *, objects: int) -> di
 
 def _statuses(cluster: SimulatedCluster) -> dict[str, Any]:
     """Return the status of every object of ours, by kind and name."""
-    found = {}
+    statuses = {}
     with cluster.server.http() as client:
         for plural in ("datasets", "trainingjobs", "inferenceservices"):
             items = checked(client.get(_path(plural)))["items"]
-            found.update({f"{plural}/{item['metadata']['name']}": item.get("status") for item in items})
-    return found
+            statuses.update({f"{plural}/{item['metadata']['name']}": item.get("status") for item in items})
+    return statuses
 
 
 def _service(number: int, *, new: int) -> Manifest:

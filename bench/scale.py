@@ -23,7 +23,7 @@ from bench.kwok import TRAINING_SECONDS, SimulatedCluster, leave_the_network, si
 from bench.plot import Panel, write_plot
 from dev import binaries
 from dev.paths import LOGS, STATE
-from tests.component.operator_fixtures import gateway_api_crds
+from testing.gateway_api import gateway_api_crds
 
 SIZES = (100, 300, 1000)
 SERVICES_PER_JOB = 0.3
@@ -33,25 +33,25 @@ OUTPUT = STATE / "bench" / "operator"
 def measure(jobs: int, folder: Path, *, with_peer: bool, rest: bool) -> dict[str, Any]:
     """Measure one size."""
     services = round(jobs * SERVICES_PER_JOB)
-    found: dict[str, Any] = {"jobs": jobs, "services": services}
+    result: dict[str, Any] = {"jobs": jobs, "services": services}
     if with_peer:
-        found["trainingOperator"] = {}
+        result["trainingOperator"] = {}
         for name, program in kubeflow.PROGRAMS.items():
             with _own_cluster(folder / f"training-operator-{name}") as cluster:
-                found["trainingOperator"][name] = kubeflow.measure(cluster, jobs, program)
-            print(f"  training-operator, {name}: {json.dumps(found['trainingOperator'][name])}", flush=True)
-    found["bloomery"] = {}
+                result["trainingOperator"][name] = kubeflow.measure(cluster, jobs, program)
+            print(f"  training-operator, {name}: {json.dumps(result['trainingOperator'][name])}", flush=True)
+    result["bloomery"] = {}
     with _own_cluster(folder / "bloomery") as cluster:
         for name, figures in ours.measure(cluster, jobs, services, rest=rest):
-            found["bloomery"][name] = figures
+            result["bloomery"][name] = figures
             print(f"  {name}: {json.dumps(figures)}", flush=True)
     if with_peer:
-        rates = found["bloomery"]["jobs"]["perSecond"]
-        found["ofTrainingOperator"] = {
+        rates = result["bloomery"]["jobs"]["perSecond"]
+        result["ofTrainingOperator"] = {
             name: {what: round(rates[what] / rate, 2) for what, rate in peer["perSecond"].items()}
-            for name, peer in found["trainingOperator"].items()
+            for name, peer in result["trainingOperator"].items()
         }
-    return found
+    return result
 
 
 @contextmanager
@@ -63,12 +63,12 @@ def _own_cluster(folder: Path) -> Iterator[SimulatedCluster]:
     shutil.rmtree(folder / "etcd")
 
 
-def table(found: dict[str, Any]) -> Iterator[str]:
+def table(result: dict[str, Any]) -> Iterator[str]:
     """Yield a size's figures as lines for people."""
-    mine = found["bloomery"]
+    mine = result["bloomery"]
     rows = {"TrainingJobs": mine["jobs"], "InferenceServices": mine["services"]}
-    rows |= {f"PyTorchJobs, {name}": row for name, row in found.get("trainingOperator", {}).items()}
-    yield f"{found['jobs']} jobs, {found['services']} services"
+    rows |= {f"PyTorchJobs, {name}": row for name, row in result.get("trainingOperator", {}).items()}
+    yield f"{result['jobs']} jobs, {result['services']} services"
     for name, row in rows.items():
         times = ", ".join(
             f"{what} {row['seconds'][what]:.1f} s ({rate:.1f}/s)" for what, rate in row["perSecond"].items()
@@ -78,7 +78,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
             f"{row['callsEach']:.1f} calls and {row['cpuMillisecondsEach']:.1f} ms CPU each, {row['peakMiB']:.0f} MiB"
         )
         yield f"  {'':22} {costs}; {_busy(row)}"
-    for name, ratios in found.get("ofTrainingOperator", {}).items():
+    for name, ratios in result.get("ofTrainingOperator", {}).items():
         yield f"  {'of PyTorchJobs, ' + name:22} {', '.join(f'{what} {ratio:.2f}' for what, ratio in ratios.items())}"
     yield from _table_of_life(mine)
 
@@ -104,13 +104,13 @@ def _busy(row: dict[str, Any]) -> str:
 
 def unsettled(sizes: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield where a restart did not leave everything as it was, in sentences."""
-    for found in sizes:
-        restart = found["bloomery"]["restart"]
+    for result in sizes:
+        restart = result["bloomery"]["restart"]
         if restart["errors"] or restart["changedStatuses"]:
             changed = restart["changedStatuses"]
             names = f", such as {changed[0]}" if changed else ""
             yield (
-                f"With {found['jobs']} jobs, {restart['errors']} reconciles failed after the restart, and "
+                f"With {result['jobs']} jobs, {restart['errors']} reconciles failed after the restart, and "
                 f"{len(changed)} statuses changed{names}."
             )
 
@@ -120,11 +120,11 @@ def draw(path: Path, sizes: Sequence[dict[str, Any]]) -> None:
 
     def line(*keys: str) -> list[tuple[float, float]]:
         points = []
-        for found in sizes:
-            value: Any = found
+        for result in sizes:
+            value: Any = result
             for key in keys:
                 value = value[key]
-            points.append((float(found["jobs"]), float(value)))
+            points.append((float(result["jobs"]), float(value)))
         return points
 
     times = {
@@ -137,7 +137,7 @@ def draw(path: Path, sizes: Sequence[dict[str, Any]]) -> None:
         "an InferenceService": line("bloomery", "services", "callsEach"),
     }
     memory = {"Bloomery": line("bloomery", "peakMiB")}
-    if all("trainingOperator" in found for found in sizes):
+    if all("trainingOperator" in result for result in sizes):
         for name in kubeflow.PROGRAMS:
             times[f"PyTorchJobs done, {name}"] = line("trainingOperator", name, "seconds", "done")
         calls["a PyTorchJob"] = line("trainingOperator", "defaults", "callsEach")

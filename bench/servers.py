@@ -54,7 +54,7 @@ class Start:
 
 
 def starts(log: str) -> list[Start]:
-    """Return the starts that a log of our server tells of."""
+    """Return the starts in a log of our server."""
     return [Start(*map(float, figures)) for figures in _READY.findall(log)]
 
 
@@ -75,13 +75,13 @@ def peers(folder: Path, scratch: Path, *, first_port: int) -> list[Contestant]:
     if not saved.exists():
         command = [_python("mlflow"), str(PEERS / "mlflow_model.py"), str(saved)]
         subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
-    found: list[Contestant] = []
+    contestants: list[Contestant] = []
     for session, workers in (("default", "1"), ("tuned", str(len(CORES)))):
         more = environment | {"SESSION": session, "WORKERS": workers}
-        port = first_port + 10 * len(found)
-        found += [_litserve(session, port, more), _bentoml(session, port + 1, more)]
-        found.append(_mlflow(session, port + 2, saved, more, workers))
-    return found
+        port = first_port + 10 * len(contestants)
+        contestants += [_litserve(session, port, more), _bentoml(session, port + 1, more)]
+        contestants.append(_mlflow(session, port + 2, saved, more, workers))
+    return contestants
 
 
 def _litserve(session: str, port: int, environment: Mapping[str, str]) -> Contestant:

@@ -19,9 +19,9 @@ PARTS = {
 
 def main() -> None:
     """Runs the named parts, or all."""
-    wanted = sys.argv[1:] or list(PARTS)
+    names = sys.argv[1:] or list(PARTS)
     results: dict[str, Any] = {"processors": len(os.sched_getaffinity(0))}
-    for name in wanted:
+    for name in names:
         print(f"— {name}", flush=True)
         results[name] = run(PARTS[name])
     print(json.dumps(results))

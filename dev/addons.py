@@ -1,4 +1,4 @@
-"""What runs in the cluster before ours: DNS, volumes, and the gateway's controller."""
+"""Add-ons of the cluster: DNS, volumes, and the gateway's controller."""
 
 from __future__ import annotations
 

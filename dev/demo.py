@@ -185,8 +185,8 @@ def _line(item: dict[str, Any]) -> str:
 
 
 def _is_done(item: dict[str, Any]) -> bool:
-    wanted = "Complete" if item["kind"] == "TrainingJob" else "Ready"
-    return any(c["type"] == wanted and c["status"] == "True" for c in _conditions(item))
+    type_ = "Complete" if item["kind"] == "TrainingJob" else "Ready"
+    return any(c["type"] == type_ and c["status"] == "True" for c in _conditions(item))
 
 
 def _stop_if_failed(item: dict[str, Any]) -> None:

@@ -30,10 +30,10 @@ FIRST_GB, LATER_GB = 30, 8
 
 
 def claim_machine() -> None:
-    """Make this checkout the owner of the machine's one cluster; what a dead cluster of another left is removed.
+    """Make this checkout the owner of the machine's one cluster; remove the remains of another, dead cluster.
 
     Raises:
-        StageError: another checkout's cluster runs here, or its remains can not be removed.
+        StageError: another checkout's cluster runs here, or its remains cannot be removed.
     """
     owner = Path(OWNER.read_text()) if OWNER.exists() else ROOT
     if owner != ROOT and pids_of(owner).exists():
@@ -201,7 +201,7 @@ state = "{RUN / "containerd"}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/bloomery/pause:dev"
   enable_selinux = false
-  # Without CAP_SYS_RESOURCE a lower score can not be set, and no sandbox would start.
+  # Without CAP_SYS_RESOURCE a lower score cannot be set, and no sandbox would start.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
@@ -231,7 +231,7 @@ def _kubelet() -> dict[str, object]:
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "enforceNodeAllocatable": [],
-        # Images can not be pulled again, so none is ever collected.
+        # Images cannot be pulled again, so none is ever collected.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "registerNode": True,

@@ -1,4 +1,4 @@
-"""What the machine itself must have from Debian's packages."""
+"""Debian packages that the machine itself must have."""
 
 from __future__ import annotations
 

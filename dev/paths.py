@@ -1,4 +1,4 @@
-"""Where things live, and which cluster the commands work on."""
+"""Folders of the development environment, and the cluster that the commands use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Daemons of the development cluster: started detached, known by pid and start time, ended by them alone.
+"""Daemons of the development cluster: started detached, identified by pid and start time, and ended only by these.
 
-A daemon whose program, arguments or configuration changed since it started is started anew.
+A daemon whose program, arguments or configuration changed since its start is restarted.
 """
 
 from __future__ import annotations

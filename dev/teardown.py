@@ -85,9 +85,9 @@ def _remove_rules(log: TextIO) -> None:
         if shutil.which(f"{family}-save") is None:
             continue
         saved = subprocess.run([f"{family}-save"], capture_output=True, text=True, check=False).stdout
-        kept = without_ours(saved)
-        if kept != saved:
-            run([f"{family}-restore"], log, stdin=kept)
+        rules = without_ours(saved)
+        if rules != saved:
+            run([f"{family}-restore"], log, stdin=rules)
 
 
 def without_ours(rules: str) -> str:

@@ -1,4 +1,4 @@
-"""An MLflow server and an S3 server as processes on loopback, in folders of their own."""
+"""An MLflow server and an S3 server as processes on loopback."""
 
 from __future__ import annotations
 
@@ -27,14 +27,8 @@ S3_PROGRAM = ROOT / ".dev/bin/versitygw"
 _START_SECONDS = 120.0
 
 
-def free_port() -> int:
-    """Return a port of loopback that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def started(command: list[str], *, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program in a process group of its own."""
+    """Start a program in a new process group."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -54,7 +48,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def until_answered(url: str, process: subprocess.Popen[bytes], *, log: Path) -> None:
-    """Wait until a server answers; fail with the end of its log where it ends before."""
+    """Wait until a server answers; fail with the end of its log if it ends first."""
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         assert process.poll() is None, f"it ended: {log.read_text()[-2000:]}"
@@ -67,9 +61,9 @@ def until_answered(url: str, process: subprocess.Popen[bytes], *, log: Path) -> 
 
 
 def install_mlflow() -> Path:
-    """Return the `mlflow` command of an environment of its own, as the server's packages conflict with ours.
+    """Return the ``mlflow`` command of a separate environment, as its packages conflict with the trainer's.
 
-    It is the version of the shipped image, with the libraries by which it serves models.
+    The version is that of the shipped image, with the libraries that serve models.
     """
     needed = (ROOT / "dev/images/mlflow/requirements.txt").read_text()
     pins = (ROOT / "trainer-image/requirements.txt").read_text().splitlines()
@@ -88,7 +82,7 @@ def install_mlflow() -> Path:
 
 @dataclass
 class MlflowServer:
-    """An MLflow server with its data in a folder; it may be killed and started again on the same port."""
+    """An MLflow server with its data in a folder; it can be killed and restarted on the same port."""
 
     program: Path
     folder: Path
@@ -97,15 +91,15 @@ class MlflowServer:
 
     @property
     def uri(self) -> str:
-        """Its address."""
+        """The server's URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def client(self) -> MlflowClient:
-        """A client of it."""
+        """Return a client for the server."""
         return connect(self.uri)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server, and wait until it answers."""
         command = [
             *(str(self.program), "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
@@ -117,16 +111,16 @@ class MlflowServer:
         until_answered(f"{self.uri}/health", self.process, log=self.folder / "mlflow.log")
 
     def kill(self) -> None:
-        """End it as a lost machine does."""
+        """Kill the server, as a lost machine does."""
         if self.process is not None:
             kill_group(self.process)
 
     def pause(self) -> None:
-        """Let it accept connections and answer nothing."""
+        """Pause the server: it accepts connections and does not answer."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it answer again."""
+        """Resume the server."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -147,7 +141,7 @@ class S3Server:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it accepts connections."""
+        """Start the server, and wait until it accepts connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(str(S3_PROGRAM), "--port", f"127.0.0.1:{self.port}"),
@@ -164,12 +158,12 @@ class S3Server:
                 time.sleep(0.05)
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the server."""
         if self.process is not None:
             kill_group(self.process)
 
     def environment(self, prefix: str = "", *, keyed: bool = True) -> dict[str, str]:
-        """The variables by which programs find it."""
+        """Return the environment variables for clients."""
         keys = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": f"{self.key}-secret"} if keyed else {}
         values = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
         return {f"{prefix}{name}": value for name, value in values.items()}
@@ -193,5 +187,5 @@ class S3Server:
             obstore.put(store, name, content)
 
     def reads(self, bucket: str) -> list[str]:
-        """The objects of a bucket that were read, by the server's own log."""
+        """Return the objects of a bucket that were read, according to the server's log."""
         return re.findall(rf"\| GET \| /{bucket}/(\S+) ", self.log.read_text())

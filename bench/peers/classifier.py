@@ -1,4 +1,4 @@
-"""What every peer does with a JPEG: the recipe of its own documentation, on the same ONNX file."""
+"""Classifier of the peers: the recipe of each one's documentation, on the same ONNX file."""
 
 from __future__ import annotations
 

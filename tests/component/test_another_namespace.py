@@ -1,4 +1,4 @@
-"""The command that gives the store's keys to another namespace, as the page has it."""
+"""The documented command that copies the store's keys to another namespace."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.documents import run_by
+from tools.docs_blocks import run_by
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 TEAM = "team-a"
 NAME = "bloomery-storage"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 Object: TypeAlias = dict[str, Any]
 FieldPath: TypeAlias = tuple[str | int, ...]

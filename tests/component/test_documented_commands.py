@@ -1,4 +1,4 @@
-"""What the pages show, on a real API server: their objects are accepted, their commands run as they stand."""
+"""Objects and commands of the pages, on a real API server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from tests.component.test_crd_validation import dataset, training_job
-from tests.documents import ROOT, Block, blocks, pages, run_by
+from tools.docs_blocks import ROOT, Block, blocks, pages, run_by
 
 if TYPE_CHECKING:
-    from tests.component.conftest import ApiServer
+    from testing.api_server import ApiServer
 
 DIGITS = "examples/digits/digits.yaml"
 MANIFESTS = [block for page in pages() for block in blocks(page) if block.language == "yaml"]

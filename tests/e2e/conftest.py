@@ -9,8 +9,8 @@ import pytest
 from dev import demo
 from dev.paths import LOGS
 from dev.stages import run_stages
+from testing.dev_cluster import EXAMPLE, OPERATOR, SYSTEM, Digits, Kubectl, OperatorKiller, user_namespace
 from tests.e2e.logs import Logs
-from tests.e2e.support import EXAMPLE, OPERATOR, SYSTEM, Digits, Kubectl, OperatorKiller, user_namespace
 
 
 @pytest.fixture(scope="session")

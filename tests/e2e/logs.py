@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from dev import demo
 from dev.paths import target
-from tests.e2e.support import Kubectl
+from testing.dev_cluster import Kubectl
 
 _BUG = re.compile(r"Traceback \(most recent call last\)|never awaited|never retrieved")
 _ERROR = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) ")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dev import demo
 from dev.paths import target
-from tests.documents import Block
-from tests.e2e.support import Kubectl
+from testing.dev_cluster import Kubectl
+from tools.docs_blocks import Block
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pytest
 
 from dev import demo
 from dev.paths import LOGS
-from tests.e2e.photos import class_folders, digit_images, list_files, put_files
-from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.cluster_store import class_folders, digit_images, list_files, put_files
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl
 
 pytestmark = pytest.mark.extended
 

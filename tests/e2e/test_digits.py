@@ -14,7 +14,7 @@ import pytest
 
 from dev import demo
 from dev.paths import target
-from tests.e2e.support import SYSTEM, Digits, Kubectl, eventually
+from testing.dev_cluster import SYSTEM, Digits, Kubectl, eventually
 
 REQUESTS = 10_000
 IN_FLIGHT = 16

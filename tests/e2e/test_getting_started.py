@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dev import demo
-from tests.documents import run_by
+from testing.dev_cluster import Digits
 from tests.e2e.shell import Shell
-from tests.e2e.support import Digits
 from tests.e2e.test_digits import set_weights
+from tools.docs_blocks import run_by
 
 
 @pytest.mark.feature("S3")

@@ -13,9 +13,9 @@ import yaml
 
 from dev import demo
 from dev.paths import LOGS, ROOT, target
-from tests.e2e.load import Load
-from tests.e2e.photos import class_folders, digit_images, put_files
-from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl, eventually, gateway_address
+from testing.cluster_store import class_folders, digit_images, put_files
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually, gateway_address
+from testing.load import Load
 from tests.e2e.test_serving import ask, assert_nothing_lost, key_of, make_model, serve, variant
 from tests.e2e.test_training import ENDLESS, NAMES, completed, start, status_of, step
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.support import Kubectl, eventually
+from testing.dev_cluster import Kubectl, eventually
 
 
 @pytest.fixture(scope="module")

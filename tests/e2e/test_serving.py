@@ -20,9 +20,9 @@ from bloomery_trainer import model_folder
 from bloomery_trainer.train import export
 from dev import demo
 from dev.paths import LOGS, ROOT
-from tests.e2e.load import Load, Outcome
-from tests.e2e.photos import digit_images, put_files
-from tests.e2e.support import SYSTEM, Kubectl, OperatorKiller, eventually, gateway_address
+from testing.cluster_store import digit_images, put_files
+from testing.dev_cluster import SYSTEM, Kubectl, OperatorKiller, eventually, gateway_address
+from testing.load import Load, Outcome
 
 pytestmark = pytest.mark.extended
 

@@ -11,8 +11,8 @@ import pytest
 
 from dev import demo
 from dev.paths import LOGS
-from tests.e2e.photos import class_folders, digit_images, list_files, put_files, read_file
-from tests.e2e.support import Kubectl, eventually
+from testing.cluster_store import class_folders, digit_images, list_files, put_files, read_file
+from testing.dev_cluster import Kubectl, eventually
 
 pytestmark = pytest.mark.extended
 

@@ -20,11 +20,11 @@ from playwright.sync_api import Page
 from sklearn.metrics import precision_recall_fscore_support
 
 from dev.paths import ROOT
+from testing.cluster_store import read_file
+from testing.dev_cluster import Kubectl, eventually
 from tests.component.serving.browser import SCREENSHOTS, chromium
-from tests.documents import run_by
-from tests.e2e.photos import read_file
-from tests.e2e.support import Kubectl, eventually
 from tests.e2e.walking import FLOWERS, MakeNamespace, complete, nothing_is_left, registered_version, walking
+from tools.docs_blocks import run_by
 
 pytestmark = pytest.mark.extended
 

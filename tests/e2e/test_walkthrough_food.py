@@ -13,12 +13,12 @@ import pytest
 import yaml
 from playwright.sync_api import FilePayload, expect
 
+from testing.cluster_store import list_files, read_file, remove_files
+from testing.dev_cluster import Kubectl, eventually
 from tests.component.serving.browser import SCREENSHOTS, Visit, chromium
-from tests.documents import Block, run_by
-from tests.e2e.photos import list_files, read_file, remove_files
 from tests.e2e.shell import Shell
-from tests.e2e.support import Kubectl, eventually
 from tests.e2e.walking import MODEL_FILES, MakeNamespace, complete, labels, nothing_is_left, walking
+from tools.docs_blocks import Block, run_by
 
 pytestmark = pytest.mark.extended
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from dev.paths import ROOT
-from tests.documents import run_by
-from tests.e2e.photos import list_files, read_file, remove_files
-from tests.e2e.support import eventually
+from testing.cluster_store import list_files, read_file, remove_files
+from testing.dev_cluster import eventually
 from tests.e2e.walking import (
     FLOWERS,
     MODEL_FILES,
@@ -21,6 +20,7 @@ from tests.e2e.walking import (
     parameters,
     walking,
 )
+from tools.docs_blocks import run_by
 
 pytestmark = pytest.mark.extended
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.support import EXAMPLE, Digits, eventually
+from testing.dev_cluster import EXAMPLE, Digits, eventually
 
 CHILDREN = "jobs,pods,deployments,replicasets,services,httproutes,backendtrafficpolicies,configmaps,secrets"
 OURS = "app.kubernetes.io/managed-by=bloomery"

@@ -13,9 +13,9 @@ import httpx
 
 from dev import demo
 from dev.paths import LOGS, ROOT
-from tests.documents import Block
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually
 from tests.e2e.shell import Shell
-from tests.e2e.support import STORAGE_SECRET, SYSTEM, Kubectl, eventually
+from tools.docs_blocks import Block
 
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 MODEL_FILES = {"model/model.onnx", "model/labels.txt", "model/state.pt", "predictions.csv", "report.html", "train.log"}

@@ -21,10 +21,10 @@ from typing import Any
 from dev import demo
 from dev.paths import LOGS
 from dev.stages import StageError, run_stages
-from tests.e2e.load import Load, Outcome
+from testing.cluster_store import remove_files
+from testing.dev_cluster import OPERATOR, SYSTEM, Kubectl, eventually, gateway_address, user_namespace
+from testing.load import Load, Outcome
 from tests.e2e.logs import Logs
-from tests.e2e.photos import remove_files
-from tests.e2e.support import OPERATOR, SYSTEM, Kubectl, eventually, gateway_address, user_namespace
 from tests.soak.faults import Faults, two_operators
 from tests.soak.gauges import (
     CHILDREN,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from tests.e2e.support import Kubectl, OperatorKiller, eventually
+from testing.dev_cluster import Kubectl, OperatorKiller, eventually
 from tests.soak.gauges import Record, leader, running_pods
 
 DEPLOYMENT = "deployment/bloomery-operator"

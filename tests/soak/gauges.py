@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.e2e.support import OPERATOR, Kubectl
+from testing.dev_cluster import OPERATOR, Kubectl
 
 LEASE = "bloomery-operator"
 OWNERS = "datasets,trainingjobs,inferenceservices"

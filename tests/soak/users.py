@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from dev.paths import LOGS
-from tests.e2e.photos import class_folders, digit_images, put_files
-from tests.e2e.support import Kubectl, eventually
+from testing.cluster_store import class_folders, digit_images, put_files
+from testing.dev_cluster import Kubectl, eventually
 from tests.soak.gauges import CHILDREN, Record
 
 RAW = "s3://bloomery/raw/soak"

@@ -1,1 +1,1 @@
-"""``kubectl bloomery``: each command is a module of its own; all of them ask the cluster through kubectl."""
+"""The kubectl plugin ``kubectl bloomery``; all its commands reach the cluster through kubectl."""

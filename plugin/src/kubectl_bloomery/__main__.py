@@ -1,7 +1,7 @@
-"""``python -m kubectl_bloomery``."""
+"""Entry point of ``python -m kubectl_bloomery``."""
 
 from kubectl_bloomery.main import main
 
-# The processes in which `check` looks at many images import this again.
+# The worker processes of ``check`` import this module again.
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The commands, and how their errors are told."""
+"""The app: registers the commands, prints their errors and sets the exit code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import FrameType
 
 import typer
 
-from kubectl_bloomery import check, follow, kit, live, predict, report, retrain, weights
-from kubectl_bloomery.kubectl import CommandError
+from kubectl_bloomery.commands import check, follow, kit, live, predict, report, retrain, weights
+from kubectl_bloomery.errors import CommandError
 
 app = typer.Typer(name="kubectl bloomery", help="What kubectl itself has no command for.", no_args_is_help=True)
 app.command("check")(check.check)
@@ -28,9 +28,9 @@ def bloomery() -> None:
 
 
 def main() -> None:
-    """Run the command of the command line, and exit with its code."""
-    # So that a command cleans up after itself, as it does at Ctrl+C.
-    signal.signal(signal.SIGTERM, _stop)
+    """Run the command in ``sys.argv``, and exit with its code."""
+    # SIGTERM ends a command by an exception, as Ctrl+C does, so that it deletes its pods.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         app()
     except CommandError as error:
@@ -38,5 +38,5 @@ def main() -> None:
         sys.exit(1)
 
 
-def _stop(number: int, _: FrameType | None) -> None:
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)

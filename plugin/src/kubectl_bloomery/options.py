@@ -1,4 +1,4 @@
-"""Options that several commands have, spelled as kubectl spells them."""
+"""Options and arguments that several commands share, spelled as in kubectl."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Annotated
 
 import typer
 
-from kubectl_bloomery.completion import contexts, names_of
-from kubectl_bloomery.kubectl import SERVICES, TRAINING_JOBS
+from kubectl_bloomery.cluster.kubectl import SERVICES, TRAINING_JOBS
+from kubectl_bloomery.completion import context_names, object_names
 
 Service = Annotated[
     str,
-    typer.Argument(help="The InferenceService's name.", show_default=False, autocompletion=names_of(SERVICES)),
+    typer.Argument(help="The InferenceService's name.", show_default=False, autocompletion=object_names(SERVICES)),
 ]
 Job = Annotated[
     str,
-    typer.Argument(help="The TrainingJob's name.", show_default=False, autocompletion=names_of(TRAINING_JOBS)),
+    typer.Argument(help="The TrainingJob's name.", show_default=False, autocompletion=object_names(TRAINING_JOBS)),
 ]
 Namespace = Annotated[
     str | None,
     typer.Option(
-        "--namespace", "-n", help="Its namespace; default: the context's.", autocompletion=names_of("namespaces")
+        "--namespace", "-n", help="Its namespace; default: the context's.", autocompletion=object_names("namespaces")
     ),
 ]
 Context = Annotated[
     str | None,
-    typer.Option("--context", help="The kubeconfig's context; default: the current one.", autocompletion=contexts),
+    typer.Option("--context", help="The kubeconfig's context; default: the current one.", autocompletion=context_names),
 ]
 
 
 class Format(StrEnum):
-    """Other forms of what a command prints."""
+    """Output formats other than the table."""
 
     JSON = "json"
 

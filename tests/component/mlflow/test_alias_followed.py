@@ -8,17 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from testing.kubernetes_api import Manifest, condition_of
+from testing.operator_process import OperatorProcess, running
+from testing.samples import inference_service, variant
 from testing.servers import MlflowServer
-from tests.component.operator_harness import (
-    Manifest,
-    OperatorProcess,
-    World,
-    condition_of,
-    eventually,
-    inference_service,
-    running,
-    variant,
-)
+from testing.simulated_controllers import World
+from testing.waiting import eventually
 
 FOLLOWED_SECONDS = 30
 

@@ -1,4 +1,4 @@
-"""The plugin as people start it, with a real kubectl against a real API server."""
+"""Fixtures that run the plugin with a real kubectl against a real API server."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from typing import Any
 
 import pytest
 
-from tests.component.conftest import ApiServer
+from testing.api_server import ApiServer
 
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 Run = subprocess.CompletedProcess[str]
 
 
 @dataclass
-class Started:
-    """A command that runs on, read line by line."""
+class StartedCommand:
+    """A command in the background, whose output is read line by line."""
 
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
-    _waiting: queue.Queue[str] = field(default_factory=queue.Queue)
+    _unread_lines: queue.Queue[str] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read_output, daemon=True).start()
 
-    def _read(self) -> None:
+    def _read_output(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._waiting.put(line.rstrip("\n"))
+            self._unread_lines.put(line.rstrip("\n"))
 
     def wait_for(self, text: str) -> str:
         """Wait for a line with a text in it; return the line."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
-                line = self._waiting.get(timeout=max(0, end - time.monotonic()))
+                line = self._unread_lines.get(timeout=max(0, end - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"no line with {text!r}; there were {self.lines}") from None
+                raise AssertionError(f"no line contains {text!r}; the lines were {self.lines}") from None
             self.lines.append(line)
             if text in line:
                 return line
 
     def wait(self) -> int:
-        """Wait for its end; return the exit code."""
-        return self.process.wait(PATIENCE_SECONDS)
+        """Wait for the end; return the exit code."""
+        return self.process.wait(TIMEOUT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -63,36 +63,36 @@ class Plugin:
     environment: Mapping[str, str]
     namespace: str
     folder: Path
-    started: list[Started] = field(default_factory=list)
+    started: list[StartedCommand] = field(default_factory=list)
 
-    def __call__(self, command: str, *words: str | Path, namespace: str | None = None, **environment: str) -> Run:
+    def __call__(self, command: str, *args: str | Path, namespace: str | None = None, **environment: str) -> Run:
         """Run a command to its end."""
         return subprocess.run(
-            self._words(command, words, namespace),
+            self._argv(command, args, namespace),
             env=self.environment | environment, cwd=self.folder, capture_output=True, text=True, timeout=90,
             check=False,
         )  # fmt: skip
 
-    def start(self, command: str, *words: str | Path, **environment: str) -> Started:
-        """Start a command that goes on."""
-        started = Started(
+    def start(self, command: str, *args: str | Path, **environment: str) -> StartedCommand:
+        """Start a command in the background."""
+        started = StartedCommand(
             subprocess.Popen(
-                self._words(command, words, None),
+                self._argv(command, args, None),
                 env=self.environment | environment, cwd=self.folder, text=True, start_new_session=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_take_ctrl_c,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_restore_sigint,
             )
         )  # fmt: skip
         self.started.append(started)
         return started
 
-    def _words(self, command: str, words: tuple[str | Path, ...], namespace: str | None) -> list[str]:
-        where = f"--namespace={namespace or self.namespace}"
-        return [sys.executable, "-m", "kubectl_bloomery", command, *map(str, words), where]
+    def _argv(self, command: str, args: tuple[str | Path, ...], namespace: str | None) -> list[str]:
+        scope = f"--namespace={namespace or self.namespace}"
+        return [sys.executable, "-m", "kubectl_bloomery", command, *map(str, args), scope]
 
 
 @pytest.fixture
 def bloomery(crds: ApiServer, namespace: str, program: Callable[[str], Path], tmp_path: Path) -> Iterator[Plugin]:
-    """The plugin of an administrator."""
+    """The plugin with an administrator's rights."""
     plugin = Plugin(environment(crds, program, tmp_path), namespace, tmp_path)
     yield plugin
     for command in plugin.started:
@@ -101,49 +101,49 @@ def bloomery(crds: ApiServer, namespace: str, program: Callable[[str], Path], tm
             command.process.wait()
 
 
-def _take_ctrl_c() -> None:
-    # What shells start in the background ignores it, and so would all that it starts.
+def _restore_sigint() -> None:
+    # A shell starts background processes with SIGINT ignored, and child processes inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def environment(server: ApiServer, program: Callable[[str], Path], home: Path) -> dict[str, str]:
     """Return the environment of a user of the API server."""
     path = f"{program('kubectl').parent}{os.pathsep}{os.environ['PATH']}"
-    known = {"PATH": path, "KUBECONFIG": str(server.kubeconfig), "HOME": str(home), "KUBECACHEDIR": str(server.cache)}
-    return os.environ | known | {"COLUMNS": "160", "TERM": "dumb"}
+    kubectl_files = {"KUBECONFIG": str(server.kubeconfig), "KUBECACHEDIR": str(server.cache)}
+    return os.environ | kubectl_files | {"PATH": path, "HOME": str(home), "COLUMNS": "160", "TERM": "dumb"}
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The namespace's objects, and the hand of the operator that is not there."""
+    """Creates objects in the namespace, and writes their status in place of the operator."""
 
     server: ApiServer
     namespace: str
 
     def create(self, manifest: Mapping[str, Any], status: Mapping[str, Any] | None = None) -> None:
-        """Make an object, with the status that the operator would give it."""
-        done = self.server.kubectl("create", "-n", self.namespace, "-f", "-", input=manifest)
-        assert done.returncode == 0, done.stderr
+        """Create an object, with the status that the operator would write."""
+        completed = self.server.kubectl("create", "-n", self.namespace, "-f", "-", input=manifest)
+        assert completed.returncode == 0, completed.stderr
         if status is not None:
             self.report(manifest["kind"], manifest["metadata"]["name"], status)
 
     def report(self, kind: str, name: str, status: Mapping[str, Any]) -> None:
         """Write an object's status."""
         change = json.dumps({"status": status})
-        words = ("patch", kind, name, "-n", self.namespace, "--subresource=status", "--type=merge", "-p", change)
-        done = self.server.kubectl(*words)
-        assert done.returncode == 0, done.stderr
+        args = ("patch", kind, name, "-n", self.namespace, "--subresource=status", "--type=merge", "-p", change)
+        completed = self.server.kubectl(*args)
+        assert completed.returncode == 0, completed.stderr
 
     def get(self, kind: str, name: str) -> Any:
         """Return an object."""
-        done = self.server.kubectl("get", kind, name, "-n", self.namespace, "-o", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        completed = self.server.kubectl("get", kind, name, "-n", self.namespace, "-o", "json")
+        assert completed.returncode == 0, completed.stderr
+        return json.loads(completed.stdout)
 
 
 @pytest.fixture
 def objects(crds: ApiServer, namespace: str) -> Objects:
-    """The hands that make objects and report on them."""
+    """Access to the objects of the test's namespace."""
     return Objects(crds, namespace)
 
 

@@ -1,4 +1,4 @@
-"""What shells offer while ``kubectl bloomery …`` is typed, as kubectl itself asks for it."""
+"""Shell completion of ``kubectl bloomery``, through kubectl."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.operator_harness import dataset, training_job
+from testing.api_server import ApiServer
+from testing.samples import dataset, training_job
 from tests.component.plugin.conftest import Objects, environment
 
-Offered = Callable[..., list[str]]
+Complete = Callable[..., list[str]]
 
 
 @pytest.fixture
-def offered(crds: ApiServer, program: Callable[[str], Path], tmp_path: Path) -> Offered:
-    """Ask kubectl what it offers after some words, the last of them unfinished."""
-    known = environment(crds, program, tmp_path)
-    known["PATH"] = f"{Path(sys.executable).parent}:{known['PATH']}"
+def complete(crds: ApiServer, program: Callable[[str], Path], tmp_path: Path) -> Complete:
+    """Return kubectl's completions after some words, the last of them unfinished."""
+    variables = environment(crds, program, tmp_path)
+    variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
 
-    def ask(*words: str) -> list[str]:
+    def run(*words: str) -> list[str]:
         command = [str(program("kubectl")), "__complete", "bloomery", *words]
-        done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout.splitlines()
+        completed = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=True)
+        return completed.stdout.splitlines()
 
-    return ask
+    return run
 
 
 @pytest.mark.feature("O5")
-def test_commands_and_names_are_offered(offered: Offered, objects: Objects) -> None:
+def test_commands_and_names_are_completed(complete: Complete, objects: Objects) -> None:
     objects.create(training_job("flowers"))
     objects.create(training_job("foods"))
     objects.create(dataset("fruits"))
-    here = ("-n", objects.namespace)
+    scope = ("-n", objects.namespace)
 
-    assert [line.split("\t")[0] for line in offered("re")] == ["retrain", "report", ":4"]
-    assert offered("follow", *here, "") == ["flowers", "foods", ":4"]
-    assert offered("follow", *here, "fl") == ["flowers", ":4"]
-    assert offered("report", *here, "") == ["flowers", "foods", "dset/fruits", ":4"]
-    assert objects.namespace in offered("live", "-n", "test-")
+    assert [line.split("\t")[0] for line in complete("re")] == ["retrain", "report", ":4"]
+    assert complete("follow", *scope, "") == ["flowers", "foods", ":4"]
+    assert complete("follow", *scope, "fl") == ["flowers", ":4"]
+    assert complete("report", *scope, "") == ["flowers", "foods", "dset/fruits", ":4"]
+    assert objects.namespace in complete("live", "-n", "test-")
 
 
 @pytest.mark.feature("O5")
-def test_files_are_left_to_the_shell_and_no_cluster_is_no_noise(offered: Offered, objects: Objects) -> None:
-    assert offered("check", "pictures/") == [":0"]
-    assert offered("predict", "-n", objects.namespace, "colours", "") == [":0"]
-    assert offered("follow", "--context", "nowhere", "") == [":0"]
+def test_files_are_left_to_shell_and_missing_cluster_is_silent(complete: Complete, objects: Objects) -> None:
+    assert complete("check", "pictures/") == [":0"]
+    assert complete("predict", "-n", objects.namespace, "colours", "") == [":0"]
+    assert complete("follow", "--context", "nowhere", "") == [":0"]

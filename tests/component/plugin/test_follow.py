@@ -1,4 +1,4 @@
-"""What people see of a training on their terminal."""
+"""The command ``follow``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.conftest import ApiServer
-from tests.component.operator_harness import OperatorProcess, Trainer, World, trained, training_job
+from testing.api_server import ApiServer
+from testing.operator_process import OperatorProcess
+from testing.samples import trained, training_job
+from testing.simulated_controllers import Trainer, World
 from tests.component.plugin.conftest import Objects, Plugin, condition
 
 PROGRESS = {
@@ -36,7 +38,7 @@ FAILED = {
 
 
 @pytest.mark.feature("O5")
-def test_a_training_is_followed_from_its_waiting_to_its_model(bloomery: Plugin, objects: Objects) -> None:
+def test_training_is_followed_from_pending_to_model(bloomery: Plugin, objects: Objects) -> None:
     waits = condition("Running", "False", "DatasetNotReady", "Dataset 'flowers' is not ready yet.")
     objects.create(training_job())
     followed = bloomery.start("follow", "flowers")
@@ -56,7 +58,7 @@ def test_a_training_is_followed_from_its_waiting_to_its_model(bloomery: Plugin, 
 
 
 @pytest.mark.feature("O5")
-def test_a_failed_training_ends_with_one_and_the_reason(bloomery: Plugin, objects: Objects) -> None:
+def test_failed_training_exits_with_1_and_reason(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(), FAILED)
 
     ended = bloomery("follow", "flowers")
@@ -66,9 +68,9 @@ def test_a_failed_training_ends_with_one_and_the_reason(bloomery: Plugin, object
 
 
 @pytest.mark.feature("O5")
-def test_a_terminal_shows_a_bar(bloomery: Plugin, objects: Objects) -> None:
+def test_terminal_shows_progress_bar(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(), TRAINING)
-    # Rich takes what has FORCE_COLOR for a terminal.
+    # With FORCE_COLOR, Rich treats the output as a terminal.
     followed = bloomery.start("follow", "flowers", FORCE_COLOR="1", TERM="xterm")
     followed.wait_for("step 480/6000")
     objects.report("trainingjob", "flowers", COMPLETE)
@@ -79,7 +81,7 @@ def test_a_terminal_shows_a_bar(bloomery: Plugin, objects: Objects) -> None:
 
 
 @pytest.mark.feature("O5")
-def test_ctrl_c_leaves_the_job_alone(bloomery: Plugin, objects: Objects) -> None:
+def test_ctrl_c_does_not_stop_the_job(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(), TRAINING)
     followed = bloomery.start("follow", "flowers")
     followed.wait_for("step 480/6000")
@@ -91,7 +93,7 @@ def test_ctrl_c_leaves_the_job_alone(bloomery: Plugin, objects: Objects) -> None
 
 
 @pytest.mark.feature("O5")
-def test_a_job_that_is_deleted_meanwhile_is_told(bloomery: Plugin, objects: Objects, crds: ApiServer) -> None:
+def test_deleted_job_ends_with_error(bloomery: Plugin, objects: Objects, crds: ApiServer) -> None:
     objects.create(training_job(), TRAINING)
     followed = bloomery.start("follow", "flowers")
     followed.wait_for("step 480/6000")
@@ -102,7 +104,7 @@ def test_a_job_that_is_deleted_meanwhile_is_told(bloomery: Plugin, objects: Obje
 
 
 @pytest.mark.feature("O5")
-def test_a_job_that_is_not_there_is_named(bloomery: Plugin) -> None:
+def test_missing_job_is_named(bloomery: Plugin) -> None:
     ended = bloomery("follow", "tulips")
 
     assert ended.returncode == 1
@@ -110,7 +112,7 @@ def test_a_job_that_is_not_there_is_named(bloomery: Plugin) -> None:
 
 
 @pytest.mark.feature("O5")
-def test_who_may_not_read_jobs_is_told_so(
+def test_user_without_rights_gets_api_servers_message(
     bloomery: Plugin, crds: ApiServer, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
     crds.kubectl("create", "serviceaccount", "guest", "-n", bloomery.namespace)
@@ -125,18 +127,18 @@ def test_who_may_not_read_jobs_is_told_so(
 
 
 @pytest.mark.feature("O5")
-def test_no_kubectl_and_no_cluster_are_told_in_a_sentence(bloomery: Plugin) -> None:
-    nothing = bloomery("follow", "flowers", PATH="/nowhere")
-    nobody = bloomery("follow", "flowers", KUBECONFIG="/dev/null")
+def test_missing_kubectl_and_cluster_are_named(bloomery: Plugin) -> None:
+    no_kubectl = bloomery("follow", "flowers", PATH="/nowhere")
+    no_cluster = bloomery("follow", "flowers", KUBECONFIG="/dev/null")
 
-    assert (nothing.returncode, nothing.stderr) == (1, "error: kubectl is not on the PATH.\n")
-    assert nobody.returncode == 1
-    assert nobody.stderr.startswith("error: The connection to the server localhost:8080 was refused")
-    assert len(nobody.stderr.splitlines()) == 1
+    assert (no_kubectl.returncode, no_kubectl.stderr) == (1, "error: kubectl is not on the PATH.\n")
+    assert no_cluster.returncode == 1
+    assert no_cluster.stderr.startswith("error: The connection to the server localhost:8080 was refused")
+    assert len(no_cluster.stderr.splitlines()) == 1
 
 
 @pytest.mark.feature("O5")
-def test_the_real_operators_words_are_shown(
+def test_progress_of_real_operator_is_shown(
     bloomery: Plugin, operator: OperatorProcess, ready_world: World, trainer: Trainer
 ) -> None:
     trainer.progress = lambda: {k: v for k, v in PROGRESS.items() if k not in ("steps", "eta")} | {"etaSeconds": 660}

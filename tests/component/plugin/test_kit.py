@@ -1,4 +1,4 @@
-"""Kits as far as an API server goes: what is asked of it, and what is said where no pod packs."""
+"""The command ``kit`` without nodes: its pod, and its errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import eventually
+from testing.waiting import eventually
 from tests.component.plugin.conftest import Objects, Plugin
 
 IMAGE = "registry.example.com/bloomery/kit:1"
@@ -40,9 +40,7 @@ def kit_pods(objects: Objects) -> list[dict[str, Any]]:
 
 
 @pytest.mark.feature("O5")
-def test_a_pod_that_does_not_start_is_told_and_nothing_is_left(
-    bloomery: Plugin, objects: Objects, tmp_path: Path
-) -> None:
+def test_pod_that_does_not_start_is_reported_and_deleted(bloomery: Plugin, objects: Objects, tmp_path: Path) -> None:
     make_service(objects, "v1", "v2")
     make_deployment(objects, "v2", {"bloomery.dev/kit-image": IMAGE})
 
@@ -61,18 +59,18 @@ def test_a_pod_that_does_not_start_is_told_and_nothing_is_left(
 
 
 @pytest.mark.feature("O5")
-def test_mistakes_are_named(bloomery: Plugin, objects: Objects) -> None:
+def test_wrong_options_are_named(bloomery: Plugin, objects: Objects) -> None:
     make_service(objects, "v1", "v2")
     make_deployment(objects, "v1", {})
 
-    def said(*words: str) -> str:
+    def error_of(*words: str) -> str:
         ended = bloomery("kit", "colours", *words)
         assert ended.returncode == 1
         return ended.stderr
 
-    assert said() == "error: colours has the variants v1, v2: choose one by --variant.\n"
-    assert said("--variant=v2").startswith("error: The variant v2 of colours has no model yet: ")
-    assert "give one with --image" in said("--variant=v1")
-    nowhere = said("--variant=v1", f"--image={IMAGE}", "-o", "nowhere/kit.zip")
-    assert nowhere == "error: nowhere/kit.zip can not be written: No such file or directory.\n"
+    assert error_of() == "error: colours has the variants v1, v2: choose one by --variant.\n"
+    assert error_of("--variant=v2").startswith("error: The variant v2 of colours has no model yet: ")
+    assert "give one with --image" in error_of("--variant=v1")
+    nowhere = error_of("--variant=v1", f"--image={IMAGE}", "-o", "nowhere/kit.zip")
+    assert nowhere == "error: nowhere/kit.zip cannot be written: No such file or directory.\n"
     assert kit_pods(objects) == []

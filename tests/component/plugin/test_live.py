@@ -1,4 +1,4 @@
-"""What is still there, asked of a real API server."""
+"""The command ``live``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 
 import pytest
 
-from tests.component.operator_harness import training_job
+from testing.samples import training_job
 from tests.component.plugin.conftest import Objects, Plugin
 
 
 @pytest.mark.feature("O5")
-def test_running_pods_and_waiting_jobs_are_listed_and_an_empty_namespace_says_so(
-    bloomery: Plugin, objects: Objects
-) -> None:
+def test_running_pods_and_waiting_jobs_are_listed(bloomery: Plugin, objects: Objects) -> None:
     before = bloomery("live")
     objects.create(training_job())
     labels = {

@@ -1,4 +1,4 @@
-"""What a service says of people's pictures, asked through the real model server."""
+"""The command ``predict`` with the real model server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READY = condition("Ready", "True", "Serving", "Answering.")
 
 @pytest.fixture(scope="module")
 def guarded(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:  # noqa: F811
-    """A server that wants a key."""
+    """A server that needs an API key."""
     keys = tmp_path_factory.mktemp("keys")
     for name, key in (("default", KEY), ("other", KEY_OF_ANOTHER_SCRIPT)):
         (keys / name).write_text(hashlib.sha256(key.encode()).hexdigest())
@@ -38,24 +38,26 @@ def guarded(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def colours(objects: Objects, guarded: Server) -> None:
-    """A service of that server, as the operator reports it."""
+    """A service with that server's address in its status."""
     publish(objects, guarded.url)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Iterator[dict[str, Path]]:
-    """A picture of each colour, and one that is none."""
+    """An image of each colour, and a file that is not an image."""
     files = {"red.png": picture(RED), "green.png": picture(GREEN), "blue.png": picture(BLUE), "text.png": b"no picture"}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     yield {name: Path(name) for name in files}
 
 
-def publish(objects: Objects, url: str, *, key: str = KEY, ready: int = 1, said: Mapping[str, str] = READY) -> None:
+def publish(
+    objects: Objects, url: str, *, key: str = KEY, ready: int = 1, ready_condition: Mapping[str, str] = READY
+) -> None:
     variant = {"name": "v1", "weight": 100, "replicas": 1, "ready": ready, "revision": "colours--v1-12345678"}
     spec = {"variants": [{"name": "v1", "weight": 100, "model": {"uri": "s3://models/colours"}}]}
     manifest = {"apiVersion": "bloomery.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "colours"}}
-    status = {"url": url, "apiKeySecret": "colours-api-key", "variants": [variant], "conditions": [said]}
+    status = {"url": url, "apiKeySecret": "colours-api-key", "variants": [variant], "conditions": [ready_condition]}
     objects.create(manifest | {"spec": spec}, status)
     data = {"default": base64.b64encode(key.encode()).decode()}
     objects.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "colours-api-key"}, "data": data})
@@ -68,7 +70,7 @@ def labels(stdout: str) -> list[tuple[str, str]]:
 
 @pytest.mark.feature("O5")
 @pytest.mark.usefixtures("colours")
-def test_a_picture_is_answered_with_scores_in_bars(bloomery: Plugin, pictures: dict[str, Path]) -> None:
+def test_scores_are_shown_with_bars(bloomery: Plugin, pictures: dict[str, Path]) -> None:
     ended = bloomery("predict", "colours", "green.png")
 
     assert ended.returncode == 0, ended.stderr
@@ -82,7 +84,7 @@ def test_a_picture_is_answered_with_scores_in_bars(bloomery: Plugin, pictures: d
 
 @pytest.mark.feature("O5")
 @pytest.mark.usefixtures("colours")
-def test_more_than_ten_pictures_are_answered_in_their_order(bloomery: Plugin, pictures: dict[str, Path]) -> None:
+def test_more_than_ten_images_keep_their_order(bloomery: Plugin, pictures: dict[str, Path]) -> None:
     names = ["red.png", "green.png", "blue.png"] * 7
 
     ended = bloomery("predict", "colours", *names, "-o", "json")
@@ -93,9 +95,7 @@ def test_more_than_ten_pictures_are_answered_in_their_order(bloomery: Plugin, pi
 
 @pytest.mark.feature("O5")
 @pytest.mark.usefixtures("colours")
-def test_a_picture_that_is_none_is_told_in_the_services_words_and_the_others_are_answered(
-    bloomery: Plugin, pictures: dict[str, Path]
-) -> None:
+def test_file_that_is_not_an_image_does_not_stop_others(bloomery: Plugin, pictures: dict[str, Path]) -> None:
     ended = bloomery("predict", "colours", "red.png", "text.png")
     alone = bloomery("predict", "colours", "text.png", "-o", "json")
 
@@ -106,7 +106,7 @@ def test_a_picture_that_is_none_is_told_in_the_services_words_and_the_others_are
 
 
 @pytest.mark.feature("O5")
-def test_a_wrong_key_is_told_in_the_services_words(
+def test_wrong_key_gets_services_message(
     bloomery: Plugin, objects: Objects, guarded: Server, pictures: dict[str, Path]
 ) -> None:
     publish(objects, guarded.url, key="another")
@@ -118,9 +118,7 @@ def test_a_wrong_key_is_told_in_the_services_words(
 
 
 @pytest.mark.feature("O5")
-def test_a_key_may_be_of_any_script(
-    bloomery: Plugin, objects: Objects, guarded: Server, pictures: dict[str, Path]
-) -> None:
+def test_key_may_use_any_script(bloomery: Plugin, objects: Objects, guarded: Server, pictures: dict[str, Path]) -> None:
     publish(objects, guarded.url, key=KEY_OF_ANOTHER_SCRIPT)
 
     ended = bloomery("predict", "colours", "red.png", "-o", "json")
@@ -131,22 +129,22 @@ def test_a_key_may_be_of_any_script(
 
 @pytest.mark.feature("O5")
 @pytest.mark.parametrize("url", ["http://colours.demo.svc", "http://127.0.0.1:9", "{server}/of/somebody/else"])
-def test_where_no_address_leads_to_it_kubectl_is_asked_for_a_way(
+def test_unreachable_address_falls_back_to_port_forward(
     bloomery: Plugin, objects: Objects, guarded: Server, pictures: dict[str, Path], url: str
 ) -> None:
     publish(objects, url.format(server=guarded.url))
 
     ended = bloomery("predict", "colours", "red.png")
 
-    # The way itself needs a kubelet; that it was asked for shows in what is missing.
+    # A port-forward needs a kubelet; the error shows that the plugin tried it.
     assert ended.returncode == 1
     assert ended.stderr == 'error: services "colours--v1-12345678" not found\n'
 
 
 @pytest.mark.feature("O5")
-def test_a_service_that_does_not_answer_says_why(bloomery: Plugin, objects: Objects, pictures: dict[str, Path]) -> None:
+def test_service_without_ready_pods_says_why(bloomery: Plugin, objects: Objects, pictures: dict[str, Path]) -> None:
     stopped = condition("Ready", "False", "Stopped", "spec.stopped is true.")
-    publish(objects, "http://127.0.0.1:9", ready=0, said=stopped)
+    publish(objects, "http://127.0.0.1:9", ready=0, ready_condition=stopped)
 
     ended = bloomery("predict", "colours", "red.png")
 
@@ -155,12 +153,12 @@ def test_a_service_that_does_not_answer_says_why(bloomery: Plugin, objects: Obje
 
 @pytest.mark.feature("O5")
 @pytest.mark.usefixtures("colours")
-def test_mistakes_are_named(bloomery: Plugin, pictures: dict[str, Path]) -> None:
-    def said(*words: str) -> str:
+def test_wrong_arguments_are_named(bloomery: Plugin, pictures: dict[str, Path]) -> None:
+    def error_of(*words: str) -> str:
         ended = bloomery("predict", *words)
         assert ended.returncode == 1
         return ended.stderr
 
-    assert said("colours", "gone.png") == "error: gone.png can not be read: No such file or directory.\n"
-    assert said("colours", "red.png", "--variant=v2") == "error: colours has no variant v2: it has v1.\n"
-    assert said("paints", "red.png").startswith("error: There is no InferenceService 'paints' in this namespace")
+    assert error_of("colours", "gone.png") == "error: gone.png cannot be read: No such file or directory.\n"
+    assert error_of("colours", "red.png", "--variant=v2") == "error: colours has no variant v2: it has v1.\n"
+    assert error_of("paints", "red.png").startswith("error: There is no InferenceService 'paints' in this namespace")

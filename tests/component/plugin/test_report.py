@@ -1,4 +1,4 @@
-"""Reports on trainings and Datasets, out of a real MLflow server."""
+"""The command ``report`` with a real MLflow server."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from testing.samples import dataset, training_job
 from tests.component.mlflow.conftest import (  # noqa: F401 - pytest finds the fixtures here
     MlflowServer,
     mlflow_program,
     new_server,
     shared_server,
 )
-from tests.component.operator_harness import dataset, training_job
 from tests.component.plugin.conftest import Objects, Plugin
 
 TRAINING, IMAGES = "<h1>How good 花 is</h1>", "<h1>What is in 花</h1>"
@@ -22,7 +22,7 @@ VERSION = "a" * 64
 
 @pytest.fixture
 def reported(objects: Objects, shared_server: MlflowServer) -> None:  # noqa: F811
-    """A job and a Dataset of the same experiment, with their reports where the trainer puts them."""
+    """A job and a Dataset of the same experiment, with the reports that the trainer logs."""
     client = shared_server.client()
     experiment = client.create_experiment(f"{objects.namespace}/flowers")
     runs = {}
@@ -39,10 +39,10 @@ def reported(objects: Objects, shared_server: MlflowServer) -> None:  # noqa: F8
 
 @pytest.mark.feature("O5")
 @pytest.mark.usefixtures("reported")
-def test_reports_are_saved_opened_and_missed_in_words(bloomery: Plugin, objects: Objects, tmp_path: Path) -> None:
+def test_reports_are_saved_printed_and_opened(bloomery: Plugin, objects: Objects, tmp_path: Path) -> None:
     saved = bloomery("report", "flowers", "-o", "report.html")
     printed = bloomery("report", "dset/flowers", "-o", "-")
-    # A browser that only says what it was asked to open.
+    # This browser only prints the URL.
     opened = bloomery("report", "tj/flowers", BROWSER="echo %s")
     objects.create(training_job("early"))
     objects.create(
@@ -57,12 +57,12 @@ def test_reports_are_saved_opened_and_missed_in_words(bloomery: Plugin, objects:
     assert Path(address.removeprefix("file://")).read_text(encoding="utf-8") == TRAINING
     Path(address.removeprefix("file://")).unlink()
     assert early.stderr == "error: MLflow has no report of early: it has not been made yet.\n"
-    assert "s3://store/models/old/report.html is where it lies in the store" in gone.stderr
+    assert "the store has it at s3://store/models/old/report.html" in gone.stderr
 
 
 @pytest.mark.feature("O5")
 @pytest.mark.usefixtures("reported")
-def test_the_secret_is_the_one_that_the_training_used(bloomery: Plugin, objects: Objects) -> None:
+def test_secret_of_the_trainings_job_is_used(bloomery: Plugin, objects: Objects) -> None:
     copy = objects.get("secret", "bloomery-storage")
     objects.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ours"}, "data": copy["data"]})
     done = objects.server.kubectl("delete", "secret", "bloomery-storage", "-n", objects.namespace)
@@ -80,7 +80,7 @@ def test_the_secret_is_the_one_that_the_training_used(bloomery: Plugin, objects:
 
 
 @pytest.mark.feature("O5")
-def test_what_is_missing_is_named(bloomery: Plugin, objects: Objects) -> None:
+def test_missing_secret_report_and_server_are_named(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(), {"mlflow": {"runId": "1"}})
 
     no_secret = bloomery("report", "flowers")

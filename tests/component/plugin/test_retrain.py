@@ -1,16 +1,16 @@
-"""A training done again: a new job of the old one's spec, as the API server takes it."""
+"""The command ``retrain``."""
 
 from __future__ import annotations
 
 import pytest
 import yaml
 
-from tests.component.operator_harness import training_job
+from testing.samples import training_job
 from tests.component.plugin.conftest import Objects, Plugin
 
 
 @pytest.mark.feature("O5")
-def test_an_old_job_becomes_a_new_one_with_changes(bloomery: Plugin, objects: Objects) -> None:
+def test_new_job_is_created_with_changes(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(), {"phase": "Complete"})
 
     first = bloomery("retrain", "flowers", "--set=preset=resnet50", "--set=hyperparameters.epochs=30")
@@ -19,14 +19,14 @@ def test_an_old_job_becomes_a_new_one_with_changes(bloomery: Plugin, objects: Ob
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout == "flowers-2 is made from flowers; kubectl bloomery follow flowers-2 shows it.\n"
     assert second.stdout.startswith("flowers-3 is made from flowers")
-    made = objects.get("trainingjob", "flowers-2")
-    assert (made["spec"]["preset"], made["spec"]["hyperparameters"]["epochs"]) == ("resnet50", 30)
-    assert made["spec"]["output"]["registeredModel"] == "flowers"
-    assert made["spec"]["datasets"] == objects.get("trainingjob", "flowers")["spec"]["datasets"]
+    new = objects.get("trainingjob", "flowers-2")
+    assert (new["spec"]["preset"], new["spec"]["hyperparameters"]["epochs"]) == ("resnet50", 30)
+    assert new["spec"]["output"]["registeredModel"] == "flowers"
+    assert new["spec"]["datasets"] == objects.get("trainingjob", "flowers")["spec"]["datasets"]
 
 
 @pytest.mark.feature("O5")
-def test_a_dry_run_prints_what_could_be_applied_and_makes_nothing(bloomery: Plugin, objects: Objects) -> None:
+def test_dry_run_prints_manifest_and_creates_nothing(bloomery: Plugin, objects: Objects) -> None:
     objects.create(training_job(displayName="花"))
 
     ended = bloomery("retrain", "flowers", "--name=tulips", "--dry-run")
@@ -40,19 +40,19 @@ def test_a_dry_run_prints_what_could_be_applied_and_makes_nothing(bloomery: Plug
 
 @pytest.mark.feature("O5")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("preset=resnet5", 'Unsupported value: "resnet5"'),
         ("hyperparameters.epoch=3", 'unknown field "spec.hyperparameters.epoch"'),
         ("hyperparameters.maxSteps=10", "epochs"),
     ],
 )
-def test_what_the_api_server_refuses_is_told_in_its_words(
-    bloomery: Plugin, objects: Objects, change: str, said: str
+def test_rejected_change_gets_api_servers_message(
+    bloomery: Plugin, objects: Objects, change: str, message: str
 ) -> None:
     objects.create(training_job())
 
     ended = bloomery("retrain", "flowers", f"--set={change}")
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: ") and said in ended.stderr and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("error: ") and message in ended.stderr and "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""Weights as far as an API server goes: what is asked of it, and what is said where no pod stores them."""
+"""The command ``weights`` without nodes: its pod, and its errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.component.operator_harness import eventually
+from testing.waiting import eventually
 from tests.component.plugin.conftest import Objects, Plugin
 
 IMAGE = "registry.example.com/bloomery/trainer:2"
@@ -49,7 +49,7 @@ def weights_pods(objects: Objects) -> list[dict[str, Any]]:
 
 
 @pytest.mark.feature("T19")
-def test_push_whose_pod_does_not_start_says_why_and_leaves_nothing(
+def test_pod_that_does_not_start_is_reported_and_deleted(
     bloomery: Plugin, objects: Objects, release: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.pt").write_bytes(b"weights")
@@ -68,9 +68,7 @@ def test_push_whose_pod_does_not_start_says_why_and_leaves_nothing(
 
 
 @pytest.mark.feature("O3")
-def test_pod_that_stores_weights_is_restricted(
-    bloomery: Plugin, objects: Objects, release: str, tmp_path: Path
-) -> None:
+def test_weights_pod_is_restricted(bloomery: Plugin, objects: Objects, release: str, tmp_path: Path) -> None:
     label = ("label", "namespace", objects.namespace, "pod-security.kubernetes.io/enforce=restricted")
     assert objects.server.kubectl(*label).returncode == 0
 
@@ -84,33 +82,33 @@ def test_pod_that_stores_weights_is_restricted(
 
 @pytest.mark.feature("T19")
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("mine.onnx", b"x", "mine.onnx is no file of weights: its name must end in .pt, .pth, .safetensors."),
         ("mine.pt", b"", "mine.pt is empty."),
-        ("my weights.pt", b"x", "'my weights.pt' can not be stored: rename it"),
+        ("my weights.pt", b"x", "'my weights.pt' cannot be stored: rename it"),
     ],
 )
-def test_file_that_holds_no_weights_is_refused_without_a_pod(
-    bloomery: Plugin, objects: Objects, tmp_path: Path, name: str, content: bytes, words: str
+def test_file_without_weights_is_rejected_without_a_pod(
+    bloomery: Plugin, objects: Objects, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     refused = bloomery("weights", "push", name, "--preset=resnet18")
-    assert (refused.returncode, refused.stderr.startswith(f"error: {words}")) == (1, True), refused.stderr
+    assert (refused.returncode, refused.stderr.startswith(f"error: {message}")) == (1, True), refused.stderr
     assert weights_pods(objects) == []
 
 
-def test_mistakes_of_a_push_are_named(bloomery: Plugin, objects: Objects, release: str, tmp_path: Path) -> None:
+def test_wrong_arguments_of_push_are_named(bloomery: Plugin, objects: Objects, release: str, tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).write_bytes(b"weights")
 
-    def said(*words: str) -> str:
+    def error_of(*words: str) -> str:
         ended = bloomery("weights", "push", *words)
         assert ended.returncode == 1
         return ended.stderr
 
-    assert said("gone.pt", "--preset=resnet18") == "error: gone.pt can not be read: No such file or directory.\n"
-    assert said("a.pt", "b.pt", "--preset=resnet18").startswith("error: --preset is for one file")
-    nowhere = said("a.pt", "--preset=resnet18", f"--release-namespace={objects.namespace}")
+    assert error_of("gone.pt", "--preset=resnet18") == "error: gone.pt cannot be read: No such file or directory.\n"
+    assert error_of("a.pt", "b.pt", "--preset=resnet18").startswith("error: --preset is for one file")
+    nowhere = error_of("a.pt", "--preset=resnet18", f"--release-namespace={objects.namespace}")
     assert nowhere.startswith(f"error: There is no operator in {objects.namespace}; name the namespace of the chart")
     assert weights_pods(objects) == []

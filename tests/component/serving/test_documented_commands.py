@@ -11,7 +11,7 @@ import pytest
 
 from tests.component.serving.conftest import BLUE, RED, StartServer, picture
 from tests.component.serving.test_keys import KEY, write_key
-from tests.documents import Block, run_by
+from tools.docs_blocks import Block, run_by
 
 
 @pytest.mark.feature("S3")

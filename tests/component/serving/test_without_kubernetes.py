@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.component.serving.conftest import GREEN, Server, picture
-from tests.documents import run_by
+from tools.docs_blocks import run_by
 
 
 @pytest.mark.feature("S3")

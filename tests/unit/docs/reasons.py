@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.documents import ROOT
+from tools.docs_blocks import ROOT
 
 SOURCES = ("operator/src", "trainer-image/src", "serving-image/src")
 

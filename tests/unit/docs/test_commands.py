@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.documents import ROOT, Block, blocks, pages
+from tools.docs_blocks import ROOT, Block, blocks, pages
 
 COMMANDS = [block for page in pages() for block in blocks(page) if block.language in ("sh", "bash", "console")]
 FENCES = ("```sh", "```bash", "```console")
@@ -14,7 +14,7 @@ FENCES = ("```sh", "```bash", "```console")
 def test_each_block_of_commands_is_marked(block: Block) -> None:
     assert block.is_marked, (
         f"{block.place}: put '<!-- run by TEST -->', '<!-- shown by TEST: what differs -->' or '<!-- not run: why -->' "
-        "on the line before the block; tests/documents.py says what they mean"
+        "on the line before the block; tools/docs_blocks.py says what they mean"
     )
 
 

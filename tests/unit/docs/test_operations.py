@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bloomery_operator.telemetry import Telemetry
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
-from tests.documents import ROOT
+from tools.docs_blocks import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")

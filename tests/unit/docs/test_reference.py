@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import reference
+from tools import reference
 
 TEXT = reference.PAGE.read_text(encoding="utf-8")
 
@@ -30,9 +30,7 @@ def test_every_field_and_every_sentence_of_a_refusal_is_on_the_page(path: Any) -
 
 
 def test_a_field_that_is_final_is_marked() -> None:
-    assert all(
-        line.endswith("*Can not be changed.* |") for line in TEXT.splitlines() if line.startswith("| `preset` |")
-    )
+    assert all(line.endswith("*Cannot be changed.* |") for line in TEXT.splitlines() if line.startswith("| `preset` |"))
 
 
 def fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.documents import ROOT
 from tests.unit.docs.reasons import reasons
+from tools.docs_blocks import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]

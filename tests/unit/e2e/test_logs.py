@@ -9,8 +9,8 @@ import pytest
 from pythonjsonlogger.json import JsonFormatter
 
 from dev import demo
+from testing.dev_cluster import Kubectl, eventually
 from tests.e2e.logs import Logs, alarms
-from tests.e2e.support import Kubectl, eventually
 
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 KUBECTL = """#!/bin/sh

@@ -1,4 +1,4 @@
-"""The plugin as people start it: a process with words, an exit code and two outputs."""
+"""Fixtures that run the plugin as a process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ Pictures = Callable[..., Path]
 def bloomery(tmp_path: Path) -> Bloomery:
     """Run the plugin in an empty folder; ``without`` names packages that are not installed there."""
 
-    def run(*words: str | Path, without: tuple[str, ...] = (), **environment: str) -> Run:
+    def run(*args: str | Path, without: tuple[str, ...] = (), **environment: str) -> Run:
         hidden = "".join(f"sys.modules[{name!r}] = None; " for name in without)
         program = f"import sys; {hidden}from kubectl_bloomery.main import main; main()"
-        known = os.environ | {"COLUMNS": "120", "TERM": "dumb"} | environment
-        command = [sys.executable, "-c", program, *map(str, words)]
-        return subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        process_environment = os.environ | {"COLUMNS": "120", "TERM": "dumb"} | environment
+        command = [sys.executable, "-c", program, *map(str, args)]
+        return subprocess.run(
+            command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
 
     return run
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Pictures:
-    """Write a folder of pictures: so many of each class, each of another colour."""
+    """Write a folder with a number of images for each class, all of different colours."""
 
     def write(folder: str = "pictures", *, size: tuple[int, int] = (40, 40), **classes: int) -> Path:
         for number, (name, count) in enumerate(classes.items()):

@@ -8,7 +8,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from tests.e2e.support import Kubectl
+from testing.dev_cluster import Kubectl
 from tests.soak.gauges import Watched, orphans
 
 SAMPLES = 40

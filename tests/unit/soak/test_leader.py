@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import create_autospec
 
-from tests.e2e.support import Kubectl
+from testing.dev_cluster import Kubectl
 from tests.soak.gauges import leader
 
 FIRST, SECOND = "bloomery-operator-a", "bloomery-operator-b"

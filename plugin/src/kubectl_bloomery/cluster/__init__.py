@@ -1,0 +1,1 @@
+"""Access to the cluster: kubectl, Bloomery's objects, and the servers behind them."""

@@ -1,0 +1,64 @@
+"""Manifest of the pod that packs an offline kit."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from kubectl_bloomery.cluster.kubectl import Manifest
+from kubectl_bloomery.cluster.temporary_pod import LIFETIME_SECONDS
+
+_COPIED_POD_FIELDS = ("securityContext", "imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
+_COPIED_CONTAINER_FIELDS = ("env", "envFrom", "imagePullPolicy", "securityContext")
+_RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+
+
+def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str, Any]:
+    """Build a pod that sleeps until a kit is packed in it, with the rights and credentials of the serving pods.
+
+    Args:
+        owner: the InferenceService; the pod is deleted with it at the latest.
+        deployment: the Deployment whose pods serve the model.
+        image: the image that packs kits.
+    """
+    template = deployment["spec"]["template"]["spec"]
+    server = template["containers"][0]
+    container = {
+        "name": "kit",
+        "image": image,
+        "command": ["sleep", str(LIFETIME_SECONDS)],
+        "resources": _RESOURCES,
+        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _build_metadata(owner),
+        "spec": {key: template[key] for key in _COPIED_POD_FIELDS if key in template}
+        | {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": LIFETIME_SECONDS,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [container | {key: server[key] for key in _COPIED_CONTAINER_FIELDS if key in server}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}],
+        },
+    }
+
+
+def _build_metadata(owner: Manifest) -> dict[str, Any]:
+    metadata = owner["metadata"]
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+    }
+    return {
+        # The random suffix allows two people to fetch kits at the same time.
+        "name": f"{metadata['name']}-kit-{secrets.token_hex(3)}",
+        "namespace": metadata["namespace"],
+        "labels": {"app.kubernetes.io/name": "kit", "app.kubernetes.io/instance": metadata["name"]},
+        "ownerReferences": [reference],
+    }

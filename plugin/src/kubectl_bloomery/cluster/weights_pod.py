@@ -1,0 +1,54 @@
+"""Manifest of the pod that lists weights in the store and adds files to them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from kubectl_bloomery.cluster.installation import Installation
+from kubectl_bloomery.cluster.temporary_pod import LIFETIME_SECONDS
+
+_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}
+_USER_ID = 10001
+
+
+def build_weights_pod(installation: Installation) -> dict[str, Any]:
+    """Build a pod of the trainer's image that sleeps until a command runs in it, with the store's keys."""
+    container = {
+        "name": "weights",
+        "image": installation.trainer_image,
+        "imagePullPolicy": installation.pull_policy,
+        "command": ["sleep", str(LIFETIME_SECONDS)],
+        "envFrom": [{"secretRef": {"name": installation.storage_secret}}],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": _RESOURCES,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+    }
+    labels = {"app.kubernetes.io/name": "weights", "app.kubernetes.io/instance": installation.release}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        # The random suffix allows two people to push at the same time.
+        "metadata": {"name": f"bloomery-weights-{secrets.token_hex(3)}", "labels": labels},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": LIFETIME_SECONDS,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _USER_ID,
+                "runAsGroup": _USER_ID,
+                "fsGroup": _USER_ID,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [{"name": "scratch", "emptyDir": {}}],
+        },
+    }

@@ -1,0 +1,160 @@
+"""The chart's NetworkPolicies, as golden YAML: the network of the tests' cluster enforces none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bloomery_operator.resources import prepare, tensorboard, train
+from bloomery_operator.resources.jobs import PROGRESS_PORT, build_job
+from bloomery_operator.resources.serve import METRICS_PORT, PORT, ServedModel, build_deployment
+from tests.component.chart.rendering import (
+    GUARDED,
+    GUARDED_IN_DETAIL,
+    REPO,
+    Chart,
+    Object,
+    of_kind,
+    pod_templates,
+    selects,
+)
+from tests.unit.operator.samples import dataset, inference_service, settings, training_job
+
+GOLDEN = REPO / "tests" / "golden"
+HERE = "default"
+
+
+@pytest.fixture(scope="module")
+def chart(program: Callable[[str], Path]) -> Chart:
+    return Chart(program("helm"))
+
+
+@pytest.fixture(scope="module")
+def policies(chart: Chart) -> dict[str, Object]:
+    return of_kind(chart.render(GUARDED), "NetworkPolicy")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("chart-network", GUARDED), ("chart-network-detailed", GUARDED_IN_DETAIL)]
+)
+def test_policies_are_as_reviewed(request: pytest.FixtureRequest, chart: Chart, name: str, values: Any) -> None:
+    manifests = of_kind(chart.render(values), "NetworkPolicy").values()
+    for manifest in manifests:
+        del manifest["metadata"]["labels"]
+    text = yaml.safe_dump_all(manifests, sort_keys=False, width=120)
+    path = GOLDEN / f"{name}.yaml"
+    # The flag is of tests/unit/operator: name that folder, too, to write anew.
+    if request.config.getoption("--regen-golden", default=False):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{path.name} differs: --regen-golden, and review the diff"
+
+
+def test_there_are_none_unless_they_are_asked_for(chart: Chart) -> None:
+    assert not of_kind(chart.render({}), "NetworkPolicy")
+
+
+def test_every_pod_of_the_chart_has_a_policy(chart: Chart) -> None:
+    manifests = chart.render(GUARDED)
+    policies = of_kind(manifests, "NetworkPolicy")
+    for name, template in pod_templates(manifests):
+        assert guarding(policies, template["metadata"]["labels"], "bloomery-system"), name
+
+
+def children() -> dict[str, dict[str, str]]:
+    """The labels of the pods that the operator makes, by their role."""
+    service = inference_service()
+    served = build_deployment(
+        service, service.spec.variants[0], ServedModel(uri="s3://bloomery/model"), settings(), replicas=1
+    )
+    training, preparation = training_job(), dataset()
+    board, _ = tensorboard.build_tensorboard(training, settings())
+    task = train.build_task(training, [], None, settings())
+    jobs = (
+        build_job(preparation, prepare.build_task(preparation, settings()), settings()),
+        build_job(training, task, settings()),
+        build_job(training, train.build_register_task(training, "hash"), settings()),
+    )
+    labels = [manifest["spec"]["template"]["metadata"]["labels"] for manifest in (served, board, *jobs)]
+    return {label["app.kubernetes.io/name"]: label for label in labels}
+
+
+CHILDREN = children()
+
+
+def guarding(policies: dict[str, Object], labels: dict[str, str], namespace: str) -> set[str]:
+    """The names of the policies that select a pod."""
+    return {
+        policy["metadata"]["name"]
+        for policy in policies.values()
+        if policy["metadata"]["namespace"] == namespace and selects(policy["spec"]["podSelector"], labels)
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    {
+        "prepare": {"training"},
+        "register": {"training"},
+        "serve": {"serving"},
+        "tensorboard": {"tensorboard"},
+        "train": {"training", "peers"},
+    }.items(),
+)
+def test_the_operators_pods_are_denied_all_but_what_their_role_needs(
+    policies: dict[str, Object], role: str, names: set[str]
+) -> None:
+    assert guarding(policies, CHILDREN[role], HERE) == {f"bloomery-{name}" for name in names | {"deny"}}
+    assert policies[f"{HERE}/bloomery-deny"]["spec"].keys() == {"podSelector", "policyTypes"}
+
+
+def test_store_and_mlflow_take_all_of_the_operators_pods_and_kits(policies: dict[str, Object]) -> None:
+    for part in ("storage", "mlflow"):
+        (rule,) = policies[f"bloomery-system/bloomery-{part}"]["spec"]["ingress"]
+        workers = next(peer for peer in rule["from"] if peer["namespaceSelector"] == {})
+        for labels in (*CHILDREN.values(), {"app.kubernetes.io/name": "kit"}):
+            assert selects(workers["podSelector"], labels)
+
+
+def test_ports_are_those_that_the_pods_listen_on(policies: dict[str, Object]) -> None:
+    def ports(name: str) -> set[int]:
+        rules = policies[f"{HERE}/bloomery-{name}"]["spec"]["ingress"]
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    assert ports("training") == {PROGRESS_PORT}
+    assert ports("serving") == {PORT, METRICS_PORT}
+
+
+def test_training_pods_reach_public_https_but_no_private_network_and_no_cloud_metadata(
+    policies: dict[str, Object],
+) -> None:
+    rules = policies[f"{HERE}/bloomery-training"]["spec"]["egress"]
+    (public,) = [rule for rule in rules if any("ipBlock" in peer for peer in rule.get("to", []))]
+    assert public["ports"] == [{"port": 443}]
+    assert {"10.0.0.0/8", "169.254.0.0/16"} <= set(public["to"][0]["ipBlock"]["except"])
+
+
+def test_policies_go_where_the_operator_works(chart: Chart) -> None:
+    def namespaces(values: dict[str, Any]) -> set[str]:
+        found = of_kind(chart.render(values), "NetworkPolicy")
+        return {name.split("/")[0] for name in found if name.endswith("-deny")}
+
+    assert namespaces({**GUARDED, "namespaces": ["team-a", "team-b"]}) == {"team-a", "team-b"}
+    assert namespaces({**GUARDED, "storage": {"secretNamespaces": ["team-c"]}}) == {"team-c"}
+    assert namespaces({"networkPolicy": {"enabled": True, "namespaces": ["team-d"]}}) == {"team-d"}
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    {
+        "postgresql+psycopg2://u:p@db:6543/mlflow": 6543,
+        "postgresql://u:p@db/mlflow": 5432,
+        "mysql://db/mlflow": 3306,
+    }.items(),
+)
+def test_mlflow_may_reach_its_databases_port(chart: Chart, url: str, port: int) -> None:
+    policies = of_kind(chart.render({**GUARDED, "mlflow": {"backendStoreUri": url}}), "NetworkPolicy")
+    assert {"ports": [{"port": port}]} in policies["bloomery-system/bloomery-mlflow"]["spec"]["egress"]

@@ -1,0 +1,210 @@
+"""Rollouts of models and weights: steps, judgement by the pods' metrics, and aborts."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from prometheus_client import start_http_server
+
+from bloomery_serving.metrics import Metrics
+from bloomery_serving.settings import Settings
+from testing.kubernetes_api import Manifest, condition_of
+from testing.samples import inference_service, variant
+from testing.simulated_controllers import World
+from testing.waiting import eventually
+
+METRICS_PORT = 9090
+DIGEST = "sha256:" + "d" * 64
+
+
+class Server:
+    """A model server's real counters, at an address of its own."""
+
+    def __init__(self, address: str, metrics: Metrics) -> None:
+        self.address = address
+        self._metrics = metrics
+
+    def answer(self, count: int, *, code: int = 200, seconds: float = 0.05) -> None:
+        """Count requests as if they had been answered."""
+        for _ in range(count):
+            self._metrics.count("/predict", code, "default", seconds)
+
+
+@pytest.fixture
+def servers() -> Iterator[Iterator[Server]]:
+    """Give as many servers as a test takes."""
+    with ExitStack() as stack:
+        yield (_start(stack, number) for number in itertools.count(1))
+
+
+def _start(stack: ExitStack, number: int) -> Server:
+    address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}"
+    metrics = Metrics(Settings(model_uri="s3://models/v1"), digest=DIGEST)
+    server, thread = start_http_server(METRICS_PORT, address, metrics.registry)
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return Server(address, metrics)
+
+
+def rollout(*steps: int, interval: str = "0s", **abort_on: Any) -> Manifest:
+    return {"steps": list(steps), "interval": interval} | ({"abortOn": abort_on} if abort_on else {})
+
+
+def serving(world: World, **fields: Any) -> str:
+    """Make a service whose first model has all the traffic; return its revision."""
+    world.create(inference_service(variants=[variant("v1", 100)], **fields))
+    first = world.revision("flowers", "v1")
+    world.set_ready(first, 1)
+    world.wait_for_weights("flowers", {first: 100})
+    world.accept_route("flowers")
+    return first
+
+
+def replace_model(world: World, first: str, *, model: str = "s3://models/second") -> str:
+    """Ask for another model and let its pods become ready; return its revision."""
+    known = set(world.deployments_of("flowers", "v1"))
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": [variant("v1", 100, model=model)]}})
+    (new,) = eventually(lambda: set(world.deployments_of("flowers", "v1")) - known, "another revision")
+    assert world.weights("flowers")[first] == 100
+    world.set_ready(new, 1)
+    return new
+
+
+def status_of(world: World) -> Manifest:
+    status: Manifest = world.wait_for("inferenceservices", "flowers")["status"]
+    return status
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.usefixtures("operator")
+def test_a_new_model_takes_over_by_the_steps(world: World) -> None:
+    first = serving(world, rollout=rollout(10, 50, interval="3s"))
+    second = replace_model(world, first)
+    world.wait_for_weights("flowers", {first: 90, second: 10})
+    progress = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "True", reason="RollingOut")
+    assert progress["message"].startswith("Step 1 of 2: 10 percent moved")
+    assert condition_of(world.get("inferenceservices", "flowers"), "Ready")["status"] in ("True", "False")
+    world.wait_for_weights("flowers", {first: 50, second: 50})
+    world.wait_for_weights("flowers", {second: 100})
+    world.wait_for("inferenceservices", "flowers", lambda m: not condition_of(m, "Progressing"))
+    assert "rollout" not in status_of(world)
+
+
+@pytest.mark.feature("S8", "S10")
+@pytest.mark.usefixtures("operator")
+def test_new_weights_take_over_by_the_steps(world: World) -> None:
+    variants = [variant("v1", 100), variant("v2", 0)]
+    world.create(inference_service(variants=variants, rollout=rollout(20, interval="3s")))
+    names = {name: world.revision("flowers", name) for name in ("v1", "v2")}
+    for name in names.values():
+        world.set_ready(name, 1)
+    world.wait_for_weights("flowers", {names["v1"]: 100, names["v2"]: 0})
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": [variant("v1", 0), variant("v2", 100)]}})
+    world.wait_for_weights("flowers", {names["v1"]: 80, names["v2"]: 20})
+    assert status_of(world)["traffic"] == "v1=80 v2=20"
+    world.wait_for_weights("flowers", {names["v1"]: 0, names["v2"]: 100})
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.usefixtures("operator")
+def test_errors_put_all_weight_back_and_the_condition_says_the_numbers(world: World, servers: Iterator[Server]) -> None:
+    first = serving(world, rollout=rollout(10, interval="1s", errorRate=0.02, minRequests=50))
+    old, new = next(servers), next(servers)
+    world.run_server(first, ip=old.address)
+    second = replace_model(world, first)
+    world.run_server(second, ip=new.address)
+    world.wait_for_weights("flowers", {first: 90, second: 10})
+
+    def waits(service: Manifest) -> bool:
+        return "waits for 0 of 50 requests" in service["status"].get("rollout", {}).get("message", "")
+
+    world.wait_for("inferenceservices", "flowers", waits)
+    old.answer(450)
+    new.answer(45)
+    new.answer(5, code=500)
+    aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+    assert aborted["message"] == (
+        "Aborted at 10 percent, after 50 requests: 10.0% of them failed, and 0.0% of the 450 to what is replaced; "
+        "2.0% more is allowed."
+    )
+    world.wait_for_weights("flowers", {first: 100, second: 0})
+    world.accept_route("flowers")
+    ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="RolloutAborted")
+    assert ready["message"] == aborted["message"]
+    events = {e["message"] for e in world.list("events") if e["reason"] == "RolloutAborted" and e["type"] == "Warning"}
+    assert events == {aborted["message"]}
+    # Another spec is another try.
+    world.patch("inferenceservices", "flowers", {"spec": {"rollout": {"abortOn": {"errorRate": 0.5}}}})
+    world.wait_for_weights("flowers", {first: 90, second: 10})
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.usefixtures("operator")
+def test_a_slower_model_is_taken_back(world: World, servers: Iterator[Server]) -> None:
+    first = serving(world, rollout=rollout(50, interval="1s", p99Ratio=1.5, minRequests=20))
+    old, new = next(servers), next(servers)
+    world.run_server(first, ip=old.address)
+    second = replace_model(world, first)
+    world.run_server(second, ip=new.address)
+    world.wait_for_weights("flowers", {first: 50, second: 50})
+    world.wait_for("inferenceservices", "flowers", lambda m: "0 of 20" in m["status"]["rollout"].get("message", ""))
+    old.answer(40, seconds=0.05)
+    new.answer(40, seconds=0.2)
+    aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+    assert "the 99th percentile is" in aborted["message"]
+    world.wait_for_weights("flowers", {first: 100, second: 0})
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.usefixtures("operator")
+def test_a_model_that_fails_to_load_never_gets_traffic(world: World) -> None:
+    first = serving(world, rollout=rollout(10))
+    world.patch("inferenceservices", "flowers", {"spec": {"variants": [variant("v1", 100, model="s3://models/no")]}})
+    both = eventually(lambda: b if len(b := world.deployments_of("flowers", "v1")) == 2 else None, "another revision")
+    (second,) = set(both) - {first}
+    world.set_ready(second, 0)
+    world.wait_for_condition("inferenceservices", "flowers", "VariantsReady", "False")
+    assert world.weights("flowers") == {first: 100}
+    assert "rollout" not in status_of(world)
+
+
+@pytest.mark.feature("S9")
+@pytest.mark.usefixtures("operator")
+def test_a_shadow_gets_copies_and_no_weight(world: World) -> None:
+    variants = [variant("v1", 100), variant("shadow", 0, mirrorPercent=25)]
+    world.create(inference_service(variants=variants))
+    names = {name: world.revision("flowers", name) for name in ("v1", "shadow")}
+    for name in names.values():
+        world.set_ready(name, 1)
+    route = world.wait_for("httproutes", "flowers", lambda r: len(r["spec"]["rules"][-1]["filters"]) == 2)
+    mirror = route["spec"]["rules"][-1]["filters"][-1]["requestMirror"]
+    assert (mirror["backendRef"]["name"], mirror["percent"]) == (names["shadow"], 25)
+    assert world.weights("flowers") == {names["v1"]: 100, names["shadow"]: 0}
+    assert all(len(rule["filters"]) == 1 for rule in route["spec"]["rules"][:-1])
+
+
+@pytest.mark.feature("S12")
+@pytest.mark.usefixtures("operator")
+def test_a_model_without_a_digest_is_pinned_to_the_one_that_its_first_pod_found(
+    world: World, servers: Iterator[Server]
+) -> None:
+    first = serving(world)
+    before = world.wait_for("deployments", first)["metadata"]["generation"]
+    world.run_server(first, ip=next(servers).address)
+    shown = world.wait_for("inferenceservices", "flowers", lambda m: m["status"]["variants"][0].get("digest"))
+    assert shown["status"]["variants"][0]["digest"] == DIGEST
+    assert world.wait_for("configmaps", first)["data"] == {"digest": DIGEST}
+    (told,) = [
+        entry["valueFrom"]["configMapKeyRef"]
+        for entry in world.wait_for("deployments", first)["spec"]["template"]["spec"]["containers"][0]["env"]
+        if entry["name"] == "MODEL_DIGEST"
+    ]
+    assert told == {"name": first, "key": "digest", "optional": True}
+    # No pod restarts for it.
+    assert world.wait_for("deployments", first)["metadata"]["generation"] == before

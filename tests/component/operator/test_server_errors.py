@@ -1,0 +1,205 @@
+"""Servers that answer with errors or not at all: clear messages, and bounded waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from bloomery_operator import registry
+from bloomery_operator.counters import ServerMeter
+from bloomery_operator.progress import ProgressClient
+from bloomery_operator.registry import RegistryClient
+from bloomery_operator.resources.jobs import PROGRESS_PORT
+from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
+from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.status.workload import PodView
+from tests.unit.operator.samples import NOW
+
+pytestmark = pytest.mark.feature("O4")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+VERSION = {"name": "flowers", "version": "3", "tags": [{"key": "bloomery.dev/uri", "value": "s3://models/3"}]}
+
+
+@asynccontextmanager
+async def answering(handler: Handler, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Answer whatever is asked; gives the address."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    try:
+        yield f"http://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def always(text: str, *, status: int = 200, **headers: str) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, content_type="application/json", headers=headers)
+
+    return answer
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"a" * 65536)
+
+
+ODD = {
+    "null": "null",
+    "a number": "3",
+    "a list": "[1]",
+    "nothing": "",
+    "a version without a name": '{"model_version": {"version": "1"}}',
+    "a version that is no number": json.dumps({"model_version": VERSION | {"version": "latest"}}),
+    "tags without a key": json.dumps({"model_version": VERSION | {"tags": [{"value": "v"}]}}),
+    "no version": "{}",
+    "brackets": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_whatever_a_registry_answers_is_said_in_words(text: str) -> None:
+    async def scenario() -> None:
+        async with answering(always(text)) as address, aiohttp.ClientSession() as session:
+            client, environment = RegistryClient(session), {"MLFLOW_TRACKING_URI": address}
+            found = await client.find(environment, "models:/flowers@champion")
+            assert isinstance(found, Verdict)
+            assert found.reason == "RegistryUnreachable"
+            assert found.message.startswith("MLflow could not be asked for models:/flowers@champion: the answer ")
+            assert await client.served(environment, "demo") == []
+
+    asyncio.run(scenario())
+
+
+def test_fields_that_are_null_count_as_not_there() -> None:
+    text = json.dumps({"model_version": VERSION | {"run_id": None, "source": None, "status": None}})
+
+    async def scenario() -> None:
+        async with answering(always(text)) as address, aiohttp.ClientSession() as session:
+            found = await RegistryClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/3")
+            assert found == ServedModel(uri="s3://models/3", name="flowers", version="3")
+
+    asyncio.run(scenario())
+
+
+def test_a_registrys_answer_without_an_end_is_not_read_to_its_end() -> None:
+    async def scenario() -> None:
+        async with answering(endless) as address, aiohttp.ClientSession() as session:
+            found = await RegistryClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
+            assert isinstance(found, Verdict)
+            assert f"longer than {registry.LARGEST_ANSWER} bytes" in found.message
+
+    asyncio.run(scenario())
+
+
+def test_a_registry_leads_the_operator_to_no_other_address() -> None:
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"model_version": VERSION})
+
+    async def scenario() -> None:
+        async with answering(elsewhere) as target, aiohttp.ClientSession() as session:
+            async with answering(always("{}", status=302, Location=target)) as address:
+                found = await RegistryClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
+            assert isinstance(found, Verdict)
+            assert "302 Found: MLFLOW_TRACKING_URI must be the address that it leads to" in found.message
+            assert asked == []
+
+    asyncio.run(scenario())
+
+
+def test_a_registry_that_hangs_is_asked_by_one_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(registry, "_TIMEOUT", aiohttp.ClientTimeout(total=0.5))
+    now, asked, healthy = 100.0, 0, False
+
+    async def hang(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if not healthy:
+            await asyncio.Event().wait()
+        return web.json_response({"model_version": VERSION})
+
+    async def scenario() -> None:
+        nonlocal now, healthy
+        async with answering(hang) as address, aiohttp.ClientSession() as session:
+            client, environment = RegistryClient(session, every=10, clock=lambda: now), {"MLFLOW_TRACKING_URI": address}
+
+            async def find(*numbers: int) -> list[Any]:
+                return await asyncio.gather(*(client.find(environment, f"models:/m{n}@champion") for n in numbers))
+
+            assert "no answer within" in (await find(0))[0].message
+            verdicts = await find(*range(1, 20))
+            assert {verdict.reason for verdict in verdicts} == {"RegistryUnreachable"}
+            assert not await client.tag_served(environment, ("m", "1"), service="demo/flowers", variants="v1")
+            assert asked == 1
+            now += 11
+            await find(*range(20))
+            assert asked == 2, "one finds out for all"
+            now, healthy = now + 11, True
+            assert isinstance((await find(0))[0], ServedModel)
+            assert all(isinstance(found, ServedModel) for found in await find(*range(20)))
+
+    asyncio.run(scenario())
+
+
+def test_events_do_not_each_ask_the_registry_what_an_alias_means() -> None:
+    now, asked = 100.0, 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.json_response({"model_version": VERSION | {"version": asked}})
+
+    async def scenario() -> None:
+        nonlocal now
+        async with answering(answer) as address, aiohttp.ClientSession() as session:
+            client, environment = RegistryClient(session, every=10, clock=lambda: now), {"MLFLOW_TRACKING_URI": address}
+            versions = []
+            for seconds in (0, 5, 4.9, 0.1, 9):
+                now += seconds
+                found = await client.find(environment, "models:/flowers@champion")
+                assert isinstance(found, ServedModel)
+                versions.append(found.version)
+            assert versions == ["1", "1", "1", "2", "2"]
+            other = environment | {"MLFLOW_TRACKING_TOKEN": "another's"}
+            found = await client.find(other, "models:/flowers@champion")
+            assert isinstance(found, ServedModel)
+            assert found.version == "3", "who has other credentials is told what those may know"
+
+    asyncio.run(scenario())
+
+
+def pod(ip: str) -> PodView:
+    """Return a running pod at an address of this machine."""
+    status = {"phase": "Running", "podIP": ip}
+    return PodView.of({"metadata": {"name": "a", "uid": "a"}, "spec": {}, "status": status})
+
+
+@pytest.mark.parametrize("handler", [endless, always("[" * 50_000), always("[1]")], ids=["endless", "nested", "list"])
+def test_pods_that_answer_oddly_tell_nothing(handler: Handler) -> None:
+    ip = "127.66.0.1"
+
+    async def scenario() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with answering(handler, host=ip, port=PROGRESS_PORT):
+                assert await ProgressClient(session, every=1).read(pod(ip)) is None
+            async with answering(handler, host=ip, port=METRICS_PORT):
+                figures = await ServerMeter(session).figures("step", NOW, {"a": [pod(ip)]})
+                assert figures["a"].requests == 0
+
+    asyncio.run(scenario())

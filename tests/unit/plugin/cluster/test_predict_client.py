@@ -1,0 +1,23 @@
+"""The client for predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kubectl_bloomery.cluster.predict_client import predict_images
+from kubectl_bloomery.errors import CommandError
+
+
+@pytest.mark.feature("O5")
+@pytest.mark.parametrize("page", ["<h1>Sign in</h1>", "[]", '{"model": null}'])
+def test_answer_of_another_server_is_an_error(tmp_path: Path, page: str) -> None:
+    (tmp_path / "rose.png").write_bytes(b"a rose")
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=page))
+
+    with httpx.Client(base_url="http://models", transport=transport) as client, pytest.raises(CommandError) as error:
+        list(predict_images(client, [tmp_path / "rose.png"]))
+
+    assert str(error.value) == f"http://models/predict does not answer like a model server: {page}"

@@ -1,0 +1,27 @@
+"""The table of what users can do, and its tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.features import ROWS, read_rows, table
+
+
+def test_every_row_of_the_page_is_read() -> None:
+    rows = read_rows(ROWS.read_text(encoding="utf-8"))
+
+    assert [row for row in rows if row.startswith("D")] == [f"D{n}" for n in range(1, 14)]
+    assert sorted(row for row in rows if row.startswith("T")) == sorted(f"T{n}" for n in range(1, 26))
+
+
+def test_a_row_is_shown_with_its_suites_and_one_without_a_test_says_so() -> None:
+    shown = table({"D1": "train", "D2": "split"}, {"D1": ["tests/unit/a.py::test_x", "tests/e2e/b.py::test_y"]})
+
+    assert "D1   train\n     e2e, unit\n       e2e/b.py::test_y\n       unit/a.py::test_x" in shown
+    assert "D2   split\n     NO TEST" in shown
+
+
+def test_no_row_is_named_twice() -> None:
+    text = Path(ROWS).read_text(encoding="utf-8")
+
+    assert all(text.count(f"| {row} |") == 1 for row in read_rows(text))

@@ -1,0 +1,1 @@
+"""Generators of documentation, and checks of sources and pages that `make` runs."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from bloomery_serving.__main__ import main
+from bloomery_serving.cli import main
 
 sys.exit(main(sys.argv[1:]))

@@ -61,7 +61,7 @@ class Layout:
     """Path of the file that labels.txt is made of."""
 
 
-def provide_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> StoredModel:
+def ensure_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> StoredModel:
     """Have a model's files in ``folder``; they are fetched only where they are not there already.
 
     A container that starts again needs no store for the model that it had. Without a digest the store is asked all the

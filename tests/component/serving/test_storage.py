@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bloomery_serving.errors import ModelError
-from bloomery_serving.storage import StoredModel, provide_model
+from bloomery_serving.storage import StoredModel, ensure_model
 from tests.component.serving.conftest import StartServer, picture, write_model
 
 RUN = {
@@ -41,7 +41,7 @@ def foreign(source: Path) -> Path:
 @pytest.fixture
 def provide(source: Path, tmp_path: Path) -> Provide:
     """Do what a container does when it starts; the folder outlasts it."""
-    return lambda digest="": provide_model(f"file://{source}", tmp_path / "models", digest=digest)
+    return lambda digest="": ensure_model(f"file://{source}", tmp_path / "models", digest=digest)
 
 
 def describe(folder: Path, about: dict[str, object]) -> None:

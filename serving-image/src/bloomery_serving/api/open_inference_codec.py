@@ -1,4 +1,4 @@
-"""How the Open Inference Protocol writes tensors: in JSON, and as binary data behind it.
+"""Decodes requests and encodes answers of the Open Inference Protocol: tensors in JSON, and binary data behind it.
 
 Sources: the protocol's inference_rest.md, version 2, and its extensions binary_tensor_data and classification.
 """
@@ -11,14 +11,15 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from bloomery_model import Tensor
-from bloomery_serving.errors import RequestError, name_fields
+from bloomery_serving.api.errors import RequestError, invalid_request
+from bloomery_serving.api.schemas import InferRequest, InputTensor, RequestedOutput
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.model import Scores
 
@@ -28,47 +29,17 @@ SCORES, LABEL = "scores", "label"
 """The outputs: the probability of each class, and the likeliest class' name."""
 
 JSON_LENGTH = "inference-header-content-length"
-"""The header that says where the JSON ends and binary data begin."""
-EXTENSIONS = ("binary_tensor_data", "classification")
+"""Header with the length of the JSON, behind which binary data begin."""
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_MOST = 8
-"""Of inputs, outputs and dimensions; more than there are, so that a few too many are told of in our words, but so few
-that a request full of them is no burden."""
 _LENGTH = struct.Struct("<I")
 _SPARE_COMMAS = 10_000
-"""Commas that a request may have besides those between its numbers."""
-
-
-class InputTensor(BaseModel):
-    """One input of a request; ``data`` is left out where they are binary."""
-
-    name: str
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=_MOST)]
-    datatype: str
-    parameters: dict[str, Any] = {}
-    data: list[Any] | None = None
-
-
-class RequestedOutput(BaseModel):
-    """One output that a request asks for."""
-
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class InferRequest(BaseModel):
-    """A request to infer; without ``outputs`` all are given."""
-
-    id: str | None = None
-    parameters: dict[str, Any] = {}
-    inputs: Annotated[list[InputTensor], Field(max_length=_MOST)]
-    outputs: Annotated[list[RequestedOutput], Field(max_length=_MOST)] = []
+"""Commas that a request may have beside those between its numbers."""
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a request may hold at most: images, and the pixels of a tensor's side."""
+class RequestLimits:
+    """The largest request: its images, and the pixels of a tensor's side."""
 
     images: int
     side: int
@@ -76,17 +47,17 @@ class Expected:
 
 @dataclass(frozen=True)
 class Output:
-    """How one output is to be given."""
+    """The form in which one output is sent."""
 
     name: str
     binary: bool = False
-    best: int = 0
-    """How many of the likeliest classes to name in its place; 0 gives the tensor itself."""
+    top_k: int = 0
+    """Number of the likeliest classes to name in its place; 0 sends the tensor itself."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request that was understood: files of images or tensors, never both."""
+class InferenceRequest:
+    """A decoded request: files of images or tensors, never both."""
 
     files: Sequence[ImageFile] = ()
     tensors: Sequence[Tensor] = ()
@@ -94,41 +65,43 @@ class Question:
     id: str | None = None
 
 
-def read_request(body: bytes, json_length: str | None, expected: Expected) -> Question:
-    """Understand a request's body.
+def decode_request(body: bytes, json_length: str | None, limits: RequestLimits) -> InferenceRequest:
+    """Decode a request's body.
 
     Args:
-        json_length: the header JSON_LENGTH; None where the whole body is JSON, 0 where it is one image.
+        body: the whole of it.
+        json_length: the header JSON_LENGTH; None if the whole body is JSON, 0 if it is one image.
+        limits: of the request.
 
     Raises:
-        RequestError: something in it is not as it must be; says what, and what would be right.
+        RequestError: something in it is invalid; names it, and what would be right.
     """
     if json_length == "0":
-        return Question(files=(_file(0, body),))
+        return InferenceRequest(files=(_file(0, body),))
     if json_length is not None and not (_DIGITS.fullmatch(json_length) and int(json_length) <= len(body)):
         message = f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes."
         raise RequestError(400, "BadLength", message)
     end = len(body) if json_length is None else int(json_length)
-    request = _parse(body[:end], expected)
+    request = _parse(body[:end], limits)
     if len(request.inputs) != 1:
         raise _bad_input(f"Send one input, '{IMAGES}' or '{TENSORS}'; there are {len(request.inputs)}.")
-    given = request.inputs[0]
-    binary = _binary_part(given, memoryview(body)[end:])
+    tensor = request.inputs[0]
+    binary = _binary_part(tensor, memoryview(body)[end:])
     outputs = tuple(_outputs(request))
-    if (given.name, given.datatype) == (IMAGES, "BYTES"):
-        return Question(files=_files(given, binary, expected), outputs=outputs, id=request.id)
-    if (given.name, given.datatype) == (TENSORS, "FP32"):
-        return Question(tensors=_tensors(given, binary, expected), outputs=outputs, id=request.id)
+    if (tensor.name, tensor.datatype) == (IMAGES, "BYTES"):
+        return InferenceRequest(files=_files(tensor, binary, limits), outputs=outputs, id=request.id)
+    if (tensor.name, tensor.datatype) == (TENSORS, "FP32"):
+        return InferenceRequest(tensors=_tensors(tensor, binary, limits), outputs=outputs, id=request.id)
     known = f"send '{IMAGES}' as BYTES or '{TENSORS}' as FP32"
-    raise _bad_input(f"There is no input {given.name!r} of {given.datatype}: {known}.")
+    raise _bad_input(f"There is no input {tensor.name!r} of {tensor.datatype}: {known}.")
 
 
-def write_answer(
-    question: Question, scores: Scores, labels: Sequence[str], *, model: str, version: str
+def encode_answer(
+    request: InferenceRequest, scores: Scores, labels: Sequence[str], *, model: str, version: str
 ) -> tuple[bytes, dict[str, str]]:
     """Return the answer's body and its headers."""
     described, binary = [], []
-    for output in question.outputs:
+    for output in request.outputs:
         datatype, array = _output(output, scores, labels)
         entry: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": list(array.shape)}
         if output.binary:
@@ -137,54 +110,55 @@ def write_answer(
         else:
             described.append(entry | {"data": array.ravel().tolist()})
     answer = {"model_name": model, "model_version": version, "outputs": described}
-    head = json.dumps(answer | ({"id": question.id} if question.id is not None else {}), ensure_ascii=False).encode()
+    head = json.dumps(answer | ({"id": request.id} if request.id is not None else {}), ensure_ascii=False).encode()
     if not binary:
         return head, {"content-type": "application/json"}
     return head + b"".join(binary), {"content-type": "application/octet-stream", JSON_LENGTH: str(len(head))}
 
 
-def _parse(head: bytes, expected: Expected) -> InferRequest:
-    numbers = expected.images * 3 * expected.side**2
+def _parse(head: bytes, limits: RequestLimits) -> InferRequest:
+    numbers = limits.images * 3 * limits.side**2
     # Before they are parsed: each number takes sixteen times its room in the body.
     if head.count(b",") > numbers + _SPARE_COMMAS:
-        message = f"The request has more than the {numbers} numbers of {expected.images} images; send several."
+        message = f"The request has more than the {numbers} numbers of {limits.images} images; send several."
         raise RequestError(413, "TooManyNumbers", message)
     try:
         return InferRequest.model_validate_json(head)
     except ValidationError as error:
-        fields = name_fields(error.errors(), whole="the body")
-        raise RequestError(400, "BadRequest", f"The request is not as it should be: {fields}.") from error
+        raise invalid_request(error.errors()) from error
 
 
-def _binary_part(given: InputTensor, rest: memoryview) -> memoryview | None:
-    """Return an input's binary data; None where its data are in the JSON."""
-    size = given.parameters.get("binary_data_size")
+def _binary_part(tensor: InputTensor, rest: memoryview) -> memoryview | None:
+    """Return an input's binary data; None if its data are in the JSON."""
+    size = tensor.parameters.get("binary_data_size")
     if size is None:
-        if given.data is None:
-            raise _bad_input(f"The input '{given.name}' has neither data nor the parameter binary_data_size.")
+        if tensor.data is None:
+            raise _bad_input(f"The input '{tensor.name}' has neither data nor the parameter binary_data_size.")
         if rest:
             raise _bad_input(f"{len(rest)} bytes follow the JSON, but no input has the parameter binary_data_size.")
         return None
-    if given.data is not None:
-        raise _bad_input(f"The input '{given.name}' has data and binary_data_size; give one of them.")
+    if tensor.data is not None:
+        raise _bad_input(f"The input '{tensor.name}' has data and binary_data_size; give one of them.")
     if size != len(rest):
-        raise _bad_input(f"binary_data_size of '{given.name}' is {size}, but {len(rest)} bytes follow the JSON.")
+        raise _bad_input(f"binary_data_size of '{tensor.name}' is {size}, but {len(rest)} bytes follow the JSON.")
     return rest
 
 
 def _outputs(request: InferRequest) -> Iterator[Output]:
     all_binary = _flag(request.parameters, "binary_data_output", default=False)
-    for wanted in request.outputs or [RequestedOutput(name=SCORES), RequestedOutput(name=LABEL)]:
-        if wanted.name not in (SCORES, LABEL):
-            message = f"There is no output {wanted.name!r}: there are '{SCORES}' and '{LABEL}'."
+    for requested in request.outputs or [RequestedOutput(name=SCORES), RequestedOutput(name=LABEL)]:
+        if requested.name not in (SCORES, LABEL):
+            message = f"There is no output {requested.name!r}: there are '{SCORES}' and '{LABEL}'."
             raise RequestError(400, "BadOutput", message)
-        if [output.name for output in request.outputs].count(wanted.name) > 1:
-            raise RequestError(400, "BadOutput", f"The output '{wanted.name}' is asked for twice; ask once for each.")
-        best = wanted.parameters.get("classification", 0)
-        if not isinstance(best, int) or best < 0 or (best and wanted.name != SCORES):
-            message = f"classification is {best!r} at '{wanted.name}'; it is a number of classes, at '{SCORES}'."
+        if [output.name for output in request.outputs].count(requested.name) > 1:
+            raise RequestError(
+                400, "BadOutput", f"The output '{requested.name}' is asked for twice; ask once for each."
+            )
+        top_k = requested.parameters.get("classification", 0)
+        if not isinstance(top_k, int) or top_k < 0 or (top_k and requested.name != SCORES):
+            message = f"classification is {top_k!r} at '{requested.name}'; it is a number of classes, at '{SCORES}'."
             raise RequestError(400, "BadOutput", message)
-        yield Output(wanted.name, _flag(wanted.parameters, "binary_data", default=all_binary), best)
+        yield Output(requested.name, _flag(requested.parameters, "binary_data", default=all_binary), top_k)
 
 
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
@@ -194,20 +168,20 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
     return value
 
 
-def _files(given: InputTensor, binary: memoryview | None, expected: Expected) -> list[ImageFile]:
+def _files(tensor: InputTensor, binary: memoryview | None, limits: RequestLimits) -> list[ImageFile]:
     if binary is None:
-        contents = [_from_base64(text, number) for number, text in enumerate(_flat(given.data or []))]
+        contents = [_from_base64(text, number) for number, text in enumerate(_flat(tensor.data or []))]
     else:
         contents = list(_elements(binary))
-    if given.shape not in ([len(contents)], [len(contents), 1]):
-        message = f"The shape of '{IMAGES}' is {given.shape}, but it has {len(contents)} images."
+    if tensor.shape not in ([len(contents)], [len(contents), 1]):
+        message = f"The shape of '{IMAGES}' is {tensor.shape}, but it has {len(contents)} images."
         raise RequestError(400, "BadShape", message)
-    _require_count(len(contents), expected)
+    _require_count(len(contents), limits)
     return [_file(number, content) for number, content in enumerate(contents)]
 
 
 def _elements(binary: memoryview) -> Iterator[bytes]:
-    """Yield what a binary tensor of BYTES holds: elements, each after its length."""
+    """Yield the elements of a binary tensor of BYTES, each of which follows its length."""
     while binary:
         size = _LENGTH.unpack_from(binary)[0] if len(binary) >= _LENGTH.size else len(binary)
         if _LENGTH.size + size > len(binary):
@@ -217,28 +191,28 @@ def _elements(binary: memoryview) -> Iterator[bytes]:
         binary = binary[_LENGTH.size + size :]
 
 
-def _tensors(given: InputTensor, binary: memoryview | None, expected: Expected) -> list[Tensor]:
-    side = expected.side
-    if len(given.shape) != 4 or given.shape[1:] != [3, side, side]:
-        message = f"The shape of '{TENSORS}' is {given.shape}; it must be [N, 3, {side}, {side}]."
+def _tensors(tensor: InputTensor, binary: memoryview | None, limits: RequestLimits) -> list[Tensor]:
+    side = limits.side
+    if len(tensor.shape) != 4 or tensor.shape[1:] != [3, side, side]:
+        message = f"The shape of '{TENSORS}' is {tensor.shape}; it must be [N, 3, {side}, {side}]."
         raise RequestError(400, "BadShape", message)
-    _require_count(given.shape[0], expected)
+    _require_count(tensor.shape[0], limits)
     try:
-        flat = np.asarray(list(_flat(given.data or [])), "<f4") if binary is None else np.frombuffer(binary, "<f4")
-        array = flat.reshape(given.shape)
+        flat = np.asarray(list(_flat(tensor.data or [])), "<f4") if binary is None else np.frombuffer(binary, "<f4")
+        array = flat.reshape(tensor.shape)
     except (ValueError, TypeError, OverflowError) as error:
-        message = f"The data of '{TENSORS}' are not the numbers of a tensor {given.shape}."
+        message = f"The data of '{TENSORS}' are not the numbers of a tensor {tensor.shape}."
         raise RequestError(400, "BadData", message) from error
     if not np.isfinite(array).all():
         raise RequestError(400, "BadData", f"The data of '{TENSORS}' have a NaN or an infinity among them.")
     return list(array)
 
 
-def _require_count(count: int, expected: Expected) -> None:
+def _require_count(count: int, limits: RequestLimits) -> None:
     if count == 0:
         raise RequestError(400, "NoImage", "The input is empty: send at least one image.")
-    if count > expected.images:
-        message = f"A request may have {expected.images} images at most, not {count}; send more in several."
+    if count > limits.images:
+        message = f"A request may have {limits.images} images at most, not {count}; send more in several."
         raise RequestError(400, "TooManyImages", message)
 
 
@@ -264,8 +238,8 @@ def _flat(data: Sequence[Any]) -> Iterator[Any]:
 
 def _output(output: Output, scores: Scores, labels: Sequence[str]) -> tuple[str, NDArray[Any]]:
     """Return an output's datatype and tensor."""
-    if output.best:
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : output.best]
+    if output.top_k:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : output.top_k]
         named = [[f"{scores[row, i]:f}:{i}:{labels[i]}" for i in best] for row, best in enumerate(order)]
         return "BYTES", np.asarray(named, object)
     if output.name == LABEL:

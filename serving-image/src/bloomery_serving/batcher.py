@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bloomery_model import ImageError, Tensor
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.image_file import ImageFile, Limits, decode_file
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Model, Scores
+from bloomery_serving.model import Model
 
 MAX_FAILED_BATCHES = 3
 """After so many batches in a row that could not be computed, it is not the images: a GPU was lost, or memory."""

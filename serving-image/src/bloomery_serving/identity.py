@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from bloomery_serving.lineage import Lineage
+from bloomery_model.lineage import Lineage
 from bloomery_serving.settings import Settings
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -14,18 +13,17 @@ from pathlib import Path
 import uvicorn
 from pydantic import ValidationError
 
+from bloomery_model import termination
+from bloomery_model.cgroup import cpu_count
 from bloomery_serving.app import create_app
 from bloomery_serving.errors import ModelError
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
-from bloomery_serving.resources import cpu_count
 from bloomery_serving.settings import Settings
 from bloomery_serving.storage import ensure_model
 
 logger = logging.getLogger(__name__)
-
-MAX_TERMINATION_MESSAGE_BYTES = 4096
 
 
 def run() -> int:
@@ -98,10 +96,8 @@ def serve(
 def _give_up(reason: str, message: str) -> int:
     """Report why the server cannot start: in the log, and as the container's termination message."""
     logger.error("%s: %s", reason, message)
-    document = json.dumps({"error": {"reason": reason, "message": message[:2000]}}, ensure_ascii=False)
     path = Path(os.environ.get("TERMINATION_LOG", "/dev/termination-log"))
-    if path.exists() or "TERMINATION_LOG" in os.environ:
-        path.write_bytes(document.encode()[:MAX_TERMINATION_MESSAGE_BYTES])
+    termination.write(path, termination.failure(reason, message))
     return 1
 
 

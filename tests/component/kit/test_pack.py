@@ -167,7 +167,7 @@ def test_what_can_not_be_packed_is_refused_in_words_and_leaves_no_file(
 def test_an_output_that_can_not_be_written_is_told_in_words(small_base: Path, pack: Pack) -> None:
     done = pack("--base", small_base, "--output", "/no/such/folder/kit.zip")
     assert done.returncode == 1
-    message = "The kit can not be written to /no/such/folder/kit.zip: No such file or directory.\n"
+    message = "The kit cannot be written to /no/such/folder/kit.zip: No such file or directory.\n"
     assert done.stderr.decode() == message
 
 

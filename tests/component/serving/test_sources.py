@@ -127,7 +127,7 @@ def test_the_digest_holds_such_a_folder_too(start_server: StartServer, folder: P
         (lambda f: (f / "labels.txt").write_text("red\ngreen\n"), "LabelsMismatch", "labels.txt names 2"),
         (lambda f: (f / "colours.onnx").unlink(), "NotAModel", "it has none, but labels.txt"),
         (lambda f: onnx.save(classifier(), f / "second.onnx"), "NotAModel", "colours.onnx, second.onnx"),
-        (lambda f: (f / "colours.onnx").write_bytes(b"no model"), "ModelNotLoaded", "can not be loaded"),
+        (lambda f: (f / "colours.onnx").write_bytes(b"no model"), "ModelNotLoaded", "cannot be loaded"),
         (lambda f: onnx.save(classifier(channels_last=True), f / "colours.onnx"), "NotAClassifier", "[N, 3, "),
         (lambda f: (f / "labels.json").write_text("{") and (f / "labels.txt").unlink(), "BadLabels", "labels.json"),
         (lambda f: [path.unlink() for path in f.iterdir()], "ModelNotFound", "nothing lies there"),

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from bloomery_serving.resources import cpu_count
+from bloomery_model.cgroup import cpu_count
 from tests.component.serving.conftest import GREEN, Server, StartServer, picture
 
 pytestmark = pytest.mark.feature("S3")

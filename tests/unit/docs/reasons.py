@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.documents import ROOT
 
-SOURCES = ("operator/src", "trainer-image/src", "serving-image/src")
+SOURCES = ("operator/src", "model-format/src", "trainer-image/src", "serving-image/src")
 
 _CAMEL_CASE = re.compile(r"[A-Z][A-Za-z0-9]+")
 _POSITIONS = {
@@ -20,6 +20,9 @@ _POSITIONS = {
     "_give_up": 0,
     "TrainerError": 0,
     "ModelError": 0,
+    "FolderError": 0,
+    "ClassifierError": 0,
+    "StoreError": 1,
     "Broken": 0,
     "RequestError": 1,
 }
@@ -42,7 +45,7 @@ class Reason:
 
 @cache
 def reasons() -> tuple[Reason, ...]:
-    """All reasons of the three programs."""
+    """All reasons of the programs and of the model format."""
     files = [path for source in SOURCES for path in sorted((ROOT / source).rglob("*.py"))]
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
     positions = dict(_positions(list(trees.values())))

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from bloomery_model import Preprocess, Tensor
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.app import create_app
 from bloomery_serving.batcher import MAX_FAILED_BATCHES, Batcher
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Scores
 from bloomery_serving.settings import Settings
 
 SIDE = 2

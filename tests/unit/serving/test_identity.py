@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bloomery_model.lineage import Lineage
 from bloomery_serving.identity import ModelIdentity
-from bloomery_serving.lineage import Lineage
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
 

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from bloomery_model import ImageError
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.api import open_inference_codec as codec
 from bloomery_serving.api.errors import RequestError, image_request_error
 from bloomery_serving.api.open_inference_codec import IMAGES, LABEL, SCORES, TENSORS, InferenceRequest, RequestLimits
@@ -31,7 +32,7 @@ from bloomery_serving.api.schemas import (
 )
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Model, Scores
+from bloomery_serving.model import Model
 
 _MISTAKES = (
     "The body is no request of the protocol, an input or output is not one of the model's, its data do not fit its "

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bloomery_model import Tensor
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.api.errors import RequestError, invalid_request
 from bloomery_serving.api.schemas import InferRequest, InputTensor, RequestedOutput
 from bloomery_serving.image_file import ImageFile
-from bloomery_serving.model import Scores
 
 IMAGES, TENSORS = "image", "images"
 """The inputs: files of images as BYTES, or what the model sees as FP32."""

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from bloomery_model import ImageError
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.api.errors import RequestError, image_request_error
 from bloomery_serving.api.openapi import BYTES, refusals
 from bloomery_serving.api.schemas import OneImage, Refusal, SeveralImages
@@ -20,7 +21,6 @@ from bloomery_serving.batcher import Batcher
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Scores
 
 FIELD = "image"
 _FORM = "multipart/form-data"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnxruntime
 
+from bloomery_model.lineage import Lineage
 from bloomery_serving import server
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.kit.manifest import MODEL, Manifest
-from bloomery_serving.lineage import Lineage
 from bloomery_serving.model import Model
 from bloomery_serving.settings import Settings
 

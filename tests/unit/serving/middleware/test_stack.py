@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from bloomery_model import Preprocess, Tensor
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.app import create_app
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Scores
 from bloomery_serving.settings import Settings
 
 SIDE = 2

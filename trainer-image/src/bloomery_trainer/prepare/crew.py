@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from bloomery_model.cgroup import cpu_count, memory_bytes
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.resources import cpu_count, memory_bytes
 
 Tools = TypeVar("Tools")
 Item = TypeVar("Item")

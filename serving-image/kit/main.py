@@ -1,4 +1,4 @@
-"""The frozen program's beginning."""
+"""The entry point of the frozen program."""
 
 import sys
 

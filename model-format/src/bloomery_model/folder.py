@@ -40,7 +40,7 @@ class FolderError(ValueError):
 
 
 class LabelsError(ValueError):
-    """A file that does not name classes; the message says what it must be."""
+    """A file that does not name classes; the message names the right forms."""
 
 
 @dataclass(frozen=True)

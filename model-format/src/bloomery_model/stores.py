@@ -43,8 +43,8 @@ class StoreError(Exception):
     """A store that cannot be used; the message is a sentence without its full stop.
 
     Attributes:
-        kind: Refused: the address or the keys are wrong. BadContent: what lies there is wrong. Unavailable: the store
-            does not answer or fails, and trying again may help.
+        kind: Refused: the address or the keys are wrong. BadContent: a name or file there is wrong. Unavailable: the
+            store does not answer or fails, and trying again may help.
         reason: CamelCase, for conditions.
     """
 
@@ -128,7 +128,7 @@ class Folder:
                     yield StoredFile(entry["path"], entry["size"], stamp)
 
     def require(self) -> None:
-        """Raise at once what would only show later: no bucket, no access, no answer."""
+        """Raise at once the errors that would only show later: no bucket, no access, no answer."""
         next(self.list(), None)
 
     def read(self, path: str) -> bytes:
@@ -171,7 +171,7 @@ class Folder:
                 yield memoryview(chunk)
 
     def download(self, path: str, target: Path) -> str:
-        """Stream one file to ``target``; return the hex SHA-256 of what was written.
+        """Stream one file to ``target``; return the hex SHA-256 of its bytes.
 
         Raises:
             FileNotFoundError: there is none.
@@ -232,7 +232,7 @@ class Folder:
 
 
 class Writer:
-    """A binary file that is being written, with the digest and the size of what went through it."""
+    """A binary file that is being written, with the digest and the size of its bytes."""
 
     def __init__(self, target: obstore.WritableFile, folder: Folder) -> None:
         self._target = target

@@ -28,7 +28,7 @@ class ModelIdentity:
 
     @classmethod
     def resolve(cls, settings: Settings, lineage: Lineage, *, digest: str) -> ModelIdentity:
-        """Take the identity from the environment, and what that leaves out from the lineage in the model folder."""
+        """Take the identity from the environment; complete it by the lineage in the model folder."""
         dataset = settings if settings.dataset_name else lineage
         return cls(
             digest=digest,

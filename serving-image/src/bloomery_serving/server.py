@@ -30,7 +30,7 @@ def run() -> int:
     """Serve until SIGTERM; return the process' exit code: 1 if the model cannot be served."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = Settings()  # type: ignore[call-arg]  # the environment gives what is required
+        settings = Settings()  # type: ignore[call-arg]  # the environment has the required fields
     except ValidationError as error:
         fields = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
         return _give_up("BadSettings", f"The server's environment is not right: {fields}")

@@ -165,7 +165,7 @@ class MlflowArtifacts:
     def _headers(self) -> dict[str, str]:
         if token := self.environment.get("MLFLOW_TRACKING_TOKEN"):
             return {"Authorization": f"Bearer {token}"}
-        user, password = (self.environment.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
+        user, password = (self.environment.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
         if not user:
             return {}
         return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}

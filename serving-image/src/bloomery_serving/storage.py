@@ -151,7 +151,7 @@ def _parse_labels(source: Source, path: str, content: bytes) -> list[str]:
 
 def _require_digest(uri: str, *, expected: str, actual: str) -> None:
     if expected and expected != actual:
-        raise ModelError("DigestMismatch", f"The model at {uri} has the digest {actual}, but {expected} is asked for.")
+        raise ModelError("DigestMismatch", f"The model at {uri} has the digest {actual}, but {expected} is required.")
 
 
 def _fetch(source: Source, path: str, target: Path, expected: str | None = None) -> str:

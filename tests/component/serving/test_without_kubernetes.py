@@ -15,7 +15,7 @@ from tests.documents import run_by
 
 
 @pytest.mark.feature("S3")
-def test_the_readmes_line_serves_a_model_folder(model_folder: Path, tmp_path: Path) -> None:
+def test_readmes_line_serves_a_model_folder(model_folder: Path, tmp_path: Path) -> None:
     (block,) = run_by(__file__)
     (tmp_path / "model").symlink_to(model_folder)
     with socket.create_server(("127.0.0.1", 0)) as probe:

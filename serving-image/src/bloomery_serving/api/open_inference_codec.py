@@ -24,7 +24,7 @@ from bloomery_serving.api.schemas import InferRequest, InputTensor, RequestedOut
 from bloomery_serving.image_file import ImageFile
 
 IMAGES, TENSORS = "image", "images"
-"""The inputs: files of images as BYTES, or what the model sees as FP32."""
+"""The inputs: files of images as BYTES, or preprocessed tensors as FP32."""
 SCORES, LABEL = "scores", "label"
 """The outputs: the probability of each class, and the likeliest class' name."""
 
@@ -74,7 +74,7 @@ def decode_request(body: bytes, json_length: str | None, limits: RequestLimits) 
         limits: of the request.
 
     Raises:
-        RequestError: something in it is invalid; names it, and what would be right.
+        RequestError: a part of it is invalid; names it, and the right form.
     """
     if json_length == "0":
         return InferenceRequest(files=(_file(0, body),))
@@ -152,7 +152,7 @@ def _outputs(request: InferRequest) -> Iterator[Output]:
             raise RequestError(400, "BadOutput", message)
         if [output.name for output in request.outputs].count(requested.name) > 1:
             raise RequestError(
-                400, "BadOutput", f"The output '{requested.name}' is asked for twice; ask once for each."
+                400, "BadOutput", f"The output '{requested.name}' is requested twice; request each once."
             )
         top_k = requested.parameters.get("classification", 0)
         if not isinstance(top_k, int) or top_k < 0 or (top_k and requested.name != SCORES):
@@ -223,7 +223,7 @@ def _file(number: int, content: bytes) -> ImageFile:
 def _from_base64(text: object, number: int) -> bytes:
     try:
         return base64.b64decode(str(text), validate=True)
-    except ValueError as error:  # also what is no ASCII; binascii.Error is one
+    except ValueError as error:  # also for text that is not ASCII; binascii.Error is one
         raise RequestError(400, "NotBase64", f"Image {number} of '{IMAGES}' is not base64.") from error
 
 

@@ -43,7 +43,7 @@ _BODY: dict[str, Any] = {
 _MISTAKES = (
     "NoImage: nothing was sent, or not in the field 'image'. NotAFile: the field holds text. BadForm: the form cannot "
     "be read. TooManyImages: send them in several requests. NotAnImage, DamagedImage, ImageTooNarrow: the one "
-    "image cannot be read; among several, the others are answered. BadRequest: what HTTP itself does not allow."
+    "image cannot be read; among several, the others are answered. BadRequest: HTTP itself does not allow it."
 )
 
 

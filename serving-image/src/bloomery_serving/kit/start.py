@@ -38,7 +38,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Take the address; connections wait until the server takes them.
 
     Raises:
-        KitError: the address cannot be used; says what to do.
+        KitError: the address cannot be used; names another.
     """
     listener = socket.socket()
     if sys.platform == "win32":

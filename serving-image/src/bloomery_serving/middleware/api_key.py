@@ -18,7 +18,7 @@ NO_KEY = ""
 _KEY_NAME = "bloomery.key_name"
 _HOW = "send it as 'Authorization: KEY' or 'Authorization: Bearer KEY'"
 _MISSING_KEY = f"This service needs a key: {_HOW}."
-_WRONG_KEY = f"This service needs a key, and what was sent is none of its own: {_HOW}; new ones take up to two minutes."
+_WRONG_KEY = f"This service needs another key than the one sent: {_HOW}; new keys take up to two minutes."
 
 
 class ApiKey:

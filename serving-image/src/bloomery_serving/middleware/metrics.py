@@ -14,7 +14,7 @@ OTHER_ROUTE = "other"
 
 
 class RequestMetrics:
-    """The outermost middleware: what is refused further in is counted, too."""
+    """The outermost middleware, so that refusals are counted, too."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app
@@ -42,14 +42,14 @@ class RequestMetrics:
 
 
 def _route_pattern(scope: Scope, status: int) -> str:
-    """Return the pattern of a request's route: what users type must not become label values."""
+    """Return the pattern of a request's route: text from users must not become label values."""
     route, path = scope.get("route"), scope["path"]
     if status == 405:  # the route knows the path, but answers another method
         return OTHER_ROUTE
     if route is not None:
         return str(getattr(route, "path", OTHER_ROUTE))
-    # It was refused before it was routed. A prediction with status 429 counts as one; all else says nothing about how
-    # the model does.
+    # It was refused before it was routed. A prediction with status 429 counts as one; every other refusal says nothing
+    # about the model.
     if status != 429:
         return OTHER_ROUTE
     if path in ("/", "/predict"):

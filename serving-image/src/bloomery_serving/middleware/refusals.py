@@ -18,6 +18,6 @@ class Refusals:
         try:
             await self._app(scope, receive, send)
         except RequestError as error:
-            # The connection stays open, and the server throws away what is still sent: if it were closed, the answer
+            # The connection stays open, and the server discards the rest of the body: if it were closed, the answer
             # could be lost to a client that is in the middle of sending.
             await error_response(error, scope["path"])(scope, receive, send)

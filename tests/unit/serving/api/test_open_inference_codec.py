@@ -28,7 +28,7 @@ def refusal(length: str | None = None, **fields: Any) -> str:
 def test_each_output_may_be_requested_once() -> None:
     both = [{"name": "label"}, {"name": "scores"}]
     assert [output.name for output in decode(outputs=both).outputs] == ["label", "scores"]
-    assert "'scores' is asked for twice" in refusal(outputs=[*both, {"name": "scores"}])
+    assert "'scores' is requested twice" in refusal(outputs=[*both, {"name": "scores"}])
 
 
 @pytest.mark.parametrize(

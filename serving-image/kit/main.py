@@ -1,7 +1,7 @@
-"""The frozen program's beginning."""
+"""The entry point of the frozen program."""
 
 import sys
 
-from bloomery_serving.__main__ import main
+from bloomery_serving.cli import main
 
 sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Makes what offline kits are made of: a folder for each platform and flavour, with all but the model.
+"""Makes the parts of offline kits: a folder for each platform and flavour, with all but the model.
 
 Runs where the server and PyInstaller are installed, as kit/Dockerfile has it. The Linux kit for processors holds a
 frozen server, which needs no Python; the others hold wheels, of which their start script makes an environment.
@@ -38,7 +38,7 @@ _MANYLINUX = " ".join(f"--platform manylinux{tag}_x86_64" for tag in ("_2_28", "
 
 @dataclass(frozen=True)
 class Kit:
-    """One kind of kit: its start script, how it is called, and what it needs of a machine."""
+    """One kind of kit: its start script, the command that starts it, and its requirements."""
 
     name: str
     script: str
@@ -72,24 +72,24 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to make them")
     parser.add_argument("--own-wheels", type=Path, required=True, help="folder with the wheels of our own packages")
     parser.add_argument("--windows-wheels", type=Path, required=True, help="folder with the wheels of windows-cpu.txt")
-    given = parser.parse_args()
-    server = given.folder / "linux-cpu" / "server"
+    options = parser.parse_args()
+    server = options.folder / "linux-cpu" / "server"
     freeze(server)
     facts = {"GLIBC_MINOR": str(needed_glibc(server))}
     for kit in KITS:
-        folder = given.folder / kit.name
+        folder = options.folder / kit.name
         if kit.name != "linux-cpu":
-            add_wheels(folder, kit.name, sorted(given.own_wheels.glob("*.whl")))
+            add_wheels(folder, kit.name, sorted(options.own_wheels.glob("*.whl")))
         write_texts(folder, kit, facts)
-    shutil.copytree(given.windows_wheels, given.folder / "windows-cpu" / "wheels", dirs_exist_ok=True)
+    shutil.copytree(options.windows_wheels, options.folder / "windows-cpu" / "wheels", dirs_exist_ok=True)
 
 
 def freeze(folder: Path) -> None:
     """Make a folder with the server, its Python and all that both load."""
     with tempfile.TemporaryDirectory() as scratch:
-        collected = [f"--collect-{what}={name}" for what, name in (
+        collected = [f"--collect-{kind}={name}" for kind, name in (
             ("data", "bloomery_serving"), ("submodules", "bloomery_serving"),
-            ("data", "fastapi_offline"), ("submodules", "fastapi_offline"),  # only its files are ever asked for
+            ("data", "fastapi_offline"), ("submodules", "fastapi_offline"),  # only its files are used
         )]  # fmt: skip
         folders = [f"--distpath={scratch}/dist", f"--workpath={scratch}/work", f"--specpath={scratch}"]
         command = [sys.executable, "-m", "PyInstaller", "--onedir", "--log-level=WARN", f"--name={PROGRAM}"]
@@ -110,7 +110,7 @@ def needed_glibc(folder: Path) -> int:
     """Return the minor version of the oldest glibc 2 with all symbols that a system with its own spares needs."""
     versions = [version for path in folder.rglob("*") if path.is_file() and path.parent.name != "spare"
                 for version in _symbol_versions(path)]  # fmt: skip
-    return max(int(found[1]) for version in versions if (found := re.match(r"GLIBC_2\.(\d+)", version)))
+    return max(int(match[1]) for version in versions if (match := re.match(r"GLIBC_2\.(\d+)", version)))
 
 
 def _symbol_versions(path: Path) -> Iterator[str]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts the model server of this folder: http://localhost:8987/upload. ./start.sh --help tells the options.
+# Starts the model server of this folder: http://localhost:8987/upload. ./start.sh --help lists the options.
 set -eu
 case "$0" in */*) cd "${0%/*}" ;; esac
 
@@ -8,7 +8,7 @@ fail() {
   exit 1
 }
 
-# A bare system may lack the programs that tell; then the server itself says what it misses.
+# A bare system may lack these programs; then the server itself reports what is missing.
 [ "$(uname -m 2>/dev/null || echo x86_64)" = x86_64 ] || fail "This kit is for 64-bit PCs (x86_64) alone."
 [ -e /lib64/ld-linux-x86-64.so.2 ] || fail "This kit needs a Linux with glibc, which this system does not have."
 glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null || echo)

@@ -1,5 +1,5 @@
 @echo off
-rem Starts the model server of this folder: http://localhost:8987/upload. "start.bat --help" tells the options.
+rem Starts the model server of this folder: http://localhost:8987/upload. "start.bat --help" lists the options.
 setlocal
 cd /d "%~dp0"
 
@@ -21,7 +21,7 @@ echo complete> venv\complete.txt
 :run
 venv\Scripts\python.exe -m bloomery_serving start %*
 set "CODE=%errorlevel%"
-rem Who started it by a double click is to read why it ended.
+rem After a double click, the window stays open, so that the reason can be read.
 if not "%CODE%"=="0" pause
 exit /b %CODE%
 
@@ -31,7 +31,7 @@ echo Install it from https://www.python.org/downloads/windows/ or with: winget i
 goto failed
 
 :no_venv
-echo The folder venv can not be made in %CD%: unpack the kit into a folder of your own.
+echo The folder venv cannot be made in %CD%: unpack the kit into a folder of your own.
 goto failed
 
 :no_wheels

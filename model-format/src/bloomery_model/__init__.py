@@ -1,4 +1,4 @@
-"""What the trainer and the model server must agree on: how an image is decoded, and what a model sees of it."""
+"""The agreement of trainer and model server: image decoding, preprocessing, model folders and their stores."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def _convert(image: Image.Image) -> Image.Image:
         return _scale_16_bit(image).convert("RGB")
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-    # What is transparent keeps its colour.
+    # Transparent pixels keep their colour.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

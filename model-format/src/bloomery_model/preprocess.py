@@ -1,4 +1,4 @@
-"""``preprocess.json``: from an RGB image to what a model sees of it."""
+"""``preprocess.json``: from an RGB image to the input of a model."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ class Preprocess:
 
     @property
     def min_decode_side(self) -> int:
-        """Shorter side in pixels that a JPEG must keep if it is decoded smaller: twice what the model sees.
+        """Shorter side in pixels that a JPEG must keep if it is decoded smaller: twice the side after resizing.
 
         A photo of ten megapixels takes a sixth of the time, and the pixels differ by less than 1 of 255 on average.
         """
         return 2 * self.resize
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Return what the model sees of an RGB image, uint8 [crop, crop, 3], before normalising."""
+        """Return the pixels that the model sees of an RGB image, uint8 [crop, crop, 3], before normalising."""
         # The same as resizing the whole image and cropping; only the crop is computed.
         width, height = image.size
         full_width, full_height = _resized(image.size, self.resize)
@@ -111,7 +111,7 @@ class Preprocess:
         return np.asarray(image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, box=box))
 
     def tensor(self, image: Image.Image) -> Tensor:
-        """Return what the model takes for an RGB image, float32 [3, crop, crop]."""
+        """Return the model's input for an RGB image, float32 [3, crop, crop]."""
         pixels = self.pixels(image)
         tensor = np.empty((3, self.crop, self.crop), np.float32)
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from bloomery_serving.settings import Settings
+from bloomery_serving.identity import ModelIdentity
 
 BUCKETS = tuple(0.001 * 1.2**exponent for exponent in range(60))
 """Seconds, 1 ms to 47 s in steps of 1.2: fine enough to compare two variants' 99th percentiles."""
@@ -17,7 +17,8 @@ BUCKETS = tuple(0.001 * 1.2**exponent for exponent in range(60))
 class Metrics:
     """Counters of one server, in a registry of their own."""
 
-    def __init__(self, settings: Settings, *, digest: str) -> None:
+    def __init__(self, identity: ModelIdentity, *, service: str) -> None:
+        """``service`` is the name of the served InferenceService."""
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "bloomery_requests", "Requests by route, status code and key.", ["route", "code", "key"],
@@ -32,20 +33,11 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge("bloomery_requests_in_flight", "Predictions that wait or run.", registry=self.registry)
-        model = {
-            "service": settings.service_name,
-            "variant": settings.variant,
-            "model": settings.model_name,
-            "version": settings.model_version,
-            "digest": digest,
-            "run_id": settings.run_id,
-            "training_job": settings.training_job,
-            "dataset": settings.dataset,
-        }
+        labels = {"service": service, **identity.metric_labels}
         info = Gauge(
-            "bloomery_model_info", "The model that is served; always 1.", list(model), registry=self.registry
+            "bloomery_model_info", "The model that is served; always 1.", list(labels), registry=self.registry
         )  # fmt: skip
-        info.labels(**model).set(1)
+        info.labels(**labels).set(1)
 
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bloomery_serving.lineage import Lineage
-
 
 class Settings(BaseSettings):
     """Each field is the environment variable of its name, in capitals."""
@@ -21,7 +19,7 @@ class Settings(BaseSettings):
     """Digest that the model must have; empty takes any."""
 
     model_dir: Path = Path("/models")
-    """Where the model's files are kept on this machine."""
+    """Local folder for the model's files."""
 
     service_name: str = "model"
     service_namespace: str = ""
@@ -45,57 +43,26 @@ class Settings(BaseSettings):
     """0 serves no metrics."""
 
     queue_size: int = 64
-    """Requests that are read, wait or are worked on; one more is told to come again later."""
+    """Requests that are read, wait or are worked on; one more is refused with status 429."""
 
     queue_bytes: int = 256 * 1024 * 1024
-    """What the bodies of all of them may have together; a request that finds no room is told to come again later."""
+    """Bytes of all their bodies together; a request that finds no room is refused with status 429."""
 
     body_seconds: float = 60
-    """How long a body may take to arrive; a gateway gives up on the request by then."""
+    """Time for a body to arrive; a gateway gives up on the request by then."""
 
     max_image_bytes: int = 10 * 1024 * 1024
     max_image_pixels: int = 25_000_000
     max_images: int = 10
     drain_seconds: int = 60
-    """How long a stopping server waits for the requests that it has."""
+    """Time that a stopping server waits for the requests that it has."""
 
     @property
     def title(self) -> str:
-        """What people read as the service's name."""
+        """The service's name for people."""
         return self.display_name or self.service_name
 
     @property
     def max_body_bytes(self) -> int:
         """The largest body: all images at their largest, a third more for base64, and the rest of the form."""
         return self.max_images * self.max_image_bytes * 4 // 3 + 1024 * 1024
-
-    @property
-    def dataset(self) -> str:
-        """The dataset as NAME@VERSION, as far as it is known."""
-        return f"{self.dataset_name}@{self.dataset_version}" if self.dataset_version else self.dataset_name
-
-    def completed_by(self, lineage: Lineage) -> Settings:
-        """Return the same with what the model folder says of its past, where the environment says nothing."""
-        told = lineage if not self.dataset_name else self
-        return self.model_copy(
-            update={
-                "run_id": self.run_id or lineage.run_id,
-                # A job of the service's own namespace goes by its name alone.
-                "training_job": self.training_job or lineage.training_job.removeprefix(f"{self.service_namespace}/"),
-                "dataset_name": told.dataset_name,
-                "dataset_version": told.dataset_version,
-            }
-        )
-
-    @property
-    def lineage_headers(self) -> dict[str, str]:
-        """Headers that trace an answer back to its variant, model, run and dataset; those that are known."""
-        version = f"/{self.model_version}" if self.model_version else ""
-        known = {
-            "x-variant": self.variant,
-            "x-model": f"{self.model_name}{version}",
-            "x-run-id": self.run_id,
-            "x-training-job": self.training_job,
-            "x-dataset": self.dataset,
-        }
-        return {name: value for name, value in known.items() if value}

@@ -1,4 +1,4 @@
-"""What kits are made of, as the image has it, and a model whose right answers are known."""
+"""The parts of kits, as the image has them, and a model whose right answers are known."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def linux_zip(base: Path, pack: Pack, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("kits") / "linux.zip"
     done = pack("--base", base, "--output", path)
     assert done.returncode == 0, done.stderr.decode()
-    said = json.loads(done.stdout)
-    assert said["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert said["bytes"] == path.stat().st_size
+    report = json.loads(done.stdout)
+    assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report["bytes"] == path.stat().st_size
     return path

@@ -63,11 +63,11 @@ def test_it_starts_and_answers_without_python_and_without_network(
         script = ["nsenter", f"--net=/proc/{process.pid}/ns/net", sys.executable, "-c", CLIENT, str(picture), *FILES]
         done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr + log.read_text()
-        said = json.loads(done.stdout)
-        assert (said["label"], said["run"], said["status"], said["docs"]) == ("green", "r1", 200, 200)
+        report = json.loads(done.stdout)
+        assert (report["label"], report["run"], report["status"], report["docs"]) == ("green", "r1", 200, 200)
         # The pages take their files from the kit too, and nothing else has anything to say.
-        assert said["files"] == [200] * len(FILES)
-        assert "http://" not in re.sub(r"http://(localhost|www\.w3\.org)", "", said["page"])
+        assert report["files"] == [200] * len(FILES)
+        assert "http://" not in re.sub(r"http://(localhost|www\.w3\.org)", "", report["page"])
         assert [line.split()[0] for line in log.read_text().splitlines()] == ["Loading", "Open"]
     finally:
         # The server goes with it (--kill-child).
@@ -75,22 +75,22 @@ def test_it_starts_and_answers_without_python_and_without_network(
         process.wait(20)
 
 
-def test_the_glibc_that_it_names_is_the_newest_that_any_of_its_files_asks_for(bare_root: Path) -> None:
+def test_glibc_of_the_readme_is_the_newest_of_all_files(bare_root: Path) -> None:
     folder = bare_root / "colours-kit"
     named = re.search(r"glibc 2\.(\d+) or newer", (folder / "README.txt").read_text())
     assert named
-    asked = set()
+    minors = set()
     for path in folder.rglob("*"):
         if path.is_file() and path.parent.name != "spare":
-            asked.update(int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)(?![\d.])", path.read_bytes()))
-    assert int(named[1]) == max(asked)
+            minors.update(int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)(?![\d.])", path.read_bytes()))
+    assert int(named[1]) == max(minors)
 
 
 def test_it_needs_no_links_and_no_rights_that_a_usb_stick_loses(bare_root: Path) -> None:
     assert not [path for path in (bare_root / "colours-kit").rglob("*") if path.is_symlink()]
 
 
-def test_a_system_with_an_older_glibc_is_told_in_words(bare_root: Path) -> None:
+def test_older_glibc_is_reported(bare_root: Path) -> None:
     fake = bare_root.parent / "bin"
     fake.mkdir()
     (fake / "getconf").write_text("#!/bin/sh\necho glibc 2.17\n")

@@ -68,7 +68,7 @@ def start(unpacked: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def test_a_kit_is_one_folder_with_the_model_the_start_script_and_what_it_is(unpacked: Path, tmp_path: Path) -> None:
+def test_kit_is_one_folder_with_model_script_and_manifest(unpacked: Path, tmp_path: Path) -> None:
     inside = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     assert inside == {"start.sh", "kit.json", "model/model.onnx", "model/labels.txt", "model/preprocess.json"}
     with ZipFile(tmp_path / "kit.zip") as archive:
@@ -78,7 +78,7 @@ def test_a_kit_is_one_folder_with_the_model_the_start_script_and_what_it_is(unpa
     assert manifest["digest"].startswith("sha256:")
 
 
-def test_a_kit_goes_to_the_standard_output_alone(small_base: Path, pack: Pack) -> None:
+def test_kit_goes_to_the_standard_output_alone(small_base: Path, pack: Pack) -> None:
     done = pack("--base", small_base, "--output", "-")
     assert done.returncode == 0, done.stderr
     with ZipFile(BytesIO(done.stdout)) as archive:
@@ -86,7 +86,7 @@ def test_a_kit_goes_to_the_standard_output_alone(small_base: Path, pack: Pack) -
         assert "colours-kit/kit.json" in archive.namelist()
 
 
-def test_a_started_kit_says_its_address_answers_without_a_key_and_stops_by_ctrl_c(start: Start, picture: Path) -> None:
+def test_started_kit_prints_its_address_answers_and_stops(start: Start, picture: Path) -> None:
     port = _free_port()
     # A user's own environment is not for the server.
     process = start("--port", str(port), PORT="1", API_KEYS_DIR="/nowhere", SERVICE_NAME="other")
@@ -105,7 +105,7 @@ def test_a_started_kit_says_its_address_answers_without_a_key_and_stops_by_ctrl_
     assert process.wait(20) == 0
 
 
-def test_a_kit_listens_on_this_machine_alone_unless_told_otherwise(start: Start) -> None:
+def test_kit_listens_on_this_machine_alone_by_default(start: Start) -> None:
     port = _free_port()
     process = start("--port", str(port))
     assert process.stdout is not None
@@ -117,28 +117,28 @@ def test_a_kit_listens_on_this_machine_alone_unless_told_otherwise(start: Start)
     assert _listeners(port) == ["0.0.0.0"]
 
 
-def test_a_port_that_is_taken_is_told_at_once_in_words(start: Start) -> None:
+def test_port_in_use_is_reported_at_once(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         process = start("--port", str(port))
-        said, _ = process.communicate(timeout=20)
+        printed, _ = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert said == f"Port {port} is taken by another program. Choose another one, as in: ./start.sh --port 8987\n"
+    assert printed == f"Port {port} is taken by another program. Choose another one, as in: ./start.sh --port 8987\n"
 
 
-def test_a_port_that_is_none_and_a_foreign_address_are_refused_in_words(start: Start) -> None:
-    said, _ = start("--port", "99999").communicate(timeout=20)
-    assert "'99999' is not a port: a number from 1 to 65535" in said
-    said, _ = start("--host", "192.0.2.1").communicate(timeout=20)
-    assert said.startswith("192.0.2.1 is no address of this machine.")
+def test_invalid_port_and_foreign_address_are_refused(start: Start) -> None:
+    printed, _ = start("--port", "99999").communicate(timeout=20)
+    assert "'99999' is not a port: a number from 1 to 65535" in printed
+    printed, _ = start("--host", "192.0.2.1").communicate(timeout=20)
+    assert printed.startswith("192.0.2.1 is no address of this machine.")
 
 
-def test_a_damaged_kit_is_not_served(unpacked: Path, start: Start) -> None:
+def test_damaged_kit_is_not_served(unpacked: Path, start: Start) -> None:
     (unpacked / "model" / "labels.txt").write_text("red\nblue\ngreen\n")
     process = start("--port", str(_free_port()))
-    said, _ = process.communicate(timeout=20)
+    printed, _ = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert said == "model/labels.txt is missing or is not as it was packed. Unpack the zip again.\n"
+    assert printed == "model/labels.txt is missing or is not as it was packed. Unpack the zip again.\n"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_damaged_kit_is_not_served(unpacked: Path, start: Start) -> None:
         ((), {"MODEL_URI": "file:///no/such/folder"}, "There is no folder /no/such/folder."),
         ((), {"MODEL_URI": "ftp://somewhere"}, "'ftp://somewhere'; it must be s3://"),
         ((), {"MODEL_URI": ""}, "Which model? Give --model URI, or set MODEL_URI"),
-        ((), {"MODEL_DIGEST": "sha256:1"}, "but sha256:1 is asked for"),
+        ((), {"MODEL_DIGEST": "sha256:1"}, "but sha256:1 is required"),
         (("--platform", "mac"), {}, "invalid choice: 'mac' (choose from 'linux', 'windows')"),
         (("--flavour", "nvidia"), {}, "has no folder linux-nvidia"),
     ],
@@ -164,10 +164,10 @@ def test_what_can_not_be_packed_is_refused_in_words_and_leaves_no_file(
     assert list(target.parent.iterdir()) == []
 
 
-def test_an_output_that_can_not_be_written_is_told_in_words(small_base: Path, pack: Pack) -> None:
+def test_output_that_cannot_be_written_is_reported(small_base: Path, pack: Pack) -> None:
     done = pack("--base", small_base, "--output", "/no/such/folder/kit.zip")
     assert done.returncode == 1
-    message = "The kit can not be written to /no/such/folder/kit.zip: No such file or directory.\n"
+    message = "The kit cannot be written to /no/such/folder/kit.zip: No such file or directory.\n"
     assert done.stderr.decode() == message
 
 

@@ -35,7 +35,7 @@ def kits(base: Path, pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> di
     return unpacked
 
 
-def test_the_windows_kit_holds_every_wheel_that_its_list_names_and_all_that_those_need(kits: dict[str, Path]) -> None:
+def test_windows_kit_holds_every_wheel_and_its_dependencies(kits: dict[str, Path]) -> None:
     kit = kits["windows-cpu"]
     wheels = [path.name for path in (kit / "wheels").iterdir()]
     assert all(re.search(r"-(any|win_amd64)\.whl$", name) for name in wheels), wheels
@@ -61,7 +61,7 @@ def test_the_windows_kit_holds_every_wheel_that_its_list_names_and_all_that_thos
     assert "msvc-runtime" in names
 
 
-def test_scripts_and_readme_end_their_lines_as_windows_wants_them(kits: dict[str, Path]) -> None:
+def test_scripts_and_readme_have_the_line_ends_of_windows(kits: dict[str, Path]) -> None:
     for name in ("windows-cpu", "windows-nvidia"):
         for file in ("start.bat", "README.txt"):
             content = (kits[name] / file).read_bytes()
@@ -85,14 +85,14 @@ def test_nvidia_kits_list_onnxruntime_for_cuda_in_place_of_the_other(kits: dict[
         assert "python -m pip download -r requirements.txt" in readme
 
 
-def test_without_its_wheels_an_nvidia_kit_says_where_to_read_how_to_fetch_them(kits: dict[str, Path]) -> None:
+def test_nvidia_kit_without_wheels_points_to_its_readme(kits: dict[str, Path]) -> None:
     kit = kits["linux-nvidia"]
     done = subprocess.run(["sh", kit / "start.sh"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "The folder wheels lacks what the line above names: README.txt says how to fetch it." in done.stderr
 
 
-def test_without_python_a_kit_that_needs_one_says_which(kits: dict[str, Path], tmp_path: Path) -> None:
+def test_kit_without_python_names_the_version(kits: dict[str, Path], tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/sh", kits["linux-nvidia"] / "start.sh"],
         env={"PATH": str(tmp_path)},

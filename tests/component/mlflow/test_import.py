@@ -108,13 +108,18 @@ def damaged(folder: Path) -> None:
         ("own", lambda f: (f / "labels.txt").unlink(), 3, "labels.txt is missing at {uri}"),
         ("own", lambda f: (f / "metadata.json").write_text("{"), 3, "{uri}/metadata.json does not describe a model"),
         ("foreign", lambda f: (f / "labels.json").unlink(), 3, "put labels.txt beside it"),
-        ("foreign", lambda f: (f / "labels.json").write_text('["dark"]'), 3, "but 1 classes are named"),
+        ("foreign", lambda f: (f / "labels.json").write_text('["dark"]'), 3, "labels.txt names 1 classes"),
         ("foreign", lambda f: (f / "labels.json").write_text("{"), 3, "labels.json names no classes"),
         ("foreign", lambda f: (f / "labels.json").write_text("[1, 2]"), 3, "labels.json names no classes"),
         ("foreign", lambda f: (f / "labels.json").write_text('"ab"'), 3, "labels.json names no classes"),
         ("foreign", lambda f: (f / "brightness.onnx").write_bytes(b"no"), 3, "the model does not run on an image"),
         ("foreign", lambda f: onnx.save(brightness(), f / "b.onnx"), 3, "b.onnx, brightness.onnx"),
-        ("foreign", lambda f: [path.unlink() for path in f.iterdir()], 3, "{uri} has nothing"),
+        (
+            "foreign",
+            lambda f: [path.unlink() for path in f.iterdir()],
+            3,
+            "no model at {uri}",
+        ),
     ],
 )
 def test_what_can_not_be_served_is_refused_in_words(

@@ -55,7 +55,7 @@ def test_credentials_that_the_registry_refuses_are_said_in_words(
         assert isinstance(refused, Verdict)
         assert refused.reason == "RegistryUnreachable"
         assert "401 Unauthorized; check the credentials" in refused.message
-        with pytest.raises(ModelError, match=r"can not be read from MLflow: .*401"):
+        with pytest.raises(ModelError, match=r"cannot be read from MLflow: .*401"):
             fetch_model(found.uri, tmp_path / "served", digest="", environment=environment)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client import start_http_server
 
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.settings import Settings
 from testing.kubernetes_api import Manifest, condition_of
 from testing.samples import inference_service, variant
 from testing.simulated_controllers import World
@@ -44,7 +44,7 @@ def servers() -> Iterator[Iterator[Server]]:
 
 def _start(stack: ExitStack, number: int) -> Server:
     address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}"
-    metrics = Metrics(Settings(model_uri="s3://models/v1"), digest=DIGEST)
+    metrics = Metrics(ModelIdentity(digest=DIGEST), service="model")
     server, thread = start_http_server(METRICS_PORT, address, metrics.registry)
     stack.callback(thread.join)
     stack.callback(server.server_close)

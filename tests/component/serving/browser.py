@@ -1,4 +1,4 @@
-"""What the tests of pages share: a real browser, and a gateway that takes a prefix off."""
+"""A real browser for the tests of pages, and a gateway that takes a prefix off."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def gateway(target: str) -> Iterator[str]:
 
 @dataclass
 class Visit:
-    """A page that is open, and everything it asked for or complained about."""
+    """An open page, with its requests and its errors."""
 
     page: Page
     service: str
@@ -83,10 +83,12 @@ class Visit:
         """Go to a path of the service."""
         self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
+        )
         self.page.goto(f"{self.service}{path}")
 
     def strangers(self) -> list[str]:
-        """What was asked for that is not the service's own."""
+        """Requests to other addresses than the service's own."""
         own = (f"{self.service}/", "blob:", "data:")
         return [url for url in self.requested if not url.startswith(own)]

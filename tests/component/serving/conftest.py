@@ -118,8 +118,8 @@ class Server:
     def wait_for(self, value: float, name: str, **labels: str) -> None:
         """Wait until a metric has a value."""
         end = time.monotonic() + METRIC_SECONDS
-        while (found := self.metric(name, **labels)) != value:
-            assert time.monotonic() < end, f"{name} {labels} is {found}, not {value}, after {METRIC_SECONDS} s"
+        while (actual := self.metric(name, **labels)) != value:
+            assert time.monotonic() < end, f"{name} {labels} is {actual}, not {value}, after {METRIC_SECONDS} s"
             time.sleep(0.02)
 
     def connect(self) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What the server answers to photos whose metadata is damaged: it is not asked for anything but the orientation."""
+"""Photos with damaged metadata, of which only the orientation is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hostile or odd input gets: a sentence, never a crash, and never more than its own request."""
+"""Hostile or odd input gets a sentence, never a crash, and harms no other request."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [5_001, 10_000, 20_000])
-def test_an_image_that_claims_too_many_pixels_is_told_so_whatever_the_number(server, side):
+def test_image_that_claims_too_many_pixels_is_refused(server, side):
     answer = server.client.post("/predict", files=[("image", ("big.png", png_that_claims(side, side)))])
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "ImageTooLarge")
     assert "big.png" in answer.json()["error"]["message"]
 
 
-def test_a_thread_of_pixels_is_refused_before_resizing_it_fills_the_memory(server):
+def test_very_narrow_image_is_refused_before_resizing(server):
     buffer = BytesIO()
     Image.new("RGB", (1, 65_000)).save(buffer, "JPEG")
     start = time.monotonic()
@@ -44,13 +44,13 @@ def test_a_thread_of_pixels_is_refused_before_resizing_it_fills_the_memory(serve
     assert time.monotonic() - start < 2
 
 
-def test_a_panorama_is_still_read(server):
+def test_panorama_is_still_read(server):
     buffer = BytesIO()
     Image.new("RGB", (3_000, 40), (200, 20, 20)).save(buffer, "PNG")
     assert server.client.post("/predict", content=buffer.getvalue()).json()["label"] == "red"
 
 
-def test_an_entry_that_is_no_digest_locks_out_nobody_else(start_server, tmp_path):
+def test_entry_that_is_no_digest_is_left_out(start_server, tmp_path):
     (tmp_path / "good").write_text(hashlib.sha256(b"a key").hexdigest())
     (tmp_path / "bad").write_text("ключ", encoding="utf-8")
     (tmp_path / "empty").write_text("")
@@ -61,7 +61,7 @@ def test_an_entry_that_is_no_digest_locks_out_nobody_else(start_server, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("entry", "words"),
     [
         ({"name": "image", "datatype": "BYTES", "shape": [1], "data": ["é"]}, "not base64"),
         (
@@ -76,15 +76,15 @@ def test_an_entry_that_is_no_digest_locks_out_nobody_else(start_server, tmp_path
     ],
     ids=["text that is no base64", "numbers that are none"],
 )
-def test_an_infer_request_with_unusable_data_is_told_what_is_wrong(server, given, words):
-    body = json.dumps({"inputs": [given]})
+def test_infer_request_with_unusable_data_is_refused_in_words(server, entry, words):
+    body = json.dumps({"inputs": [entry]})
     json_type = {"content-type": "application/json"}
     answer = server.client.post("/v2/models/colours/infer", content=body, headers=json_type)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
 
 
-def test_a_slash_too_many_is_told_in_words_and_redirects_nowhere(server):
+def test_slash_too_many_is_told_in_words_and_redirects_nowhere(server):
     # A redirect's address would lack the prefix that the gateway took off.
     answer = server.client.post("/predict/", content=b"x")
     assert answer.status_code == 404

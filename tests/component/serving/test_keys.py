@@ -1,4 +1,4 @@
-"""Who gets in, and who does not."""
+"""API keys: requests with and without them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def guarded(start_server, keys_folder):
 
 
 @pytest.mark.parametrize("header", [KEY, f"Bearer {KEY}", f"bearer  {KEY}"])
-def test_the_key_opens_the_service_with_and_without_bearer(guarded, header):
+def test_key_opens_the_service_with_and_without_bearer(guarded, header):
     assert guarded.client.get("/v2/models/colours", headers={"authorization": header}).status_code == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "wrong"}, {"authorization": "Bearer"}])
-def test_without_the_right_key_nothing_is_answered_and_the_way_in_is_told(guarded, headers):
+def test_request_without_the_right_key_is_refused_in_words(guarded, headers):
     answer = guarded.client.post("/predict", content=b"x", headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -52,7 +52,7 @@ def test_health_needs_no_key(guarded, path):
     assert guarded.client.get(path).status_code == 200
 
 
-def test_a_wrong_key_is_refused_before_the_body_is_read(guarded):
+def test_wrong_key_is_refused_before_the_body_is_read(guarded):
     connection = http.client.HTTPConnection(guarded.url.removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/predict")
     connection.putheader("content-length", "5000000")
@@ -61,7 +61,7 @@ def test_a_wrong_key_is_refused_before_the_body_is_read(guarded):
     connection.close()
 
 
-def test_a_body_that_is_too_large_is_refused_by_its_length(guarded):
+def test_body_that_is_too_large_is_refused_by_its_length(guarded):
     connection = http.client.HTTPConnection(guarded.url.removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/predict")
     connection.putheader("authorization", KEY)
@@ -73,7 +73,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length(guarded):
     connection.close()
 
 
-def test_an_added_key_opens_and_a_removed_one_closes_without_a_restart(guarded, keys_folder):
+def test_added_and_removed_keys_count_without_a_restart(guarded, keys_folder):
     write_key(keys_folder, "second", "another key")
     _wait_for(guarded.client, "another key", 200)
     (keys_folder / "second").unlink()
@@ -88,7 +88,7 @@ def _wait_for(client: httpx.Client, key: str, status: int) -> None:
         time.sleep(0.05)
 
 
-def test_keys_are_rotated_the_way_kubernetes_swaps_a_mounted_secret(start_server, tmp_path):
+def test_keys_follow_the_swap_of_a_mounted_secret(start_server, tmp_path):
     for version, names in (("..1", {"old": "key 1", "kept": "key 2"}), ("..2", {"new": "key 3", "kept": "key 2"})):
         (tmp_path / version).mkdir()
         for name, key in names.items():
@@ -97,18 +97,18 @@ def test_keys_are_rotated_the_way_kubernetes_swaps_a_mounted_secret(start_server
                 (tmp_path / name).symlink_to(f"..data/{name}")
     (tmp_path / "..data").symlink_to("..1")
     rotated = start_server(api_keys_dir=str(tmp_path))
-    asked = {key: rotated.client.get("/v2", headers={"authorization": key}).status_code for key in KEYS}
-    assert asked == {"key 1": 200, "key 2": 200, "key 3": 401}
+    statuses = {key: rotated.client.get("/v2", headers={"authorization": key}).status_code for key in KEYS}
+    assert statuses == {"key 1": 200, "key 2": 200, "key 3": 401}
     (tmp_path / "..new").symlink_to("..2")
     (tmp_path / "..new").replace(tmp_path / "..data")
     _wait_for(rotated.client, "key 3", 200)
-    asked = {key: rotated.client.get("/v2", headers={"authorization": key}).status_code for key in KEYS}
-    assert asked == {"key 1": 401, "key 2": 200, "key 3": 200}
+    statuses = {key: rotated.client.get("/v2", headers={"authorization": key}).status_code for key in KEYS}
+    assert statuses == {"key 1": 401, "key 2": 200, "key 3": 200}
     assert rotated.client.post("/predict", headers={"authorization": "key 2"}).status_code == 400
     assert rotated.metric(REQUESTS, key="kept", route="/predict", code="400") == 1
 
 
-def test_requests_are_counted_by_the_name_of_their_key_and_never_by_the_key(start_server, tmp_path):
+def test_requests_are_counted_by_the_name_of_their_key(start_server, tmp_path):
     write_key(tmp_path, "team-a", "key of a")
     write_key(tmp_path, "team-b", "key of b")
     counted = start_server(api_keys_dir=str(tmp_path))
@@ -118,21 +118,21 @@ def test_requests_are_counted_by_the_name_of_their_key_and_never_by_the_key(star
     assert counted.metric(REQUESTS, key="team-a", code="400") == 3
     assert counted.metric(REQUESTS, key="team-b", code="400") == 2
     assert counted.metric(REQUESTS, key="", code="401") == 4
-    said = httpx.get(counted.metrics_url).text + counted.log.read_text()
-    assert not any(key in said for key in ("key of a", "key of b", hashlib.sha256(b"key of a").hexdigest()))
+    output = httpx.get(counted.metrics_url).text + counted.log.read_text()
+    assert not any(key in output for key in ("key of a", "key of b", hashlib.sha256(b"key of a").hexdigest()))
 
 
-def test_a_key_may_be_of_any_script(start_server, tmp_path):
+def test_key_may_be_of_any_script(start_server, tmp_path):
     write_key(tmp_path, "default", "钥匙-ключ")
     guarded = start_server(api_keys_dir=str(tmp_path))
     assert guarded.client.get("/v2", headers={"authorization": "钥匙-ключ".encode()}).status_code == 200
 
 
-def test_a_service_without_keys_answers_whoever_asks(server):
+def test_service_without_keys_answers_whoever_asks(server):
     assert server.client.get("/v2").status_code == 200
     assert server.client.get("/v2", headers={"authorization": "any"}).status_code == 200
 
 
-def test_an_empty_folder_of_keys_opens_for_nobody(start_server, tmp_path):
+def test_empty_folder_of_keys_opens_for_nobody(start_server, tmp_path):
     closed = start_server(api_keys_dir=str(tmp_path))
     assert closed.client.get("/v2", headers={"authorization": KEY}).status_code == 401

@@ -23,7 +23,7 @@ def refused(start_server, **settings):
     return json.loads(server.termination_log.read_text())["error"]
 
 
-def test_a_model_with_another_digest_than_asked_for_is_refused_with_both(start_server, model_folder):
+def test_model_with_another_digest_is_refused_with_both(start_server, model_folder):
     files = json.loads((model_folder / "metadata.json").read_text())["files"]
     error = refused(start_server, model_digest="sha256:0000")
     assert error["reason"] == "DigestMismatch"
@@ -31,7 +31,7 @@ def test_a_model_with_another_digest_than_asked_for_is_refused_with_both(start_s
     assert model_digest(files) in error["message"]
 
 
-def test_a_file_that_was_changed_is_refused_by_name(start_server, model_folder, tmp_path):
+def test_file_that_was_changed_is_refused_by_name(start_server, model_folder, tmp_path):
     changed = shutil.copytree(model_folder, tmp_path / "changed")
     (changed / "labels.txt").write_text("red\ngreen\nyellow\n")
     error = refused(start_server, model_uri=f"file://{changed}")
@@ -41,11 +41,11 @@ def test_a_file_that_was_changed_is_refused_by_name(start_server, model_folder, 
 @pytest.mark.parametrize(
     ("uri", "reason"), [("file:///nowhere", "ModelNotFound"), ("ftp://x/y", "BadModelURI"), ("", "BadModelURI")]
 )
-def test_an_address_without_a_model_is_told_in_words(start_server, uri, reason):
+def test_address_without_a_model_is_refused_in_words(start_server, uri, reason):
     assert refused(start_server, model_uri=uri)["reason"] == reason
 
 
-def test_a_request_under_way_is_answered_after_the_server_was_told_to_stop(start_server):
+def test_request_under_way_is_answered_after_sigterm(start_server):
     server = start_server()
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:

@@ -1,4 +1,4 @@
-"""What a model folder becomes in ONNX Runtime: what computes it, what its classes are called, and which are refused."""
+"""Loading a model folder in ONNX Runtime: its providers, the names of its classes, and the refusals."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.mark.feature("S16")
-def test_with_cuda_its_libraries_are_loaded_before_the_model(sessions: list[object], folder: Path) -> None:
+def test_libraries_of_cuda_are_loaded_before_the_model(sessions: list[object], folder: Path) -> None:
     load(folder)
     assert sessions == ["CUDA's libraries", [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), CPU]]
 
 
 @pytest.mark.feature("S16")
-def test_a_gpu_that_can_not_be_used_is_told_in_words(
+def test_gpu_that_cannot_be_used_is_logged(
     sessions: list[object], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -63,9 +63,7 @@ def test_a_gpu_that_can_not_be_used_is_told_in_words(
 
 
 @pytest.mark.feature("S16")
-def test_a_gpu_has_computed_every_size_of_batch_before_users_come(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_is_warmed_up_for_every_size_of_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     real = Model._run
 
@@ -83,7 +81,7 @@ def test_without_cuda_nothing_is_warned_of(folder: Path, caplog: pytest.LogCaptu
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_classes_of_one_name_are_told_apart_by_their_number(tmp_path: Path) -> None:
+def test_classes_of_one_name_differ_by_their_number(tmp_path: Path) -> None:
     write_model(tmp_path, labels=("crane", "tench", "crane"))
     assert load(tmp_path).labels == ("crane (0)", "tench", "crane (2)")
     write_model(tmp_path, labels=("crane", "crane (0)", "crane"))
@@ -98,7 +96,7 @@ def test_classes_of_one_name_are_told_apart_by_their_number(tmp_path: Path) -> N
         ({"crop": SIDE + 1}, ["crop is 33 and resize 32"]),
     ],
 )
-def test_a_wrong_preprocess_json_is_refused_by_its_fields(folder: Path, wrong: dict[str, object], words: str) -> None:
+def test_wrong_preprocess_json_is_refused_by_its_fields(folder: Path, wrong: dict[str, object], words: str) -> None:
     path = folder / "preprocess.json"
     fields = json.loads(path.read_text()) | wrong
     path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
@@ -108,13 +106,13 @@ def test_a_wrong_preprocess_json_is_refused_by_its_fields(folder: Path, wrong: d
     assert all(word in str(refused.value) for word in words), refused.value
 
 
-def test_a_preprocess_json_that_notepad_saved_is_read(folder: Path) -> None:
+def test_preprocess_json_that_notepad_saved_is_read(folder: Path) -> None:
     path = folder / "preprocess.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load(folder).preprocess.crop == SIDE
 
 
-def test_a_model_that_ends_in_a_pooling_is_a_classifier_too(folder: Path) -> None:
+def test_model_that_ends_in_a_pooling_is_a_classifier_too(folder: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("GlobalAveragePool", ["images"], ["pooled"])],
         "pooled",

@@ -1,4 +1,4 @@
-"""What a user gets from /predict."""
+"""Answers of /predict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def picture(colour, kind: str = "PNG", size=(64, 48)) -> bytes:
     return encoded(Image.new("RGB", size, colour), kind)
 
 
-def test_an_image_in_a_form_gets_its_label_and_the_probability_of_each_class(server):
+def test_image_in_a_form_gets_its_label_and_scores(server):
     answer = server.client.post("/predict", files=form(("rose.png", picture(RED)))).json()
     assert answer["label"] == "red"
     assert list(answer["scores"]) == sorted(answer["scores"], key=answer["scores"].get, reverse=True)
@@ -40,7 +40,7 @@ def test_an_image_in_a_form_gets_its_label_and_the_probability_of_each_class(ser
 
 @pytest.mark.parametrize("path", ["/predict", "/"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
-def test_a_raw_body_of_each_format_is_read(server, path, kind):
+def test_raw_body_of_each_format_is_read(server, path, kind):
     answer = server.client.post(path, content=picture(GREEN, kind), headers={"content-type": f"image/{kind.lower()}"})
     assert answer.json()["label"] == "green"
 
@@ -62,7 +62,7 @@ def test_two_to_ten_images_get_an_answer_each_in_their_order(server):
     assert [(p["file"], p["label"]) for p in predictions] == [("a.png", "red"), ("b.png", "green"), ("c.png", "blue")]
 
 
-def test_a_bad_image_costs_its_neighbours_nothing(server):
+def test_bad_image_costs_its_neighbours_nothing(server):
     files = form(("a.png", picture(RED)), ("notes.txt", b"hello"), ("c.png", picture(BLUE)))
     answer = server.client.post("/predict", files=files)
     first, second, third = answer.json()["predictions"]
@@ -72,7 +72,7 @@ def test_a_bad_image_costs_its_neighbours_nothing(server):
     assert "notes.txt" in second["error"]["message"]
 
 
-def test_an_eleventh_image_is_refused_in_words(server):
+def test_eleventh_image_is_refused_in_words(server):
     answer = server.client.post("/predict", files=form(*[(f"{n}.png", picture(RED)) for n in range(11)]))
     assert answer.status_code == 400
     assert answer.json()["error"] == {
@@ -81,14 +81,14 @@ def test_an_eleventh_image_is_refused_in_words(server):
     }
 
 
-def test_a_text_file_as_the_image_is_answered_with_what_would_be_right(server):
+def test_text_file_is_refused_with_the_accepted_formats(server):
     answer = server.client.post("/predict", files=form(("notes.txt", b"hello, I am text")))
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "NotAnImage"
     assert "JPEG, PNG, BMP and WebP" in answer.json()["error"]["message"]
 
 
-def test_a_damaged_image_is_told_from_one_that_is_none(server):
+def test_damaged_image_is_told_from_one_that_is_none(server):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     cut = encoded(Image.fromarray(noise), "PNG")[:2000]
     answer = server.client.post("/predict", files=form(("cut.png", cut)))
@@ -104,20 +104,20 @@ def test_a_damaged_image_is_told_from_one_that_is_none(server):
         ({"json": {"image": "a.png"}}, 415, "UnsupportedMediaType"),
     ],
 )
-def test_a_request_without_an_image_is_told_how_to_send_one(server, request_, status, code):
+def test_request_without_an_image_is_refused_in_words(server, request_, status, code):
     answer = server.client.post("/predict", **request_)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert "image" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/predict", 405), ("GET", "/nowhere", 404)])
-def test_a_wrong_address_is_answered_in_json_and_words(server, method, path, status):
+def test_wrong_address_is_answered_in_json_and_words(server, method, path, status):
     answer = server.client.request(method, path)
     assert answer.status_code == status
     assert "POST /predict" in answer.json()["error"]["message"]
 
 
-def test_an_image_lying_on_its_side_is_read_upright(server):
+def test_image_lying_on_its_side_is_read_upright(server):
     # The left half red, the right half green; turned by its EXIF tag, so that red is on top.
     image = Image.new("RGB", (64, 64), GREEN)
     image.paste(RED, (0, 0, 64, 16))
@@ -149,7 +149,7 @@ def test_grey_images_of_8_and_16_bits_are_scaled_alike(server, bits):
     assert scores["red"] == pytest.approx(1 / 3, abs=1e-3)
 
 
-def test_an_image_with_too_many_bytes_or_pixels_is_refused_by_name(start_server):
+def test_image_with_too_many_bytes_or_pixels_is_refused_by_name(start_server):
     small = start_server(max_image_bytes="2000", max_image_pixels="10000")
     many_pixels = small.client.post("/predict", files=form(("wide.png", picture(RED, size=(200, 100)))))
     noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)
@@ -159,7 +159,7 @@ def test_an_image_with_too_many_bytes_or_pixels_is_refused_by_name(start_server)
         assert name in answer.json()["error"]["message"]
 
 
-def test_a_full_queue_says_when_to_come_again(start_server):
+def test_full_queue_says_when_to_come_again(start_server):
     full = start_server(queue_size="0")
     answer = full.client.post("/predict", content=picture(RED))
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")

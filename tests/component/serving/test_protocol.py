@@ -1,4 +1,4 @@
-"""What a client of the Open Inference Protocol v2 gets."""
+"""Answers of the Open Inference Protocol v2."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_tensors_are_classified_flat_and_nested(server):
     tensor = np.zeros((2, 3, SIDE, SIDE), np.float32)
     tensor[0, 2], tensor[1, 0] = 1, 1
     for data in (tensor.ravel().tolist(), tensor.tolist()):
-        given = {"name": "images", "datatype": "FP32", "shape": list(tensor.shape), "data": data}
-        outputs = {o["name"]: o["data"] for o in infer(server, given).json()["outputs"]}
+        entry = {"name": "images", "datatype": "FP32", "shape": list(tensor.shape), "data": data}
+        outputs = {o["name"]: o["data"] for o in infer(server, entry).json()["outputs"]}
         assert outputs["label"] == ["blue", "red"]
         assert np.reshape(outputs["scores"], (2, 3)).sum(axis=1) == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("entry", "words"),
     [
         ({"name": "pixels", "datatype": "FP32", "shape": [1], "data": [1]}, "no input 'pixels'"),
         ({"name": "images", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [1]}, "must be [N, 3, 32, 32]"),
@@ -73,20 +73,20 @@ def test_tensors_are_classified_flat_and_nested(server):
         ({"name": "image", "datatype": "BYTES", "data": ["aGVsbG8="]}, "inputs.0.shape: Field required"),
     ],
 )
-def test_a_wrong_input_is_answered_in_the_protocols_form(server, given, words):
-    answer = infer(server, given)
+def test_wrong_input_is_answered_in_the_protocols_form(server, entry, words):
+    answer = infer(server, entry)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
 
 
-def test_an_unknown_model_is_named_beside_the_one_that_is_here(server):
+def test_unknown_model_is_named_beside_the_one_that_is_here(server):
     answer = infer(server, bytes_input("x"), path="/v2/models/flowers/infer")
     assert answer.status_code == 404
     assert "'flowers'" in answer.json()["error"]
     assert "'colours'" in answer.json()["error"]
 
 
-def test_more_numbers_than_any_image_has_are_refused_before_they_fill_the_memory(server):
+def test_too_many_numbers_are_refused_before_parsing(server):
     body = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "FP32", "data": [' + b"0," * 2_000_000 + b"0]}]}"
     answer = server.client.post("/v2/models/colours/infer", content=body)
     assert answer.status_code == 413
@@ -102,7 +102,7 @@ def test_more_numbers_than_any_image_has_are_refused_before_they_fill_the_memory
         ({"outputs": [{"name": "scores", "parameters": {"binary_data": "yes"}}]}, "must be true or false"),
     ],
 )
-def test_an_output_that_can_not_be_given_is_told_in_words(server, tmp_path, more, words):
+def test_impossible_output_is_refused_in_words(server, tmp_path, more, words):
     answer = infer(server, bytes_input(base64_picture((9, 200, 9), tmp_path)), **more)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
@@ -120,11 +120,11 @@ def test_an_output_that_can_not_be_given_is_told_in_words(server, tmp_path, more
         ({}, b"ab", "neither data nor the parameter"),
     ],
 )
-def test_binary_data_that_do_not_fit_are_told_in_words(server, length, tail, words):
-    given = {"name": "image", "datatype": "BYTES", "shape": [1]}
+def test_binary_data_that_do_not_fit_are_refused_in_words(server, length, tail, words):
+    entry = {"name": "image", "datatype": "BYTES", "shape": [1]}
     if isinstance(length, dict):
-        given["parameters"] = length
-    head = json.dumps({"inputs": [given]}).encode()
+        entry["parameters"] = length
+    head = json.dumps({"inputs": [entry]}).encode()
     sent = str(len(head)) if length is None or isinstance(length, dict) else length
     headers = {"inference-header-content-length": sent}
     answer = server.client.post("/v2/models/colours/infer", content=head + tail, headers=headers)
@@ -133,7 +133,7 @@ def test_binary_data_that_do_not_fit_are_told_in_words(server, length, tail, wor
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"inputs": []}', b"\xff"])
-def test_a_body_that_is_no_request_is_told_in_words(server, body):
+def test_body_that_is_no_request_is_told_in_words(server, body):
     answer = server.client.post("/v2/models/colours/infer", content=body)
     assert answer.status_code == 400
     assert len(answer.json()["error"]) > 20
@@ -147,7 +147,7 @@ def test_one_image_may_be_the_whole_body(server, tmp_path):
     assert {output["name"]: output["data"] for output in answer.json()["outputs"]}["label"] == ["green"]
 
 
-def test_a_request_without_a_key_is_refused_in_the_protocols_form(start_server, tmp_path):
+def test_request_without_a_key_is_refused_in_the_protocols_form(start_server, tmp_path):
     (tmp_path / "default").write_text("0" * 64)
     answer = start_server(api_keys_dir=str(tmp_path)).client.get("/v2/models/colours")
     assert answer.status_code == 401

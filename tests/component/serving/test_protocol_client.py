@@ -1,4 +1,4 @@
-"""What a public client of the Open Inference Protocol gets: tritonclient, in its binary form and in JSON."""
+"""A public client of the Open Inference Protocol, tritonclient, in its binary form and in JSON."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def client(server: Server) -> Iterator[InferenceServerClient]:
 
 def files(*contents: bytes, binary: bool = True) -> InferInput:
     tensor = InferInput("image", [len(contents)], "BYTES")
-    given = contents if binary else [base64.b64encode(content) for content in contents]
-    tensor.set_data_from_numpy(np.array(given, np.object_), binary_data=binary)
+    inputs = contents if binary else [base64.b64encode(content) for content in contents]
+    tensor.set_data_from_numpy(np.array(inputs, np.object_), binary_data=binary)
     return tensor
 
 
 def tensor(*colours: tuple[int, int, int], binary: bool = True) -> InferInput:
     array = np.stack([np.full((3, SIDE, SIDE), np.reshape(c, (3, 1, 1)), np.float32) / 255 for c in colours])
-    given = InferInput("images", list(array.shape), "FP32")
-    given.set_data_from_numpy(array.astype(np.float32), binary_data=binary)
-    return given
+    inputs = InferInput("images", list(array.shape), "FP32")
+    inputs.set_data_from_numpy(array.astype(np.float32), binary_data=binary)
+    return inputs
 
 
 def names(array: np.ndarray) -> list[str]:
@@ -70,9 +70,9 @@ def test_it_reads_what_goes_in_and_what_comes_out(client: InferenceServerClient)
 def test_images_go_in_and_scores_and_labels_come_out(
     client: InferenceServerClient, binary_in: bool, binary_out: bool
 ) -> None:
-    given = files(picture(RED), picture(GREEN), picture(BLUE, kind="JPEG"), binary=binary_in)
-    wanted = [InferRequestedOutput(name, binary_data=binary_out) for name in ("scores", "label")]
-    result = client.infer(MODEL, [given], outputs=wanted, request_id="7", model_version="4")
+    inputs = files(picture(RED), picture(GREEN), picture(BLUE, kind="JPEG"), binary=binary_in)
+    outputs = [InferRequestedOutput(name, binary_data=binary_out) for name in ("scores", "label")]
+    result = client.infer(MODEL, [inputs], outputs=outputs, request_id="7", model_version="4")
     assert result.as_numpy("scores").shape == (3, 3)
     assert result.as_numpy("scores").sum(axis=1) == pytest.approx([1, 1, 1])
     assert names(result.as_numpy("label")) == ["red", "green", "blue"]
@@ -94,16 +94,16 @@ def test_images_and_their_tensors_score_alike(client: InferenceServerClient) -> 
     assert client.infer(MODEL, [tensor(RED, BLUE)]).as_numpy("scores") == pytest.approx(as_files, abs=1e-5)
 
 
-def test_only_the_outputs_that_are_asked_for_come(client: InferenceServerClient) -> None:
+def test_only_requested_outputs_come(client: InferenceServerClient) -> None:
     result = client.infer(MODEL, [files(picture(RED))], outputs=[InferRequestedOutput("label")])
     assert [output["name"] for output in result.get_response()["outputs"]] == ["label"]
     assert result.as_numpy("scores") is None
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
-def test_the_likeliest_classes_can_be_asked_for_by_their_number(client: InferenceServerClient, binary: bool) -> None:
-    wanted = InferRequestedOutput("scores", binary_data=binary, class_count=2)
-    best = client.infer(MODEL, [files(picture(GREEN), picture(RED))], outputs=[wanted]).as_numpy("scores")
+def test_number_of_the_likeliest_classes_can_be_chosen(client: InferenceServerClient, binary: bool) -> None:
+    outputs = InferRequestedOutput("scores", binary_data=binary, class_count=2)
+    best = client.infer(MODEL, [files(picture(GREEN), picture(RED))], outputs=[outputs]).as_numpy("scores")
     assert best.shape == (2, 2)
     for row, label in zip(best, ("green", "red"), strict=True):
         score, index, name = names(row)[0].split(":")
@@ -119,7 +119,7 @@ def test_several_requests_at_once_are_each_answered(client: InferenceServerClien
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "words"),
+    ("model", "inputs", "words"),
     [
         ("flowers", files(picture(RED)), "this server has 'colours'"),
         (MODEL, files(picture(RED), b"notes"), "image 1 is not an image"),
@@ -129,12 +129,14 @@ def test_several_requests_at_once_are_each_answered(client: InferenceServerClien
     ],
     ids=["unknown model", "no image", "too many images", "too many tensors", "unknown input"],
 )
-def test_a_mistake_is_told_in_words(client: InferenceServerClient, model: str, given: InferInput, words: str) -> None:
+def test_mistake_is_answered_in_words(
+    client: InferenceServerClient, model: str, inputs: InferInput, words: str
+) -> None:
     with pytest.raises(InferenceServerException, match=words):
-        client.infer(model, [given])
+        client.infer(model, [inputs])
 
 
-def test_a_body_that_is_packed_is_refused_in_words(client: InferenceServerClient) -> None:
+def test_body_that_is_packed_is_refused_in_words(client: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="packed with gzip is not read"):
         client.infer(MODEL, [files(picture(RED))], request_compression_algorithm="gzip")
 
@@ -148,5 +150,5 @@ def test_it_works_with_a_key_and_under_a_prefix(start_server: StartServer, tmp_p
     ):
         result = client.infer(MODEL, [files(picture(GREEN))], headers={"authorization": "Bearer a key"})
         assert names(result.as_numpy("label")) == ["green"]
-        with pytest.raises(InferenceServerException, match="needs a key, and what was sent is none"):
+        with pytest.raises(InferenceServerException, match="needs another key than the one sent"):
             client.infer(MODEL, [files(picture(GREEN))], headers={"authorization": "another"})

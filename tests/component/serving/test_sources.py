@@ -1,4 +1,4 @@
-"""What a model folder may be: a training's own, or any ONNX classifier that names its classes."""
+"""The forms of a model folder: a training's own, or any ONNX classifier that names its classes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def red_of(start_server: StartServer, folder: Path, **settings: str) -> dict[str
     return scores
 
 
-def said(start_server: StartServer, folder: Path, **settings: str) -> tuple[str, str]:
+def start_failure(start_server: StartServer, folder: Path, **settings: str) -> tuple[str, str]:
     """Why a server does not start: the reason and the sentence."""
     server = start_server(ready=False, model_uri=f"file://{folder}", **settings)
     assert server.process.wait(START_SECONDS) == 1
@@ -75,7 +75,7 @@ def said(start_server: StartServer, folder: Path, **settings: str) -> tuple[str,
         ("labels.json", '{"0": "red", "1": "green", "2": "blue"}'),
     ],
 )
-def test_a_labels_file_is_all_that_a_model_of_elsewhere_needs(
+def test_labels_file_is_all_that_a_model_of_elsewhere_needs(
     start_server: StartServer, folder: Path, name: str, content: str
 ) -> None:
     (folder / "labels.txt").unlink()
@@ -86,7 +86,7 @@ def test_a_labels_file_is_all_that_a_model_of_elsewhere_needs(
 @pytest.mark.parametrize(
     "form", [{"batch": 1}, {"side": "side"}, {"batch": 1, "side": 48}], ids=["one at a time", "any size", "48 pixels"]
 )
-def test_the_forms_that_exporters_give_a_model_are_understood(
+def test_forms_that_exporters_give_a_model_are_understood(
     start_server: StartServer, folder: Path, form: dict[str, str | int]
 ) -> None:
     onnx.save(classifier(**form), folder / "colours.onnx")  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def test_the_forms_that_exporters_give_a_model_are_understood(
     assert [prediction["label"] for prediction in answer["predictions"]] == ["red", "blue"]
 
 
-def test_a_model_that_gives_probabilities_is_not_softened_again(start_server: StartServer, folder: Path) -> None:
+def test_model_that_gives_probabilities_gets_no_second_softmax(start_server: StartServer, folder: Path) -> None:
     logits = red_of(start_server, folder)
     onnx.save(classifier(softmax=True), folder / "colours.onnx")
     assert red_of(start_server, folder) == pytest.approx(logits, abs=1e-5)
@@ -110,12 +110,12 @@ def test_weights_beside_the_model_come_along(start_server: StartServer, folder: 
     red_of(start_server, folder)
 
 
-def test_the_digest_holds_such_a_folder_too(start_server: StartServer, folder: Path) -> None:
+def test_digest_holds_such_a_folder_too(start_server: StartServer, folder: Path) -> None:
     server = start_server(model_uri=f"file://{folder}")
     digest = server.client.get("/v2/health/ready").headers["x-model-digest"]
     red_of(start_server, folder, model_digest=digest)
     (folder / "labels.txt").write_text("blue\ngreen\nred\n")
-    reason, message = said(start_server, folder, model_digest=digest)
+    reason, message = start_failure(start_server, folder, model_digest=digest)
     assert reason == "DigestMismatch"
     assert digest in message
 
@@ -127,7 +127,7 @@ def test_the_digest_holds_such_a_folder_too(start_server: StartServer, folder: P
         (lambda f: (f / "labels.txt").write_text("red\ngreen\n"), "LabelsMismatch", "labels.txt names 2"),
         (lambda f: (f / "colours.onnx").unlink(), "NotAModel", "it has none, but labels.txt"),
         (lambda f: onnx.save(classifier(), f / "second.onnx"), "NotAModel", "colours.onnx, second.onnx"),
-        (lambda f: (f / "colours.onnx").write_bytes(b"no model"), "ModelNotLoaded", "can not be loaded"),
+        (lambda f: (f / "colours.onnx").write_bytes(b"no model"), "ModelNotLoaded", "cannot be loaded"),
         (lambda f: onnx.save(classifier(channels_last=True), f / "colours.onnx"), "NotAClassifier", "[N, 3, "),
         (lambda f: (f / "labels.json").write_text("{") and (f / "labels.txt").unlink(), "BadLabels", "labels.json"),
         (lambda f: [path.unlink() for path in f.iterdir()], "ModelNotFound", "nothing lies there"),
@@ -138,8 +138,8 @@ def test_what_is_no_classifier_is_refused_in_words(
     start_server: StartServer, folder: Path, spoil: Callable[[Path], object], reason: str, words: str
 ) -> None:
     spoil(folder)
-    given, message = said(start_server, folder)
-    assert given == reason
+    actual, message = start_failure(start_server, folder)
+    assert actual == reason
     assert words in message
 
 
@@ -154,5 +154,5 @@ def test_weights_outside_the_folder_are_refused(start_server: StartServer, folde
         if entry.key == "location":
             entry.value = "../outside.data"
     (folder / "colours.onnx").write_bytes(model.SerializeToString())
-    reason, _ = said(start_server, folder)
+    reason, _ = start_failure(start_server, folder)
     assert reason == "ModelNotLoaded"

@@ -1,4 +1,4 @@
-"""What of a model folder is fetched, when, and what it says of its past."""
+"""Fetching a model folder: the files, the time, and the lineage in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bloomery_serving.errors import ModelError
-from bloomery_serving.storage import StoredModel, provide_model
+from bloomery_serving.storage import StoredModel, ensure_model
 from tests.component.serving.conftest import StartServer, picture, write_model
 
 RUN = {
@@ -41,7 +41,7 @@ def foreign(source: Path) -> Path:
 @pytest.fixture
 def provide(source: Path, tmp_path: Path) -> Provide:
     """Do what a container does when it starts; the folder outlasts it."""
-    return lambda digest="": provide_model(f"file://{source}", tmp_path / "models", digest=digest)
+    return lambda digest="": ensure_model(f"file://{source}", tmp_path / "models", digest=digest)
 
 
 def describe(folder: Path, about: dict[str, object]) -> None:
@@ -51,7 +51,7 @@ def describe(folder: Path, about: dict[str, object]) -> None:
 
 @pytest.mark.feature("S2")
 @pytest.mark.parametrize("own", [True, False], ids=["a training's", "of elsewhere"])
-def test_a_container_that_starts_again_needs_no_store(
+def test_container_that_starts_again_needs_no_store(
     own: bool, provide: Provide, source: Path, request: pytest.FixtureRequest
 ) -> None:
     if not own:
@@ -66,7 +66,7 @@ def test_a_container_that_starts_again_needs_no_store(
 
 
 @pytest.mark.feature("S2")
-def test_a_file_that_was_damaged_meanwhile_is_fetched_again(provide: Provide, source: Path, tmp_path: Path) -> None:
+def test_damaged_file_is_fetched_again(provide: Provide, source: Path, tmp_path: Path) -> None:
     first = provide()
     (tmp_path / "models" / "model.onnx").write_bytes(b"damaged")
     assert provide(first.digest) == first
@@ -74,7 +74,7 @@ def test_a_file_that_was_damaged_meanwhile_is_fetched_again(provide: Provide, so
 
 
 @pytest.mark.feature("S2")
-def test_a_container_that_starts_again_takes_what_was_mended_in_the_folder(
+def test_restarted_container_takes_what_was_fixed_in_the_folder(
     provide: Provide, foreign: Path, tmp_path: Path
 ) -> None:
     (foreign / "classes.txt").write_text("red\ngreen\n")
@@ -90,7 +90,7 @@ def test_a_container_that_starts_again_takes_what_was_mended_in_the_folder(
 @pytest.mark.parametrize(
     ("name", "content"), [("labels.txt", CRANES), ("classes.txt", CRANES), ("labels.json", '\ufeff["crane", "küche"]')]
 )
-def test_class_names_that_notepad_saved_have_no_mark_before_the_first(
+def test_byte_order_mark_is_no_part_of_a_class_name(
     name: str, content: str, provide: Provide, foreign: Path, tmp_path: Path
 ) -> None:
     (foreign / "classes.txt").unlink()
@@ -100,21 +100,19 @@ def test_class_names_that_notepad_saved_have_no_mark_before_the_first(
 
 
 @pytest.mark.feature("S12")
-def test_a_folder_that_a_training_wrote_tells_run_job_and_datasets_itself(
-    source: Path, start_server: StartServer
-) -> None:
+def test_lineage_comes_from_the_folder_of_a_training(source: Path, start_server: StartServer) -> None:
     describe(source, RUN)
     server = start_server(model_uri=f"file://{source}", service_namespace="shop")
     answer = server.client.post("/predict", content=picture((255, 0, 0)))
-    told = [answer.headers[f"x-{name}"] for name in ("run-id", "training-job", "dataset")]
-    assert told == ["r7", "flowers", "paint,ink@a1,b2"]
+    headers = [answer.headers[f"x-{name}"] for name in ("run-id", "training-job", "dataset")]
+    assert headers == ["r7", "flowers", "paint,ink@a1,b2"]
     labels = {"run_id": "r7", "training_job": "flowers", "dataset": "paint,ink@a1,b2"}
     assert server.metric("bloomery_model_info", **labels) == 1
 
 
 @pytest.mark.feature("S12")
 @pytest.mark.parametrize("about", [{}, {"run": "r7"}, {"run": {"runId": "r7\r\nx-evil: 1"}}, {"datasets": [{}]}])
-def test_a_folder_that_tells_its_past_in_another_form_is_served_all_the_same(
+def test_folder_with_lineage_of_another_form_is_served(
     about: dict[str, object], provide: Provide, source: Path
 ) -> None:
     describe(source, about)

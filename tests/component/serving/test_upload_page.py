@@ -1,4 +1,4 @@
-"""What a person sees at /upload, in a real browser, at a prefix behind a gateway that takes it off."""
+"""The page /upload in a real browser, at a prefix behind a gateway that takes it off."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Open = Callable[..., Visit]
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Open a server's upload page behind a gateway; at the end, it must have asked nobody else and have no errors."""
+    """Open a server's upload page behind a gateway; at the end, it must have no errors and no requests to others."""
     closing: list[Callable[[], object]] = []
     visits: list[Visit] = []
 
@@ -138,7 +138,7 @@ def cards(page: Page) -> list[tuple[str, str]]:
     return shown
 
 
-def test_chosen_images_are_shown_with_the_bars_of_the_likeliest_classes(open_page: Open, flowers: Server) -> None:
+def test_chosen_images_get_the_bars_of_the_likeliest_classes(open_page: Open, flowers: Server) -> None:
     page = open_page(flowers).page
     choose(page, flower(FLOWERS["玫瑰"], "rose.jpg"), flower(FLOWERS["向日葵"], "sun.jpg"))
     expect(page.locator(".label")).to_have_text(["玫瑰", "向日葵"])
@@ -170,7 +170,7 @@ def test_dropped_images_are_classified_and_more_may_follow(open_page: Open, flow
     expect(page.locator(".card")).to_have_count(0)
 
 
-def test_the_head_is_the_services_own_words_and_never_markup(open_page: Open, flowers: Server) -> None:
+def test_head_is_the_services_own_words_and_never_markup(open_page: Open, flowers: Server) -> None:
     page = open_page(flowers).page
     expect(page.get_by_role("heading", level=1)).to_have_text("花卉识别 & <flowers>")
     expect(page.locator(".description")).to_contain_text("拍一张花的照片")
@@ -178,7 +178,7 @@ def test_the_head_is_the_services_own_words_and_never_markup(open_page: Open, fl
     expect(page).to_have_title("花卉识别 & <flowers>")
 
 
-def test_an_eleventh_image_is_told_in_words_and_the_ten_stay(open_page: Open, flowers: Server) -> None:
+def test_eleventh_image_is_refused_and_the_ten_stay(open_page: Open, flowers: Server) -> None:
     page = open_page(flowers).page
     ten = [flower(FLOWERS["雏菊"], f"{number}.jpg") for number in range(10)]
     drop(page, *ten, flower(FLOWERS["雏菊"], "10.jpg"))
@@ -192,7 +192,7 @@ def test_an_eleventh_image_is_told_in_words_and_the_ten_stay(open_page: Open, fl
 
 
 @pytest.mark.parametrize("others", [[], ["玫瑰"]], ids=["alone", "among others"])
-def test_a_file_that_is_no_image_says_so_itself(open_page: Open, flowers: Server, others: list[str]) -> None:
+def test_file_that_is_no_image_says_so_itself(open_page: Open, flowers: Server, others: list[str]) -> None:
     page = open_page(flowers).page
     notes = FilePayload(name="notes.jpg", mimeType="image/jpeg", buffer=b"not an image")
     choose(page, notes, *(flower(FLOWERS[name], f"{name}.jpg") for name in others))
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_image_says_so_itself(open_page: Open, flowers: Server
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_an_image_of_too_many_bytes_is_told_before_it_is_sent(open_page: Open, start_server: StartServer) -> None:
+def test_too_large_image_is_refused_before_it_is_sent(open_page: Open, start_server: StartServer) -> None:
     visit = open_page(start_server(max_image_bytes=str(1024 * 1024)))
     large = FilePayload(name="large.jpg", mimeType="image/jpeg", buffer=bytes(2 * 1024 * 1024))
     choose(visit.page, large)
@@ -211,7 +211,7 @@ def test_an_image_of_too_many_bytes_is_told_before_it_is_sent(open_page: Open, s
     assert not any(url.endswith("/predict") for url in visit.requested)
 
 
-def test_a_service_with_keys_asks_for_one_and_says_when_it_is_wrong(open_page: Open, guarded: Server) -> None:
+def test_page_asks_for_a_key_and_reports_a_wrong_one(open_page: Open, guarded: Server) -> None:
     page = open_page(guarded).page
     choose(page, flower((200, 20, 20), "red.jpg"))
     expect(page.get_by_role("alert")).to_have_text("Enter the key of this service first.")
@@ -227,7 +227,7 @@ def test_a_service_with_keys_asks_for_one_and_says_when_it_is_wrong(open_page: O
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_the_key_is_kept_for_the_tab_only(open_page: Open, guarded: Server) -> None:
+def test_key_is_kept_for_the_tab_only(open_page: Open, guarded: Server) -> None:
     visit = open_page(guarded)
     visit.page.get_by_label("Key", exact=True).fill(KEY)
     visit.page.reload()
@@ -240,18 +240,18 @@ def test_the_key_is_kept_for_the_tab_only(open_page: Open, guarded: Server) -> N
     assert not any(KEY in url for url in visit.requested)
 
 
-def test_a_service_without_keys_asks_for_none(open_page: Open, flowers: Server) -> None:
+def test_service_without_keys_asks_for_none(open_page: Open, flowers: Server) -> None:
     expect(open_page(flowers).page.get_by_label("Key", exact=True)).to_be_hidden()
 
 
-def test_a_busy_service_is_told_in_words_and_tried_again_by_hand(open_page: Open, start_server: StartServer) -> None:
+def test_busy_service_is_reported_and_tried_again_by_hand(open_page: Open, start_server: StartServer) -> None:
     page = open_page(start_server(queue_size="0")).page
     choose(page, flower((200, 20, 20), "red.jpg"))
     expect(page.get_by_role("alert")).to_contain_text("try again in a second")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
 
 
-def test_the_page_may_only_talk_to_its_own_service(flowers: Server) -> None:
+def test_page_may_only_talk_to_its_own_service(flowers: Server) -> None:
     answer = flowers.client.get("/upload")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -262,14 +262,14 @@ def test_the_page_may_only_talk_to_its_own_service(flowers: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/upload", "/upload/upload.js", "/upload/upload.css", "/docs", "/openapi.json"])
-def test_the_pages_need_no_key(guarded: Server, path: str) -> None:
+def test_pages_need_no_key(guarded: Server, path: str) -> None:
     assert guarded.client.get(path).status_code == 200
     assert guarded.client.post(path).status_code == 401
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
-def test_the_page_can_be_used_by_all_and_a_picture_of_it_is_kept(
+def test_page_can_be_used_by_all_and_a_picture_of_it_is_kept(
     open_page: Open, flowers: Server, scheme: str, width: int
 ) -> None:
     page = open_page(flowers, color_scheme=scheme, viewport={"width": width, "height": 900}).page

@@ -16,8 +16,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bloomery_operator.telemetry import Phase, Telemetry
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.settings import Settings
 from bloomery_trainer import engine, prepare, train
 from bloomery_trainer.progress import Progress, ProgressServer
 
@@ -51,7 +51,7 @@ def metrics_of_the_operator() -> str:
 
 
 def metrics_of_a_server() -> str:
-    metrics = Metrics(Settings(model_uri="file:///model"), digest="sha256:0")
+    metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
     metrics.count("/predict", 200, "default", 0.1)
     metrics.observe("infer", 0.1)
     return generate_latest(metrics.registry).decode()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bloomery_model import ImageError, Preprocess, decode
-from bloomery_serving.errors import RequestError
+from bloomery_serving.api.errors import RequestError, image_request_error
 from bloomery_serving.image_file import FORMATS, ImageFile, Limits, decode_file
 from bloomery_trainer.config import Rules
 from bloomery_trainer.prepare.rules import Violation, check_content
@@ -44,8 +44,8 @@ def served_pixels(file: Damaged) -> NDArray[np.uint8] | RequestError:
     """Return what the server's model sees, or its answer."""
     try:
         image = decode_file(ImageFile(file.name, file.data), LIMITS, min_side=PREPROCESS.min_decode_side)
-    except RequestError as error:
-        return error
+    except ImageError as error:
+        return image_request_error(file.name, error)
     return PREPROCESS.pixels(image)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.docs_blocks import ROOT
 
-SOURCES = ("operator/src", "trainer-image/src", "serving-image/src")
+SOURCES = ("operator/src", "model-format/src", "trainer-image/src", "serving-image/src")
 
 _CAMEL_CASE = re.compile(r"[A-Z][A-Za-z0-9]+")
 _POSITIONS = {
@@ -21,6 +21,9 @@ _POSITIONS = {
     "TrainerError": 0,
     "ModelError": 0,
     "Violation": 0,
+    "FolderError": 0,
+    "ClassifierError": 0,
+    "StoreError": 1,
     "RequestError": 1,
 }
 """What makes a reason, and which of its arguments that is; subclasses as their base."""
@@ -42,7 +45,7 @@ class Reason:
 
 @cache
 def reasons() -> tuple[Reason, ...]:
-    """All reasons of the three programs."""
+    """All reasons of the programs and of the model format."""
     files = [path for source in SOURCES for path in sorted((ROOT / source).rglob("*.py"))]
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
     positions = dict(_positions(list(trees.values())))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from bloomery_operator.telemetry import Telemetry
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
 from tools.docs_blocks import ROOT
@@ -40,7 +41,7 @@ def test_the_operators_metrics_are_listed() -> None:
 
 
 def test_a_services_metrics_are_listed_with_their_labels() -> None:
-    metrics = Metrics(Settings(model_uri="file:///model"), digest="sha256:0")
+    metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
     families = {family.name: family for family in metrics.registry.collect()}
 
     assert {name if name != "bloomery_requests" else f"{name}_total" for name in families} == listed(SERVING, "")

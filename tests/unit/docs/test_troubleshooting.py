@@ -24,7 +24,7 @@ PASSED_ON = {
     "verdict.reason",
 }
 """Reasons that are not made where they stand: they come from another condition, a pod, a Job or the gateway."""
-OF_THE_PROTOCOL = ("api/tensors.py", "api/oip.py")
+OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
 """Where an answer shows the sentence only, by the protocol's own form."""
 
 

@@ -1,4 +1,4 @@
-"""The one decoder: its pixels are those that were recorded, and what it refuses has a code and a sentence."""
+"""The one decoder: its pixels are as recorded, and its refusals have a code and a sentence."""
 
 from __future__ import annotations
 

@@ -15,11 +15,9 @@ from typing import Any
 
 import pytest
 
-from bloomery_trainer import termination
 from bloomery_trainer.__main__ import main
 from bloomery_trainer.config import schema
 from bloomery_trainer.progress import Progress, ProgressServer
-from bloomery_trainer.resources import cpu_count, memory_bytes
 from bloomery_trainer.storage import S3Access, source_access
 
 Run = Callable[[dict[str, Any]], Any]
@@ -91,23 +89,6 @@ def test_sigterm_ends_a_run_at_once_with_143_and_a_message(tmp_path: Path) -> No
     assert message["error"]["reason"] == "Terminated"
 
 
-def test_a_long_message_loses_the_tail_of_its_lists_and_stays_whole_json() -> None:
-    classes = [{"name": f"类别{i}", "train": i, "validation": 1, "test": 0} for i in range(1000)]
-    encoded = termination.encode({"version": "v", "classes": classes, "classCount": 1000, "warnings": ["w"]})
-    message = json.loads(encoded)
-
-    assert 3500 < len(encoded) <= termination.LIMIT
-    assert message["classes"] == classes[: len(message["classes"])]
-    assert (message["classCount"], message["warnings"]) == (1000, ["w"])
-
-
-def test_a_long_sentence_is_cut_between_letters() -> None:
-    encoded = termination.encode(termination.failure("BadClassName", "长" * 5000))
-
-    assert len(encoded) <= termination.LIMIT
-    assert json.loads(encoded)["error"]["message"].endswith("长…")
-
-
 def test_progress_is_there_for_the_operator_and_for_prometheus() -> None:
     progress = Progress(stage="training", step=0)
     server = ProgressServer(progress, kind="train", port=0)
@@ -125,32 +106,6 @@ def test_progress_is_there_for_the_operator_and_for_prometheus() -> None:
     assert "bloomery_train_step 480.0" in metrics
     assert "bloomery_train_images_per_second 812.5" in metrics
     assert "process_cpu_seconds_total" in metrics
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        ({"cpu.max": "max 100000"}, len(os.sched_getaffinity(0))),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, len(os.sched_getaffinity(0))),
-        ({}, len(os.sched_getaffinity(0))),
-    ],
-)
-def test_processors_are_those_of_the_containers_limit(tmp_path: Path, files: dict[str, str], expected: int) -> None:
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-
-    assert cpu_count(tmp_path) == min(expected, len(os.sched_getaffinity(0)))
-
-
-def test_memory_is_that_of_the_containers_limit(tmp_path: Path) -> None:
-    unlimited = memory_bytes(tmp_path)
-    (tmp_path / "memory.max").write_text("1048576\n")
-
-    assert memory_bytes(tmp_path) == 1048576 < unlimited
 
 
 def test_a_source_with_keys_of_its_own_gets_nothing_of_the_stores() -> None:

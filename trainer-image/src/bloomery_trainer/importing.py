@@ -1,4 +1,4 @@
-"""Takes a model folder into MLflow's registry: one that a training wrote, or any ONNX classifier with its classes."""
+"""Imports a model folder into MLflow's registry: one that a training wrote, or any ONNX classifier with its classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import numpy as np
 import onnxruntime
 
 from bloomery_model import Preprocess
-from bloomery_model.folder import LABEL_FILES, ONNX_DATA_SUFFIXES, LabelsError, parse_labels
+from bloomery_model.folder import FolderError, ForeignLayout, LabelsError, parse_labels
+from bloomery_model.lineage import DIGEST_TAG, IMPORTED_FROM_TAG, URI_TAG, VERSION_LABEL_TAG, read_lineage
+from bloomery_model.onnx_classifier import ClassifierError, as_rows, image_side, require_classifier, require_labels
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
 from bloomery_trainer.mlflow_server import connect, experiment, in_words, is_final
@@ -29,16 +31,14 @@ if TYPE_CHECKING:
 
     from bloomery_trainer.train.tracking import RunRef
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EXPERIMENT = "imported"
-_FROM = "bloomery.dev/imported-from"
-_DEFAULT_SIDE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """What to take in, and what it is to be called."""
+    """A model folder to import, and the names that it gets."""
 
     uri: str
     name: str
@@ -49,125 +49,128 @@ class Import:
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model folder on this machine, and what is known of it."""
+    """A model folder on this machine.
+
+    Attributes:
+        digest: of the model.
+        about: metadata.json of the training that wrote it; empty for one of another origin.
+    """
 
     digest: str
     about: Mapping[str, Any]
-    """What the training that wrote it said; empty for one of elsewhere."""
 
 
-def run(wanted: Import, environment: Mapping[str, str] = os.environ) -> int:
-    """Imports a model; returns the exit code: 2 and 3 are mistakes to mend, 1 may be tried again."""
+def run(request: Import, environment: Mapping[str, str] = os.environ) -> int:
+    """Import a model; return the exit code: 2 and 3 are mistakes to fix, 1 may be tried again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
     try:
-        version = import_model(wanted, environment)
+        version = import_model(request, environment)
     except TrainerError as error:
-        log.error("%s", error)
+        logger.error("%s", error)
         return error.exit_code
-    print(json.dumps({"name": wanted.name, "version": version, "uri": f"models:/{wanted.name}/{version}"}))
+    print(json.dumps({"name": request.name, "version": version, "uri": f"models:/{request.name}/{version}"}))
     return 0
 
 
-def import_model(wanted: Import, environment: Mapping[str, str]) -> str:
-    """Fetches, checks and registers a model; returns its version.
+def import_model(request: Import, environment: Mapping[str, str]) -> str:
+    """Fetch, check and register a model; return its version.
 
     Raises:
         TrainerError: the folder holds no classifier that runs, or MLflow does not take it.
     """
     server = environment.get("MLFLOW_TRACKING_URI")
     if not server:
-        raise BadConfig("RegistryNotConfigured", "MLFLOW_TRACKING_URI is not set: it says where MLflow is")
-    if urlsplit(wanted.uri).scheme not in ("s3", "file"):
-        raise BadConfig("InvalidURI", f"{wanted.uri!r} is no model folder: use s3://BUCKET/FOLDER or file:///FOLDER")
-    source = open_folder(wanted.uri, S3Access.from_environment(environment))
+        raise BadConfig("RegistryNotConfigured", "MLFLOW_TRACKING_URI is not set: it must be the address of MLflow")
+    if urlsplit(request.uri).scheme not in ("s3", "file"):
+        raise BadConfig("InvalidURI", f"{request.uri!r} is no model folder: use s3://BUCKET/FOLDER or file:///FOLDER")
+    source = open_folder(request.uri, S3Access.from_environment(environment))
     with tempfile.TemporaryDirectory(prefix="import-") as scratch:
         folder = Path(scratch)
-        log.info("fetching %s", wanted.uri)
+        logger.info("fetching %s", request.uri)
         fetched = fetch(source, folder)
         classes = check(folder)
-        log.info("it names %d classes and runs", classes)
-        return _register(wanted, fetched, folder, server)
+        logger.info("it names %d classes and runs", classes)
+        return _register(request, fetched, folder, server)
 
 
 def fetch(source: Folder, target: Path) -> FetchedModel:
-    """Brings a model's files to this machine as model.onnx, labels.txt and preprocess.json; checks known digests."""
+    """Download a model's files as model.onnx, labels.txt and preprocess.json; check the digests that are known.
+
+    Raises:
+        BadData: the folder holds no model, or a damaged one.
+    """
     own = model_folder.stored(source)
     if own is not None:
         own.fetch(model_folder.SERVED, target)
         return FetchedModel(own.digest, own.metadata)
-    paths = sorted(file.path for file in source.list() if "/" not in file.path)
-    models = [path for path in paths if path.endswith(".onnx")]
-    if len(models) != 1:
-        found = ", ".join(models or paths[:5]) or "nothing"
-        raise BadData("NotAModel", f"a model folder has one file that ends in .onnx; {source.uri} has {found}")
-    labels = next((name for name in LABEL_FILES if name in paths), None)
-    if labels is None:
-        raise BadData(
-            "NoLabels",
-            f"{source.uri} does not name the classes of {models[0]}: put labels.txt beside it, a class in each line, "
-            "in the order of the model's output",
-        )
-    beside = [path for path in paths if path.endswith(ONNX_DATA_SUFFIXES) or path == PREPROCESS]
-    targets = {models[0]: MODEL, labels: labels} | {path: path for path in beside}
-    digests = {path: f"sha256:{source.download(path, target / name)}" for path, name in targets.items()}
-    _name_classes(target / labels)
+    try:
+        layout = ForeignLayout.of(file.path for file in source.list())
+    except FolderError as error:
+        raise BadData(error.reason, f"there is no model at {source.uri}: {error}") from error
+    digests = {path: f"sha256:{source.download(path, target / name)}" for path, name in layout.files.items()}
+    labels = Path(layout.labels).name
+    digests[layout.labels] = f"sha256:{source.download(layout.labels, target / labels)}"
+    _write_labels(target / labels)
     return FetchedModel(digest(digests), {})
 
 
 def check(folder: Path) -> int:
-    """Runs the model once; returns how many classes it has. Raises BadData where it is no classifier of images."""
+    """Run the model once; return the number of its classes.
+
+    Raises:
+        BadData: it is no classifier of images.
+    """
     labels = read_classes(folder)
     try:
         session = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
-        shape, name = session.get_inputs()[0].shape, session.get_inputs()[0].name
-        side = _write_preprocess(folder, shape)
-        (scores,) = session.run(None, {name: np.zeros((1, 3, side, side), np.float32)})
+        inputs = session.get_inputs()
+        side = _ensure_preprocess(folder, default_side=image_side(inputs))
+        require_classifier(inputs, session.get_outputs(), side=side)
+        (output,) = session.run(None, {inputs[0].name: np.zeros((1, 3, side, side), np.float32)})
+        require_labels(as_rows(output), labels)
+    except ClassifierError as error:
+        raise BadData(error.reason, str(error)) from error
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise BadData("NotAClassifier", f"the model does not run on an image: {str(error).splitlines()[0]}") from error
-    if np.shape(scores) != (1, len(labels)):
-        message = f"the model gives {list(np.shape(scores))} for one image, but {len(labels)} classes are named"
-        raise BadData("LabelsMismatch", message)
     return len(labels)
 
 
-def _write_preprocess(folder: Path, shape: list[Any]) -> int:
-    """Writes what the model most likely wants where it does not say so; returns the side of its images."""
+def _ensure_preprocess(folder: Path, *, default_side: int) -> int:
+    """Write the preprocessing that is most likely right, if the folder has none; return the side of the crop."""
     path = folder / PREPROCESS
     if not path.exists():
-        known = len(shape) == 4 and isinstance(shape[2], int)
-        preprocess = Preprocess.for_size(shape[2] if known else _DEFAULT_SIDE)
-        path.write_text(json.dumps(preprocess.document()), encoding="utf-8")
-    return int(json.loads(path.read_bytes())["crop"])
+        path.write_text(json.dumps(Preprocess.for_size(default_side).document()), encoding="utf-8")
+    return Preprocess.read(path.read_bytes()).crop
 
 
-def _name_classes(given: Path) -> None:
-    """Makes labels.txt of the file that names the classes."""
+def _write_labels(source: Path) -> None:
+    """Write labels.txt beside the file that names the classes."""
     try:
-        write_classes(given.parent, parse_labels(given.read_bytes(), name=given.name))
+        write_classes(source.parent, parse_labels(source.read_bytes(), name=source.name))
     except LabelsError as error:
-        raise BadData("BadLabels", f"{given.name} names no classes: {error}") from error
+        raise BadData("BadLabels", f"{source.name} names no classes: {error}") from error
 
 
-def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) -> str:
-    # Imported only now: a folder that is no model is told so at once.
+def _register(request: Import, fetched: FetchedModel, folder: Path, server: str) -> str:
+    # Imported only now: a folder that holds no model is reported at once.
     from mlflow.exceptions import MlflowException
 
     from bloomery_trainer.train import registry
 
     client = connect(server)
     model = registry.ModelAbout(
-        name=wanted.name,
+        name=request.name,
         model_description=None,
-        description=wanted.description or f"Imported from {wanted.uri}",
-        tags=_tags(wanted, fetched),
+        description=request.description or f"Imported from {request.uri}",
+        tags=_tags(request, fetched),
         digest=fetched.digest,
         folder=folder,
     )
     try:
-        with _run_of(client, wanted) as made:
-            version = registry.register(client, made, model)
-        if wanted.alias:
-            client.set_registered_model_alias(wanted.name, wanted.alias, version)
+        with _own_run(client, request) as run:
+            version = registry.register(client, run, model)
+        if request.alias:
+            client.set_registered_model_alias(request.name, request.alias, version)
     except MlflowException as error:
         kind = BadConfig if is_final(error) else Unavailable
         raise kind("NotRegistered", f"MLflow at {server} did not take the model: {in_words(error)}") from error
@@ -175,46 +178,29 @@ def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) 
 
 
 @contextmanager
-def _run_of(client: MlflowClient, wanted: Import) -> Iterator[RunRef]:
-    """Gives a run of the import's own, which ends with the block: FINISHED, or FAILED where that raises."""
+def _own_run(client: MlflowClient, request: Import) -> Iterator[RunRef]:
+    """Yield a run of the import's own, which ends with the block: FINISHED, or FAILED if that raises."""
     from mlflow.exceptions import MlflowException
 
     from bloomery_trainer.train.tracking import RunRef
 
     home = experiment(client, EXPERIMENT)
-    made = client.create_run(home, run_name=wanted.name, tags={_FROM: wanted.uri})
+    run = client.create_run(home, run_name=request.name, tags={IMPORTED_FROM_TAG: request.uri})
     try:
-        yield RunRef(home, made.info.run_id)
+        yield RunRef(home, run.info.run_id)
     except BaseException:
-        # The block's error is the one to tell.
+        # The block's error is the one to report.
         with suppress(MlflowException):
-            client.set_terminated(made.info.run_id, "FAILED")
+            client.set_terminated(run.info.run_id, "FAILED")
         raise
-    client.set_terminated(made.info.run_id)
+    client.set_terminated(run.info.run_id)
 
 
-def _tags(wanted: Import, fetched: FetchedModel) -> dict[str, str]:
-    """The version's tags, as those of a training's versions; pods can not fetch a folder of this machine."""
-    tags = {_FROM: wanted.uri, **_lineage(fetched.about)}
-    if wanted.uri.startswith("s3://"):
-        tags |= {"bloomery.dev/uri": wanted.uri.rstrip("/"), "bloomery.dev/digest": fetched.digest}
-    if wanted.version_label:
-        tags["bloomery.dev/version-label"] = wanted.version_label
+def _tags(request: Import, fetched: FetchedModel) -> dict[str, str]:
+    """Return the version's tags, as those of a training's versions; pods cannot fetch a folder of this machine."""
+    tags = {IMPORTED_FROM_TAG: request.uri, **read_lineage(fetched.about).tags}
+    if request.uri.startswith("s3://"):
+        tags |= {URI_TAG: request.uri.rstrip("/"), DIGEST_TAG: fetched.digest}
+    if request.version_label:
+        tags[VERSION_LABEL_TAG] = request.version_label
     return tags
-
-
-def _lineage(about: Mapping[str, Any]) -> dict[str, str]:
-    """Where a model of a training's own folder is from, as the tags of a training's versions say it."""
-    from bloomery_trainer.train.lineage import DATA_TAGS
-
-    dataset, version, _ = DATA_TAGS
-    try:
-        job, datasets, run = about["trainingJob"], about["datasets"], about["run"]["runId"]
-        tags = {
-            "bloomery.dev/trainingjob": f"{job['namespace']}/{job['name']}",
-            dataset: ",".join(part["name"] for part in datasets),
-            version: ",".join(part["version"] for part in datasets),
-        }
-    except (KeyError, TypeError):  # not as our trainings write it: nothing is known
-        return {}
-    return tags | ({"bloomery.dev/imported-run": run} if run else {})

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bloomery_trainer import config, termination
+from bloomery_model import termination
+from bloomery_trainer import config
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.progress import Progress, ProgressServer
 from bloomery_trainer.shutdown import Shutdown, Terminated, listening

@@ -1,4 +1,4 @@
-"""The pages for people: /upload to drop images on, /docs to read and try the API.
+"""Pages for people: /upload to drop images on, /docs to read and try the API.
 
 Both work under any prefix and without the internet: addresses are relative, and all files come from here.
 """
@@ -13,10 +13,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from bloomery_serving.errors import RequestError
+from bloomery_serving.api.errors import RequestError
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.settings import Settings
 
-FOLDER = Path(__file__).parent.parent / "pages"
+FOLDER = Path(__file__).parent.parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _MIB = 1024 * 1024
 
@@ -28,26 +29,26 @@ _STRICT = (
 _FOR_SWAGGER = _STRICT.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace("blob:", "data:")
 
 
-def build_router(settings: Settings) -> APIRouter:
+def build_router(settings: Settings, identity: ModelIdentity) -> APIRouter:
     """Return the pages' routes."""
     router = APIRouter(include_in_schema=False)
-    upload = _upload_page(settings)
+    upload = _upload_page(settings, identity)
     docs = _fill("docs.html", title=settings.title)
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
 
     @router.get("/upload")
     async def upload_page() -> Response:
-        """The page to drop images on."""
+        """Return the page to drop images on."""
         return HTMLResponse(upload, headers=_headers(_STRICT))
 
     @router.get("/docs")
     async def docs_page() -> Response:
-        """The page that tells of the API."""
+        """Return the page that documents the API."""
         return HTMLResponse(docs, headers=_headers(_FOR_SWAGGER))
 
     @router.get("/upload/{name}")
     async def asset(name: str) -> Response:
-        """A file of the pages."""
+        """Return a file of the pages."""
         if name not in files:
             raise RequestError(404, "NotFound", f"The upload page has no file {name!r}; it is at /upload itself.")
         return Response(files[name], media_type=_TYPES[Path(name).suffix], headers=_headers(_STRICT))
@@ -57,10 +58,10 @@ def build_router(settings: Settings) -> APIRouter:
     return router
 
 
-def _upload_page(settings: Settings) -> str:
-    model = [settings.model_name and f"Model {settings.model_name}"]
-    model += [settings.model_version and f"version {settings.model_version}"]
-    model += [settings.variant and f"variant {settings.variant}"]
+def _upload_page(settings: Settings, identity: ModelIdentity) -> str:
+    model = [identity.model_name and f"Model {identity.model_name}"]
+    model += [identity.model_version and f"version {identity.model_version}"]
+    model += [identity.variant and f"variant {identity.variant}"]
     return _fill(
         "upload.html",
         title=settings.title,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from bloomery_serving.api.description import BYTES, refusals
-from bloomery_serving.errors import RequestError
+from bloomery_model import ImageError
+from bloomery_model.onnx_classifier import Scores
+from bloomery_serving.api.errors import RequestError, image_request_error
+from bloomery_serving.api.openapi import BYTES, refusals
+from bloomery_serving.api.schemas import OneImage, Refusal, SeveralImages
+from bloomery_serving.batcher import Batcher
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.predictor import Failure, Prediction, Predictor
-from bloomery_serving.settings import Settings
 
 FIELD = "image"
 _FORM = "multipart/form-data"
@@ -36,75 +41,42 @@ _BODY: dict[str, Any] = {
     }
 }
 _MISTAKES = (
-    "NoImage: nothing was sent, or not in the field 'image'. NotAFile: the field holds text. BadForm: the form can "
-    "not be read. TooManyImages: send them in several requests. NotAnImage, DamagedImage, ImageTooNarrow: the one "
-    "image can not be read; among several, the others are answered. BadRequest: what HTTP itself does not allow."
+    "NoImage: nothing was sent, or not in the field 'image'. NotAFile: the field holds text. BadForm: the form cannot "
+    "be read. TooManyImages: send them in several requests. NotAnImage, DamagedImage, ImageTooNarrow: the one "
+    "image cannot be read; among several, the others are answered. BadRequest: HTTP itself does not allow it."
 )
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ServedModel(_Answer):
-    """Which model answered, as far as it has a name."""
-
-    name: str | None = None
-    version: str | None = None
-    digest: str
-    variant: str | None = None
-
-
-class Explanation(_Answer):
-    """What is wrong, for programs and for people."""
-
-    code: str
-    message: str
-
-
-class Refusal(_Answer):
-    """Why a request was not answered."""
-
-    error: Explanation
-
-
-class OneImage(_Answer):
-    """The answer to one image: its label, and each class' probability, the likeliest first."""
-
-    label: str
-    scores: dict[str, float]
-    model: ServedModel
-
-
-class ImageOfSeveral(_Answer):
-    """One of several images: label and scores, or what is wrong with it."""
+@dataclass(frozen=True)
+class Prediction:
+    """The classification of one image: each class' probability, the likeliest first."""
 
     file: str
-    label: str | None = None
-    scores: dict[str, float] | None = None
-    error: Explanation | None = None
+    label: str
+    scores: dict[str, float]
 
 
-class SeveralImages(_Answer):
-    """The answer to several images, in their order."""
+@dataclass(frozen=True)
+class Failure:
+    """One image of several that cannot be classified."""
 
-    predictions: list[ImageOfSeveral]
-    model: ServedModel
+    file: str
+    error: RequestError
 
 
-def build_router(predictor: Predictor, metrics: Metrics, settings: Settings, model: dict[str, str]) -> APIRouter:
-    """Return the routes; ``model`` is what each answer says of the model that gave it."""
+def build_router(batcher: Batcher, metrics: Metrics, identity: ModelIdentity, *, max_images: int) -> APIRouter:
+    """Return the routes that classify images."""
     router = APIRouter()
+    model = identity.document
+    responses = {200: {"model": OneImage | SeveralImages}} | refusals(Refusal, _MISTAKES)
 
-    answers = {200: {"model": OneImage | SeveralImages}} | refusals(Refusal, _MISTAKES)
-
-    @router.post("/predict", openapi_extra=_BODY, responses=answers, tags=["Images"])
+    @router.post("/predict", openapi_extra=_BODY, responses=responses, tags=["Images"])
     @router.post("/", include_in_schema=False)
     async def predict(request: Request) -> Response:
-        """Say what an image shows: its label, and the probability of each class."""
+        """Classify images: the label of each, and the probability of each class."""
         with metrics.stage("parse"):
-            files = await _read(request, settings)
-        outcomes = await predictor.classify(files)
+            files = await _read_files(request, max_images)
+        outcomes = await _classify(batcher, files)
         if len(outcomes) > 1:
             return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model})
         if isinstance(outcomes[0], Failure):
@@ -112,6 +84,23 @@ def build_router(predictor: Predictor, metrics: Metrics, settings: Settings, mod
         return _answer({"label": outcomes[0].label, "scores": outcomes[0].scores, "model": model})
 
     return router
+
+
+async def _classify(batcher: Batcher, files: Sequence[ImageFile]) -> list[Prediction | Failure]:
+    """Classify images; one that cannot be decoded is a Failure in its place."""
+    results = await batcher.submit(files)
+    return [
+        Failure(file.name, image_request_error(file.name, result))
+        if isinstance(result, ImageError)
+        else _prediction(file, result, batcher.labels)
+        for file, result in zip(files, results, strict=True)
+    ]
+
+
+def _prediction(file: ImageFile, scores: Scores, labels: Sequence[str]) -> Prediction:
+    order = np.argsort(-scores, kind="stable").tolist()
+    rounded = scores.astype(float).round(6).tolist()
+    return Prediction(file.name, labels[order[0]], {labels[index]: rounded[index] for index in order})
 
 
 def _answer(document: dict[str, Any]) -> Response:
@@ -125,10 +114,10 @@ def _entry(outcome: Prediction | Failure) -> dict[str, Any]:
     return {"file": outcome.file, "label": outcome.label, "scores": outcome.scores}
 
 
-async def _read(request: Request, settings: Settings) -> list[ImageFile]:
+async def _read_files(request: Request, max_images: int) -> list[ImageFile]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == _FORM:
-        return await _read_form(request, settings)
+        return await _read_form(request, max_images)
     body = await request.body()
     if not body:
         message = f"The request is empty: send an image as the body, or in the field '{FIELD}' of a form."
@@ -139,21 +128,20 @@ async def _read(request: Request, settings: Settings) -> list[ImageFile]:
     return [ImageFile("The body", body)]
 
 
-async def _read_form(request: Request, settings: Settings) -> list[ImageFile]:
-    limit = settings.max_images
+async def _read_form(request: Request, max_images: int) -> list[ImageFile]:
     try:
-        # One file more than is allowed, so that it is refused in our words.
-        form = await request.form(max_files=limit + 1, max_fields=100)
+        # One file more than is allowed, so that the request gets our own error message.
+        form = await request.form(max_files=max_images + 1, max_fields=100)
     except HTTPException as error:
         if "Too many files" in str(error.detail):
-            raise _too_many(limit) from error
-        raise RequestError(400, "BadForm", f"The form can not be read: {error.detail}") from error
+            raise _too_many(max_images) from error
+        raise RequestError(400, "BadForm", f"The form cannot be read: {error.detail}") from error
     uploads = form.getlist(FIELD)
     if not uploads:
         names = ", ".join(f"'{name}'" for name in form) or "no field"
         raise RequestError(400, "NoImage", f"The form has {names}; send the image in the field '{FIELD}'.")
-    if len(uploads) > limit:
-        raise _too_many(limit)
+    if len(uploads) > max_images:
+        raise _too_many(max_images)
     return [await _image_file(upload) for upload in uploads]
 
 
@@ -164,5 +152,5 @@ async def _image_file(upload: UploadFile | str) -> ImageFile:
     return ImageFile(upload.filename or "The image", await upload.read())
 
 
-def _too_many(limit: int) -> RequestError:
-    return RequestError(400, "TooManyImages", f"A request may have {limit} images at most; send more in several.")
+def _too_many(max_images: int) -> RequestError:
+    return RequestError(400, "TooManyImages", f"A request may have {max_images} images at most; send more in several.")

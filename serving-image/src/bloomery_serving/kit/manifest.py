@@ -1,8 +1,9 @@
-"""What a kit says of itself, in its ``kit.json``."""
+"""The description of a kit in its ``kit.json``, and the values that packing and starting share."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,20 @@ MANIFEST, MODEL = "kit.json", "model"
 """The kit's own file, and the folder of the model beside it."""
 
 
+BASE = Path("/kit")
+"""Folder of the kits' image with the parts of every kit."""
+
+HOST, PORT = "127.0.0.1", 8987
+START = "start.bat" if sys.platform == "win32" else "./start.sh"
+"""The command that serves an unpacked kit."""
+
+
 class KitError(Exception):
-    """A kit can not be packed or started; the message is a sentence for the one who tries."""
+    """A kit cannot be packed or started; the message is a sentence for people."""
 
 
 class Manifest(BaseModel):
-    """The model of a kit: what it is, and the digest of each of its files."""
+    """The model of a kit: its settings, and the digest of each of its files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,21 +40,21 @@ class Manifest(BaseModel):
     """The model's."""
     files: dict[str, str]
     settings: dict[str, Any]
-    """What the server is told of its service and its model, by the names of its settings."""
+    """The settings of the service and its model, by the names of the server's settings."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of an unpacked kit.
 
         Raises:
-            KitError: the folder is not that of a kit.
+            KitError: the folder is not an unpacked kit.
         """
         try:
             return cls.model_validate_json((folder / MANIFEST).read_bytes())
         except (OSError, ValidationError) as error:
             raise KitError(f"{folder} is no unpacked kit: it has no {MANIFEST} that can be read.") from error
 
-    def require_whole(self, folder: Path) -> None:
+    def require_intact(self, folder: Path) -> None:
         """Check every byte of the model.
 
         Raises:

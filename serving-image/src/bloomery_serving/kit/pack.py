@@ -1,44 +1,36 @@
-"""``python -m bloomery_serving kit``: packs a server and a model into one zip."""
+"""Packs a server and a model into one zip."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from bloomery_model.folder import ONNX_DATA_SUFFIXES
 from bloomery_serving.errors import ModelError
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.kit.manifest import MANIFEST, MODEL, Flavour, KitError, Manifest, Platform, digest_of
 from bloomery_serving.settings import Settings
 from bloomery_serving.storage import fetch_model
 
-BASE = Path("/kit")
-"""Where the image of the kits has what every kit of a platform and a flavour is made of."""
-
-_KEPT = {
-    "service_name", "service_namespace", "display_name", "description", "variant", "model_name", "model_version",
-    "run_id", "training_job", "dataset_name", "dataset_version",
-}  # fmt: skip
-"""The settings that go along: what answers and pages say of the service and the model."""
+_SERVICE_SETTINGS = {"service_name", "service_namespace", "display_name", "description"}
+"""The settings of the service that go along; those of the model are its identity."""
 
 _DENSE = (".whl", ".onnx", *ONNX_DATA_SUFFIXES)
-"""How files end that get no smaller."""
-_LEVEL = 6
+"""Endings of the files that do not get smaller."""
+_COMPRESSION_LEVEL = 6
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(base: Path, output: str, *, model: str | None, platform: Platform, flavour: Flavour) -> int:
     """Pack one kit; return the process' exit code."""
-    given = _parser().parse_args(arguments)
     try:
-        pack(given.base, given.output, model=given.model, platform=given.platform, flavour=given.flavour)
+        pack(base, output, model=model, platform=platform, flavour=flavour)
     except (KitError, ModelError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -46,14 +38,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def pack(base: Path, output: str, *, model: str | None, platform: Platform, flavour: Flavour) -> None:
-    """Write a kit's zip to a file, or with ``-`` to the standard output; nothing is written unless all went well.
+    """Write a kit's zip to a file, or with ``-`` to the standard output; write nothing unless all goes well.
 
     Args:
-        model: the model's folder; None takes that of the environment, with the digest that stands there.
+        base: the folder with the parts of every kit.
+        output: the zip's path, or ``-``.
+        model: the model's folder; None takes that of the environment, with the digest there.
+        platform: of the machine that is to serve it.
+        flavour: of the server.
 
     Raises:
-        ModelError: the model can not be fetched.
-        KitError: the base has no such kit, or the output can not be written.
+        ModelError: the model cannot be fetched.
+        KitError: the base has no such kit, or the output cannot be written.
     """
     parts = base / f"{platform}-{flavour}"
     if not parts.is_dir():
@@ -61,16 +57,17 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
     settings = _settings(model)
     with tempfile.TemporaryDirectory(prefix="kit-") as scratch, _opened(output, Path(scratch)) as archive:
         folder = Path(scratch) / MODEL
-        _say(f"Fetching the model from {settings.model_uri}")
+        _report(f"Fetching the model from {settings.model_uri}")
         fetched = fetch_model(settings.model_uri, folder, digest=settings.model_digest)
+        identity = ModelIdentity.resolve(settings, fetched.lineage, digest=fetched.digest)
         manifest = Manifest(
             platform=platform,
             flavour=flavour,
             digest=fetched.digest,
             files={path.name: digest_of(path) for path in sorted(folder.iterdir())},
-            settings=settings.completed_by(fetched.lineage).model_dump(include=_KEPT),
+            settings=settings.model_dump(include=_SERVICE_SETTINGS) | identity.settings,
         )
-        _say("Packing")
+        _report("Packing")
         _write(archive, f"{settings.service_name}-kit", {"": parts, MODEL: folder}, manifest)
 
 
@@ -83,7 +80,7 @@ def _settings(model: str | None) -> Settings:
 
 @contextmanager
 def _opened(output: str, scratch: Path) -> Iterator[Path]:
-    """Give the path to write to; what is there at the end becomes the output."""
+    """Yield the path to write to; the file there becomes the output."""
     target = Path(output)
     partial = scratch / "kit.zip" if output == "-" else target.with_name(f"{target.name}.partial")
     try:
@@ -97,14 +94,14 @@ def _opened(output: str, scratch: Path) -> Iterator[Path]:
         partial.replace(target)
         print(json.dumps(document, ensure_ascii=False))
     except OSError as error:
-        what = "the standard output" if output == "-" else output
-        raise KitError(f"The kit can not be written to {what}: {error.strerror or error}.") from error
+        name = "the standard output" if output == "-" else output
+        raise KitError(f"The kit cannot be written to {name}: {error.strerror or error}.") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _write(archive: Path, name: str, folders: dict[str, Path], manifest: Manifest) -> None:
-    with ZipFile(archive, "w", ZIP_DEFLATED, compresslevel=_LEVEL) as kit:
+    with ZipFile(archive, "w", ZIP_DEFLATED, compresslevel=_COMPRESSION_LEVEL) as kit:
         for inner, folder in folders.items():
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 _add(kit, path, Path(name, inner, path.relative_to(folder)).as_posix())
@@ -112,26 +109,12 @@ def _write(archive: Path, name: str, folders: dict[str, Path], manifest: Manifes
 
 
 def _add(kit: ZipFile, path: Path, name: str) -> None:
-    """Add a file with its rights, and uncompressed where compressing it is of no use."""
+    """Add a file with its permissions, uncompressed if compressing it is of no use."""
     entry = ZipInfo.from_file(path, name, strict_timestamps=False)
     entry.compress_type = ZIP_STORED if path.name.endswith(_DENSE) else ZIP_DEFLATED
     with path.open("rb") as source, kit.open(entry, "w") as target:
         shutil.copyfileobj(source, target, 1024 * 1024)
 
 
-def _say(sentence: str) -> None:
+def _report(sentence: str) -> None:
     print(f"{sentence} …", file=sys.stderr, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bloomery_serving kit",
-        description="Pack a server and a model into one zip, for a machine without internet. The variables of a "
-        "serving pod (AWS_…, MLFLOW_TRACKING_URI, SERVICE_NAME, DISPLAY_NAME, …) are taken from the environment.",
-    )
-    parser.add_argument("--platform", choices=get_args(Platform), default="linux")
-    parser.add_argument("--flavour", choices=get_args(Flavour), default="cpu")
-    parser.add_argument("--model", metavar="URI", help="the model's folder; default: MODEL_URI of the environment")
-    parser.add_argument("--output", metavar="FILE", required=True, help="the zip to write; - is the standard output")
-    parser.add_argument("--base", type=Path, default=BASE, help="folder with what kits are made of (%(default)s)")
-    return parser

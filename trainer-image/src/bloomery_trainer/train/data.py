@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from bloomery_model import ImageError, Preprocess, decode, resize_shorter
+from bloomery_model.cgroup import cpu_count, memory_bytes
 from bloomery_trainer.data.augment import augmentation as augmentation
 from bloomery_trainer.data.augment import largest_useful_side, random_crop_box
 from bloomery_trainer.data.memory import DEFAULT_SHARE
@@ -33,7 +34,6 @@ from bloomery_trainer.data.sampling import class_weights as class_weights
 from bloomery_trainer.data.unreadable import UnreadableImage, UnreadableImages
 from bloomery_trainer.data.unreadable import unreadable_note as unreadable_note
 from bloomery_trainer.parallel import map_in_order
-from bloomery_trainer.resources import cpu_count, memory_bytes
 from bloomery_trainer.train.dataset import ImageFiles, LocalDataset
 from bloomery_trainer.train.recipe import Recipe
 from bloomery_trainer.train.world import World

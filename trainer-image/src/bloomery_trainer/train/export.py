@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_model.cgroup import cpu_count
 from bloomery_trainer.model_folder import MODEL, PREPROCESS, WEIGHTS, digest, file_digests, write_classes
-from bloomery_trainer.resources import cpu_count
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 17

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bloomery_model.cgroup import memory_bytes
 from bloomery_trainer.data.sampling import class_weights
 from bloomery_trainer.engine import memory
 from bloomery_trainer.engine.attempts import note_ended
@@ -16,7 +17,6 @@ from bloomery_trainer.engine.early_stopping import is_still_improving
 from bloomery_trainer.engine.head import HeadFit
 from bloomery_trainer.engine.head_training import fit_on_features
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.resources import memory_bytes
 from bloomery_trainer.train import checkpoint, initial, loop, precision
 from bloomery_trainer.train.checkpoint import Checkpoints, Saved, weights_digest
 from bloomery_trainer.train.data import training_batches, unreadable_note

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bloomery_trainer import termination
+from bloomery_model import termination
 from bloomery_trainer.engine import devices
 from bloomery_trainer.errors import BadConfig, PeerLost
 from bloomery_trainer.shutdown import Shutdown

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol's requests may hold, before anything is computed."""
+"""Limits of the Open Inference Protocol's requests, before anything is computed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Any
 
 import pytest
 
-from bloomery_serving.api.tensors import Expected, Question, read_request
-from bloomery_serving.errors import RequestError
+from bloomery_serving.api.errors import RequestError
+from bloomery_serving.api.open_inference_codec import InferenceRequest, RequestLimits, decode_request
 
 IMAGE = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}
 
 
-def read(length: str | None = None, **fields: Any) -> Question:
+def decode(length: str | None = None, **fields: Any) -> InferenceRequest:
     body = json.dumps({"inputs": [IMAGE]} | fields).encode()
-    return read_request(body, length, Expected(images=10, side=32))
+    return decode_request(body, length, RequestLimits(images=10, side=32))
 
 
 def refusal(length: str | None = None, **fields: Any) -> str:
     with pytest.raises(RequestError) as refused:
-        read(length, **fields)
+        decode(length, **fields)
     assert refused.value.status == 400
     return refused.value.message
 
 
-def test_each_output_may_be_asked_for_once() -> None:
+def test_each_output_may_be_requested_once() -> None:
     both = [{"name": "label"}, {"name": "scores"}]
-    assert [output.name for output in read(outputs=both).outputs] == ["label", "scores"]
-    said = "The output 'scores' is asked for twice; ask once for each."
-    assert refusal(outputs=[*both, {"name": "scores"}]) == said
+    assert [output.name for output in decode(outputs=both).outputs] == ["label", "scores"]
+    assert "'scores' is requested twice" in refusal(outputs=[*both, {"name": "scores"}])
 
 
 @pytest.mark.parametrize(
@@ -42,10 +41,10 @@ def test_each_output_may_be_asked_for_once() -> None:
     ],
     ids=["outputs", "outputs that are none", "inputs", "dimensions"],
 )
-def test_lists_without_end_are_refused_before_they_fill_the_memory(fields: dict[str, Any], words: str) -> None:
+def test_endless_lists_are_refused(fields: dict[str, Any], words: str) -> None:
     assert words in refusal(**fields)
 
 
 @pytest.mark.parametrize("length", ["²", "٣", "+1", "1_0", " 1", "9" * 5_000, ""])
-def test_a_length_that_is_no_number_is_told_in_words(length: str) -> None:
+def test_length_that_is_no_number_is_refused(length: str) -> None:
     assert "but the body has" in refusal(length)

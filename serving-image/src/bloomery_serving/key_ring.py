@@ -1,4 +1,4 @@
-"""API keys: digests in a mounted folder, read again when they change."""
+"""API keys: their digests in a mounted folder, read again when they change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BLANKS = " \t"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CHECK_SECONDS = 1.0
-"""How often the folder is looked at."""
+"""Time between two looks at the folder."""
 
 
 class KeyRing:
-    """The keys that open a service. A folder that is empty or gone opens for nobody."""
+    """The keys of a service. With an empty or missing folder there are none."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
@@ -31,28 +31,28 @@ class KeyRing:
         self._digests: dict[str, str] = {}
 
     def name_of(self, key: str) -> str | None:
-        """Return the name of the key that was given, or None; takes as long for a wrong one as for a right one."""
+        """Return the name of a key, or None; takes as long for a wrong one as for a right one."""
         self._refresh()
         # HTTP's headers are bytes, which arrive as Latin-1, whatever script the key is of.
         digest = hashlib.sha256(key.encode("latin-1", errors="replace")).hexdigest()
-        found = None
+        match = None
         for name, known in self._digests.items():
             if hmac.compare_digest(digest, known):
-                found = name
-        return found
+                match = name
+        return match
 
     def _refresh(self) -> None:
         now = self._clock()
         if now - self._checked < CHECK_SECONDS:
             return
         self._checked = now
-        state = self._look()
+        state = self._fingerprint()
         if state != self._state:
-            read = {path.name: _read(path) for path in self._files()}
-            self._digests = {name: digest for name, digest in read.items() if digest is not None}
+            digests = {path.name: _read_digest(path) for path in self._files()}
+            self._digests = {name: digest for name, digest in digests.items() if digest is not None}
             self._state = state
 
-    def _look(self) -> object:
+    def _fingerprint(self) -> object:
         # A Secret's volume is swapped as a whole, by a link; a plain folder changes file by file.
         state = []
         for path in self._files():
@@ -66,15 +66,15 @@ class KeyRing:
         return sorted(path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
-def given_key(authorization: str) -> str:
+def key_of(authorization: str) -> str:
     """Return the key of an Authorization header: ``KEY`` or ``Bearer KEY``."""
     # HTTP's own blanks only: a key's last byte may be one that Latin-1 takes for another blank, as UTF-8's "à" does.
-    given = authorization.strip(_BLANKS)
-    scheme, _, rest = given.partition(" ")
-    return rest.strip(_BLANKS) if scheme.lower() == "bearer" and rest else given
+    stripped = authorization.strip(_BLANKS)
+    scheme, _, rest = stripped.partition(" ")
+    return rest.strip(_BLANKS) if scheme.lower() == "bearer" and rest else stripped
 
 
-def _read(path: Path) -> str | None:
+def _read_digest(path: Path) -> str | None:
     """Return the digest, or None: one entry that holds something else must not lock out the other keys."""
     try:
         digest = path.read_text(encoding="utf-8").strip().lower()

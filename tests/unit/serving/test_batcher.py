@@ -1,4 +1,4 @@
-"""What is computed together, and what the probes say when nothing can be computed any more."""
+"""Batches of waiting requests, and the probes when nothing can be computed any more."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import numpy as np
 import pytest
 
 from bloomery_model import Preprocess, Tensor
+from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.app import create_app
+from bloomery_serving.batcher import MAX_FAILED_BATCHES, Batcher
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Scores
-from bloomery_serving.predictor import FAILURES, Predictor
 from bloomery_serving.settings import Settings
 
 SIDE = 2
 SECONDS = 10
 SETTINGS = Settings(model_uri="file:///model", service_name="colours")
+IDENTITY = ModelIdentity(digest="sha256:0")
 IMAGE = {"name": "images", "datatype": "FP32", "shape": [1, 3, SIDE, SIDE], "data": [0.0] * 3 * SIDE * SIDE}
 PROBES = ("/v2/health/live", "/v2/health/ready", "/v2/models/colours/ready")
 
 
 @dataclass
 class Network:
-    """A model that computes when it is let, and fails when it is told to."""
+    """A model that computes once ``may_end`` is set, and fails if it is broken."""
 
     best_batch: int = 1
     broken: bool = False
@@ -50,22 +52,22 @@ class Network:
 
 
 def metrics() -> Metrics:
-    return Metrics(SETTINGS, digest="sha256:0")
+    return Metrics(IDENTITY, service=SETTINGS.service_name)
 
 
-def predictor(network: Network) -> Predictor:
-    return Predictor(network, metrics(), limits=Limits(1000, 1000), workers=1)  # type: ignore[arg-type]
+def batcher(network: Network) -> Batcher:
+    return Batcher(network, metrics(), limits=Limits(1000, 1000), workers=1)  # type: ignore[arg-type]
 
 
 def images(count: int) -> list[Tensor]:
     return [np.zeros((3, SIDE, SIDE), np.float32)] * count
 
 
-def run(*asked: Coroutine[Any, Any, Any]) -> None:
-    async def all_of_them() -> None:
-        await asyncio.wait_for(asyncio.gather(*asked), SECONDS)
+def run(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    async def gather() -> None:
+        await asyncio.wait_for(asyncio.gather(*coroutines), SECONDS)
 
-    asyncio.run(all_of_them())
+    asyncio.run(gather())
 
 
 @pytest.mark.feature("S3")
@@ -78,75 +80,75 @@ def run(*asked: Coroutine[Any, Any, Any]) -> None:
         (2, [5, 1], [1, 5, 1]),
     ],
 )
-def test_what_waits_is_computed_together_as_far_as_that_is_worth_while(
+def test_waiting_requests_are_computed_together_up_to_the_best_batch(
     best: int, sizes: list[int], batches: list[int]
 ) -> None:
     network = Network(best_batch=best)
-    asked = predictor(network)
+    tested = batcher(network)
 
-    async def while_one_is_computed() -> None:
-        first = asyncio.ensure_future(asked.score(images(1)))
+    async def submit_while_one_is_computed() -> None:
+        first = asyncio.ensure_future(tested.submit(images(1)))
         assert await asyncio.to_thread(network.began.wait, SECONDS)
-        waiting = [asyncio.ensure_future(asked.score(images(size))) for size in sizes]
+        waiting = [asyncio.ensure_future(tested.submit(images(size))) for size in sizes]
         await asyncio.sleep(0)  # each puts itself into the queue
         network.may_end.set()
         answers = await asyncio.gather(first, *waiting)
-        assert [len(scores) for scores in answers] == [1, *sizes]
+        assert [len(results) for results in answers] == [1, *sizes]
 
-    run(while_one_is_computed())
+    run(submit_while_one_is_computed())
     assert network.batches == batches
 
 
 @pytest.mark.feature("S3")
-def test_an_image_that_comes_when_nothing_waits_is_computed_alone_and_at_once() -> None:
+def test_image_is_computed_alone_while_nothing_else_waits() -> None:
     network = Network(best_batch=32)
     network.may_end.set()
-    asked = predictor(network)
-    run(asked.score(images(1)))
-    run(asked.score(images(1)))
+    tested = batcher(network)
+    run(tested.submit(images(1)))
+    run(tested.submit(images(1)))
     assert network.batches == [1, 1]
 
 
 @pytest.mark.feature("S2")
-def test_the_probes_say_when_predictions_fail_in_a_row_and_when_they_succeed_again() -> None:
+def test_probes_fail_after_failed_batches_until_one_succeeds() -> None:
     network = Network(broken=True)
     network.may_end.set()
     transport = httpx.ASGITransport(
-        create_app(SETTINGS, network, metrics(), workers=1),  # type: ignore[arg-type]
+        create_app(SETTINGS, network, IDENTITY, metrics(), workers=1),  # type: ignore[arg-type]
         raise_app_exceptions=False,
     )
 
-    async def told(client: httpx.AsyncClient) -> set[int]:
+    async def probe_statuses(client: httpx.AsyncClient) -> set[int]:
         return {(await client.get(probe)).status_code for probe in PROBES}
 
-    async def ask(client: httpx.AsyncClient) -> int:
+    async def infer(client: httpx.AsyncClient) -> int:
         return (await client.post("/v2/models/colours/infer", json={"inputs": [IMAGE]})).status_code
 
-    async def story() -> None:
+    async def requests() -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            assert [await ask(client) for _ in range(FAILURES - 1)] == [500] * (FAILURES - 1)
-            assert await told(client) == {200}
-            assert await ask(client) == 500
-            assert await told(client) == {503}
+            assert [await infer(client) for _ in range(MAX_FAILED_BATCHES - 1)] == [500] * (MAX_FAILED_BATCHES - 1)
+            assert await probe_statuses(client) == {200}
+            assert await infer(client) == 500
+            assert await probe_statuses(client) == {503}
             assert (await client.get("/v2/health/live")).json() == {"live": False}
             assert (await client.get("/v2/health/ready")).json() == {"ready": False}
             network.broken = False
-            assert await ask(client) == 200
-            assert await told(client) == {200}
+            assert await infer(client) == 200
+            assert await probe_statuses(client) == {200}
 
-    run(story())
+    run(requests())
 
 
 @pytest.mark.feature("S2")
-def test_images_that_can_not_be_read_are_no_failure_of_the_server() -> None:
+def test_images_that_cannot_be_decoded_do_not_fail_the_probes() -> None:
     network = Network()
     network.may_end.set()
-    transport = httpx.ASGITransport(create_app(SETTINGS, network, metrics(), workers=1))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(create_app(SETTINGS, network, IDENTITY, metrics(), workers=1))  # type: ignore[arg-type]
 
-    async def story() -> None:
+    async def requests() -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            for _ in range(2 * FAILURES):
+            for _ in range(2 * MAX_FAILED_BATCHES):
                 assert (await client.post("/predict", content=b"no image")).status_code == 400
             assert (await client.get("/v2/health/live")).status_code == 200
 
-    run(story())
+    run(requests())

@@ -1,4 +1,4 @@
-"""What /openapi.json says beside the routes: every form of refusal, the key, and the protocol's request."""
+"""Parts of /openapi.json beside the routes: every form of refusal, the key, and the protocol's request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from bloomery_serving.api.tensors import JSON_LENGTH, InferRequest
+from bloomery_serving.api.open_inference_codec import JSON_LENGTH
+from bloomery_serving.api.schemas import InferRequest
 
 OPEN: dict[str, Any] = {"security": []}
 """Marks a route that needs no key."""
@@ -30,22 +31,22 @@ _REFUSALS = {
 
 
 def refusals(model: type[BaseModel], bad_request: str = "", *, posted: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Return how a route refuses, for its documentation.
+    """Return the documentation of a route's refusals.
 
     Args:
         model: the form of the answer.
-        bad_request: which mistakes get status 400.
+        bad_request: the mistakes that get status 400.
         posted: whether it reads a body.
     """
-    told = _REFUSALS if posted else {status: _REFUSALS[status] for status in (401, 404, 405, 500)}
-    told = ({400: bad_request} if bad_request else {}) | told
-    return {status: {"model": model, "description": sentence} for status, sentence in told.items()}
+    described = _REFUSALS if posted else {status: _REFUSALS[status] for status in (401, 404, 405, 500)}
+    described = ({400: bad_request} if bad_request else {}) | described
+    return {status: {"model": model, "description": sentence} for status, sentence in described.items()}
 
 
 def infer_body(example: dict[str, Any]) -> dict[str, Any]:
     """Return the documentation of a request to infer."""
-    described = "Where the JSON ends and binary data begin; 0 where the whole body is one image."
-    header = {"name": JSON_LENGTH, "in": "header", "required": False, "description": described}
+    description = "Where the JSON ends and binary data begin; 0 if the whole body is one image."
+    header = {"name": JSON_LENGTH, "in": "header", "required": False, "description": description}
     schema = {"$ref": _REFERENCES.format(model=InferRequest.__name__)}
     return {
         "parameters": [header | {"schema": {"type": "integer"}}],
@@ -59,22 +60,26 @@ def infer_body(example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class DescribedAPI(FastAPI):
-    """A FastAPI whose description is whole."""
+class DocumentedAPI(FastAPI):
+    """A FastAPI whose OpenAPI document is complete."""
 
     def __init__(self, *, keyed: bool, **settings: Any) -> None:
         super().__init__(**settings)
         self._keyed = keyed
 
     def openapi(self) -> dict[str, Any]:
-        """Return the description; made when it is first asked for, as a server is to be ready in a second."""
+        """Return the document; made at the first request, as a server is to be ready in a second."""
         document = super().openapi()
         components = document.setdefault("components", {})
         _, definitions = models_json_schema([(InferRequest, "validation")], ref_template=_REFERENCES)
         components.setdefault("schemas", {}).update(definitions["$defs"])
         if self._keyed:
-            told = "KEY or Bearer KEY"
-            key = {"type": "apiKey", "in": "header", "name": "Authorization", "description": told}
+            key = {
+                "type": "apiKey",
+                "in": "header",
+                "name": "Authorization",
+                "description": "KEY or Bearer KEY",
+            }
             components["securitySchemes"] = {"key": key}
             document["security"] = [{"key": []}]
         return document

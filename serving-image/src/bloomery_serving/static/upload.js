@@ -16,7 +16,7 @@ const keyName = `key of ${location.pathname}`;
 let cards = [];
 let running = false;
 
-// --- what the page says ---------------------------------------------------------------------------------------
+// --- status and errors ----------------------------------------------------------------------------------------
 
 function complain(words) {
   alertBox.textContent = words;
@@ -33,7 +33,7 @@ function percent(score) {
   return `${(score * 100).toFixed(1)} %`;
 }
 
-function tell() {
+function updateStatus() {
   const counted = (state) => cards.filter((card) => card.state === state).length;
   const parts = [
     counted("busy") && `classifying ${plural(counted("busy"), "image")} …`,
@@ -79,7 +79,7 @@ function removeCards(gone) {
   }
   cards = cards.filter((card) => !gone.includes(card));
   complain("");
-  tell();
+  updateStatus();
 }
 
 function setState(card, state) {
@@ -118,7 +118,7 @@ function show(card, { label, scores }, model) {
   if (ranked.length > TOP) {
     const others = element.querySelector(".others");
     others.querySelector("summary").textContent = `All ${ranked.length} classes`;
-    // A thousand rows for each image are made only for those who look.
+    // A thousand rows for each image are made only when they are opened.
     others.addEventListener("toggle", () => others.querySelector(".scores").replaceChildren(...ranked.map(scoreRow)), { once: true });
     others.hidden = false;
   }
@@ -135,21 +135,21 @@ async function ask(batch) {
   for (const { file } of batch) form.append("image", file, file.name);
   const headers = needsKey === "true" ? { Authorization: `Bearer ${keyField.value.trim()}` } : {};
   const answer = await fetch("predict", { method: "POST", body: form, headers });
-  const said = await answer.json().catch(() => ({}));
-  return { status: answer.status, said };
+  const content = await answer.json().catch(() => ({}));
+  return { status: answer.status, content };
 }
 
-/** Shows an answer; what is about the whole request is complained about, and its images wait. */
-function take(batch, { status, said }) {
+/** Shows an answer; after an error of the whole request, its images wait. */
+function take(batch, { status, content }) {
   if (status === 200) {
-    const outcomes = said.predictions ?? [said];
+    const outcomes = content.predictions ?? [content];
     batch.forEach((card, place) => {
       if (outcomes[place].error) fail(card, outcomes[place].error.message);
-      else show(card, outcomes[place], said.model);
+      else show(card, outcomes[place], content.model);
     });
     return;
   }
-  const words = said.error?.message ?? `The service answered with status ${status}; try again in a moment.`;
+  const words = content.error?.message ?? `The service answered with status ${status}; try again in a moment.`;
   if (batch.length === 1 && [400, 413, 415].includes(status)) {
     fail(batch[0], words);
     return;
@@ -172,7 +172,7 @@ function keyIsMissing() {
   return true;
 }
 
-/** Sends what waits, and what comes while it is under way. */
+/** Sends the waiting images, and those that are added meanwhile. */
 async function classify() {
   if (running || !cards.some((card) => card.state === "waiting") || keyIsMissing()) return;
   running = true;
@@ -182,18 +182,18 @@ async function classify() {
       const batch = cards.filter((card) => card.state === "waiting");
       if (batch.length === 0) break;
       batch.forEach((card) => setState(card, "busy"));
-      tell();
+      updateStatus();
       const answer = await ask(batch).catch(() => ({
         status: 0,
-        said: { error: { message: "The service can not be reached; try again in a moment." } },
+        content: { error: { message: "The service cannot be reached; try again in a moment." } },
       }));
       take(batch, answer);
     }
   } catch {
-    // It was said already; what waits goes again when the key or the moment is another.
+    // The error is shown; the waiting images are sent again with another key, or later.
   } finally {
     running = false;
-    tell();
+    updateStatus();
   }
 }
 
@@ -206,7 +206,7 @@ function add(chosen) {
     return;
   }
   chosen.forEach(addCard);
-  tell();
+  updateStatus();
   classify();
 }
 

@@ -1,4 +1,4 @@
-"""What a busy server does: who waits, who is told to come again, and that nobody keeps a place who is gone."""
+"""Admission control of a busy server: requests that wait, that are refused, and whose clients leave."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from bloomery_serving.resources import cpu_count
+from bloomery_model.cgroup import cpu_count
 from tests.component.serving.conftest import GREEN, Server, StartServer, picture
 
 pytestmark = pytest.mark.feature("S3")
@@ -20,7 +20,7 @@ REQUESTS = "bloomery_requests_total"
 
 
 def begin(server: Server, *headers: str, body: bytes = b"") -> socket.socket:
-    """Send the head of a request to predict, and as much of its body as is given."""
+    """Send the head of a request to predict, and the start of its body."""
     connection = server.connect()
     lines = ["POST /predict HTTP/1.1", "host: x", *headers]
     connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
@@ -40,7 +40,7 @@ def answer_to(connection: socket.socket) -> http.client.HTTPResponse:
     return response
 
 
-def test_a_request_too_many_is_told_when_to_come_again_before_its_body_is_read(start_server: StartServer) -> None:
+def test_request_too_many_is_refused_before_its_body_is_read(start_server: StartServer) -> None:
     server = start_server(queue_size="2")
     with stalled(server, 2):
         server.wait_for(2, IN_FLIGHT)
@@ -56,7 +56,7 @@ def test_a_request_too_many_is_told_when_to_come_again_before_its_body_is_read(s
         assert server.metric(REQUESTS, code="429", route="/v2/models/{model_name}/infer") == 1
 
 
-def test_who_leaves_gives_the_place_back_and_is_no_error_of_the_servers(start_server: StartServer) -> None:
+def test_client_that_leaves_frees_its_place_without_an_error(start_server: StartServer) -> None:
     server = start_server(queue_size="2")
     with stalled(server, 2):
         server.wait_for(2, IN_FLIGHT)
@@ -67,7 +67,7 @@ def test_who_leaves_gives_the_place_back_and_is_no_error_of_the_servers(start_se
     assert "Traceback" not in server.log.read_text()
 
 
-def test_large_bodies_together_are_bounded_and_small_ones_still_pass(start_server: StartServer) -> None:
+def test_bytes_of_all_bodies_are_bounded_and_small_ones_pass(start_server: StartServer) -> None:
     server = start_server(queue_bytes="1000000")
     with stalled(server, 1, length=900_000):
         server.wait_for(1, IN_FLIGHT)
@@ -82,13 +82,13 @@ def test_large_bodies_together_are_bounded_and_small_ones_still_pass(start_serve
     assert server.client.post("/predict", content=bytes(2_000_000)).json()["error"]["code"] == "NotAnImage"
 
 
-def test_a_body_without_end_is_cut_off(start_server: StartServer) -> None:
+def test_body_without_end_is_cut_off(start_server: StartServer) -> None:
     server = start_server(max_images="1", max_image_bytes="1000")
     answer = server.client.post("/predict", content=(bytes(100_000) for _ in range(20)))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BodyTooLarge")
 
 
-def test_a_body_that_does_not_come_keeps_its_place_for_a_time_only(start_server: StartServer) -> None:
+def test_body_that_does_not_come_times_out(start_server: StartServer) -> None:
     server = start_server(body_seconds="0.5")
     with stalled(server, 1) as (connection,):
         response = answer_to(connection)
@@ -97,7 +97,7 @@ def test_a_body_that_does_not_come_keeps_its_place_for_a_time_only(start_server:
     server.wait_for(0, IN_FLIGHT)
 
 
-def test_nothing_is_computed_for_who_left_while_waiting(start_server: StartServer) -> None:
+def test_nothing_is_computed_for_a_client_that_left(start_server: StartServer) -> None:
     server = start_server()
     # Images of 25 megapixels keep a worker busy for a second.
     large = picture(GREEN, size=(5000, 5000))
@@ -124,9 +124,7 @@ def test_nothing_is_computed_for_who_left_while_waiting(start_server: StartServe
 
 
 @pytest.mark.parametrize("size", [200_000, 20_000_000])
-def test_a_refusal_reaches_who_is_still_sending_and_the_connection_goes_on(
-    start_server: StartServer, size: int
-) -> None:
+def test_refusal_reaches_a_client_that_sends_and_the_connection_stays(start_server: StartServer, size: int) -> None:
     server = start_server(queue_size="0")
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
     for _ in range(3):

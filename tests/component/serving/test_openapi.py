@@ -1,4 +1,4 @@
-"""What /openapi.json says is what the server does: the keys, and every answer and refusal."""
+"""The server keeps to its /openapi.json: the keys, and every answer and refusal."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def description(server: Server) -> Document:
 
 
 @pytest.mark.feature("S3")
-def test_the_description_keeps_to_openapi_3_1(server: Server, guarded: Server) -> None:
+def test_description_keeps_to_openapi_3_1(server: Server, guarded: Server) -> None:
     for document in (description(server), description(guarded)):
         assert document["openapi"].startswith("3.1")
         validate(document, cls=OpenAPIV31SpecValidator)
 
 
 @pytest.mark.feature("S13")
-def test_the_key_is_described_only_where_one_is_needed(server: Server, guarded: Server) -> None:
+def test_key_is_described_only_where_one_is_needed(server: Server, guarded: Server) -> None:
     keyed, opened = description(guarded), description(server)
 
     assert [(s["in"], s["name"]) for s in keyed["components"]["securitySchemes"].values()] == [
@@ -60,7 +60,7 @@ def test_the_key_is_described_only_where_one_is_needed(server: Server, guarded: 
 
 
 @pytest.mark.feature("S13")
-def test_what_is_described_as_open_is_open_and_all_else_asks_for_the_key(guarded: Server) -> None:
+def test_only_routes_described_as_open_need_no_key(guarded: Server) -> None:
     for path, operations in description(guarded)["paths"].items():
         for method, operation in operations.items():
             answer = guarded.client.request(method, filled(path))
@@ -69,7 +69,7 @@ def test_what_is_described_as_open_is_open_and_all_else_asks_for_the_key(guarded
 
 @pytest.mark.feature("S13")
 @pytest.mark.parametrize("page", ["/docs", "/upload"])
-def test_a_page_gets_all_of_its_files_from_the_server_without_a_key(guarded: Server, page: str) -> None:
+def test_page_gets_all_of_its_files_from_the_server_without_a_key(guarded: Server, page: str) -> None:
     addresses = re.findall(r'<(?:link|script)[^>]* (?:href|src)="([^"]+)"', guarded.client.get(page).text)
     assert len(addresses) >= 3
     # Relative to the page, below whatever prefix the gateway takes off.
@@ -89,14 +89,14 @@ class Call:
     path: str
     status: int
     method: str = "POST"
-    asked: str = ""
-    """The path that is asked, where it is not the described one."""
+    requested: str = ""
+    """The requested path, if it is not the described one."""
     key: str = KEY
     request: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.status} {self.method} {self.asked or self.path} {' '.join(self.request)}"
+        return f"{self.status} {self.method} {self.requested or self.path} {' '.join(self.request)}"
 
 
 MODEL = "/v2/models/{model_name}"
@@ -122,14 +122,14 @@ PREDICTIONS = (
     Call("/predict", 413, request={"content": bytes(2_000_000)}),
     Call("/predict", 415, request={"json": {"image": "rose.png"}}),
     Call("/predict", 415, request={"content": b"x", "headers": {"content-encoding": "gzip"}}),
-    Call("/predict", 404, asked="/predictions", request={"content": picture(RED)}),
+    Call("/predict", 404, requested="/predictions", request={"content": picture(RED)}),
 )
 PROTOCOL = (
     *(Call(path, 200, method="GET") for path in ("/v2", "/v2/health/live", "/v2/health/ready")),
     *(Call(path, 200, method="GET") for path in (MODEL, VERSION, f"{MODEL}/ready", f"{VERSION}/ready")),
     *(Call(path, 401, method="GET", key="") for path in ("/v2", MODEL, VERSION, f"{MODEL}/ready", f"{VERSION}/ready")),
-    Call(MODEL, 404, method="GET", asked="/v2/models/flowers"),
-    Call(VERSION, 404, method="GET", asked="/v2/models/colours/versions/5"),
+    Call(MODEL, 404, method="GET", requested="/v2/models/flowers"),
+    Call(VERSION, 404, method="GET", requested="/v2/models/colours/versions/5"),
     Call(MODEL, 405, method="DELETE"),
     *(
         call
@@ -141,7 +141,7 @@ PROTOCOL = (
             Call(path, 400, request=infer(outputs=[{"name": "boxes"}])),
             Call(path, 400, request={"content": b"{"}),
             Call(path, 401, key="", request=infer()),
-            Call(path, 404, asked=path.replace("{model_name}", "flowers"), request=infer()),
+            Call(path, 404, requested=path.replace("{model_name}", "flowers"), request=infer()),
             Call(path, 405, method="GET"),
             Call(path, 413, request={"content": b"[" + b"0," * (30 * SIDE * SIDE + 10_001)}),
             Call(path, 415, request={"content": b"x", "headers": {"content-encoding": "gzip"}}),
@@ -171,7 +171,7 @@ def test_every_answer_of_the_protocol_is_as_described(guarded: Server, call: Cal
     ],
     ids=lambda call: call.name,
 )
-def test_a_full_server_refuses_as_described(full: Server, call: Call) -> None:
+def test_full_server_refuses_as_described(full: Server, call: Call) -> None:
     check(full, call)
 
 
@@ -179,7 +179,7 @@ def check(server: Server, call: Call) -> None:
     """Send a request and hold its answer against the description of its path, method and status."""
     headers = {"authorization": call.key} | dict(call.request.get("headers", {}))
     rest = {name: value for name, value in call.request.items() if name != "headers"}
-    answer = server.client.request(call.method, filled(call.asked or call.path), headers=headers, **rest)
+    answer = server.client.request(call.method, filled(call.requested or call.path), headers=headers, **rest)
     assert answer.status_code == call.status, answer.text
     document = description(server)
     operations = document["paths"][call.path]

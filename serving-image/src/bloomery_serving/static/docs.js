@@ -3,6 +3,6 @@ SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  validatorUrl: null, // it would be asked on the internet
+  validatorUrl: null, // it is on the internet
   defaultModelsExpandDepth: 0,
 });

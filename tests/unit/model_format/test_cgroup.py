@@ -1,4 +1,4 @@
-"""How many predictions run side by side."""
+"""Processors and memory within the limits of a container."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bloomery_serving.resources import cpu_count
+from bloomery_model.cgroup import cpu_count, memory_bytes
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -24,10 +24,14 @@ ALL = len(os.sched_getaffinity(0))
         ({}, ALL),
     ],
 )
-def test_workers_are_as_many_as_the_containers_limit_has_processors(
-    tmp_path: Path, files: dict[str, str], expected: int
-) -> None:
+def test_processors_are_those_of_the_containers_limit(tmp_path: Path, files: dict[str, str], expected: int) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert cpu_count(tmp_path) == min(expected, ALL)
+
+
+def test_memory_is_that_of_the_containers_limit(tmp_path: Path) -> None:
+    unlimited = memory_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert memory_bytes(tmp_path) == 1048576 < unlimited

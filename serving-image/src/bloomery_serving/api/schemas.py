@@ -1,0 +1,158 @@
+"""Data models of requests and answers, as /openapi.json documents them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bloomery_serving import __version__
+
+EXTENSIONS = ("binary_tensor_data", "classification")
+"""The Open Inference Protocol's extensions that the server has."""
+
+_MAX_ITEMS = 8
+"""Inputs, outputs and dimensions: more than there are, so that a few too many get our own error message, but so few
+that a request full of them is no burden."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ServedModel(_Answer):
+    """The model that answered, as far as it has a name."""
+
+    name: str | None = None
+    version: str | None = None
+    digest: str
+    variant: str | None = None
+
+
+class Explanation(_Answer):
+    """An error, for programs and for people."""
+
+    code: str
+    message: str
+
+
+class Refusal(_Answer):
+    """The answer to a request that is refused."""
+
+    error: Explanation
+
+
+class OneImage(_Answer):
+    """The answer to one image: its label, and each class' probability, the likeliest first."""
+
+    label: str
+    scores: dict[str, float]
+    model: ServedModel
+
+
+class ImageOfSeveral(_Answer):
+    """One of several images: label and scores, or the error."""
+
+    file: str
+    label: str | None = None
+    scores: dict[str, float] | None = None
+    error: Explanation | None = None
+
+
+class SeveralImages(_Answer):
+    """The answer to several images, in their order."""
+
+    predictions: list[ImageOfSeveral]
+    model: ServedModel
+
+
+class Live(BaseModel):
+    """Whether the server can go on; false if only a new start will help."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether the server can predict."""
+
+    ready: bool
+
+
+class ModelReady(Ready):
+    """Whether the model can predict."""
+
+    name: str
+
+
+class ServerMetadata(BaseModel):
+    """The server's name, version and extensions."""
+
+    name: str = "bloomery"
+    version: str = __version__
+    extensions: tuple[str, ...] = EXTENSIONS
+
+
+class TensorMetadata(BaseModel):
+    """The form of a tensor; -1 stands for any number."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """The model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str = "onnx_onnxruntime"
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class InputTensor(BaseModel):
+    """One input of a request; ``data`` is left out if they are binary."""
+
+    name: str
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=_MAX_ITEMS)]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class RequestedOutput(BaseModel):
+    """One output that a request asks for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(BaseModel):
+    """A request to infer; without ``outputs`` the answer has all of them."""
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: Annotated[list[InputTensor], Field(max_length=_MAX_ITEMS)]
+    outputs: Annotated[list[RequestedOutput], Field(max_length=_MAX_ITEMS)] = []
+
+
+class OutputTensor(TensorMetadata):
+    """One output; its data are in the JSON, or behind it if the parameters have binary_data_size."""
+
+    data: list[Any] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class InferAnswer(BaseModel):
+    """The answer to a request to infer."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class ProtocolRefusal(BaseModel):
+    """The answer to a request of the protocol that is refused."""
+
+    error: str

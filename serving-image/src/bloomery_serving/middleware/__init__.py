@@ -1,0 +1,1 @@
+"""ASGI middleware, a concern each; ``app`` composes them, in an order that matters."""

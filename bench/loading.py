@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bench.images import write_photos
 from bench.prepared import prepared
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.data.loader import TrainingBatches
+from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.distributed.world import World
+from bloomery_trainer.engine import trainer, training
+from bloomery_trainer.engine.context import Job, describe
+from bloomery_trainer.progress_server import Progress
+from bloomery_trainer.publish.record import NoRecord
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access
-from bloomery_trainer.train import fitting, loop
-from bloomery_trainer.train.data import MemoryBudget, TrainingBatches
-from bloomery_trainer.train.job import Job, describe
-from bloomery_trainer.train.record import NoRecord
-from bloomery_trainer.train.world import World
 
 ROUNDS = 3
 
@@ -53,10 +54,10 @@ def measure(preset: str, dataset: dict[str, Any], *, batch: int, steps: int, in_
         if not in_memory:
             job = replace(job, memory=MemoryBudget(0, reserved_bytes=0))
         images = job.dataset(("train", "validation"))
-        job = fitting.with_recipe(job, images, None)
-        plan = fitting.make_plan(job, images, NoRecord(), lambda _: None)
-        model, _ = fitting.build_model(job, images, None)
-        state = loop.start(model, plan)
+        job = training.with_recipe(job, images, None)
+        plan = training.make_plan(job, images, NoRecord(), lambda _: None)
+        model, _ = training.build_model(job, images, None)
+        state = trainer.start(model, plan)
         fixed = next(iter(plan.batches.epoch(0)))
         ready = ReadyBatches(plan.batches.loader, plan.batches.order, plan.batches.unreadable, fixed, steps)
         plans = {"total": plan, "compute": replace(plan, batches=ready)}
@@ -69,10 +70,10 @@ def measure(preset: str, dataset: dict[str, Any], *, batch: int, steps: int, in_
     return {"totalIps": round(total, 1), "computeIps": round(compute, 1), "ratio": round(total / compute, 3)}
 
 
-def _epoch(state: loop.TrainState, plan: loop.Plan, steps: int) -> float:
+def _epoch(state: trainer.TrainState, plan: trainer.Plan, steps: int) -> float:
     state.position = len(plan.batches.order) - steps
     began = time.perf_counter()
-    loop.train_one_epoch(state, plan, loop.Clock(state, plan.checkpoint))
+    trainer.train_one_epoch(state, plan, trainer.Clock(state, plan.checkpoint))
     if plan.device.type == "cuda":
         torch.cuda.synchronize()
     return steps * plan.batches.batch / (time.perf_counter() - began)

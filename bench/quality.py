@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.transfer import write_digits
-from bloomery_trainer.train.evaluate import interval95
+from bloomery_trainer.engine.evaluation import interval95
 from testing.servers import ROOT, MlflowServer, S3Server, free_port, install_mlflow
 
 FLOWERS = Path(os.environ.get("FLOWERS") or ROOT.parent / "shared/data/flowers")

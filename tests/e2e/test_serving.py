@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from bloomery_model import Preprocess
 from bloomery_trainer import model_folder
-from bloomery_trainer.train import export
+from bloomery_trainer.models import export
 from dev import demo
 from dev.paths import LOGS, ROOT
 from tests.e2e.load import Load, Outcome

@@ -15,7 +15,7 @@ from kubectl_bloomery.options import JsonOutput
 from kubectl_bloomery.show import print_json
 
 if TYPE_CHECKING:
-    from bloomery_trainer import progress
+    from bloomery_trainer import progress_server
     from bloomery_trainer.prepare.survey import Survey
 
 SHOWN = 20
@@ -133,11 +133,11 @@ def _survey(folder: Path, spec: Mapping[str, Any], *, name: str) -> Survey:
             raise CommandError(str(error)) from error
 
 
-def _with_bar(work: Callable[[progress.Progress], Survey]) -> Survey:
+def _with_bar(work: Callable[[progress_server.Progress], Survey]) -> Survey:
     """Do the work with a progress whose figures are drawn on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from bloomery_trainer.progress import Progress as Figures
+    from bloomery_trainer.progress_server import Progress as Figures
     from kubectl_bloomery.show import errors
 
     console = errors()

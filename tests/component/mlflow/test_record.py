@@ -13,10 +13,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.publish.record import Record, open_record
+from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
-from bloomery_trainer.train.record import Record, open_record
 from tests.component.mlflow.conftest import Documents, MlflowServer, config_of, made_model
 
 

@@ -11,8 +11,8 @@ from bloomery_model import ImageError, Preprocess, decode
 from bloomery_serving.errors import RequestError
 from bloomery_serving.image_file import FORMATS, ImageFile, Limits, decode_file
 from bloomery_trainer.config import Rules
+from bloomery_trainer.data.loader import Framed, Whole
 from bloomery_trainer.prepare.rules import Broken, by_content
-from bloomery_trainer.train.data import Framed, Whole
 from tests.unit.model_format.damaged import Damaged, damaged_files
 
 # Pillow warns of much of what is wrong.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_trainer.engine.attempts import ATTEMPTS, counted_start, note_ended, read_attempts
 from bloomery_trainer.errors import BadConfig, PeerLost
 from bloomery_trainer.storage import Folder, S3Access, open_folder

@@ -14,19 +14,22 @@ from torch.overrides import TorchFunctionMode
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters, TrainConfig
-from bloomery_trainer.data.augment import largest_useful_side
+from bloomery_trainer.data import loader
+from bloomery_trainer.data.augment import augmentation, largest_useful_side
+from bloomery_trainer.data.dataset import ImageFiles, LocalDataset
+from bloomery_trainer.data.loader import evaluation_loader, normalise, training_batches, views
+from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.data.unreadable import unreadable_note
+from bloomery_trainer.distributed.world import World
+from bloomery_trainer.engine import training
+from bloomery_trainer.engine.context import describe
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.progress_server import Progress
+from bloomery_trainer.publish.record import NoRecord
+from bloomery_trainer.recipe import Recipe, resolve
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access
-from bloomery_trainer.train import data, fitting
-from bloomery_trainer.train.data import MemoryBudget, evaluation_loader, normalise, training_batches, views
-from bloomery_trainer.train.dataset import ImageFiles, LocalDataset
-from bloomery_trainer.train.job import describe
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import Recipe, resolve
-from bloomery_trainer.train.record import NoRecord
-from bloomery_trainer.train.world import World
 from tests.unit.trainer.stored_images import image_files, jpeg
 
 CPU = torch.device("cpu")
@@ -43,7 +46,7 @@ def recipe(**given: Any) -> Recipe:
 def loading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MemoryBudget:
     """The memory for images, in all three ways of reading them."""
     workers = 2 if request.param == "decoded by workers" else 0
-    monkeypatch.setattr(data, "_workers", lambda *_, **__: workers)
+    monkeypatch.setattr(loader, "_workers", lambda *_, **__: workers)
     return MemoryBudget(10**9 if request.param == "kept in memory" else 0, reserved_bytes=0)
 
 
@@ -52,7 +55,7 @@ def some_damaged(path: Path, damaged: Sequence[int], *, images: int = 24, classe
     return image_files(path, contents, [number % classes for number in range(images)])
 
 
-def read(batches: data.TrainingBatches, epochs: int = 1) -> tuple[Tensor, Tensor]:
+def read(batches: loader.TrainingBatches, epochs: int = 1) -> tuple[Tensor, Tensor]:
     parts = [batch for number in range(epochs) for batch in batches.epoch(number)]
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
@@ -74,13 +77,13 @@ def test_a_damaged_image_is_replaced_by_the_next_of_its_class(loading: MemoryBud
 def test_each_damaged_image_is_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_workers", lambda *_, **__: 0)
+    monkeypatch.setattr(loader, "_workers", lambda *_, **__: 0)
     files = some_damaged(tmp_path, [3, 8])
     read(training_batches(files, PREPROCESS, recipe(), device=CPU, world=World(), budget=NO_MEMORY), epochs=3)
 
     assert len([record for record in caplog.records if record.getMessage().startswith("3.jpg ")]) == 1
-    assert data.unreadable_note(["3.jpg", "8.jpg"]) == "2 images could not be read and were left out: 3.jpg, 8.jpg"
-    assert data.unreadable_note([]) is None
+    assert unreadable_note(["3.jpg", "8.jpg"]) == "2 images could not be read and were left out: 3.jpg, 8.jpg"
+    assert unreadable_note([]) is None
 
 
 def test_too_many_damaged_images_end_the_training_in_words(loading: MemoryBudget, tmp_path: Path) -> None:
@@ -100,14 +103,14 @@ def test_a_class_without_a_readable_image_is_bad_data(loading: MemoryBudget, tmp
 def test_damaged_images_are_left_out_of_evaluation(tmp_path: Path) -> None:
     train, validation = some_damaged(tmp_path / "train", [1]), some_damaged(tmp_path / "validation", [0, 5])
     dataset = LocalDataset((), ("a", "b"), {"train": train, "validation": validation})
-    readable = data.leave_out_unreadable(dataset, PREPROCESS, world=World())
+    readable = loader.leave_out_unreadable(dataset, PREPROCESS, world=World())
     files = readable.splits["validation"]
-    loader = evaluation_loader(files, PREPROCESS, batch=64, device=CPU, world=World())
+    batches = evaluation_loader(files, PREPROCESS, batch=64, device=CPU, world=World())
 
     assert readable.unreadable == {"validation": ("0.jpg", "5.jpg")}
     assert readable.unreadable_keys == ("0.jpg", "5.jpg")
     assert [files.key(index) for index in range(2)] == ["1.jpg", "2.jpg"]
-    assert sum(len(labels) for _, labels in loader) == len(files) == 22
+    assert sum(len(labels) for _, labels in batches) == len(files) == 22
     assert len(readable.splits["train"]) == 24
 
 
@@ -115,7 +118,7 @@ def test_a_split_without_a_readable_image_is_bad_data(tmp_path: Path) -> None:
     dataset = LocalDataset((), ("a", "b"), {"test": some_damaged(tmp_path, range(4), images=4)})
 
     with pytest.raises(BadData, match=r"no image of split test can be decoded: 0.jpg"):
-        data.leave_out_unreadable(dataset, PREPROCESS, world=World())
+        loader.leave_out_unreadable(dataset, PREPROCESS, world=World())
 
 
 @pytest.mark.parametrize("memory", [0, 10**9])
@@ -139,8 +142,8 @@ def test_all_sources_of_images_share_one_memory_budget(tmp_path: Path) -> None:
     batches = training_batches(files, PREPROCESS, recipe(), device=CPU, world=World(), budget=budget)
     held_out = evaluation_loader(files, PREPROCESS, batch=8, device=CPU, world=World(), budget=budget)
 
-    assert isinstance(batches.loader.dataset._source, data.InMemory)  # type: ignore[attr-defined]
-    assert isinstance(held_out.dataset._source, data.OnDisk)  # type: ignore[attr-defined]
+    assert isinstance(batches.loader.dataset._source, loader.InMemory)  # type: ignore[attr-defined]
+    assert isinstance(held_out.dataset._source, loader.OnDisk)  # type: ignore[attr-defined]
     assert budget.available_bytes == size // 2
     del batches
     assert budget.available_bytes == size * 3 // 2
@@ -157,7 +160,7 @@ def test_images_count_with_their_true_size(tmp_path: Path) -> None:
         for size in (at_the_usual_shape, 5 * at_the_usual_shape)
     ]
 
-    assert [type(source) for source in sources] == [data.OnDisk, data.InMemory]
+    assert [type(source) for source in sources] == [loader.OnDisk, loader.InMemory]
 
 
 def test_the_budget_is_what_the_network_leaves() -> None:
@@ -192,7 +195,7 @@ def test_photos_are_kept_as_large_as_crops_can_use_and_memory_allows(
     batches = training_batches(files, PREPROCESS, chosen, device=CPU, world=World(), budget=budget)
 
     source = batches.loader.dataset._source  # type: ignore[attr-defined]
-    assert isinstance(source, data.InMemory)
+    assert isinstance(source, loader.InMemory)
     assert source.pixels(0).shape == (3, *shape)
 
 
@@ -232,7 +235,7 @@ def test_normalising_copies_mean_and_deviation_to_the_device_once() -> None:
 
 
 def test_what_is_erased_has_the_mean_colour() -> None:
-    augment = data.augmentation(recipe(augmentation="TrivialAugment", imageSize=64))
+    augment = augmentation(recipe(augmentation="TrivialAugment", imageSize=64))
     assert augment is not None
     (erasing,) = (step for step in augment.transforms if type(step).__name__ == "RandomErasing")
     erasing.p = 1.0
@@ -276,13 +279,13 @@ def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None
         }
     )
     job = describe(config, Progress(), Shutdown(), World(), S3Access.from_environment({}), tmp_path)
-    job = fitting.with_recipe(job, dataset, None)
-    step_bytes = fitting.reserved_bytes(job)
+    job = training.with_recipe(job, dataset, None)
+    step_bytes = training.reserved_bytes(job)
 
     def source(memory_bytes: int) -> object:
-        crowded = fitting.with_recipe(replace(job, memory=MemoryBudget(memory_bytes, reserved_bytes=0)), dataset, None)
-        plan = fitting.make_plan(crowded, dataset, NoRecord(), lambda _: None)
+        crowded = training.with_recipe(replace(job, memory=MemoryBudget(memory_bytes, reserved_bytes=0)), dataset, None)
+        plan = training.make_plan(crowded, dataset, NoRecord(), lambda _: None)
         return plan.batches.loader.dataset._source  # type: ignore[attr-defined]
 
-    assert isinstance(source(step_bytes), data.OnDisk)
-    assert isinstance(source(2 * step_bytes), data.InMemory)
+    assert isinstance(source(step_bytes), loader.OnDisk)
+    assert isinstance(source(2 * step_bytes), loader.InMemory)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.background import BackgroundWriter
+from bloomery_trainer.engine.checkpoint import Checkpoints, Saved
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train.checkpoint import Checkpoints, Saved
-from bloomery_trainer.train.world import World
 
 pytestmark = pytest.mark.feature("T13")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
-from bloomery_trainer.engine.devices import (
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+from bloomery_trainer.distributed.devices import (
     Gpus,
     assigned_gpus,
     has_kernels,

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from bloomery_trainer.config import Hyperparameters
 from bloomery_trainer.data.sampling import class_weights
 from bloomery_trainer.engine import memory, micro_batch
+from bloomery_trainer.engine.evaluation import Evaluation, NonFiniteOutputs
 from bloomery_trainer.engine.loss import TrainingLoss
 from bloomery_trainer.engine.modes import set_training_mode
 from bloomery_trainer.engine.non_finite import SkippedSteps
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.evaluate import Evaluation, NonFiniteOutputs
-from bloomery_trainer.train.precision import autocast_dtype
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import Recipe, resolve
+from bloomery_trainer.models.precision import autocast_dtype
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.recipe import Recipe, resolve
 
 GIB = 2**30
 

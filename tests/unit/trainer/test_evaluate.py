@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from bloomery_model import Preprocess
-from bloomery_trainer.train.evaluate import Evaluation, answers, class_aucs, full_score, interval95, score, top_k
+from bloomery_trainer.engine.evaluation import Evaluation, answers, class_aucs, full_score, interval95, score, top_k
 
 
 def random_answers(count: int, classes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

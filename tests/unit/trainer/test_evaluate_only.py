@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bloomery_trainer import model_folder
-from bloomery_trainer.train import quantize
+from bloomery_trainer.models import quantize
 
 Train = Callable[..., Any]
 

@@ -13,8 +13,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from bloomery_trainer.data import loader
+from bloomery_trainer.models import export, quantize
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train import data, export, quantize
 
 Train = Callable[..., Any]
 
@@ -92,14 +93,14 @@ def test_the_export_is_of_one_version_of_the_standard_operators(train: Train, tm
 def test_held_out_images_are_decoded_once_after_training(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded, lock, decode = [0], threading.Lock(), data.Framed.__call__
+    decoded, lock, decode = [0], threading.Lock(), loader.Framed.__call__
 
-    def counted(self: data.Framed, content: bytes) -> Any:
+    def counted(self: loader.Framed, content: bytes) -> Any:
         with lock:
             decoded[0] += 1
         return decode(self, content)
 
-    monkeypatch.setattr(data.Framed, "__call__", counted)
+    monkeypatch.setattr(loader.Framed, "__call__", counted)
     assert train({"augmentation": "Light"}, output={"uri": f"file://{tmp_path}"}).code == 0
 
     # 24 of them: once to see that they can be decoded, once to choose the best epoch by, and once for the rest.

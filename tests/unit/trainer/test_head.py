@@ -10,7 +10,7 @@ from torch import nn
 
 from bloomery_trainer.engine import head
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.presets import ALIASES, PRESETS
+from bloomery_trainer.models.presets import ALIASES, PRESETS
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 

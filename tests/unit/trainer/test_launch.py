@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from bloomery_trainer import termination
-from bloomery_trainer.__main__ import main
+from bloomery_trainer.cli import main
 from bloomery_trainer.config import schema
-from bloomery_trainer.progress import Progress, ProgressServer
+from bloomery_trainer.progress_server import Progress, ProgressServer
 from bloomery_trainer.resources import cpu_count, memory_bytes
 from bloomery_trainer.storage import S3Access, source_access
 

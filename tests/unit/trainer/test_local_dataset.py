@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from bloomery_trainer.config import DatasetVersion
+from bloomery_trainer.data.dataset import LocalDataset, fetch
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.dataset import LocalDataset, fetch
 from tests.unit.trainer.stored_images import jpeg
 
 MI = 2**20

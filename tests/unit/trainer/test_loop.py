@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint, Hyperparameters
+from bloomery_trainer.data.loader import TrainingBatches, normalise
+from bloomery_trainer.distributed.world import World
+from bloomery_trainer.engine import trainer
+from bloomery_trainer.engine.checkpoint import Checkpoints
 from bloomery_trainer.engine.cooldown import Cooldown
+from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.models import precision
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.recipe import resolve
 from bloomery_trainer.shutdown import Shutdown
-from bloomery_trainer.train import loop, precision
-from bloomery_trainer.train.checkpoint import Checkpoints
-from bloomery_trainer.train.data import TrainingBatches, normalise
-from bloomery_trainer.train.evaluate import Evaluation
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
-from bloomery_trainer.train.world import World
 
 SIZE, BATCH, STEPS = 32, 8, 4
 IMAGES = torch.randint(0, 256, (STEPS * BATCH, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(1)).byte()
@@ -63,14 +64,14 @@ class Batches:
 
 
 @dataclass
-class Recorded(loop.Silent):
+class Recorded(trainer.Silent):
     """What the loop tells."""
 
     rates: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     cooldowns: list[Cooldown] = field(default_factory=list)
 
-    def steps(self, steps: list[loop.Step], **_: float) -> None:
+    def steps(self, steps: list[trainer.Step], **_: float) -> None:
         """Keeps the rates."""
         self.rates += [step.learning_rate for step in steps]
 
@@ -101,7 +102,7 @@ class States:
         return state
 
 
-def make_plan(*, batches: Batches | None = None, **changes: Any) -> loop.Plan:
+def make_plan(*, batches: Batches | None = None, **changes: Any) -> trainer.Plan:
     given = {"imageSize": SIZE, "batchSize": BATCH, "epochs": 10, "learningRate": 0.05, **changes.pop("given", {})}
     preprocess = Preprocess.for_size(SIZE)
 
@@ -125,26 +126,26 @@ def make_plan(*, batches: Batches | None = None, **changes: Any) -> loop.Plan:
         "checkpoints": cast(Checkpoints, States()),
         "checkpoint": Checkpoint.model_validate({"everySteps": 10_000}),
     }
-    return loop.Plan(**{**values, **changes})
+    return trainer.Plan(**{**values, **changes})
 
 
-def make_state(plan: loop.Plan) -> loop.TrainState:
+def make_state(plan: trainer.Plan) -> trainer.TrainState:
     torch.manual_seed(0)
-    return loop.start(Network(), plan)
+    return trainer.start(Network(), plan)
 
 
-def rates(plan: loop.Plan) -> list[float]:
+def rates(plan: trainer.Plan) -> list[float]:
     return cast(Recorded, plan.observer).rates
 
 
-def weights(state: loop.TrainState) -> list[Tensor]:
+def weights(state: trainer.TrainState) -> list[Tensor]:
     return [value.clone() for value in state.model.state_dict().values()]
 
 
 def test_run_to_its_end_anneals_and_learns() -> None:
     plan = make_plan()
     state = make_state(plan)
-    best = loop.fit(state, plan)
+    best = trainer.fit(state, plan)
 
     assert (state.ending, state.step, len(state.metrics)) == ("Trained", 40, 10)
     assert rates(plan)[-1] < 0.01 * max(rates(plan))
@@ -157,7 +158,7 @@ def test_stop_cools_down_before_it_ends() -> None:
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
     plan = make_plan(batches=batches, shutdown=shutdown, given={"epochs": 100})
     state = make_state(plan)
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
 
     assert (state.ending, state.step) == ("Stopped", 24)
     assert state.cooldown == Cooldown(reason="Stopped", start=21, steps=3, factor=state.schedule(21))
@@ -170,7 +171,7 @@ def test_stop_with_a_given_schedule_ends_at_once() -> None:
     given = {"epochs": 100, "learningRate": None, "learningRateSchedule": "100:0.05"}
     plan = make_plan(batches=batches, shutdown=shutdown, given=given)
     state = make_state(plan)
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
 
     assert (state.ending, state.step, state.cooldown) == ("Stopped", 21, None)
 
@@ -178,14 +179,14 @@ def test_stop_with_a_given_schedule_ends_at_once() -> None:
 @pytest.mark.feature("T22")
 def test_end_of_time_finds_an_annealed_model(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
 
     def advance(_: int) -> None:
         now[0] += 1.0
 
     plan = make_plan(batches=Batches(on_step=advance), max_seconds=60.0, given={"epochs": 1_000})
     state = make_state(plan)
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
 
     assert state.ending == "TrainingTimeReached"
     assert 50 <= state.seconds <= 60
@@ -201,7 +202,7 @@ def test_early_stopping_goes_by_the_metric_and_cools_down() -> None:
 
     plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 0})
     state = make_state(plan)
-    best = loop.fit(state, plan)
+    best = trainer.fit(state, plan)
 
     assert state.ending == "StoppedEarly"
     assert state.cooldown == Cooldown(reason="StoppedEarly", start=12, steps=2, factor=state.schedule(12))
@@ -215,7 +216,7 @@ def test_early_stopping_waits_for_the_end_of_the_warmup() -> None:
 
     plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 6})
     state = make_state(plan)
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
 
     assert state.cooldown is not None
     assert state.cooldown.start == 8 * STEPS
@@ -230,13 +231,13 @@ def test_resume_in_the_cooldown_gives_the_same_weights() -> None:
         plan = make_plan(batches=batches, shutdown=shutdown, given=given, patience=50)
         state = make_state(plan)
         if name == "resumed":
-            loop.fit(state, plan)
+            trainer.fit(state, plan)
             saved = cast(States, plan.checkpoints).at(41)
             plan = make_plan(given=given, patience=50)
             state = make_state(plan)
-            loop.resume(state, saved, plan)
-        loop.fit(state, plan)
-        results.append((state, weights(state), list(cast(loop.WeightAverage, state.average).state_dict().values())))
+            trainer.resume(state, saved, plan)
+        trainer.fit(state, plan)
+        results.append((state, weights(state), list(cast(trainer.WeightAverage, state.average).state_dict().values())))
 
     (whole, *tensors), (resumed, *others) = results
     assert (whole.ending, whole.step, whole.metrics) == (resumed.ending, resumed.step, resumed.metrics)
@@ -250,7 +251,7 @@ def test_one_step_that_is_no_number_is_left_out() -> None:
     state = make_state(plan)
     network = cast(Network, state.model)
     network.before = lambda images: images * (float("inf") if state.step == 9 else 1)
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
 
     assert (state.ending, state.step, state.skipped.total) == ("Trained", 40, 1)
     assert len(rates(plan)) == 39
@@ -262,7 +263,7 @@ def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum() -> None:
     state = make_state(plan)
     before = weights(state)
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step < 4 else 1)
-    loop.train_one_epoch(state, plan, loop.Clock(state, plan.checkpoint))
+    trainer.train_one_epoch(state, plan, trainer.Clock(state, plan.checkpoint))
 
     assert state.skipped.total == 4
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True) if a.is_floating_point())
@@ -275,7 +276,7 @@ def test_divergence_ends_with_the_best_model() -> None:
     plan = make_plan(given={"epochs": 50})
     state = make_state(plan)
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step >= 12 else 1)
-    best = loop.fit(state, plan)
+    best = trainer.fit(state, plan)
 
     assert state.ending == "Diverged"
     assert state.divergence is not None
@@ -289,7 +290,7 @@ def test_weights_that_are_no_numbers_are_divergence() -> None:
     state = make_state(plan)
 
     with pytest.raises(BadConfig, match=r"no number any more at step 4; lower hyperparameters.learningRate") as raised:
-        loop.fit(state, plan)
+        trainer.fit(state, plan)
     assert raised.value.reason == "Diverged"
 
 
@@ -298,7 +299,7 @@ def test_gradient_is_clipped() -> None:
     state = make_state(plan)
     cast(Network, state.model).fc.weight.data *= 1e4
     before = [value.detach().clone() for value in state.model.parameters()]
-    loop._train_step(state, plan, loop.TrainingLoss(plan.recipe, classes=3), IMAGES[:8], LABELS[:8])
+    trainer._train_step(state, plan, trainer.TrainingLoss(plan.recipe, classes=3), IMAGES[:8], LABELS[:8])
     moved = [a - b.detach() for a, b in zip(before, state.model.parameters(), strict=True)]
 
     assert torch.cat([value.flatten() for value in moved]).norm() == pytest.approx(5.0, rel=1e-2)
@@ -310,7 +311,7 @@ def test_average_follows_the_weights_from_the_first_steps_on() -> None:
     expected = copy.deepcopy(dict(state.model.named_parameters()))
     decays = [min(0.9999, (1 + step) / (10 + step)) for step in range(8)]
     for step, (images, labels) in enumerate([*plan.batches.epoch(0), *plan.batches.epoch(1)]):
-        loop._train_step(state, plan, loop.TrainingLoss(plan.recipe, classes=3), images, labels)
+        trainer._train_step(state, plan, trainer.TrainingLoss(plan.recipe, classes=3), images, labels)
         for name, value in state.model.named_parameters():
             expected[name] = decays[step] * expected[name] + (1 - decays[step]) * value  # type: ignore[assignment]
 
@@ -329,10 +330,10 @@ def test_batch_in_parts_has_the_same_gradient(given: dict[str, Any]) -> None:
         # Batch norm takes its statistics over a part, so the gradient is the same without it only.
         cast(Network, state.model).body[1] = nn.Identity()
         cast(Network, state.model).drop = nn.Dropout(0)
-        state.optimizer = loop.build_optimizer(state.model, plan.recipe)
+        state.optimizer = trainer.build_optimizer(state.model, plan.recipe)
         torch.manual_seed(3)
-        loss = loop.TrainingLoss(plan.recipe, classes=3, weights=plan.class_weights)
-        outcome = loop._train_step(state, plan, loss, IMAGES[:8], LABELS[:8])
+        loss = trainer.TrainingLoss(plan.recipe, classes=3, weights=plan.class_weights)
+        outcome = trainer._train_step(state, plan, loss, IMAGES[:8], LABELS[:8])
         results.append((outcome[0], weights(state)))
 
     (loss, whole), (other_loss, parts) = results
@@ -354,7 +355,7 @@ def test_step_that_does_not_fit_is_done_again_in_smaller_parts() -> None:
         return images
 
     cast(Network, state.model).before = before
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
 
     assert sizes[:6] == [8, 4, 2, 2, 2, 2]
     assert set(sizes[2:]) == {2}
@@ -372,7 +373,7 @@ def test_image_that_does_not_fit_is_named() -> None:
 
     cast(Network, state.model).before = before
     with pytest.raises(BadConfig, match=r"does not hold a step of 2 images of 32 pixels; lower .*imageSize") as raised:
-        loop.fit(state, plan)
+        trainer.fit(state, plan)
     assert raised.value.reason == "OutOfMemory"
 
 
@@ -380,7 +381,7 @@ def test_float16_trains_with_a_scaler_that_is_saved(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(precision, "training_dtype", lambda *_, **__: torch.float16)
     plan = make_plan()
     state = make_state(plan)
-    loop.fit(state, plan)
+    trainer.fit(state, plan)
     saved = state.state_dict()["scaler"]
 
     assert state.ending == "Trained"
@@ -397,6 +398,6 @@ def test_told_metric_is_the_best_so_far() -> None:
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
     plan = make_plan(validate=validate, given={"epochs": 4})
-    loop.fit(make_state(plan), plan)
+    trainer.fit(make_state(plan), plan)
 
     assert cast(Recorded, plan.observer).best == [0.5, 0.5, 0.6, 0.6]

@@ -13,8 +13,8 @@ from torch import nn
 
 from bloomery_trainer.config import Hyperparameters, PresetName
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.recipe import resolve
 
 NAMES = get_args(PresetName)
 ALIASES = {"general": "resnet50", "high-precision": "convnext-small", "high-performance": "mobilenet-v3-large"}

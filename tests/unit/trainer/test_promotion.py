@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from bloomery_trainer.publish.comparison import Comparison
-from bloomery_trainer.train.promote import remembered
+from bloomery_trainer.publish.promotion import remembered
 
 
 def test_a_promotion_tried_again_runs_each_model_once() -> None:

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from bloomery_trainer.config import PublishedWeights, TrainConfig
 from bloomery_trainer.errors import BadConfig, Unavailable
-from bloomery_trainer.models import published
+from bloomery_trainer.models import initial, published
+from bloomery_trainer.models.presets import ALIASES, PRESETS
 from bloomery_trainer.models.published import LocalWeights, NotFound, PublishedFile, WeightsFinder
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train import initial
-from bloomery_trainer.train.presets import ALIASES, PRESETS
 
 Train = Callable[..., Any]
 State = dict[str, Tensor]

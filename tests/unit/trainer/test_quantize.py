@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bloomery_trainer.train.quantize import Form, Quantization
+from bloomery_trainer.models.quantize import Form, Quantization
 
 
 def compared(*, top1: float = 0.94, milliseconds: float = 11.7, metric: str = "top1") -> Quantization:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bloomery_trainer.config import DatasetVersion
-from bloomery_trainer.train.dataset import _RECORD, ImageFiles, LocalDataset
-from bloomery_trainer.train.evaluate import Evaluation
-from bloomery_trainer.train.report import ReportAbout, write_reports
+from bloomery_trainer.data.dataset import _RECORD, ImageFiles, LocalDataset
+from bloomery_trainer.engine.evaluation import Evaluation
+from bloomery_trainer.reports.evaluation import ReportAbout, write_reports
 
 Labels = NDArray[np.int64]
 HOSTILE = "<script>alert('1')</script>"

@@ -14,10 +14,10 @@ from bloomery_trainer.data.sampling import (
     SampleOrder,
     class_ratio,
     class_weights,
-    step_batch,
 )
+from bloomery_trainer.distributed.world import World
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.world import World
+from bloomery_trainer.recipe import step_batch
 
 
 def batches(labels: list[int], *, batch: int, world: World | None = None, balanced: bool = False) -> EpochBatches:

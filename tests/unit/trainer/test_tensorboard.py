@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from bloomery_trainer.commands.tensorboard import copy_new
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.tensorboard import copy_new
-from bloomery_trainer.train.events import EventLog, fetch_events, read_events
+from bloomery_trainer.tracking.tensorboard import EventLog, fetch_events, read_events
 
 pytestmark = pytest.mark.feature("T7")
 

@@ -21,10 +21,10 @@ from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import weights
+from bloomery_trainer.models.initial import Initial, load, require_preset, take_over
+from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.models.weights import find_state_dict, read_document
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.initial import Initial, load, require_preset, take_over
-from bloomery_trainer.train.presets import PRESETS
 
 Train = Callable[..., Any]
 State = dict[str, Tensor]

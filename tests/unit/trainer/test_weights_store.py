@@ -16,10 +16,10 @@ import torchvision  # type: ignore[import-untyped]
 from bloomery_trainer.config import PublishedWeights
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
 from bloomery_trainer.models import weights_store
+from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.models.published import LocalWeights, WeightsFinder, published_file
 from bloomery_trainer.models.weights_store import Upload
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train.presets import PRESETS
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import TCPStore
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.distributed import processes
+from bloomery_trainer.distributed.liveness import Liveness
+from bloomery_trainer.distributed.world import World, _await_all, explain, joined, peers_watched
 from bloomery_trainer.engine import micro_batch
-from bloomery_trainer.engine.liveness import Liveness
+from bloomery_trainer.entrypoint import explain_memory
 from bloomery_trainer.errors import BadConfig, PeerLost, Unavailable
-from bloomery_trainer.launcher import explain_memory
-from bloomery_trainer.train import processes
-from bloomery_trainer.train.world import World, _await_all, explain, joined, peers_watched
 
 pytestmark = pytest.mark.feature("T12")
 

@@ -27,7 +27,7 @@ from bloomery_trainer.storage import Folder, S3Access, open_folder
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-    from bloomery_trainer.train.tracking import RunRef
+    from bloomery_trainer.tracking.mlflow_run import RunRef
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) 
     # Imported only now: a folder that is no model is told so at once.
     from mlflow.exceptions import MlflowException
 
-    from bloomery_trainer.train import registry
+    from bloomery_trainer.publish import registry
 
     client = connect(server)
     model = registry.ModelAbout(
@@ -179,7 +179,7 @@ def _run_of(client: MlflowClient, wanted: Import) -> Iterator[RunRef]:
     """Gives a run of the import's own, which ends with the block: FINISHED, or FAILED where that raises."""
     from mlflow.exceptions import MlflowException
 
-    from bloomery_trainer.train.tracking import RunRef
+    from bloomery_trainer.tracking.mlflow_run import RunRef
 
     home = experiment(client, EXPERIMENT)
     made = client.create_run(home, run_name=wanted.name, tags={_FROM: wanted.uri})
@@ -205,7 +205,7 @@ def _tags(wanted: Import, fetched: FetchedModel) -> dict[str, str]:
 
 def _lineage(about: Mapping[str, Any]) -> dict[str, str]:
     """Where a model of a training's own folder is from, as the tags of a training's versions say it."""
-    from bloomery_trainer.train.lineage import DATA_TAGS
+    from bloomery_trainer.tracking.lineage import DATA_TAGS
 
     dataset, version, _ = DATA_TAGS
     try:

@@ -13,10 +13,10 @@ from PIL import Image
 from bloomery_model import decode
 
 
-def environment(package: str, **filters: Callable[..., Any]) -> Environment:
-    """The templates that lie in a package, with filters of its own."""
+def environment(package: str, *, folder: str = ".", **filters: Callable[..., Any]) -> Environment:
+    """Load the templates that lie in a folder of a package, with filters of its own."""
     made = Environment(
-        loader=PackageLoader(package, "."),
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+TERMINATED_EXIT_CODE = 143
+"""Of a process that ended on SIGTERM."""
+
 
 class Terminated(Exception):
     """The work ended on SIGTERM, with all saved that can be."""

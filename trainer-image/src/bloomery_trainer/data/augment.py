@@ -9,7 +9,7 @@ import numpy as np
 from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
 from bloomery_model import Preprocess
-from bloomery_trainer.train.recipe import Recipe
+from bloomery_trainer.recipe import Recipe
 
 LIGHT_CROP_SCALE = (0.7, 1.0)
 LIGHT_CROP_RATIO = (0.9, 1.1)

@@ -11,37 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.world import World
+from bloomery_trainer.distributed.world import World
 
 Draw = tuple[int, int]
 """An image, and how many times it was drawn before; no two draws of a training are equal."""
 
-_LEAST_PER_PROCESS = 2
-"""Batch normalisation has no variance over one image."""
-
 _MAX_WEIGHT_RATIO = 10.0
-
-
-def step_batch(requested: int, *, images: int, processes: int) -> int:
-    """Images in a step over all processes: a multiple of `processes`, and 2 a process at least.
-
-    It is smaller than `requested` only where there are fewer images. Raises BadConfig where `requested` is not a
-    multiple of `processes`, or less than 2 a process.
-    """
-    least = _LEAST_PER_PROCESS * processes
-    if requested % processes:
-        raise BadConfig(
-            "InvalidConfig",
-            f"hyperparameters.batchSize is the size over all processes, and {requested} cannot be shared by "
-            f"{processes} of them: make it a multiple of {processes}",
-        )
-    if requested < least:
-        raise BadConfig(
-            "InvalidConfig",
-            f"batch normalisation needs hyperparameters.batchSize of at least 2 a process: make it {least} or more",
-        )
-    return max(least, min(requested, images) // processes * processes)
 
 
 class SampleOrder:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from bloomery_trainer.data.dataset import ImageFiles
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.train.dataset import ImageFiles
 
 log = logging.getLogger(__name__)
 

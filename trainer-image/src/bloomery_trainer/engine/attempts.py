@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from bloomery_trainer.engine.checkpoint import stored_steps
 from bloomery_trainer.errors import BadConfig, PeerLost, TrainerError, Unavailable
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train.checkpoint import stored_steps
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bloomery_trainer.data.dataset import ImageFiles
+from bloomery_trainer.data.loader import normalise, views
+from bloomery_trainer.engine.context import Job
 from bloomery_trainer.engine.head import Features, HeadFit, compute_features, find_classifier, fit_head
-from bloomery_trainer.train import precision
-from bloomery_trainer.train.data import normalise, views
-from bloomery_trainer.train.dataset import ImageFiles
-from bloomery_trainer.train.job import Job
-from bloomery_trainer.train.recipe import BATCH_SIZE
+from bloomery_trainer.models import precision
+from bloomery_trainer.recipe import BATCH_SIZE
 
 log = logging.getLogger(__name__)
 

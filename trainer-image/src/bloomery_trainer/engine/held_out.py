@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.data.loader import Loader, evaluation_loader, normalise
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.distributed.world import World
+from bloomery_trainer.engine.evaluation import Batch, Evaluation, answers, interval95
 from bloomery_trainer.shutdown import Shutdown, Terminated
-from bloomery_trainer.train.data import Loader, evaluation_loader, normalise
-from bloomery_trainer.train.dataset import LocalDataset
-from bloomery_trainer.train.evaluate import Batch, Evaluation, answers, interval95
-from bloomery_trainer.train.world import World
 
 log = logging.getLogger(__name__)
 

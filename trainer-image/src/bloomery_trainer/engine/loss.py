@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from bloomery_trainer.train.recipe import Recipe
+from bloomery_trainer.recipe import Recipe
 
 
 class TrainingLoss(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bloomery_trainer.engine.micro_batch import SMALLEST
-from bloomery_trainer.train.presets import OptimizerName, Preset
-from bloomery_trainer.train.recipe import Recipe
+from bloomery_trainer.models.presets import OptimizerName, Preset
+from bloomery_trainer.recipe import Recipe
 
 PROCESS_BYTES = 600 * 2**20
 """Python, torch and what else is loaded."""

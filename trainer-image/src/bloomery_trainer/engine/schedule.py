@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from bloomery_trainer.train.recipe import Recipe, Stages
+from bloomery_trainer.recipe import Recipe, Stages
 
 Schedule = Callable[[int], float]
 """The share of the full learning rate at a step, counted from 0."""

@@ -14,8 +14,8 @@ from torch import nn
 from bloomery_model import Preprocess
 from bloomery_trainer import importing, model_folder
 from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.models.export import OnnxNetwork
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train.export import OnnxNetwork
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
 

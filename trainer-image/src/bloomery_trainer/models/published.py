@@ -28,8 +28,8 @@ import torchvision  # type: ignore[import-untyped]
 
 from bloomery_trainer.config import PublishedWeights
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
+from bloomery_trainer.models.presets import ALIASES, PRESETS
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train.presets import ALIASES, PRESETS
 
 logger = logging.getLogger(__name__)
 

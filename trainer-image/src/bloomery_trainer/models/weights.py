@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.presets import ALIASES, PRESETS
+from bloomery_trainer.models.presets import ALIASES, PRESETS
 
 MIN_BODY_SHARE = 0.5
 """The share of the values of a network's body that a file must have to count as one of that network."""

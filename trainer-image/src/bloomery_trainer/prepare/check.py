@@ -17,7 +17,7 @@ from bloomery_trainer.prepare.crew import Crew
 from bloomery_trainer.prepare.index import Index, Looked, Pending
 from bloomery_trainer.prepare.sources import DamagedFile, Source, side_by_side
 from bloomery_trainer.prepare.work import Work
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 
 log = logging.getLogger(__name__)
 

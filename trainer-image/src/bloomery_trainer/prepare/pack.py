@@ -18,7 +18,7 @@ from bloomery_trainer.prepare.listing import SPLITS
 from bloomery_trainer.prepare.shards import Shard, entries, write_shard
 from bloomery_trainer.prepare.sources import DamagedFile, Source, side_by_side
 from bloomery_trainer.prepare.work import Work
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import Folder
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from bloomery_trainer.prepare.opening import open_source
 from bloomery_trainer.prepare.sources import Source
 from bloomery_trainer.prepare.split import assign
 from bloomery_trainer.prepare.work import Work
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import S3Access, open_folder
 
 log = logging.getLogger(__name__)

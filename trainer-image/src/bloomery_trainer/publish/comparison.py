@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import from_numpy, topk
 
-from bloomery_trainer.train.evaluate import TOP_K, score
+from bloomery_trainer.engine.evaluation import TOP_K, score
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]

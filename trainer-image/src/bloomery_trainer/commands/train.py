@@ -1,0 +1,285 @@
+"""The `train` command, from its configuration to the result: each step in its own function, in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import bloomery_trainer.torch_runtime  # noqa: F401  (its settings are read when torch is loaded)
+
+# isort: split
+import numpy as np
+import torch
+from torch import nn
+
+from bloomery_trainer import model_folder
+from bloomery_trainer.commands import evaluate
+from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.data.loader import normalise, views
+from bloomery_trainer.distributed.world import World, joined, leads, peers_watched
+from bloomery_trainer.engine import training
+from bloomery_trainer.engine.attempts import counted_start
+from bloomery_trainer.engine.context import Job, describe
+from bloomery_trainer.engine.evaluation import TOP_K
+from bloomery_trainer.engine.held_out import HeldOutImages, Judgement
+from bloomery_trainer.engine.training import Fitted
+from bloomery_trainer.errors import BadConfig, TrainerError
+from bloomery_trainer.models import export, quantize
+from bloomery_trainer.models.quantize import Quantization
+from bloomery_trainer.output import LOG, RESULT, model_uri
+from bloomery_trainer.progress_server import Progress
+from bloomery_trainer.publish.record import Record, TrainedModel
+from bloomery_trainer.publish.results import opened_record, publish_reports, report_about, write_result
+from bloomery_trainer.shutdown import Shutdown, Terminated
+from bloomery_trainer.storage import Folder, S3Access, open_folder
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = 8
+
+
+def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[str, Any]:
+    """Trains, evaluates, writes and registers a model; returns the result for the termination message.
+
+    Where the output holds this job's result already, a pod came that far before: it is returned as it is. Of
+    several processes, the leader returns the result, the others an empty one.
+    """
+    access = S3Access.from_environment(os.environ)
+    output = open_folder(config.output.uri, access, create=True)
+    done = _earlier_result(config, output)
+    if done is not None:
+        log.info("this job has ended before; its result stands")
+        return done
+    with ExitStack() as stack:
+        scratch = _scratch(stack)
+        starts = 0
+        if leads(config, os.environ):
+            starts = stack.enter_context(counted_start(output, only_evaluates=config.evaluate_only))
+        world = stack.enter_context(joined(config, os.environ))
+        if world.is_leader:
+            stack.enter_context(_logged(config, access, scratch))
+        stack.enter_context(peers_watched())
+        progress.update(stage="reading")
+        job = describe(config, progress, shutdown, world, access, scratch)
+        return _run(replace(job, starts=starts))
+
+
+def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
+    """Raises BadConfig where the output folder is another job's."""
+    content = output.read_if_there(RESULT)
+    if content is None:
+        return None
+    result: dict[str, Any] = json.loads(content)
+    if result.get("uid") != config.uid:
+        raise BadConfig(
+            "OutputTaken", f"{config.output.uri} holds the result of another job: give this one a folder of its own"
+        )
+    return result
+
+
+def _scratch(stack: ExitStack) -> Path:
+    """A local folder; the processes of one node share theirs."""
+    shared = os.environ.get("BLOOMERY_SCRATCH")
+    return Path(shared or stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-")))
+
+
+def _run(job: Job) -> dict[str, Any]:
+    if job.config.evaluate_only:
+        return evaluate.evaluate(job)
+    initial = job.started_from()
+    job.progress.update(initialModel=initial.document())
+    start = initial if initial.is_pretrained else None
+    dataset = job.dataset(("train", "validation", "test"))
+    job = training.with_recipe(job, dataset, start)
+    job.progress.update(recipe=job.recipe.parameters())
+    with opened_record(job, origin=initial.origin) as record:
+        _refuse_unfit(job, dataset)
+        fitted = training.fit(job, dataset, start, record)
+        if initial.warning:
+            log.warning("%s", initial.warning)
+            fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
+        return _publish(job, dataset, fitted, record)
+
+
+def _publish(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
+    """Exports the best weights, evaluates the exported file, and hands it over; all by the leader."""
+    if not job.world.is_leader:
+        return {}
+    held_out = HeldOutImages.of(dataset, job.preprocess, job.shutdown, budget=job.memory)
+    folder = _export(job, _plain(fitted.model), dataset, held_out)
+    exported = _evaluated(job, dataset, folder, held_out)
+    if exported.quantization is not None:
+        record.log(exported.quantization.metrics(), 0)
+        fitted = replace(fitted, notes=(*fitted.notes, exported.quantization.sentence))
+    for name in model_folder.FILES:
+        job.output.upload(folder / name, f"model/{name}")
+    judgement = exported.judgement
+    about = report_about(job, dataset, judgement, fitted, data_type=exported.data_type)
+    model = TrainedModel(
+        folder=folder,
+        reports=publish_reports(job, about),
+        digest=model_folder.digest(model_folder.file_digests(folder)),
+        classes=len(dataset.classes),
+        metrics=judgement.final.metrics,
+        evaluation=judgement.final,
+        evaluated_on=judgement.split,
+        quantization=exported.quantization.document() if exported.quantization else None,
+    )
+    job.progress.update(stage="registering")
+    return _finish(job, record, model, fitted, dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exported:
+    """The answers of the file that will be served, and how it came to its form."""
+
+    judgement: Judgement
+    quantization: Quantization | None
+
+    @property
+    def data_type(self) -> str:
+        return "int8" if self.quantization is not None and self.quantization.kept else "float32"
+
+
+def _export(job: Job, model: nn.Module, dataset: LocalDataset, held_out: HeldOutImages) -> Path:
+    folder = job.scratch / "model"
+    folder.mkdir()
+    examples = held_out.examples(_EXAMPLES)
+    export.write_model(folder, model, classes=dataset.classes, preprocess=job.preprocess, examples=examples)
+    return folder
+
+
+def _evaluated(job: Job, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
+    """Evaluates model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
+    model = folder / model_folder.MODEL
+    wants_int8 = job.config.output.quantization == "Int8"
+    earlier = quantize.recorded(job.output, folder, uid=job.config.uid) if wants_int8 else None
+    if earlier is not None:
+        log.info("the form of the model was decided by an earlier start")
+    job.progress.update(stage="evaluating")
+    judgement = held_out.judge(export.OnnxNetwork(model))
+    if earlier is not None or not wants_int8:
+        return _Exported(judgement=judgement, quantization=earlier)
+    job.progress.update(stage="quantizing")
+    quantization, judgement = _quantize(job, dataset, model, held_out, judgement)
+    # How fast a form is depends on the moment: a start after this one must not decide otherwise.
+    quantize.record(quantization, job.output, folder, uid=job.config.uid)
+    return _Exported(judgement=judgement, quantization=quantization)
+
+
+def _quantize(
+    job: Job, dataset: LocalDataset, model: Path, held_out: HeldOutImages, judgement: Judgement
+) -> tuple[Quantization, Judgement]:
+    """Puts the model's int8 form in its place if that is worth while; returns what came of it, and the answers of
+    the model that is there now.
+    """
+    candidate = job.scratch / "int8.onnx"
+    quantize.write_int8(model, candidate, _calibration_images(job, dataset))
+    log.info("the same in int8:")
+    other = held_out.judge(export.OnnxNetwork(candidate))
+    float_ms, int8_ms = quantize.milliseconds(model, candidate)
+    metric = job.config.metric
+    quantization = Quantization(
+        metric=metric,
+        split=judgement.split,
+        float32=quantize.Form(value=judgement.final.metrics[metric], milliseconds=float_ms),
+        int8=quantize.Form(value=other.final.metrics[metric], milliseconds=int8_ms),
+        calibration_images=min(quantize.CALIBRATION_IMAGES, len(dataset.splits["train"])),
+    )
+    log.info("%s", quantization.sentence)
+    if not quantization.kept:
+        return quantization, judgement
+    candidate.replace(model)
+    return quantization, other
+
+
+def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
+    files = dataset.splits["train"]
+    chosen = np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round().astype(int)
+    for _, pixels in views(files.subset(chosen), job.preprocess, count=1, seed=0, world=World()):
+        yield normalise(pixels, job.preprocess).numpy()
+
+
+def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted, dataset: LocalDataset) -> dict[str, Any]:
+    """Registers the model, completes its directory, and only then writes the result."""
+    version = record.register(model)
+    promoted = record.promote(version, model, lambda: dataset) if version is not None else None
+    about = _about(job, record, model, version)
+    job.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, about))
+    more = {
+        "model": {**about["model"], "uri": model_uri(job.config), "digest": model.digest},
+        "metrics": model.metrics,
+        "evaluatedOn": model.evaluated_on,
+        "promoted": promoted,
+        "quantization": model.quantization,
+        "notes": list(fitted.notes),
+    }
+    return write_result(job, record, fitted, more)
+
+
+def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:
+    """Where the model comes from, for its metadata."""
+    config = job.config
+    return {
+        "preset": config.preset,
+        "imageSize": job.recipe.image_size,
+        "recipe": job.recipe.document(),
+        "metrics": dict(model.metrics),
+        "evaluatedOn": model.evaluated_on,
+        "quantization": model.quantization,
+        "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
+        "datasets": [{"name": part.name, "version": part.version} for part in config.datasets],
+        "run": record.run_document(),
+        "model": {"name": config.mlflow.registered_model, "version": version},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model on the CPU in the usual memory layout, whatever suited the device."""
+    return model.cpu().to(memory_format=torch.contiguous_format)
+
+
+def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
+    if job.config.metric == "top5" and len(dataset.classes) <= TOP_K:
+        raise BadConfig(
+            "InvalidConfig",
+            f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
+            "use top1, precision, recall, f1 or balanced",
+        )
+
+
+@contextmanager
+def _logged(config: TrainConfig, access: S3Access, scratch: Path) -> Iterator[None]:
+    """Keeps this run's log as a file, and leaves it in the output folder however the run ends."""
+    path = scratch / LOG
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("bloomery_trainer")
+    root.addHandler(handler)
+    try:
+        yield
+    except TrainerError as error:
+        log.error("%s", error)
+        raise
+    except Exception as error:
+        if not isinstance(error, Terminated):
+            log.exception("the run failed")
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+        for uri in filter(None, (config.output.uri, config.output.log_uri)):
+            try:
+                open_folder(uri, access, create=True).upload(path, LOG)
+            except TrainerError as error:
+                log.warning("the log could not be kept at %s: %s", uri, error)

@@ -1,0 +1,118 @@
+"""What a run and its model say of where they come from: MLflow's parameters, tags, descriptions, dataset inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.output import model_uri
+from bloomery_trainer.recipe import Recipe
+
+UID_TAG = "bloomery.dev/uid"
+"""Marks a run as the one of a TrainingJob: a pod that is started again continues it."""
+
+DIGEST_TAG = "bloomery.dev/digest"
+URI_TAG = "bloomery.dev/uri"
+EVALUATED_ON_TAG = "bloomery.dev/evaluated-on"
+"""The images that the final figures are of: test or validation."""
+
+DATA_TAGS = ("bloomery.dev/dataset", "bloomery.dev/dataset-version", "bloomery.dev/dataset-classes")
+"""Models with equal values of these were judged by the very same images."""
+
+_LONGEST = 4500
+"""Characters of a text of people's own; MLflow refuses descriptions beyond 5000."""
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """One dataset version that a run uses."""
+
+    name: str
+    version: str
+    uri: str
+
+
+def dataset_inputs(config: TrainConfig) -> tuple[DatasetInput, ...]:
+    """The dataset versions of a run."""
+    return tuple(DatasetInput(part.name, part.version, part.uri) for part in config.datasets)
+
+
+def parameters(config: TrainConfig, recipe: Recipe | None, *, origin: str | None = None) -> dict[str, str]:
+    """All that a run was asked for, with what was left open filled in where the recipe is known."""
+    start = config.initial_model
+    given = {
+        "preset": config.preset,
+        "metric": config.metric,
+        **(recipe.parameters() if recipe else config.hyperparameters.model_dump(by_alias=True, exclude_none=True)),
+        "initialModel": origin or ((start.origin or start.uri or f"weights {start.weights}") if start else None),
+        "earlyStoppingPatience": config.early_stopping.patience if config.early_stopping else None,
+        "nodes": config.nodes,
+        "quantization": config.output.quantization,
+    }
+    return {key: str(value) for key, value in given.items() if value is not None}
+
+
+def run_tags(config: TrainConfig, *, device: str | None = None) -> dict[str, str]:
+    """The tags of the run; people's own never replace those that the rest of the system reads."""
+    tags = {**_lineage(config), UID_TAG: config.uid}
+    if device is not None:
+        tags["bloomery.dev/device"] = device
+    return {**config.mlflow.tags, **tags}
+
+
+def version_tags(
+    config: TrainConfig, digest: str, *, int8: bool = False, evaluated_on: str | None = None
+) -> dict[str, str]:
+    """The tags of the model version."""
+    tags = {**_lineage(config), DIGEST_TAG: digest, URI_TAG: model_uri(config)}
+    if config.mlflow.version_label:
+        tags["bloomery.dev/version-label"] = config.mlflow.version_label
+    if int8:
+        tags["bloomery.dev/quantization"] = "Int8"
+    if evaluated_on is not None:
+        tags[EVALUATED_ON_TAG] = evaluated_on
+    return {**config.mlflow.tags, **tags}
+
+
+def data_tags(config: TrainConfig) -> dict[str, str]:
+    """Which images a model was judged by; several datasets side by side, and the classes where they are a subset."""
+    name, version, classes = DATA_TAGS
+    tags = {
+        name: ",".join(part.name for part in config.datasets),
+        version: ",".join(part.version for part in config.datasets),
+    }
+    chosen = [sorted(part.classes) for part in config.datasets]
+    if any(chosen):
+        # A thousand names do not fit into a tag.
+        tags[classes] = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]
+    return tags
+
+
+def describe_job(config: TrainConfig) -> str | None:
+    """What people call and say of it, if anything."""
+    return "\n\n".join(filter(None, (config.display_name, config.description)))[:_LONGEST] or None
+
+
+def describe_version(config: TrainConfig, metrics: Mapping[str, float]) -> str:
+    """What a model version is."""
+    data = ", ".join(f"{part.name} {part.version[:12]}" for part in config.datasets)
+    figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in dict.fromkeys(("top1", config.metric)))
+    made = f"{config.preset}, trained by {config.namespace}/{config.name} on {data}: {figures}"
+    return "\n\n".join(filter(None, (describe_job(config), made)))
+
+
+def device_name() -> str:
+    """What computes here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _lineage(config: TrainConfig) -> dict[str, str]:
+    tags = {"bloomery.dev/trainingjob": f"{config.namespace}/{config.name}", **data_tags(config)}
+    if config.display_name:
+        tags["bloomery.dev/display-name"] = config.display_name
+    return tags

@@ -19,7 +19,7 @@ from bloomery_model import Preprocess
 from bloomery_trainer.cli import main
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.models import export
-from bloomery_trainer.publish.record import TrainedModel
+from bloomery_trainer.publish.mlflow_publisher import TrainedModel
 from testing.servers import MlflowServer, free_port, install_mlflow
 
 CLASSES = ("null", "eins", "零")

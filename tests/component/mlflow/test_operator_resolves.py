@@ -17,7 +17,7 @@ from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.status.trainingjob import registered_start
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_trainer.models.presets import PRESETS
-from bloomery_trainer.publish.record import open_record
+from bloomery_trainer.publish.run_record import open_record
 from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
 from testing.servers import MlflowServer

@@ -16,7 +16,7 @@ from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.data.dataset import LocalDataset, fetch
 from bloomery_trainer.models.presets import PRESETS
-from bloomery_trainer.publish.record import open_record
+from bloomery_trainer.publish.run_record import open_record
 from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
 from testing.servers import MlflowServer

@@ -22,14 +22,14 @@ from bloomery_trainer.data.memory import MemoryBudget
 from bloomery_trainer.data.unreadable import unreadable_note
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine import training
-from bloomery_trainer.engine.context import describe
+from bloomery_trainer.engine.context import build_run_context
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.progress_server import Progress
-from bloomery_trainer.publish.record import NoRecord
 from bloomery_trainer.recipe import Recipe, resolve
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access
+from bloomery_trainer.tracking.logger import CompositeLogger
 from tests.unit.trainer.stored_images import image_files, jpeg
 
 CPU = torch.device("cpu")
@@ -142,8 +142,8 @@ def test_all_sources_of_images_share_one_memory_budget(tmp_path: Path) -> None:
     batches = training_batches(files, PREPROCESS, recipe(), device=CPU, world=World(), budget=budget)
     held_out = evaluation_loader(files, PREPROCESS, batch=8, device=CPU, world=World(), budget=budget)
 
-    assert isinstance(batches.loader.dataset._source, loader.InMemory)  # type: ignore[attr-defined]
-    assert isinstance(held_out.dataset._source, loader.OnDisk)  # type: ignore[attr-defined]
+    assert isinstance(batches.loader.dataset._source, loader.CachedImages)  # type: ignore[attr-defined]
+    assert isinstance(held_out.dataset._source, loader.LazyImages)  # type: ignore[attr-defined]
     assert budget.available_bytes == size // 2
     del batches
     assert budget.available_bytes == size * 3 // 2
@@ -160,7 +160,7 @@ def test_images_count_with_their_true_size(tmp_path: Path) -> None:
         for size in (at_the_usual_shape, 5 * at_the_usual_shape)
     ]
 
-    assert [type(source) for source in sources] == [loader.OnDisk, loader.InMemory]
+    assert [type(source) for source in sources] == [loader.LazyImages, loader.CachedImages]
 
 
 def test_the_budget_is_what_the_network_leaves() -> None:
@@ -195,7 +195,7 @@ def test_photos_are_kept_as_large_as_crops_can_use_and_memory_allows(
     batches = training_batches(files, PREPROCESS, chosen, device=CPU, world=World(), budget=budget)
 
     source = batches.loader.dataset._source  # type: ignore[attr-defined]
-    assert isinstance(source, loader.InMemory)
+    assert isinstance(source, loader.CachedImages)
     assert source.pixels(0).shape == (3, *shape)
 
 
@@ -278,14 +278,16 @@ def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None
             "output": {"uri": f"file://{tmp_path}/output"},
         }
     )
-    job = describe(config, Progress(), Shutdown(), World(), S3Access.from_environment({}), tmp_path)
-    job = training.with_recipe(job, dataset, None)
-    step_bytes = training.reserved_bytes(job)
+    context = build_run_context(config, Progress(), Shutdown(), World(), S3Access.from_environment({}), tmp_path)
+    context = training.with_recipe(context, dataset, None)
+    step_bytes = training.reserved_bytes(context)
 
     def source(memory_bytes: int) -> object:
-        crowded = training.with_recipe(replace(job, memory=MemoryBudget(memory_bytes, reserved_bytes=0)), dataset, None)
-        plan = training.make_plan(crowded, dataset, NoRecord(), lambda _: None)
+        crowded = training.with_recipe(
+            replace(context, memory=MemoryBudget(memory_bytes, reserved_bytes=0)), dataset, None
+        )
+        plan = training.make_plan(crowded, dataset, CompositeLogger(), lambda _: None)
         return plan.batches.loader.dataset._source  # type: ignore[attr-defined]
 
-    assert isinstance(source(step_bytes), loader.OnDisk)
-    assert isinstance(source(2 * step_bytes), loader.InMemory)
+    assert isinstance(source(step_bytes), loader.LazyImages)
+    assert isinstance(source(2 * step_bytes), loader.CachedImages)

@@ -93,14 +93,14 @@ def test_the_export_is_of_one_version_of_the_standard_operators(train: Train, tm
 def test_held_out_images_are_decoded_once_after_training(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded, lock, decode = [0], threading.Lock(), loader.Framed.__call__
+    decoded, lock, decode = [0], threading.Lock(), loader.CenterCropDecoder.__call__
 
-    def counted(self: loader.Framed, content: bytes) -> Any:
+    def counted(self: loader.CenterCropDecoder, content: bytes) -> Any:
         with lock:
             decoded[0] += 1
         return decode(self, content)
 
-    monkeypatch.setattr(loader.Framed, "__call__", counted)
+    monkeypatch.setattr(loader.CenterCropDecoder, "__call__", counted)
     assert train({"augmentation": "Light"}, output={"uri": f"file://{tmp_path}"}).code == 0
 
     # 24 of them: once to see that they can be decoded, once to choose the best epoch by, and once for the rest.
@@ -147,7 +147,7 @@ def test_a_decision_about_other_weights_is_not_taken_over(tmp_path: Path) -> Non
     folder.mkdir()
     for name in ("model.onnx", "labels.txt", "preprocess.json", "state.pt"):
         (folder / name).write_bytes(b"one")
-    form = quantize.Form(value=0.5, milliseconds=2.0)
+    form = quantize.ModelVariantStats(value=0.5, milliseconds=2.0)
     decision = quantize.Quantization(metric="f1", split="test", float32=form, int8=form, calibration_images=8)
     output = open_folder(f"file://{tmp_path}/output", S3Access.from_environment({}), create=True)
     quantize.record(decision, output, folder, uid="1")

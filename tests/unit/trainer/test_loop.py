@@ -17,10 +17,16 @@ from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint, Hyperparameters
 from bloomery_trainer.data.loader import TrainingBatches, normalise
 from bloomery_trainer.distributed.world import World
-from bloomery_trainer.engine import trainer
+from bloomery_trainer.engine import trainer as trainer_module
 from bloomery_trainer.engine.checkpoint import Checkpoints
 from bloomery_trainer.engine.cooldown import Cooldown
 from bloomery_trainer.engine.evaluation import Evaluation
+from bloomery_trainer.engine.loss import TrainingLoss
+from bloomery_trainer.engine.observer import Observer, Step
+from bloomery_trainer.engine.optimizer import build_optimizer
+from bloomery_trainer.engine.state import TrainState
+from bloomery_trainer.engine.trainer import Plan, Trainer
+from bloomery_trainer.engine.weight_average import WeightAverage
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import precision
 from bloomery_trainer.models.presets import PRESETS
@@ -64,14 +70,14 @@ class Batches:
 
 
 @dataclass
-class Recorded(trainer.Silent):
-    """What the loop tells."""
+class Recorded(Observer):
+    """Keeps the events of training."""
 
     rates: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     cooldowns: list[Cooldown] = field(default_factory=list)
 
-    def steps(self, steps: list[trainer.Step], **_: float) -> None:
+    def steps(self, steps: list[Step], **_: float) -> None:
         """Keeps the rates."""
         self.rates += [step.learning_rate for step in steps]
 
@@ -102,7 +108,7 @@ class States:
         return state
 
 
-def make_plan(*, batches: Batches | None = None, **changes: Any) -> trainer.Plan:
+def make_plan(*, batches: Batches | None = None, **changes: Any) -> Plan:
     given = {"imageSize": SIZE, "batchSize": BATCH, "epochs": 10, "learningRate": 0.05, **changes.pop("given", {})}
     preprocess = Preprocess.for_size(SIZE)
 
@@ -126,26 +132,27 @@ def make_plan(*, batches: Batches | None = None, **changes: Any) -> trainer.Plan
         "checkpoints": cast(Checkpoints, States()),
         "checkpoint": Checkpoint.model_validate({"everySteps": 10_000}),
     }
-    return trainer.Plan(**{**values, **changes})
+    return Plan(**{**values, **changes})
 
 
-def make_state(plan: trainer.Plan) -> trainer.TrainState:
+def make_trainer(plan: Plan) -> Trainer:
     torch.manual_seed(0)
-    return trainer.start(Network(), plan)
+    return Trainer(Network(), plan)
 
 
-def rates(plan: trainer.Plan) -> list[float]:
+def rates(plan: Plan) -> list[float]:
     return cast(Recorded, plan.observer).rates
 
 
-def weights(state: trainer.TrainState) -> list[Tensor]:
+def weights(state: TrainState) -> list[Tensor]:
     return [value.clone() for value in state.model.state_dict().values()]
 
 
 def test_run_to_its_end_anneals_and_learns() -> None:
     plan = make_plan()
-    state = make_state(plan)
-    best = trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    best = trainer.train()
 
     assert (state.ending, state.step, len(state.metrics)) == ("Trained", 40, 10)
     assert rates(plan)[-1] < 0.01 * max(rates(plan))
@@ -157,8 +164,9 @@ def test_stop_cools_down_before_it_ends() -> None:
     shutdown = Shutdown()
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
     plan = make_plan(batches=batches, shutdown=shutdown, given={"epochs": 100})
-    state = make_state(plan)
-    trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    trainer.train()
 
     assert (state.ending, state.step) == ("Stopped", 24)
     assert state.cooldown == Cooldown(reason="Stopped", start=21, steps=3, factor=state.schedule(21))
@@ -170,8 +178,9 @@ def test_stop_with_a_given_schedule_ends_at_once() -> None:
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
     given = {"epochs": 100, "learningRate": None, "learningRateSchedule": "100:0.05"}
     plan = make_plan(batches=batches, shutdown=shutdown, given=given)
-    state = make_state(plan)
-    trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    trainer.train()
 
     assert (state.ending, state.step, state.cooldown) == ("Stopped", 21, None)
 
@@ -179,14 +188,15 @@ def test_stop_with_a_given_schedule_ends_at_once() -> None:
 @pytest.mark.feature("T22")
 def test_end_of_time_finds_an_annealed_model(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: now[0])
 
     def advance(_: int) -> None:
         now[0] += 1.0
 
     plan = make_plan(batches=Batches(on_step=advance), max_seconds=60.0, given={"epochs": 1_000})
-    state = make_state(plan)
-    trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    trainer.train()
 
     assert state.ending == "TrainingTimeReached"
     assert 50 <= state.seconds <= 60
@@ -201,8 +211,9 @@ def test_early_stopping_goes_by_the_metric_and_cools_down() -> None:
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
     plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 0})
-    state = make_state(plan)
-    best = trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    best = trainer.train()
 
     assert state.ending == "StoppedEarly"
     assert state.cooldown == Cooldown(reason="StoppedEarly", start=12, steps=2, factor=state.schedule(12))
@@ -215,8 +226,9 @@ def test_early_stopping_waits_for_the_end_of_the_warmup() -> None:
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
     plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 6})
-    state = make_state(plan)
-    trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    trainer.train()
 
     assert state.cooldown is not None
     assert state.cooldown.start == 8 * STEPS
@@ -229,15 +241,17 @@ def test_resume_in_the_cooldown_gives_the_same_weights() -> None:
         batches = Batches(on_step=lambda step, shutdown=shutdown: shutdown.stop() if step == 41 else None)  # type: ignore[misc]
         given = {"epochs": 100, "ema": 0.9}
         plan = make_plan(batches=batches, shutdown=shutdown, given=given, patience=50)
-        state = make_state(plan)
+        trainer = make_trainer(plan)
+        state = trainer.state
         if name == "resumed":
-            trainer.fit(state, plan)
+            trainer.train()
             saved = cast(States, plan.checkpoints).at(41)
             plan = make_plan(given=given, patience=50)
-            state = make_state(plan)
-            trainer.resume(state, saved, plan)
-        trainer.fit(state, plan)
-        results.append((state, weights(state), list(cast(trainer.WeightAverage, state.average).state_dict().values())))
+            trainer = make_trainer(plan)
+            state = trainer.state
+            trainer.resume(saved)
+        trainer.train()
+        results.append((state, weights(state), list(cast(WeightAverage, state.average).state_dict().values())))
 
     (whole, *tensors), (resumed, *others) = results
     assert (whole.ending, whole.step, whole.metrics) == (resumed.ending, resumed.step, resumed.metrics)
@@ -248,10 +262,11 @@ def test_resume_in_the_cooldown_gives_the_same_weights() -> None:
 
 def test_one_step_that_is_no_number_is_left_out() -> None:
     plan = make_plan()
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
     network = cast(Network, state.model)
     network.before = lambda images: images * (float("inf") if state.step == 9 else 1)
-    trainer.fit(state, plan)
+    trainer.train()
 
     assert (state.ending, state.step, state.skipped.total) == ("Trained", 40, 1)
     assert len(rates(plan)) == 39
@@ -260,10 +275,11 @@ def test_one_step_that_is_no_number_is_left_out() -> None:
 
 def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum() -> None:
     plan = make_plan()
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
     before = weights(state)
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step < 4 else 1)
-    trainer.train_one_epoch(state, plan, trainer.Clock(state, plan.checkpoint))
+    trainer.train_one_epoch()
 
     assert state.skipped.total == 4
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True) if a.is_floating_point())
@@ -274,9 +290,10 @@ def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum() -> None:
 
 def test_divergence_ends_with_the_best_model() -> None:
     plan = make_plan(given={"epochs": 50})
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step >= 12 else 1)
-    best = trainer.fit(state, plan)
+    best = trainer.train()
 
     assert state.ending == "Diverged"
     assert state.divergence is not None
@@ -287,19 +304,20 @@ def test_divergence_ends_with_the_best_model() -> None:
 
 def test_weights_that_are_no_numbers_are_divergence() -> None:
     plan = make_plan(given={"learningRate": 1e38, "warmupEpochs": 0})
-    state = make_state(plan)
+    trainer = make_trainer(plan)
 
     with pytest.raises(BadConfig, match=r"no number any more at step 4; lower hyperparameters.learningRate") as raised:
-        trainer.fit(state, plan)
+        trainer.train()
     assert raised.value.reason == "Diverged"
 
 
 def test_gradient_is_clipped() -> None:
     plan = make_plan(given={"momentum": 0, "weightDecay": 0, "learningRate": 1.0, "warmupEpochs": 0})
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
     cast(Network, state.model).fc.weight.data *= 1e4
     before = [value.detach().clone() for value in state.model.parameters()]
-    trainer._train_step(state, plan, trainer.TrainingLoss(plan.recipe, classes=3), IMAGES[:8], LABELS[:8])
+    trainer.train_step(TrainingLoss(plan.recipe, classes=3), IMAGES[:8], LABELS[:8])
     moved = [a - b.detach() for a, b in zip(before, state.model.parameters(), strict=True)]
 
     assert torch.cat([value.flatten() for value in moved]).norm() == pytest.approx(5.0, rel=1e-2)
@@ -307,16 +325,17 @@ def test_gradient_is_clipped() -> None:
 
 def test_average_follows_the_weights_from_the_first_steps_on() -> None:
     plan = make_plan(given={"ema": 0.9999, "epochs": 2})
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
     expected = copy.deepcopy(dict(state.model.named_parameters()))
     decays = [min(0.9999, (1 + step) / (10 + step)) for step in range(8)]
     for step, (images, labels) in enumerate([*plan.batches.epoch(0), *plan.batches.epoch(1)]):
-        trainer._train_step(state, plan, trainer.TrainingLoss(plan.recipe, classes=3), images, labels)
+        trainer.train_step(TrainingLoss(plan.recipe, classes=3), images, labels)
         for name, value in state.model.named_parameters():
             expected[name] = decays[step] * expected[name] + (1 - decays[step]) * value  # type: ignore[assignment]
 
     assert np.prod(decays) < 1e-3, "next to nothing of the random start is left"
-    for name, value in state.judged.named_parameters():
+    for name, value in state.evaluated_model.named_parameters():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
 
 
@@ -326,14 +345,15 @@ def test_batch_in_parts_has_the_same_gradient(given: dict[str, Any]) -> None:
     results = []
     for size in (BATCH, 3):
         plan = make_plan(given=given, class_weights=torch.tensor([0.5, 1.0, 1.5]), micro_batch=size)
-        state = make_state(plan)
+        trainer = make_trainer(plan)
+        state = trainer.state
         # Batch norm takes its statistics over a part, so the gradient is the same without it only.
         cast(Network, state.model).body[1] = nn.Identity()
         cast(Network, state.model).drop = nn.Dropout(0)
-        state.optimizer = trainer.build_optimizer(state.model, plan.recipe)
+        state.optimizer = build_optimizer(state.model, plan.recipe)
         torch.manual_seed(3)
-        loss = trainer.TrainingLoss(plan.recipe, classes=3, weights=plan.class_weights)
-        outcome = trainer._train_step(state, plan, loss, IMAGES[:8], LABELS[:8])
+        loss = TrainingLoss(plan.recipe, classes=3, weights=plan.class_weights)
+        outcome = trainer.train_step(loss, IMAGES[:8], LABELS[:8])
         results.append((outcome[0], weights(state)))
 
     (loss, whole), (other_loss, parts) = results
@@ -345,7 +365,8 @@ def test_batch_in_parts_has_the_same_gradient(given: dict[str, Any]) -> None:
 @pytest.mark.feature("T25")
 def test_step_that_does_not_fit_is_done_again_in_smaller_parts() -> None:
     plan = make_plan()
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
     sizes: list[int] = []
 
     def before(images: Tensor) -> Tensor:
@@ -355,7 +376,7 @@ def test_step_that_does_not_fit_is_done_again_in_smaller_parts() -> None:
         return images
 
     cast(Network, state.model).before = before
-    trainer.fit(state, plan)
+    trainer.train()
 
     assert sizes[:6] == [8, 4, 2, 2, 2, 2]
     assert set(sizes[2:]) == {2}
@@ -366,22 +387,24 @@ def test_step_that_does_not_fit_is_done_again_in_smaller_parts() -> None:
 @pytest.mark.feature("T25")
 def test_image_that_does_not_fit_is_named() -> None:
     plan = make_plan()
-    state = make_state(plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
 
     def before(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     cast(Network, state.model).before = before
     with pytest.raises(BadConfig, match=r"does not hold a step of 2 images of 32 pixels; lower .*imageSize") as raised:
-        trainer.fit(state, plan)
+        trainer.train()
     assert raised.value.reason == "OutOfMemory"
 
 
 def test_float16_trains_with_a_scaler_that_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "training_dtype", lambda *_, **__: torch.float16)
     plan = make_plan()
-    state = make_state(plan)
-    trainer.fit(state, plan)
+    trainer = make_trainer(plan)
+    state = trainer.state
+    trainer.train()
     saved = state.state_dict()["scaler"]
 
     assert state.ending == "Trained"
@@ -390,7 +413,7 @@ def test_float16_trains_with_a_scaler_that_is_saved(monkeypatch: pytest.MonkeyPa
     assert saved["_growth_tracker"] > 0
 
 
-def test_told_metric_is_the_best_so_far() -> None:
+def test_reported_metric_is_the_best_so_far() -> None:
     values = iter([0.5, 0.4, 0.6, 0.1])
 
     def validate(_: nn.Module) -> Evaluation:
@@ -398,6 +421,6 @@ def test_told_metric_is_the_best_so_far() -> None:
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
     plan = make_plan(validate=validate, given={"epochs": 4})
-    trainer.fit(make_state(plan), plan)
+    make_trainer(plan).train()
 
     assert cast(Recorded, plan.observer).best == [0.5, 0.5, 0.6, 0.6]

@@ -114,7 +114,7 @@ def test_weights_shaped_as_the_published_ones_are_taken_whole(preset: str, tmp_p
         model = known.build(3, image_size=known.image_size)
     model = model.to_empty(device="cpu")
     head = known.head(image_size=known.image_size)
-    notes = initial.take_over(model, start, classes=("a", "b", "c"), head=head)
+    notes = initial.load_pretrained(model, start, classes=("a", "b", "c"), head=head)
 
     after = model.state_dict()
     body = [name for name in after if name not in head and not name.endswith("num_batches_tracked")]
@@ -130,7 +130,7 @@ def test_auxiliary_heads_of_the_file_are_ignored_at_small_image_sizes(tmp_path: 
     push(tmp_path / "store", "inception-v3", tmp_path / "made.pth")
     start = initial.load(config_of("inception-v3", tmp_path / "store"), local, scratch)
     model = PRESETS["inception-v3"].build(2, image_size=96)
-    notes = initial.take_over(model, start, classes=("a", "b"), head=PRESETS["inception-v3"].head(image_size=96))
+    notes = initial.load_pretrained(model, start, classes=("a", "b"), head=PRESETS["inception-v3"].head(image_size=96))
 
     assert len(notes) == 1
 

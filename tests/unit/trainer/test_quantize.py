@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bloomery_trainer.models.quantize import Form, Quantization
+from bloomery_trainer.models.quantize import ModelVariantStats, Quantization
 
 
 def compared(*, top1: float = 0.94, milliseconds: float = 11.7, metric: str = "top1") -> Quantization:
@@ -14,8 +14,8 @@ def compared(*, top1: float = 0.94, milliseconds: float = 11.7, metric: str = "t
     return Quantization(
         metric=metric,
         split="validation",
-        float32=Form(value=0.94, milliseconds=38.3),
-        int8=Form(value=top1, milliseconds=milliseconds),
+        float32=ModelVariantStats(value=0.94, milliseconds=38.3),
+        int8=ModelVariantStats(value=top1, milliseconds=milliseconds),
         calibration_images=128,
     )
 

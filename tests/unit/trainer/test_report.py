@@ -19,7 +19,7 @@ from PIL import Image
 from bloomery_trainer.config import DatasetVersion
 from bloomery_trainer.data.dataset import _RECORD, ImageFiles, LocalDataset
 from bloomery_trainer.engine.evaluation import Evaluation
-from bloomery_trainer.reports.evaluation import ReportAbout, write_reports
+from bloomery_trainer.reports.evaluation import ReportMetadata, write_reports
 
 Labels = NDArray[np.int64]
 HOSTILE = "<script>alert('1')</script>"
@@ -48,7 +48,7 @@ def evaluation(labels: Labels, given: Labels, classes: int) -> Evaluation:
 
 
 @pytest.fixture
-def about(tmp_path: Path) -> Callable[..., ReportAbout]:
+def about(tmp_path: Path) -> Callable[..., ReportMetadata]:
     """A report on a model that takes the first `wrong` images of each class for the next class."""
 
     def make(
@@ -62,7 +62,7 @@ def about(tmp_path: Path) -> Callable[..., ReportAbout]:
         datasets: int = 1,
         key: Callable[[int], str] = "bilder/{}.jpg".format,
         **changes: Any,
-    ) -> ReportAbout:
+    ) -> ReportMetadata:
         counts = train if isinstance(train, list) else [train] * len(classes)
         splits, evaluations = {}, {}
         for split, per_class in (("train", None), ("validation", validation), ("test", test)):
@@ -76,7 +76,7 @@ def about(tmp_path: Path) -> Callable[..., ReportAbout]:
             evaluations[split] = evaluation(labels, given, len(classes))
         names = ["flowers", "more", "most"][:datasets]
         parts = tuple(DatasetVersion(name=name, version=name[0] * 64, uri=f"file:///{name}") for name in names)
-        return ReportAbout(
+        return ReportMetadata(
             **{"title": "demo/flowers", "preset": "resnet50", "metric": "top1", "best_epoch": 7, **changes},
             dataset=LocalDataset(parts, classes, splits),
             validation=evaluations["validation"],
@@ -102,13 +102,13 @@ class Page(HTMLParser):
         self.text += data
 
 
-def page_of(folder: Path, about: ReportAbout) -> Page:
+def page_of(folder: Path, about: ReportMetadata) -> Page:
     write_reports(folder, about)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.feature("T10")
-def test_the_json_twin_says_what_was_returned(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_the_json_twin_says_what_was_returned(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     document = write_reports(tmp_path, about(("a", "b", "c"), wrong=10))
 
     assert json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8")) == document
@@ -127,7 +127,7 @@ def test_the_json_twin_says_what_was_returned(about: Callable[..., ReportAbout],
 @pytest.mark.feature("T10")
 @pytest.mark.feature("D13")
 def test_the_test_set_is_what_a_model_is_judged_by_where_there_is_one(
-    about: Callable[..., ReportAbout], tmp_path: Path
+    about: Callable[..., ReportMetadata], tmp_path: Path
 ) -> None:
     document = write_reports(tmp_path, about(("a", "b"), wrong=2, test=50, wrong_on_test=20))
 
@@ -139,7 +139,9 @@ def test_the_test_set_is_what_a_model_is_judged_by_where_there_is_one(
 
 
 @pytest.mark.feature("T10")
-def test_every_figure_stands_on_the_page_with_what_it_means(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_every_figure_stands_on_the_page_with_what_it_means(
+    about: Callable[..., ReportMetadata], tmp_path: Path
+) -> None:
     page = page_of(tmp_path, about(tuple("abcdefg"), wrong=4, test=30))
 
     for words in (
@@ -151,7 +153,9 @@ def test_every_figure_stands_on_the_page_with_what_it_means(about: Callable[...,
 
 
 @pytest.mark.feature("T10")
-def test_misclassified_images_are_shown_by_their_true_class(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_misclassified_images_are_shown_by_their_true_class(
+    about: Callable[..., ReportMetadata], tmp_path: Path
+) -> None:
     page = page_of(tmp_path, about(("a", "b"), wrong=3))
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
 
@@ -161,7 +165,7 @@ def test_misclassified_images_are_shown_by_their_true_class(about: Callable[...,
 
 
 @pytest.mark.feature("T10")
-def test_a_page_about_thousands_of_mistakes_stays_small(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_a_page_about_thousands_of_mistakes_stays_small(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     classes = tuple(f"class {number}" for number in range(300))
     page_of(tmp_path, about(classes, train=1, validation=10, wrong=5))
 
@@ -172,7 +176,7 @@ def test_a_page_about_thousands_of_mistakes_stays_small(about: Callable[..., Rep
 @pytest.mark.feature("T10")
 @pytest.mark.feature("D12")
 def test_the_training_set_is_shown_class_by_class_with_the_dataset_each_is_from(
-    about: Callable[..., ReportAbout], tmp_path: Path
+    about: Callable[..., ReportMetadata], tmp_path: Path
 ) -> None:
     document = write_reports(tmp_path, about(("a", "b"), train=[100, 31], datasets=2))
 
@@ -189,7 +193,7 @@ def test_the_training_set_is_shown_class_by_class_with_the_dataset_each_is_from(
     ("wrong", "level"), [(0, "excellent"), (4, "good"), (10, "fair"), (18, "weak"), (39, "unusable")]
 )
 def test_the_verdict_follows_the_share_of_right_answers(
-    about: Callable[..., ReportAbout], tmp_path: Path, wrong: int, level: str
+    about: Callable[..., ReportMetadata], tmp_path: Path, wrong: int, level: str
 ) -> None:
     verdict = write_reports(tmp_path, about(("a", "b", "c"), wrong=wrong))["verdict"]
 
@@ -199,14 +203,14 @@ def test_the_verdict_follows_the_share_of_right_answers(
 
 
 @pytest.mark.feature("T10")
-def test_the_verdict_names_what_is_confused_most(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_the_verdict_names_what_is_confused_most(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     sentences = write_reports(tmp_path, about(("roses", "tulips"), wrong=8))["verdict"]["sentences"]
 
     assert any("“roses” taken for “tulips” (8 images, 20.0 % of that class)" in sentence for sentence in sentences)
 
 
 @pytest.mark.feature("T10")
-def test_too_few_images_are_warned_about(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_too_few_images_are_warned_about(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     said = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=[500, 30], validation=8, wrong=1))))
 
     assert "1 class has under 100: “b” (30)" in said
@@ -225,7 +229,7 @@ def test_too_few_images_are_warned_about(about: Callable[..., ReportAbout], tmp_
     ],
 )
 def test_balance_is_proposed_where_classes_differ_five_to_one(
-    about: Callable[..., ReportAbout], tmp_path: Path, counts: list[int], balance: str, words: str | None
+    about: Callable[..., ReportMetadata], tmp_path: Path, counts: list[int], balance: str, words: str | None
 ) -> None:
     said = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=counts, balance=balance))))
 
@@ -235,12 +239,12 @@ def test_balance_is_proposed_where_classes_differ_five_to_one(
 
 
 @pytest.mark.feature("T24")
-def test_balanced_accuracy_stands_on_the_page(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_balanced_accuracy_stands_on_the_page(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     assert "Balanced accuracy" in page_of(tmp_path, about(("a", "b"), wrong=4)).text
 
 
 @pytest.mark.feature("T9")
-def test_the_page_says_what_the_model_computes_in(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_the_page_says_what_the_model_computes_in(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     assert "resnet50 · int8" in page_of(tmp_path, about(("a", "b"), data_type="int8")).text
 
 
@@ -249,7 +253,7 @@ def test_the_page_says_what_the_model_computes_in(about: Callable[..., ReportAbo
     ("kind", "words"), [("Scratch", "· from scratch"), ("Published", "· from the weights DEFAULT of resnet50")]
 )
 def test_the_page_says_what_training_started_from(
-    about: Callable[..., ReportAbout], tmp_path: Path, kind: str, words: str
+    about: Callable[..., ReportMetadata], tmp_path: Path, kind: str, words: str
 ) -> None:
     start = {"kind": kind, "origin": "the weights DEFAULT of resnet50", "warning": ""}
     page = page_of(tmp_path, about(("a", "b"), start=start))
@@ -259,7 +263,7 @@ def test_the_page_says_what_training_started_from(
 
 @pytest.mark.feature("T22")
 def test_the_last_epochs_figures_stand_beside_the_registered_ones(
-    about: Callable[..., ReportAbout], tmp_path: Path
+    about: Callable[..., ReportMetadata], tmp_path: Path
 ) -> None:
     last = {"epoch": 30, "top1": 0.1234, "loss": 2.5}
     page = page_of(tmp_path, about(("a", "b"), test=30, last_epoch=last))
@@ -271,14 +275,14 @@ def test_the_last_epochs_figures_stand_beside_the_registered_ones(
     assert re.search(r"F1, weighted ?1\.0000 ?1\.0000 ?–", text)
 
 
-def test_enough_images_are_not_warned_about(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_enough_images_are_not_warned_about(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     assert warnings(write_reports(tmp_path, about(("a", "b"), train=200, validation=300, wrong=6))) == []
 
 
 @pytest.mark.feature("D6")
 @pytest.mark.feature("T10")
 def test_class_names_of_any_script_are_read_and_hostile_ones_do_nothing(
-    about: Callable[..., ReportAbout], tmp_path: Path
+    about: Callable[..., ReportMetadata], tmp_path: Path
 ) -> None:
     page = page_of(
         tmp_path,
@@ -298,7 +302,7 @@ def test_class_names_of_any_script_are_read_and_hostile_ones_do_nothing(
 
 
 @pytest.mark.feature("T10")
-def test_the_page_needs_nothing_from_outside(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_the_page_needs_nothing_from_outside(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     page = page_of(tmp_path, about(("a", "b"), wrong=3))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     sources = [
@@ -310,7 +314,7 @@ def test_the_page_needs_nothing_from_outside(about: Callable[..., ReportAbout], 
 
 
 @pytest.mark.feature("T9")
-def test_the_predictions_list_every_held_out_image(about: Callable[..., ReportAbout], tmp_path: Path) -> None:
+def test_the_predictions_list_every_held_out_image(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     write_reports(tmp_path, about(("a", "b"), validation=4, test=3, wrong=1, datasets=2))
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
@@ -326,7 +330,7 @@ def test_the_predictions_list_every_held_out_image(about: Callable[..., ReportAb
 
 @pytest.mark.feature("T18")
 def test_a_model_that_was_only_evaluated_has_a_report_without_a_training(
-    about: Callable[..., ReportAbout], tmp_path: Path
+    about: Callable[..., ReportMetadata], tmp_path: Path
 ) -> None:
     page = page_of(tmp_path, about(("a", "b"), train=0, best_epoch=None))
 

@@ -13,7 +13,7 @@ import torch
 import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_trainer.commands.train import train
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.engine import trainer
+from bloomery_trainer.engine.trainer import Trainer
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.shutdown import Shutdown, Terminated
 
@@ -28,19 +28,19 @@ Trains = Callable[[str, int | None], dict[str, Any] | None]
 @pytest.fixture
 def trains(digits: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trains]:
     """Trains in this process, into a named folder; asked to end after a step, it returns None."""
-    train_step = trainer._train_step
+    train_step = Trainer.train_step
 
     def of(preset: str, **hyperparameters: Any) -> Trains:
         def run(output: str, last_step: int | None) -> dict[str, Any] | None:
             shutdown = Shutdown()
 
-            def step(state: trainer.TrainState, *arguments: Any) -> Any:
-                outcome = train_step(state, *arguments)
-                if state.step == last_step:
+            def step(trainer: Trainer, *arguments: Any) -> Any:
+                outcome = train_step(trainer, *arguments)
+                if trainer.state.step == last_step:
                     shutdown.terminate()
                 return outcome
 
-            monkeypatch.setattr(trainer, "_train_step", step)
+            monkeypatch.setattr(Trainer, "train_step", step)
             config = TrainConfig.model_validate({
                 "kind": "train", "name": "a", "uid": "1", "datasets": [digits], "preset": preset,
                 "initialModel": {"weights": "None"}, "checkpoint": {"everySeconds": 3600},

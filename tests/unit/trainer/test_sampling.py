@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bloomery_trainer.data.sampling import (
-    Draw,
     EpochBatches,
+    SampleIndex,
     SampleOrder,
     class_ratio,
     class_weights,
@@ -25,7 +25,7 @@ def batches(labels: list[int], *, batch: int, world: World | None = None, balanc
     return EpochBatches(order, images=len(labels), batch=batch, world=world or World())
 
 
-def epoch(order: EpochBatches, number: int, first: int = 0) -> list[list[Draw]]:
+def epoch(order: EpochBatches, number: int, first: int = 0) -> list[list[SampleIndex]]:
     order.epoch, order.first = number, first
     return list(order)
 

@@ -19,7 +19,7 @@ import pytest
 
 from bloomery_trainer.commands.tensorboard import copy_new
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.tracking.tensorboard import EventLog, fetch_events, read_events
+from bloomery_trainer.tracking.tensorboard import TensorBoardLogger, fetch_events, read_events
 
 pytestmark = pytest.mark.feature("T7")
 
@@ -42,11 +42,11 @@ def found(output: Folder, folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_every_metric_reaches_the_output_folder(output: Folder, tmp_path: Path) -> None:
-    events = EventLog(tmp_path / "events", output)
+    events = TensorBoardLogger(tmp_path / "events", output)
     events.begin(0)
     events.log({"train/loss": 0.5, "train/learning_rate": 0.25}, 1)
     events.log({"train/loss": 0.25}, 2)
-    events.close()
+    events.close("FINISHED")
 
     assert found(output, tmp_path / "read") == {
         "train/loss": [(1, 0.5), (2, 0.25)],
@@ -55,25 +55,25 @@ def test_every_metric_reaches_the_output_folder(output: Folder, tmp_path: Path) 
 
 
 def test_they_are_there_while_the_training_goes_on(output: Folder, tmp_path: Path) -> None:
-    events = EventLog(tmp_path / "events", output, upload_seconds=0.05)
+    events = TensorBoardLogger(tmp_path / "events", output, upload_seconds=0.05)
     events.log({"train/loss": 0.5}, 1)
     until(lambda: bool(list(output.list("tensorboard"))))
-    events.close()
+    events.close("FINISHED")
 
 
 def test_steps_that_a_pod_did_again_are_there_once(output: Folder, tmp_path: Path) -> None:
-    first = EventLog(tmp_path / "first", output)
+    first = TensorBoardLogger(tmp_path / "first", output)
     first.begin(0)
     for step in range(1, 9):
         first.log({"train/loss": 8.0}, step)
-    first.close()
+    first.close("FINISHED")
     # The last checkpoint was at step 6. TensorBoard goes by the seconds in the names of the files.
     time.sleep(1.1)
-    second = EventLog(tmp_path / "second", output)
+    second = TensorBoardLogger(tmp_path / "second", output)
     second.begin(6)
     for step in range(7, 11):
         second.log({"train/loss": 9.0}, step)
-    second.close()
+    second.close("FINISHED")
 
     assert found(output, tmp_path / "read")["train/loss"] == [
         *((step, 8.0) for step in range(1, 7)),
@@ -84,10 +84,10 @@ def test_steps_that_a_pod_did_again_are_there_once(output: Folder, tmp_path: Pat
 def test_a_store_that_is_gone_fails_nothing(output: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "output").rmdir()
     (tmp_path / "output").write_text("a file where the folder was")
-    events = EventLog(tmp_path / "events", output, upload_seconds=0.05)
+    events = TensorBoardLogger(tmp_path / "events", output, upload_seconds=0.05)
     events.log({"train/loss": 0.5}, 1)
     events.complete()
-    events.close()
+    events.close("FINISHED")
 
     assert len([record for record in caplog.records if "could not keep" in record.message]) == 1
 
@@ -129,10 +129,10 @@ def board(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes
 def test_people_see_the_curves_under_a_prefix_and_the_end_is_quick(
     output: Folder, tmp_path: Path, board: Callable[..., tuple[subprocess.Popen[bytes], str]]
 ) -> None:
-    events = EventLog(tmp_path / "events", output)
+    events = TensorBoardLogger(tmp_path / "events", output)
     events.begin(0)
     events.log({"train/loss": 0.5}, 1)
-    events.close()
+    events.close("FINISHED")
     process, address = board(f"file://{tmp_path}/output", "/demo/flowers")
 
     until(lambda: "train/loss" in tags(address), seconds=90)

@@ -21,7 +21,7 @@ from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import weights
-from bloomery_trainer.models.initial import Initial, load, require_preset, take_over
+from bloomery_trainer.models.initial import Initial, load, load_pretrained, require_preset
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.models.weights import find_state_dict, read_document
 from bloomery_trainer.storage import S3Access, open_folder
@@ -105,7 +105,7 @@ def taken_over(path: Path, preset: str = "resnet18", classes: tuple[str, ...] = 
     require_preset(initial, preset)
     known = PRESETS[preset]
     model = known.build(len(classes), image_size=known.image_size)
-    notes = take_over(model, initial, classes=classes, head=known.head(image_size=known.image_size))
+    notes = load_pretrained(model, initial, classes=classes, head=known.head(image_size=known.image_size))
     return model.state_dict(), notes
 
 

@@ -18,7 +18,7 @@ from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.progress_server import Progress, ProgressServer
 from bloomery_trainer.shutdown import TERMINATED_EXIT_CODE, Shutdown, Terminated, listening
 
-log = logging.getLogger("bloomery_trainer")
+logger = logging.getLogger("bloomery_trainer")
 
 Work = Callable[[Progress, Shutdown], dict[str, Any]]
 
@@ -31,7 +31,7 @@ def launch(command: str, config_path: Path) -> int:
         format="%(asctime)s %(levelname).1s %(message)s",
         datefmt="%H:%M:%S",
     )
-    log.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO)
     message_path = Path(os.environ.get("TERMINATION_LOG") or "/dev/termination-log")
     shutdown = Shutdown()
     with listening(shutdown, at_once=lambda: _end_at_once(message_path)):
@@ -56,14 +56,14 @@ def _run(command: str, config_path: Path, shutdown: Shutdown) -> tuple[int, dict
     except Terminated:
         return TERMINATED_EXIT_CODE, _terminated()
     except TrainerError as error:
-        log.error("%s", error)
+        logger.error("%s", error)
         return error.exit_code, termination.failure(error.reason, str(error))
     except Exception as error:
         shortage = explain_memory(error)
         if shortage is not None:
-            log.exception("%s", shortage)
+            logger.exception("%s", shortage)
             return 1, termination.failure("OutOfMemory", shortage)
-        log.exception("this should not have happened")
+        logger.exception("this should not have happened")
         return 1, termination.failure("InternalError", f"{type(error).__name__}: {error}")
 
 
@@ -108,7 +108,7 @@ def _serve(progress: Progress, kind: str, shutdown: Shutdown) -> ProgressServer 
         server = ProgressServer(progress, kind=kind, port=port, stop=shutdown.stop, token=token)
     except OSError as error:
         # On a laptop the port may be taken; nobody asks for the progress there.
-        log.warning("port %d is not free (%s): progress is in this log only", port, error.strerror)
+        logger.warning("port %d is not free (%s): progress is in this log only", port, error.strerror)
         return None
     server.start()
     return server

@@ -155,7 +155,7 @@ def _register(wanted: Import, fetched: FetchedModel, folder: Path, server: str) 
     from bloomery_trainer.publish import registry
 
     client = connect(server)
-    model = registry.ModelAbout(
+    model = registry.ModelMetadata(
         name=wanted.name,
         model_description=None,
         description=wanted.description or f"Imported from {wanted.uri}",

@@ -15,7 +15,7 @@ from bloomery_trainer.errors import TrainerError
 from bloomery_trainer.output import EVENTS
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 20.0
 _RELOAD_SECONDS = 10
@@ -73,7 +73,7 @@ def _follow(output_uri: str, mirror: Path, ended: threading.Event) -> None:
         except (TrainerError, OSError) as error:
             if str(error) != complaint:
                 complaint = str(error)
-                log.warning("%s", complaint)
+                logger.warning("%s", complaint)
         ended.wait(_POLL_SECONDS)
 
 

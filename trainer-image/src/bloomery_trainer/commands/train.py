@@ -28,21 +28,22 @@ from bloomery_trainer.data.loader import normalise, views
 from bloomery_trainer.distributed.world import World, joined, leads, peers_watched
 from bloomery_trainer.engine import training
 from bloomery_trainer.engine.attempts import counted_start
-from bloomery_trainer.engine.context import Job, describe
+from bloomery_trainer.engine.context import RunContext, build_run_context
 from bloomery_trainer.engine.evaluation import TOP_K
 from bloomery_trainer.engine.held_out import HeldOutImages, Judgement
-from bloomery_trainer.engine.training import Fitted
+from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.models import export, quantize
 from bloomery_trainer.models.quantize import Quantization
 from bloomery_trainer.output import LOG, RESULT, model_uri
 from bloomery_trainer.progress_server import Progress
-from bloomery_trainer.publish.record import Record, TrainedModel
+from bloomery_trainer.publish.mlflow_publisher import TrainedModel
 from bloomery_trainer.publish.results import opened_record, publish_reports, report_about, write_result
+from bloomery_trainer.publish.run_record import RunRecord
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _EXAMPLES = 8
 
@@ -57,7 +58,7 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
     output = open_folder(config.output.uri, access, create=True)
     done = _earlier_result(config, output)
     if done is not None:
-        log.info("this job has ended before; its result stands")
+        logger.info("this job has ended before; its result stands")
         return done
     with ExitStack() as stack:
         scratch = _scratch(stack)
@@ -69,8 +70,8 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
             stack.enter_context(_logged(config, access, scratch))
         stack.enter_context(peers_watched())
         progress.update(stage="reading")
-        job = describe(config, progress, shutdown, world, access, scratch)
-        return _run(replace(job, starts=starts))
+        context = build_run_context(config, progress, shutdown, world, access, scratch)
+        return _run(replace(context, starts=starts))
 
 
 def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
@@ -92,41 +93,41 @@ def _scratch(stack: ExitStack) -> Path:
     return Path(shared or stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-")))
 
 
-def _run(job: Job) -> dict[str, Any]:
-    if job.config.evaluate_only:
-        return evaluate.evaluate(job)
-    initial = job.started_from()
-    job.progress.update(initialModel=initial.document())
+def _run(context: RunContext) -> dict[str, Any]:
+    if context.config.evaluate_only:
+        return evaluate.evaluate(context)
+    initial = context.started_from()
+    context.progress.update(initialModel=initial.document())
     start = initial if initial.is_pretrained else None
-    dataset = job.dataset(("train", "validation", "test"))
-    job = training.with_recipe(job, dataset, start)
-    job.progress.update(recipe=job.recipe.parameters())
-    with opened_record(job, origin=initial.origin) as record:
-        _refuse_unfit(job, dataset)
-        fitted = training.fit(job, dataset, start, record)
+    dataset = context.dataset(("train", "validation", "test"))
+    context = training.with_recipe(context, dataset, start)
+    context.progress.update(recipe=context.recipe.parameters())
+    with opened_record(context, origin=initial.origin) as record:
+        _refuse_unfit(context, dataset)
+        fitted = training.train_model(context, dataset, start, record)
         if initial.warning:
-            log.warning("%s", initial.warning)
+            logger.warning("%s", initial.warning)
             fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
-        return _publish(job, dataset, fitted, record)
+        return _publish(context, dataset, fitted, record)
 
 
-def _publish(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) -> dict[str, Any]:
+def _publish(context: RunContext, dataset: LocalDataset, fitted: TrainingResult, record: RunRecord) -> dict[str, Any]:
     """Exports the best weights, evaluates the exported file, and hands it over; all by the leader."""
-    if not job.world.is_leader:
+    if not context.world.is_leader:
         return {}
-    held_out = HeldOutImages.of(dataset, job.preprocess, job.shutdown, budget=job.memory)
-    folder = _export(job, _plain(fitted.model), dataset, held_out)
-    exported = _evaluated(job, dataset, folder, held_out)
+    held_out = HeldOutImages.of(dataset, context.preprocess, context.shutdown, budget=context.memory)
+    folder = _export(context, _plain(fitted.model), dataset, held_out)
+    exported = _evaluated(context, dataset, folder, held_out)
     if exported.quantization is not None:
         record.log(exported.quantization.metrics(), 0)
         fitted = replace(fitted, notes=(*fitted.notes, exported.quantization.sentence))
     for name in model_folder.FILES:
-        job.output.upload(folder / name, f"model/{name}")
+        context.output.upload(folder / name, f"model/{name}")
     judgement = exported.judgement
-    about = report_about(job, dataset, judgement, fitted, data_type=exported.data_type)
+    about = report_about(context, dataset, judgement, fitted, data_type=exported.data_type)
     model = TrainedModel(
         folder=folder,
-        reports=publish_reports(job, about),
+        reports=publish_reports(context, about),
         digest=model_folder.digest(model_folder.file_digests(folder)),
         classes=len(dataset.classes),
         metrics=judgement.final.metrics,
@@ -134,8 +135,8 @@ def _publish(job: Job, dataset: LocalDataset, fitted: Fitted, record: Record) ->
         evaluated_on=judgement.split,
         quantization=exported.quantization.document() if exported.quantization else None,
     )
-    job.progress.update(stage="registering")
-    return _finish(job, record, model, fitted, dataset)
+    context.progress.update(stage="registering")
+    return _finish(context, record, model, fitted, dataset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,89 +151,91 @@ class _Exported:
         return "int8" if self.quantization is not None and self.quantization.kept else "float32"
 
 
-def _export(job: Job, model: nn.Module, dataset: LocalDataset, held_out: HeldOutImages) -> Path:
-    folder = job.scratch / "model"
+def _export(context: RunContext, model: nn.Module, dataset: LocalDataset, held_out: HeldOutImages) -> Path:
+    folder = context.scratch / "model"
     folder.mkdir()
     examples = held_out.examples(_EXAMPLES)
-    export.write_model(folder, model, classes=dataset.classes, preprocess=job.preprocess, examples=examples)
+    export.write_model(folder, model, classes=dataset.classes, preprocess=context.preprocess, examples=examples)
     return folder
 
 
-def _evaluated(job: Job, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
+def _evaluated(context: RunContext, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
     """Evaluates model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
     model = folder / model_folder.MODEL
-    wants_int8 = job.config.output.quantization == "Int8"
-    earlier = quantize.recorded(job.output, folder, uid=job.config.uid) if wants_int8 else None
+    wants_int8 = context.config.output.quantization == "Int8"
+    earlier = quantize.recorded(context.output, folder, uid=context.config.uid) if wants_int8 else None
     if earlier is not None:
-        log.info("the form of the model was decided by an earlier start")
-    job.progress.update(stage="evaluating")
+        logger.info("the form of the model was decided by an earlier start")
+    context.progress.update(stage="evaluating")
     judgement = held_out.judge(export.OnnxNetwork(model))
     if earlier is not None or not wants_int8:
         return _Exported(judgement=judgement, quantization=earlier)
-    job.progress.update(stage="quantizing")
-    quantization, judgement = _quantize(job, dataset, model, held_out, judgement)
+    context.progress.update(stage="quantizing")
+    quantization, judgement = _quantize(context, dataset, model, held_out, judgement)
     # How fast a form is depends on the moment: a start after this one must not decide otherwise.
-    quantize.record(quantization, job.output, folder, uid=job.config.uid)
+    quantize.record(quantization, context.output, folder, uid=context.config.uid)
     return _Exported(judgement=judgement, quantization=quantization)
 
 
 def _quantize(
-    job: Job, dataset: LocalDataset, model: Path, held_out: HeldOutImages, judgement: Judgement
+    context: RunContext, dataset: LocalDataset, model: Path, held_out: HeldOutImages, judgement: Judgement
 ) -> tuple[Quantization, Judgement]:
     """Puts the model's int8 form in its place if that is worth while; returns what came of it, and the answers of
     the model that is there now.
     """
-    candidate = job.scratch / "int8.onnx"
-    quantize.write_int8(model, candidate, _calibration_images(job, dataset))
-    log.info("the same in int8:")
+    candidate = context.scratch / "int8.onnx"
+    quantize.write_int8(model, candidate, _calibration_images(context, dataset))
+    logger.info("the same in int8:")
     other = held_out.judge(export.OnnxNetwork(candidate))
     float_ms, int8_ms = quantize.milliseconds(model, candidate)
-    metric = job.config.metric
+    metric = context.config.metric
     quantization = Quantization(
         metric=metric,
         split=judgement.split,
-        float32=quantize.Form(value=judgement.final.metrics[metric], milliseconds=float_ms),
-        int8=quantize.Form(value=other.final.metrics[metric], milliseconds=int8_ms),
+        float32=quantize.ModelVariantStats(value=judgement.final.metrics[metric], milliseconds=float_ms),
+        int8=quantize.ModelVariantStats(value=other.final.metrics[metric], milliseconds=int8_ms),
         calibration_images=min(quantize.CALIBRATION_IMAGES, len(dataset.splits["train"])),
     )
-    log.info("%s", quantization.sentence)
+    logger.info("%s", quantization.sentence)
     if not quantization.kept:
         return quantization, judgement
     candidate.replace(model)
     return quantization, other
 
 
-def _calibration_images(job: Job, dataset: LocalDataset) -> Iterator[quantize.Images]:
+def _calibration_images(context: RunContext, dataset: LocalDataset) -> Iterator[quantize.Images]:
     files = dataset.splits["train"]
     chosen = np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round().astype(int)
-    for _, pixels in views(files.subset(chosen), job.preprocess, count=1, seed=0, world=World()):
-        yield normalise(pixels, job.preprocess).numpy()
+    for _, pixels in views(files.subset(chosen), context.preprocess, count=1, seed=0, world=World()):
+        yield normalise(pixels, context.preprocess).numpy()
 
 
-def _finish(job: Job, record: Record, model: TrainedModel, fitted: Fitted, dataset: LocalDataset) -> dict[str, Any]:
+def _finish(
+    context: RunContext, record: RunRecord, model: TrainedModel, fitted: TrainingResult, dataset: LocalDataset
+) -> dict[str, Any]:
     """Registers the model, completes its directory, and only then writes the result."""
     version = record.register(model)
     promoted = record.promote(version, model, lambda: dataset) if version is not None else None
-    about = _about(job, record, model, version)
-    job.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, about))
+    about = _about(context, record, model, version)
+    context.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, about))
     more = {
-        "model": {**about["model"], "uri": model_uri(job.config), "digest": model.digest},
+        "model": {**about["model"], "uri": model_uri(context.config), "digest": model.digest},
         "metrics": model.metrics,
         "evaluatedOn": model.evaluated_on,
         "promoted": promoted,
         "quantization": model.quantization,
         "notes": list(fitted.notes),
     }
-    return write_result(job, record, fitted, more)
+    return write_result(context, record, fitted, more)
 
 
-def _about(job: Job, record: Record, model: TrainedModel, version: str | None) -> dict[str, Any]:
+def _about(context: RunContext, record: RunRecord, model: TrainedModel, version: str | None) -> dict[str, Any]:
     """Where the model comes from, for its metadata."""
-    config = job.config
+    config = context.config
     return {
         "preset": config.preset,
-        "imageSize": job.recipe.image_size,
-        "recipe": job.recipe.document(),
+        "imageSize": context.recipe.image_size,
+        "recipe": context.recipe.document(),
         "metrics": dict(model.metrics),
         "evaluatedOn": model.evaluated_on,
         "quantization": model.quantization,
@@ -249,8 +252,8 @@ def _plain(model: nn.Module) -> nn.Module:
     return model.cpu().to(memory_format=torch.contiguous_format)
 
 
-def _refuse_unfit(job: Job, dataset: LocalDataset) -> None:
-    if job.config.metric == "top5" and len(dataset.classes) <= TOP_K:
+def _refuse_unfit(context: RunContext, dataset: LocalDataset) -> None:
+    if context.config.metric == "top5" and len(dataset.classes) <= TOP_K:
         raise BadConfig(
             "InvalidConfig",
             f"metric top5 says nothing about {len(dataset.classes)} classes, as one of five answers is always right; "
@@ -269,11 +272,11 @@ def _logged(config: TrainConfig, access: S3Access, scratch: Path) -> Iterator[No
     try:
         yield
     except TrainerError as error:
-        log.error("%s", error)
+        logger.error("%s", error)
         raise
     except Exception as error:
         if not isinstance(error, Terminated):
-            log.exception("the run failed")
+            logger.exception("the run failed")
         raise
     finally:
         root.removeHandler(handler)
@@ -282,4 +285,4 @@ def _logged(config: TrainConfig, access: S3Access, scratch: Path) -> Iterator[No
             try:
                 open_folder(uri, access, create=True).upload(path, LOG)
             except TrainerError as error:
-                log.warning("the log could not be kept at %s: %s", uri, error)
+                logger.warning("the log could not be kept at %s: %s", uri, error)

@@ -22,7 +22,7 @@ from bloomery_trainer.errors import BadConfig, BadData, Unavailable
 from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.storage import Folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _DOWNLOADS = 4
 _RECORD = np.dtype(

@@ -26,14 +26,14 @@ from bloomery_model import ImageError, Preprocess, decode, resize_shorter
 from bloomery_trainer.data.augment import augmentation, largest_useful_side, random_crop_box
 from bloomery_trainer.data.dataset import ImageFiles, LocalDataset
 from bloomery_trainer.data.memory import MemoryBudget
-from bloomery_trainer.data.sampling import Draw, EpochBatches, SampleOrder, mix_seed
+from bloomery_trainer.data.sampling import EpochBatches, SampleIndex, SampleOrder, mix_seed
 from bloomery_trainer.data.unreadable import UnreadableImage, UnreadableImages
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.recipe import Recipe, step_batch
 from bloomery_trainer.resources import cpu_count, memory_bytes
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 64
 """Images at a time and process: more make evaluation no faster, and take more memory than training did."""
@@ -66,7 +66,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Framed:
+class CenterCropDecoder:
     """Decodes to what the model sees in evaluation: [3, crop, crop]."""
 
     preprocess: Preprocess
@@ -82,7 +82,7 @@ class Framed:
 
 
 @dataclass(frozen=True)
-class Whole:
+class ResizeDecoder:
     """Decodes the whole image, at a shorter side of `side` to `largest` pixels: what augmentation cuts from."""
 
     side: int
@@ -101,7 +101,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class OnDisk:
+class LazyImages:
     """Decodes an image each time it is asked for."""
 
     files: ImageFiles
@@ -117,7 +117,7 @@ class OnDisk:
 
 
 @dataclass(frozen=True)
-class InMemory:
+class CachedImages:
     """Images that were decoded once; in place of one that cannot be decoded, the reason."""
 
     images: Sequence[Tensor | UnreadableImage]
@@ -160,7 +160,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         """How many images there are."""
         return len(self._source)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, draw: SampleIndex) -> tuple[Tensor, Tensor]:
         """One image and its class."""
         index, repeat = draw
         pixels = self._readable(index)
@@ -290,7 +290,7 @@ def evaluation_loader(
     """
     batch = min(EVALUATION_BATCH, max(_LEAST_EVALUATION_BATCH, batch // world.size))
     mine = replace(files, records=files.records[world.rank :: world.size])
-    source = _source(mine, [Framed(preprocess)], budget=budget or default_budget(world), world=world)
+    source = _source(mine, [CenterCropDecoder(preprocess)], budget=budget or default_budget(world), world=world)
     workers = _workers(source, device=device, world=world, batches=math.ceil(len(mine) / batch))
     return DataLoader(
         Samples(source, mine.labels),
@@ -337,7 +337,7 @@ def leave_out_unreadable(
 
 def _unreadable_share(files: ImageFiles, preprocess: Preprocess, world: World) -> list[int]:
     """Which of this process's share of the images cannot be decoded."""
-    source = OnDisk(files, Framed(preprocess))
+    source = LazyImages(files, CenterCropDecoder(preprocess))
     indices = range(world.rank, len(files), world.size)
     images = map_in_order(lambda index: _or_reason(source, index), indices, threads=processors(world))
     return [index for index, image in zip(indices, images, strict=True) if isinstance(image, UnreadableImage)]
@@ -356,7 +356,7 @@ def views(
         try:
             return _decoded(files, index, _Views(preprocess, count, mix_seed(seed, index), horizontal_flip))
         except UnreadableImage as error:
-            log.warning("%s; it is left out", error)
+            logger.warning("%s; it is left out", error)
             return None
 
     indices = range(world.rank, len(files), world.size)
@@ -413,22 +413,22 @@ def default_budget(world: World) -> MemoryBudget:
 def _training_decoders(recipe: Recipe, preprocess: Preprocess) -> list[Decoder]:
     """How training images are decoded, best first; the others take less memory."""
     if recipe.augmentation == "None" and recipe.training_size == preprocess.crop:
-        return [Framed(preprocess)]
+        return [CenterCropDecoder(preprocess)]
     largest = largest_useful_side(recipe, resize=preprocess.resize)
-    return [Whole(preprocess.resize, side) for side in sorted({largest, preprocess.resize}, reverse=True)]
+    return [ResizeDecoder(preprocess.resize, side) for side in sorted({largest, preprocess.resize}, reverse=True)]
 
 
 def _source(files: ImageFiles, decoders: Sequence[Decoder], *, budget: MemoryBudget, world: World) -> PixelSource:
     """All images decoded by the first of the decoders whose images fit in memory, or else decoded each time."""
     for decoder in decoders:
-        source = _in_memory(OnDisk(files, decoder), budget, threads=processors(world))
+        source = _in_memory(LazyImages(files, decoder), budget, threads=processors(world))
         if source is not None:
             return source
-    log.info("%d images do not fit in memory: they are decoded each time", len(files))
-    return OnDisk(files, decoders[0])
+    logger.info("%d images do not fit in memory: they are decoded each time", len(files))
+    return LazyImages(files, decoders[0])
 
 
-def _in_memory(source: OnDisk, budget: MemoryBudget, *, threads: int) -> InMemory | None:
+def _in_memory(source: LazyImages, budget: MemoryBudget, *, threads: int) -> CachedImages | None:
     """The decoded images, or None as soon as it is clear that they take more memory than is left."""
     if len(source) * source.decoder.least_bytes > budget.available_bytes:
         return None
@@ -442,7 +442,7 @@ def _in_memory(source: OnDisk, budget: MemoryBudget, *, threads: int) -> InMemor
             # The size of all is foreseen from those so far: if that is far off the mark, the rest need not be decoded.
             if size > budget.available_bytes or whole > 1.5 * budget.available_bytes:
                 return None
-    kept = InMemory(images)
+    kept = CachedImages(images)
     budget.hold(kept, size)
     return kept
 
@@ -465,7 +465,7 @@ def _decoded(files: ImageFiles, index: int, decoder: Callable[[bytes], Tensor]) 
 
 
 def _count_unreadable(source: PixelSource, unreadable: UnreadableImages) -> None:
-    if isinstance(source, InMemory):
+    if isinstance(source, CachedImages):
         for index, image in enumerate(source.images):
             if isinstance(image, UnreadableImage):
                 unreadable.add(index, image)
@@ -482,7 +482,7 @@ def _workers(source: PixelSource, *, device: torch.device, world: World, batches
     available = processors(world)
     if device.type == "cuda":
         return min(available, batches, 16)
-    return 0 if isinstance(source, InMemory) else min(available - 1, batches)
+    return 0 if isinstance(source, CachedImages) else min(available - 1, batches)
 
 
 @contextmanager

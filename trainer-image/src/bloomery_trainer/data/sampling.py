@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from bloomery_trainer.distributed.world import World
 
-Draw = tuple[int, int]
+SampleIndex = tuple[int, int]
 """An image, and how many times it was drawn before; no two draws of a training are equal."""
 
 _MAX_WEIGHT_RATIO = 10.0
@@ -72,7 +72,7 @@ class SampleOrder:
         return np.concatenate(parts)
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[SampleIndex]]):
     """The images of each step's batch, the same on any number of processes; each process gets its share.
 
     Batches run on over the ends of passes, so no image is left out. An epoch is the number of steps that comes
@@ -91,7 +91,7 @@ class EpochBatches(Sampler[list[Draw]]):
         """Steps of a whole epoch."""
         return max(1, (2 * self._images + self.batch - 1) // (2 * self.batch))
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         """The batches from step `first` of the epoch on: this process's share of each."""
         for step in range(self.first, len(self)):
             start = (self.epoch * len(self) + step) * self.batch

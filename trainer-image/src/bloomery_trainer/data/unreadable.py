@@ -11,7 +11,7 @@ import torch
 from bloomery_trainer.data.dataset import ImageFiles
 from bloomery_trainer.errors import BadData
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _TOLERATED_SHARE = 0.01
 _TOLERATED_IMAGES = 10
@@ -37,7 +37,7 @@ class UnreadableImages:
         """Count an image; the first time, the log names it."""
         if not self._failed[index]:
             self._failed[index] = True
-            log.warning("%s; it is left out", error)
+            logger.warning("%s; it is left out", error)
 
     def replacements(self, index: int) -> Iterator[int]:
         """The other images of the same class, beginning with the next one in the dataset's order."""

@@ -18,7 +18,7 @@ from bloomery_trainer.distributed import devices
 from bloomery_trainer.errors import BadConfig, PeerLost
 from bloomery_trainer.shutdown import TERMINATED_EXIT_CODE, Shutdown
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _PEERS_SECONDS = 60.0
@@ -42,7 +42,7 @@ def count() -> int:
         return _positive(requested)
     processes = devices.process_count(gpus)
     if processes < max(gpus.nvml, gpus.cuda):
-        log.warning("of several slices of a GPU (MIG), one is used: they cannot train one model together")
+        logger.warning("of several slices of a GPU (MIG), one is used: they cannot train one model together")
     return processes
 
 

@@ -25,7 +25,7 @@ from bloomery_trainer.distributed import devices
 from bloomery_trainer.distributed.liveness import Liveness
 from bloomery_trainer.errors import BadConfig, PeerLost, TrainerError, Unavailable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class World:
         if self.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if batch is not None and self.synchronises_batch_norm(model, device, batch=batch):
-            log.info("batch norm takes its statistics over all %d processes (SyncBatchNorm)", self.size)
+            logger.info("batch norm takes its statistics over all %d processes (SyncBatchNorm)", self.size)
             # Parameters and their names stay the same, and so do optimizers and checkpoints.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         indices = [device.index] if device.type == "cuda" else None
@@ -208,7 +208,7 @@ def joined(config: TrainConfig, environment: Mapping[str, str]) -> Iterator[Worl
         liveness.start()
         try:
             control = _init_groups(store, rank=rank, size=size, device=local_rank)
-            log.info("process %d of %d is there", rank + 1, size)
+            logger.info("process %d of %d is there", rank + 1, size)
             world = World(rank, size, local_rank, local_size, store, control, liveness)
             yield world
             world.leave()
@@ -310,7 +310,7 @@ def _meet(config: TrainConfig, environment: Mapping[str, str], *, rank: int, siz
     """The store that all processes share, once all of them have come to it."""
     address = config.rendezvous or environment.get("BLOOMERY_RENDEZVOUS") or "127.0.0.1:29500"
     host, _, port = address.rpartition(":")
-    log.info("process %d of %d meets the others at %s", rank + 1, size, address)
+    logger.info("process %d of %d meets the others at %s", rank + 1, size, address)
     store = TCPStore(
         host, int(port), size, is_master=rank == 0, timeout=_MEETING, wait_for_workers=False, use_libuv=True
     )

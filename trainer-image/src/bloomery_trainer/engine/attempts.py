@@ -13,7 +13,7 @@ from bloomery_trainer.engine.checkpoint import stored_steps
 from bloomery_trainer.errors import BadConfig, PeerLost, TrainerError, Unavailable
 from bloomery_trainer.storage import Folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = "attempts.json"
 STARTS_WITHOUT_PROGRESS = 5
@@ -79,7 +79,7 @@ def _note(output: Folder, **changes: Any) -> None:
         attempts[-1] |= changes
         _write(output, attempts)
     except TrainerError as error:
-        log.warning("the start could not be noted: %s", error)
+        logger.warning("the start could not be noted: %s", error)
 
 
 def _write(output: Folder, attempts: list[Attempt]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from bloomery_trainer.errors import TrainerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 2.0
 
@@ -93,9 +93,9 @@ class BackgroundWriter:
         try:
             self._write(step, state)
         except (TrainerError, OSError) as error:
-            log.warning("the checkpoint of step %d could not be saved: %s; training goes on", step, error)
+            logger.warning("the checkpoint of step %d could not be saved: %s; training goes on", step, error)
             return False
         except Exception:
-            log.exception("the checkpoint of step %d could not be saved", step)
+            logger.exception("the checkpoint of step %d could not be saved", step)
             return False
         return True

@@ -25,7 +25,7 @@ from bloomery_trainer.errors import BadConfig, Unavailable
 from bloomery_trainer.output import CHECKPOINTS
 from bloomery_trainer.storage import Folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Of the state in a checkpoint; a trainer resumes from its own format only."""
@@ -109,7 +109,7 @@ class Checkpoints:
             try:
                 return _File(step, digest), self._verified(step, path, digest)
             except BadConfig as error:
-                log.warning("%s; an older one is taken", error)
+                logger.warning("%s; an older one is taken", error)
                 path.unlink()
         return None, None
 
@@ -131,7 +131,7 @@ class Checkpoints:
         self._output.write(f"{name}{_DIGEST}", _sha256(path).encode())
         self._output.upload(path, name)
         path.unlink()
-        log.info("checkpoint saved at step %d", step)
+        logger.info("checkpoint saved at step %d", step)
         self._on_saved(Saved(step, f"{self._output.uri.rstrip('/')}/{name}", _now()))
         for old in sorted(stored_steps(self._output))[: -self._keep]:
             self._output.delete(_name(old))

@@ -42,7 +42,7 @@ _LOG_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RunContext:
     """One run of the `train` command, on one process of it."""
 
     config: TrainConfig
@@ -147,12 +147,12 @@ class Job:
             yield batch
 
 
-def describe(
+def build_run_context(
     config: TrainConfig, progress: Progress, shutdown: Shutdown, world: World, access: S3Access, scratch: Path
-) -> Job:
+) -> RunContext:
     """Work out all but the recipe from the configuration; raises BadConfig where it does not fit together."""
     preset = PRESETS[config.preset]
-    return Job(
+    return RunContext(
         config=config,
         progress=progress,
         shutdown=shutdown,

@@ -18,7 +18,7 @@ from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.evaluation import Batch, Evaluation, answers, interval95
 from bloomery_trainer.shutdown import Shutdown, Terminated
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HeldOutSplit = Literal["validation", "test"]
 
@@ -103,6 +103,6 @@ def _log(split: str, evaluation: Evaluation) -> None:
     metrics = evaluation.metrics
     low, high = interval95(metrics["top1"], len(evaluation.labels))
     others = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "top1")
-    log.info(
+    logger.info(
         "%s images: top1 %.4f (95 %% interval %.4f to %.4f), %s", split, metrics["top1"], low, high, others
     )  # fmt: skip

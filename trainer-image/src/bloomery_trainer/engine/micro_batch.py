@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bloomery_trainer.errors import BadConfig
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SMALLEST = 2
 """Batch norm needs two values of each channel, and a small image has only one pixel at the end of the network."""
@@ -53,7 +53,7 @@ def halved(size: int, *, side: int) -> int:
             "hyperparameters.imageSize, or use a smaller preset or a larger GPU",
         )
     smaller = max(SMALLEST, size // 2)
-    log.warning("out of memory on the GPU with %d images at a time: going on with %d", size, smaller)
+    logger.warning("out of memory on the GPU with %d images at a time: going on with %d", size, smaller)
     return smaller
 
 

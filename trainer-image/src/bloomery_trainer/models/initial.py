@@ -177,7 +177,7 @@ def _percent(share: float) -> str:
     return f"{math.floor(share * 100)} %"
 
 
-def take_over(model: nn.Module, initial: Initial, *, classes: Sequence[str], head: frozenset[str]) -> list[str]:
+def load_pretrained(model: nn.Module, initial: Initial, *, classes: Sequence[str], head: frozenset[str]) -> list[str]:
     """Copy the weights into the model; the rows of a class go along with its name.
 
     Args:

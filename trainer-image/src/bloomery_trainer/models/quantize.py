@@ -43,7 +43,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class ModelVariantStats:
     """The model in one form: its value of the job's metric, and what one image takes on one thread of this machine."""
 
     value: float
@@ -64,8 +64,8 @@ class Quantization:
 
     metric: str
     split: str
-    float32: Form
-    int8: Form
+    float32: ModelVariantStats
+    int8: ModelVariantStats
     calibration_images: int
 
     @classmethod
@@ -73,7 +73,9 @@ class Quantization:
         """Reads what `document` wrote; raises KeyError or TypeError where it is something else."""
         metric = str(document["metric"])
         forms = {
-            name: Form(value=float(document[name][metric]), milliseconds=float(document[name]["milliseconds"]))
+            name: ModelVariantStats(
+                value=float(document[name][metric]), milliseconds=float(document[name]["milliseconds"])
+            )
             for name in ("float32", "int8")
         }
         images = int(document["calibrationImages"])

@@ -20,13 +20,13 @@ from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
 from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require_stored
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.output import LOG, RESULT
-from bloomery_trainer.publish.record import MlflowRecord, TrainedModel, mlflow_record
+from bloomery_trainer.publish.mlflow_publisher import MlflowPublisher, TrainedModel, open_publisher
 from bloomery_trainer.recipe import Recipe
 from bloomery_trainer.reports.evaluation import EVALUATION, PAGE, PREDICTIONS
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.tracking.tensorboard import fetch_events, read_events
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def register_later(
@@ -39,21 +39,21 @@ def register_later(
     """
     result = _result(config, output)
     if result["reason"] == "Evaluated" or result["model"]["version"] is not None:
-        log.info("this training is recorded already")
+        logger.info("this training is recorded already")
         return result
     model = _fetched(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
     origin = (result.get("initialModel") or {}).get("origin")
     began = scalars[0].time if scalars else None
-    record = _record(config, environment, scratch, output, began=began, origin=origin)
+    publisher = _open_publisher(config, environment, scratch, output, began=began, origin=origin)
     for scalar in scalars:
-        record.replay(scalar)
-    version = _registered(record, model)
-    promoted = record.promote(version, model, lambda: _held_out(config, scratch / "images"))
+        publisher.run.log({scalar.name: scalar.value}, scalar.step, at=scalar.time)
+    version = _registered(publisher, model)
+    promoted = publisher.promote(version, model, lambda: _held_out(config, scratch / "images"))
     if (scratch / LOG).exists():
-        record.log_file(scratch / LOG)
-    record.close("FINISHED")
-    return _completed(result, output, record.run_document(), version, promoted)
+        publisher.log_file(scratch / LOG)
+    publisher.run.close("FINISHED")
+    return _completed(result, output, publisher.run.run_document(), version, promoted)
 
 
 def _result(config: TrainConfig, output: Folder) -> dict[str, Any]:
@@ -93,10 +93,10 @@ def _fetch_if_there(output: Folder, name: str, target: Path) -> None:
         output.download(name, target)
     except FileNotFoundError:
         target.unlink(missing_ok=True)
-        log.warning("there is no %s in %s", name, output.uri)
+        logger.warning("there is no %s in %s", name, output.uri)
 
 
-def _record(
+def _open_publisher(
     config: TrainConfig,
     environment: Mapping[str, str],
     scratch: Path,
@@ -104,18 +104,18 @@ def _record(
     *,
     began: float | None,
     origin: str | None,
-) -> MlflowRecord:
+) -> MlflowPublisher:
     # Models of earlier versions do not say how they were trained.
     document = require_stored(output, "model/").metadata.get("recipe")
     recipe = Recipe.of_document(document) if document else None
-    return mlflow_record(
+    return open_publisher(
         config, recipe, environment, events=scratch / "tensorboard", live=False, began=began, origin=origin
     )
 
 
-def _registered(record: MlflowRecord, model: TrainedModel) -> str:
+def _registered(publisher: MlflowPublisher, model: TrainedModel) -> str:
     try:
-        return record.register_or_raise(model)
+        return publisher.register_or_raise(model)
     except TrainerError:
         raise
     except Exception as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BATCH = 64
 _ROUNDING = 1e-9
@@ -71,7 +71,7 @@ def promote(client: MlflowClient, wanted: Promotion, candidate: Candidate, judge
 
 
 def _verdict(wanted: Promotion, message: str, *, moved: bool) -> dict[str, Any]:
-    log.info("%s", message)
+    logger.info("%s", message)
     return {"alias": wanted.alias, "moved": moved, "message": message}
 
 
@@ -167,7 +167,7 @@ def _compared(client: MlflowClient, candidate: Candidate, current: ModelVersion,
         recorded = _recorded(client, candidate, current)
         if recorded is None:
             raise
-        log.warning("version %s cannot be judged anew: its recorded value is taken", current.version)
+        logger.warning("version %s cannot be judged anew: its recorded value is taken", current.version)
         return _Rivalry(value=recorded, how=" as recorded")
     return _Rivalry(value=comparison.other, how=" on the images of this job", comparison=comparison, split=split)
 

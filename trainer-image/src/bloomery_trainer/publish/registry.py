@@ -25,13 +25,13 @@ from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, read_classe
 from bloomery_trainer.tracking.lineage import DIGEST_TAG
 from bloomery_trainer.tracking.mlflow_run import RunRef
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelAbout:
+class ModelMetadata:
     """A model to register: its name in the registry, what it and its version are called there, its local files."""
 
     name: str
@@ -42,7 +42,7 @@ class ModelAbout:
     folder: Path
 
 
-def within(seconds: float, action: Callable[[], Result]) -> Result:
+def retry_for(seconds: float, action: Callable[[], Result]) -> Result:
     """Tries `action` until it succeeds; raises its error when the time is over or MLflow refuses for good."""
     deadline = time.monotonic() + seconds
     pause = 1.0
@@ -52,12 +52,12 @@ def within(seconds: float, action: Callable[[], Result]) -> Result:
         except Exception as error:
             if is_final(error) or time.monotonic() + pause > deadline:
                 raise
-            log.info("waiting for MLflow: %s", in_words(error))
+            logger.info("waiting for MLflow: %s", in_words(error))
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
 
-def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
+def register(client: MlflowClient, run: RunRef, model: ModelMetadata) -> str:
     """Logs the model to the run and registers it; returns the version.
 
     A version that this run has registered already with the same files is found again, not made twice.
@@ -88,7 +88,7 @@ def register(client: MlflowClient, run: RunRef, model: ModelAbout) -> str:
         await_creation_for=60,
         model_id=logged.model_id,
     )
-    log.info("registered as %s version %s", model.name, made.version)
+    logger.info("registered as %s version %s", model.name, made.version)
     return str(made.version)
 
 

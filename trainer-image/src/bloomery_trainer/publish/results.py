@@ -10,25 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_trainer.data.dataset import LocalDataset
-from bloomery_trainer.engine.context import Job
+from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.held_out import Judgement
-from bloomery_trainer.engine.training import Fitted
+from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.output import LOG, RESULT
-from bloomery_trainer.publish.record import NoRecord, Record, open_record
-from bloomery_trainer.reports.evaluation import ReportAbout, write_reports
+from bloomery_trainer.publish.run_record import RunRecord, open_record
+from bloomery_trainer.reports.evaluation import ReportMetadata, write_reports
 from bloomery_trainer.shutdown import Terminated
 
 
 @contextmanager
-def opened_record(job: Job, *, origin: str | None) -> Iterator[Record]:
+def opened_record(context: RunContext, *, origin: str | None) -> Iterator[RunRecord]:
     """The run's record, of the leader alone; ends with the block as FINISHED, KILLED or FAILED.
 
     `origin` says in words which model the run began with.
     """
-    record: Record = NoRecord()
-    if job.world.is_leader:
+    record = RunRecord()
+    if context.world.is_leader:
         record = open_record(
-            job.config, job.resolved_recipe, os.environ, output=job.output, scratch=job.scratch, origin=origin
+            context.config,
+            context.resolved_recipe,
+            os.environ,
+            output=context.output,
+            scratch=context.scratch,
+            origin=origin,
         )
     try:
         yield record
@@ -39,12 +44,12 @@ def opened_record(job: Job, *, origin: str | None) -> Iterator[Record]:
 
 
 def report_about(
-    job: Job, dataset: LocalDataset, judgement: Judgement, fitted: Fitted, *, data_type: str
-) -> ReportAbout:
+    context: RunContext, dataset: LocalDataset, judgement: Judgement, fitted: TrainingResult, *, data_type: str
+) -> ReportMetadata:
     """What the report on a trained model tells."""
-    config = job.config
-    return ReportAbout(
-        title=report_title(job),
+    config = context.config
+    return ReportMetadata(
+        title=report_title(context),
         preset=config.preset,
         metric=config.metric,
         best_epoch=fitted.best_epoch,
@@ -52,29 +57,31 @@ def report_about(
         validation=judgement.validation,
         test=judgement.test,
         data_type=data_type,
-        start=job.progress.snapshot()["initialModel"],
+        start=context.progress.snapshot()["initialModel"],
         last_epoch=fitted.last_epoch,
         balance=config.hyperparameters.balance,
         notes=fitted.notes,
     )
 
 
-def report_title(job: Job) -> str:
+def report_title(context: RunContext) -> str:
     """What people call the job."""
-    return job.config.display_name or f"{job.config.namespace}/{job.config.name}"
+    return context.config.display_name or f"{context.config.namespace}/{context.config.name}"
 
 
-def publish_reports(job: Job, about: ReportAbout) -> Path:
+def publish_reports(context: RunContext, about: ReportMetadata) -> Path:
     """Writes the reports to the output folder; returns where they are on this machine."""
-    folder = job.scratch / "reports"
+    folder = context.scratch / "reports"
     folder.mkdir()
     write_reports(folder, about)
     for path in sorted(folder.iterdir()):
-        job.output.upload(path, path.name)
+        context.output.upload(path, path.name)
     return folder
 
 
-def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[str, Any]) -> dict[str, Any]:
+def write_result(
+    context: RunContext, record: RunRecord, fitted: TrainingResult | None, more: Mapping[str, Any]
+) -> dict[str, Any]:
     """Writes result.json, the proof that the run has ended, and returns its content.
 
     Args:
@@ -83,25 +90,25 @@ def write_result(job: Job, record: Record, fitted: Fitted | None, more: Mapping[
         fitted: how training ended, None where nothing was trained.
         more: at least model, metrics, evaluatedOn and notes.
     """
-    figures = job.progress.snapshot()
+    figures = context.progress.snapshot()
     saved = fitted.saved if fitted is not None else None
     result = {
-        "uid": job.config.uid,
+        "uid": context.config.uid,
         "reason": "Evaluated" if fitted is None else fitted.reason,
         "mlflow": record.run_document(),
         "initialModel": figures["initialModel"],
         **({"recipe": figures["recipe"]} if "recipe" in figures else {}),
         "lastEpoch": _rounded(fitted.last_epoch) if fitted is not None and fitted.last_epoch else None,
         "stillImproving": fitted is not None and fitted.still_improving,
-        "starts": job.starts if fitted is None else fitted.starts,
+        "starts": context.starts if fitted is None else fitted.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": saved.document() if saved else None,
         "promoted": None,
         **more,
         "metrics": _rounded(more["metrics"]),
     }
-    job.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
-    record.log_file(job.scratch / LOG)
+    context.output.write(RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
+    record.log_file(context.scratch / LOG)
     return result
 
 

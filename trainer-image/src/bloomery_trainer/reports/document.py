@@ -10,7 +10,7 @@ from sklearn import metrics as figures
 
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.evaluation import Evaluation, class_aucs, full_score, interval95
-from bloomery_trainer.reports.metadata import ReportAbout
+from bloomery_trainer.reports.metadata import ReportMetadata
 from bloomery_trainer.reports.verdict import verdict
 
 AVERAGING = (
@@ -24,7 +24,7 @@ _MATRIX = 200
 _PAIRS = 1000
 
 
-def evaluation_document(about: ReportAbout) -> dict[str, Any]:
+def evaluation_document(about: ReportMetadata) -> dict[str, Any]:
     """All figures: of the images that the model is judged by, and beside them those of each split."""
     judged, dataset = about.judged, about.dataset
     aucs = class_aucs(judged.probabilities, judged.labels)

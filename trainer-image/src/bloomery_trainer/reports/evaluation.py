@@ -11,16 +11,16 @@ from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.reports.document import evaluation_document
 from bloomery_trainer.reports.html import render
-from bloomery_trainer.reports.metadata import ReportAbout
+from bloomery_trainer.reports.metadata import ReportMetadata
 
-__all__ = ["EVALUATION", "PAGE", "PREDICTIONS", "ReportAbout", "write_reports"]
+__all__ = ["EVALUATION", "PAGE", "PREDICTIONS", "ReportMetadata", "write_reports"]
 
 EVALUATION = "evaluation.json"
 PAGE = "report.html"
 PREDICTIONS = "predictions.csv"
 
 
-def write_reports(folder: Path, about: ReportAbout) -> dict[str, Any]:
+def write_reports(folder: Path, about: ReportMetadata) -> dict[str, Any]:
     """Writes evaluation.json, report.html and predictions.csv into `folder`, and returns evaluation.json's content."""
     document = evaluation_document(about)
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bloomery_trainer import pages
 from bloomery_trainer.data.dataset import ImageFiles
-from bloomery_trainer.reports.metadata import ReportAbout
+from bloomery_trainer.reports.metadata import ReportMetadata
 from bloomery_trainer.reports.verdict import FEW_TRAINING_IMAGES, LEVELS, percent
 
 _WHOLE = 60
@@ -63,7 +63,7 @@ class Row:
     others: int
 
 
-def render(document: Mapping[str, Any], about: ReportAbout) -> str:
+def render(document: Mapping[str, Any], about: ReportMetadata) -> str:
     """The page for the content of evaluation.json, with pictures of what went wrong."""
     template = _ENVIRONMENT.get_template("evaluation.html.j2")
     rows = _matrix(about)
@@ -95,7 +95,7 @@ def _figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _matrix(about: ReportAbout) -> list[Row]:
+def _matrix(about: ReportMetadata) -> list[Row]:
     """The confusion matrix, of all classes or of those that are confused most."""
     labels, predicted, classes = about.judged.labels, about.judged.predicted, about.dataset.classes
     shown = _most_confused(labels, predicted, len(classes))
@@ -126,7 +126,7 @@ def _weakest(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(known, key=lambda entry: entry["f1"])[:_SOME]
 
 
-def _mistakes(about: ReportAbout) -> list[Mistakes]:
+def _mistakes(about: ReportMetadata) -> list[Mistakes]:
     """Pictures of what went wrong, by true class: those with the most mistakes, as many as a page bears."""
     judged, files = about.judged, about.dataset.splits[about.split]
     wrong = np.flatnonzero(judged.predicted != judged.labels)
@@ -145,7 +145,7 @@ def _mistakes(about: ReportAbout) -> list[Mistakes]:
     return found
 
 
-def _thumbnail(about: ReportAbout, files: ImageFiles, index: int) -> Thumbnail:
+def _thumbnail(about: ReportMetadata, files: ImageFiles, index: int) -> Thumbnail:
     return Thumbnail(
         source=pages.thumbnail(files.read(index), side=_THUMBNAIL),
         key=files.key(index),

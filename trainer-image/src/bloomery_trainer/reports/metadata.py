@@ -10,7 +10,7 @@ from bloomery_trainer.engine.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportAbout:
+class ReportMetadata:
     """One model on one dataset.
 
     Attributes:

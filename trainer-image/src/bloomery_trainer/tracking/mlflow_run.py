@@ -19,12 +19,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from bloomery_trainer.mlflow_server import experiment, in_words
 from bloomery_trainer.tracking import lineage
+from bloomery_trainer.tracking.logger import no_run_document
 from bloomery_trainer.tracking.system_metrics import PREFIX, SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1000
 _PARAMS = 100
@@ -46,7 +47,7 @@ class RunRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAbout:
+class RunMetadata:
     """What a run is recorded with from its start."""
 
     experiment: str
@@ -61,11 +62,11 @@ class RunAbout:
 
 
 @dataclass
-class Tracker:
+class MlflowRun:
     """One run's record. `start` it, `log` to it, `flush` it, `close` it."""
 
     client: MlflowClient
-    about: RunAbout
+    about: RunMetadata
     _metrics: deque[Metric] = field(default_factory=lambda: deque(maxlen=_BUFFER), init=False)
     _run: RunRef | None = field(default=None, init=False)
     _known: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
@@ -78,6 +79,15 @@ class Tracker:
     def run(self) -> RunRef | None:
         """The run, once the server has made it."""
         return self._run
+
+    def run_document(self) -> dict[str, str | None]:
+        """Return the run's ids, or None for each until the server has made it."""
+        if self._run is None:
+            return no_run_document()
+        return {"experimentId": self._run.experiment_id, "runId": self._run.run_id}
+
+    def begin(self, step: int) -> None:
+        """Do nothing: the server knows how far an earlier process came."""
 
     def start(self) -> None:
         """Begins to record in the background, the figures of the machine too."""
@@ -107,14 +117,14 @@ class Tracker:
         last.start()
         last.join(_LAST_SECONDS)
         if last.is_alive():
-            log.warning("MLflow could not be told that the run has ended: no answer in %.0f s", _LAST_SECONDS)
+            logger.warning("MLflow could not be told that the run has ended: no answer in %.0f s", _LAST_SECONDS)
 
     def _end(self, run: RunRef, status: str) -> None:
         try:
             self.flush()
             self.client.set_terminated(run.run_id, status)
         except Exception as error:
-            log.warning("MLflow could not be told that the run has ended: %s", in_words(error))
+            logger.warning("MLflow could not be told that the run has ended: %s", in_words(error))
 
     def _work(self) -> None:
         pause = _FLUSH_SECONDS
@@ -124,7 +134,7 @@ class Tracker:
                 pause = _FLUSH_SECONDS
             except Exception as error:
                 if pause == _FLUSH_SECONDS:
-                    log.warning("MLflow does not answer, training goes on without it: %s", in_words(error))
+                    logger.warning("MLflow does not answer, training goes on without it: %s", in_words(error))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._wake.wait(pause)
 
@@ -168,7 +178,7 @@ class Tracker:
             run = self.client.create_run(home, start_time=began, run_name=self.about.name, tags=mine)
         run_id = str(run.info.run_id)
         self._describe(run_id, known=run.data.params)
-        log.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
+        logger.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
         return RunRef(home, run_id)
 
     def _describe(self, run_id: str, *, known: Mapping[str, str]) -> None:

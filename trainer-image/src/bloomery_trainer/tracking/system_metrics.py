@@ -15,7 +15,7 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PREFIX = "system/"
 _SECONDS = 5.0
@@ -47,7 +47,7 @@ class SystemMetrics:
                 self._sink(_measured(monitors), sample)
                 sample += 1
         except Exception as error:
-            log.warning("the machine's figures are not recorded: %s", error)
+            logger.warning("the machine's figures are not recorded: %s", error)
 
 
 def _monitors() -> list[BaseMetricsMonitor]:
@@ -55,7 +55,7 @@ def _monitors() -> list[BaseMetricsMonitor]:
     try:
         monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
     except Exception:
-        log.debug("there is no NVIDIA GPU to measure")
+        logger.debug("there is no NVIDIA GPU to measure")
     return monitors
 
 

@@ -18,8 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bloomery_trainer.output import EVENTS
 from bloomery_trainer.storage import Folder
+from bloomery_trainer.tracking.logger import no_run_document
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _UPLOAD_SECONDS = 60.0
 _LAST_UPLOAD_SECONDS = 90.0
@@ -37,7 +38,7 @@ class Scalar:
     time: float
 
 
-class EventLog:
+class TensorBoardLogger:
     """One process's event file in a local folder, and its copy below `tensorboard/` of the output folder."""
 
     def __init__(self, folder: Path, output: Folder, *, upload_seconds: float = _UPLOAD_SECONDS) -> None:
@@ -75,8 +76,13 @@ class EventLog:
             for path in fetch_events(self._output, self._folder):
                 self._kept[path.name] = path.stat().st_size
 
-    def close(self) -> None:
-        """Brings the last of it to the output folder, if that does not take too long."""
+    def run_document(self) -> dict[str, str | None]:
+        """Return no ids: these files are no run in MLflow."""
+        return no_run_document()
+
+    def close(self, status: str) -> None:
+        """Bring the last of it to the output folder, if that does not take too long."""
+        del status
         self._closing.set()
         self._thread.join(_LAST_UPLOAD_SECONDS)
 
@@ -106,7 +112,7 @@ class EventLog:
         except Exception as error:
             if what not in self._complaints:
                 self._complaints.add(what)
-                log.warning("could not %s TensorBoard's events: %s", what, error)
+                logger.warning("could not %s TensorBoard's events: %s", what, error)
 
 
 def fetch_events(output: Folder, folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""When the registry's alias moves to a new version, judged by a real registry and by models that really answer."""
+"""Promotion of a new version by a real registry and by models that really answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people find in MLflow after a run, and what becomes of it while MLflow is slow, away, or back again."""
+"""Runs in MLflow, also while MLflow is slow, away, or back again."""
 
 from __future__ import annotations
 

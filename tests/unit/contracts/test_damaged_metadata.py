@@ -11,7 +11,7 @@ from bloomery_model import ImageError, Preprocess, decode
 from bloomery_serving.errors import RequestError
 from bloomery_serving.image_file import FORMATS, ImageFile, Limits, decode_file
 from bloomery_trainer.config import Rules
-from bloomery_trainer.data.loader import CenterCropDecoder, ResizeDecoder
+from bloomery_trainer.data.decoders import CenterCropDecoder, ResizeDecoder
 from bloomery_trainer.prepare.rules import Broken, by_content
 from tests.unit.model_format.damaged import Damaged, damaged_files
 

@@ -1,4 +1,4 @@
-"""What hyperparameters mean: defaults by the size of the set and the start, the schedule, what decays."""
+"""Recipes: defaults by the size of the set and the start, the schedule, weight decay."""
 
 from __future__ import annotations
 

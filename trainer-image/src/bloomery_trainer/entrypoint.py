@@ -1,4 +1,4 @@
-"""PID 1 of the container: turns whatever happens into an exit code, a termination message and a log.
+"""PID 1 of the container: turns the outcome of a command into an exit code, a termination message and a log.
 
 Exit codes: 0 done, 2 bad configuration, 3 bad data, 75 a peer was lost, 143 after SIGTERM, 1 for all else.
 """
@@ -20,11 +20,11 @@ from bloomery_trainer.shutdown import TERMINATED_EXIT_CODE, Shutdown, Terminated
 
 logger = logging.getLogger("bloomery_trainer")
 
-Work = Callable[[Progress, Shutdown], dict[str, Any]]
+Command = Callable[[Progress, Shutdown], dict[str, Any]]
 
 
 def launch(command: str, config_path: Path) -> int:
-    """Runs a command ("prepare", "train" or "register") by its configuration and returns the exit code."""
+    """Run a command ("prepare", "train" or "register") by its configuration and return the exit code."""
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
@@ -41,20 +41,22 @@ def launch(command: str, config_path: Path) -> int:
 
 
 def _run(command: str, config_path: Path, shutdown: Shutdown) -> tuple[int, dict[str, Any]]:
-    """The exit code and the termination message."""
+    """Return the exit code and the termination message."""
     progress = Progress(stage="starting")
     try:
-        processes = _processes(command)
-        if processes > 1:
-            return _run_processes(config_path, processes, shutdown)
-        server = _serve(progress, command, shutdown)
+        count = _count_processes(command)
+        if count > 1:
+            from bloomery_trainer.distributed import processes
+
+            return processes.run(config_path, count, shutdown)
+        server = _start_progress_server(progress, command, shutdown)
         try:
-            return 0, _work(command, config_path)(progress, shutdown)
+            return 0, _load_command(command, config_path)(progress, shutdown)
         finally:
             if server is not None:
                 server.stop()
     except Terminated:
-        return TERMINATED_EXIT_CODE, _terminated()
+        return TERMINATED_EXIT_CODE, _termination_message()
     except TrainerError as error:
         logger.error("%s", error)
         return error.exit_code, termination.failure(error.reason, str(error))
@@ -63,11 +65,11 @@ def _run(command: str, config_path: Path, shutdown: Shutdown) -> tuple[int, dict
         if shortage is not None:
             logger.exception("%s", shortage)
             return 1, termination.failure("OutOfMemory", shortage)
-        logger.exception("this should not have happened")
+        logger.exception("unexpected error")
         return 1, termination.failure("InternalError", f"{type(error).__name__}: {error}")
 
 
-def _work(command: str, path: Path) -> Work:
+def _load_command(command: str, path: Path) -> Command:
     settings = config.load(path)
     if settings.kind != {"register": "train"}.get(command, command):
         raise BadConfig("InvalidConfig", f"{path.name} is a configuration to {settings.kind}, not to {command}")
@@ -85,7 +87,7 @@ def _work(command: str, path: Path) -> Work:
     return lambda progress, shutdown: train(settings, progress, shutdown)
 
 
-def _processes(command: str) -> int:
+def _count_processes(command: str) -> int:
     if command != "train":
         return 1
     from bloomery_trainer.distributed import processes
@@ -93,13 +95,7 @@ def _processes(command: str) -> int:
     return processes.count()
 
 
-def _run_processes(config_path: Path, count: int, shutdown: Shutdown) -> tuple[int, dict[str, Any]]:
-    from bloomery_trainer.distributed import processes
-
-    return processes.run(config_path, count, shutdown)
-
-
-def _serve(progress: Progress, kind: str, shutdown: Shutdown) -> ProgressServer | None:
+def _start_progress_server(progress: Progress, kind: str, shutdown: Shutdown) -> ProgressServer | None:
     port = int(os.environ.get("BLOOMERY_PORT") or 8089)
     if port == 0:
         return None
@@ -107,7 +103,7 @@ def _serve(progress: Progress, kind: str, shutdown: Shutdown) -> ProgressServer 
         token = os.environ.get("BLOOMERY_STOP_TOKEN")
         server = ProgressServer(progress, kind=kind, port=port, stop=shutdown.stop, token=token)
     except OSError as error:
-        # On a laptop the port may be taken; nobody asks for the progress there.
+        # On a laptop the port may be taken; the progress is not needed there.
         logger.warning("port %d is not free (%s): progress is in this log only", port, error.strerror)
         return None
     server.start()
@@ -116,7 +112,7 @@ def _serve(progress: Progress, kind: str, shutdown: Shutdown) -> ProgressServer 
 
 def _end_at_once(message_path: Path) -> None:
     with suppress(OSError):
-        termination.write(message_path, _terminated())
+        termination.write(message_path, _termination_message())
     os._exit(TERMINATED_EXIT_CODE)
 
 
@@ -130,7 +126,7 @@ _HOST_SHORTAGES = (
 
 
 def explain_memory(error: Exception) -> str | None:
-    """What to do about an error for want of memory, in words; None for all other errors.
+    """Explain what to do about a lack of memory; return None for all other errors.
 
     PyTorch is not imported for this: its errors are known by their names and words.
     """
@@ -149,5 +145,5 @@ def explain_memory(error: Exception) -> str | None:
     return None
 
 
-def _terminated() -> dict[str, Any]:
+def _termination_message() -> dict[str, Any]:
     return termination.failure("Terminated", "the pod was asked to stop")

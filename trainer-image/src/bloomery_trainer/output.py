@@ -1,8 +1,12 @@
-"""What lies in the output folder of a training, by name."""
+"""Names and time stamps in the output folder of a training."""
 
 from __future__ import annotations
 
-from bloomery_trainer.config import TrainConfig
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bloomery_trainer.config import TrainConfig
 
 RESULT = "result.json"
 """Written last, as the proof that the training has ended."""
@@ -10,12 +14,17 @@ RESULT = "result.json"
 LOG = "train.log"
 
 CHECKPOINTS = "checkpoints"
-"""The folder of saved states, `step-000001234.pt` each."""
+"""The folder of saved states, ``step-000001234.pt`` each."""
 
 EVENTS = "tensorboard"
 """The folder of TensorBoard's event files."""
 
 
 def model_uri(config: TrainConfig) -> str:
-    """Where the model's own folder is."""
+    """Return the address of the model's own folder."""
     return f"{config.output.uri.rstrip('/')}/model"
+
+
+def timestamp() -> str:
+    """Return the current time as checkpoints and attempts are marked with it, such as ``2026-01-31T12:00:00Z``."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""How far the work is, for whoever asks over HTTP: `/progress` as JSON, `/metrics` for Prometheus; and `/stop`."""
+"""Progress over HTTP: ``/progress`` as JSON, ``/metrics`` for Prometheus, and ``/stop``."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Progress:
         self._figures = figures
 
     def update(self, **figures: Any) -> None:
-        """Replaces the named figures."""
+        """Replace the named figures."""
         with self._lock:
             self._figures.update(figures)
 
     def snapshot(self) -> dict[str, Any]:
-        """All figures at one moment."""
+        """Return a copy of all figures."""
         with self._lock:
             return dict(self._figures)
 
 
 class ProgressServer:
-    """Serves a Progress from a thread of its own, from `start` until `stop`."""
+    """Serves a Progress from a thread of its own, from ``start`` until ``stop``."""
 
     def __init__(
         self,
@@ -57,24 +57,24 @@ class ProgressServer:
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Start to answer requests."""
         threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
 
     def stop(self) -> None:
-        """Closes the port."""
+        """Close the port."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class _Stop:
-    """What `POST /stop` does, for whoever has the token."""
+    """The action of ``POST /stop``, for clients with the token."""
 
     def __init__(self, stop: Callable[[], None] | None, token: str | None) -> None:
         self._stop = stop
         self._token = token
 
     def status(self, authorization: str) -> int:
-        """Stops where the token is right; the HTTP status to answer."""
+        """Stop the work if the token is right; return the HTTP status to answer."""
         if self._stop is None or not self._token:
             return 404
         if not hmac.compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
@@ -84,7 +84,7 @@ class _Stop:
 
 
 class _Figures:
-    """Every number of a Progress as a gauge: `imagesPerSecond` becomes `bloomery_train_images_per_second`."""
+    """Every number of a Progress as a gauge: ``imagesPerSecond`` becomes ``bloomery_train_images_per_second``."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:
         self._progress = progress
@@ -116,7 +116,7 @@ def _handler(progress: Progress, registry: CollectorRegistry, stop: _Stop) -> ty
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Requests are no news."""
+            """Leave requests out of the log."""
 
         def _answer(self, content_type: str, body: bytes) -> None:
             self.send_response(200)

@@ -62,7 +62,7 @@ _STEP_FIELDS = (
 """Hyperparameters that speak of steps: who gives one with a frozen body wants the head trained by steps."""
 
 REDUCED_CROPS: frozenset[Augmentation] = frozenset({"TrivialAugment", "Crops"})
-"""Augmentations under which training images are smaller than those of evaluation; see `_training_size`."""
+"""Augmentations under which training images are smaller than those of evaluation; see ``_training_size``."""
 
 _REDUCED_FROM_PIXELS = 160
 
@@ -72,10 +72,10 @@ _LEAST_PER_PROCESS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All hyperparameters of a run, none left open but one of `epochs` and `max_steps`.
+    """All hyperparameters of a run, none left open but one of ``epochs`` and ``max_steps``.
 
-    `stages` are the pairs (until epoch, rate) of a given schedule; empty, the rate follows a cosine. `learning_rate`
-    is the body's, `head_learning_rate` that of the parameters that depend on the number of classes.
+    ``stages`` are the pairs (until epoch, rate) of a given schedule; if empty, the rate follows a cosine.
+    ``learning_rate`` is the body's, ``head_learning_rate`` that of the parameters that depend on the number of classes.
     """
 
     start: Start
@@ -104,29 +104,29 @@ class Recipe:
 
     @property
     def fits_head(self) -> bool:
-        """Whether only the head is trained, and nothing asks for steps: it is then fitted on features at once."""
+        """Whether only the head is trained, and no setting asks for steps: it is then fitted on features."""
         return self.trainable == "Head" and not self.trains_by_steps
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole run."""
+        """Return the optimizer steps of the whole run."""
         return self.max_steps if self.max_steps is not None else (self.epochs or 0) * steps_per_epoch
 
     def warmup_steps(self, steps_per_epoch: int) -> int:
-        """Steps in which the rate rises; at least one step has the full rate."""
+        """Return the steps in which the rate rises; at least one step has the full rate."""
         return min(round(self.warmup_epochs * steps_per_epoch), self.total_steps(steps_per_epoch) - 1)
 
     def document(self) -> dict[str, Any]:
-        """All values under the names of the API, for a JSON file."""
+        """Return all values under the names of the API, for a JSON file."""
         return {to_camel(name): value for name, value in asdict(self).items()}
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read what `document` made, also after a way through JSON."""
+        """Read what ``document`` made, also after a way through JSON."""
         values = {name: document[to_camel(name)] for name in (field.name for field in fields(cls))}
         return cls(**{**values, "stages": tuple((until, rate) for until, rate in values["stages"])})
 
     def parameters(self) -> dict[str, Any]:
-        """For the record: the names of the API, what does not apply left out."""
+        """Return the parameters for MLflow by the names of the API, without those that do not apply."""
         values = asdict(self)
         stages = values.pop("stages")
         if stages:
@@ -134,11 +134,11 @@ class Recipe:
         return {to_camel(key): value for key, value in values.items() if value is not None}
 
 
-def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start, processes: int = 1) -> Recipe:
+def resolve(settings: Hyperparameters, preset: Preset, *, images: int, start: Start, processes: int = 1) -> Recipe:
     """Choose what is not given by the preset, the number of training images and what training starts from.
 
     Args:
-        given: explicit values; each of them wins.
+        settings: explicit values; each of them wins.
         preset: the architecture and its rates.
         images: of the training split.
         start: random weights, pretrained ones, or pretrained ones whose head was fitted before.
@@ -147,44 +147,45 @@ def resolve(given: Hyperparameters, preset: Preset, *, images: int, start: Start
     Raises:
         BadConfig: the preset cannot be built for the image size, or the batch cannot be shared by the processes.
     """
-    optimizer = given.optimizer or preset.optimizer
-    batch_size = step_batch(given.batch_size or BATCH_SIZE * processes, images=images, processes=processes)
-    stages = parse_schedule(given.learning_rate_schedule) if given.learning_rate_schedule else ()
-    epochs = stages[-1][0] if stages else given.epochs or default_epochs(images, start)
-    size = image_size(given, preset)
-    augmentation = given.augmentation or _augmentation(start, _images_shown(given, epochs, images, batch_size), size)
+    optimizer = settings.optimizer or preset.optimizer
+    batch_size = step_batch(settings.batch_size or BATCH_SIZE * processes, images=images, processes=processes)
+    stages = parse_schedule(settings.learning_rate_schedule) if settings.learning_rate_schedule else ()
+    epochs = stages[-1][0] if stages else settings.epochs or default_epochs(images, start)
+    size = image_size(settings, preset)
+    shown = settings.max_steps * batch_size if settings.max_steps is not None else epochs * images
+    augmentation = settings.augmentation or _augmentation(start, shown, size)
     rates = preset.rates[optimizer][start]
-    body, head = _learning_rates(given, rates, stages, _rate_scale(batch_size))
+    body, head = _learning_rates(settings, rates, stages, _rate_scale(batch_size))
     return Recipe(
         start=start,
-        epochs=None if given.max_steps is not None else epochs,
-        max_steps=given.max_steps,
+        epochs=None if settings.max_steps is not None else epochs,
+        max_steps=settings.max_steps,
         batch_size=batch_size,
         learning_rate=body,
         head_learning_rate=head,
         stages=stages,
         optimizer=optimizer,
-        momentum=_or(given.momentum, 0.9),
-        weight_decay=_or(given.weight_decay, rates.weight_decay),
+        momentum=_or_default(settings.momentum, 0.9),
+        weight_decay=_or_default(settings.weight_decay, rates.weight_decay),
         max_grad_norm=MAX_GRAD_NORM[optimizer],
-        warmup_epochs=0 if stages else _warmup_epochs(given, preset, epochs, max(1, images // batch_size)),
-        label_smoothing=_or(given.label_smoothing, 0.1),
+        warmup_epochs=0 if stages else _warmup_epochs(settings, preset, epochs, max(1, images // batch_size)),
+        label_smoothing=_or_default(settings.label_smoothing, 0.1),
         image_size=size,
         training_size=_training_size(size, augmentation, preset),
         augmentation=augmentation,
-        horizontal_flip=given.horizontal_flip,
-        mixup=given.mixup,
-        ema=_or(given.ema, 0.0),
-        balance=given.balance,
-        trainable=given.trainable,
-        trains_by_steps=given.trainable == "All" or any(getattr(given, name) for name in _STEP_FIELDS),
-        seed=given.seed,
+        horizontal_flip=settings.horizontal_flip,
+        mixup=settings.mixup,
+        ema=_or_default(settings.ema, 0.0),
+        balance=settings.balance,
+        trainable=settings.trainable,
+        trains_by_steps=settings.trainable == "All" or any(getattr(settings, name) for name in _STEP_FIELDS),
+        seed=settings.seed,
     )
 
 
-def image_size(given: Hyperparameters, preset: Preset) -> int:
-    """Side in pixels of what the model sees; raises BadConfig where the preset cannot be built for it."""
-    size = given.image_size or preset.image_size
+def image_size(settings: Hyperparameters, preset: Preset) -> int:
+    """Return the side in pixels of what the model sees; raise BadConfig if the preset cannot be built for it."""
+    size = settings.image_size or preset.image_size
     if size < preset.smallest:
         raise BadConfig(
             "InvalidConfig", f"hyperparameters.imageSize is {size}; this preset needs at least {preset.smallest}"
@@ -193,7 +194,10 @@ def image_size(given: Hyperparameters, preset: Preset) -> int:
 
 
 def images_seen(images: int, start: Start) -> int:
-    """Images to show in a whole run on a set of so many, by IMAGES_SEEN; beyond its end, epochs stay the same."""
+    """Return the number of images to show in a whole run on a set of so many, by IMAGES_SEEN.
+
+    Beyond its end, epochs stay the same.
+    """
     anchors = IMAGES_SEEN["scratch" if start == "scratch" else "pretrained"]
     if images <= anchors[0][0]:
         return anchors[0][1]
@@ -206,10 +210,12 @@ def images_seen(images: int, start: Start) -> int:
 
 
 def step_batch(requested: int, *, images: int, processes: int) -> int:
-    """Images in a step over all processes: a multiple of `processes`, and 2 a process at least.
+    """Return the number of images in a step over all processes: a multiple of ``processes``, and 2 a process at least.
 
-    It is smaller than `requested` only where there are fewer images. Raises BadConfig where `requested` is not a
-    multiple of `processes`, or less than 2 a process.
+    It is smaller than ``requested`` only where there are fewer images.
+
+    Raises:
+        BadConfig: ``requested`` is not a multiple of ``processes``, or less than 2 a process.
     """
     least = _LEAST_PER_PROCESS * processes
     if requested % processes:
@@ -227,12 +233,12 @@ def step_batch(requested: int, *, images: int, processes: int) -> int:
 
 
 def default_epochs(images: int, start: Start) -> int:
-    """Passes over a set of so many images."""
+    """Return the number of passes over a set of so many images."""
     return max(1, math.ceil(images_seen(images, start) / max(1, images)))
 
 
 def notes(recipe: Recipe, *, steps_per_epoch: int) -> tuple[str, ...]:
-    """What people should know of the choices, in sentences."""
+    """Return notes on the choices, in sentences."""
     sentences: list[str] = []
     total, warmup = recipe.total_steps(steps_per_epoch), recipe.warmup_steps(steps_per_epoch)
     if warmup > total / 2:
@@ -243,12 +249,8 @@ def notes(recipe: Recipe, *, steps_per_epoch: int) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _images_shown(given: Hyperparameters, epochs: int, images: int, batch_size: int) -> int:
-    return given.max_steps * batch_size if given.max_steps is not None else epochs * images
-
-
 def _augmentation(start: Start, shown: int, size: int) -> Augmentation:
-    """Strong augmentation for long runs from scratch alone: short ones do not get over it."""
+    """Choose strong augmentation only for long runs from scratch: short ones do not recover from it."""
     if start == "scratch" and shown >= SHORT_RUN_IMAGES:
         return "TrivialAugment"
     return "Light" if size < SMALL_IMAGE_PIXELS else "Crops"
@@ -260,26 +262,26 @@ def _rate_scale(batch_size: int) -> float:
     return math.sqrt(batch_size / REFERENCE_BATCH)
 
 
-def _learning_rates(given: Hyperparameters, rates: Rates, stages: Stages, scale: float) -> tuple[float, float]:
-    """Of the body and of the head; an explicit rate holds for both."""
-    explicit = max(rate for _, rate in stages) if stages else given.learning_rate
+def _learning_rates(settings: Hyperparameters, rates: Rates, stages: Stages, scale: float) -> tuple[float, float]:
+    """Return the rates of the body and of the head; an explicit rate holds for both."""
+    explicit = max(rate for _, rate in stages) if stages else settings.learning_rate
     if explicit is not None:
         return explicit, explicit
-    body = rates.head if given.trainable == "Head" else rates.body
+    body = rates.head if settings.trainable == "Head" else rates.body
     return body * scale, rates.head * scale
 
 
-def _warmup_epochs(given: Hyperparameters, preset: Preset, epochs: int, steps_per_epoch: int) -> float:
-    if given.warmup_epochs is not None:
-        return given.warmup_epochs
-    total = given.max_steps if given.max_steps is not None else epochs * steps_per_epoch
+def _warmup_epochs(settings: Hyperparameters, preset: Preset, epochs: int, steps_per_epoch: int) -> float:
+    if settings.warmup_epochs is not None:
+        return settings.warmup_epochs
+    total = settings.max_steps if settings.max_steps is not None else epochs * steps_per_epoch
     # People give far more epochs than maxTrainingTime allows: the rate must not rise for most of that time.
     steps = min(preset.warmup_share * total, preset.warmup_share / 0.05 * MAX_WARMUP_STEPS)
     return steps / steps_per_epoch
 
 
 def _training_size(size: int, augmentation: Augmentation, preset: Preset) -> int:
-    """The side to train at under strong cropping: 176 for 224, as crops show things larger than they are.
+    """Return the side to train at under strong cropping: 176 for 224, as crops show things larger than they are.
 
     Smaller is faster, and better too: https://arxiv.org/abs/1906.06423.
     """
@@ -290,5 +292,5 @@ def _training_size(size: int, augmentation: Augmentation, preset: Preset) -> int
     return size if preset.has_auxiliary(size) and not preset.has_auxiliary(smaller) else smaller
 
 
-def _or(given: float | None, default: float) -> float:
-    return default if given is None else given
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,4 +1,4 @@
-"""A job that trains nothing: it evaluates the model it was given, in the form in which that is served."""
+"""The ``train`` command with ``evaluateOnly``: evaluates a model in the form in which it is served."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ _WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 
 
 def evaluate(context: RunContext) -> dict[str, Any]:
-    """Evaluates `initialModel` on the held-out images and reports on it; nothing is trained, exported or registered.
+    """Evaluate ``initialModel`` on the held-out images and report on it; nothing is trained, exported or registered.
 
     Takes a model folder of a training (its model.onnx, also in int8), any folder with an ONNX model and its classes,
-    and the weights in a checkpoint of a training. Raises BadConfig where nothing says which classes the model knows,
-    or it does not know those of the images. Of several processes, the leader evaluates alone.
+    and the weights in a checkpoint of a training. Of several processes, the leader evaluates alone.
+
+    Raises:
+        BadConfig: the classes of the model are not known, or it does not know those of the images.
     """
-    folder = _exported(context)
+    folder = _find_exported_model(context)
     start = context.started_from() if folder is None else None
     classifier = None
     if context.world.is_leader:
-        classifier = _fetched(context, folder) if start is None else _from_weights(start)
-        context.progress.update(initialModel=_document(context) if start is None else start.document())
+        classifier = _fetch_served_model(context, folder) if start is None else _classifier_from_weights(start)
+        context.progress.update(initialModel=_start_document(context) if start is None else start.document())
     dataset = context.dataset(("validation", "test"))
     if classifier is None:
         return {}
     with opened_record(context, origin=_origin(context)) as record:
-        return _report(context, classifier, dataset.with_classes(classifier.classes), record)
+        return _report_evaluation(context, classifier, dataset.with_classes(classifier.classes), record)
 
 
-def _exported(context: RunContext) -> Folder | None:
-    """The folder with the model as it is served; None where there are only weights."""
+def _find_exported_model(context: RunContext) -> Folder | None:
+    """Return the folder with the model as it is served; None if there are only weights."""
     uri = context.config.initial_model.uri if context.config.initial_model else None
     if uri is None or uri.endswith(_WEIGHT_FILES):
         return None
@@ -54,17 +56,17 @@ def _exported(context: RunContext) -> Folder | None:
     return find_model(uri, context.open)
 
 
-def _fetched(context: RunContext, folder: Folder | None) -> Classifier:
-    wanted = context.config.initial_model
+def _fetch_served_model(context: RunContext, folder: Folder | None) -> Classifier:
+    initial_model = context.config.initial_model
     assert folder is not None
-    assert wanted is not None
+    assert initial_model is not None
     scratch = context.scratch / "evaluated"
     scratch.mkdir()
-    return fetch_classifier(folder, scratch, digest=wanted.digest)
+    return fetch_classifier(folder, scratch, digest=initial_model.digest)
 
 
-def _from_weights(start: Initial) -> Classifier:
-    """A network with the weights of a checkpoint, which no file that is served holds yet."""
+def _classifier_from_weights(start: Initial) -> Classifier:
+    """Build a network with the weights of a checkpoint, which no served file holds yet."""
     if start.preset is None or start.preprocess is None:
         raise BadConfig(
             "InvalidConfig",
@@ -84,30 +86,32 @@ def _from_weights(start: Initial) -> Classifier:
     )
 
 
-def _report(context: RunContext, classifier: Classifier, dataset: LocalDataset, record: RunRecord) -> dict[str, Any]:
+def _report_evaluation(
+    context: RunContext, classifier: Classifier, dataset: LocalDataset, record: RunRecord
+) -> dict[str, Any]:
     context.progress.update(stage="evaluating")
     images = HeldOutImages.of(dataset, classifier.preprocess, context.shutdown, budget=context.memory)
-    judgement = images.judge(classifier.network)
+    evaluation = images.evaluate(classifier.network)
     note = f"{_origin(context)} was evaluated as it is, in {classifier.data_type}; nothing was trained."
     notes = tuple(filter(None, (note, unreadable_note(dataset.unreadable_keys))))
-    about = ReportMetadata(
+    metadata = ReportMetadata(
         title=report_title(context),
         preset=classifier.preset or "ONNX",
         metric=context.config.metric,
         best_epoch=None,
         dataset=dataset,
-        validation=judgement.validation,
-        test=judgement.test,
+        validation=evaluation.validation,
+        test=evaluation.test,
         data_type=classifier.data_type,
         notes=notes,
     )
-    metrics = judgement.final.metrics
-    record.report(publish_reports(context, about), metrics, evaluated_on=judgement.split)
+    metrics = evaluation.final.metrics
+    record.report(publish_reports(context, metadata), metrics, evaluated_on=evaluation.split)
     uri = context.config.initial_model.uri if context.config.initial_model else None
     more = {
         "model": {"name": None, "version": None, "uri": uri, "digest": classifier.digest},
         "metrics": metrics,
-        "evaluatedOn": judgement.split,
+        "evaluatedOn": evaluation.split,
         "dataType": classifier.data_type,
         "notes": list(notes),
     }
@@ -115,9 +119,9 @@ def _report(context: RunContext, classifier: Classifier, dataset: LocalDataset, 
 
 
 def _origin(context: RunContext) -> str:
-    wanted = context.config.initial_model
-    return (wanted.origin or wanted.uri or "the model") if wanted is not None else "the model"
+    initial_model = context.config.initial_model
+    return (initial_model.origin or initial_model.uri or "the model") if initial_model is not None else "the model"
 
 
-def _document(context: RunContext) -> dict[str, str]:
+def _start_document(context: RunContext) -> dict[str, str]:
     return {"kind": "Model", "origin": _origin(context), "warning": ""}

@@ -1,4 +1,4 @@
-"""The `register` command: hands a finished training to MLflow, which could not be reached when it ended."""
+"""The ``register`` command: hands a finished training to MLflow, which could not be reached when it ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bloomery_trainer.storage import S3Access, open_folder
 
 
 def register(config: TrainConfig) -> dict[str, Any]:
-    """Registers what lies in the output folder and returns the training's result, now with its model version."""
+    """Register what lies in the output folder and return the training's result, now with its model version."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise BadConfig("InvalidTrackingUri", "MLFLOW_TRACKING_URI is not set: there is nowhere to register to")
     from bloomery_trainer.publish.deferred import register_later

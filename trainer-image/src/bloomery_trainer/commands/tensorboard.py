@@ -1,4 +1,4 @@
-"""The `tensorboard` command: shows the curves that a training left in its output folder, also while it goes on."""
+"""The ``tensorboard`` command: shows the curves that a training left in its output folder, also while it goes on."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _RELOAD_SECONDS = 10
 
 
 def run(output_uri: str, *, port: int, prefix: str) -> int:
-    """Serves TensorBoard for `output_uri`/tensorboard on all addresses until SIGTERM; returns its exit code.
+    """Serve TensorBoard for ``output_uri``/tensorboard on all addresses until SIGTERM; return its exit code.
 
     Args:
         output_uri: a training's output folder; it may be empty still.
         port: to listen on.
-        prefix: the path under which it is published, such as `/demo/flowers`; empty for `/`.
+        prefix: the path under which it is published, such as ``/demo/flowers``; empty for ``/``.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     ended = threading.Event()
@@ -35,7 +35,7 @@ def run(output_uri: str, *, port: int, prefix: str) -> int:
         mirror = Path(scratch) / "events"
         mirror.mkdir()
         threading.Thread(target=_follow, args=(output_uri, mirror, ended), name="mirror", daemon=True).start()
-        # The process of its own is what ends at once, whatever TensorBoard is doing.
+        # A process of its own can be ended immediately, whatever TensorBoard is doing.
         board = subprocess.Popen(_command(mirror, port=port, prefix=prefix), env={**os.environ, "TMPDIR": scratch})
         signal.signal(signal.SIGTERM, lambda *_: board.terminate())
         try:
@@ -48,7 +48,7 @@ def run(output_uri: str, *, port: int, prefix: str) -> int:
 
 
 def copy_new(output: Folder, mirror: Path) -> int:
-    """Brings the local files up to what the folder has; returns how many were new or had grown.
+    """Bring the local files up to what the folder has; return how many were new or had grown.
 
     A file that has grown is extended in place, as TensorBoard reads on where it was.
     """
@@ -65,15 +65,15 @@ def copy_new(output: Folder, mirror: Path) -> int:
 
 
 def _follow(output_uri: str, mirror: Path, ended: threading.Event) -> None:
-    complaint = None
+    last_error = None
     while not ended.is_set():
         try:
             copy_new(open_folder(output_uri, S3Access.from_environment(os.environ), create=True), mirror)
-            complaint = None
+            last_error = None
         except (TrainerError, OSError) as error:
-            if str(error) != complaint:
-                complaint = str(error)
-                logger.warning("%s", complaint)
+            if str(error) != last_error:
+                last_error = str(error)
+                logger.warning("%s", last_error)
         ended.wait(_POLL_SECONDS)
 
 

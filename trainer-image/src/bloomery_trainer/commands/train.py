@@ -1,4 +1,4 @@
-"""The `train` command, from its configuration to the result: each step in its own function, in order."""
+"""The ``train`` command, from its configuration to the result: each step in its own function, in order."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from bloomery_trainer import model_folder
 from bloomery_trainer.commands import evaluate
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.data.dataset import LocalDataset
-from bloomery_trainer.data.loader import normalise, views
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.images import views
 from bloomery_trainer.distributed.world import World, joined, leads, peers_watched
 from bloomery_trainer.engine import training
 from bloomery_trainer.engine.attempts import counted_start
 from bloomery_trainer.engine.context import RunContext, build_run_context
 from bloomery_trainer.engine.evaluation import TOP_K
-from bloomery_trainer.engine.held_out import HeldOutImages, Judgement
+from bloomery_trainer.engine.held_out import EvaluationResult, HeldOutImages
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.models import export, quantize
@@ -38,7 +39,7 @@ from bloomery_trainer.models.quantize import Quantization
 from bloomery_trainer.output import LOG, RESULT, model_uri
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.publish.mlflow_publisher import TrainedModel
-from bloomery_trainer.publish.results import opened_record, publish_reports, report_about, write_result
+from bloomery_trainer.publish.results import opened_record, publish_reports, report_metadata, write_result
 from bloomery_trainer.publish.run_record import RunRecord
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
@@ -49,33 +50,33 @@ _EXAMPLES = 8
 
 
 def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[str, Any]:
-    """Trains, evaluates, writes and registers a model; returns the result for the termination message.
+    """Train, evaluate, write and register a model; return the result for the termination message.
 
     Where the output holds this job's result already, a pod came that far before: it is returned as it is. Of
     several processes, the leader returns the result, the others an empty one.
     """
     access = S3Access.from_environment(os.environ)
     output = open_folder(config.output.uri, access, create=True)
-    done = _earlier_result(config, output)
+    done = _read_earlier_result(config, output)
     if done is not None:
         logger.info("this job has ended before; its result stands")
         return done
     with ExitStack() as stack:
-        scratch = _scratch(stack)
+        scratch = _open_scratch(stack)
         starts = 0
         if leads(config, os.environ):
             starts = stack.enter_context(counted_start(output, only_evaluates=config.evaluate_only))
         world = stack.enter_context(joined(config, os.environ))
         if world.is_leader:
-            stack.enter_context(_logged(config, access, scratch))
+            stack.enter_context(_log_kept_in_output(config, access, scratch))
         stack.enter_context(peers_watched())
         progress.update(stage="reading")
         context = build_run_context(config, progress, shutdown, world, access, scratch)
         return _run(replace(context, starts=starts))
 
 
-def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
-    """Raises BadConfig where the output folder is another job's."""
+def _read_earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:
+    """Raise BadConfig if the output folder is another job's."""
     content = output.read_if_there(RESULT)
     if content is None:
         return None
@@ -87,8 +88,8 @@ def _earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | Non
     return result
 
 
-def _scratch(stack: ExitStack) -> Path:
-    """A local folder; the processes of one node share theirs."""
+def _open_scratch(stack: ExitStack) -> Path:
+    """Return a local folder; the processes of one node share theirs."""
     shared = os.environ.get("BLOOMERY_SCRATCH")
     return Path(shared or stack.enter_context(tempfile.TemporaryDirectory(prefix="bloomery-")))
 
@@ -103,47 +104,47 @@ def _run(context: RunContext) -> dict[str, Any]:
     context = training.with_recipe(context, dataset, start)
     context.progress.update(recipe=context.recipe.parameters())
     with opened_record(context, origin=initial.origin) as record:
-        _refuse_unfit(context, dataset)
-        fitted = training.train_model(context, dataset, start, record)
+        _require_usable_metric(context, dataset)
+        result = training.train_model(context, dataset, start, record)
         if initial.warning:
             logger.warning("%s", initial.warning)
-            fitted = replace(fitted, notes=(initial.warning, *fitted.notes))
-        return _publish(context, dataset, fitted, record)
+            result = replace(result, notes=(initial.warning, *result.notes))
+        return _publish(context, dataset, result, record)
 
 
-def _publish(context: RunContext, dataset: LocalDataset, fitted: TrainingResult, record: RunRecord) -> dict[str, Any]:
-    """Exports the best weights, evaluates the exported file, and hands it over; all by the leader."""
+def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult, record: RunRecord) -> dict[str, Any]:
+    """Export the best weights, evaluate the exported file, and hand it over; all by the leader."""
     if not context.world.is_leader:
         return {}
     held_out = HeldOutImages.of(dataset, context.preprocess, context.shutdown, budget=context.memory)
-    folder = _export(context, _plain(fitted.model), dataset, held_out)
-    exported = _evaluated(context, dataset, folder, held_out)
+    folder = _export(context, result.model, dataset, held_out)
+    exported = _evaluate_exported(context, dataset, folder, held_out)
     if exported.quantization is not None:
         record.log(exported.quantization.metrics(), 0)
-        fitted = replace(fitted, notes=(*fitted.notes, exported.quantization.sentence))
+        result = replace(result, notes=(*result.notes, exported.quantization.sentence))
     for name in model_folder.FILES:
         context.output.upload(folder / name, f"model/{name}")
-    judgement = exported.judgement
-    about = report_about(context, dataset, judgement, fitted, data_type=exported.data_type)
+    evaluation = exported.evaluation
+    report = report_metadata(context, dataset, evaluation, result, data_type=exported.data_type)
     model = TrainedModel(
         folder=folder,
-        reports=publish_reports(context, about),
+        reports=publish_reports(context, report),
         digest=model_folder.digest(model_folder.file_digests(folder)),
         classes=len(dataset.classes),
-        metrics=judgement.final.metrics,
-        evaluation=judgement.final,
-        evaluated_on=judgement.split,
+        metrics=evaluation.final.metrics,
+        evaluation=evaluation.final,
+        evaluated_on=evaluation.split,
         quantization=exported.quantization.document() if exported.quantization else None,
     )
     context.progress.update(stage="registering")
-    return _finish(context, record, model, fitted, dataset)
+    return _finish(context, record, model, result, dataset)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Exported:
     """The answers of the file that will be served, and how it came to its form."""
 
-    judgement: Judgement
+    evaluation: EvaluationResult
     quantization: Quantization | None
 
     @property
@@ -155,50 +156,52 @@ def _export(context: RunContext, model: nn.Module, dataset: LocalDataset, held_o
     folder = context.scratch / "model"
     folder.mkdir()
     examples = held_out.examples(_EXAMPLES)
+    # On the CPU in the usual memory layout, whatever suited the device.
+    model = model.cpu().to(memory_format=torch.contiguous_format)
     export.write_model(folder, model, classes=dataset.classes, preprocess=context.preprocess, examples=examples)
     return folder
 
 
-def _evaluated(context: RunContext, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
-    """Evaluates model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
+def _evaluate_exported(context: RunContext, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
+    """Evaluate model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
     model = folder / model_folder.MODEL
     wants_int8 = context.config.output.quantization == "Int8"
     earlier = quantize.recorded(context.output, folder, uid=context.config.uid) if wants_int8 else None
     if earlier is not None:
         logger.info("the form of the model was decided by an earlier start")
     context.progress.update(stage="evaluating")
-    judgement = held_out.judge(export.OnnxNetwork(model))
+    evaluation = held_out.evaluate(export.OnnxNetwork(model))
     if earlier is not None or not wants_int8:
-        return _Exported(judgement=judgement, quantization=earlier)
+        return _Exported(evaluation=evaluation, quantization=earlier)
     context.progress.update(stage="quantizing")
-    quantization, judgement = _quantize(context, dataset, model, held_out, judgement)
+    quantization, evaluation = _quantize(context, dataset, model, held_out, evaluation)
     # How fast a form is depends on the moment: a start after this one must not decide otherwise.
     quantize.record(quantization, context.output, folder, uid=context.config.uid)
-    return _Exported(judgement=judgement, quantization=quantization)
+    return _Exported(evaluation=evaluation, quantization=quantization)
 
 
 def _quantize(
-    context: RunContext, dataset: LocalDataset, model: Path, held_out: HeldOutImages, judgement: Judgement
-) -> tuple[Quantization, Judgement]:
-    """Puts the model's int8 form in its place if that is worth while; returns what came of it, and the answers of
+    context: RunContext, dataset: LocalDataset, model: Path, held_out: HeldOutImages, evaluation: EvaluationResult
+) -> tuple[Quantization, EvaluationResult]:
+    """Put the model's int8 form in its place if that is worth while; return what came of it, and the answers of
     the model that is there now.
     """
     candidate = context.scratch / "int8.onnx"
     quantize.write_int8(model, candidate, _calibration_images(context, dataset))
     logger.info("the same in int8:")
-    other = held_out.judge(export.OnnxNetwork(candidate))
+    other = held_out.evaluate(export.OnnxNetwork(candidate))
     float_ms, int8_ms = quantize.milliseconds(model, candidate)
     metric = context.config.metric
     quantization = Quantization(
         metric=metric,
-        split=judgement.split,
-        float32=quantize.ModelVariantStats(value=judgement.final.metrics[metric], milliseconds=float_ms),
+        split=evaluation.split,
+        float32=quantize.ModelVariantStats(value=evaluation.final.metrics[metric], milliseconds=float_ms),
         int8=quantize.ModelVariantStats(value=other.final.metrics[metric], milliseconds=int8_ms),
         calibration_images=min(quantize.CALIBRATION_IMAGES, len(dataset.splits["train"])),
     )
     logger.info("%s", quantization.sentence)
     if not quantization.kept:
-        return quantization, judgement
+        return quantization, evaluation
     candidate.replace(model)
     return quantization, other
 
@@ -211,26 +214,26 @@ def _calibration_images(context: RunContext, dataset: LocalDataset) -> Iterator[
 
 
 def _finish(
-    context: RunContext, record: RunRecord, model: TrainedModel, fitted: TrainingResult, dataset: LocalDataset
+    context: RunContext, record: RunRecord, model: TrainedModel, result: TrainingResult, dataset: LocalDataset
 ) -> dict[str, Any]:
-    """Registers the model, completes its directory, and only then writes the result."""
+    """Register the model, complete its directory, and only then write the result."""
     version = record.register(model)
     promoted = record.promote(version, model, lambda: dataset) if version is not None else None
-    about = _about(context, record, model, version)
-    context.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, about))
+    metadata = _model_metadata(context, record, model, version)
+    context.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, metadata))
     more = {
-        "model": {**about["model"], "uri": model_uri(context.config), "digest": model.digest},
+        "model": {**metadata["model"], "uri": model_uri(context.config), "digest": model.digest},
         "metrics": model.metrics,
         "evaluatedOn": model.evaluated_on,
         "promoted": promoted,
         "quantization": model.quantization,
-        "notes": list(fitted.notes),
+        "notes": list(result.notes),
     }
-    return write_result(context, record, fitted, more)
+    return write_result(context, record, result, more)
 
 
-def _about(context: RunContext, record: RunRecord, model: TrainedModel, version: str | None) -> dict[str, Any]:
-    """Where the model comes from, for its metadata."""
+def _model_metadata(context: RunContext, record: RunRecord, model: TrainedModel, version: str | None) -> dict[str, Any]:
+    """Return the origin of the model, for its metadata."""
     config = context.config
     return {
         "preset": config.preset,
@@ -247,12 +250,7 @@ def _about(context: RunContext, record: RunRecord, model: TrainedModel, version:
     }
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    """The model on the CPU in the usual memory layout, whatever suited the device."""
-    return model.cpu().to(memory_format=torch.contiguous_format)
-
-
-def _refuse_unfit(context: RunContext, dataset: LocalDataset) -> None:
+def _require_usable_metric(context: RunContext, dataset: LocalDataset) -> None:
     if context.config.metric == "top5" and len(dataset.classes) <= TOP_K:
         raise BadConfig(
             "InvalidConfig",
@@ -262,8 +260,8 @@ def _refuse_unfit(context: RunContext, dataset: LocalDataset) -> None:
 
 
 @contextmanager
-def _logged(config: TrainConfig, access: S3Access, scratch: Path) -> Iterator[None]:
-    """Keeps this run's log as a file, and leaves it in the output folder however the run ends."""
+def _log_kept_in_output(config: TrainConfig, access: S3Access, scratch: Path) -> Iterator[None]:
+    """Keep this run's log as a file, and leave it in the output folder however the run ends."""
     path = scratch / LOG
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

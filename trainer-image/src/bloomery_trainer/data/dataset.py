@@ -43,29 +43,29 @@ _RECORD = np.dtype(
 class ImageFiles:
     """The images of one split, still encoded, readable at random from any thread or forked process.
 
-    `records` is a structured array of `_RECORD`: a million images take 38 MB. `shards` are the files that hold them.
+    ``records`` is a structured array of ``_RECORD``: a million images take 38 MB. ``shards`` are the files with them.
     """
 
     records: NDArray[Any]
     shards: tuple[Path, ...]
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.records)
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file."""
+        """Return the bytes of one image file."""
         record = self.records[index]
-        return _read(self.shards[record["shard"]], offset=int(record["offset"]), size=int(record["size"]))
+        return _read_range(self.shards[record["shard"]], offset=int(record["offset"]), size=int(record["size"]))
 
     def key(self, index: int) -> str:
-        """What the image was called at its source."""
+        """Return the name of the image at its source."""
         record = self.records[index]
         shard = self.shards[record["shard"]]
-        return _read(shard, offset=int(record["key_offset"]), size=int(record["key_size"])).decode()
+        return _read_range(shard, offset=int(record["key_offset"]), size=int(record["key_size"])).decode()
 
     def subset(self, indices: Sequence[int] | NDArray[Any]) -> ImageFiles:
-        """The images at these positions, in that order; a boolean array [N] selects those where it is true."""
+        """Return the images at these positions, in that order; a boolean array [N] selects those where it is true."""
         return replace(self, records=self.records[np.asarray(indices)])
 
     @property
@@ -83,7 +83,7 @@ class ImageFiles:
 class LocalDataset:
     """One or several dataset versions, ready to be read as one.
 
-    `unreadable` names, for each split, the images that could not be decoded and were left out of it.
+    ``unreadable`` names, for each split, the images that could not be decoded and were left out of it.
     """
 
     parts: tuple[DatasetVersion, ...]
@@ -97,11 +97,14 @@ class LocalDataset:
         return tuple(key for keys in self.unreadable.values() for key in keys)
 
     def with_classes(self, classes: Sequence[str]) -> LocalDataset:
-        """The same images with their labels in the order of a model's classes.
+        """Return the same images with their labels in the order of a model's classes.
 
-        Names are compared in Unicode's normal form C. Raises BadConfig where a class is none of the model's.
+        Names are compared in Unicode's normal form C.
+
+        Raises:
+            BadConfig: a class is none of the model's.
         """
-        normalised, own = _normalised(classes), _normalised(self.classes)
+        normalised, own = _normalise_names(classes), _normalise_names(self.classes)
         unknown = [name for name, normal in zip(self.classes, own, strict=True) if normal not in normalised]
         if unknown:
             raise BadConfig(
@@ -109,7 +112,7 @@ class LocalDataset:
                 f"the model has no class {unknown[0]!r}; it has {', '.join(map(repr, classes[:20]))}. Name the classes "
                 "to evaluate in datasets[].classes",
             )
-        labels = _labels(own, own, normalised)
+        labels = _map_labels(own, own, normalised)
 
         def relabelled(files: ImageFiles) -> ImageFiles:
             records = files.records.copy()
@@ -120,17 +123,17 @@ class LocalDataset:
         return replace(self, classes=tuple(classes), splits=splits)
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Images by dataset, class and split: `counts()["flowers"]["roses"]["train"]`."""
-        found = {part.name: {name: dict.fromkeys(self.splits, 0) for name in self.classes} for part in self.parts}
+        """Return images by dataset, class and split: ``counts()["flowers"]["roses"]["train"]``."""
+        counts = {part.name: {name: dict.fromkeys(self.splits, 0) for name in self.classes} for part in self.parts}
         for split, files in self.splits.items():
             pairs, numbers = np.unique(np.stack([files.parts, files.labels]), axis=1, return_counts=True)
             for (part, label), number in zip(pairs.T.tolist(), numbers.tolist(), strict=True):
-                found[self.parts[part].name][self.classes[label]][split] = number
-        return found
+                counts[self.parts[part].name][self.classes[label]][split] = number
+        return counts
 
 
 def fetch(
-    wanted: Sequence[DatasetVersion],
+    versions: Sequence[DatasetVersion],
     open_version: Callable[[str], Folder],
     scratch: Path,
     *,
@@ -140,63 +143,73 @@ def fetch(
     reserved_bytes: int = 0,
     least_classes: int = 2,
 ) -> LocalDataset:
-    """Downloads the shards of the splits to `scratch`, checks their digests, and indexes them.
+    """Download the shards of the splits to ``scratch``, check their digests, and index them.
 
     Args:
-        wanted: the versions to join.
+        versions: those to join.
         open_version: opens a version's folder by its address.
         scratch: an existing local folder.
-        splits: their names, such as `train`.
+        splits: their names, such as ``train``.
         download: without it, another process has done so already.
         scratch_bytes: what the folder may hold, where that is less than its file system has free.
         reserved_bytes: what checkpoints and the model will need of it besides the images.
         least_classes: training needs two, evaluation is content with one.
 
-    A split that no dataset has is left out of the result. Raises BadConfig where a version or a class is not there
-    or the images do not fit on the disk, BadData where a shard is damaged or train or validation is empty.
+    A split that no dataset has is left out of the result.
+
+    Raises:
+        BadConfig: a version or a class is not there, or the images do not fit on the disk.
+        BadData: a shard is missing, or train or validation is empty.
+        Unavailable: a shard is damaged.
     """
-    manifests = [_manifest(version, open_version(version.uri)) for version in wanted]
+    manifests = [_read_manifest(version, open_version(version.uri)) for version in versions]
     if download:
-        _require_room(_shards(manifests, splits), scratch, scratch_bytes=scratch_bytes, reserved_bytes=reserved_bytes)
-    chosen = [_chosen(version, manifest) for version, manifest in zip(wanted, manifests, strict=True)]
+        _require_room(
+            _list_shards(manifests, splits), scratch, scratch_bytes=scratch_bytes, reserved_bytes=reserved_bytes
+        )
+    chosen = [_choose_classes(version, manifest) for version, manifest in zip(versions, manifests, strict=True)]
     classes = tuple(sorted({name for names in chosen for name in names}))
     if len(classes) < least_classes:
-        raise BadData("TooFewClasses", f"{_names(wanted)}: only the class {' '.join(classes)} is left to train on")
-    found: dict[str, ImageFiles] = {}
-    for split in splits:
+        raise BadData(
+            "TooFewClasses", f"{_dataset_names(versions)}: only the class {' '.join(classes)} is left to train on"
+        )
+
+    def fetch_split(split: str) -> ImageFiles:
         parts = [
             _fetch_part(
                 manifest["shards"].get(split, []),
                 open_version(version.uri),
                 scratch / str(number),
-                labels=_labels(manifest["classes"], names, classes),
+                labels=_map_labels(manifest["classes"], names, classes),
                 part=number,
                 download=download,
             )
-            for number, (version, manifest, names) in enumerate(zip(wanted, manifests, chosen, strict=True))
+            for number, (version, manifest, names) in enumerate(zip(versions, manifests, chosen, strict=True))
         ]
-        found[split] = _joined(parts)
+        return _join_parts(parts)
+
+    joined = {split: fetch_split(split) for split in splits}
     for split in ("train", "validation"):
-        if split in found and not len(found[split]):
-            raise BadData("NoImages", f"{_names(wanted)}: there are no {split} images")
-    return LocalDataset(tuple(wanted), classes, {split: files for split, files in found.items() if len(files)})
+        if split in joined and not len(joined[split]):
+            raise BadData("NoImages", f"{_dataset_names(versions)}: there are no {split} images")
+    return LocalDataset(tuple(versions), classes, {split: files for split, files in joined.items() if len(files)})
 
 
-def _names(wanted: Sequence[DatasetVersion]) -> str:
-    return f"dataset{'s'[: len(wanted) != 1]} {', '.join(version.name for version in wanted)}"
+def _dataset_names(versions: Sequence[DatasetVersion]) -> str:
+    return f"dataset{'s'[: len(versions) != 1]} {', '.join(version.name for version in versions)}"
 
 
-def _manifest(wanted: DatasetVersion, folder: Folder) -> dict[str, Any]:
+def _read_manifest(version: DatasetVersion, folder: Folder) -> dict[str, Any]:
     content = folder.read_if_there("manifest.json")
     if content is None:
-        raise BadConfig("DatasetNotFound", f"there is no prepared dataset (manifest.json) under {wanted.uri}")
+        raise BadConfig("DatasetNotFound", f"there is no prepared dataset (manifest.json) under {version.uri}")
     manifest: dict[str, Any] = json.loads(content)
-    if manifest["version"] != wanted.version:
-        raise BadConfig("DatasetNotFound", f"{wanted.uri} holds version {manifest['version']}, not {wanted.version}")
+    if manifest["version"] != version.version:
+        raise BadConfig("DatasetNotFound", f"{version.uri} holds version {manifest['version']}, not {version.version}")
     return manifest
 
 
-def _shards(manifests: Sequence[Mapping[str, Any]], splits: tuple[str, ...]) -> list[Mapping[str, Any]]:
+def _list_shards(manifests: Sequence[Mapping[str, Any]], splits: tuple[str, ...]) -> list[Mapping[str, Any]]:
     return [shard for manifest in manifests for split in splits for shard in manifest["shards"].get(split, [])]
 
 
@@ -224,27 +237,26 @@ def _require_room(
         )
 
 
-def _chosen(wanted: DatasetVersion, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes to use of a version, as its manifest spells them; all in Unicode's normal form C."""
+def _choose_classes(version: DatasetVersion, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the classes to use of a version, as its manifest spells them; all in Unicode's normal form C."""
     known = manifest["classes"]
-    spelling = dict(zip(_normalised(known), known, strict=True))
-    missing = [
-        name for name, normal in zip(wanted.classes, _normalised(wanted.classes), strict=True) if normal not in spelling
-    ]
+    spelling = dict(zip(_normalise_names(known), known, strict=True))
+    requested = _normalise_names(version.classes)
+    missing = [name for name, normal in zip(version.classes, requested, strict=True) if normal not in spelling]
     if missing:
         raise BadConfig(
             "ClassNotFound",
-            f"dataset {wanted.name} has no class {missing[0]!r}; it has {', '.join(map(repr, known[:20]))}",
+            f"dataset {version.name} has no class {missing[0]!r}; it has {', '.join(map(repr, known[:20]))}",
         )
-    return tuple(spelling[name] for name in _normalised(wanted.classes)) or tuple(known)
+    return tuple(spelling[name] for name in requested) or tuple(known)
 
 
-def _normalised(names: Sequence[str]) -> tuple[str, ...]:
+def _normalise_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def _labels(known: Sequence[str], chosen: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
-    """For each class index of one dataset, its index among all classes; -1 for a class that is not used."""
+def _map_labels(known: Sequence[str], chosen: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
+    """Map each class index of one dataset to its index among all classes; -1 for a class that is not used."""
     index = {name: number for number, name in enumerate(classes)}
     return np.array([index[name] if name in chosen else -1 for name in known], np.int32)
 
@@ -274,14 +286,14 @@ def _fetch_part(
 
     tables, paths = [np.empty(0, _RECORD)], []
     for number, path in enumerate(map_in_order(fetched, shards, threads=_DOWNLOADS)):
-        table = _index(path)
+        table = _index_shard(path)
         table["shard"], table["part"], table["label"] = number, part, labels[table["label"]]
         tables.append(table[table["label"] >= 0])
         paths.append(path)
     return ImageFiles(np.concatenate(tables), tuple(paths))
 
 
-def _joined(parts: Sequence[ImageFiles]) -> ImageFiles:
+def _join_parts(parts: Sequence[ImageFiles]) -> ImageFiles:
     tables: list[NDArray[Any]] = []
     shards: tuple[Path, ...] = ()
     for files in parts:
@@ -292,7 +304,7 @@ def _joined(parts: Sequence[ImageFiles]) -> ImageFiles:
     return ImageFiles(np.concatenate(tables), shards)
 
 
-def _read(path: Path, *, offset: int, size: int) -> bytes:
+def _read_range(path: Path, *, offset: int, size: int) -> bytes:
     # Opened anew for each image, which takes microseconds: a set of a million images has more shards than a process
     # may have descriptors.
     descriptor = os.open(path, os.O_RDONLY)
@@ -302,16 +314,16 @@ def _read(path: Path, *, offset: int, size: int) -> bytes:
         os.close(descriptor)
 
 
-def _index(path: Path) -> NDArray[Any]:
+def _index_shard(path: Path) -> NDArray[Any]:
     members: dict[str, dict[str, tarfile.TarInfo]] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             name, _, ending = member.name.partition(".")
             members.setdefault(name, {})[ending] = member
-        return np.array([_record(tar, entry) for entry in members.values()], _RECORD)
+        return np.array([_shard_record(tar, entry) for entry in members.values()], _RECORD)
 
 
-def _record(tar: tarfile.TarFile, entry: dict[str, tarfile.TarInfo]) -> tuple[int, ...]:
+def _shard_record(tar: tarfile.TarFile, entry: dict[str, tarfile.TarInfo]) -> tuple[int, ...]:
     label, key = entry.pop("cls"), entry.pop("txt")
     (image,) = entry.values()
     file = tar.extractfile(label)

@@ -1,4 +1,4 @@
-"""Which devices this pod was given, and whether this build of PyTorch can use them."""
+"""The devices that this pod was given, and whether this build of PyTorch can use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DRIVERS = {11: 450, 12: 525, 13: 580}
 
 @dataclass(frozen=True, kw_only=True)
 class Gpus:
-    """What the pod was given and what PyTorch sees of it.
+    """The GPUs that the pod was given, and those that PyTorch sees.
 
     Attributes:
         assigned: whether the container runtime gave this pod GPUs.
@@ -36,10 +36,10 @@ class Gpus:
 
 
 def assigned_gpus(environment: Mapping[str, str], device_files: Iterable[str]) -> bool:
-    """Whether the container runtime gave this container GPUs.
+    """Return whether the container runtime gave this container GPUs.
 
-    `CUDA_VISIBLE_DEVICES` set to nothing or to -1 asks for the processor. `NVIDIA_VISIBLE_DEVICES=all` says nothing:
-    images set it for nodes of any kind.
+    ``CUDA_VISIBLE_DEVICES`` set to nothing or to -1 asks for the processor. ``NVIDIA_VISIBLE_DEVICES=all`` means
+    nothing: images set it for nodes of any kind.
     """
     if environment.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1", "NoDevFiles"):
         return False
@@ -49,13 +49,13 @@ def assigned_gpus(environment: Mapping[str, str], device_files: Iterable[str]) -
 
 
 def uses_mig(environment: Mapping[str, str]) -> bool:
-    """Whether the container was given slices of a GPU."""
+    """Return whether the container was given slices of a GPU."""
     names = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
     return any(part.strip().startswith("MIG-") for name in names for part in environment.get(name, "").split(","))
 
 
 def detect(environment: Mapping[str, str] = os.environ, *, devices: Path = Path("/dev")) -> Gpus:
-    """Asks the container's environment, the driver and CUDA; makes no CUDA context."""
+    """Ask the container's environment, the driver and CUDA; make no CUDA context."""
     assigned = assigned_gpus(environment, (path.name for path in devices.glob("nvidia*")))
     if torch.cuda.is_available():
         # device_count() counts by NVML until CUDA is initialised; of MIG slices, CUDA gives a process only one.
@@ -69,7 +69,7 @@ def detect(environment: Mapping[str, str] = os.environ, *, devices: Path = Path(
 
 
 def require_usable(gpus: Gpus) -> None:
-    """Raises BadConfig where the pod was given GPUs that CUDA cannot use: training would take days on the processor."""
+    """Raise BadConfig if the pod was given GPUs that CUDA cannot use: training would take days on the processor."""
     if not gpus.assigned or gpus.cuda > 0:
         return
     raise BadConfig(
@@ -81,7 +81,7 @@ def require_usable(gpus: Gpus) -> None:
 
 
 def require_kernels(device: int) -> None:
-    """Raises BadConfig where PyTorch has no kernels for that CUDA device; called in the process that will use it."""
+    """Raise BadConfig if PyTorch has no kernels for that CUDA device; called in the process that will use it."""
     capability = torch.cuda.get_device_capability(device)
     if not has_kernels(capability, torch.cuda.get_arch_list()):
         raise BadConfig(
@@ -93,16 +93,16 @@ def require_kernels(device: int) -> None:
 
 
 def has_kernels(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
-    """Whether a build with these architectures (`sm_80`, `compute_90`, …) runs on a device of that capability.
+    """Return whether a build for these architectures (``sm_80``, ``compute_90``) runs on a device of that capability.
 
-    Machine code runs on the same major version from its minor version on, PTX (`compute_…`) on everything newer;
+    Machine code runs on the same major version from its minor version on, PTX (``compute_…``) on everything newer;
     a letter behind the number binds to one version alone (CUDA Programming Guide, "Compute Capabilities").
     """
     return any(_runs_on(architecture, capability) for architecture in architectures)
 
 
 def process_count(gpus: Gpus) -> int:
-    """Training processes for this node: one for each GPU, one for MIG slices, one without GPUs.
+    """Return the number of training processes for this node: one for each GPU, one for MIG slices, one without GPUs.
 
     NCCL does not connect slices, and CUDA gives a process only one of them.
     """
@@ -112,7 +112,7 @@ def process_count(gpus: Gpus) -> int:
 
 
 def required_driver() -> str:
-    """The oldest driver that this build of PyTorch works with, as a sentence."""
+    """Return the oldest driver that this build of PyTorch works with, as a sentence."""
     version = torch.version.cuda
     driver = _DRIVERS.get(int(version.split(".")[0])) if version else None
     if driver is None:

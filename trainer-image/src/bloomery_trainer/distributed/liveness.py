@@ -34,9 +34,9 @@ class _Pulse:
 
 
 class Liveness:
-    """Heartbeats and barriers of the processes `0 … size - 1` that share a rendezvous store.
+    """Heartbeats and barriers of the processes ``0 … size - 1`` that share a rendezvous store.
 
-    All processes call `barrier` the same number of times. Every method may raise what the store raises where the
+    All processes call ``barrier`` the same number of times. Every method may raise what the store raises where the
     store itself, and so process 0, is gone.
     """
 
@@ -59,18 +59,19 @@ class Liveness:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begins to set the heartbeat, from a thread of its own."""
+        """Start to set the heartbeat, from a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the heartbeat."""
+        """End the heartbeat."""
         self._ended.set()
         self._thread.join(timeout=self._heartbeat)
 
     def barrier(self) -> None:
-        """Waits until all processes have come to this barrier.
+        """Wait until all processes have come to this barrier.
 
-        Raises PeerLost where one of them has failed, or its heartbeat has stopped.
+        Raises:
+            PeerLost: one of them has failed, or its heartbeat has stopped.
         """
         self._barriers += 1
         name = f"{_PREFIX}/barrier/{self._barriers}"
@@ -78,9 +79,9 @@ class Liveness:
         self.wait_for({rank: f"{name}/{rank}" for rank in range(self._size) if rank != self._rank})
 
     def wait_for(self, keys: dict[int, str]) -> None:
-        """Waits until each of those processes has set its key in the store.
+        """Wait until each of those processes has set its key in the store.
 
-        Raises PeerLost as `barrier` does.
+        Raises PeerLost as ``barrier`` does.
         """
         pulses = {rank: _Pulse() for rank in keys}
         poll, examined = _SHORTEST_POLL_SECONDS, time.monotonic()
@@ -92,12 +93,12 @@ class Liveness:
             poll = min(2 * poll, _LONGEST_POLL_SECONDS)
 
     def report_failure(self, error: BaseException) -> None:
-        """Lets the other processes know that this one is about to end, and why."""
+        """Report to the other processes that this one is about to end, and why."""
         with suppress(RuntimeError):
             self._store.set(f"{_PREFIX}/failure/{self._rank}", f"{type(error).__name__}: {error}"[:300])
 
     def failure(self) -> str | None:
-        """The reason of the first process that reported a failure, if there is one and the store still answers."""
+        """Return the reason of the first process that reported a failure, if there is one and the store answers."""
         with suppress(RuntimeError):
             for rank in range(self._size):
                 key = f"{_PREFIX}/failure/{rank}"

@@ -1,4 +1,9 @@
-"""Several training processes on one node, one a GPU: started, told to end, and judged as one."""
+"""Several training processes on one node, one for each GPU: they start, stop and fail as one.
+
+torchrun is not used, for two reasons. It ends with exit code 1 whatever the code of a worker was, but the Job's
+``podFailurePolicy`` goes by that code. And it kills the workers 30 seconds after a failure or SIGTERM, but a worker may
+need the pod's whole grace period to save its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +27,17 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _PEERS_SECONDS = 60.0
-"""How long the others get to notice that one of them has failed."""
+"""The time for the others to notice that one of them has failed."""
 
 _SAVING_SECONDS = 280.0
-"""How long the others get to save after one has ended on SIGTERM: the pod's grace period less some seconds."""
+"""The time for the others to save after one has ended on SIGTERM: the pod's grace period less some seconds."""
 
 
 def count() -> int:
-    """Processes to start on this node: $BLOOMERY_PROCESSES, else one a GPU, and one where there is none.
+    """Return the number of processes for this node: $BLOOMERY_PROCESSES, else one a GPU, and one without GPUs.
 
-    Raises BadConfig where the pod was given GPUs that cannot be used.
+    Raises:
+        BadConfig: the pod was given GPUs that cannot be used.
     """
     if "LOCAL_RANK" in os.environ:
         return 1
@@ -47,7 +53,7 @@ def count() -> int:
 
 
 def run(config_path: Path, processes: int, shutdown: Shutdown) -> tuple[int, dict[str, Any]]:
-    """Runs the training in so many processes; the exit code and termination message of the first that failed."""
+    """Run so many processes; return the exit code and the termination message of the first that failed."""
     with tempfile.TemporaryDirectory(prefix="bloomery-") as scratch:
         folder = Path(scratch)
         # Where pods share the node's network, a fixed port would be another training's, too.
@@ -89,7 +95,7 @@ def _start(config_path: Path, rank: int, processes: int, scratch: Path, rendezvo
 
 
 def _wait(started: list[subprocess.Popen[bytes]], shutdown: Shutdown) -> int | None:
-    """Waits for all; returns the rank of the process to blame, None where none failed."""
+    """Wait for all; return the rank of the process to blame, None if none failed."""
     ended: list[int] = []
     signalled = killed = False
     deadline = float("inf")
@@ -109,12 +115,12 @@ def _wait(started: list[subprocess.Popen[bytes]], shutdown: Shutdown) -> int | N
         time.sleep(_POLL_SECONDS)
     if not killed:
         ended += [rank for rank, process in enumerate(started) if process.returncode and rank not in ended]
-    # Who lost a peer may end before the peer that was lost, and its words say less.
+    # A process that lost a peer may end before that peer, and its message explains less.
     return next((rank for rank in ended if started[rank].returncode != PeerLost.exit_code), ended[0] if ended else None)
 
 
 def _patience(code: int) -> float:
-    """Seconds that the other processes get after one has ended so; on SIGTERM, the leader saves longest."""
+    """Return the seconds that the other processes get after one has ended so; on SIGTERM, the leader saves longest."""
     return _SAVING_SECONDS if code == TERMINATED_EXIT_CODE else _PEERS_SECONDS
 
 
@@ -123,4 +129,4 @@ def _message(folder: Path, rank: int, code: int) -> dict[str, Any]:
         message: dict[str, Any] = json.loads((folder / f"message-{rank}").read_text(encoding="utf-8"))
         return message
     except (OSError, ValueError):
-        return termination.failure("ProcessLost", f"training process {rank} ended with {code} and left no word")
+        return termination.failure("ProcessLost", f"training process {rank} ended with exit code {code} and no message")

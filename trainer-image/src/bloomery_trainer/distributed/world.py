@@ -1,6 +1,7 @@
-"""The processes that train one model together, and what they tell each other.
+"""The processes that train one model together, and the values that they exchange.
 
-A process alone is a world too: every exchange is then with itself, and torch.distributed is not started.
+A process alone is a world too: every exchange is then with itself, and torch.distributed is not started. The processes
+of a node are started by ``processes``, not by torchrun; its docstring gives the reasons.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ Of 2 to 4 images they are so noisy that accuracy falls (Wu and He 2018, Group No
 """
 
 _MEETING = timedelta(minutes=30)
-"""How long processes wait for each other to start: a node may have to be found, an image to be pulled."""
+"""The time for all processes to start: a node may have to be found, an image to be pulled."""
 
 _SILENCE = timedelta(minutes=10)
-"""How long one waits for another in the middle of the work: longer than any step or shard of evaluation."""
+"""The time that a process waits for another during the work: longer than any step or shard of evaluation."""
 
 _POLL_SECONDS = 0.1
 _DONE = "bloomery/done"
@@ -47,7 +48,7 @@ _DONE = "bloomery/done"
 
 @dataclass(frozen=True)
 class World:
-    """This process among the processes: `rank` of `size`, `local_rank` of `local_size` on this node."""
+    """This process among the processes: ``rank`` of ``size``, ``local_rank`` of ``local_size`` on this node."""
 
     rank: int = 0
     size: int = 1
@@ -64,12 +65,12 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module, device: torch.device, *, batch: int | None = None) -> nn.Module:
-        """The model with its gradients averaged over all processes.
+        """Return the model with its gradients averaged over all processes.
 
         Args:
-            model: on the device; its batch norms are replaced in place where `synchronises_batch_norm`.
+            model: on the device; its batch norms are replaced in place where ``synchronises_batch_norm``.
             device: of this process.
-            batch: images of a step over all processes; None where unknown.
+            batch: images of a step over all processes; None if unknown.
         """
         if self.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
@@ -81,13 +82,13 @@ class World:
         return DistributedDataParallel(model, device_ids=indices, gradient_as_bucket_view=True)
 
     def synchronises_batch_norm(self, model: nn.Module, device: torch.device, *, batch: int) -> bool:
-        """Whether batch norm has too few images in a process, and the device can do something about it."""
+        """Return whether batch norm has too few images in a process, and the device can do something about it."""
         return device.type == "cuda" and self.has_small_batches(model, batch=batch)
 
     def has_small_batches(self, model: nn.Module, *, batch: int) -> bool:
-        """Whether trainable batch norms see fewer than SYNC_BATCH_NORM_BELOW images in a process.
+        """Return whether trainable batch norms see fewer than SYNC_BATCH_NORM_BELOW images in a process.
 
-        `batch` counts the images of a step over all processes. Frozen batch norms take no statistics.
+        ``batch`` counts the images of a step over all processes. Frozen batch norms take no statistics.
         """
         if self.size == 1 or batch // self.size >= SYNC_BATCH_NORM_BELOW:
             return False
@@ -95,7 +96,7 @@ class World:
         return any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
 
     def batch_norm_note(self, model: nn.Module, device: torch.device, *, batch: int) -> str | None:
-        """What people should know of batch norm on these processes, in a sentence; arguments as of `wrap`."""
+        """Return a note on batch norm on these processes, if there is one; arguments as of ``wrap``."""
         if not self.has_small_batches(model, batch=batch) or self.synchronises_batch_norm(model, device, batch=batch):
             return None
         return (
@@ -105,10 +106,10 @@ class World:
         )
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Replaces the module's floating-point buffers by their mean over all processes, in place.
+        """Replace the module's floating-point buffers by their mean over all processes, in place.
 
         Each process updates the running statistics of batch norm by its own images; until they are averaged, every
-        process evaluates another network (timm's `--dist-bn reduce`).
+        process evaluates another network (timm's ``--dist-bn reduce``).
         """
         buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         if self.size == 1 or not buffers:
@@ -121,7 +122,7 @@ class World:
                 buffer.copy_(mean.view_as(buffer))
 
     def any_of(self, flags: list[bool]) -> list[bool]:
-        """For each flag, whether any process has it set; all get the same answer."""
+        """Return for each flag whether any process has it set; all get the same answer."""
         if self.size == 1:
             return flags
         together = torch.tensor(flags, dtype=torch.uint8)
@@ -129,7 +130,7 @@ class World:
         return [bool(flag) for flag in together.tolist()]
 
     def gather(self, item: Any) -> list[Any]:
-        """The items of all processes, by rank; everybody gets all, once the slowest process has come here."""
+        """Return the items of all processes, by rank; everybody gets all, once the slowest process has come here."""
         if self.size == 1:
             return [item]
         self.barrier()
@@ -138,7 +139,10 @@ class World:
         return items
 
     def gather_to_leader(self, item: T) -> list[T] | None:
-        """The items of all processes, by rank, on the leader, once the slowest has come here; None on the others."""
+        """Return the items of all processes, by rank, on the leader, once the slowest has come here.
+
+        None on the others.
+        """
         if self.size == 1:
             return [item]
         self.barrier()
@@ -147,7 +151,7 @@ class World:
         return items
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What the leader makes, on all processes; the others wait for it, however long it takes."""
+        """Return what the leader makes, on all processes; the others wait for it, however long it takes."""
         items: list[Any] = [make() if self.is_leader else None]
         if self.size > 1:
             self.barrier()
@@ -156,24 +160,24 @@ class World:
         return made
 
     def barrier(self) -> None:
-        """Waits until all processes have come here, as long as they are alive; raises PeerLost where one is not."""
+        """Wait until all processes have come here, as long as they are alive; raise PeerLost if one is not."""
         if self.liveness is not None:
             self.liveness.barrier()
 
     def require_same(self, what: str, value: str) -> None:
-        """Raises PeerLost (PeersDisagree) where the value, named `what`, is not the same on all processes."""
+        """Raise PeerLost (PeersDisagree) if the value, named ``what``, is not the same on all processes."""
         values = self.gather(value)
         if len(set(values)) > 1:
             each = ", ".join(f"process {rank + 1}: {value}" for rank, value in enumerate(values))
             raise PeerLost("PeersDisagree", f"the processes of this training disagree on {what} ({each})"[:1000])
 
     def leave(self) -> None:
-        """The leader has written everything: tells the others, who wait for it as long as it is alive."""
+        """End together: the others wait until the leader has written everything, as long as it is alive."""
         if self.store is None or self.liveness is None:
             return
         if self.is_leader:
             self.store.set(_DONE, "1")
-            # The store ends with the leader's process: nobody may still be asking it.
+            # The store ends with the leader's process: no process may still use it.
             self.store.wait([f"{_DONE}/{rank}" for rank in range(1, self.size)], timedelta(seconds=60))
         else:
             self.liveness.wait_for({0: _DONE})
@@ -182,17 +186,21 @@ class World:
 
 
 def leads(config: TrainConfig, environment: Mapping[str, str]) -> bool:
-    """Whether this process is the leader of its training; known before the processes have met."""
+    """Return whether this process is the leader of its training; known before the processes have met."""
     return int(environment.get("LOCAL_RANK", 0)) == 0 and _node(config, environment) == 0
 
 
 @contextmanager
 def joined(config: TrainConfig, environment: Mapping[str, str]) -> Iterator[World]:
-    """Meets the other processes of the training, if there are any.
+    """Meet the other processes of the training, if there are any.
 
-    $JOB_COMPLETION_INDEX is this node's number; $LOCAL_RANK and $LOCAL_WORLD_SIZE are set by our launcher where a
-    node has several GPUs. Raises PeerLost where another process does not come or goes away, Unavailable where this
-    one cannot meet any, BadConfig where its GPU cannot be used.
+    $JOB_COMPLETION_INDEX is this node's number; $LOCAL_RANK and $LOCAL_WORLD_SIZE are set by ``processes`` where a node
+    has several GPUs.
+
+    Raises:
+        PeerLost: another process does not come or goes away.
+        Unavailable: this one cannot meet any.
+        BadConfig: its GPU cannot be used.
     """
     local_rank, local_size = int(environment.get("LOCAL_RANK", 0)), int(environment.get("LOCAL_WORLD_SIZE", 1))
     size = config.nodes * local_size
@@ -224,7 +232,7 @@ def joined(config: TrainConfig, environment: Mapping[str, str]) -> Iterator[Worl
 
 
 def _init_groups(store: Store, *, rank: int, size: int, device: int) -> dist.ProcessGroup:
-    """Starts torch.distributed and returns the control group, on the processors."""
+    """Start torch.distributed and return the control group, on the processors."""
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(device)
@@ -240,7 +248,7 @@ def _init_groups(store: Store, *, rank: int, size: int, device: int) -> dist.Pro
 
 @contextmanager
 def peers_watched() -> Iterator[None]:
-    """Turns what torch.distributed raises into PeerLost or, where no peer is to blame, Unavailable."""
+    """Turn what torch.distributed raises into PeerLost or, where no peer is to blame, Unavailable."""
     try:
         yield
     except RuntimeError as error:
@@ -252,11 +260,11 @@ def peers_watched() -> Iterator[None]:
 
 _REFUSALS = ("invalid usage", "ncclInvalidUsage", "Duplicate GPU", "unhandled cuda error", "ncclUnhandledCudaError",
              "CUDA driver version", "no kernel image", "invalid argument", "ncclInvalidArgument")  # fmt: skip
-"""What NCCL says of this process's own GPU, driver or set-up (ncclResult_t in nccl.h); all else may be a peer's end."""
+"""NCCL's errors of this process's own GPU, driver or set-up (ncclResult_t in nccl.h); others may be a peer's end."""
 
 
 def explain(error: RuntimeError) -> TrainerError | None:
-    """What an error of torch.distributed means; None for other errors."""
+    """Explain an error of torch.distributed; return None for other errors."""
     text = str(error)
     distributed = isinstance(error, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError)
     words = ("gloo", "Connection closed by peer", "Connection reset", "NCCL")
@@ -279,14 +287,17 @@ def explain(error: RuntimeError) -> TrainerError | None:
 
 
 def _line(text: str) -> str:
-    """The first line, and what NCCL adds as its last error."""
+    """Return the first line, and what NCCL adds as its last error."""
     first, _, rest = text.partition("\n")
     _, _, last = rest.partition("Last error:")
     return " ".join(f"{first[:300]} {last[:300]}".split())
 
 
 def _loss(error: BaseException, liveness: Liveness) -> PeerLost | None:
-    """The loss of a peer in the words in which that peer reported its end; None where the error is not of that kind."""
+    """Return the loss of a peer in the words in which that peer reported its end.
+
+    None if the error is not of that kind.
+    """
     explained = explain(error) if isinstance(error, RuntimeError) else error
     if not isinstance(explained, PeerLost):
         return None
@@ -307,7 +318,7 @@ def _node(config: TrainConfig, environment: Mapping[str, str]) -> int:
 
 
 def _meet(config: TrainConfig, environment: Mapping[str, str], *, rank: int, size: int) -> Store:
-    """The store that all processes share, once all of them have come to it."""
+    """Meet the other processes; return the store that all of them share."""
     address = config.rendezvous or environment.get("BLOOMERY_RENDEZVOUS") or "127.0.0.1:29500"
     host, _, port = address.rpartition(":")
     logger.info("process %d of %d meets the others at %s", rank + 1, size, address)
@@ -328,7 +339,7 @@ def _meet(config: TrainConfig, environment: Mapping[str, str], *, rank: int, siz
 
 
 def _await_all(store: Store, keys: list[str], address: str, *, limit: timedelta = _MEETING) -> None:
-    """Waits until all keys are set; raises PeerLost after `limit`."""
+    """Wait until all keys are set; raise PeerLost after ``limit``."""
     deadline = time.monotonic() + limit.total_seconds()
     while not store.check(keys):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What the steps of one run share: its configuration, what follows from it, and where it runs."""
+"""The context of a run, which its steps share: configuration, what follows from it, and where it runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ from torch import nn
 from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.data.dataset import LocalDataset, fetch
-from bloomery_trainer.data.loader import (
-    EVALUATION_BATCH,
-    Loader,
-    default_budget,
-    evaluation_loader,
-    leave_out_unreadable,
-    processors,
-)
+from bloomery_trainer.data.images import default_budget, leave_out_unreadable, processors
+from bloomery_trainer.data.loader import EVALUATION_BATCH, Loader, evaluation_loader
 from bloomery_trainer.data.memory import MemoryBudget
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.evaluation import Batch, Evaluation, NonFiniteOutputs, answers
@@ -35,7 +29,7 @@ from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
 _MODEL_COPIES = 8
-"""What is written to the local disk besides images, in sizes of the network: a checkpoint with the optimizer's state,
+"""Files on the local disk besides images, in sizes of the network: a checkpoint with the optimizer's state,
 the average and the best weights, and the exported files."""
 
 _LOG_BYTES = 64 * 2**20
@@ -43,7 +37,7 @@ _LOG_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """One run of the `train` command, on one process of it."""
+    """One run of the ``train`` command, on one process of it."""
 
     config: TrainConfig
     progress: Progress
@@ -58,7 +52,7 @@ class RunContext:
     memory: MemoryBudget
     """For decoded images, training's and evaluation's together."""
     starts: int = 1
-    """How often this training was started, this time included."""
+    """The number of starts of this training, this one included."""
     resolved_recipe: Recipe | None = None
     """Set once the images and the start are known: what is not asked for depends on them."""
 
@@ -70,18 +64,19 @@ class RunContext:
         return self.resolved_recipe
 
     def open(self, uri: str) -> Folder:
-        """A folder of the store."""
+        """Return a folder of the store."""
         return open_folder(uri, self.access)
 
     def started_from(self) -> Initial:
-        """What training starts from; the leader fetches it for all processes.
+        """Load what training starts from; the leader fetches it for all processes.
 
-        Raises BadConfig where it cannot be used.
+        Raises:
+            BadConfig: it cannot be used.
         """
         return self.world.broadcast(lambda: initial.load(self.config, self.open, self.scratch, output=self.output))
 
     def dataset(self, splits: tuple[str, ...]) -> LocalDataset:
-        """The images; of several processes on a node, the first fetches them for all.
+        """Return the images; of several processes on a node, the first fetches them for all.
 
         Images to evaluate that cannot be decoded are left out.
         """
@@ -102,7 +97,7 @@ class RunContext:
         return leave_out_unreadable(fetched or fetch_images(download=False), self.preprocess, world=self.world)
 
     def evaluation_loader(self, dataset: LocalDataset, split: str) -> Loader:
-        """This process's share of a split."""
+        """Return this process's share of a split."""
         batch = max(EVALUATION_BATCH, self.recipe.batch_size)
         files = dataset.splits[split]
         return evaluation_loader(
@@ -110,7 +105,7 @@ class RunContext:
         )
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
-        """The model's answers on a whole split, each process having asked its share.
+        """Return the model's answers on a whole split, each process having asked its share.
 
         The leader gets all answers, the others only their own; the figures of the whole go to all, so that every
         process decides the same. Raises Terminated on SIGTERM where this process is alone: with others, they would
@@ -128,7 +123,7 @@ class RunContext:
         return whole if isinstance(whole, Evaluation) else Evaluation(*own, metrics)
 
     def _joined(self, shares: list[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Evaluation | NonFiniteOutputs:
-        """The answers of all processes in the order of the split's images, or the error that all must raise."""
+        """Return the answers of all processes in the order of the split's images, or the error that all must raise."""
         count = sum(len(labels) for _, labels in shares)
         labels = np.empty(count, np.int64)
         probabilities = np.empty((count, shares[0][0].shape[1]), np.float32)
@@ -150,7 +145,7 @@ class RunContext:
 def build_run_context(
     config: TrainConfig, progress: Progress, shutdown: Shutdown, world: World, access: S3Access, scratch: Path
 ) -> RunContext:
-    """Work out all but the recipe from the configuration; raises BadConfig where it does not fit together."""
+    """Work out all but the recipe from the configuration; raises BadConfig if it does not fit together."""
     preset = PRESETS[config.preset]
     return RunContext(
         config=config,
@@ -168,7 +163,7 @@ def build_run_context(
 
 
 def _model_bytes(preset: Preset, image_size: int) -> int:
-    """The size of the preset's weights for few classes."""
+    """Return the size of the preset's weights for few classes."""
     with torch.device("meta"):
         return sum(value.nbytes for value in preset.build(2, image_size=image_size).state_dict().values())
 

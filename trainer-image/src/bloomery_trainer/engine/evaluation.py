@@ -1,4 +1,4 @@
-"""How good a model is: its answers on a split, and the figures made of them."""
+"""Evaluation of a model: its answers on a split, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn import metrics as figures
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
-from bloomery_trainer.data.loader import normalise
+from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import precision
 
@@ -29,7 +29,7 @@ _QUICK_CELLS = 2_000_000
 
 
 class NonFiniteOutputs(BadConfig):
-    """A network whose answers are no numbers."""
+    """A network whose outputs are not finite."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
-        """The answers with their figures; raises NonFiniteOutputs where they are no numbers."""
+        """Return the answers with their figures; raise NonFiniteOutputs if they are no numbers."""
         if not np.isfinite(probabilities).all():
             raise NonFiniteOutputs(
                 "ModelNotFinite", "the model answers with something else than numbers (NaN): its weights are damaged"
@@ -59,7 +59,7 @@ class Evaluation:
 def answers(
     model: nn.Module, batches: Iterable[Batch], preprocess: Preprocess, *, device: torch.device, exact: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Runs the model over all batches; probabilities float32 [N, C] and true classes int64 [N].
+    """Run the model over all batches; probabilities float32 [N, C] and true classes int64 [N].
 
     Args:
         model: already on the device; left in evaluation mode.
@@ -80,12 +80,12 @@ def answers(
         classes = shares.shape[1]
         probabilities.write(shares.numpy().data)
         labels.write(true.to(torch.int64).contiguous().numpy().data)
-    found = np.frombuffer(labels.getbuffer(), np.int64)
-    return np.frombuffer(probabilities.getbuffer(), np.float32).reshape(len(found), classes), found
+    true_classes = np.frombuffer(labels.getbuffer(), np.int64)
+    return np.frombuffer(probabilities.getbuffer(), np.float32).reshape(len(true_classes), classes), true_classes
 
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """The figures of each epoch: quick also for many images of many classes.
+    """Return the figures of each epoch: quick also for many images of many classes.
 
     loss (cross-entropy), top1, top5, precision, recall and f1 (the mean over the classes present, each counting the
     same), balanced (accuracy: the mean recall, by its usual name), kappa (Cohen's) and, where it is quick, auc. kappa
@@ -95,7 +95,7 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict
     precision, recall, f1, _ = figures.precision_recall_fscore_support(
         labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0
     )
-    found = {
+    scores = {
         "loss": _loss(probabilities, labels),
         "top1": float(figures.accuracy_score(labels, predicted)),
         "precision": float(precision),
@@ -105,18 +105,18 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict
         "f1": float(f1),
     }
     if probabilities.shape[1] > TOP_K:
-        found["top5"] = top_k(probabilities, labels, TOP_K)
+        scores["top5"] = top_k(probabilities, labels, TOP_K)
     if len(np.union1d(labels, predicted)) > 1:
-        found["kappa"] = float(figures.cohen_kappa_score(labels, predicted))
+        scores["kappa"] = float(figures.cohen_kappa_score(labels, predicted))
     if probabilities.size <= _QUICK_CELLS:
-        found |= _mean_auc(class_aucs(probabilities, labels))
-    return found
+        scores |= _mean_auc(class_aucs(probabilities, labels))
+    return scores
 
 
 def full_score(evaluation: Evaluation, aucs: Sequence[float | None] | None = None) -> dict[str, float]:
-    """All figures of the final report: those of each epoch, top1 to top5 as far as more classes exist, and others.
+    """Return all metrics of the final report: those of each epoch, top1 to top5 if there are more classes, and others.
 
-    `aucs` are those of `class_aucs`, where they are known already.
+    ``aucs`` are those of ``class_aucs``, where they are known already.
     """
     probabilities, labels = evaluation.probabilities, evaluation.labels
     precision, recall, f1, _ = figures.precision_recall_fscore_support(
@@ -134,7 +134,7 @@ def full_score(evaluation: Evaluation, aucs: Sequence[float | None] | None = Non
 
 
 def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> float:
-    """The share of images whose true class is among the k most probable."""
+    """Return the share of images whose true class is among the k most probable."""
     if probabilities.shape[1] <= k:
         return 1.0
     # scikit-learn's own sorts all classes of all images: seconds for each epoch of a thousand classes.
@@ -144,7 +144,7 @@ def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: int)
 
 
 def class_aucs(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> list[float | None]:
-    """For each class, the area under the ROC curve of it against all others; None where no image is of it, or all."""
+    """Return for each class the area under its ROC curve against all others; None if no image is of it, or all."""
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     return [
         float(figures.roc_auc_score(labels == number, probabilities[:, number])) if 0 < count < len(labels) else None
@@ -153,7 +153,7 @@ def class_aucs(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) ->
 
 
 def interval95(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share that was measured on `count` images."""
+    """Return Wilson's 95 % interval of a share that was measured on ``count`` images."""
     z = NormalDist().inv_cdf(0.975)
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bloomery_trainer.data.dataset import ImageFiles
-from bloomery_trainer.data.loader import normalise, views
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.images import views
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.head import Features, HeadFit, compute_features, find_classifier, fit_head
 from bloomery_trainer.models import precision
@@ -48,7 +49,7 @@ def fit_on_features(context: RunContext, files: ImageFiles, model: nn.Module, he
         head: names of the parameters that depend on the number of classes.
 
     Returns:
-        How it was fitted; None where the features do not fit in memory.
+        How it was fitted; None if the features do not fit in memory.
     """
     classifier = find_classifier(model, head)
     count = _affordable_views(context, files, classifier)
@@ -99,7 +100,7 @@ def _own_features(
 def _batches(
     context: RunContext, source: Iterator[tuple[int, Tensor]], indices: list[int], *, total: int, count: int
 ) -> Iterator[Tensor]:
-    """Normalized views of some images at a time; fills `indices`, and reports how far it is."""
+    """Yield normalized views of some images at a time; fill ``indices``, and report how far it is."""
     images_per_batch = max(1, BATCH_SIZE // count)
     side = context.preprocess.crop
     began = reported = time.monotonic()

@@ -9,9 +9,9 @@ from bloomery_trainer.recipe import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, head: frozenset[str] = frozenset()) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW, one fused kernel a step.
+    """Build SGD with Nesterov momentum or AdamW, one fused kernel a step.
 
-    Norms, biases and layer scales do not decay. The parameters named in `head` have a rate of their own.
+    Norms, biases and layer scales do not decay. The parameters named in ``head`` have a rate of their own.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

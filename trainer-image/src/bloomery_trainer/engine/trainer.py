@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint
-from bloomery_trainer.data.loader import TrainingBatches, normalise
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.loader import TrainingBatches
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine import micro_batch
 from bloomery_trainer.engine.checkpoint import Checkpoints
@@ -73,7 +74,7 @@ class Plan:
     patience: int | None = None
     max_seconds: float | None = None
     identity: dict[str, Any] = field(default_factory=dict)
-    """What a checkpoint records of the model in it: classes, preset, image size."""
+    """Entries of a checkpoint that identify its model: classes, preset, image size."""
 
     @property
     def total_steps(self) -> int:
@@ -307,7 +308,7 @@ class Trainer:
 
     @property
     def _last_step(self) -> int:
-        """How many steps will have been done at the end."""
+        """The number of steps at the end of the run."""
         return self.plan.total_steps if self.state.cooldown is None else self.state.cooldown.end
 
     @property

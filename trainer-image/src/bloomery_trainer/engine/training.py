@@ -38,7 +38,7 @@ _KEPT_HEAD_SHARE = 0.5
 """From this share of classes that the initial model knows, its head is kept and learns the others as it goes."""
 
 _GRACE_SECONDS = 240.0
-"""How long a pod that was asked to stop tries to save: its grace period is 300 s."""
+"""The time for a pod that has to stop to save: its grace period is 300 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class TrainingResult:
 
 
 def with_recipe(context: RunContext, dataset: LocalDataset, start: Initial | None) -> RunContext:
-    """The job with its recipe, which depends on the number of images and on the start."""
+    """Return the job with its recipe, which depends on the number of images and on the start."""
     recipe = resolve(
         context.config.hyperparameters,
         context.preset,
@@ -72,7 +72,7 @@ def with_recipe(context: RunContext, dataset: LocalDataset, start: Initial | Non
 
 
 def _start_of(context: RunContext, dataset: LocalDataset, start: Initial | None) -> Start:
-    """What the head is before the first step: random in part, or as good as the body."""
+    """Classify the head before the first step: random in part, or as good as the body."""
     if start is None:
         return "scratch"
     if context.config.hyperparameters.trainable == "Head":
@@ -82,12 +82,12 @@ def _start_of(context: RunContext, dataset: LocalDataset, start: Initial | None)
 
 
 def _known_share(dataset: LocalDataset, start: Initial) -> float:
-    """The share of classes that the initial model's head has a row for."""
+    """Return the share of classes that the initial model's head has a row for."""
     return len(set(dataset.classes) & set(start.classes)) / len(dataset.classes)
 
 
 def _fits_new_head(dataset: LocalDataset, start: Initial) -> bool:
-    """Whether a new head is fitted before fine-tuning: not where most of its rows come from the initial model."""
+    """Return whether a new head is fitted before fine-tuning: not if most of its rows come from the initial model."""
     return _known_share(dataset, start) < _KEPT_HEAD_SHARE
 
 
@@ -239,7 +239,7 @@ def _outcome_notes(state: TrainState, best: Best, *, improving: bool) -> Iterato
 
 
 def _require_own_checkpoint(context: RunContext, saved: Mapping[str, Any]) -> None:
-    """Raises BadConfig where the checkpoint is another job's, or of another version of the trainer."""
+    """Raise BadConfig if the checkpoint is another job's, or of another version of the trainer."""
     if saved["uid"] != context.config.uid:
         raise BadConfig(
             "OutputTaken",
@@ -254,7 +254,7 @@ def _require_own_checkpoint(context: RunContext, saved: Mapping[str, Any]) -> No
 
 
 def build_model(context: RunContext, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network on the device, with the weights to start from, and what people should know of that."""
+    """Return the network on the device, with the weights to start from, and what people should know of that."""
     size = context.recipe.training_size
     model = context.preset.build(len(dataset.classes), image_size=size)
     notes: list[str] = []
@@ -271,7 +271,7 @@ def build_model(context: RunContext, dataset: LocalDataset, start: Initial | Non
 def make_plan(
     context: RunContext, dataset: LocalDataset, run_logger: RunLogger, on_saved: Callable[[Saved], None]
 ) -> Plan:
-    """What the loop is run with; `on_saved` hears of each checkpoint."""
+    """Make the trainer's plan; ``on_saved`` is called with each checkpoint."""
     config, recipe = context.config, context.recipe
     batches = training_batches(
         dataset.splits["train"],
@@ -318,7 +318,7 @@ def _class_weights(context: RunContext, dataset: LocalDataset) -> Tensor | None:
 
 
 def _micro_batch(context: RunContext, batch: int) -> int:
-    """Images that go through the network at a time: on a processor, as many as its memory holds.
+    """Return the number of images that go through the network at a time: on a processor, as many as its memory holds.
 
     A GPU's memory is tried out by the steps themselves.
     """
@@ -334,7 +334,7 @@ def _micro_batch(context: RunContext, batch: int) -> int:
 
 
 def reserved_bytes(context: RunContext) -> int:
-    """Memory of the node that this process needs for training, which decoded images must leave free."""
+    """Estimate the memory of the node that this process needs for training, which decoded images must leave free."""
     if context.device.type == "cuda":
         return memory.GPU_PROCESS_BYTES
     own_batch = max(1, context.recipe.batch_size // context.world.size)

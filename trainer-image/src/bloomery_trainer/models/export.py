@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3
 def write_model(
     folder: Path, model: nn.Module, *, classes: tuple[str, ...], preprocess: Preprocess, examples: Tensor
 ) -> str:
-    """Writes all files of the model folder but its metadata, and returns the model's digest.
+    """Write all files of the model folder but its metadata, and return the model's digest.
 
     Args:
         folder: an empty local folder.
@@ -57,7 +57,7 @@ class OnnxNetwork(nn.Module):
         self._single = images.shape[0] == 1
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits, float32 [N, classes]."""
+        """Return the logits, float32 [N, classes]."""
         parts = torch.split(images, 1) if self._single else [images]
         logits = torch.cat([torch.from_numpy(self._session.run(None, {self._input: p.numpy()})[0]) for p in parts])
         return logits.float()
@@ -82,7 +82,7 @@ def _write_onnx(path: Path, model: nn.Module, examples: Tensor) -> None:
 
 
 def _compare(path: Path, model: nn.Module, examples: Tensor) -> None:
-    """Raises RuntimeError where the exported model answers otherwise than the trained one."""
+    """Raise RuntimeError if the exported model answers otherwise than the trained one."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (exported,) = session.run([OUTPUT], {INPUT: examples.numpy()})
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Where training starts from: the weights of an earlier model, of a checkpoint, or published ones."""
+"""Initial weights of a training: of an earlier model, of a checkpoint, or published ones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ StartKind = Literal["Published", "Pushed", "Model", "File", "Scratch"]
 
 @dataclass(frozen=True, kw_only=True)
 class Initial:
-    """What training starts from. Plain tensors and values, so that it can be sent to another process.
+    """The start of a training. Plain tensors and values, so that it can be sent to another process.
 
     Attributes:
         weights: tensors by parameter name, by the file's own names; empty for a start from scratch.
@@ -83,7 +83,7 @@ class Initial:
         return self.kind != "Scratch"
 
     def document(self) -> dict[str, str]:
-        """For the result of the run; an empty warning where there is none."""
+        """Return the document for the result of the run, with an empty warning if there is none."""
         return {"kind": self.kind, "origin": self.origin[:_MAX_ORIGIN], "warning": self.warning or ""}
 
 
@@ -97,7 +97,7 @@ def load(
     """Fetch the weights that training starts from.
 
     Without ``initialModel``, these are torchvision's DEFAULT weights of the preset, or those that were pushed in their
-    place; where no source has them, training starts from scratch, and ``warning`` says so. That choice is made once:
+    place; where no source has them, training starts from scratch, with a ``warning``. That choice is made once:
     the length and the rates of the training depend on it, so a pod that is started again must not choose otherwise.
 
     Args:
@@ -127,7 +127,7 @@ def load(
 
 
 def _earlier_choice(output: Folder, uid: str) -> Initial | None:
-    """What an earlier pod of the same job started from; its weights are not loaded."""
+    """Return what an earlier pod of the same job started from, without its weights."""
     content = output.read_if_there(CHOICE)
     document = json.loads(content) if content else {}
     if document.get("uid") != uid:
@@ -136,7 +136,7 @@ def _earlier_choice(output: Folder, uid: str) -> Initial | None:
 
 
 def require_preset(initial: Initial, preset: str) -> None:
-    """Raise BadConfig where the weights are of another network than the preset's."""
+    """Raise BadConfig if the weights are of another network than the preset's."""
     if not initial.is_pretrained:
         return
     known = initial.preset
@@ -181,7 +181,7 @@ def load_pretrained(model: nn.Module, initial: Initial, *, classes: Sequence[str
     """Copy the weights into the model; the rows of a class go along with its name.
 
     Args:
-        model: a new network for `classes`, on the CPU.
+        model: a new network for ``classes``, on the CPU.
         initial: what to start from.
         classes: names in the order of the model's outputs.
         head: the parameters that have a row for each class.
@@ -215,13 +215,13 @@ def load_pretrained(model: nn.Module, initial: Initial, *, classes: Sequence[str
 
 
 def freeze_body(model: nn.Module, head: frozenset[str]) -> None:
-    """Leaves only the head to be trained."""
+    """Freeze all parameters except those of the head."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name in head
 
 
 def _rows(known: Sequence[str], classes: Sequence[str]) -> list[tuple[int, int]]:
-    """(row here, row there) of each class that both have."""
+    """Return (row here, row there) of each class that both have."""
     there = {name: number for number, name in enumerate(known)}
     return [(here, there[name]) for here, name in enumerate(classes) if name in there]
 
@@ -231,7 +231,7 @@ def _same_features(value: Tensor, own: Tensor, *, rows: int) -> bool:
 
 
 def _has_head(fit: Fit, own: Mapping[str, Tensor], *, known: int) -> bool:
-    """Whether the file has a head whose rows are of the known classes; the auxiliary heads do not count."""
+    """Return whether the file has a head whose rows are of the known classes; the auxiliary heads do not count."""
     heads = [name for name in fit.head if not name.startswith(AUXILIARY_PREFIXES)]
     return bool(heads) and all(_same_features(fit.head[name], own[name], rows=known) for name in heads)
 
@@ -260,9 +260,9 @@ def _head_note(initial: Initial, classes: Sequence[str], *, fit: Fit, copied: in
 
 
 def _published(config: TrainConfig, open_folder: Callable[[str], Folder], scratch: Path, *, required: bool) -> Initial:
-    """Published weights: those of a name, or of the preset where nothing is said.
+    """Load published weights: those of a name, or of the preset if none is given.
 
-    With `required`, or for `trainable: Head`, there is no start from scratch.
+    With ``required``, or for ``trainable: Head``, there is no start from scratch.
     """
     name = config.initial_model.weights if config.initial_model else None
     if name == "None":
@@ -335,7 +335,7 @@ def _refuse_foreign(uri: str) -> NoReturn:
 
 
 def _from_model(model: StoredModel, scratch: Path, *, start: InitialModel, origin: str) -> Initial:
-    """The weights of a model folder: those in float, where it serves int8."""
+    """Return the weights of a model folder: those in float, where it serves int8."""
     model.require(start.digest)
     if not model.is_trainable:
         raise BadConfig(
@@ -363,7 +363,7 @@ def _from_model(model: StoredModel, scratch: Path, *, start: InitialModel, origi
 
 
 def _from_file(folder: Folder, name: str, scratch: Path, *, origin: str) -> Initial:
-    """A checkpoint of a TrainingJob, or a weight file of any other origin."""
+    """Load a checkpoint of a TrainingJob, or a weight file of any other origin."""
     where = f"{folder.uri.rstrip('/')}/{name}"
     local = Path(tempfile.mkdtemp(prefix="initial-", dir=scratch))
     try:
@@ -382,7 +382,7 @@ def _from_file(folder: Folder, name: str, scratch: Path, *, origin: str) -> Init
 
 
 def _from_checkpoint(document: Mapping[str, Any], *, origin: str, where: str) -> Initial:
-    """The best weights so far of a training of ours."""
+    """Return the best weights so far of a training of ours."""
     best = (document.get("best") or {}).get("weights") or document["model"]
     return Initial(
         weights=best,

@@ -1,4 +1,4 @@
-"""How numbers are laid out and how precise they are: whatever makes the device at hand fastest."""
+"""Precision and memory layout of numbers: the fastest of the device."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ with the channels side by side alone, 214.
 def autocast_dtype(
     device: str, *, side: int, has_bfloat16: bool, has_amx: bool = False, depthwise: bool = False
 ) -> torch.dtype | None:
-    """The type that a device of that kind trains in; None for full precision.
+    """Return the type that a device of that kind trains in; None for full precision.
 
-    A GPU without bfloat16 (T4, V100, RTX 20) takes float16, whose gradients need a scaler: see `grad_scaler`. On a
+    A GPU without bfloat16 (T4, V100, RTX 20) takes float16, whose gradients need a scaler: see ``grad_scaler``. On a
     processor with AVX512-BF16 but no AMX, the backward pass of depthwise convolutions is so much slower in bfloat16
     that a step is, too: batches of 32 at 176 pixels on two cores, images/s in bfloat16 and float32, are 34 and 42 for
     mobilenet-v2, 32 and 46 for mobilenet-v3-large, 19 and 24 for efficientnet-b0.
@@ -36,25 +36,25 @@ def autocast_dtype(
 
 
 def training_dtype(device: torch.device, *, side: int, depthwise: bool = False) -> torch.dtype | None:
-    """The type that this device trains in; None for full precision."""
+    """Return the type that this device trains in; None for full precision."""
     return autocast_dtype(
         device.type, side=side, has_bfloat16=_has_bfloat16(device), has_amx=_has_amx(), depthwise=depthwise
     )
 
 
 def reduced(device: torch.device, *, side: int, enabled: bool = True, depthwise: bool = False) -> torch.autocast:
-    """Reduced precision where the device gains by it; full precision elsewhere."""
+    """Return the context of reduced precision if the device gains by it, else of full precision."""
     dtype = training_dtype(device, side=side, depthwise=depthwise)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
 
 
 def grad_scaler(device: torch.device, *, side: int) -> torch.amp.GradScaler:
-    """Keeps small gradients above the least number of float16; does nothing in other types (arXiv:1710.03740)."""
+    """Make the scaler that keeps gradients above float16's least number (arXiv:1710.03740); idle in other types."""
     return torch.amp.GradScaler(device.type, enabled=training_dtype(device, side=side) == torch.float16)
 
 
 def memory_format(device: torch.device, *, side: int) -> torch.memory_format:
-    """How images of that side in pixels, and the weights that meet them, are laid out."""
+    """Return the memory layout of images of that side in pixels, and of the weights that meet them."""
     if device.type == "cuda" or side >= _LARGE_PIXELS:
         return torch.channels_last
     return torch.contiguous_format

@@ -1,4 +1,4 @@
-"""What each preset stands for: one of torchvision's architectures and the hyperparameters that suit it."""
+"""Presets: each is one of torchvision's architectures with the hyperparameters that suit it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RatesByStart = Mapping[Start, Rates]
 
 
 def _sgd(scratch: float, fine_tuning: float, *, weight_decay: float, fine_tuning_decay: float) -> RatesByStart:
-    """A new head learns ten times faster than a pretrained body; one that was fitted before, as slowly as the body."""
+    """Make rates: ten times faster for a new head than for a pretrained body; for a fitted head, those of the body."""
     return {
         "scratch": Rates(scratch, scratch, weight_decay),
         "pretrained": Rates(fine_tuning, 10 * fine_tuning, fine_tuning_decay),
@@ -86,7 +86,7 @@ class Preset:
         optimizer: the one that suits it.
         rates: learning rates and weight decay by optimizer and start.
         image_size: side in pixels that its published weights were trained for.
-        smallest: side in pixels below which it can not be built.
+        smallest: side in pixels below which it cannot be built.
         warmup_share: of all steps, those in which the learning rate rises; at most a tenth.
         arguments: for torchvision's builder.
         auxiliary: weight of each auxiliary head's loss; None without such heads.
@@ -106,11 +106,11 @@ class Preset:
     depthwise: bool = False
 
     def has_auxiliary(self, image_size: int) -> bool:
-        """Whether there are auxiliary heads at that image size."""
+        """Return whether there are auxiliary heads at that image size."""
         return self.auxiliary is not None and image_size >= self.auxiliary_size
 
     def build(self, classes: int, *, image_size: int) -> nn.Module:
-        """Makes the network, untrained, for so many classes."""
+        """Make the network, untrained, for so many classes."""
         arguments = dict(self.arguments)
         if self.auxiliary is not None:
             arguments["aux_logits"] = self.has_auxiliary(image_size)
@@ -120,14 +120,14 @@ class Preset:
         return model
 
     def head(self, *, image_size: int) -> frozenset[str]:
-        """The names of the parameters whose shape depends on the number of classes."""
+        """Return the names of the parameters whose shape depends on the number of classes."""
         with torch.device("meta"):
             two, three = (self.build(classes, image_size=image_size).state_dict() for classes in (2, 3))
         return frozenset(name for name, value in two.items() if value.shape != three[name].shape)
 
 
 def _residual(architecture: str) -> Preset:
-    """ResNets (arXiv:1512.03385)."""
+    """Make a ResNet (arXiv:1512.03385)."""
     return Preset(
         architecture=architecture,
         optimizer="sgd",
@@ -138,7 +138,7 @@ def _residual(architecture: str) -> Preset:
 
 
 def _inception(architecture: str, *, image_size: int, smallest: int, auxiliary: float, auxiliary_size: int) -> Preset:
-    """Inception networks (arXiv:1409.4842, arXiv:1512.00567), with their auxiliary heads while training."""
+    """Make an Inception network (arXiv:1409.4842, arXiv:1512.00567), with its auxiliary heads while training."""
     return Preset(
         architecture=architecture,
         optimizer="sgd",
@@ -154,7 +154,7 @@ def _inception(architecture: str, *, image_size: int, smallest: int, auxiliary: 
 
 
 def _mobile(architecture: str) -> Preset:
-    """MobileNet V3 (arXiv:1905.02244): AdamW instead of the paper's RMSprop, and batch norms that keep up."""
+    """Make a MobileNet V3 (arXiv:1905.02244): AdamW instead of the paper's RMSprop, and batch norms that keep up."""
     return Preset(
         architecture=architecture,
         optimizer="adamw",
@@ -167,12 +167,12 @@ def _mobile(architecture: str) -> Preset:
 
 
 def _mobile_v2() -> Preset:
-    """MobileNet V2 (arXiv:1801.04381)."""
+    """Make a MobileNet V2 (arXiv:1801.04381)."""
     return Preset(architecture="mobilenet_v2", optimizer="sgd", rates=RATES["mobilenet-v2"], depthwise=True)
 
 
 def _efficient(architecture: str, *, image_size: int = 224) -> Preset:
-    """EfficientNets (arXiv:1905.11946, arXiv:2104.00298)."""
+    """Make an EfficientNet (arXiv:1905.11946, arXiv:2104.00298)."""
     return Preset(
         architecture=architecture,
         optimizer="adamw",
@@ -183,7 +183,7 @@ def _efficient(architecture: str, *, image_size: int = 224) -> Preset:
 
 
 def _convnext(architecture: str) -> Preset:
-    """ConvNeXt (arXiv:2201.03545): AdamW and a long warm-up; without batch norm, it needs small steps."""
+    """Make a ConvNeXt (arXiv:2201.03545): AdamW and a long warm-up; without batch norm, it needs small steps."""
     return Preset(architecture=architecture, optimizer="adamw", rates=RATES["convnext"], warmup_share=0.1)
 
 

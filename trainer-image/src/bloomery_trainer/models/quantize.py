@@ -70,7 +70,7 @@ class Quantization:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
-        """Reads what `document` wrote; raises KeyError or TypeError where it is something else."""
+        """Read what ``document`` wrote; raise KeyError or TypeError where it is something else."""
         metric = str(document["metric"])
         forms = {
             name: ModelVariantStats(
@@ -83,7 +83,7 @@ class Quantization:
 
     @property
     def speed_up(self) -> float:
-        """How many times as many images int8 takes in the same time."""
+        """The speed of int8 divided by that of float32."""
         return self.float32.milliseconds / self.int8.milliseconds
 
     @property
@@ -93,7 +93,7 @@ class Quantization:
 
     @property
     def sentence(self) -> str:
-        """What came of it, with the numbers."""
+        """The decision with its numbers, as a sentence."""
         value = f"{self.metric} is {self.int8.value:.4f} instead of {self.float32.value:.4f} on the {self.split} images"
         speed = f"an image takes {self.int8.milliseconds:.1f} ms instead of {self.float32.milliseconds:.1f} ms"
         if self.kept:
@@ -107,7 +107,7 @@ class Quantization:
         return f"The model is served as float32, though int8 was asked for: in int8, {'; and '.join(why)}."
 
     def document(self) -> dict[str, Any]:
-        """For the result, the metadata and a later start."""
+        """Return the document for the result, the metadata and a later start."""
         forms = {"float32": self.float32, "int8": self.int8}
         return {
             "kept": self.kept,
@@ -119,11 +119,11 @@ class Quantization:
         }
 
     def metrics(self) -> dict[str, float]:
-        """For the run's record."""
+        """Return the metrics of the run."""
         forms = {"float32": self.float32, "int8": self.int8}
-        found = {f"quantization/{name}_{self.metric}": form.value for name, form in forms.items()}
-        found |= {f"quantization/{name}_milliseconds": form.milliseconds for name, form in forms.items()}
-        return {**found, "quantization/speed_up": self.speed_up}
+        metrics = {f"quantization/{name}_{self.metric}": form.value for name, form in forms.items()}
+        metrics |= {f"quantization/{name}_milliseconds": form.milliseconds for name, form in forms.items()}
+        return {**metrics, "quantization/speed_up": self.speed_up}
 
     @property
     def _accurate(self) -> bool:
@@ -135,7 +135,7 @@ class Quantization:
 
 
 def write_int8(source: Path, target: Path, images: Iterable[Images]) -> None:
-    """Writes a float32 model as int8, in QDQ form, which every ONNX Runtime reads.
+    """Write a float32 model as int8, in QDQ form, which every ONNX Runtime reads.
 
     Args:
         source: the ONNX file.
@@ -161,14 +161,14 @@ def write_int8(source: Path, target: Path, images: Iterable[Images]) -> None:
 
 
 def record(quantization: Quantization, output: Folder, folder: Path, *, uid: str) -> None:
-    """Writes the decision and the file that it is about to the output folder, where a later start takes them from."""
+    """Write the decision and the file that it is about to the output folder, where a later start takes them from."""
     output.upload(folder / MODEL, f"model/{MODEL}")
     document = {"uid": uid, **_digests(folder), "quantization": quantization.document()}
     output.write(DECISION, json.dumps(document, indent=1).encode())
 
 
 def recorded(output: Folder, folder: Path, *, uid: str) -> Quantization | None:
-    """Takes the decision of an earlier start about the same weights, and its file in place of the folder's.
+    """Take the decision of an earlier start about the same weights, and its file in place of the folder's.
 
     None, with the folder as it was, where there is no such decision or its file is gone.
     """
@@ -196,7 +196,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def milliseconds(*models: Path) -> tuple[float, ...]:
-    """What an image takes with each model, by turns: alone, on one thread, as the model server computes."""
+    """Measure the milliseconds for one image with each model in turn: alone, on one thread, as the server computes."""
     sessions = [_session(model) for model in models]
     side = sessions[0].get_inputs()[0].shape[2]
     image = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
@@ -218,7 +218,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is un
         self._images: Iterator[Images] = iter(images)
 
     def get_next(self) -> dict[str, Images] | None:
-        """The next image by the input's name; None at the end."""
+        """Return the next image by the input's name; None at the end."""
         image = next(self._images, None)
         return None if image is None else {INPUT: image}
 

@@ -13,7 +13,7 @@ from typing import Any
 from bloomery_model import Preprocess
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.data.dataset import LocalDataset, fetch
-from bloomery_trainer.data.loader import leave_out_unreadable
+from bloomery_trainer.data.images import leave_out_unreadable
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
 from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
@@ -32,31 +32,34 @@ logger = logging.getLogger(__name__)
 def register_later(
     config: TrainConfig, output: Folder, scratch: Path, environment: Mapping[str, str] = os.environ
 ) -> dict[str, Any]:
-    """Makes the run, its metrics and files, the model version and its promotion, and completes result.json.
+    """Make the run, its metrics and files, the model version and its promotion, and complete result.json.
 
-    Done again, it finds what is there already. Raises BadConfig where there is no training to record or MLflow
-    refuses it for good, Unavailable where MLflow does not answer.
+    Done again, it finds what is there already.
+
+    Raises:
+        BadConfig: there is no training to record, or MLflow refuses it for good.
+        Unavailable: MLflow does not answer.
     """
-    result = _result(config, output)
+    result = _read_result(config, output)
     if result["reason"] == "Evaluated" or result["model"]["version"] is not None:
         logger.info("this training is recorded already")
         return result
-    model = _fetched(result, output, scratch)
+    model = _fetch_model(result, output, scratch)
     scalars = sorted(read_events(scratch / "tensorboard"), key=lambda scalar: scalar.time)
     origin = (result.get("initialModel") or {}).get("origin")
     began = scalars[0].time if scalars else None
     publisher = _open_publisher(config, environment, scratch, output, began=began, origin=origin)
     for scalar in scalars:
         publisher.run.log({scalar.name: scalar.value}, scalar.step, at=scalar.time)
-    version = _registered(publisher, model)
-    promoted = publisher.promote(version, model, lambda: _held_out(config, scratch / "images"))
+    version = _register(publisher, model)
+    promoted = publisher.promote(version, model, lambda: _fetch_held_out(config, scratch / "images"))
     if (scratch / LOG).exists():
         publisher.log_file(scratch / LOG)
     publisher.run.close("FINISHED")
-    return _completed(result, output, publisher.run.run_document(), version, promoted)
+    return _complete_result(result, output, publisher.run.run_document(), version, promoted)
 
 
-def _result(config: TrainConfig, output: Folder) -> dict[str, Any]:
+def _read_result(config: TrainConfig, output: Folder) -> dict[str, Any]:
     content = output.read_if_there(RESULT)
     if content is None:
         raise BadConfig("NothingToRegister", f"there is no {RESULT} in {output.uri}: the training has not ended")
@@ -66,8 +69,8 @@ def _result(config: TrainConfig, output: Folder) -> dict[str, Any]:
     return result
 
 
-def _fetched(result: Mapping[str, Any], output: Folder, scratch: Path) -> TrainedModel:
-    """Brings the model, the reports, the events and the log here; raises BadData where the model is damaged."""
+def _fetch_model(result: Mapping[str, Any], output: Folder, scratch: Path) -> TrainedModel:
+    """Bring the model, the reports, the events and the log here; raise BadData if the model is damaged."""
     for name in ("model", "reports", "tensorboard", "images"):
         (scratch / name).mkdir()
     model = require_stored(output, "model/")
@@ -113,32 +116,32 @@ def _open_publisher(
     )
 
 
-def _registered(publisher: MlflowPublisher, model: TrainedModel) -> str:
+def _register(publisher: MlflowPublisher, model: TrainedModel) -> str:
     try:
         return publisher.register_or_raise(model)
     except TrainerError:
         raise
     except Exception as error:
-        said = in_words(error)
+        reason = in_words(error)
         if is_final(error) and not is_forbidden(error):
-            raise BadConfig("MlflowRefused", f"MLflow refuses the model: {said}") from error
-        raise Unavailable("MlflowUnavailable", f"MLflow did not take the model: {said}") from error
+            raise BadConfig("MlflowRefused", f"MLflow refuses the model: {reason}") from error
+        raise Unavailable("MlflowUnavailable", f"MLflow did not take the model: {reason}") from error
 
 
-def _held_out(config: TrainConfig, scratch: Path) -> LocalDataset:
+def _fetch_held_out(config: TrainConfig, scratch: Path) -> LocalDataset:
     access = S3Access.from_environment(os.environ)
     dataset = fetch(config.datasets, lambda uri: open_folder(uri, access), scratch, splits=("validation", "test"))
     return leave_out_unreadable(dataset, Preprocess.for_size(PRESETS[config.preset].image_size), world=World())
 
 
-def _completed(
+def _complete_result(
     result: dict[str, Any],
     output: Folder,
     run: Mapping[str, str | None],
     version: str,
     promoted: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Writes the version and the run where the training would have; the result last, as it is the proof."""
+    """Write the version and the run where the training would have; the result last, as it is the proof."""
     metadata = dict(require_stored(output, "model/").metadata)
     metadata |= {"run": dict(run), "registered": datetime.now(UTC).isoformat(timespec="seconds")}
     metadata["model"] = {**metadata.get("model", {}), "version": version}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600.0
-"""How long the end of a run waits for MLflow, unless $BLOOMERY_MLFLOW_WAIT_SECONDS is set."""
+"""The time that the end of a run waits for MLflow, unless $BLOOMERY_MLFLOW_WAIT_SECONDS is set."""
 
 Images = Callable[[], LocalDataset]
 """Returns the images that a model is judged by: its test images where there are any, else those for validation."""
@@ -33,7 +33,7 @@ Images = Callable[[], LocalDataset]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What a run has made: the local model directory and the local reports, the model's digest and figures."""
+    """The products of a run: the local model directory and the local reports, the model's digest and metrics."""
 
     folder: Path
     reports: Path
@@ -41,11 +41,11 @@ class TrainedModel:
     classes: int
     metrics: Mapping[str, float]
     evaluation: Evaluation | None = None
-    """The answers that the figures are made of; None where they are no longer in memory."""
+    """The answers that the figures are made of; None if they are no longer in memory."""
     evaluated_on: str | None = None
     """The split that the figures are of: test or validation."""
     quantization: Mapping[str, Any] | None = None
-    """What came of it, where another form of numbers was asked for."""
+    """The result of quantization, if it was requested."""
 
     @property
     def is_int8(self) -> bool:
@@ -102,7 +102,7 @@ class MlflowPublisher:
     def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
         """Move the registry's alias to the version if it is good enough: {alias, moved, message}.
 
-        Returns None where no promotion is asked for. ``images`` are needed only if the present model has to be judged
+        Returns None if no promotion is asked for. ``images`` are needed only if the present model has to be judged
         again.
         """
         promotion_config = self.config.mlflow.promote

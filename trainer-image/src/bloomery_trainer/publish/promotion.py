@@ -36,16 +36,16 @@ logger = logging.getLogger(__name__)
 _BATCH = 64
 _ROUNDING = 1e-9
 _NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
-"""What MLflow answers where a model has no such alias."""
+"""MLflow's errors for an alias that does not exist."""
 
 Judge = Callable[["ModelVersion", str], tuple[Comparison, str]]
-"""Compares the candidate with a model version by a metric, on the images that the candidate was judged by, and says
-which split these are."""
+"""Compares the candidate with a model version by a metric, on the images of the candidate's evaluation; returns the
+comparison and the split of these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """The new version, its value of the metric that counts, and the tags that say by which images it was judged."""
+    """The new version, its value of the metric that counts, and the tags of the images that it was evaluated on."""
 
     name: str
     version: str
@@ -54,28 +54,28 @@ class Candidate:
     data: Mapping[str, str]
 
 
-def promote(client: MlflowClient, wanted: Promotion, candidate: Candidate, judge: Judge) -> dict[str, Any]:
-    """Moves the alias, or leaves it where it is: {alias, moved, message}. Raises what MLflow raises."""
-    current = _current(client, candidate.name, wanted.alias)
+def promote(client: MlflowClient, policy: Promotion, candidate: Candidate, judge: Judge) -> dict[str, Any]:
+    """Move the alias, or leave it where it is: {alias, moved, message}; raise what MLflow raises."""
+    current = _current_version(client, candidate.name, policy.alias)
     if current is not None and str(current.version) == candidate.version:
-        return _verdict(wanted, f"{wanted.alias} is version {candidate.version} already", moved=True)
-    reason = _too_low(wanted, candidate)
+        return _promotion_result(policy, f"{policy.alias} is version {candidate.version} already", moved=True)
+    reason = _too_low(policy, candidate)
     remark = ""
     if reason is None:
-        reason, remark = _not_better(client, wanted, candidate, current, judge)
+        reason, remark = _not_better(client, policy, candidate, current, judge)
     if reason is not None:
-        return _verdict(wanted, reason, moved=False)
-    client.set_registered_model_alias(candidate.name, wanted.alias, candidate.version)
+        return _promotion_result(policy, reason, moved=False)
+    client.set_registered_model_alias(candidate.name, policy.alias, candidate.version)
     before = "there was none before" if current is None else f"it was version {current.version} before"
-    return _verdict(wanted, f"{wanted.alias} is version {candidate.version} now; {before}{remark}", moved=True)
+    return _promotion_result(policy, f"{policy.alias} is version {candidate.version} now; {before}{remark}", moved=True)
 
 
-def _verdict(wanted: Promotion, message: str, *, moved: bool) -> dict[str, Any]:
+def _promotion_result(policy: Promotion, message: str, *, moved: bool) -> dict[str, Any]:
     logger.info("%s", message)
-    return {"alias": wanted.alias, "moved": moved, "message": message}
+    return {"alias": policy.alias, "moved": moved, "message": message}
 
 
-def _current(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+def _current_version(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
@@ -84,57 +84,57 @@ def _current(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
         raise
 
 
-def _too_low(wanted: Promotion, candidate: Candidate) -> str | None:
-    if wanted.at_least is None or candidate.value >= wanted.at_least:
+def _too_low(policy: Promotion, candidate: Candidate) -> str | None:
+    if policy.at_least is None or candidate.value >= policy.at_least:
         return None
     return (
-        f"{wanted.alias} stays where it is: {candidate.metric} of version {candidate.version} is "
-        f"{candidate.value:.4f}, at least {wanted.at_least:g} is asked for"
+        f"{policy.alias} stays where it is: {candidate.metric} of version {candidate.version} is "
+        f"{candidate.value:.4f}, at least {policy.at_least:g} is asked for"
     )
 
 
 def _not_better(
-    client: MlflowClient, wanted: Promotion, candidate: Candidate, current: ModelVersion | None, judge: Judge
+    client: MlflowClient, policy: Promotion, candidate: Candidate, current: ModelVersion | None, judge: Judge
 ) -> tuple[str | None, str]:
-    """Why the alias stays, None where it moves; and what is to be said in both cases."""
-    if not wanted.better_than_current or current is None:
+    """Return why the alias stays, or None if it moves, and a remark for either case."""
+    if not policy.better_than_current or current is None:
         return None, ""
-    stays = f"{wanted.alias} stays version {current.version}"
+    stays = f"{policy.alias} stays version {current.version}"
     try:
-        rivalry = _compared(client, candidate, current, judge)
+        present = _compare_with_current(client, candidate, current, judge)
     except (TrainerError, FileNotFoundError) as error:
         return f"{stays}: whether version {candidate.version} is better could not be found out: {error}", ""
-    value = candidate.value if rivalry.comparison is None else rivalry.comparison.value
+    value = candidate.value if present.comparison is None else present.comparison.value
     figures = (
-        f"its {candidate.metric} is {rivalry.value:.4f}{rivalry.how}, that of version {candidate.version} is "
-        f"{value:.4f}{rivalry.interval}"
+        f"its {candidate.metric} is {present.value:.4f}{present.how}, that of version {candidate.version} is "
+        f"{value:.4f}{present.interval}"
     )
-    gain = value - rivalry.value
-    if gain <= 0 or gain <= wanted.least_gain + _ROUNDING:
-        least = f"; more than {wanted.least_gain:g} more is asked for" if wanted.least_gain else ""
-        return f"{stays}: {figures}{least}{rivalry.caveat}", ""
-    unproven = _unproven(wanted, rivalry)
+    gain = value - present.value
+    if gain <= 0 or gain <= policy.least_gain + _ROUNDING:
+        least = f"; more than {policy.least_gain:g} more is asked for" if policy.least_gain else ""
+        return f"{stays}: {figures}{least}{present.caveat}", ""
+    unproven = _unproven(policy, present)
     if unproven is not None:
-        return f"{stays}: {figures}; {unproven}{rivalry.caveat}", ""
-    return None, f"; {figures}{rivalry.caveat}"
+        return f"{stays}: {figures}; {unproven}{present.caveat}", ""
+    return None, f"; {figures}{present.caveat}"
 
 
-def _unproven(wanted: Promotion, rivalry: _Rivalry) -> str | None:
-    """Why the confidence that is asked for is not there, None where it is."""
-    if wanted.confidence is None:
+def _unproven(policy: Promotion, present: _PresentModel) -> str | None:
+    """Return why the required confidence is missing, or None if it is there."""
+    if policy.confidence is None:
         return None
-    asked = f"a confidence of {wanted.confidence:g} is asked for"
-    if rivalry.comparison is None:
-        return f"{asked}, which needs both models' answers, and those of the present one are not to be had"
-    confidence = 1 - rivalry.comparison.p_value
+    required = f"a confidence of {policy.confidence:g} is asked for"
+    if present.comparison is None:
+        return f"{required}, which needs both models' answers, and those of the present one are not to be had"
+    confidence = 1 - present.comparison.p_value
     # The last digits of a binomial sum must not decide.
-    if confidence >= wanted.confidence - _ROUNDING:
+    if confidence >= policy.confidence - _ROUNDING:
         return None
-    return f"{asked}, and that the difference is not by chance has {confidence:.4f}"
+    return f"{required}, and that the difference is not by chance has {confidence:.4f}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rivalry:
+class _PresentModel:
     """The present version's value, where it is from, and, where both answered the same images, the comparison."""
 
     value: float
@@ -159,21 +159,23 @@ class _Rivalry:
         )
 
 
-def _compared(client: MlflowClient, candidate: Candidate, current: ModelVersion, judge: Judge) -> _Rivalry:
-    """The present version on the candidate's images: judged anew, or as recorded where it can be judged no more."""
+def _compare_with_current(
+    client: MlflowClient, candidate: Candidate, current: ModelVersion, judge: Judge
+) -> _PresentModel:
+    """Evaluate the present version on the candidate's images; if it cannot run any more, take its recorded value."""
     try:
         comparison, split = judge(current, candidate.metric)
     except (TrainerError, FileNotFoundError):
-        recorded = _recorded(client, candidate, current)
+        recorded = _recorded_value(client, candidate, current)
         if recorded is None:
             raise
-        logger.warning("version %s cannot be judged anew: its recorded value is taken", current.version)
-        return _Rivalry(value=recorded, how=" as recorded")
-    return _Rivalry(value=comparison.other, how=" on the images of this job", comparison=comparison, split=split)
+        logger.warning("version %s cannot be evaluated again: its recorded value is used", current.version)
+        return _PresentModel(value=recorded, how=" as recorded")
+    return _PresentModel(value=comparison.other, how=" on the images of this job", comparison=comparison, split=split)
 
 
-def _recorded(client: MlflowClient, candidate: Candidate, current: ModelVersion) -> float | None:
-    """The value that was recorded when the version was made, if that was on the candidate's images."""
+def _recorded_value(client: MlflowClient, candidate: Candidate, current: ModelVersion) -> float | None:
+    """Return the value that was recorded when the version was made, if that was on the candidate's images."""
     if not current.run_id or any(current.tags.get(tag) != candidate.data.get(tag) for tag in DATA_TAGS):
         return None
     value = client.get_run(current.run_id).data.metrics.get(candidate.metric)
@@ -181,7 +183,7 @@ def _recorded(client: MlflowClient, candidate: Candidate, current: ModelVersion)
 
 
 def remembered(judge: Judge) -> Judge:
-    """The same judge, which runs each model once: what MLflow answers late is asked again, and takes no pass more."""
+    """Return the same judge with a memory, so that a retry of a request to MLflow does not run a model again."""
     verdicts: dict[tuple[str, str], tuple[Comparison, str]] = {}
 
     def ask(version: ModelVersion, metric: str) -> tuple[Comparison, str]:
@@ -197,11 +199,11 @@ def remembered(judge: Judge) -> Judge:
 class PairedJudge:
     """Compares the candidate with a version by running that version's own files on this job's held-out images.
 
-    Whoever may write to MLflow may write any address into a tag: only stores like the job's own (`own_uri`) are read.
+    Users of MLflow can write any address into a tag, so only stores like the job's own (``own_uri``) are read.
 
     Attributes:
-        images: gives the images that the candidate was judged by.
-        evaluation: the candidate's answers on them; None where its files (`folder`) have to be asked again.
+        images: returns the images that the candidate was evaluated on.
+        evaluation: the candidate's answers on them; None if its files (``folder``) have to be asked again.
         folder: the candidate's model folder on this machine.
         own_uri: the job's output folder.
     """
@@ -212,10 +214,10 @@ class PairedJudge:
     own_uri: str
 
     def __call__(self, version: ModelVersion, metric: str) -> tuple[Comparison, str]:
-        """Raises BadData where the version's model cannot be used, and what the store raises."""
+        """Compare; raise BadData if the version's model cannot be used, and what the store raises."""
         uri = version.tags.get(URI_TAG)
         if not uri:
-            raise BadData("ModelUnknown", f"version {version.version} has no tag {URI_TAG}, so nobody knows its files")
+            raise BadData("ModelUnknown", f"version {version.version} has no tag {URI_TAG}, so its files are not known")
         if uri.partition("://")[0] != self.own_uri.partition("://")[0]:
             raise BadData("ModelUnknown", f"version {version.version} lies at {uri}, which this job does not read")
         folder = open_folder(uri, S3Access.from_environment(os.environ))
@@ -243,12 +245,17 @@ def _answers(classifier: Classifier, files: ImageFiles) -> tuple[NDArray[np.floa
     return answers(classifier.network, loader, classifier.preprocess, device=device, exact=True)
 
 
-def by_name(probabilities: NDArray[np.float32], known: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.float32]:
-    """Probabilities of the classes in `known`, put in the order of `wanted`; of others they are 0, and sums stay 1."""
+def by_name(
+    probabilities: NDArray[np.float32], known: tuple[str, ...], classes: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Return the probabilities of the classes in ``known``, put in the order of ``classes``.
+
+    Of others they are 0, and sums stay 1.
+    """
     column = {name: number for number, name in enumerate(known)}
-    found = np.zeros((len(probabilities), len(wanted)), np.float32)
-    for number, name in enumerate(wanted):
+    ordered = np.zeros((len(probabilities), len(classes)), np.float32)
+    for number, name in enumerate(classes):
         if name in column:
-            found[:, number] = probabilities[:, column[name]]
-    found /= np.maximum(found.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return found
+            ordered[:, number] = probabilities[:, column[name]]
+    ordered /= np.maximum(ordered.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return ordered

@@ -43,7 +43,7 @@ class ModelMetadata:
 
 
 def retry_for(seconds: float, action: Callable[[], Result]) -> Result:
-    """Tries `action` until it succeeds; raises its error when the time is over or MLflow refuses for good."""
+    """Try ``action`` until it succeeds; raise its error when the time is over or MLflow refuses for good."""
     deadline = time.monotonic() + seconds
     pause = 1.0
     while True:
@@ -58,7 +58,7 @@ def retry_for(seconds: float, action: Callable[[], Result]) -> Result:
 
 
 def register(client: MlflowClient, run: RunRef, model: ModelMetadata) -> str:
-    """Logs the model to the run and registers it; returns the version.
+    """Log the model to the run and register it; return the version.
 
     A version that this run has registered already with the same files is found again, not made twice.
     """
@@ -79,7 +79,7 @@ def register(client: MlflowClient, run: RunRef, model: ModelMetadata) -> str:
         save_as_external_data=False,
         extra_files=[str(model.folder / name) for name in (LABELS, PREPROCESS)],
     )
-    made = client.create_model_version(
+    version = client.create_model_version(
         model.name,
         source=logged.model_uri,
         run_id=run.run_id,
@@ -88,17 +88,17 @@ def register(client: MlflowClient, run: RunRef, model: ModelMetadata) -> str:
         await_creation_for=60,
         model_id=logged.model_id,
     )
-    logger.info("registered as %s version %s", model.name, made.version)
-    return str(made.version)
+    logger.info("registered as %s version %s", model.name, version.version)
+    return str(version.version)
 
 
 def _signature_of(graph: onnx.GraphProto, folder: Path) -> ModelSignature:
-    """What the model takes and gives, as MLflow records it."""
+    """Return the inputs and outputs of the model, as MLflow records them."""
     side = json.loads((folder / PREPROCESS).read_bytes())["crop"]
     # Older models list their weights among the inputs.
     weights = {weight.name for weight in graph.initializer}
-    (images,) = (given.name for given in graph.input if given.name not in weights)
-    (scores,) = (made.name for made in graph.output)
+    (images,) = (tensor.name for tensor in graph.input if tensor.name not in weights)
+    (scores,) = (tensor.name for tensor in graph.output)
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, side, side), images)]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(read_classes(folder))), scores)]),
@@ -106,7 +106,7 @@ def _signature_of(graph: onnx.GraphProto, folder: Path) -> ModelSignature:
 
 
 def _require_registered_model(client: MlflowClient, name: str, description: str | None) -> None:
-    """Makes the registered model, and describes it unless people have done so."""
+    """Make the registered model, and describe it unless people have done so."""
     try:
         client.create_registered_model(name, description=description)
     except MlflowException as error:

@@ -1,4 +1,4 @@
-"""What a run leaves when it ends: its record, its reports and result.json."""
+"""The end of a run: its record, its reports and result.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.context import RunContext
-from bloomery_trainer.engine.held_out import Judgement
+from bloomery_trainer.engine.held_out import EvaluationResult
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.output import LOG, RESULT
 from bloomery_trainer.publish.run_record import RunRecord, open_record
@@ -21,9 +21,9 @@ from bloomery_trainer.shutdown import Terminated
 
 @contextmanager
 def opened_record(context: RunContext, *, origin: str | None) -> Iterator[RunRecord]:
-    """The run's record, of the leader alone; ends with the block as FINISHED, KILLED or FAILED.
+    """Open the run's record on the leader; end it with the block as FINISHED, KILLED or FAILED.
 
-    `origin` says in words which model the run began with.
+    ``origin`` describes the model that the run began with.
     """
     record = RunRecord()
     if context.world.is_leader:
@@ -43,64 +43,69 @@ def opened_record(context: RunContext, *, origin: str | None) -> Iterator[RunRec
     record.close("FINISHED")
 
 
-def report_about(
-    context: RunContext, dataset: LocalDataset, judgement: Judgement, fitted: TrainingResult, *, data_type: str
+def report_metadata(
+    context: RunContext,
+    dataset: LocalDataset,
+    evaluation: EvaluationResult,
+    training: TrainingResult,
+    *,
+    data_type: str,
 ) -> ReportMetadata:
-    """What the report on a trained model tells."""
+    """Collect the metadata of the report on a trained model."""
     config = context.config
     return ReportMetadata(
         title=report_title(context),
         preset=config.preset,
         metric=config.metric,
-        best_epoch=fitted.best_epoch,
+        best_epoch=training.best_epoch,
         dataset=dataset,
-        validation=judgement.validation,
-        test=judgement.test,
+        validation=evaluation.validation,
+        test=evaluation.test,
         data_type=data_type,
         start=context.progress.snapshot()["initialModel"],
-        last_epoch=fitted.last_epoch,
+        last_epoch=training.last_epoch,
         balance=config.hyperparameters.balance,
-        notes=fitted.notes,
+        notes=training.notes,
     )
 
 
 def report_title(context: RunContext) -> str:
-    """What people call the job."""
+    """Return the title of the report."""
     return context.config.display_name or f"{context.config.namespace}/{context.config.name}"
 
 
-def publish_reports(context: RunContext, about: ReportMetadata) -> Path:
-    """Writes the reports to the output folder; returns where they are on this machine."""
+def publish_reports(context: RunContext, metadata: ReportMetadata) -> Path:
+    """Write the reports to the output folder; return where they are on this machine."""
     folder = context.scratch / "reports"
     folder.mkdir()
-    write_reports(folder, about)
+    write_reports(folder, metadata)
     for path in sorted(folder.iterdir()):
         context.output.upload(path, path.name)
     return folder
 
 
 def write_result(
-    context: RunContext, record: RunRecord, fitted: TrainingResult | None, more: Mapping[str, Any]
+    context: RunContext, record: RunRecord, training: TrainingResult | None, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes result.json, the proof that the run has ended, and returns its content.
+    """Write result.json, the proof that the run has ended, and return its content.
 
     Args:
         job: the run.
         record: the run's record, which gets the log.
-        fitted: how training ended, None where nothing was trained.
+        training: how training ended, None if nothing was trained.
         more: at least model, metrics, evaluatedOn and notes.
     """
     figures = context.progress.snapshot()
-    saved = fitted.saved if fitted is not None else None
+    saved = training.saved if training is not None else None
     result = {
         "uid": context.config.uid,
-        "reason": "Evaluated" if fitted is None else fitted.reason,
+        "reason": "Evaluated" if training is None else training.reason,
         "mlflow": record.run_document(),
         "initialModel": figures["initialModel"],
         **({"recipe": figures["recipe"]} if "recipe" in figures else {}),
-        "lastEpoch": _rounded(fitted.last_epoch) if fitted is not None and fitted.last_epoch else None,
-        "stillImproving": fitted is not None and fitted.still_improving,
-        "starts": context.starts if fitted is None else fitted.starts,
+        "lastEpoch": _rounded(training.last_epoch) if training is not None and training.last_epoch else None,
+        "stillImproving": training is not None and training.still_improving,
+        "starts": context.starts if training is None else training.starts,
         "progress": {name: figures[name] for name in ("epoch", "step", "totalSteps") if name in figures},
         "lastCheckpoint": saved.document() if saved else None,
         "promoted": None,

@@ -40,7 +40,7 @@ class RunRecord(CompositeLogger):
     def promote(self, version: str, model: TrainedModel, images: Images) -> dict[str, Any] | None:
         """Move the registry's alias to the version if it is good enough: {alias, moved, message}.
 
-        Returns None where no promotion is asked for. ``images`` are needed only if the present model has to be judged
+        Returns None if no promotion is asked for. ``images`` are needed only if the present model has to be judged
         again.
         """
         return None if self._publisher is None else self._publisher.promote(version, model, images)

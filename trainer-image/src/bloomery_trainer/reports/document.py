@@ -24,29 +24,29 @@ _MATRIX = 200
 _PAIRS = 1000
 
 
-def evaluation_document(about: ReportMetadata) -> dict[str, Any]:
-    """All figures: of the images that the model is judged by, and beside them those of each split."""
-    judged, dataset = about.judged, about.dataset
+def evaluation_document(metadata: ReportMetadata) -> dict[str, Any]:
+    """Return all figures: of the images that the model is judged by, and beside them those of each split."""
+    judged, dataset = metadata.judged, metadata.dataset
     aucs = class_aucs(judged.probabilities, judged.labels)
     splits = {
         name: _summary(evaluation, aucs if evaluation is judged else None)
-        for name, evaluation in about.evaluations.items()
+        for name, evaluation in metadata.evaluations.items()
     }
     matrix = figures.confusion_matrix(judged.labels, judged.predicted, labels=range(len(dataset.classes)))
     document = {
-        "title": about.title,
-        "preset": about.preset,
-        "metric": about.metric,
-        "bestEpoch": about.best_epoch,
+        "title": metadata.title,
+        "preset": metadata.preset,
+        "metric": metadata.metric,
+        "bestEpoch": metadata.best_epoch,
         "datasets": [
             {"name": part.name, "version": part.version, "classes": list(part.classes)} for part in dataset.parts
         ],
-        "initialModel": None if about.start is None else dict(about.start),
-        "lastEpoch": None if about.last_epoch is None else dict(about.last_epoch),
-        "dataType": about.data_type,
-        "balance": about.balance,
-        "split": about.split,
-        **splits[about.split],
+        "initialModel": None if metadata.start is None else dict(metadata.start),
+        "lastEpoch": None if metadata.last_epoch is None else dict(metadata.last_epoch),
+        "dataType": metadata.data_type,
+        "balance": metadata.balance,
+        "split": metadata.split,
+        **splits[metadata.split],
         "averaging": AVERAGING,
         "classes": _classes(judged, dataset, aucs),
         "confusionMatrix": matrix.tolist() if len(matrix) <= _MATRIX else None,
@@ -54,7 +54,7 @@ def evaluation_document(about: ReportMetadata) -> dict[str, Any]:
         "validation": splits["validation"],
         "test": splits.get("test"),
         "trainingSet": _training_set(dataset),
-        "notes": list(about.notes),
+        "notes": list(metadata.notes),
     }
     return {**document, "verdict": verdict(document)}
 
@@ -92,7 +92,7 @@ def _classes(judged: Evaluation, dataset: LocalDataset, aucs: list[float | None]
 
 
 def _confusions(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What was taken for what, the most frequent first."""
+    """List the confused pairs of classes, the most frequent first."""
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
@@ -110,7 +110,10 @@ def _confusions(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> list[dic
 
 
 def _training_set(dataset: LocalDataset) -> list[dict[str, Any]]:
-    """Images by class and the dataset they are from, for each split; a class that a dataset has not is left out."""
+    """Return images by class and the dataset they are from, for each split.
+
+    A class that a dataset has not is left out.
+    """
     counts = dataset.counts()
     return [
         {"class": name, "dataset": part.name, **counts[part.name][name]}

@@ -1,4 +1,4 @@
-"""What people read after a run: the evaluation as a page, the same as JSON, and the predictions as CSV."""
+"""Reports for people after a run: the evaluation as a page, the same as JSON, and the predictions as CSV."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ PAGE = "report.html"
 PREDICTIONS = "predictions.csv"
 
 
-def write_reports(folder: Path, about: ReportMetadata) -> dict[str, Any]:
-    """Writes evaluation.json, report.html and predictions.csv into `folder`, and returns evaluation.json's content."""
-    document = evaluation_document(about)
+def write_reports(folder: Path, metadata: ReportMetadata) -> dict[str, Any]:
+    """Write evaluation.json, report.html and predictions.csv into ``folder``, and return evaluation.json's content."""
+    document = evaluation_document(metadata)
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
     (folder / EVALUATION).write_text(text, encoding="utf-8")
-    (folder / PAGE).write_text(render(document, about), encoding="utf-8")
-    _write_predictions(folder / PREDICTIONS, about.evaluations, dataset=about.dataset)
+    (folder / PAGE).write_text(render(document, metadata), encoding="utf-8")
+    _write_predictions(folder / PREDICTIONS, metadata.evaluations, dataset=metadata.dataset)
     return document
 
 
 def _write_predictions(path: Path, evaluations: dict[str, Evaluation], *, dataset: LocalDataset) -> None:
-    """Writes one line for each held-out image: where it is from, its class, the model's answer and how sure it was."""
+    """Write one line for each held-out image: where it is from, its class, the model's answer and how sure it was."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["split", "dataset", "image", "label", "predicted", "score", "correct"])

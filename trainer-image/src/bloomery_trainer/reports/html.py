@@ -37,7 +37,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """The misclassified images of one class, the surest mistakes first; `count` of them in all."""
+    """The misclassified images of one class, the surest mistakes first; ``count`` of them in all."""
 
     label: str
     count: int
@@ -55,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One class of the confusion matrix; `others` are answers that have no column."""
+    """One class of the confusion matrix; ``others`` are answers that have no column."""
 
     number: int
     name: str
@@ -63,28 +63,28 @@ class Row:
     others: int
 
 
-def render(document: Mapping[str, Any], about: ReportMetadata) -> str:
-    """The page for the content of evaluation.json, with pictures of what went wrong."""
+def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
+    """Return the page for the content of evaluation.json, with pictures of what went wrong."""
     template = _ENVIRONMENT.get_template("evaluation.html.j2")
-    rows = _matrix(about)
+    rows = _matrix(metadata)
     return template.render(
         report=document,
         figures=_figures(document),
         matrix=rows,
         column_names=len(rows) <= 12,
-        mistakes=_mistakes(about),
-        wrong=int(np.sum(about.judged.predicted != about.judged.labels)),
-        whole=len(about.dataset.classes) <= _WHOLE,
+        mistakes=_mistakes(metadata),
+        wrong=int(np.sum(metadata.judged.predicted != metadata.judged.labels)),
+        whole=len(metadata.dataset.classes) <= _WHOLE,
         weakest=_weakest(document),
-        several_datasets=len(about.dataset.parts) > 1,
-        splits=[split for split in ("train", "validation", "test") if split in about.dataset.splits],
+        several_datasets=len(metadata.dataset.parts) > 1,
+        splits=[split for split in ("train", "validation", "test") if split in metadata.dataset.splits],
         few=FEW_TRAINING_IMAGES,
         levels=LEVELS,
     )
 
 
 def _figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One line for each figure, with what it means."""
+    """Return one line for each figure, with what it means."""
     columns = [document[split]["metrics"] for split in ("test", "validation") if document[split] is not None]
     rows = [key for key in _MEANINGS if any(key in column for column in columns)]
     if document["lastEpoch"] is not None:
@@ -95,9 +95,9 @@ def _figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _matrix(about: ReportMetadata) -> list[Row]:
-    """The confusion matrix, of all classes or of those that are confused most."""
-    labels, predicted, classes = about.judged.labels, about.judged.predicted, about.dataset.classes
+def _matrix(metadata: ReportMetadata) -> list[Row]:
+    """Return the confusion matrix, of all classes or of those that are confused most."""
+    labels, predicted, classes = metadata.judged.labels, metadata.judged.predicted, metadata.dataset.classes
     shown = _most_confused(labels, predicted, len(classes))
     position = np.full(len(classes), len(shown))
     position[shown] = np.arange(len(shown))
@@ -126,32 +126,32 @@ def _weakest(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(known, key=lambda entry: entry["f1"])[:_SOME]
 
 
-def _mistakes(about: ReportMetadata) -> list[Mistakes]:
-    """Pictures of what went wrong, by true class: those with the most mistakes, as many as a page bears."""
-    judged, files = about.judged, about.dataset.splits[about.split]
+def _mistakes(metadata: ReportMetadata) -> list[Mistakes]:
+    """Return pictures of what went wrong, by true class: those with the most mistakes, as many as a page bears."""
+    judged, files = metadata.judged, metadata.dataset.splits[metadata.split]
     wrong = np.flatnonzero(judged.predicted != judged.labels)
     surest_first = wrong[np.argsort(-judged.probabilities[wrong].max(axis=1), kind="stable")]
-    counts = np.bincount(judged.labels[wrong], minlength=len(about.dataset.classes))
+    counts = np.bincount(judged.labels[wrong], minlength=len(metadata.dataset.classes))
     labels = [int(label) for label in np.argsort(-counts, kind="stable")[:_LABELS] if counts[label]]
     each = max(4, _THUMBNAILS // max(1, len(labels)))
-    found, left = [], _THUMBNAIL_BYTES
+    mistakes, left = [], _THUMBNAIL_BYTES
     for label in labels:
         chosen = surest_first[judged.labels[surest_first] == label][:each]
         thumbnails = []
         for index in chosen if left > 0 else []:
-            thumbnails.append(_thumbnail(about, files, int(index)))
+            thumbnails.append(_thumbnail(metadata, files, int(index)))
             left -= len(thumbnails[-1].source)
-        found.append(Mistakes(about.dataset.classes[label], int(counts[label]), tuple(thumbnails)))
-    return found
+        mistakes.append(Mistakes(metadata.dataset.classes[label], int(counts[label]), tuple(thumbnails)))
+    return mistakes
 
 
-def _thumbnail(about: ReportMetadata, files: ImageFiles, index: int) -> Thumbnail:
+def _thumbnail(metadata: ReportMetadata, files: ImageFiles, index: int) -> Thumbnail:
     return Thumbnail(
         source=pages.thumbnail(files.read(index), side=_THUMBNAIL),
         key=files.key(index),
-        dataset=about.dataset.parts[files.parts[index]].name,
-        predicted=about.dataset.classes[about.judged.predicted[index]],
-        score=float(about.judged.probabilities[index].max()),
+        dataset=metadata.dataset.parts[files.parts[index]].name,
+        predicted=metadata.dataset.classes[metadata.judged.predicted[index]],
+        score=float(metadata.judged.probabilities[index].max()),
     )
 
 

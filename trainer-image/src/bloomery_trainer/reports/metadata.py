@@ -1,4 +1,4 @@
-"""What a report is about."""
+"""Metadata and evaluations that a report presents."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class ReportMetadata:
         title: what the page is called.
         preset: the model's network.
         metric: what the best epoch was chosen by.
-        best_epoch: None where nothing was trained.
-        dataset: with the splits that were evaluated; `train` may be missing where nothing was trained.
+        best_epoch: None if nothing was trained.
+        dataset: with the splits that were evaluated; ``train`` may be missing where nothing was trained.
         validation: the answers on the validation images, in their order.
         test: the answers on the test images, in their order, where there are any.
         data_type: what the model that answered computes in, such as float32 or int8.
-        start: what training started from: kind (Scratch, Published, …), origin and warning; None where nothing was
+        start: what training started from: kind (Scratch, Published, …), origin and warning; None if nothing was
             trained.
-        last_epoch: the last epoch's number (`epoch`) and its figures on the validation images, whose weights need not
+        last_epoch: the last epoch's number (``epoch``) and its figures on the validation images, whose weights need not
             be the best ones.
         balance: how training balanced unequal classes: None, Loss or Sampling.
         notes: sentences that people should know.

@@ -21,7 +21,7 @@ Document = Mapping[str, Any]
 
 
 def verdict(document: Document) -> dict[str, Any]:
-    """The level, sentences about it, and warnings, from the other parts of evaluation.json."""
+    """Return the level, sentences about it, and warnings, from the other parts of evaluation.json."""
     level = _level(document)
     sentences = (_overall(document, level), _top5(document), _weakest(document), _confused(document))
     warnings = (
@@ -42,7 +42,7 @@ def verdict(document: Document) -> dict[str, Any]:
 
 
 def percent(share: float) -> str:
-    """A share as people read it."""
+    """Format a share as a percentage."""
     return f"{100 * share:.1f} %"
 
 
@@ -58,7 +58,7 @@ def _of_one_class(document: Document) -> bool:
 
 
 def _guessing(document: Document) -> tuple[str, float]:
-    """The most frequent class, and how often always answering it would be right."""
+    """Return the most frequent class, and how often always answering it would be right."""
     largest = max(document["classes"], key=lambda entry: entry["images"])
     return largest["name"], largest["images"] / document["images"]
 
@@ -83,24 +83,24 @@ def _weakest(document: Document) -> str | None:
     if not known:
         return "No class stands out as weak: every one has an F1 of at least 0.85."
     worst = sorted(known, key=lambda entry: entry["f1"])[:3]
-    said = _listed(
+    listed = _listed(
         f"{_quoted(entry['name'])} (F1 {entry['f1']:.2f}: {percent(entry['recall'])} of its images are found, "
         f"{percent(entry['precision'])} of its answers are right)"
         for entry in worst
     )
-    return f"Weakest: {said}."
+    return f"Weakest: {listed}."
 
 
 def _confused(document: Document) -> str | None:
     pairs = document["confusions"][:3]
     if not pairs:
         return "Not one image was confused."
-    said = _listed(
+    listed = _listed(
         f"{_quoted(pair['label'])} taken for {_quoted(pair['predicted'])} "
         f"({_images(pair['images'])}, {percent(pair['share'])} of that class)"
         for pair in pairs
     )
-    return f"Most often confused: {said}."
+    return f"Most often confused: {listed}."
 
 
 def _no_better_than_guessing(document: Document, level: str) -> str | None:

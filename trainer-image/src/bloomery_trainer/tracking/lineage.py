@@ -1,4 +1,4 @@
-"""What a run and its model say of where they come from: MLflow's parameters, tags, descriptions, dataset inputs."""
+"""Lineage of a run and its model: MLflow's parameters, tags, descriptions and dataset inputs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ UID_TAG = "bloomery.dev/uid"
 DIGEST_TAG = "bloomery.dev/digest"
 URI_TAG = "bloomery.dev/uri"
 EVALUATED_ON_TAG = "bloomery.dev/evaluated-on"
-"""The images that the final figures are of: test or validation."""
+"""The split of the final metrics: test or validation."""
 
 DATA_TAGS = ("bloomery.dev/dataset", "bloomery.dev/dataset-version", "bloomery.dev/dataset-classes")
-"""Models with equal values of these were judged by the very same images."""
+"""Models with equal values of these tags were evaluated on the same images."""
 
 _LONGEST = 4500
 """Characters of a text of people's own; MLflow refuses descriptions beyond 5000."""
@@ -38,14 +38,14 @@ class DatasetInput:
 
 
 def dataset_inputs(config: TrainConfig) -> tuple[DatasetInput, ...]:
-    """The dataset versions of a run."""
+    """Return the dataset versions of a run."""
     return tuple(DatasetInput(part.name, part.version, part.uri) for part in config.datasets)
 
 
 def parameters(config: TrainConfig, recipe: Recipe | None, *, origin: str | None = None) -> dict[str, str]:
-    """All that a run was asked for, with what was left open filled in where the recipe is known."""
+    """Return all parameters of a run, with defaults filled in if the recipe is known."""
     start = config.initial_model
-    given = {
+    values = {
         "preset": config.preset,
         "metric": config.metric,
         **(recipe.parameters() if recipe else config.hyperparameters.model_dump(by_alias=True, exclude_none=True)),
@@ -54,11 +54,11 @@ def parameters(config: TrainConfig, recipe: Recipe | None, *, origin: str | None
         "nodes": config.nodes,
         "quantization": config.output.quantization,
     }
-    return {key: str(value) for key, value in given.items() if value is not None}
+    return {key: str(value) for key, value in values.items() if value is not None}
 
 
 def run_tags(config: TrainConfig, *, device: str | None = None) -> dict[str, str]:
-    """The tags of the run; people's own never replace those that the rest of the system reads."""
+    """Return the tags of the run; people's own never replace those that the rest of the system reads."""
     tags = {**_lineage(config), UID_TAG: config.uid}
     if device is not None:
         tags["bloomery.dev/device"] = device
@@ -68,7 +68,7 @@ def run_tags(config: TrainConfig, *, device: str | None = None) -> dict[str, str
 def version_tags(
     config: TrainConfig, digest: str, *, int8: bool = False, evaluated_on: str | None = None
 ) -> dict[str, str]:
-    """The tags of the model version."""
+    """Return the tags of the model version."""
     tags = {**_lineage(config), DIGEST_TAG: digest, URI_TAG: model_uri(config)}
     if config.mlflow.version_label:
         tags["bloomery.dev/version-label"] = config.mlflow.version_label
@@ -80,7 +80,7 @@ def version_tags(
 
 
 def data_tags(config: TrainConfig) -> dict[str, str]:
-    """Which images a model was judged by; several datasets side by side, and the classes where they are a subset."""
+    """Return the tags of the images that a model was judged by: the datasets, and the classes if they are a subset."""
     name, version, classes = DATA_TAGS
     tags = {
         name: ",".join(part.name for part in config.datasets),
@@ -94,12 +94,12 @@ def data_tags(config: TrainConfig) -> dict[str, str]:
 
 
 def describe_job(config: TrainConfig) -> str | None:
-    """What people call and say of it, if anything."""
+    """Return the display name and the description of the job, if it has any."""
     return "\n\n".join(filter(None, (config.display_name, config.description)))[:_LONGEST] or None
 
 
 def describe_version(config: TrainConfig, metrics: Mapping[str, float]) -> str:
-    """What a model version is."""
+    """Describe a model version."""
     data = ", ".join(f"{part.name} {part.version[:12]}" for part in config.datasets)
     figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in dict.fromkeys(("top1", config.metric)))
     made = f"{config.preset}, trained by {config.namespace}/{config.name} on {data}: {figures}"
@@ -107,7 +107,7 @@ def describe_version(config: TrainConfig, metrics: Mapping[str, float]) -> str:
 
 
 def device_name() -> str:
-    """What computes here."""
+    """Return the name of the device that computes."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 

@@ -1,6 +1,6 @@
 """The run in MLflow, kept by a thread of its own: a slow or absent server never holds up training.
 
-What is to be recorded waits in memory until the server takes it. Only at the end does somebody wait for it,
+What is to be recorded waits in memory until the server takes it. Only the end of the run waits for it,
 and only for so long.
 """
 
@@ -48,7 +48,7 @@ class RunRef:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetadata:
-    """What a run is recorded with from its start."""
+    """The metadata of a run from its start."""
 
     experiment: str
     name: str
@@ -58,15 +58,15 @@ class RunMetadata:
     parameters: Mapping[str, Any]
     datasets: tuple[lineage.DatasetInput, ...]
     began: float | None = None
-    """When it began, in seconds since 1970, where that was not now."""
+    """The time of its begin, in seconds since 1970, if not now."""
 
 
 @dataclass
 class MlflowRun:
-    """One run's record. `start` it, `log` to it, `flush` it, `close` it."""
+    """One run in MLflow; metrics are sent by a thread of its own from ``start`` until ``close``."""
 
     client: MlflowClient
-    about: RunMetadata
+    metadata: RunMetadata
     _metrics: deque[Metric] = field(default_factory=lambda: deque(maxlen=_BUFFER), init=False)
     _run: RunRef | None = field(default=None, init=False)
     _known: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
@@ -90,43 +90,43 @@ class MlflowRun:
         """Do nothing: the server knows how far an earlier process came."""
 
     def start(self) -> None:
-        """Begins to record in the background, the figures of the machine too."""
+        """Start to record in the background, the metrics of the machine too."""
         self._system = SystemMetrics(self.log)
         self._system.start()
-        threading.Thread(target=self._work, name="mlflow", daemon=True).start()
+        threading.Thread(target=self._send_until_closed, name="mlflow", daemon=True).start()
 
     def log(self, metrics: Mapping[str, float], step: int, *, at: float | None = None) -> None:
-        """Takes metrics of a step; returns at once. `at` is when they were measured, where that was not now."""
+        """Take metrics of a step and return at once; ``at`` is when they were measured, if not now."""
         moment = int((time.time() if at is None else at) * 1000)
         self._metrics.extend(Metric(key, value, moment, step) for key, value in metrics.items())
 
     def flush(self) -> RunRef:
-        """Sends all that waits, now; raises what MLflow raises."""
+        """Send all that waits, now; raise what MLflow raises."""
         with self._sending:
-            return self._send()
+            return self._send_metrics()
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED, if there is one and the server listens soon enough."""
+        """End the run as FINISHED, FAILED or KILLED, if there is one and the server answers soon enough."""
         self._closing.set()
         self._wake.set()
         if self._system is not None:
             self._system.stop()
         if self._run is None:
             return
-        last = threading.Thread(target=self._end, args=(self._run, status), name="mlflow-end", daemon=True)
+        last = threading.Thread(target=self._report_end, args=(self._run, status), name="mlflow-end", daemon=True)
         last.start()
         last.join(_LAST_SECONDS)
         if last.is_alive():
-            logger.warning("MLflow could not be told that the run has ended: no answer in %.0f s", _LAST_SECONDS)
+            logger.warning("the end of the run could not be reported to MLflow: no answer in %.0f s", _LAST_SECONDS)
 
-    def _end(self, run: RunRef, status: str) -> None:
+    def _report_end(self, run: RunRef, status: str) -> None:
         try:
             self.flush()
             self.client.set_terminated(run.run_id, status)
         except Exception as error:
-            logger.warning("MLflow could not be told that the run has ended: %s", in_words(error))
+            logger.warning("the end of the run could not be reported to MLflow: %s", in_words(error))
 
-    def _work(self) -> None:
+    def _send_until_closed(self) -> None:
         pause = _FLUSH_SECONDS
         while not self._closing.is_set():
             try:
@@ -138,9 +138,9 @@ class MlflowRun:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._wake.wait(pause)
 
-    def _send(self) -> RunRef:
+    def _send_metrics(self) -> RunRef:
         if self._run is None:
-            self._run = self._begin()
+            self._run = self._open_run()
         while self._metrics:
             chunk = [self._metrics[i] for i in range(min(_CHUNK, len(self._metrics)))]
             news = [metric for metric in map(self._continued, chunk) if self._is_new(metric)]
@@ -151,50 +151,50 @@ class MlflowRun:
         return self._run
 
     def _continued(self, metric: Metric) -> Metric:
-        """The machine's figures are numbered on from those of an earlier process."""
+        """Continue the numbering of the machine's metrics after those of an earlier process."""
         if not metric.key.startswith(PREFIX):
             return metric
         last, _ = self._known.get(metric.key, (-1, 0.0))
         return Metric(metric.key, metric.value, metric.timestamp, metric.step + last + 1)
 
     def _is_new(self, metric: Metric) -> bool:
-        """Whether an earlier process has not logged it already; steps after a checkpoint are trained twice."""
+        """Return whether an earlier process has not logged it already; steps after a checkpoint are trained twice."""
         last, value = self._known.get(metric.key, (-1, 0.0))
         final = metric.step == 0 and metric.value != value
         return bool(metric.step > last or final)
 
-    def _begin(self) -> RunRef:
-        home = experiment(self.client, self.about.experiment, _KIND)
-        wanted = f"tags.`{lineage.UID_TAG}` = '{self.about.uid}'"
-        found = self.client.search_runs([home], wanted, max_results=1)
-        if found:
+    def _open_run(self) -> RunRef:
+        home = experiment(self.client, self.metadata.experiment, _KIND)
+        query = f"tags.`{lineage.UID_TAG}` = '{self.metadata.uid}'"
+        runs = self.client.search_runs([home], query, max_results=1)
+        if runs:
             # Only this has each metric's last step.
-            run = self.client.get_run(found[0].info.run_id)
+            run = self.client.get_run(runs[0].info.run_id)
             self._known = {metric.key: (metric.step, metric.value) for metric in run.data._metric_objs}
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
-            mine = {lineage.UID_TAG: self.about.uid}
-            began = None if self.about.began is None else int(self.about.began * 1000)
-            run = self.client.create_run(home, start_time=began, run_name=self.about.name, tags=mine)
+            tags_of_run = {lineage.UID_TAG: self.metadata.uid}
+            began = None if self.metadata.began is None else int(self.metadata.began * 1000)
+            run = self.client.create_run(home, start_time=began, run_name=self.metadata.name, tags=tags_of_run)
         run_id = str(run.info.run_id)
-        self._describe(run_id, known=run.data.params)
-        logger.info("MLflow run %s in experiment %r", run_id, self.about.experiment)
+        self._describe_run(run_id, known=run.data.params)
+        logger.info("MLflow run %s in experiment %r", run_id, self.metadata.experiment)
         return RunRef(home, run_id)
 
-    def _describe(self, run_id: str, *, known: Mapping[str, str]) -> None:
-        about = self.about
-        tags = dict(about.tags)
-        if about.description:
-            tags["mlflow.note.content"] = about.description
+    def _describe_run(self, run_id: str, *, known: Mapping[str, str]) -> None:
+        metadata = self.metadata
+        tags = dict(metadata.tags)
+        if metadata.description:
+            tags["mlflow.note.content"] = metadata.description
         # A parameter cannot be changed, and a newer image may have another default than the run began with.
-        params = [Param(key, str(value)) for key, value in about.parameters.items() if key not in known]
+        params = [Param(key, str(value)) for key, value in metadata.parameters.items() if key not in known]
         self.client.log_batch(run_id, params=params[:_PARAMS], tags=[RunTag(key, value) for key, value in tags.items()])
         context = [InputTag("mlflow.data.context", "training")]
-        inputs = [DatasetInput(_dataset(used), context) for used in about.datasets]
+        inputs = [DatasetInput(_dataset_entity(used), context) for used in metadata.datasets]
         self.client.log_inputs(run_id, inputs)
 
 
-def _dataset(used: lineage.DatasetInput) -> Dataset:
+def _dataset_entity(used: lineage.DatasetInput) -> Dataset:
     return Dataset(
         name=used.name,
         digest=used.version[:_DIGEST],

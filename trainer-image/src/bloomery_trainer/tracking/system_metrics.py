@@ -24,7 +24,7 @@ Sink = Callable[[Mapping[str, float], int], None]
 
 
 class SystemMetrics:
-    """Measures every few seconds, from `start` until `stop`; the samples are numbered from 0."""
+    """Measures every few seconds, from ``start`` until ``stop``; the samples are numbered from 0."""
 
     def __init__(self, sink: Sink, *, seconds: float = _SECONDS) -> None:
         self._sink = sink
@@ -32,25 +32,25 @@ class SystemMetrics:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begins to measure in the background."""
-        threading.Thread(target=self._work, name="system-metrics", daemon=True).start()
+        """Start to measure in the background."""
+        threading.Thread(target=self._measure_until_stopped, name="system-metrics", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stop measuring."""
         self._stopped.set()
 
-    def _work(self) -> None:
+    def _measure_until_stopped(self) -> None:
         try:
-            monitors = _monitors()
+            monitors = _open_monitors()
             sample = 0
             while not self._stopped.wait(self._seconds if sample else 0):
-                self._sink(_measured(monitors), sample)
+                self._sink(_measure(monitors), sample)
                 sample += 1
         except Exception as error:
             logger.warning("the machine's figures are not recorded: %s", error)
 
 
-def _monitors() -> list[BaseMetricsMonitor]:
+def _open_monitors() -> list[BaseMetricsMonitor]:
     monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]  # type: ignore[no-untyped-call]
     try:
         monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
@@ -59,11 +59,11 @@ def _monitors() -> list[BaseMetricsMonitor]:
     return monitors
 
 
-def _measured(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _measure(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:
+    measured: dict[str, float] = {}
     for monitor in monitors:
         monitor.collect_metrics()  # type: ignore[no-untyped-call]
         values = monitor.aggregate_metrics()  # type: ignore[no-untyped-call]
-        found |= {f"{PREFIX}{name}": float(value) for name, value in values.items()}
+        measured |= {f"{PREFIX}{name}": float(value) for name, value in values.items()}
         monitor.clear_metrics()  # type: ignore[no-untyped-call]
-    return found
+    return measured

@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 _UPLOAD_SECONDS = 60.0
 _LAST_UPLOAD_SECONDS = 90.0
 _QUEUE = 100_000
-"""Metrics that may wait for the disk before whoever logs them has to."""
+"""Metrics that may wait for the disk before logging blocks."""
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """One value of a metric, as it was logged; `time` in seconds since 1970."""
+    """One value of a metric, as it was logged; ``time`` in seconds since 1970."""
 
     name: str
     step: int
@@ -39,7 +39,7 @@ class Scalar:
 
 
 class TensorBoardLogger:
-    """One process's event file in a local folder, and its copy below `tensorboard/` of the output folder."""
+    """One process's event file in a local folder, and its copy below ``tensorboard/`` of the output folder."""
 
     def __init__(self, folder: Path, output: Folder, *, upload_seconds: float = _UPLOAD_SECONDS) -> None:
         self._folder = folder
@@ -51,17 +51,17 @@ class TensorBoardLogger:
         self._uploading = threading.Lock()
         self._complaints: set[str] = set()
         folder.mkdir(exist_ok=True)
-        self._thread = threading.Thread(target=self._work, name="tensorboard", daemon=True)
+        self._thread = threading.Thread(target=self._upload_until_closed, name="tensorboard", daemon=True)
         self._thread.start()
 
     def begin(self, step: int) -> None:
-        """Training goes on after `step`: what an earlier process logged of later steps is void."""
+        """Prepare for the steps after ``step``; what an earlier process logged of later steps is void."""
         with self._quietly("begin"):
             # Local writing is waited for only when very much of it waits already.
             self._writer = SummaryWriter(str(self._folder), purge_step=step + 1, max_queue=_QUEUE)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Takes metrics of a step."""
+        """Take metrics of a step."""
         if self._writer is None:
             self.begin(step - 1)
         with self._quietly("log to"):
@@ -70,7 +70,7 @@ class TensorBoardLogger:
                 self._writer.add_scalar(name, value, step)
 
     def complete(self) -> None:
-        """Brings everything to the output folder, and what earlier processes left there to the local one."""
+        """Bring everything to the output folder, and what earlier processes left there to the local one."""
         self._upload()
         with self._quietly("fetch"):
             for path in fetch_events(self._output, self._folder):
@@ -86,7 +86,7 @@ class TensorBoardLogger:
         self._closing.set()
         self._thread.join(_LAST_UPLOAD_SECONDS)
 
-    def _work(self) -> None:
+    def _upload_until_closed(self) -> None:
         while not self._closing.wait(self._upload_seconds):
             self._upload()
         self._upload()
@@ -106,7 +106,7 @@ class TensorBoardLogger:
 
     @contextmanager
     def _quietly(self, what: str) -> Iterator[None]:
-        """Within the block, what fails is said once and else forgotten."""
+        """Log the first failure in such blocks, and ignore the others."""
         try:
             yield
         except Exception as error:
@@ -116,7 +116,7 @@ class TensorBoardLogger:
 
 
 def fetch_events(output: Folder, folder: Path) -> list[Path]:
-    """Copies the event files of an output folder that are not there yet to a local folder; returns their copies."""
+    """Copy the event files of an output folder that are not there yet to a local folder; return their copies."""
     copies = []
     for file in output.list(EVENTS):
         target = folder / Path(file.path).name
@@ -127,9 +127,9 @@ def fetch_events(output: Folder, folder: Path) -> list[Path]:
 
 
 def read_events(folder: Path) -> Iterator[Scalar]:
-    """All values in a folder of event files; of steps that were trained twice, the later ones."""
+    """Return all values in a folder of event files; of steps that were trained twice, the later ones."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     for name in events.Tags()["scalars"]:
-        for found in events.Scalars(name):
-            yield Scalar(name, int(found.step), float(found.value), float(found.wall_time))
+        for event in events.Scalars(name):
+            yield Scalar(name, int(event.step), float(event.value), float(event.wall_time))

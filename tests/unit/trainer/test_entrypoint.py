@@ -1,4 +1,4 @@
-"""How a run presents itself to Kubernetes: exit codes, messages, progress, limits."""
+"""The container's process for Kubernetes: exit codes, messages, progress, limits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_configuration_of_the_other_kind_is_refused(tmp_path: Path, monkeypatc
     assert "c.json is a configuration to prepare, not to train" in (tmp_path / "message").read_text()
 
 
-def test_the_schema_that_the_operator_is_tested_against_is_the_one_in_use() -> None:
+def test_golden_schema_is_the_schema_in_use() -> None:
     golden = Path(__file__).parents[2] / "golden" / "trainer-config.schema.json"
 
     assert golden.read_text(encoding="utf-8") == schema()
@@ -91,7 +91,7 @@ def test_sigterm_ends_a_run_at_once_with_143_and_a_message(tmp_path: Path) -> No
     assert message["error"]["reason"] == "Terminated"
 
 
-def test_a_long_message_loses_the_tail_of_its_lists_and_stays_whole_json() -> None:
+def test_long_message_is_shortened_and_stays_valid_json() -> None:
     classes = [{"name": f"类别{i}", "train": i, "validation": 1, "test": 0} for i in range(1000)]
     encoded = termination.encode({"version": "v", "classes": classes, "classCount": 1000, "warnings": ["w"]})
     message = json.loads(encoded)

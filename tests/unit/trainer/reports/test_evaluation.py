@@ -1,4 +1,4 @@
-"""What people read after a training: the page, its JSON twin, and the predictions."""
+"""Reports after a training: the page, the same as JSON, and the predictions."""
 
 from __future__ import annotations
 
@@ -126,9 +126,7 @@ def test_the_json_twin_says_what_was_returned(about: Callable[..., ReportMetadat
 
 @pytest.mark.feature("T10")
 @pytest.mark.feature("D13")
-def test_the_test_set_is_what_a_model_is_judged_by_where_there_is_one(
-    about: Callable[..., ReportMetadata], tmp_path: Path
-) -> None:
+def test_test_set_decides_if_there_is_one(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     document = write_reports(tmp_path, about(("a", "b"), wrong=2, test=50, wrong_on_test=20))
 
     assert document["split"] == "test"
@@ -175,9 +173,7 @@ def test_a_page_about_thousands_of_mistakes_stays_small(about: Callable[..., Rep
 
 @pytest.mark.feature("T10")
 @pytest.mark.feature("D12")
-def test_the_training_set_is_shown_class_by_class_with_the_dataset_each_is_from(
-    about: Callable[..., ReportMetadata], tmp_path: Path
-) -> None:
+def test_training_set_is_shown_by_class_and_dataset(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     document = write_reports(tmp_path, about(("a", "b"), train=[100, 31], datasets=2))
 
     assert document["trainingSet"] == [
@@ -281,9 +277,7 @@ def test_enough_images_are_not_warned_about(about: Callable[..., ReportMetadata]
 
 @pytest.mark.feature("D6")
 @pytest.mark.feature("T10")
-def test_class_names_of_any_script_are_read_and_hostile_ones_do_nothing(
-    about: Callable[..., ReportMetadata], tmp_path: Path
-) -> None:
+def test_class_names_are_escaped_in_the_report(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     page = page_of(
         tmp_path,
         about(
@@ -329,9 +323,7 @@ def test_the_predictions_list_every_held_out_image(about: Callable[..., ReportMe
 
 
 @pytest.mark.feature("T18")
-def test_a_model_that_was_only_evaluated_has_a_report_without_a_training(
-    about: Callable[..., ReportMetadata], tmp_path: Path
-) -> None:
+def test_evaluated_model_has_a_report_without_training(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     page = page_of(tmp_path, about(("a", "b"), train=0, best_epoch=None))
 
     assert "epoch" not in page.text.split("Confusion matrix")[0].split("All figures")[0]

@@ -1,4 +1,4 @@
-"""The parts of the training loop: memory, precision, the loss, and which layers are in training mode."""
+"""Parts of a training step: memory, precision, the loss, and layers in training mode."""
 
 from __future__ import annotations
 

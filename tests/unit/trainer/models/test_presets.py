@@ -73,7 +73,7 @@ def test_googlenet_has_two_auxiliary_heads_while_it_trains() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ALIASES])
-def test_what_evaluation_takes_for_the_average_of_batches_is_not_that_of_the_start_after_60_steps(name: str) -> None:
+def test_batch_norm_averages_follow_the_images_within_60_steps(name: str) -> None:
     preset = PRESETS[name]
     with torch.device("meta"):
         model = preset.build(3, image_size=preset.image_size)
@@ -82,7 +82,7 @@ def test_what_evaluation_takes_for_the_average_of_batches_is_not_that_of_the_sta
     assert all(momentum and (1 - momentum) ** 60 < 0.01 for momentum in momenta)
 
 
-def test_an_image_size_that_a_preset_can_not_take_is_refused_by_name() -> None:
+def test_image_size_too_small_for_a_preset_is_refused() -> None:
     with pytest.raises(BadConfig, match=r"imageSize is 64; this preset needs at least 75"):
         resolve(Hyperparameters.model_validate({"imageSize": 64}), PRESETS["inception-v3"], images=9, start="scratch")
 

@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run: in the output folder while it goes on, and on a page for people who ask."""
+"""TensorBoard's event files of a run: in the output folder while it trains, and on a page."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def board(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes
         process.wait()
 
 
-def test_people_see_the_curves_under_a_prefix_and_the_end_is_quick(
+def test_tensorboard_serves_under_a_prefix_and_ends_quickly(
     output: Folder, tmp_path: Path, board: Callable[..., tuple[subprocess.Popen[bytes], str]]
 ) -> None:
     events = TensorBoardLogger(tmp_path / "events", output)

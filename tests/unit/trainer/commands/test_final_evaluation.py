@@ -1,4 +1,4 @@
-"""The last part of a run: which network the final figures are of, and what a start after an eviction does again."""
+"""The end of a run: the network of the final metrics, and the work of a start after an eviction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from bloomery_trainer.data import loader
+from bloomery_trainer.data import decoders
 from bloomery_trainer.models import export, quantize
 from bloomery_trainer.storage import S3Access, open_folder
 
@@ -93,14 +93,14 @@ def test_the_export_is_of_one_version_of_the_standard_operators(train: Train, tm
 def test_held_out_images_are_decoded_once_after_training(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded, lock, decode = [0], threading.Lock(), loader.CenterCropDecoder.__call__
+    decoded, lock, decode = [0], threading.Lock(), decoders.CenterCropDecoder.__call__
 
-    def counted(self: loader.CenterCropDecoder, content: bytes) -> Any:
+    def counted(self: decoders.CenterCropDecoder, content: bytes) -> Any:
         with lock:
             decoded[0] += 1
         return decode(self, content)
 
-    monkeypatch.setattr(loader.CenterCropDecoder, "__call__", counted)
+    monkeypatch.setattr(decoders.CenterCropDecoder, "__call__", counted)
     assert train({"augmentation": "Light"}, output={"uri": f"file://{tmp_path}"}).code == 0
 
     # 24 of them: once to see that they can be decoded, once to choose the best epoch by, and once for the rest.

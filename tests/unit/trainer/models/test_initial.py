@@ -1,4 +1,4 @@
-"""Weight files of any origin: which are read, what of them is taken, what is refused."""
+"""Weight files of any origin: those that are read, those that are refused, and the values taken from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_ACCESS = S3Access(endpoint=None, region="us-east-1", key_id=None, secret=None
 
 NETWORKS = [name for name in PRESETS if name not in ("general", "high-precision", "high-performance")]
 BACKBONE = Path(
-    os.environ.get("WEIGHTS") or Path(__file__).parents[3].parent / "shared/data/mobilenet_v2_imagenet_backbone.pt"
+    os.environ.get("WEIGHTS") or Path(__file__).parents[4].parent / "shared/data/mobilenet_v2_imagenet_backbone.pt"
 )
 
 

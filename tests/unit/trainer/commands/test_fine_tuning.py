@@ -1,4 +1,4 @@
-"""Starting from what was learned before: whose weights, which classes, and what is refused."""
+"""Fine-tuning from earlier weights: their origins, their classes, and refusals."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.feature("T3")
 @pytest.mark.parametrize("what", ["/model", "", "/checkpoints", "/checkpoints/step-000000004.pt"])
-def test_training_starts_from_a_model_folder_an_output_folder_or_a_checkpoint(
-    train: Train, base: Path, tmp_path: Path, what: str
-) -> None:
+def test_training_starts_from_each_kind_of_folder(train: Train, base: Path, tmp_path: Path, what: str) -> None:
     ended = train(
         {"learningRate": 1e-9, "maxSteps": 1},
         initialModel={"uri": f"file://{base}{what}", "origin": "flowers/3"},
@@ -49,9 +47,7 @@ def test_training_starts_from_a_model_folder_an_output_folder_or_a_checkpoint(
 
 
 @pytest.mark.feature("T3")
-def test_other_classes_get_a_new_head_that_keeps_what_it_knows_of_the_old_ones(
-    train: Train, base: Path, tmp_path: Path
-) -> None:
+def test_new_head_keeps_the_rows_of_known_classes(train: Train, base: Path, tmp_path: Path) -> None:
     ended = train(
         {"learningRate": 1e-9, "maxSteps": 1},
         initialModel={"uri": f"file://{base}/model"},
@@ -100,14 +96,14 @@ def test_weights_by_name_that_cannot_be_downloaded_are_retried(
 
 @pytest.mark.feature("T3")
 @pytest.mark.parametrize("name", ["model.ckpt-6000", "inception_v1.ckpt", "saved_model.pb"])
-def test_a_tensorflow_checkpoint_is_refused_in_words_that_say_what_to_use(train: Train, name: str) -> None:
+def test_tensorflow_checkpoint_is_refused_with_alternatives(train: Train, name: str) -> None:
     ended = train(initialModel={"uri": f"s3://models/{name}"})
 
     assert (ended.code, ended.reason) == (2, "UnsupportedModel")
     assert "use a model folder or a checkpoint of a TrainingJob" in ended.sentence
 
 
-def test_a_model_of_another_network_is_refused_by_the_name_of_its_preset(train: Train, base: Path) -> None:
+def test_model_of_another_network_is_refused_with_its_preset(train: Train, base: Path) -> None:
     ended = train(preset="resnet34", initialModel={"uri": f"file://{base}/model", "origin": "flowers/3"})
 
     assert (ended.code, ended.reason) == (2, "PresetMismatch")
@@ -143,7 +139,7 @@ def test_a_file_that_would_execute_code_is_not_loaded(train: Train, tmp_path: Pa
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_folder_without_a_model_is_refused_with_what_it_should_hold(train: Train, tmp_path: Path) -> None:
+def test_folder_without_a_model_is_refused(train: Train, tmp_path: Path) -> None:
     ended = train(initialModel={"uri": f"file://{tmp_path}"})
 
     assert (ended.code, ended.reason) == (2, "InitialModelNotFound")

@@ -1,4 +1,4 @@
-"""What a user gets from `train`: a model directory, an evaluation, and a result, from a real small run."""
+"""The ``train`` command in a real small run: a model directory, an evaluation, and a result."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_model_directory_describes_itself_and_proves_its_files(
     assert metadata["model"] == {"name": "digits", "version": None}
 
 
-def test_the_onnx_model_answers_as_the_trained_weights_do_for_any_batch(trained: tuple[Any, Path]) -> None:
+def test_onnx_model_equals_trained_weights_for_any_batch(trained: tuple[Any, Path]) -> None:
     folder = trained[1] / "model"
     network = torchvision.models.get_model("resnet18", num_classes=3)
     network.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
@@ -190,7 +190,7 @@ def test_the_same_seed_gives_the_same_model(train: Callable[..., Any]) -> None:
     assert len(digests) == 1
 
 
-def test_training_goes_on_without_mlflow_and_says_that_the_model_is_not_registered(
+def test_training_without_mlflow_reports_an_unregistered_model(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")

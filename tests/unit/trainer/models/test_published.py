@@ -1,4 +1,4 @@
-"""Starting from published weights without being asked: their sources, in order, and what happens without any."""
+"""Published weights as the default start: their sources in order, and a start without any."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_pushed_description_that_is_wrong_is_refused(content: str, tmp_path: P
 
 @pytest.mark.feature("T19")
 @pytest.mark.parametrize("place", ["store", "torch/hub/checkpoints"])
-def test_a_file_of_torchvisions_name_is_checked_by_the_digits_in_it(
+def test_torchvision_file_is_checked_by_the_digits_in_its_name(
     place: str, tmp_path: Path, scratch: Path, small: Path
 ) -> None:
     folder = tmp_path / place
@@ -297,7 +297,7 @@ def test_a_wrong_answer_counts_as_none(
 
 
 @pytest.mark.feature("T19")
-def test_a_server_that_does_not_answer_costs_no_more_than_the_limit(tmp_path: Path, scratch: Path) -> None:
+def test_silent_server_costs_no_more_than_the_limit(tmp_path: Path, scratch: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         file = named_after(b"right", url=f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
@@ -309,9 +309,7 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_limit(tmp_path: Pa
 
 
 @pytest.mark.feature("T19")
-def test_a_name_that_is_looked_up_for_ever_costs_no_more_than_the_limit(
-    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endless_name_lookup_ends_at_the_limit(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hang(*_: Any, **__: Any) -> Any:
@@ -404,9 +402,7 @@ def test_the_choice_of_the_first_pod_holds_for_the_next(tmp_path: Path, scratch:
 
 
 @pytest.mark.parametrize(("unreachable", "kind"), [(True, Unavailable), (False, BadConfig)])
-def test_weights_by_name_that_cannot_be_had_are_retried_only_where_that_helps(
-    unreachable: bool, kind: type[Exception]
-) -> None:
+def test_missing_named_weights_are_retried_only_if_that_helps(unreachable: bool, kind: type[Exception]) -> None:
     file = published.published_file("general", "IMAGENET1K_V1")
     error = published.unreachable_error(file, NotFound(sources=("nowhere",), unreachable=unreachable))
 

@@ -1,4 +1,4 @@
-"""A model is evaluated in the form in which it is served, whoever made it."""
+"""Evaluation of a model in the form in which it is served, from any origin."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_trained_model_is_evaluated_wherever_it_lies(evaluate: Train, base: Pa
     assert message["metrics"] == pytest.approx(trained, abs=1e-4)
 
 
-def test_an_onnx_model_of_another_tool_is_evaluated_with_and_without_softmax(evaluate: Train, tmp_path: Path) -> None:
+def test_foreign_onnx_model_is_evaluated_with_and_without_softmax(evaluate: Train, tmp_path: Path) -> None:
     plain = foreign(tmp_path / "plain", labels="null\neins\n")
     softmax = foreign(tmp_path / "softmax", labels="null\neins\n", softmax=True)
     ended = evaluate(f"file://{plain}")
@@ -117,9 +117,7 @@ def test_an_onnx_model_of_another_tool_is_evaluated_with_and_without_softmax(eva
     assert report(tmp_path)["preset"] == "ONNX"
 
 
-def test_images_of_one_class_are_evaluated_as_far_as_that_says_something(
-    evaluate: Train, base: Path, tmp_path: Path
-) -> None:
+def test_images_of_one_class_are_evaluated(evaluate: Train, base: Path, tmp_path: Path) -> None:
     ended = evaluate(f"file://{base}/model", "eins")
 
     assert ended.code == 0, ended.message

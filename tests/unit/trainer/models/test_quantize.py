@@ -1,4 +1,4 @@
-"""When a model is served as int8: only where that costs little and gains speed."""
+"""Decision for int8: only if it costs little accuracy and gains speed."""
 
 from __future__ import annotations
 

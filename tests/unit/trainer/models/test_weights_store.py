@@ -1,4 +1,4 @@
-"""Putting weight files into a store, and what is refused."""
+"""Weight files put into a store, and refusals."""
 
 from __future__ import annotations
 

@@ -64,11 +64,11 @@ def read_all_under_a_low_limit(folder: Path, *, shards: int) -> int:
 
 def test_two_thousand_shards_are_read_with_few_descriptors(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from tests.unit.trainer import test_local_dataset as tests; "
+        "import sys; from pathlib import Path; from tests.unit.trainer.data import test_dataset as tests; "
         "print(tests.read_all_under_a_low_limit(Path(sys.argv[1]), shards=2000))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[4], capture_output=True, text=True, check=False)
 
     assert done.stdout == "2000\n", done.stderr[-2000:]
 

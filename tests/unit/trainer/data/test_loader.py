@@ -14,10 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters, TrainConfig
-from bloomery_trainer.data import loader
+from bloomery_trainer.data import images, loader
 from bloomery_trainer.data.augment import augmentation, largest_useful_side
 from bloomery_trainer.data.dataset import ImageFiles, LocalDataset
-from bloomery_trainer.data.loader import evaluation_loader, normalise, training_batches, views
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.images import views
+from bloomery_trainer.data.loader import evaluation_loader, training_batches
 from bloomery_trainer.data.memory import MemoryBudget
 from bloomery_trainer.data.unreadable import unreadable_note
 from bloomery_trainer.distributed.world import World
@@ -46,7 +48,7 @@ def recipe(**given: Any) -> Recipe:
 def loading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MemoryBudget:
     """The memory for images, in all three ways of reading them."""
     workers = 2 if request.param == "decoded by workers" else 0
-    monkeypatch.setattr(loader, "_workers", lambda *_, **__: workers)
+    monkeypatch.setattr(loader, "_worker_count", lambda *_, **__: workers)
     return MemoryBudget(10**9 if request.param == "kept in memory" else 0, reserved_bytes=0)
 
 
@@ -77,7 +79,7 @@ def test_a_damaged_image_is_replaced_by_the_next_of_its_class(loading: MemoryBud
 def test_each_damaged_image_is_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "_workers", lambda *_, **__: 0)
+    monkeypatch.setattr(loader, "_worker_count", lambda *_, **__: 0)
     files = some_damaged(tmp_path, [3, 8])
     read(training_batches(files, PREPROCESS, recipe(), device=CPU, world=World(), budget=NO_MEMORY), epochs=3)
 
@@ -103,7 +105,7 @@ def test_a_class_without_a_readable_image_is_bad_data(loading: MemoryBudget, tmp
 def test_damaged_images_are_left_out_of_evaluation(tmp_path: Path) -> None:
     train, validation = some_damaged(tmp_path / "train", [1]), some_damaged(tmp_path / "validation", [0, 5])
     dataset = LocalDataset((), ("a", "b"), {"train": train, "validation": validation})
-    readable = loader.leave_out_unreadable(dataset, PREPROCESS, world=World())
+    readable = images.leave_out_unreadable(dataset, PREPROCESS, world=World())
     files = readable.splits["validation"]
     batches = evaluation_loader(files, PREPROCESS, batch=64, device=CPU, world=World())
 
@@ -118,7 +120,7 @@ def test_a_split_without_a_readable_image_is_bad_data(tmp_path: Path) -> None:
     dataset = LocalDataset((), ("a", "b"), {"test": some_damaged(tmp_path, range(4), images=4)})
 
     with pytest.raises(BadData, match=r"no image of split test can be decoded: 0.jpg"):
-        loader.leave_out_unreadable(dataset, PREPROCESS, world=World())
+        images.leave_out_unreadable(dataset, PREPROCESS, world=World())
 
 
 @pytest.mark.parametrize("memory", [0, 10**9])
@@ -142,8 +144,8 @@ def test_all_sources_of_images_share_one_memory_budget(tmp_path: Path) -> None:
     batches = training_batches(files, PREPROCESS, recipe(), device=CPU, world=World(), budget=budget)
     held_out = evaluation_loader(files, PREPROCESS, batch=8, device=CPU, world=World(), budget=budget)
 
-    assert isinstance(batches.loader.dataset._source, loader.CachedImages)  # type: ignore[attr-defined]
-    assert isinstance(held_out.dataset._source, loader.LazyImages)  # type: ignore[attr-defined]
+    assert isinstance(batches.loader.dataset._source, images.CachedImages)  # type: ignore[attr-defined]
+    assert isinstance(held_out.dataset._source, images.LazyImages)  # type: ignore[attr-defined]
     assert budget.available_bytes == size // 2
     del batches
     assert budget.available_bytes == size * 3 // 2
@@ -160,7 +162,7 @@ def test_images_count_with_their_true_size(tmp_path: Path) -> None:
         for size in (at_the_usual_shape, 5 * at_the_usual_shape)
     ]
 
-    assert [type(source) for source in sources] == [loader.LazyImages, loader.CachedImages]
+    assert [type(source) for source in sources] == [images.LazyImages, images.CachedImages]
 
 
 def test_the_budget_is_what_the_network_leaves() -> None:
@@ -186,7 +188,7 @@ def test_the_smallest_crop_is_not_enlarged(augmentation: str, size: int, side: i
     ((90, 70), 10**9, (64, 82)), ((60, 45), 10**9, (45, 60)), ((30, 20), 10**9, (32, 48)),
     ((90, 70), 24 * 3 * 34 * 44, (32, 41)),
 ])  # fmt: skip
-def test_photos_are_kept_as_large_as_crops_can_use_and_memory_allows(
+def test_cached_photos_are_as_large_as_memory_allows(
     photo: tuple[int, int], memory: int, shape: tuple[int, int], tmp_path: Path
 ) -> None:
     files = image_files(tmp_path, [jpeg(number, photo) for number in range(24)], [0, 1] * 12)
@@ -195,11 +197,11 @@ def test_photos_are_kept_as_large_as_crops_can_use_and_memory_allows(
     batches = training_batches(files, PREPROCESS, chosen, device=CPU, world=World(), budget=budget)
 
     source = batches.loader.dataset._source  # type: ignore[attr-defined]
-    assert isinstance(source, loader.CachedImages)
+    assert isinstance(source, images.CachedImages)
     assert source.pixels(0).shape == (3, *shape)
 
 
-def test_evaluation_takes_no_more_images_at_a_time_for_a_larger_batch(tmp_path: Path) -> None:
+def test_larger_batch_does_not_enlarge_evaluation_batches(tmp_path: Path) -> None:
     files = image_files(tmp_path, [jpeg(number) for number in range(150)], [0, 1] * 75)
     sizes = [
         max(len(labels) for _, labels in evaluation_loader(files, PREPROCESS, batch=4096, device=CPU, world=world))
@@ -289,5 +291,5 @@ def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None
         plan = training.make_plan(crowded, dataset, CompositeLogger(), lambda _: None)
         return plan.batches.loader.dataset._source  # type: ignore[attr-defined]
 
-    assert isinstance(source(step_bytes), loader.LazyImages)
-    assert isinstance(source(2 * step_bytes), loader.CachedImages)
+    assert isinstance(source(step_bytes), images.LazyImages)
+    assert isinstance(source(2 * step_bytes), images.CachedImages)

@@ -96,7 +96,7 @@ def test_classes_without_validation_images_do_not_pull_the_means_down() -> None:
     assert class_aucs(probabilities, np.array([0, 1, 1])) == [1.0, 1.0, None, None]
 
 
-def test_where_all_images_are_of_one_class_what_is_not_defined_is_left_out() -> None:
+def test_images_of_one_class_leave_out_undefined_metrics() -> None:
     figures = full_score(Evaluation.of(np.eye(2, dtype=np.float32)[[0, 0]], np.array([0, 0])))
 
     assert figures["top1"] == 1.0
@@ -115,7 +115,7 @@ def test_a_model_that_is_sure_and_wrong_has_a_finite_loss() -> None:
     assert np.isfinite(score(np.eye(2, dtype=np.float32)[[0, 1]], np.array([1, 1]))["loss"])
 
 
-def test_what_takes_long_for_a_thousand_classes_is_left_to_the_final_report() -> None:
+def test_slow_metrics_of_many_classes_wait_for_the_report() -> None:
     probabilities, labels = random_answers(3_000, 1000)
     figures = score(probabilities, labels)
 

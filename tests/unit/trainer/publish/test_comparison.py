@@ -1,4 +1,4 @@
-"""Whether a candidate is better than another model on the same images, and how sure that is."""
+"""Comparison of two models on the same images, and its confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes of one training tell each other, and what the errors between them mean."""
+"""Values that processes of one training exchange, and the meaning of errors between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which devices a pod was given, and what becomes of it where they cannot be used."""
+"""Devices of a pod, and the errors if they cannot be used."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_required_driver_is_named() -> None:
     assert "driver" in required_driver() or "without CUDA" in required_driver()
 
 
-def test_a_pod_with_unusable_gpus_fails_instead_of_training_on_the_processor(tmp_path: Path) -> None:
+def test_pod_with_unusable_gpus_fails(tmp_path: Path) -> None:
     config = {
         "kind": "train", "name": "a", "uid": "1", "datasets": [{"name": "a", "version": "1", "uri": f"file://{tmp_path}"}],
         "preset": "resnet18", "mlflow": {"experiment": "a", "registeredModel": "a"},

@@ -1,4 +1,4 @@
-"""The end of a run that comes before its last step: when it begins, how long it takes, and the rate."""
+"""Cool-down of a run that ends before its last step: its begin, its length and the learning rate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_stop_cools_down_for_a_tenth_of_the_steps_done() -> None:
     assert pace(995).cooldown_steps("Stopped") == 5
 
 
-def test_stop_cools_down_for_at_most_five_minutes_and_within_the_time() -> None:
+def test_stop_cools_down_for_five_minutes_at_most() -> None:
     assert pace(10_000, left=10_000, seconds=50_000).cooldown_steps("Stopped") == 60
     assert pace(100, max_seconds=110, evaluation_seconds=4.5).cooldown_steps("Stopped") == 5
 

@@ -1,4 +1,4 @@
-"""The training loop on a tiny network: how it ends, what it survives, and that a checkpoint brings all of it back."""
+"""The trainer on a tiny network: how it ends, what it survives, and that a checkpoint restores all of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Checkpoint, Hyperparameters
-from bloomery_trainer.data.loader import TrainingBatches, normalise
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.loader import TrainingBatches
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine import trainer as trainer_module
-from bloomery_trainer.engine.checkpoint import Checkpoints
+from bloomery_trainer.engine.checkpoint import FORMAT, Checkpoints
 from bloomery_trainer.engine.cooldown import Cooldown
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.loss import TrainingLoss
@@ -260,7 +261,7 @@ def test_resume_in_the_cooldown_gives_the_same_weights() -> None:
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_one_step_that_is_no_number_is_left_out() -> None:
+def test_one_non_finite_step_is_skipped() -> None:
     plan = make_plan()
     trainer = make_trainer(plan)
     state = trainer.state
@@ -273,7 +274,7 @@ def test_one_step_that_is_no_number_is_left_out() -> None:
     assert all(bool(torch.isfinite(value).all()) for value in weights(state))
 
 
-def test_first_step_that_is_no_number_leaves_no_trace_in_the_momentum() -> None:
+def test_non_finite_first_step_leaves_the_momentum_at_zero() -> None:
     plan = make_plan()
     trainer = make_trainer(plan)
     state = trainer.state
@@ -302,7 +303,7 @@ def test_divergence_ends_with_the_best_model() -> None:
     assert all(bool(torch.isfinite(value).all()) for value in best.weights.values())
 
 
-def test_weights_that_are_no_numbers_are_divergence() -> None:
+def test_non_finite_weights_are_divergence() -> None:
     plan = make_plan(given={"learningRate": 1e38, "warmupEpochs": 0})
     trainer = make_trainer(plan)
 
@@ -363,7 +364,7 @@ def test_batch_in_parts_has_the_same_gradient(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.feature("T25")
-def test_step_that_does_not_fit_is_done_again_in_smaller_parts() -> None:
+def test_step_that_does_not_fit_is_repeated_in_parts() -> None:
     plan = make_plan()
     trainer = make_trainer(plan)
     state = trainer.state
@@ -424,3 +425,18 @@ def test_reported_metric_is_the_best_so_far() -> None:
     make_trainer(plan).train()
 
     assert cast(Recorded, plan.observer).best == [0.5, 0.5, 0.6, 0.6]
+
+
+def test_checkpoint_has_the_keys_of_its_format() -> None:
+    plan = make_plan(given={"epochs": 1, "ema": 0.9})
+    make_trainer(plan).train()
+    saved = cast(States, plan.checkpoints).at(STEPS)
+
+    assert FORMAT == 2
+    assert set(saved) == {
+        *("step", "model", "optimizer", "average", "scaler", "micro_batch", "epoch", "position", "seconds"),
+        *("evaluation_seconds", "best", "metrics", "last_metrics", "patience", "skipped", "cooldown", "divergence"),
+        *("ending", "random"),
+    }
+    assert set(saved["best"]) == {"epoch", "rank", "weights"}
+    assert set(saved["patience"]) == {"epoch", "value"}

@@ -14,17 +14,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bench.images import write_photos
 from bench.prepared import prepared
 from bloomery_trainer import config as documents
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.distributed.world import joined
+from bloomery_trainer.engine import training
+from bloomery_trainer.engine.context import build_run_context
+from bloomery_trainer.engine.trainer import Trainer
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access
-from bloomery_trainer.train import fitting, loop
-from bloomery_trainer.train.job import describe
-from bloomery_trainer.train.record import NoRecord
-from bloomery_trainer.train.world import joined
+from bloomery_trainer.tracking.logger import CompositeLogger
 
 BATCH, STEPS, ROUNDS = 32, 6, 3
 
@@ -36,21 +37,22 @@ def work(path: Path) -> dict[str, float]:
     assert isinstance(config, documents.TrainConfig)
     with tempfile.TemporaryDirectory() as scratch, joined(config, os.environ) as world:
         access = S3Access.from_environment({})
-        job = describe(config, Progress(), Shutdown(), world, access, Path(scratch))
-        images = job.dataset(("train", "validation"))
-        job = fitting.with_recipe(job, images, None)
-        plan = fitting.make_plan(job, images, NoRecord(), lambda _: None)
-        model, _ = fitting.build_model(job, images, None)
-        state = loop.start(model, plan)
-        rates = [_rate(state, plan) for _ in range(ROUNDS + 1)][1:]
+        context = build_run_context(config, Progress(), Shutdown(), world, access, Path(scratch))
+        images = context.dataset(("train", "validation"))
+        context = training.with_recipe(context, images, None)
+        plan = training.make_plan(context, images, CompositeLogger(), lambda _: None)
+        model, _ = training.build_model(context, images, None)
+        trainer = Trainer(model, plan)
+        rates = [_rate(trainer) for _ in range(ROUNDS + 1)][1:]
     return {"ips": statistics.median(rates)}
 
 
-def _rate(state: loop.TrainState, plan: loop.Plan) -> float:
-    state.position = len(plan.batches.order) - STEPS
+def _rate(trainer: Trainer) -> float:
+    batches = trainer.plan.batches
+    trainer.state.position = len(batches.order) - STEPS
     began = time.perf_counter()
-    loop.train_one_epoch(state, plan, loop.Clock(state, plan.checkpoint))
-    return STEPS * plan.batches.batch / (time.perf_counter() - began)
+    trainer.train_one_epoch()
+    return STEPS * batches.batch / (time.perf_counter() - began)
 
 
 def measure(dataset: dict[str, Any], folder: Path, *, preset: str, nodes: int) -> float:

@@ -16,18 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bench.images import write_photos
 from bench.prepared import prepared
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.data.loader import TrainingBatches
+from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.distributed.world import World
+from bloomery_trainer.engine import training
+from bloomery_trainer.engine.context import RunContext, build_run_context
+from bloomery_trainer.engine.trainer import Plan, Trainer
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.shutdown import Shutdown
 from bloomery_trainer.storage import S3Access
-from bloomery_trainer.train import fitting, loop
-from bloomery_trainer.train.data import MemoryBudget, TrainingBatches
-from bloomery_trainer.train.job import Job, describe
-from bloomery_trainer.train.record import NoRecord
-from bloomery_trainer.train.world import World
+from bloomery_trainer.tracking.logger import CompositeLogger
 
 ROUNDS = 3
 
@@ -49,36 +51,37 @@ class ReadyBatches(TrainingBatches):
 def measure(preset: str, dataset: dict[str, Any], *, batch: int, steps: int, in_memory: bool) -> dict[str, float]:
     """Images a second of both loops, epoch by epoch in turns; the median of each."""
     with tempfile.TemporaryDirectory() as scratch:
-        job = _job(preset, dataset, batch=batch, scratch=Path(scratch))
+        context = _job(preset, dataset, batch=batch, scratch=Path(scratch))
         if not in_memory:
-            job = replace(job, memory=MemoryBudget(0, reserved_bytes=0))
-        images = job.dataset(("train", "validation"))
-        job = fitting.with_recipe(job, images, None)
-        plan = fitting.make_plan(job, images, NoRecord(), lambda _: None)
-        model, _ = fitting.build_model(job, images, None)
-        state = loop.start(model, plan)
+            context = replace(context, memory=MemoryBudget(0, reserved_bytes=0))
+        images = context.dataset(("train", "validation"))
+        context = training.with_recipe(context, images, None)
+        plan = training.make_plan(context, images, CompositeLogger(), lambda _: None)
+        model, _ = training.build_model(context, images, None)
+        trainer = Trainer(model, plan)
         fixed = next(iter(plan.batches.epoch(0)))
         ready = ReadyBatches(plan.batches.loader, plan.batches.order, plan.batches.unreadable, fixed, steps)
         plans = {"total": plan, "compute": replace(plan, batches=ready)}
         rates: dict[str, list[float]] = {name: [] for name in plans}
-        _epoch(state, plans["compute"], steps)
+        _epoch(trainer, plans["compute"], steps)
         for _ in range(ROUNDS):
             for name, each in plans.items():
-                rates[name].append(_epoch(state, each, steps))
+                rates[name].append(_epoch(trainer, each, steps))
     total, compute = (statistics.median(rates[name]) for name in ("total", "compute"))
     return {"totalIps": round(total, 1), "computeIps": round(compute, 1), "ratio": round(total / compute, 3)}
 
 
-def _epoch(state: loop.TrainState, plan: loop.Plan, steps: int) -> float:
-    state.position = len(plan.batches.order) - steps
+def _epoch(trainer: Trainer, plan: Plan, steps: int) -> float:
+    trainer.plan = plan
+    trainer.state.position = len(plan.batches.order) - steps
     began = time.perf_counter()
-    loop.train_one_epoch(state, plan, loop.Clock(state, plan.checkpoint))
+    trainer.train_one_epoch()
     if plan.device.type == "cuda":
         torch.cuda.synchronize()
     return steps * plan.batches.batch / (time.perf_counter() - began)
 
 
-def _job(preset: str, dataset: dict[str, Any], *, batch: int, scratch: Path) -> Job:
+def _job(preset: str, dataset: dict[str, Any], *, batch: int, scratch: Path) -> RunContext:
     config = TrainConfig.model_validate(
         {
             "kind": "train",
@@ -93,7 +96,7 @@ def _job(preset: str, dataset: dict[str, Any], *, batch: int, scratch: Path) -> 
         }
     )
     access = S3Access.from_environment({})
-    return describe(config, Progress(), Shutdown(), World(), access, scratch)
+    return build_run_context(config, Progress(), Shutdown(), World(), access, scratch)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def memory(images: int) -> int:
         path.write_text(json.dumps(_config(folder)), encoding="utf-8")
         environment = {**os.environ, "BLOOMERY_PORT": "0", "TERMINATION_LOG": str(folder / "message.json")}
         code = (
-            "import resource, sys; from pathlib import Path; from bloomery_trainer.__main__ import main\n"
+            "import resource, sys; from pathlib import Path; from bloomery_trainer.cli import main\n"
             "from bloomery_model.cgroup import cpu_count\n"
             "assert main(['prepare', sys.argv[1]]) == 0\n"
             "status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())\n"

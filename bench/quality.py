@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.transfer import write_digits
-from bloomery_trainer.train.evaluate import interval95
+from bloomery_trainer.engine.evaluation import interval95
 from testing.processes import free_port
 from testing.servers import ROOT, MlflowServer, S3Server, install_mlflow
 

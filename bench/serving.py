@@ -36,8 +36,8 @@ from bloomery_model import Preprocess
 from bloomery_serving.image_file import ImageFile, Limits, decode_file
 from bloomery_serving.model import Model
 from bloomery_trainer import model_folder
-from bloomery_trainer.train import export, quantize
-from bloomery_trainer.train.presets import PRESETS
+from bloomery_trainer.models import export, quantize
+from bloomery_trainer.models.presets import PRESETS
 from dev.paths import ROOT
 
 MODELS = {"resnet50": "resnet50", "mobilenet-v3": "mobilenet-v3-large"}

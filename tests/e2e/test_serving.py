@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from bloomery_model import Preprocess
 from bloomery_trainer import model_folder
-from bloomery_trainer.train import export
+from bloomery_trainer.models import export
 from dev import demo
 from dev.paths import LOGS, ROOT
 from testing.cluster_store import digit_images, put_files

@@ -39,7 +39,7 @@ def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]:
     """Runs a configuration in this process; its exit code and termination message."""
-    from bloomery_trainer.__main__ import main
+    from bloomery_trainer.cli import main
 
     folder = tmp_path_factory.mktemp("run")
 

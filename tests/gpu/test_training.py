@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
-from bloomery_trainer.engine import devices
-from bloomery_trainer.train import loop, precision
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+from bloomery_trainer.distributed import devices
+from bloomery_trainer.engine.trainer import Trainer
+from bloomery_trainer.models import precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: nothing was run")
 
@@ -120,21 +121,21 @@ def test_a_network_learns_drawn_shapes(
 def test_a_step_never_makes_the_host_wait_for_the_device(
     seen: Seen, run: Run, train_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_step = loop._train_step
+    train_step = Trainer.train_step
     checked = 0
 
-    def strict(state: loop.TrainState, *arguments: Any) -> Any:
+    def strict(trainer: Trainer, *arguments: Any) -> Any:
         nonlocal checked
-        if state.step < WARM_UP_STEPS:
-            return train_step(state, *arguments)
+        if trainer.state.step < WARM_UP_STEPS:
+            return train_step(trainer, *arguments)
         checked += 1
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return train_step(state, *arguments)
+            return train_step(trainer, *arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(loop, "_train_step", strict)
+    monkeypatch.setattr(Trainer, "train_step", strict)
     code, message = run(train_config(maxSteps=WARM_UP_STEPS + 12, mixup=0.2, ema=0.9))
     seen(f"steps without a synchronisation: {checked}")
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import bloomery_trainer.train  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
+import bloomery_trainer.torch_runtime  # noqa: F401  (settles how torch's threads wait, before torch is loaded)
 from bloomery_model import Preprocess
-from bloomery_trainer.__main__ import main
+from bloomery_trainer.cli import main
 from bloomery_trainer.config import TrainConfig
-from bloomery_trainer.train import export
-from bloomery_trainer.train.record import TrainedModel
+from bloomery_trainer.models import export
+from bloomery_trainer.publish.mlflow_publisher import TrainedModel
 from testing.processes import free_port
 from testing.servers import MlflowServer, install_mlflow
 

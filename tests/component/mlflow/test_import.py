@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from bloomery_trainer import model_folder
-from bloomery_trainer.__main__ import main
+from bloomery_trainer.cli import main
 from testing.servers import MlflowServer
 from tests.component.mlflow.conftest import made_model
 from tests.component.mlflow.test_serve_from_registry import brightness

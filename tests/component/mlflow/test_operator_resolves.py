@@ -16,10 +16,10 @@ from bloomery_operator.registry import RegistryClient
 from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.status.trainingjob import registered_start
 from bloomery_operator.status.verdicts import Verdict
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.publish.run_record import open_record
+from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
-from bloomery_trainer.train.record import open_record
 from testing.servers import MlflowServer
 from tests.component.mlflow.conftest import Documents, config_of, made_model
 

@@ -1,4 +1,4 @@
-"""When the registry's alias moves to a new version, judged by a real registry and by models that really answer."""
+"""Promotion of a new version by a real registry and by models that really answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 
 from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.data.dataset import LocalDataset, fetch
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.publish.run_record import open_record
+from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.dataset import LocalDataset, fetch
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
-from bloomery_trainer.train.record import open_record
 from testing.servers import MlflowServer
 from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model
 

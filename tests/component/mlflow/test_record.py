@@ -1,4 +1,4 @@
-"""What people find in MLflow after a run, and what becomes of it while MLflow is slow, away, or back again."""
+"""Runs in MLflow, also while MLflow is slow, away, or back again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from bloomery_trainer.config import TrainConfig
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.publish.run_record import RunRecord, open_record
+from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
-from bloomery_trainer.train.record import Record, open_record
 from tests.component.mlflow.conftest import Documents, MlflowServer, config_of, made_model
 
 
-def opened(config: TrainConfig, uri: str, scratch: Path, *, wait: float = 30) -> Record:
+def opened(config: TrainConfig, uri: str, scratch: Path, *, wait: float = 30) -> RunRecord:
     """The record that a training opens."""
     scratch.mkdir(exist_ok=True, parents=True)
     output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)

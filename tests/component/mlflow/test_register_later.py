@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bloomery_trainer import model_folder
+from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.publish.run_record import open_record
+from bloomery_trainer.recipe import resolve
 from bloomery_trainer.storage import S3Access, open_folder
-from bloomery_trainer.train.presets import PRESETS
-from bloomery_trainer.train.recipe import resolve
-from bloomery_trainer.train.record import open_record
 from testing.processes import free_port
 from testing.servers import MlflowServer
 from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
-from bloomery_trainer import engine, prepare, train
-from bloomery_trainer.progress import Progress, ProgressServer
+from bloomery_trainer import commands, engine, prepare, publish, tracking
+from bloomery_trainer.progress_server import Progress, ProgressServer
 
 REPO = Path(__file__).resolve().parents[3]
 DASHBOARD: dict[str, Any] = json.loads((REPO / "charts/bloomery/files/dashboard.json").read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def known() -> dict[str, set[str]]:
     texts = (
         metrics_of_the_operator(),
         metrics_of_a_server(),
-        metrics_of_a_trainer("train", train, engine),
+        metrics_of_a_trainer("train", commands, engine, publish, tracking),
         metrics_of_a_trainer("prepare", prepare),
     )
     labels: dict[str, set[str]] = {}

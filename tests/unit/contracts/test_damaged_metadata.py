@@ -11,8 +11,8 @@ from bloomery_model import ImageError, Preprocess, decode
 from bloomery_serving.api.errors import RequestError, image_request_error
 from bloomery_serving.image_file import FORMATS, ImageFile, Limits, decode_file
 from bloomery_trainer.config import Rules
+from bloomery_trainer.data.decoders import CenterCropDecoder, ResizeDecoder
 from bloomery_trainer.prepare.rules import Violation, check_content
-from bloomery_trainer.train.data import Framed, Whole
 from tests.unit.model_format.damaged import Damaged, damaged_files
 
 # Pillow warns of much of what is wrong.
@@ -32,8 +32,8 @@ def is_prepared(file: Damaged) -> bool:
 def trained_pixels(file: Damaged) -> NDArray[np.uint8] | None:
     """Return what training and evaluation see; None if they refuse it."""
     try:
-        whole = Whole(PREPROCESS.resize, PREPROCESS.min_decode_side)(file.data)
-        framed: NDArray[np.uint8] = Framed(PREPROCESS)(file.data).permute(1, 2, 0).numpy()
+        whole = ResizeDecoder(PREPROCESS.resize, PREPROCESS.min_decode_side)(file.data)
+        framed: NDArray[np.uint8] = CenterCropDecoder(PREPROCESS)(file.data).permute(1, 2, 0).numpy()
     except ImageError:
         return None
     assert PREPROCESS.resize <= min(whole.shape[1:]) <= PREPROCESS.min_decode_side

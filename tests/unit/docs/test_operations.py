@@ -17,7 +17,7 @@ SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RBAC = (ROOT / "charts" / "bloomery" / "templates" / "rbac.yaml").read_text(encoding="utf-8")
 
-PACKAGES = {"prepare": ("prepare",), "train": ("train", "engine")}
+PACKAGES = {"prepare": ("prepare",), "train": ("commands", "engine", "publish", "tracking")}
 """The trainer's packages that report the figures of each kind of work."""
 
 WORDS = {"stage", "mlflow", "lastCheckpoint", "initialModel", "recipe"}

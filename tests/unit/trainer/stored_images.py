@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bloomery_trainer.train.dataset import _RECORD, ImageFiles
+from bloomery_trainer.data.dataset import _RECORD, ImageFiles
 
 
 def jpeg(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:

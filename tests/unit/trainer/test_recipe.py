@@ -1,4 +1,4 @@
-"""What hyperparameters mean: defaults by the size of the set and the start, the schedule, what decays."""
+"""Recipes: defaults by the size of the set and the start, the schedule, weight decay."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import nn
 
 from bloomery_model import Preprocess
 from bloomery_trainer.config import Hyperparameters
+from bloomery_trainer.data.augment import augmentation
+from bloomery_trainer.engine.optimizer import build_optimizer
 from bloomery_trainer.engine.schedule import build_schedule, rate_factor, set_learning_rates
-from bloomery_trainer.train.data import augmentation
-from bloomery_trainer.train.presets import PRESETS, Start
-from bloomery_trainer.train.recipe import Recipe, build_optimizer, images_seen, notes, resolve
+from bloomery_trainer.models.presets import PRESETS, Start
+from bloomery_trainer.recipe import Recipe, images_seen, notes, resolve
 
 
 def recipe(

@@ -3,7 +3,7 @@
 import os
 
 # Read when mlflow is imported, so they are set before any module here does so. Its own retries would block for
-# minutes at a time; whoever waits for a server here says so.
+# minutes at a time; our code waits for servers itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

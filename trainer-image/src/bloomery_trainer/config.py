@@ -1,6 +1,6 @@
 """The configuration document, as the operator (or a person) writes it: camelCase JSON, unknown keys refused.
 
-Sizes are in bytes, times in seconds. `python -m bloomery_trainer schema` prints its JSON schema.
+Sizes are in bytes, times in seconds. ``python -m bloomery_trainer schema`` prints its JSON schema.
 """
 
 from __future__ import annotations
@@ -191,9 +191,10 @@ class Hyperparameters(_Model):
 
 
 def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
-    """Reads `20:0.001,30:0.0001` as ((20, 0.001), (30, 0.0001)): until epoch 20 one rate, then until 30 another.
+    """Read ``20:0.001,30:0.0001`` as ((20, 0.001), (30, 0.0001)): until epoch 20 one rate, then until 30 another.
 
-    Raises ValueError with a sentence where it is not of that form or the epochs do not rise.
+    Raises:
+        ValueError: it is not of that form, or the epochs do not rise.
     """
     try:
         parts = [part.split(":") for part in text.replace(" ", "").split(",")]
@@ -210,11 +211,11 @@ def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
     return stages
 
 
-def _refuse_contradictions(given: Hyperparameters, stages: tuple[tuple[int, float], ...]) -> None:
-    if given.learning_rate is not None:
+def _refuse_contradictions(settings: Hyperparameters, stages: tuple[tuple[int, float], ...]) -> None:
+    if settings.learning_rate is not None:
         raise ValueError("learningRate and learningRateSchedule exclude each other: give one of them")
-    if given.epochs is not None and given.epochs != stages[-1][0]:
-        raise ValueError(f"learningRateSchedule ends at epoch {stages[-1][0]}, but epochs is {given.epochs}")
+    if settings.epochs is not None and settings.epochs != stages[-1][0]:
+        raise ValueError(f"learningRateSchedule ends at epoch {stages[-1][0]}, but epochs is {settings.epochs}")
 
 
 class EarlyStopping(_Model):
@@ -326,7 +327,7 @@ _CONFIG: TypeAdapter[PrepareConfig | TrainConfig] = TypeAdapter(Config)
 
 
 def load(path: Path) -> PrepareConfig | TrainConfig:
-    """Reads a configuration file; raises BadConfig with a sentence that names the field."""
+    """Read a configuration file; raise BadConfig with a sentence that names the field."""
     try:
         return _CONFIG.validate_json(path.read_bytes())
     except OSError as error:
@@ -336,7 +337,7 @@ def load(path: Path) -> PrepareConfig | TrainConfig:
 
 
 def schema() -> str:
-    """The JSON schema of the document, as stable text."""
+    """Return the JSON schema of the document, as stable text."""
     document: dict[str, Any] = _CONFIG.json_schema(by_alias=True)
     return json.dumps(document, indent=2, sort_keys=True) + "\n"
 

@@ -1,6 +1,11 @@
-"""What can go wrong, by who can put it right: the exit code says it to Kubernetes, the sentence to people."""
+"""Errors by who can fix them: the exit code is for Kubernetes, the sentence for people."""
 
 from __future__ import annotations
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 200 characters; without a message, its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class TrainerError(Exception):
@@ -18,7 +23,7 @@ class TrainerError(Exception):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[TrainerError], tuple[str, str]]:
-        """Lets it come back from another process."""
+        """Allow pickling, so that it can come back from another process."""
         return type(self), (self.reason, str(self))
 
 

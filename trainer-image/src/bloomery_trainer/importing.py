@@ -29,7 +29,7 @@ from bloomery_trainer.storage import Folder, S3Access, open_folder
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-    from bloomery_trainer.train.tracking import RunRef
+    from bloomery_trainer.tracking.mlflow_run import RunRef
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +155,10 @@ def _register(request: Import, fetched: FetchedModel, folder: Path, server: str)
     # Imported only now: a folder that holds no model is reported at once.
     from mlflow.exceptions import MlflowException
 
-    from bloomery_trainer.train import registry
+    from bloomery_trainer.publish import registry
 
     client = connect(server)
-    model = registry.ModelAbout(
+    model = registry.ModelMetadata(
         name=request.name,
         model_description=None,
         description=request.description or f"Imported from {request.uri}",
@@ -182,7 +182,7 @@ def _own_run(client: MlflowClient, request: Import) -> Iterator[RunRef]:
     """Yield a run of the import's own, which ends with the block: FINISHED, or FAILED if that raises."""
     from mlflow.exceptions import MlflowException
 
-    from bloomery_trainer.train.tracking import RunRef
+    from bloomery_trainer.tracking.mlflow_run import RunRef
 
     home = experiment(client, EXPERIMENT)
     run = client.create_run(home, run_name=request.name, tags={IMPORTED_FROM_TAG: request.uri})

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the server at `uri`, for tracking and for the registry; does not talk to it yet.
+    """Make a client of the server at ``uri``, for tracking and for the registry, without a request to it.
 
-    Raises BadConfig where MLflow has no use for such an address.
+    Raises:
+        BadConfig: MLflow has no use for such an address.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.utils.logging_utils import disable_logging
 
-    # What goes wrong is said here, once, in words.
+    # Our own code reports what goes wrong, once.
     disable_logging()  # type: ignore[no-untyped-call]
     for name in ("mlflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -36,7 +37,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def experiment(client: MlflowClient, name: str, tags: Mapping[str, str] | None = None) -> str:
-    """The id of an experiment, which is made, or brought back where somebody deleted it."""
+    """Return the id of an experiment, which is created, or restored if it was deleted."""
     known = client.get_experiment_by_name(name)
     if known is None:
         return str(client.create_experiment(name, tags=dict(tags or {})))
@@ -46,20 +47,20 @@ def experiment(client: MlflowClient, name: str, tags: Mapping[str, str] | None =
 
 
 def in_words(error: Exception) -> str:
-    """The first line of an error, without the chain of what caused it."""
+    """Return the first line of an error, without the chain of what caused it."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     request, unanswered, _ = line.partition(" failed with exception")
     return f"{request} got no answer" if unanswered else line[:300]
 
 
 def is_final(error: Exception) -> bool:
-    """Whether the server answered, and would answer the same again."""
+    """Return whether the server answered, and would answer the same again."""
     status = _status(error)
     return status is not None and 400 <= status < 500 and status not in (408, 429)
 
 
 def is_forbidden(error: Exception) -> bool:
-    """Whether the server does not like the credentials, which people may put right."""
+    """Return whether the server does not like the credentials, which people may put right."""
     return _status(error) in (401, 403)
 
 

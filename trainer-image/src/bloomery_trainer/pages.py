@@ -1,4 +1,4 @@
-"""What all our HTML pages have in common: names are escaped, nothing comes from outside, pictures lie inside."""
+"""Shared parts of our HTML pages: names are escaped, nothing comes from outside, pictures are embedded."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from PIL import Image
 from bloomery_model import decode
 
 
-def environment(package: str, **filters: Callable[..., Any]) -> Environment:
-    """The templates that lie in a package, with filters of its own."""
-    made = Environment(
-        loader=PackageLoader(package, "."),
+def environment(package: str, *, folder: str = ".", **filters: Callable[..., Any]) -> Environment:
+    """Load the templates that lie in a folder of a package, with filters of its own."""
+    templates = Environment(
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= filters
-    return made
+    templates.filters |= filters
+    return templates
 
 
 def thumbnail(data: bytes, *, side: int) -> str:
-    """An image file as a data URI of a small JPEG, `side` pixels at most; raises what decoding raises."""
+    """Make a data URI of a small JPEG, at most ``side`` pixels, from an image file; raise what decoding raises."""
     image = decode(data, min_side=side)
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Being asked to end: by Kubernetes (SIGTERM), or by a person who has seen enough (`stop`)."""
+"""Requests to end: by Kubernetes (SIGTERM), or by a person (``stop``)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+TERMINATED_EXIT_CODE = 143
+"""Of a process that ended on SIGTERM."""
+
 
 class Terminated(Exception):
     """The work ended on SIGTERM, with all saved that can be."""
 
 
 class Shutdown:
-    """What was asked for. Work that can save itself says so by `deferring`; all other work ends on the spot."""
+    """Requests to end. Work that can save itself announces it by ``deferring``; all other work ends immediately."""
 
     def __init__(self) -> None:
         self._terminate = threading.Event()
@@ -33,17 +36,17 @@ class Shutdown:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Asks the work to come to its end early."""
+        """Ask the work to come to its end early."""
         self._stop.set()
 
     def terminate(self) -> bool:
-        """Asks the process to end; returns whether somebody has promised to look."""
+        """Ask the process to end; return whether the work has promised to check."""
         self._terminate.set()
         return self._deferred.is_set()
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Within the block, the work looks at `terminating` itself and raises Terminated once it has saved."""
+        """Let the work in the block check ``terminating`` itself and raise Terminated once it has saved."""
         self._deferred.set()
         try:
             yield
@@ -55,7 +58,7 @@ class Shutdown:
 
 @contextmanager
 def listening(shutdown: Shutdown, *, at_once: Callable[[], None]) -> Iterator[None]:
-    """Hands SIGTERM to `shutdown`; where nobody defers it, calls `at_once`, which has to end the process.
+    """Pass SIGTERM to ``shutdown``; if nobody defers it, call ``at_once``, which has to end the process.
 
     A Python signal handler would wait until the main thread comes back from compiled code (a store that hangs, a
     long computation). The byte that the interpreter writes to the wake-up descriptor does not wait.
@@ -84,7 +87,7 @@ def _watch(reader: int, shutdown: Shutdown, at_once: Callable[[], None]) -> None
 
 
 def _forget_signals() -> None:
-    """In a forked worker process: its SIGTERM is its own, not this process's."""
+    """Restore the default SIGTERM in a forked worker process."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

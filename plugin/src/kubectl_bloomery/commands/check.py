@@ -15,8 +15,8 @@ from kubectl_bloomery.options import JsonOutput
 from kubectl_bloomery.output import console, error_console, print_json, table
 
 if TYPE_CHECKING:
-    from bloomery_trainer import progress
-    from bloomery_trainer.prepare.dry_run import DryRunResult as Survey
+    from bloomery_trainer import progress_server
+    from bloomery_trainer.prepare.dry_run import DryRunResult
 
 MAX_SHOWN_FILES = 20
 """Ignored files that the table's output names."""
@@ -36,7 +36,7 @@ def check(
     if not folder.exists():
         raise CommandError(f"There is no folder or archive {folder}.")
     spec = read_dataset(dataset) if dataset is not None else {}
-    result = _survey(folder, spec, name=dataset.name if dataset is not None else "Dataset")
+    result = _run_dry(folder, spec, name=dataset.name if dataset is not None else "Dataset")
     if output is None:
         _print_result(result)
     else:
@@ -84,7 +84,7 @@ def prepare_document(folder: Path, spec: Mapping[str, Any], *, scratch: Path) ->
     }
 
 
-def result_to_json(result: Survey) -> dict[str, Any]:
+def result_to_json(result: DryRunResult) -> dict[str, Any]:
     """Return the document of ``--output json``."""
     refusal = result.refusal
     return {
@@ -108,16 +108,16 @@ def _parse_size(name: str, quantity: object) -> int:
         raise CommandError(f"rules.{name} must be a quantity such as 4Mi, not {quantity!r}.") from error
 
 
-def _classes(result: Survey) -> list[dict[str, Any]]:
+def _classes(result: DryRunResult) -> list[dict[str, Any]]:
     names = sorted({name for name, _ in result.counts})
     return [{"name": name, **{split: result.counts.get((name, split), 0) for split in _SPLITS}} for name in names]
 
 
-def _survey(folder: Path, spec: Mapping[str, Any], *, name: str) -> Survey:
+def _run_dry(folder: Path, spec: Mapping[str, Any], *, name: str) -> DryRunResult:
     try:
         from bloomery_trainer.config import PrepareConfig, load
         from bloomery_trainer.errors import TrainerError
-        from bloomery_trainer.prepare.dry_run import dry_run as survey
+        from bloomery_trainer.prepare.dry_run import dry_run
     except ModuleNotFoundError as error:
         raise CommandError(
             f"check needs the trainer's packages, and {error.name} is not installed: "
@@ -129,16 +129,16 @@ def _survey(folder: Path, spec: Mapping[str, Any], *, name: str) -> Survey:
             path.write_text(json.dumps(prepare_document(folder, spec, scratch=Path(scratch, "work"))), encoding="utf-8")
             config = load(path)
             assert isinstance(config, PrepareConfig)
-            return _with_progress_bar(lambda progress: survey(config, progress))
+            return _with_progress_bar(lambda progress: dry_run(config, progress))
         except TrainerError as error:
             raise CommandError(str(error)) from error
 
 
-def _with_progress_bar(work: Callable[[progress.Progress], Survey]) -> Survey:
+def _with_progress_bar(work: Callable[[progress_server.Progress], DryRunResult]) -> DryRunResult:
     """Run the work with the trainer's progress as a bar on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from bloomery_trainer.progress import Progress as Figures
+    from bloomery_trainer.progress_server import Progress as Figures
 
     terminal = error_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -157,7 +157,7 @@ def _with_progress_bar(work: Callable[[progress.Progress], Survey]) -> Survey:
         return work(BarProgress())
 
 
-def _print_result(result: Survey) -> None:
+def _print_result(result: DryRunResult) -> None:
     from rich.markup import escape
 
     shown = console()

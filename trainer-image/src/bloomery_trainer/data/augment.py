@@ -9,7 +9,7 @@ import numpy as np
 from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
 from bloomery_model import Preprocess
-from bloomery_trainer.train.recipe import Recipe
+from bloomery_trainer.recipe import Recipe
 
 LIGHT_CROP_SCALE = (0.7, 1.0)
 LIGHT_CROP_RATIO = (0.9, 1.1)
@@ -22,7 +22,9 @@ _MAX_ENLARGEMENT = 2
 
 
 def augmentation(recipe: Recipe, mean: Sequence[float] = Preprocess.mean) -> v2.Transform | None:
-    """Transform of each training image, uint8 [3, H, W] to uint8 [3, training size, training size]; None if none.
+    """Return the transform of each training image, uint8 [3, H, W] to uint8 [3, training size, training size].
+
+    None if none.
 
     TrivialAugment (arXiv:2103.10158) and random erasing (arXiv:1708.04896) are torchvision's, as its reference
     recipes use them.
@@ -45,9 +47,9 @@ def augmentation(recipe: Recipe, mean: Sequence[float] = Preprocess.mean) -> v2.
 
 
 def largest_useful_side(recipe: Recipe, *, resize: int) -> int:
-    """The shorter side, in pixels, from which the smallest random crop need not be enlarged.
+    """Return the shorter side, in pixels, from which the smallest random crop need not be enlarged.
 
-    At least `resize`, at most twice that.
+    At least ``resize``, at most twice that.
     """
     crop = _crop(recipe)
     if crop is None:
@@ -57,7 +59,7 @@ def largest_useful_side(recipe: Recipe, *, resize: int) -> int:
 
 
 def random_crop_box(random: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:
-    """A random box (left, top, right, bottom) in an image, of CROPS_SCALE and CROPS_RATIO, as torchvision draws it."""
+    """Draw a box (left, top, right, bottom) in an image, of CROPS_SCALE and CROPS_RATIO, as torchvision does."""
     low, high = np.log(CROPS_RATIO)
     for _ in range(10):
         area = width * height * random.uniform(*CROPS_SCALE)
@@ -72,7 +74,7 @@ def random_crop_box(random: np.random.Generator, width: int, height: int) -> tup
 
 
 def _crop(recipe: Recipe) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Scale and ratio of the recipe's random crop."""
+    """Return the scale and ratio of the recipe's random crop."""
     if recipe.augmentation == "None":
         return None
     if recipe.augmentation == "Light":

@@ -28,13 +28,13 @@ class MemoryBudget:
     def for_process(
         cls, memory_bytes: int, *, processes: int = 1, reserved_bytes: int | None = None, share: float = DEFAULT_SHARE
     ) -> MemoryBudget:
-        """The budget of one of several processes that share a container's memory.
+        """Return the budget of one of several processes that share a container's memory.
 
         Args:
             memory_bytes: the limit of the container.
             processes: the number of processes in it.
             reserved_bytes: what each of them needs for other things.
-            share: of a process's memory, what is left to images where `reserved_bytes` is not given.
+            share: of a process's memory, what is left to images where ``reserved_bytes`` is not given.
         """
         limit_bytes = memory_bytes // processes
         if reserved_bytes is None:
@@ -43,7 +43,7 @@ class MemoryBudget:
 
     @property
     def available_bytes(self) -> int:
-        """What is left for more images; never below 0."""
+        """The bytes that are left for more images; never below 0."""
         return max(0, self._limit_bytes - self._reserved_bytes - self._used_bytes)
 
     def reserve(self, reserved_bytes: int) -> None:
@@ -54,7 +54,7 @@ class MemoryBudget:
         self._reserved_bytes = reserved_bytes + self._limit_bytes // _SPARE_PARTS
 
     def hold(self, owner: object, size_bytes: int) -> None:
-        """Count bytes as used until `owner` is garbage collected."""
+        """Count bytes as used until ``owner`` is garbage collected."""
         self._used_bytes += size_bytes
         weakref.finalize(owner, self._release, size_bytes).atexit = False
 

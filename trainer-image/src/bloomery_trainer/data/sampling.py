@@ -11,44 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.world import World
+from bloomery_trainer.distributed.world import World
 
-Draw = tuple[int, int]
+SampleIndex = tuple[int, int]
 """An image, and how many times it was drawn before; no two draws of a training are equal."""
 
-_LEAST_PER_PROCESS = 2
-"""Batch normalisation has no variance over one image."""
-
 _MAX_WEIGHT_RATIO = 10.0
-
-
-def step_batch(requested: int, *, images: int, processes: int) -> int:
-    """Images in a step over all processes: a multiple of `processes`, and 2 a process at least.
-
-    It is smaller than `requested` only where there are fewer images. Raises BadConfig where `requested` is not a
-    multiple of `processes`, or less than 2 a process.
-    """
-    least = _LEAST_PER_PROCESS * processes
-    if requested % processes:
-        raise BadConfig(
-            "InvalidConfig",
-            f"hyperparameters.batchSize is the size over all processes, and {requested} cannot be shared by "
-            f"{processes} of them: make it a multiple of {processes}",
-        )
-    if requested < least:
-        raise BadConfig(
-            "InvalidConfig",
-            f"batch normalisation needs hyperparameters.batchSize of at least 2 a process: make it {least} or more",
-        )
-    return max(least, min(requested, images) // processes * processes)
 
 
 class SampleOrder:
     """An endless sequence of draws: one pass over the images after another, each in an order of its own.
 
     A pass has as many draws as there are images. It depends on the labels, the seed and its number alone. All images
-    are drawn equally often; `balanced`, all classes are, and within a class all images.
+    are drawn equally often; ``balanced``, all classes are, and within a class all images.
     """
 
     def __init__(self, labels: NDArray[np.int64], *, seed: int, balanced: bool = False) -> None:
@@ -58,7 +33,7 @@ class SampleOrder:
         self._latest: tuple[int, NDArray[np.int64]] = -1, np.empty((0, 2), np.int64)
 
     def between(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The draws from position `start` up to `stop`: int64 [stop - start, 2]."""
+        """Return the draws from position ``start`` up to ``stop``: int64 [stop - start, 2]."""
         numbers = range(start // self._images, (stop - 1) // self._images + 1)
         firsts = [number * self._images for number in numbers]
         parts = [
@@ -86,7 +61,7 @@ class SampleOrder:
         return draws[_permutation(len(draws), mix_seed(self._seed, number))]
 
     def _class_draws(self, place: int, start: int, stop: int) -> NDArray[np.int64]:
-        """The draws `start` to `stop` of a class, from its own endless sequence of passes."""
+        """Return the draws ``start`` to ``stop`` of a class, from its own endless sequence of passes."""
         members = self._classes[place]
         size = len(members)
         parts = [np.empty((0, 2), np.int64)]
@@ -97,11 +72,11 @@ class SampleOrder:
         return np.concatenate(parts)
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[SampleIndex]]):
     """The images of each step's batch, the same on any number of processes; each process gets its share.
 
     Batches run on over the ends of passes, so no image is left out. An epoch is the number of steps that comes
-    closest to one pass. Set `epoch` and `first` before each iteration, which then begins at that step of the epoch.
+    closest to one pass. Set ``epoch`` and ``first`` before each iteration, which then begins at that step of the epoch.
     """
 
     def __init__(self, order: SampleOrder, *, images: int, batch: int, world: World) -> None:
@@ -113,11 +88,11 @@ class EpochBatches(Sampler[list[Draw]]):
         self._world = world
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Return the steps of a whole epoch."""
         return max(1, (2 * self._images + self.batch - 1) // (2 * self.batch))
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """The batches from step `first` of the epoch on: this process's share of each."""
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        """Return the batches from step ``first`` of the epoch on: this process's share of each."""
         for step in range(self.first, len(self)):
             start = (self.epoch * len(self) + step) * self.batch
             draws = self._order.between(start, start + self.batch)[self._world.rank :: self._world.size]
@@ -125,7 +100,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
-    """Weights of the classes for a weighted loss: float32 [classes], in inverse proportion to their images.
+    """Return the weights of the classes for a weighted loss: float32 [classes], in inverse proportion to their images.
 
     No weight is more than ten times another, and their mean over the images is 1.
     """
@@ -136,13 +111,13 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
 
 
 def class_ratio(labels: NDArray[np.int64]) -> float:
-    """Images of the largest class for each one of the smallest, among the classes that have any."""
+    """Return the size of the largest class divided by that of the smallest, among the classes that have images."""
     counts = np.bincount(labels)
     return float(counts.max() / counts[counts > 0].min())
 
 
 def mix_seed(*numbers: int) -> int:
-    """A seed of 32 bits, all that a generator takes, from several numbers."""
+    """Return a seed of 32 bits, all that a generator takes, from several numbers."""
     return zlib.crc32(repr(numbers).encode())
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from bloomery_trainer.data.dataset import ImageFiles
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.train.dataset import ImageFiles
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _TOLERATED_SHARE = 0.01
 _TOLERATED_IMAGES = 10
@@ -37,10 +37,10 @@ class UnreadableImages:
         """Count an image; the first time, the log names it."""
         if not self._failed[index]:
             self._failed[index] = True
-            log.warning("%s; it is left out", error)
+            logger.warning("%s; it is left out", error)
 
     def replacements(self, index: int) -> Iterator[int]:
-        """The other images of the same class, beginning with the next one in the dataset's order."""
+        """Return the other images of the same class, beginning with the next one in the dataset's order."""
         same_class = np.flatnonzero(self._files.records["label"] == self._files.records["label"][index])
         position = int(np.searchsorted(same_class, index))
         yield from np.concatenate([same_class[position + 1 :], same_class[:position]]).tolist()
@@ -56,7 +56,7 @@ class UnreadableImages:
         return tuple(self._files.key(index) for index in self.indices)
 
     def require_few(self) -> None:
-        """Raise BadData where more images failed than may be left out: 1 % of them, or 10 if that is more."""
+        """Raise BadData if more images failed than may be left out: 1 % of them, or 10 if that is more."""
         images, failed = len(self._files), int(self._failed.sum())
         if failed > tolerated_images(images):
             raise BadData(
@@ -66,7 +66,7 @@ class UnreadableImages:
             )
 
     def none_left(self, what: str) -> BadData:
-        """The error where all images of something, such as a class, cannot be decoded."""
+        """Return the error where all images of something, such as a class, cannot be decoded."""
         return BadData(
             "UnreadableImages",
             f"no image of {what} can be decoded: {_listed(self.keys)}. Prepare the dataset again, with other images",
@@ -74,12 +74,12 @@ class UnreadableImages:
 
 
 def tolerated_images(images: int) -> int:
-    """How many of so many images may be left out before a training fails: 1 %, at least 10."""
+    """Return how many of so many images may be left out before a training fails: 1 %, at least 10."""
     return max(_TOLERATED_IMAGES, int(_TOLERATED_SHARE * images))
 
 
 def unreadable_note(keys: Sequence[str]) -> str | None:
-    """A sentence for people that names the images that were left out; None where there are none."""
+    """Return a sentence for people that names the images that were left out; None if there are none."""
     if not keys:
         return None
     if len(keys) == 1:

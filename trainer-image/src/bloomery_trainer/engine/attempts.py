@@ -6,35 +6,40 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
+from bloomery_trainer.engine.checkpoint import stored_steps
 from bloomery_trainer.errors import BadConfig, PeerLost, TrainerError, Unavailable
+from bloomery_trainer.output import timestamp
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train.checkpoint import stored_steps
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = "attempts.json"
 STARTS_WITHOUT_PROGRESS = 5
 
 Attempt = dict[str, Any]
-"""`time` and `step` of a start; `ended`, the last step, once that is stored; `error`, with which the start ended."""
+"""``time`` and ``step`` of a start; ``ended``, the last step, once that is stored.
+
+``error``, with which the start ended.
+"""
 
 
 @contextmanager
 def counted_start(output: Folder, *, only_evaluates: bool = False) -> Iterator[int]:
-    """Counts this start of a training, before its processes meet, and yields its number.
+    """Count this start of a training, before its processes meet, and yield its number.
 
     Called by the leader. A lost peer or a store that is away ends it with an error, which is noted with the start.
-    Raises BadConfig (NoProgress) where the last STARTS_WITHOUT_PROGRESS starts gained no step. Where no step is left
-    to do, only those count that ended with such an error: evaluation may be evicted as often as it likes.
+
+    Raises:
+        BadConfig: NoProgress, if the last STARTS_WITHOUT_PROGRESS starts gained no step. If no step is left to do, only
+            those count that ended with such an error: evaluation may be evicted any number of times.
     """
     attempts = read_attempts(output)
     step = max(stored_steps(output), default=0)
     ended = only_evaluates or (bool(attempts) and attempts[-1].get("ended") == step)
     _require_progress(attempts, step, ended=ended)
-    attempts.append({"time": _now(), "step": step, **({"ended": step} if ended else {})})
+    attempts.append({"time": timestamp(), "step": step, **({"ended": step} if ended else {})})
     _write(output, attempts)
     try:
         yield len(attempts)
@@ -44,12 +49,12 @@ def counted_start(output: Folder, *, only_evaluates: bool = False) -> Iterator[i
 
 
 def note_ended(output: Folder, step: int) -> None:
-    """Notes that the state after the last step is stored: what follows is evaluation and export."""
+    """Note that the state after the last step is stored: what follows is evaluation and export."""
     _note(output, ended=step)
 
 
 def read_attempts(output: Folder) -> list[Attempt]:
-    """All starts so far."""
+    """Return all starts so far."""
     content = output.read_if_there(ATTEMPTS)
     attempts: list[Attempt] = json.loads(content) if content else []
     return attempts
@@ -73,18 +78,14 @@ def _require_progress(attempts: list[Attempt], step: int, *, ended: bool) -> Non
 
 
 def _note(output: Folder, **changes: Any) -> None:
-    """Adds to the last start; a store that is away costs only the note."""
+    """Add to the last start; a store that is away costs only the note."""
     try:
         attempts = read_attempts(output)
         attempts[-1] |= changes
         _write(output, attempts)
     except TrainerError as error:
-        log.warning("the start could not be noted: %s", error)
+        logger.warning("the start could not be noted: %s", error)
 
 
 def _write(output: Folder, attempts: list[Attempt]) -> None:
     output.write(ATTEMPTS, json.dumps(attempts, indent=1).encode())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -12,7 +12,7 @@ import torch
 
 from bloomery_trainer.errors import TrainerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 2.0
 
@@ -21,9 +21,9 @@ Write = Callable[[int, State], None]
 
 
 def host_copy(state: State) -> dict[str, Any]:
-    """A copy of a nested state whose tensors are on the host and shared with nobody.
+    """Return a copy of a nested state whose tensors are on the host and shared with nobody.
 
-    What lies under `best` stays as it is: those are copies already, which are replaced and never changed.
+    What lies under ``best`` stays as it is: those are copies already, which are replaced and never changed.
     """
     return {key: value if key == "best" else _copy(value) for key, value in state.items()}
 
@@ -39,9 +39,9 @@ def _copy(value: Any) -> Any:
 
 
 class BackgroundWriter:
-    """Calls `write` with the newest state, one at a time, in a thread of its own.
+    """Calls ``write`` with the newest state, one at a time, in a thread of its own.
 
-    An error of the store or the disk is a warning; the state is kept until a newer one comes, for `close`.
+    An error of the store or the disk is a warning; the state is kept until a newer one comes, for ``close``.
     """
 
     def __init__(self, write: Write) -> None:
@@ -52,7 +52,7 @@ class BackgroundWriter:
         self._busy = False
 
     def put(self, step: int, state: State) -> None:
-        """Takes a state in place of one that still waits, and returns at once."""
+        """Take a state in place of one that still waits, and return at once."""
         with self._condition:
             self._waiting, self._failed = (step, state), None
             if not self._busy:
@@ -60,7 +60,7 @@ class BackgroundWriter:
                 threading.Thread(target=self._run, name="checkpoint", daemon=True).start()
 
     def close(self, *, seconds: float) -> bool:
-        """Waits for the writing under way; the last state, if it failed, is tried again for so many seconds.
+        """Wait for the writing under way; the last state, if it failed, is tried again for so many seconds.
 
         Returns whether the last state was written.
         """
@@ -93,9 +93,9 @@ class BackgroundWriter:
         try:
             self._write(step, state)
         except (TrainerError, OSError) as error:
-            log.warning("the checkpoint of step %d could not be saved: %s; training goes on", step, error)
+            logger.warning("the checkpoint of step %d could not be saved: %s; training goes on", step, error)
             return False
         except Exception:
-            log.exception("the checkpoint of step %d could not be saved", step)
+            logger.exception("the checkpoint of step %d could not be saved", step)
             return False
         return True

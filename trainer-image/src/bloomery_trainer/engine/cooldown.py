@@ -13,10 +13,10 @@ from typing import Literal
 CooldownReason = Literal["StoppedEarly", "Stopped", "TrainingTimeReached"]
 
 STOP_SHARE = 0.1
-"""Of the steps done, those of the cool-down after `stop`, at most."""
+"""Of the steps done, those of the cool-down after ``stop``, at most."""
 
 STOP_SECONDS = 300.0
-"""The longest cool-down after `stop`: a person waits for it."""
+"""The longest cool-down after ``stop``: a person waits for it."""
 
 EARLY_STOPPING_SHARE = 0.1
 """Of the steps done, those of the cool-down after early stopping."""
@@ -30,7 +30,7 @@ _TIME_MARGIN = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Cooldown:
-    """`steps` steps from step `start` on, in which the rate falls in a line from `factor` of the full one to 0."""
+    """``steps`` steps from step ``start`` on: the rate falls in a line from ``factor`` of the full one to 0."""
 
     reason: CooldownReason
     start: int
@@ -43,20 +43,20 @@ class Cooldown:
         return self.start + self.steps
 
     def factor_at(self, step: int) -> float:
-        """The share of the full learning rate at a step, counted from 0."""
+        """Return the share of the full learning rate at a step, counted from 0."""
         return self.factor * max(0, self.end - step) / (self.steps + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast training goes, over all its starts.
+    """The speed of a training, over all its starts.
 
     Attributes:
         step: steps done.
         left: steps to the end of the run, or of the cool-down under way.
         seconds: spent on these steps and the evaluations between them.
         evaluation_seconds: of one evaluation.
-        max_seconds: the time for all; None where it is not limited.
+        max_seconds: the time for all; None if it is not limited.
     """
 
     step: int
@@ -72,7 +72,7 @@ class Pace:
 
     @property
     def steps_in_time(self) -> int | None:
-        """Steps that can still be done before the last evaluation; None where time is not limited."""
+        """Steps that can still be done before the last evaluation; None if time is not limited."""
         if self.max_seconds is None or not self.seconds:
             return None
         seconds = (self.max_seconds - self.seconds) * _TIME_MARGIN - self.evaluation_seconds
@@ -85,7 +85,7 @@ class Pace:
         return steps is not None and steps < self.left and steps <= math.ceil(TIME_SHARE * self.step)
 
     def cooldown_steps(self, reason: CooldownReason) -> int:
-        """Steps of a cool-down that begins now."""
+        """Return the steps of a cool-down that begins now."""
         in_time = self.steps_in_time
         limits = [self.left] if in_time is None else [self.left, in_time]
         if reason == "Stopped":

@@ -1,4 +1,4 @@
-"""When a training has stopped getting better."""
+"""Early stopping: whether a training still gets better."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Patience:
             self.epoch = epoch
 
     def is_over(self, epoch: int, patience: int) -> bool:
-        """Whether so many epochs have passed without a gain."""
+        """Return whether so many epochs have passed without a gain."""
         return epoch - self.epoch >= patience
 
 
 def is_still_improving(metrics: Sequence[float]) -> bool:
-    """Whether the best of the last tenth of the epochs is notably better than the best before.
+    """Return whether the best of the last tenth of the epochs is notably better than the best before.
 
     Args:
         metrics: the job's metric after each epoch of a run that went to its end.

@@ -40,11 +40,11 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class HeadFit:
-    """How a head was fitted.
+    """The fit of a head.
 
     Attributes:
         strength: the inverse regularization that was chosen.
-        accuracy: cross-validated top-1 on the training images, 0 to 1; None where a class has too few images to split.
+        accuracy: cross-validated top-1 on the training images, 0 to 1; None if a class has too few images to split.
         images: how many images it was fitted on.
         views: how many views of each image.
     """
@@ -56,7 +56,7 @@ class HeadFit:
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """A sentence on how the head was fitted."""
         judged = "" if self.accuracy is None else f", cross-validated top1 {self.accuracy:.4f}"
         return (
             f"The head was fitted on features of {self.images} images in {self.views} views each "
@@ -134,8 +134,8 @@ def fit_head(
     scaled = [(view - mean) / scale for view in views]
     weights = "balanced" if balance else None
     strength, accuracy = _choose_strength(scaled, labels, weights, seed)
-    fitted = _fit(np.concatenate(scaled), np.tile(labels, len(views)), strength, weights)
-    _write(classifier, fitted, mean=mean, scale=scale)
+    fit = _fit(np.concatenate(scaled), np.tile(labels, len(views)), strength, weights)
+    _write(classifier, fit, mean=mean, scale=scale)
     return HeadFit(strength=strength, accuracy=accuracy, images=len(labels), views=len(views))
 
 
@@ -180,15 +180,15 @@ def _cross_validate(
     strength: float,
     weights: str | None,
 ) -> _Trial:
-    """Fit on all views of the training folds, judge on the first view of the fold held out."""
+    """Fit on all views of the training folds, evaluate on the first view of the fold held out."""
     losses, hits = [], []
     for train, held_out in splits:
         inside, outside = rows[train], rows[held_out]
-        fitted = _fit(
+        fit = _fit(
             np.concatenate([view[inside] for view in views]), np.tile(labels[inside], len(views)), strength, weights
         )
-        probabilities = fitted.predict_proba(views[0][outside])
-        truth = np.searchsorted(fitted.classes_, labels[outside])
+        probabilities = fit.predict_proba(views[0][outside])
+        truth = np.searchsorted(fit.classes_, labels[outside])
         losses.append(-np.log(np.clip(probabilities[np.arange(len(truth)), truth], 1e-12, 1.0)))
         hits.append(probabilities.argmax(axis=1) == truth)
     each = np.concatenate(losses)
@@ -215,10 +215,10 @@ def _fit(features: Features, labels: NDArray[np.int64], strength: float, weights
         return model.fit(features, labels)
 
 
-def _write(classifier: nn.Linear, fitted: LogisticRegression, *, mean: Features, scale: Features) -> None:
+def _write(classifier: nn.Linear, fit: LogisticRegression, *, mean: Features, scale: Features) -> None:
     """Put the fitted coefficients into the layer, the scaling of features folded in."""
-    coefficients, intercepts = fitted.coef_, fitted.intercept_
-    if len(fitted.classes_) == 2:
+    coefficients, intercepts = fit.coef_, fit.intercept_
+    if len(fit.classes_) == 2:
         # scikit-learn keeps the log-odds of the second class alone.
         coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
         intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
@@ -228,7 +228,7 @@ def _write(classifier: nn.Linear, fitted: LogisticRegression, *, mean: Features,
         # A class without training images can never be the answer.
         classifier.weight.zero_()
         classifier.bias.fill_(float(bias.min()) - 20.0)
-        classifier.weight[fitted.classes_] = torch.as_tensor(weight, dtype=classifier.weight.dtype).to(
+        classifier.weight[fit.classes_] = torch.as_tensor(weight, dtype=classifier.weight.dtype).to(
             classifier.weight.device
         )
-        classifier.bias[fitted.classes_] = torch.as_tensor(bias, dtype=classifier.bias.dtype).to(classifier.bias.device)
+        classifier.bias[fit.classes_] = torch.as_tensor(bias, dtype=classifier.bias.dtype).to(classifier.bias.device)

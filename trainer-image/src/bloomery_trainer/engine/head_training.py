@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bloomery_trainer.data.dataset import ImageFiles
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.images import views
+from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.head import Features, HeadFit, compute_features, find_classifier, fit_head
-from bloomery_trainer.train import precision
-from bloomery_trainer.train.data import normalise, views
-from bloomery_trainer.train.dataset import ImageFiles
-from bloomery_trainer.train.job import Job
-from bloomery_trainer.train.recipe import BATCH_SIZE
+from bloomery_trainer.models import precision
+from bloomery_trainer.recipe import BATCH_SIZE
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 VIEW_BUDGET = 12_000
 """Views to compute in all: a small set gains from more views of each image, a large one has enough images."""
@@ -38,7 +39,7 @@ def count_views(images: int) -> int:
     return min(MAX_VIEWS, max(MIN_VIEWS, VIEW_BUDGET // max(1, images)))
 
 
-def fit_on_features(job: Job, files: ImageFiles, model: nn.Module, head: frozenset[str]) -> HeadFit | None:
+def fit_on_features(context: RunContext, files: ImageFiles, model: nn.Module, head: frozenset[str]) -> HeadFit | None:
     """Fit the head in place; all processes end with the same weights.
 
     Args:
@@ -48,18 +49,18 @@ def fit_on_features(job: Job, files: ImageFiles, model: nn.Module, head: frozens
         head: names of the parameters that depend on the number of classes.
 
     Returns:
-        How it was fitted; None where the features do not fit in memory.
+        How it was fitted; None if the features do not fit in memory.
     """
     classifier = find_classifier(model, head)
-    count = _affordable_views(job, files, classifier)
+    count = _affordable_views(context, files, classifier)
     if count == 0:
-        log.warning("features of %d images do not fit in memory: the head is trained by steps", len(files))
+        logger.warning("features of %d images do not fit in memory: the head is trained by steps", len(files))
         return None
-    own = _own_features(job, files, model, classifier, count)
-    shares = job.world.gather_to_leader(own)
-    fit = job.world.broadcast(lambda: _fit(job, files, classifier, shares or []))
-    _share_weights(job, classifier)
-    log.info("%s", fit.sentence)
+    own = _own_features(context, files, model, classifier, count)
+    shares = context.world.gather_to_leader(own)
+    fit = context.world.broadcast(lambda: _fit(context, files, classifier, shares or []))
+    _share_weights(context, classifier)
+    logger.info("%s", fit.sentence)
     return fit
 
 
@@ -70,71 +71,73 @@ class _Share(NamedTuple):
     features: Features
 
 
-def _affordable_views(job: Job, files: ImageFiles, classifier: nn.Linear) -> int:
+def _affordable_views(context: RunContext, files: ImageFiles, classifier: nn.Linear) -> int:
     for count in (count_views(len(files)), MIN_VIEWS, 1):
         needed_bytes = _COPIES * 4 * len(files) * count * classifier.in_features
-        if needed_bytes <= _MEMORY_SHARE * job.memory.available_bytes:
+        if needed_bytes <= _MEMORY_SHARE * context.memory.available_bytes:
             return count
     return 0
 
 
-def _own_features(job: Job, files: ImageFiles, model: nn.Module, classifier: nn.Linear, count: int) -> _Share:
+def _own_features(
+    context: RunContext, files: ImageFiles, model: nn.Module, classifier: nn.Linear, count: int
+) -> _Share:
     indices: list[int] = []
     source = views(
         files,
-        job.preprocess,
+        context.preprocess,
         count=count,
-        seed=job.recipe.seed,
-        horizontal_flip=job.recipe.horizontal_flip,
-        world=job.world,
+        seed=context.recipe.seed,
+        horizontal_flip=context.recipe.horizontal_flip,
+        world=context.world,
     )
-    batches = _batches(job, source, indices, total=-(-len(files) // job.world.size), count=count)
-    autocast = precision.reduced(job.device, side=job.preprocess.crop)
+    batches = _batches(context, source, indices, total=-(-len(files) // context.world.size), count=count)
+    autocast = precision.reduced(context.device, side=context.preprocess.crop)
     features = compute_features(model, classifier, batches, autocast=autocast)
     return _Share(np.asarray(indices, np.int64), features.reshape(len(indices), count, classifier.in_features))
 
 
 def _batches(
-    job: Job, source: Iterator[tuple[int, Tensor]], indices: list[int], *, total: int, count: int
+    context: RunContext, source: Iterator[tuple[int, Tensor]], indices: list[int], *, total: int, count: int
 ) -> Iterator[Tensor]:
-    """Normalized views of some images at a time; fills `indices`, and reports how far it is."""
+    """Yield normalized views of some images at a time; fill ``indices``, and report how far it is."""
     images_per_batch = max(1, BATCH_SIZE // count)
-    side = job.preprocess.crop
+    side = context.preprocess.crop
     began = reported = time.monotonic()
     pending: list[Tensor] = []
-    job.progress.update(stage="features", epoch=0, step=0, totalSteps=-(-total // images_per_batch))
+    context.progress.update(stage="features", epoch=0, step=0, totalSteps=-(-total // images_per_batch))
     for index, pixels in source:
         indices.append(index)
         pending.append(pixels)
         if len(pending) == images_per_batch:
-            yield _on_device(job, pending, side)
+            yield _on_device(context, pending, side)
             pending = []
         now = time.monotonic()
         if now - reported > _PROGRESS_SECONDS:
             reported = now
-            _report(job, done=len(indices), total=total, seconds=now - began, count=count)
+            _report(context, done=len(indices), total=total, seconds=now - began, count=count)
     if pending:
-        yield _on_device(job, pending, side)
-    _report(job, done=total, total=total, seconds=max(time.monotonic() - began, 1e-9), count=count)
+        yield _on_device(context, pending, side)
+    _report(context, done=total, total=total, seconds=max(time.monotonic() - began, 1e-9), count=count)
 
 
-def _on_device(job: Job, pending: Sequence[Tensor], side: int) -> Tensor:
-    images = normalise(torch.cat(tuple(pending)).to(job.device), job.preprocess)
-    return images.contiguous(memory_format=precision.memory_format(job.device, side=side))
+def _on_device(context: RunContext, pending: Sequence[Tensor], side: int) -> Tensor:
+    images = normalise(torch.cat(tuple(pending)).to(context.device), context.preprocess)
+    return images.contiguous(memory_format=precision.memory_format(context.device, side=side))
 
 
-def _report(job: Job, *, done: int, total: int, seconds: float, count: int) -> None:
+def _report(context: RunContext, *, done: int, total: int, seconds: float, count: int) -> None:
     images_per_batch = max(1, BATCH_SIZE // count)
-    job.progress.update(
+    context.progress.update(
         step=-(-done // images_per_batch),
         imagesPerSecond=round(done * count / seconds, 1),
         etaSeconds=round(seconds / done * (total - done)),
     )
-    log.info("features of %d of %d images, %.0f views/s", done, total, done * count / seconds)
+    logger.info("features of %d of %d images, %.0f views/s", done, total, done * count / seconds)
 
 
-def _fit(job: Job, files: ImageFiles, classifier: nn.Linear, shares: Sequence[_Share]) -> HeadFit:
-    job.progress.update(stage="fitting")
+def _fit(context: RunContext, files: ImageFiles, classifier: nn.Linear, shares: Sequence[_Share]) -> HeadFit:
+    context.progress.update(stage="fitting")
     order = np.argsort(np.concatenate([share.indices for share in shares]))
     indices = np.concatenate([share.indices for share in shares])[order]
     features = np.concatenate([share.features for share in shares])[order]
@@ -142,11 +145,11 @@ def _fit(job: Job, files: ImageFiles, classifier: nn.Linear, shares: Sequence[_S
         classifier,
         [features[:, view] for view in range(features.shape[1])],
         files.labels[indices],
-        balance=job.recipe.balance != "None",
-        seed=job.recipe.seed,
+        balance=context.recipe.balance != "None",
+        seed=context.recipe.seed,
     )
 
 
-def _share_weights(job: Job, classifier: nn.Linear) -> None:
-    state = job.world.broadcast(lambda: {name: value.cpu() for name, value in classifier.state_dict().items()})
+def _share_weights(context: RunContext, classifier: nn.Linear) -> None:
+    state = context.world.broadcast(lambda: {name: value.cpu() for name, value in classifier.state_dict().items()})
     classifier.load_state_dict(state)

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.data.decoders import normalise
+from bloomery_trainer.data.loader import Loader, evaluation_loader
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.distributed.world import World
+from bloomery_trainer.engine.evaluation import Batch, Evaluation, answers, interval95
 from bloomery_trainer.shutdown import Shutdown, Terminated
-from bloomery_trainer.train.data import Loader, evaluation_loader, normalise
-from bloomery_trainer.train.dataset import LocalDataset
-from bloomery_trainer.train.evaluate import Batch, Evaluation, answers, interval95
-from bloomery_trainer.train.world import World
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HeldOutSplit = Literal["validation", "test"]
 
@@ -27,7 +28,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EvaluationResult:
     """A model's answers on the images that were held out."""
 
     validation: Evaluation
@@ -49,7 +50,7 @@ class HeldOutImages:
     """The validation and test images, read by one process; decoded once where they fit in memory.
 
     Only the leader has the exported model, so it evaluates alone, on all processors of its node, while the other
-    processes wait for its end (`World.leave`).
+    processes wait for its end (``World.leave``).
     """
 
     loaders: Mapping[HeldOutSplit, Loader]
@@ -60,7 +61,7 @@ class HeldOutImages:
     def of(
         cls, dataset: LocalDataset, preprocess: Preprocess, shutdown: Shutdown, *, budget: MemoryBudget
     ) -> HeldOutImages:
-        """Opens the splits of a dataset; where the budget holds them, this decodes them."""
+        """Open the splits of a dataset; where the budget holds them, this decodes them."""
         splits: tuple[HeldOutSplit, ...] = ("validation", "test")
         loaders = {
             split: evaluation_loader(
@@ -76,18 +77,18 @@ class HeldOutImages:
         }
         return cls(loaders, preprocess, shutdown)
 
-    def judge(self, network: nn.Module) -> Judgement:
-        """Evaluates a network on the CPU, in the arithmetic of its file; raises Terminated on SIGTERM."""
-        found: dict[HeldOutSplit, Evaluation] = {}
+    def evaluate(self, network: nn.Module) -> EvaluationResult:
+        """Evaluate a network on the CPU, in the arithmetic of its file; raise Terminated on SIGTERM."""
+        evaluations: dict[HeldOutSplit, Evaluation] = {}
         for split, loader in self.loaders.items():
             batches = self._until_terminated(loader)
             pair = answers(network, batches, self.preprocess, device=torch.device("cpu"), exact=True)
-            found[split] = Evaluation.of(*pair)
-            _log(split, found[split])
-        return Judgement(found["validation"], found.get("test"))
+            evaluations[split] = Evaluation.of(*pair)
+            _log(split, evaluations[split])
+        return EvaluationResult(evaluations["validation"], evaluations.get("test"))
 
     def examples(self, count: int) -> Tensor:
-        """The first validation images, at most `count`, normalised: float32 [N, 3, crop, crop]."""
+        """Return the first validation images, at most ``count``, normalised: float32 [N, 3, crop, crop]."""
         images = self.loaders["validation"].dataset
         count = min(count, len(images))  # type: ignore[arg-type]  # torch's Dataset leaves its length to subclasses
         return normalise(torch.stack([images[index][0] for index in range(count)]), self.preprocess)
@@ -103,6 +104,6 @@ def _log(split: str, evaluation: Evaluation) -> None:
     metrics = evaluation.metrics
     low, high = interval95(metrics["top1"], len(evaluation.labels))
     others = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "top1")
-    log.info(
+    logger.info(
         "%s images: top1 %.4f (95 %% interval %.4f to %.4f), %s", split, metrics["top1"], low, high, others
     )  # fmt: skip

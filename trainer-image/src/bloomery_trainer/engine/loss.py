@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from bloomery_trainer.train.recipe import Recipe
+from bloomery_trainer.recipe import Recipe
 
 
 class TrainingLoss(nn.Module):
-    """Cross-entropy with label smoothing, the mean over a batch; mixes images where the recipe says so.
+    """Cross-entropy with label smoothing, the mean over a batch; mixes images if the recipe asks for it.
 
     Class weights whose mean over the images is 1 leave the size of the loss as it is. The sum is divided by the number
     of images, not by their weights, so that neither micro-batches nor processes change the gradient.
@@ -31,7 +31,7 @@ class TrainingLoss(nn.Module):
         return images, labels
 
     def forward(self, outputs: Tensor | tuple[Tensor, ...], labels: Tensor, *, batch: int) -> Tensor:
-        """The share of these images in the loss of a batch of `batch` images: a scalar."""
+        """Return the share of these images in the loss of a batch of ``batch`` images: a scalar."""
         if isinstance(outputs, Tensor):
             return self._cross_entropy(outputs, labels) / batch
         main, *others = (self._cross_entropy(output, labels) for output in outputs if output is not None)

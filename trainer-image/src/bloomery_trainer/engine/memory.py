@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from bloomery_trainer.engine.micro_batch import SMALLEST
-from bloomery_trainer.train.presets import OptimizerName, Preset
-from bloomery_trainer.train.recipe import Recipe
+from bloomery_trainer.models.presets import OptimizerName, Preset
+from bloomery_trainer.recipe import Recipe
 
 PROCESS_BYTES = 600 * 2**20
 """Python, torch and what else is loaded."""
 
 GPU_PROCESS_BYTES = 3 * 2**30
-"""What a process that trains on a GPU takes of the node's own memory: CUDA's libraries and a checkpoint on its way."""
+"""Host memory of a process that trains on a GPU: CUDA's libraries and a checkpoint that is being written."""
 
 ACTIVATION_FACTOR = 1.3
 """Peak of a step by what the forward pass saves: gradients of activations, copies in other layouts, fragments.
@@ -36,7 +36,7 @@ STEP_SHARE = 0.85
 def step_memory_bytes(
     preset: Preset, image_size: int, batch: int, *, bf16: bool, optimizer: OptimizerName | None = None
 ) -> int:
-    """Peak memory in bytes of a process that trains with steps of `batch` images of that side in pixels.
+    """Return the peak memory in bytes of a process that trains with steps of ``batch`` images of that side in pixels.
 
     Args:
         preset: the architecture.
@@ -50,7 +50,7 @@ def step_memory_bytes(
 
 
 def fitting_batch(preset: Preset, recipe: Recipe, batch: int, *, is_reduced: bool, limit_bytes: float) -> int:
-    """The whole batch, or its half, quarter, … that fits in the limit; at least SMALLEST images."""
+    """Return the whole batch, or its half, quarter, … that fits in the limit; at least SMALLEST images."""
     weights, per_image = _sizes(preset, recipe.training_size, is_reduced=is_reduced)
     size = batch
     while size > SMALLEST and _peak_bytes(weights, per_image * size, recipe.optimizer) > STEP_SHARE * limit_bytes:
@@ -63,7 +63,7 @@ def _peak_bytes(weights: int, activations: float, optimizer: OptimizerName) -> i
 
 
 def _sizes(preset: Preset, image_size: int, *, is_reduced: bool) -> tuple[int, float]:
-    """Bytes of the weights in float32, and bytes that the forward pass saves for each image.
+    """Return the bytes of the weights in float32, and bytes that the forward pass saves for each image.
 
     On the meta device tensors have shapes and no content: this takes a second and no memory.
     """

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bloomery_trainer.errors import BadConfig
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SMALLEST = 2
 """Batch norm needs two values of each channel, and a small image has only one pixel at the end of the network."""
@@ -22,7 +22,10 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 def split(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Parts of nearly the same size, none larger than `size` [images [n, 3, H, W], labels [n] or [n, classes]]."""
+    """Split a batch into parts of nearly the same size, none larger than ``size``.
+
+    A part is [images [n, 3, H, W], labels [n] or [n, classes]].
+    """
     parts = -(-len(images) // size)
     return list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
 
@@ -45,7 +48,10 @@ def accumulate(
 
 
 def halved(size: int, *, side: int) -> int:
-    """A smaller part after one that did not fit in the memory of a GPU; raises BadConfig where it is the smallest."""
+    """Return a smaller part after one that did not fit in the memory of a GPU.
+
+    Raise BadConfig if it is the smallest.
+    """
     if size <= SMALLEST:
         raise BadConfig(
             "OutOfMemory",
@@ -53,12 +59,12 @@ def halved(size: int, *, side: int) -> int:
             "hyperparameters.imageSize, or use a smaller preset or a larger GPU",
         )
     smaller = max(SMALLEST, size // 2)
-    log.warning("out of memory on the GPU with %d images at a time: going on with %d", size, smaller)
+    logger.warning("out of memory on the GPU with %d images at a time: going on with %d", size, smaller)
     return smaller
 
 
 def agreed(size: int, *, fits: Callable[[int], bool], any_of: Callable[[list[bool]], list[bool]], side: int) -> int:
-    """The largest of `size`, its half, quarter, … that fits on every process; all of them ask this together.
+    """Return the largest of ``size``, its half, quarter, … that fits on every process; all of them ask this together.
 
     Args:
         size: to begin with.
@@ -72,7 +78,9 @@ def agreed(size: int, *, fits: Callable[[int], bool], any_of: Callable[[list[boo
 
 
 def fits(network: nn.Module, forward: Forward, part: tuple[Tensor, Tensor], scaler: torch.amp.GradScaler) -> bool:
-    """Whether a GPU holds a step of this part: tries it, and leaves weights, statistics and random numbers as they are.
+    """Return whether a GPU holds a step of this part.
+
+    Tries it, and leaves weights, statistics and random numbers as they are.
 
     No gradients are exchanged.
     """
@@ -98,7 +106,7 @@ def fits(network: nn.Module, forward: Forward, part: tuple[Tensor, Tensor], scal
 
 @contextmanager
 def _without_shared_statistics(network: nn.Module) -> Iterator[None]:
-    """Within the block, no SyncBatchNorm asks other processes: one that is out of memory would never answer."""
+    """Keep SyncBatchNorm from asking other processes in the block: one that is out of memory would never answer."""
     norms = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm) and module.training]
     for norm in norms:
         norm.eval()

@@ -1,4 +1,4 @@
-"""Which layers behave as in training while only a part of the network is trained."""
+"""Training mode of a network of which only a part is trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Training mode, but for what a frozen body must not change.
+    """Set training mode, except for what a frozen body must not change.
 
     Batch norms without trainable weights keep their statistics. Where the body is frozen, nothing is dropped: what the
     head learns from must be what it will see.

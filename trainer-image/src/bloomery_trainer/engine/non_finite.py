@@ -1,4 +1,4 @@
-"""Steps whose gradient is no number: each is left out, and too many of them end the training."""
+"""Steps with a gradient that is not finite: each is skipped, and too many of them end the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_OF_ALL = 0.05
 
 @dataclass
 class SkippedSteps:
-    """How many steps were left out, in all and in a row."""
+    """The number of skipped steps, in all and in a row."""
 
     total: int = 0
     in_a_row: int = 0
@@ -58,7 +58,7 @@ class BufferBackup:
 def clip_and_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, max_norm: float) -> Tensor:
     """Clip the gradient's norm (arXiv:1211.5063), take the step unless it is no number, and drop the gradient.
 
-    The optimizer's fused kernel looks at `found_inf` itself, so nothing waits for the device.
+    The optimizer's fused kernel looks at ``found_inf`` itself, so nothing waits for the device.
 
     Returns:
         Whether the step was taken: float32, 1 or 0, on the device.

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The average after step t weighs what was there before by `min(decay, (1 + t) / (10 + t))`.
+    """The average after step t weighs what was there before by ``min(decay, (1 + t) / (10 + t))``.
 
     A constant decay would keep the random start for thousands of steps; this warm-up is TensorFlow's
-    (`tf.train.ExponentialMovingAverage`, `num_updates`). Buffers are averaged too, counters copied.
+    (``tf.train.ExponentialMovingAverage``, ``num_updates``). Buffers are averaged too, counters copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,14 +26,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step` steps; nothing waits for the device."""
+        """Take in the weights after ``step`` steps; nothing waits for the device."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
         for average, source in self._counters:
             average.copy_(source)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights; how they go on depends on the step alone."""
+        """Return the averaged weights; how they go on depends on the step alone."""
         return self.module.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

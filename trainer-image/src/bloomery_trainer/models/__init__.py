@@ -1,4 +1,4 @@
-"""Networks and their weights: reading weight files, and finding the published ones."""
+"""Networks and their weights: presets, weight files, published weights, export and quantization."""
 
 # Imported first for its settings, which torch reads when it is loaded.
-import bloomery_trainer.train  # noqa: F401
+import bloomery_trainer.torch_runtime  # noqa: F401

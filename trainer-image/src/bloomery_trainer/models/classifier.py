@@ -14,8 +14,8 @@ from torch import nn
 from bloomery_model import Preprocess
 from bloomery_trainer import importing, model_folder
 from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.models.export import OnnxNetwork
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train.export import OnnxNetwork
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
 
@@ -42,7 +42,7 @@ class Classifier:
 
 
 def find_model(uri: str, open_folder: Callable[[str], Folder]) -> Folder | None:
-    """The folder of an exported model: that at `uri`, or `model/` below it; None where neither holds one."""
+    """Return the folder of an exported model: that at ``uri``, or ``model/`` below it; None if neither holds one."""
     for place in (uri, f"{uri.rstrip('/')}/model"):
         try:
             folder = open_folder(place)
@@ -56,9 +56,11 @@ def find_model(uri: str, open_folder: Callable[[str], Folder]) -> Folder | None:
 
 
 def fetch_classifier(folder: Folder, scratch: Path, *, digest: str | None) -> Classifier:
-    """Fetches the served files of a model folder and loads them; a training's own, or any ONNX model with its classes.
+    """Fetch the served files of a model folder and load them; a training's own, or any ONNX model with its classes.
 
-    Raises BadConfig where another digest was meant, BadData where the folder holds no classifier that runs.
+    Raises:
+        BadConfig: another digest was meant.
+        BadData: the folder holds no classifier that runs.
     """
     own = model_folder.stored(folder)
     if own is not None:
@@ -72,7 +74,7 @@ def fetch_classifier(folder: Folder, scratch: Path, *, digest: str | None) -> Cl
 
 
 def load_classifier(folder: Path, *, preset: str | None = None, digest: str | None = None) -> Classifier:
-    """Loads the files that a model server would: model.onnx, labels.txt and preprocess.json of a local folder."""
+    """Load the files that a model server would: model.onnx, labels.txt and preprocess.json of a local folder."""
     preprocess = Preprocess.read((folder / model_folder.PREPROCESS).read_bytes())
     return Classifier(
         network=_network(folder / model_folder.MODEL, side=preprocess.crop),
@@ -85,7 +87,7 @@ def load_classifier(folder: Path, *, preset: str | None = None, digest: str | No
 
 
 def data_type(path: Path) -> str:
-    """What an ONNX file computes in: int8, float16 or float32."""
+    """Return the type that an ONNX file computes in: int8, float16 or float32."""
     graph = onnx.load(path, load_external_data=False).graph
     if any(node.op_type in _QUANTIZED for node in graph.node):
         return "int8"
@@ -107,5 +109,5 @@ class _Logarithm(nn.Module):
     """Turns probabilities into logits, of which they are the softmax."""
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 [N, classes]."""
+        """Return the logits, float32 [N, classes]."""
         return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -28,8 +28,8 @@ import torchvision  # type: ignore[import-untyped]
 
 from bloomery_trainer.config import PublishedWeights
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
+from bloomery_trainer.models.presets import ALIASES, PRESETS
 from bloomery_trainer.storage import Folder
-from bloomery_trainer.train.presets import ALIASES, PRESETS
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ MANIFEST = "weights.json"
 """Describes the pushed file of a preset; written last, so that it names a complete file."""
 
 ANSWER_SECONDS = 8.0
-"""How long the server of published weights may take to answer where training can go on without them."""
+"""The time for the server of published weights to answer, if training can go on without them."""
 
 PATIENT_ANSWER_SECONDS = 30.0
 """The same where it cannot."""
@@ -72,7 +72,7 @@ class PublishedFile:
         return self.url.rsplit("/", 1)[-1]
 
     def matches(self, name: str, sha256: str) -> bool:
-        """Whether a file of that name and digest is this one."""
+        """Return whether a file of that name and digest is this one."""
         expected = _HASH.search(self.name)
         return name == self.name and expected is not None and sha256.startswith(expected.group(1))
 
@@ -96,7 +96,7 @@ class LocalWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class NotFound:
-    """Where the weights were looked for in vain, in words.
+    """The sources that do not have the weights, in words.
 
     Attributes:
         unreachable: whether a source did not answer, so that trying again may help.
@@ -123,7 +123,7 @@ def published_file(preset: str, name: str) -> PublishedFile:
 
 
 def same_network(preset: str) -> tuple[str, ...]:
-    """All names of a preset's network, its own first: ``general`` is ``resnet50`` too."""
+    """Return all names of a preset's network, its own first: ``general`` is ``resnet50`` too."""
     network = ALIASES.get(preset, preset)
     names = [preset, network, *(alias for alias, target in ALIASES.items() if target == network)]
     return tuple(dict.fromkeys(names))
@@ -176,7 +176,7 @@ class WeightsFinder:
         return self._published(path, where=self.file.url)
 
     def _stored(self) -> LocalWeights | tuple[str, ...]:
-        """The file in the store, or where it was looked for there."""
+        """Return the file in the store, or where it was looked for there."""
         uri = self.settings.uri
         if uri is None:
             return ()
@@ -276,7 +276,7 @@ class WeightsFinder:
 
 
 def _manifest(content: bytes, *, where: str) -> tuple[str, str]:
-    """The name and the sha256 of the pushed file."""
+    """Return the name and the sha256 of the pushed file."""
     try:
         document: Mapping[str, Any] = json.loads(content)
         name, sha256 = document["file"], document["sha256"]
@@ -349,7 +349,7 @@ class _Transfer:
 
 
 def unreachable_error(file: PublishedFile, missing: NotFound) -> BadConfig | Unavailable:
-    """The error for weights that were asked for by name and cannot be had."""
+    """Return the error for weights that were asked for by name and cannot be had."""
     message = (
         f"the weights {file.weights} of {file.preset} cannot be had: {'; '.join(missing.sources)}; where there is no "
         f"way to download them, push the file {file.name} with `kubectl bloomery weights push {file.name} "
@@ -361,7 +361,7 @@ def unreachable_error(file: PublishedFile, missing: NotFound) -> BadConfig | Una
 
 
 def scratch_warning(file: PublishedFile, missing: NotFound) -> str:
-    """The note on a training that starts from scratch because no source has the weights."""
+    """Return the note on a training that starts from scratch because no source has the weights."""
     return (
         f"Training starts from scratch, as the published weights ({file.weights} of {file.preset}, {file.name}) cannot "
         f"be had: {'; '.join(missing.sources)}. Trained weights give a much better model: push them with "

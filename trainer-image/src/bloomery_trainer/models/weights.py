@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.train.presets import ALIASES, PRESETS
+from bloomery_trainer.errors import BadConfig, first_line
+from bloomery_trainer.models.presets import ALIASES, PRESETS
 
 MIN_BODY_SHARE = 0.5
 """The share of the values of a network's body that a file must have to count as one of that network."""
@@ -74,7 +74,7 @@ class StateDict:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Which tensors of a file have the name and the shape of a network's.
+    """The tensors of a file that have the name and the shape of a network's.
 
     Attributes:
         tensors: those of the body that fit, by the network's names.
@@ -102,7 +102,7 @@ class Fit:
         return self.fitting == self.body
 
     def sentence(self) -> str:
-        """What fits and what does not, with counts."""
+        """Describe what fits and what does not, with counts."""
         text = f"{self.fitting} of {self.body} tensors of the body fit"
         problems = [
             *_named(self.misshapen, "has another shape", "have another shape"),
@@ -171,7 +171,7 @@ def _read_pytorch(path: Path, where: str) -> object:
         problem = (
             f"{where} holds more than tensors and plain values ({code.group(1)}), and loading that would execute code"
             if code
-            else f"{where} cannot be read safely: {_first_line(error)}"
+            else f"{where} cannot be read safely: {first_line(error)}"
         )
         raise BadConfig(
             "InvalidCheckpoint", f"{problem}; save the weights alone with torch.save(model.state_dict(), FILE)"
@@ -183,7 +183,7 @@ def _read_pytorch(path: Path, where: str) -> object:
             hint = "it is a TorchScript archive; save the weights with torch.save(model.state_dict(), FILE)"
             raise BadConfig("InvalidCheckpoint", f"{where} cannot be read: {hint}") from error
         raise BadConfig(
-            "InvalidCheckpoint", f"{where} is damaged or no checkpoint of PyTorch: {_first_line(error)}"
+            "InvalidCheckpoint", f"{where} is damaged or no checkpoint of PyTorch: {first_line(error)}"
         ) from error
 
 
@@ -194,12 +194,12 @@ def _read_safetensors(path: Path, where: str) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path, device="cpu")
     except (SafetensorError, ValueError, KeyError, AttributeError, struct.error) as error:
-        raise BadConfig("InvalidCheckpoint", f"{where} is a damaged safetensors file: {_first_line(error)}") from error
+        raise BadConfig("InvalidCheckpoint", f"{where} is a damaged safetensors file: {first_line(error)}") from error
     return tensors
 
 
 def find_state_dict(document: Mapping[str, Any], *, where: str) -> StateDict:
-    """Return the state dict of a document, wherever common training scripts put it.
+    """Return the state dict of a document, where common training scripts put it.
 
     Raises:
         BadConfig: InvalidCheckpoint, where there is none.
@@ -220,7 +220,7 @@ def find_state_dict(document: Mapping[str, Any], *, where: str) -> StateDict:
 
 
 def _locate(document: Mapping[Any, Any], *, depth: int) -> tuple[str, ...] | None:
-    """The keys that lead to the state dict."""
+    """Return the keys that lead to the state dict."""
     for key in _ENTRIES:
         inner = document.get(key)
         if isinstance(inner, Mapping) and depth < _MAX_DEPTH:
@@ -236,7 +236,7 @@ def _has_values(value: object) -> bool:
 
 
 def _class_names(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of classes that scripts store beside the weights, torchvision's ``class_to_idx`` among them."""
+    """Return the names of classes that scripts store beside the weights, torchvision's ``class_to_idx`` among them."""
     for key in ("classes", "class_names"):
         names = document.get(key)
         if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
@@ -279,7 +279,7 @@ def compare(network: Mapping[str, Tensor], head: frozenset[str], tensors: Mappin
 
 
 def is_body(name: str, head: frozenset[str]) -> bool:
-    """Whether a tensor is a weight of the body: neither of a head nor a counter."""
+    """Return whether a tensor is a weight of the body: neither of a head nor a counter."""
     return name not in head and not name.startswith(AUXILIARY_PREFIXES) and not name.endswith(_COUNTER)
 
 
@@ -318,7 +318,7 @@ def without_prefix(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[
 
 @cache
 def shapes(preset: str) -> tuple[Mapping[str, Tensor], frozenset[str]]:
-    """The state dict of a preset's network without values (on the meta device), and the names of its head."""
+    """Return the state dict of a preset's network without values (on the meta device), and the names of its head."""
     known = PRESETS[preset]
     with torch.device("meta"):
         network = known.build(2, image_size=known.image_size).state_dict()
@@ -326,7 +326,7 @@ def shapes(preset: str) -> tuple[Mapping[str, Tensor], frozenset[str]]:
 
 
 def nearest_preset(tensors: Mapping[str, Tensor]) -> tuple[str, float]:
-    """The preset with most of the file's values, and the share of its body that the file has.
+    """Return the preset with most of the file's values, and the share of its body that the file has.
 
     Several networks may be whole in one file (a ResNet-18 in a ResNet-34); the largest of these is the nearest.
     """
@@ -349,7 +349,3 @@ def require_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise BadConfig("InvalidCheckpoint", f"{where} holds values that are not finite, in {name}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -22,11 +22,11 @@ from typing import Any, BinaryIO
 import torchvision  # type: ignore[import-untyped]
 
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
+from bloomery_trainer.models.initial import Initial, require_preset
+from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.models.published import MANIFEST, same_network
 from bloomery_trainer.models.weights import find_state_dict, read_document, require_finite
 from bloomery_trainer.storage import Folder, S3Access, open_folder
-from bloomery_trainer.train.initial import Initial, require_preset
-from bloomery_trainer.train.presets import PRESETS
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 

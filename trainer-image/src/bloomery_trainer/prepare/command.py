@@ -26,7 +26,7 @@ from bloomery_trainer.prepare.report.mlflow_run import record_in_mlflow
 from bloomery_trainer.prepare.report.page import render_page
 from bloomery_trainer.prepare.resume import open_resume_state
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from bloomery_trainer.prepare.file_table import IgnoredFile
 from bloomery_trainer.prepare.manifest import MAX_LISTED_FILES
 from bloomery_trainer.prepare.pipeline import Pipeline
 from bloomery_trainer.prepare.resume import ResumeState
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import S3Access, open_folder
 
 

@@ -17,7 +17,7 @@ from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.rules import Violation
 from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
 from bloomery_trainer.prepare.worker_pool import WorkerPool
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 
 logger = logging.getLogger(__name__)
 

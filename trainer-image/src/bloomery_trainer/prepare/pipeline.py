@@ -24,7 +24,7 @@ from bloomery_trainer.prepare.sources.base import Source
 from bloomery_trainer.prepare.sources.open import open_source
 from bloomery_trainer.prepare.split import split_files
 from bloomery_trainer.prepare.worker_pool import WorkerPool, open_worker_pool
-from bloomery_trainer.progress import Progress
+from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import from_numpy, topk
 
-from bloomery_trainer.train.evaluate import TOP_K, score
+from bloomery_trainer.engine.evaluation import TOP_K, score
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def compare(metric: str, candidate: Probabilities, other: Probabilities, labels: Labels) -> Comparison:
-    """Compares two models on N images; probabilities float32 [N, C] of each, true classes int64 [N].
+    """Compare two models on N images; probabilities float32 [N, C] of each, true classes int64 [N].
 
     For top1, the p-value is of the exact McNemar test (McNemar 1947, Psychometrika 12): of the images that only one
     of the models gets right, the candidate's share is binomial. For other metrics it is of a paired bootstrap with
@@ -59,7 +59,7 @@ def compare(metric: str, candidate: Probabilities, other: Probabilities, labels:
 
 
 def _mcnemar(candidate: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """The one-sided p-value from whether each image was answered right, bool [N] of each model."""
+    """Return the one-sided p-value from whether each image was answered right, bool [N] of each model."""
     only_candidate = int(np.count_nonzero(candidate & ~other))
     only_other = int(np.count_nonzero(other & ~candidate))
     if only_candidate + only_other == 0:
@@ -68,7 +68,7 @@ def _mcnemar(candidate: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def _mean_gains(metric: str, candidate: Probabilities, other: Probabilities, labels: Labels) -> Iterator[float]:
-    """The difference in each resample, from the numbers of images gained, lost and neither: quick for any N."""
+    """Return the difference in each resample, from the numbers of images gained, lost and neither: quick for any N."""
     first, second = (_hits(metric, answers, labels) for answers in (candidate, other))
     count = len(labels)
     shares = np.array([np.mean(first & ~second), np.mean(second & ~first)])
@@ -85,12 +85,12 @@ def _hits(metric: str, probabilities: Probabilities, labels: Labels) -> NDArray[
 
 
 def _class_gains(metric: str, candidate: Probabilities, other: Probabilities, labels: Labels) -> Iterator[float]:
-    """The difference in each resample of the images, for means over classes."""
+    """Return the difference in each resample of the images, for means over classes."""
     figure, classes = _CLASS_METRICS[metric], candidate.shape[1]
     predictions = [answers.argmax(axis=1) for answers in (candidate, other)]
     generator = np.random.default_rng(_SEED)
     for _ in range(RESAMPLES):
-        # How often each image is drawn says the same as a list of the drawn, and needs no copies of the answers.
+        # The number of draws of each image replaces a list of the drawn images, and needs no copies of the answers.
         draws = np.bincount(generator.integers(0, len(labels), len(labels)), minlength=len(labels))
         values = []
         for predicted in predictions:

@@ -1,0 +1,1 @@
+"""The commands, a page each: the workflow from the configuration to the result."""

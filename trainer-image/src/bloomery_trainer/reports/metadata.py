@@ -1,0 +1,60 @@
+"""Metadata and evaluations that a report presents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.engine.evaluation import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportMetadata:
+    """One model on one dataset.
+
+    Attributes:
+        title: what the page is called.
+        preset: the model's network.
+        metric: what the best epoch was chosen by.
+        best_epoch: None if nothing was trained.
+        dataset: with the splits that were evaluated; ``train`` may be missing where nothing was trained.
+        validation: the answers on the validation images, in their order.
+        test: the answers on the test images, in their order, where there are any.
+        data_type: what the model that answered computes in, such as float32 or int8.
+        start: what training started from: kind (Scratch, Published, …), origin and warning; None if nothing was
+            trained.
+        last_epoch: the last epoch's number (``epoch``) and its figures on the validation images, whose weights need not
+            be the best ones.
+        balance: how training balanced unequal classes: None, Loss or Sampling.
+        notes: sentences that people should know.
+    """
+
+    title: str
+    preset: str
+    metric: str
+    best_epoch: int | None
+    dataset: LocalDataset
+    validation: Evaluation
+    test: Evaluation | None = None
+    data_type: str = "float32"
+    start: Mapping[str, str] | None = None
+    last_epoch: Mapping[str, float] | None = None
+    balance: str = "None"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> str:
+        """The images that the model is judged by: those that had no part in choosing it, where there are such."""
+        return "validation" if self.test is None else "test"
+
+    @property
+    def judged(self) -> Evaluation:
+        """The answers on these images."""
+        return self.validation if self.test is None else self.test
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """All evaluations by split."""
+        both = {"validation": self.validation, "test": self.test}
+        return {split: evaluation for split, evaluation in both.items() if evaluation is not None}

@@ -1,1 +1,1 @@
-"""The routes: ``predict`` for people and scripts, ``oip`` the Open Inference Protocol v2."""
+"""The routes: ``predict`` for people and scripts, ``open_inference`` for the protocol's clients, ``pages``."""

@@ -1,0 +1,63 @@
+"""Access to stores, and their errors in words."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from bloomery_model.stores import S3Access, StoreError, open_folder
+
+ANONYMOUS = S3Access.from_environment({})
+
+
+@pytest.mark.parametrize(
+    ("environment", "region"),
+    [
+        ({}, "us-east-1"),
+        ({"AWS_DEFAULT_REGION": "eu-north-1"}, "eu-north-1"),
+        ({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-north-1"}, "eu-west-1"),
+        ({"AWS_REGION": ""}, "us-east-1"),
+    ],
+)
+def test_region_falls_back(environment: dict[str, str], region: str) -> None:
+    assert S3Access.from_environment(environment).region == region
+
+
+def test_prefix_separates_the_keys_of_a_source() -> None:
+    environment = {"AWS_ACCESS_KEY_ID": "k", "SOURCE_AWS_SESSION_TOKEN": "t"}
+    access = S3Access.from_environment(environment, "SOURCE_")
+    assert (access.key_id, access.session_token) == (None, "t")
+
+
+def test_local_folder_is_listed_read_and_downloaded(tmp_path: Path) -> None:
+    folder = open_folder((tmp_path / "a folder").as_uri(), ANONYMOUS, create=True)
+    folder.write("deep/file", b"content")
+    assert [(file.path, file.size) for file in folder.list()] == [("deep/file", 7)]
+    assert (folder.read("deep/file"), folder.read_if_there("other")) == (b"content", None)
+    assert folder.download("deep/file", tmp_path / "copy") == hashlib.sha256(b"content").hexdigest()
+    assert not folder.is_remote
+    with pytest.raises(FileNotFoundError):
+        folder.size_of("other")
+
+
+@pytest.mark.parametrize(
+    ("uri", "environment", "reason", "words"),
+    [
+        ("file:///no/such/folder", {}, "SourceNotFound", "there is no folder file:///no/such/folder"),
+        ("s3://a/b", {"AWS_ENDPOINT_URL": "http://store/path"}, "InvalidEndpoint", "must be http"),
+    ],
+)
+def test_wrong_address_is_refused_in_words(uri: str, environment: dict[str, str], reason: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words) as refused:
+        open_folder(uri, S3Access.from_environment(environment))
+    assert (refused.value.kind, refused.value.reason) == ("Refused", reason)
+
+
+def test_errors_become_those_of_the_program() -> None:
+    class OwnError(Exception):
+        """A program's own error."""
+
+    with pytest.raises(OwnError, match="SourceNotFound"):
+        open_folder("file:///no/such/folder", ANONYMOUS, convert_error=lambda error: OwnError(error.reason))

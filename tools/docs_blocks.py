@@ -55,7 +55,7 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Return the pages for users."""
+    """The pages that users read."""
     return [page for places in ("*.md", "docs/*.md", "examples/*/*.md") for page in sorted(ROOT.glob(places))]
 
 

@@ -27,8 +27,7 @@ from typing import Any
 
 from bench.transfer import write_digits
 from bloomery_trainer.train.evaluate import interval95
-from testing.processes import free_port
-from testing.servers import ROOT, MlflowServer, S3Server, install_mlflow
+from testing.servers import ROOT, MlflowServer, S3Server, free_port, install_mlflow
 
 FLOWERS = Path(os.environ.get("FLOWERS") or ROOT.parent / "shared/data/flowers")
 WEIGHTS = Path(os.environ.get("WEIGHTS") or ROOT.parent / "shared/data/mobilenet_v2_imagenet_backbone.pt")

@@ -20,8 +20,7 @@ from bloomery_trainer.__main__ import main
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.train import export
 from bloomery_trainer.train.record import TrainedModel
-from testing.processes import free_port
-from testing.servers import MlflowServer, install_mlflow
+from testing.servers import MlflowServer, free_port, install_mlflow
 
 CLASSES = ("null", "eins", "零")
 IMAGE_SIZE = 32

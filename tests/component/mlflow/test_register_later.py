@@ -15,8 +15,7 @@ from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve
 from bloomery_trainer.train.record import open_record
-from testing.processes import free_port
-from testing.servers import MlflowServer
+from testing.servers import MlflowServer, free_port
 from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model
 
 pytestmark = pytest.mark.feature("T6")

@@ -1,4 +1,4 @@
-"""What kubectl apply answers: defaults to a good spec, and to a bad one a sentence that says what to do."""
+"""Validation by kubectl apply: defaults of a valid spec, and messages for an invalid one."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ _WATCH = (
 
 
 def alarms(log: str) -> list[str]:
-    """Return what a log of the operator, in JSON or in text, says of bugs and errors: a sentence for each."""
+    """Return the bugs and errors in a log of the operator, in JSON or in text: a sentence for each."""
     lines = log.splitlines()
-    found = (_alarm(line, lines[number + 1 :]) for number, line in enumerate(lines))
-    return [alarm for alarm in found if alarm]
+    results = (_alarm(line, lines[number + 1 :]) for number, line in enumerate(lines))
+    return [alarm for alarm in results if alarm]
 
 
 def _alarm(line: str, rest: Sequence[str]) -> str | None:
-    """Return what a line says that it should not, with what was raised; the lines after it may tell."""
+    """Return the error in a line with its exception, which may be in the following lines; None without an error."""
     if _ASKED_AGAIN in line:
         return None
     try:
@@ -67,7 +67,7 @@ class Logs:
         self._thread = threading.Thread(target=self._follow_all)
 
     def __enter__(self) -> Logs:
-        """Begin; what pods that are there already have said before does not count."""
+        """Start to follow; earlier log lines of existing pods do not count."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for old in self._folder.iterdir():
             old.unlink()
@@ -84,8 +84,8 @@ class Logs:
         self._thread.join()
 
     def alarms(self) -> list[str]:
-        """What is new in the logs since the last call and must not be there."""
-        found = []
+        """Return the alarms in the logs since the last call."""
+        new_alarms = []
         for path in sorted(self._folder.glob("*.log")):
             begin = self._read.get(path, 0)
             with path.open("rb") as file:
@@ -93,11 +93,11 @@ class Logs:
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]
             self._read[path] = begin + len(whole)
-            found += [f"{path.stem}: {alarm}" for alarm in alarms(whole.decode(errors="replace"))]
-        return found
+            new_alarms += [f"{path.stem}: {alarm}" for alarm in alarms(whole.decode(errors="replace"))]
+        return new_alarms
 
     def _follow_all(self) -> None:
-        """Follow each container from when it appears; a watch that ended is begun anew, and names all again."""
+        """Follow each container from its start; a watch that ended is restarted, and lists all containers again."""
         words = ("get", "pods", f"--selector={self._selector}", *_WATCH)
         while (watch := self._start(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)) is not None:
             with watch:
@@ -114,7 +114,7 @@ class Logs:
                 self._start("logs", "--follow", f"--since-time={self._since}", pod, stdout=file, stderr=file)
 
     def _start(self, *words: str, stdout: int | BinaryIO, stderr: int | BinaryIO) -> subprocess.Popen[str] | None:
-        """Start kubectl, unless the end has come."""
+        """Start kubectl, unless the logs are closing."""
         command = [demo.tool("kubectl"), f"--namespace={self._kubectl.namespace}", *words]
         with self._starting:
             if self._closing.is_set():

@@ -189,14 +189,14 @@ def ready_pods(kubectl: Kubectl, name: str, of_variant: str) -> int:
 
 
 def pod_of(kubectl: Kubectl, name: str, of_variant: str) -> str:
-    found: str = pods_of(kubectl, name, of_variant)[0]["metadata"]["name"]
-    return found
+    pod_name: str = pods_of(kubectl, name, of_variant)[0]["metadata"]["name"]
+    return pod_name
 
 
 def all_named(kubectl: Kubectl, name: str, display_name: str) -> bool:
     pods = pods_of(kubectl, name, "v1") + pods_of(kubectl, name, "v2")
-    told = [e.get("value") for pod in pods for e in pod["spec"]["containers"][0]["env"] if e["name"] == "DISPLAY_NAME"]
-    return all(map(is_ready, pods)) and told == [display_name] * len(pods)
+    names = [e.get("value") for pod in pods for e in pod["spec"]["containers"][0]["env"] if e["name"] == "DISPLAY_NAME"]
+    return all(map(is_ready, pods)) and names == [display_name] * len(pods)
 
 
 def models_of(kubectl: Kubectl, name: str) -> set[str]:

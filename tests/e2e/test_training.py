@@ -104,9 +104,16 @@ def test_a_training_leaves_model_report_predictions_and_log_where_asked_and_move
 
     assert reason == "Trained"
     assert status["model"]["uri"] == f"{out}/model"
-    wanted = {"model/model.onnx", "model/labels.txt", "predictions.csv", "report.html", "evaluation.json", "train.log"}
+    expected = {
+        "model/model.onnx",
+        "model/labels.txt",
+        "predictions.csv",
+        "report.html",
+        "evaluation.json",
+        "train.log",
+    }
     files = list_files(out)
-    assert wanted <= files
+    assert expected <= files
     assert any(path.startswith("tensorboard/") for path in files)
     assert read_file(out, "model/labels.txt").decode().splitlines() == sorted(NAMES)
     assert "champion" in status["conditions"][0]["message"]
@@ -217,8 +224,8 @@ def test_tensorboard_shows_the_curves_after_the_end(kubectl: Kubectl) -> None:
     with (LOGS / "e2e-tensorboard.log").open("a") as log, demo.reachable(address, log) as board:
 
         def tags() -> Any:
-            found = httpx.get(f"{board}/data/plugin/scalars/tags", timeout=10).json()
-            return any("train/loss" in run for run in found.values())
+            answer = httpx.get(f"{board}/data/plugin/scalars/tags", timeout=10).json()
+            return any("train/loss" in run for run in answer.values())
 
         eventually("the curves", tags, seconds=60)
     kubectl("patch", "tj/base", "--type=merge", '--patch={"spec": {"tensorboard": false}}')

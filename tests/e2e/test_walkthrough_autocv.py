@@ -23,7 +23,14 @@ from dev.paths import ROOT
 from testing.cluster_store import read_file
 from testing.dev_cluster import Kubectl, eventually
 from tests.component.serving.browser import SCREENSHOTS, chromium
-from tests.e2e.walking import FLOWERS, MakeNamespace, complete, nothing_is_left, registered_version, walking
+from tests.e2e.walkthrough import (
+    FLOWERS,
+    MakeNamespace,
+    complete,
+    nothing_is_left,
+    open_walkthrough,
+    registered_version,
+)
 from tools.docs_blocks import run_by
 
 pytestmark = pytest.mark.extended
@@ -56,14 +63,14 @@ def test_a_zip_becomes_a_model_by_each_preset_and_one_is_checked_published_taken
     make_namespace: MakeNamespace, tmp_path: Path
 ) -> None:
     kubectl = make_namespace("walk-autocv")
-    with walking("autocv", kubectl, tmp_path, run_by(__file__)) as (shell, commands):
+    with open_walkthrough("autocv", kubectl, tmp_path, run_by(__file__)) as (shell, commands):
         check, dataset, train, follow, report, publish, eleven, stop, kit, start, retrain, away = commands
         checked = shell.run(check)
         shell.run(dataset)
         assert_the_bad_images_are_left_out(kubectl, checked, tmp_path / "dataset.html")
-        said = shell.run(train)
-        assert ("TrainingJob", "autocv-high-precision", "trains") in alive(said)
-        assert_each_preset_made_a_version(kubectl, said + shell.run(follow))
+        output = shell.run(train)
+        assert ("TrainingJob", "autocv-high-precision", "trains") in alive(output)
+        assert_each_preset_made_a_version(kubectl, output + shell.run(follow))
         shell.run(report)
         for preset in PRESETS:
             assert_the_report_is_that_of_the_predictions(kubectl, tmp_path / f"{preset}.html")
@@ -122,9 +129,9 @@ def assert_the_report_is_that_of_the_predictions(kubectl: Kubectl, path: Path) -
     """The page's matrix and figures, against those that scikit-learn finds in predictions.csv."""
     status = kubectl.get("tj", f"autocv-{path.stem}")["status"]
     lines = list(csv.DictReader(io.StringIO(read_file(folder_of(status), "predictions.csv").decode())))
-    true, given = [line["label"] for line in lines], [line["predicted"] for line in lines]
-    counts = Counter(zip(true, given, strict=True))
-    figures = precision_recall_fscore_support(true, given, labels=list(CHOSEN), zero_division=0)[:3]
+    true, predicted = [line["label"] for line in lines], [line["predicted"] for line in lines]
+    counts = Counter(zip(true, predicted, strict=True))
+    figures = precision_recall_fscore_support(true, predicted, labels=list(CHOSEN), zero_division=0)[:3]
     with opened(path) as page:
         matrix = {
             name: [0 if cell == "·" else int(cell) for cell in cells] for name, *cells in rows(page, ".matrix tbody tr")
@@ -141,9 +148,9 @@ def assert_the_report_is_that_of_the_predictions(kubectl: Kubectl, path: Path) -
     assert any(str(image).startswith("tulips/rose-") for image in mistakes)
 
 
-def assert_an_eleventh_is_refused(said: str) -> None:
+def assert_an_eleventh_is_refused(output: str) -> None:
     sentence = "A request may have 10 images at most; send more in several."
-    assert json.loads(said)["error"] == {"code": "TooManyImages", "message": sentence}
+    assert json.loads(output)["error"] == {"code": "TooManyImages", "message": sentence}
 
 
 def assert_it_is_off_the_air(kubectl: Kubectl, url: str) -> None:
@@ -152,9 +159,9 @@ def assert_it_is_off_the_air(kubectl: Kubectl, url: str) -> None:
     eventually("503", lambda: httpx.post(f"{url}/predict", timeout=60).status_code == 503, seconds=60)
 
 
-def assert_the_kit_has_the_same_model(kubectl: Kubectl, said: str) -> None:
+def assert_the_kit_has_the_same_model(kubectl: Kubectl, output: str) -> None:
     """What the server on this machine answered is of the model that the service has."""
-    answer = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+    answer = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     model = kubectl.get("tj", "autocv-general")["status"]["model"]
     assert answer["label"] == "roses"
     assert next(iter(answer["scores"])) == "roses"
@@ -166,8 +173,8 @@ def assert_it_has_moved(old: str, new: str) -> None:
     eventually("404", lambda: httpx.post(f"{old}/predict", timeout=60).status_code == 404, seconds=30)
 
 
-def assert_it_was_trained_on(kubectl: Kubectl, said: str) -> None:
-    assert "autocv-general-2 is made from autocv-general; " in said
+def assert_it_was_trained_on(kubectl: Kubectl, output: str) -> None:
+    assert "autocv-general-2 is made from autocv-general; " in output
     first, second = kubectl.get("tj", "autocv-general"), kubectl.get("tj", "autocv-general-2")
     model = first["status"]["model"]
     assert complete(second)["reason"] == "Trained"
@@ -178,14 +185,14 @@ def assert_it_was_trained_on(kubectl: Kubectl, said: str) -> None:
     assert int(second["status"]["model"]["version"]) > int(model["version"])
 
 
-def named(said: str) -> list[tuple[str, str]]:
+def named(output: str) -> list[tuple[str, str]]:
     """Of each image that `predict` shows: its class, which its folder names, and the likeliest one."""
-    return re.findall(r"^unseen/(\w+)/\d\.jpg +(\w+) ", said, re.MULTILINE)
+    return re.findall(r"^unseen/(\w+)/\d\.jpg +(\w+) ", output, re.MULTILINE)
 
 
-def alive(said: str) -> set[tuple[str, str, str]]:
+def alive(output: str) -> set[tuple[str, str, str]]:
     """What `live` lists: kind, name, and what it does."""
-    return set(re.findall(r"^([A-Z][A-Za-z]+) +(\S+) +(.+?) {2,}\d", said, re.MULTILINE))
+    return set(re.findall(r"^([A-Z][A-Za-z]+) +(\S+) +(.+?) {2,}\d", output, re.MULTILINE))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from testing.cluster_store import list_files, read_file, remove_files
 from testing.dev_cluster import Kubectl, eventually
 from tests.component.serving.browser import SCREENSHOTS, Visit, chromium
 from tests.e2e.shell import Shell
-from tests.e2e.walking import MODEL_FILES, MakeNamespace, complete, labels, nothing_is_left, walking
+from tests.e2e.walkthrough import MODEL_FILES, MakeNamespace, complete, labels, nothing_is_left, open_walkthrough
 from tools.docs_blocks import Block, run_by
 
 pytestmark = pytest.mark.extended
@@ -35,7 +35,7 @@ def test_food_in_its_first_version_is_learned_by_two_pods_and_served_for_an_hour
     kubectl = make_namespace("walk-food")
     for folder in (OUTPUT, LOGS):
         remove_files(folder)
-    with walking("food-resnet50", kubectl, tmp_path, run_by(__file__)) as (shell, commands):
+    with open_walkthrough("food-resnet50", kubectl, tmp_path, run_by(__file__)) as (shell, commands):
         images, later, gpu, train, log, serve, ask, stop, start, away = commands
         shell.run(images)
         assert shell.run(later).splitlines()[-2:] == ["version 2: 240 images", "version 1: 160 images"]
@@ -58,8 +58,8 @@ def test_food_in_its_first_version_is_learned_by_two_pods_and_served_for_an_hour
     assert nothing_is_left(kubectl)
 
 
-def assert_the_cluster_would_take_gpus(said: str, rendered: Path) -> None:
-    assert "trainingjob.bloomery.dev/food-resnet50 created (server dry run)" in said
+def assert_the_cluster_would_take_gpus(output: str, rendered: Path) -> None:
+    assert "trainingjob.bloomery.dev/food-resnet50 created (server dry run)" in output
     dataset, job = yaml.safe_load_all(rendered.read_text(encoding="utf-8"))
     assert dataset["metadata"]["name"] == "food"
     assert job["spec"]["nodes"] == 2
@@ -87,10 +87,10 @@ def assert_the_log_is_that_of_twenty_epochs(path: Path) -> None:
     assert re.findall(r"epoch (\d+) of 20: ", log.decode()) == [str(epoch) for epoch in range(1, 21)]
 
 
-def assert_it_stops_in_an_hour(kubectl: Kubectl, told: str) -> None:
+def assert_it_stops_in_an_hour(kubectl: Kubectl, stops_at: str) -> None:
     status = kubectl.get("isvc", "food")["status"]
-    assert told == status["stopsAt"]
-    assert _time(told) - _time(status["startedAt"]) == timedelta(hours=1)
+    assert stops_at == status["stopsAt"]
+    assert _time(stops_at) - _time(status["startedAt"]) == timedelta(hours=1)
     (variant,) = status["variants"]
     assert variant["dataset"] == "food"
     assert variant["datasetVersion"] == kubectl.get("tj", "food-resnet50")["status"]["datasets"][0]["version"]
@@ -120,8 +120,8 @@ def assert_the_page_shows_the_same(kubectl: Kubectl, unseen: Path, answers: str)
         shown = [card.locator(".scores li").first.inner_text().split("\n") for card in page.locator(".card").all()]
     scores = [json.loads(line)["scores"] for line in answers.splitlines()[1:]]
     assert [name for name, _ in shown] == DISHES
-    told = [float(re.sub(r"[^\d.]", "", percent)) for _, percent in shown]
-    assert told == pytest.approx([100 * of[dish] for of, dish in zip(scores, DISHES, strict=True)], abs=0.2)
+    percentages = [float(re.sub(r"[^\d.]", "", percent)) for _, percent in shown]
+    assert percentages == pytest.approx([100 * of[dish] for of, dish in zip(scores, DISHES, strict=True)], abs=0.2)
     assert (visit.strangers(), visit.complaints) == ([], [])
 
 
@@ -140,16 +140,16 @@ def assert_it_stops_by_itself_and_says_how_to_start_it(kubectl: Kubectl, shell: 
     status = kubectl.get("isvc", "food")["status"]
     ready = _ready(status)
     assert _time(ready["lastTransitionTime"]) >= _time(status["stopsAt"])
-    said, _, command = ready["message"].partition("; to start it again: ")
-    assert said == "Stopped by itself 30s after its start"
+    reason, _, command = ready["message"].partition("; to start it again: ")
+    assert reason == "Stopped by itself 30s after its start"
     shell.run(Block("status.conditions", 1, "sh", command, ""))
     on_air = ("Deploying", "Running")
     eventually("it is started", lambda: kubectl.get("isvc", "food")["status"]["phase"] in on_air, seconds=20)
 
 
 def _ready(status: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in status["conditions"] if c["type"] == "Ready")
-    return found
+    condition: dict[str, Any] = next(c for c in status["conditions"] if c["type"] == "Ready")
+    return condition
 
 
 def _time(text: str) -> datetime:

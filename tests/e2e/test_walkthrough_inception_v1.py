@@ -11,14 +11,14 @@ import pytest
 from dev.paths import ROOT
 from testing.cluster_store import list_files, read_file, remove_files
 from testing.dev_cluster import eventually
-from tests.e2e.walking import (
+from tests.e2e.walkthrough import (
     FLOWERS,
     MODEL_FILES,
     MakeNamespace,
     complete,
     nothing_is_left,
+    open_walkthrough,
     parameters,
-    walking,
 )
 from tools.docs_blocks import run_by
 
@@ -37,7 +37,7 @@ def test_flowers_split_8_to_2_are_fine_tuned_from_a_checkpoint_in_one_apply_that
 ) -> None:
     kubectl, output = make_namespace("walk-inception-v1"), f"s3://bloomery/output/{NAME}"
     remove_files(output)
-    with walking(NAME, kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, look, ask, away)):
+    with open_walkthrough(NAME, kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, look, ask, away)):
         shell.run(images)
         followed = shell.run(apply)
         base, job = kubectl.get("tj", "inception-v1-dishes"), kubectl.get("tj", NAME)
@@ -54,8 +54,14 @@ def test_flowers_split_8_to_2_are_fine_tuned_from_a_checkpoint_in_one_apply_that
     checkpoint = f"TrainingJob inception-v1-dishes ({base['status']['model']['display']})"
     assert job["status"]["initialModel"] == checkpoint
     assert f"Training starts from {checkpoint}" in log
-    wanted = {"preset": "googlenet", "optimizer": "sgd", "learningRate": "0.0025", "batchSize": "16", "maxSteps": "90"}
-    assert parameters(job).items() >= (wanted | {"initialModel": checkpoint}).items()
+    expected = {
+        "preset": "googlenet",
+        "optimizer": "sgd",
+        "learningRate": "0.0025",
+        "batchSize": "16",
+        "maxSteps": "90",
+    }
+    assert parameters(job).items() >= (expected | {"initialModel": checkpoint}).items()
     assert [line.split()[1] for line in answers.splitlines() if line.startswith("unseen/")] == FLOWERS
     assert files >= MODEL_FILES
     eventually("nothing is left", lambda: nothing_is_left(kubectl), seconds=90)

@@ -10,17 +10,17 @@ import pytest
 
 from testing.cluster_store import list_files, read_file, remove_files
 from testing.dev_cluster import eventually
-from tests.e2e.walking import (
+from tests.e2e.walkthrough import (
     FLOWERS,
     MODEL_FILES,
     MakeNamespace,
     complete,
     labels,
     nothing_is_left,
+    open_walkthrough,
     parameters,
     registered_version,
     tensorboard_tags,
-    walking,
 )
 from tools.docs_blocks import run_by
 
@@ -35,7 +35,10 @@ def test_flowers_in_split_folders_become_a_labelled_version_and_a_service_that_n
 ) -> None:
     kubectl, output = make_namespace("walk-inception-v3"), "s3://bloomery/output/flowers-inception-v3"
     remove_files(output)
-    with walking("flowers-inception-v3", kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, ask, away)):
+    with open_walkthrough("flowers-inception-v3", kubectl, tmp_path, run_by(__file__)) as (
+        shell,
+        (images, apply, ask, away),
+    ):
         shell.run(images)
         table = shell.run(apply)
         job = kubectl.get("tj", "flowers-inception-v3")
@@ -72,7 +75,10 @@ def test_flowers_beside_text_files_are_trained_for_as_long_as_they_may_with_a_te
 ) -> None:
     kubectl, output = make_namespace("walk-resnet50"), "s3://bloomery/output/flowers-resnet50"
     remove_files(output)
-    with walking("flowers-resnet50", kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, ask, away)):
+    with open_walkthrough("flowers-resnet50", kubectl, tmp_path, run_by(__file__)) as (
+        shell,
+        (images, apply, ask, away),
+    ):
         shell.run(images)
         shell.run(apply)
         job = kubectl.get("tj", "flowers-resnet50")

@@ -1,10 +1,10 @@
-"""`make soak`: the cluster of dev/ under steady churn and faults; the last line is one JSON object.
+"""Soak test: the cluster of dev/ under steady churn and faults (`make soak`); the last line is one JSON object.
 
-Users create, change and delete objects, and roll models out. Of two operators the one that works is killed, or both;
-other pods are killed too, MLflow and the object store go away and come back; a service that stands is asked all the
-time. In the end all must be where it should be, nothing may be left over, and no process may have grown. `MINUTES`
-says how long (30), `SEED` which course it takes (1). Whoever else uses the cluster is disturbed. The exit code is 1
-where something was lost, leaked, or ended elsewhere.
+Users create, change and delete objects, and roll models out. The leader of two operators is killed, or both; other
+pods are killed too, MLflow and the object store stop and come back; one service gets requests all the time. At the end
+all objects must have their final state, no object may remain, and no process may have grown. `MINUTES` sets the
+duration (30), `SEED` the order of events (1). Do not use the cluster for anything else. The exit code is 1 if something
+was lost or leaked, or has another final state.
 """
 
 from __future__ import annotations
@@ -68,24 +68,24 @@ class Soak:
         self.load = Load(self.kubectl, "load")
         self.peak = 0
         self.began = time.monotonic()
-        self._told = 0
+        self._reported_faults = 0
 
     def run(self) -> dict[str, Any]:
         """The whole of it; the figures."""
         image = put_images()
         self._set_up(image)
         baseline = count_objects(self.kubectl, f"{OWNERS},{CHILDREN}")
-        self._tell()
+        self._report()
         self._churn(image)
         self._settle(baseline)
-        self._tell()
+        self._report()
         outcome = self.load.stop()
-        found = self._figures(outcome)
-        self._judge(outcome, found)
-        return found | {"problems": self.record.problems}
+        figures = self._figures(outcome)
+        self._judge(outcome, figures)
+        return figures | {"problems": self.record.problems}
 
     def _set_up(self, image: bytes) -> None:
-        """The service that stands, with two pods, and its load."""
+        """Create the permanent service with two pods, and start its load."""
         user = User(STANDING, self.seed, self.kubectl, self.record, image)
         user.create(STANDING, replicas=2)
         user.see_through(STANDING)
@@ -97,31 +97,31 @@ class Soak:
         self.began = time.monotonic()
 
     def _churn(self, image: bytes) -> None:
-        """Users and faults at work until the time is over and the last lives are lived; a line now and then."""
+        """Run users and faults until the time is over and the last users are finished; print a line now and then."""
         stop = threading.Event()
         faults = Faults(self.seed, self.system, self.kubectl, SERVERS, self.record, stop)
         users = [User(letter, self.seed, self.kubectl, self.record, image) for letter in USERS]
         spared = self.began + self.seconds * SPARED
-        # Who interrupts this does not wait for users in the middle of a life, but for the end of an outage.
+        # An interrupt waits for the end of an outage, but not for users.
         workers = [threading.Thread(target=user.work, args=(stop,), daemon=True) for user in users]
         breaker = threading.Thread(target=faults.work, kwargs={"spare_operator_after": spared})
         for thread in (*workers, breaker):
             thread.start()
-        told = time.monotonic()
+        reported = time.monotonic()
         try:
             while breaker.is_alive() or any(worker.is_alive() for worker in workers):
                 time.sleep(TICK_SECONDS)
                 if time.monotonic() > self.began + self.seconds:
                     stop.set()
-                if time.monotonic() - told > LINE_SECONDS:
-                    told = time.monotonic()
-                    self._tell()
+                if time.monotonic() - reported > LINE_SECONDS:
+                    reported = time.monotonic()
+                    self._report()
         finally:
             stop.set()
             breaker.join()
 
     def _settle(self, baseline: Counter[str]) -> None:
-        """Wait until there is what was there before, and nothing that nobody owns."""
+        """Wait until the objects are those from before, and no orphan is left."""
 
         def differs() -> dict[str, tuple[int, int]]:
             now = count_objects(self.kubectl, f"{OWNERS},{CHILDREN}")
@@ -132,16 +132,16 @@ class Soak:
         except AssertionError:
             self.record.problem(f"objects by kind, before and now: {differs()}")
 
-    def _tell(self) -> None:
-        """Read the gauges, and say in a line how it goes."""
+    def _report(self) -> None:
+        """Read the gauges, and print a line of progress."""
         objects = count_objects(self.kubectl, OWNERS)
         children = count_objects(self.kubectl, CHILDREN).total()
         self.peak = max(self.peak, children)
         held = self.operator.read()
         self.server.read()
-        counts, new = self.record.counts, self.record.faults[self._told :]
-        self._told += len(new)
-        asked = [line for line in self.load.log().splitlines() if "asked" in line][-1:]
+        counts, new = self.record.counts, self.record.faults[self._reported_faults :]
+        self._reported_faults += len(new)
+        progress = [line for line in self.load.log().splitlines() if "asked" in line][-1:]
         minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
         parts = [
             f"{counts['created']} objects created, {counts['edited']} edits, {counts['deleted']} deleted",
@@ -149,7 +149,7 @@ class Soak:
             f"the operator holds {held.memory:.0f} MiB, {held.files} files, {held.threads} threads"
             if held
             else "the operator is away",
-            f"requests: {''.join(asked)}",
+            f"requests: {''.join(progress)}",
             *(f"{what}, {ended - began:.0f} s" for began, ended, what in new),
         ]
         print(f"[{minutes:3d}:{seconds:02d}] {'; '.join(parts)}", flush=True)
@@ -177,16 +177,16 @@ class Soak:
             "missedChanges": operator_metric(self.system, operator, "bloomery_missed_changes_total"),
         }
 
-    def _judge(self, outcome: Outcome, found: dict[str, Any]) -> None:
-        """Say what of the figures is wrong."""
+    def _judge(self, outcome: Outcome, figures: dict[str, Any]) -> None:
+        """Record the problems in the figures."""
         if outcome.wrong_count:
             self.record.problem(f"{outcome.wrong_count} of {outcome.requests} requests failed; the first:")
         for failure in outcome.wrong:
             moment = float(failure.partition(" ")[0])
             self.record.problem(f"request {failure} ({self.record.meanwhile(moment)})")
         for name in ("orphans", "alarms", "restarts", "missedChanges"):
-            if found[name]:
-                self.record.problem(f"{name}: {found[name]}")
+            if figures[name]:
+                self.record.problem(f"{name}: {figures[name]}")
         for leak in (*self.operator.leaks(), *self.server.leaks()):
             self.record.problem(leak)
 
@@ -199,9 +199,9 @@ def clean(kubectl: Kubectl) -> None:
 
 
 def main() -> int:
-    """Run it; 1 where something was found wrong."""
+    """Run the soak test; return 1 if there is a problem."""
     minutes, seed = float(os.environ.get("MINUTES", "30")), int(os.environ.get("SEED", "1"))
-    # What ends it from outside ends it as Ctrl-C does: MLflow and the store are brought back first.
+    # SIGTERM ends it as Ctrl-C does: MLflow and the store are restored first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     LOGS.mkdir(parents=True, exist_ok=True)
     try:
@@ -212,11 +212,11 @@ def main() -> int:
     soak = Soak(minutes, seed)
     try:
         with soak.logs, two_operators(soak.system):
-            found = soak.run()
+            figures = soak.run()
     finally:
         clean(soak.kubectl)
-    print(json.dumps(found, ensure_ascii=False))
-    return 1 if found["problems"] else 0
+    print(json.dumps(figures, ensure_ascii=False))
+    return 1 if figures["problems"] else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes wrong meanwhile: pods and the operator are killed, MLflow and the object store are away for a while."""
+"""Faults of the soak test: kills of pods and of the operator, outages of MLflow and the object store."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def _scale(system: Kubectl, deployment: str, *, replicas: str) -> None:
 
 
 class Faults:
-    """One fault at a time, in an order told by a seed; each is over before the next begins."""
+    """Faults in an order set by a seed, one at a time."""
 
     def __init__(
         self, seed: int, system: Kubectl, kubectl: Kubectl, servers: str, record: Record, stop: threading.Event
     ) -> None:
         self._order = random.Random(seed)
-        # Of its own: which pods there are to choose from is not told by the seed, and must not change the order.
+        # A second generator, as the number of pods to choose from varies, and must not change the order.
         self._chance = random.Random(seed)
         self._system = system
         self._kubectl = kubectl
@@ -52,7 +52,7 @@ class Faults:
         self._stop = stop
 
     def work(self, *, spare_operator_after: float) -> None:
-        """Go on until told to stop; before that time (of time.monotonic()) the operator is killed between any two."""
+        """Inject faults until ``stop``; before a monotonic time, kill the operator between any two."""
         everything: list[Callable[[], None]] = [partial(self._take_down, which) for which in OUTAGES]
         everything += [self._kill_worker, self._kill_server] * 2
         while not self._stop.is_set():

@@ -1,4 +1,4 @@
-"""What the soak reads: what was done and when, what processes hold, and who is whose child."""
+"""Gauges of the soak test: actions and faults with their times, usage of processes, and owners of objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWNERS = "datasets,trainingjobs,inferenceservices"
 MORE_FILES, MORE_THREADS = 10, 8
 """What a process may have at the end beyond the start: connections kept alive, a pool of threads not used before."""
 MORE_MEMORY, ENOUGH_SAMPLES = 0.15, 12
-"""The growth from which on it is a leak, and the samples that tell growth from noise."""
+"""The relative growth that is a leak, and the number of samples that separate growth from noise."""
 CHILDREN = (
     "jobs,pods,deployments,replicasets,services,endpointslices,configmaps,secrets,"
     "httproutes,backendtrafficpolicies,horizontalpodautoscalers,poddisruptionbudgets"
@@ -94,7 +94,7 @@ class Record:
         began = time.time()
         try:
             yield
-        except Exception as error:  # whatever it is, it is to be told, and not to end the faults unseen
+        except Exception as error:  # record any error: it must not end the faults unnoticed
             self.problem(f"{what}: {error!r}")
         finally:
             with self._lock:
@@ -108,7 +108,7 @@ def usage_of(kubectl: Kubectl, pod: str) -> Usage | None:
 
 
 class Watched:
-    """What the pod in a place holds over time; another in its place begins anew."""
+    """Usage over time of the pod in one role; a replacement starts a new series."""
 
     def __init__(self, kubectl: Kubectl, what: str, find: Callable[[], str | None]) -> None:
         self.what = what
@@ -150,14 +150,14 @@ class Watched:
     def leaks(self) -> list[str]:
         """What it holds at the end that it should not, in sentences."""
         first, last = self._samples[0][1], self._samples[-1][1]
-        found = []
+        leaks = []
         if self.growth is not None and self.growth > MORE_MEMORY:
-            found.append(f"memory of {self.what} grew by {self.growth:.0%}, to {last.memory:.0f} MiB")
+            leaks.append(f"memory of {self.what} grew by {self.growth:.0%}, to {last.memory:.0f} MiB")
         if last.files > first.files + MORE_FILES:
-            found.append(f"{self.what} had {first.files} open files at the start and has {last.files}")
+            leaks.append(f"{self.what} had {first.files} open files at the start and has {last.files}")
         if last.threads > first.threads + MORE_THREADS:
-            found.append(f"{self.what} had {first.threads} threads at the start and has {last.threads}")
-        return found
+            leaks.append(f"{self.what} had {first.threads} threads at the start and has {last.threads}")
+        return leaks
 
 
 def running_pods(kubectl: Kubectl, selector: str, *, ready: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""Users at work: each makes a Dataset, a TrainingJob and a service, changes them, asks, deletes them, begins anew."""
+"""Users of the soak test: each repeatedly creates, uses, changes and deletes a Dataset, a job and a service."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def variant(name: str, job: str, weight: int) -> dict[str, Any]:
 
 
 class User:
-    """One user, whose lives are told by a seed; what a life finds wrong goes to the record."""
+    """One user, whose actions are set by a seed; problems go to the record."""
 
     def __init__(self, letter: str, seed: int, kubectl: Kubectl, record: Record, image: bytes) -> None:
         self._letter = letter
@@ -86,7 +86,7 @@ class User:
                 else:
                     self._live(name)
                 self.delete(name)
-            except Exception as error:  # whatever it is, it is to be told, and not to end the user unseen
+            except Exception as error:  # record any error: it must not end the user unnoticed
                 self._record.problem(f"{name}: {error!r}")
                 self._keep(name)
                 self._kubectl.run("delete", *self._all_three(name), "--ignore-not-found", "--wait=false", check=False)
@@ -204,7 +204,7 @@ class User:
         self._reach("Dataset", name, "Ready")
 
     def _suspend_for_a_while(self, name: str) -> None:
-        """Suspend a training, wherever it is, and let it go on; it may have ended before."""
+        """Suspend a training in any phase, and resume it; it may have ended before."""
         time.sleep(self._random.uniform(0, 45))
         self._patch("TrainingJob", name, {"suspend": True})
         self._reach("TrainingJob", name, "Suspended", "Complete")
@@ -218,8 +218,8 @@ class User:
         status: dict[str, Any] = self._kubectl.get(_KIND[kind], name).get("status", {})
         return status
 
-    def _reach(self, kind: str, name: str, *wanted: str) -> None:
-        """Wait until one of the conditions holds of the spec as it is now; an object that failed never comes there."""
+    def _reach(self, kind: str, name: str, *types: str) -> None:
+        """Wait until one of the conditions is true for the current spec; fail if the object failed."""
 
         def reached() -> bool:
             item = self._kubectl.get(_KIND[kind], name)
@@ -227,6 +227,6 @@ class User:
             conditions = status.get("conditions", [])
             is_seen = status.get("observedGeneration") == item["metadata"]["generation"]
             assert status.get("phase") != "Failed" or not is_seen, f"{kind} failed: {json.dumps(conditions)}"
-            return is_seen and any(c["type"] in wanted and c["status"] == "True" for c in conditions)
+            return is_seen and any(c["type"] in types and c["status"] == "True" for c in conditions)
 
-        eventually(f"{kind} {name} is {' or '.join(wanted)}", reached, seconds=LIMIT, interval=1.5)
+        eventually(f"{kind} {name} is {' or '.join(types)}", reached, seconds=LIMIT, interval=1.5)

@@ -85,12 +85,12 @@ def schema_of(client: httpx.Client, version: str, kind: str) -> Object | None:
     paths = client.get("/openapi/v3").json()["paths"]
     entry = paths.get(f"apis/{version}" if group else f"api/{version}")
     components = client.get(entry["serverRelativeURL"]).json()["components"] if entry else {"schemas": {}}
-    wanted = {"group": group, "kind": kind, "version": short}
+    expected = {"group": group, "kind": kind, "version": short}
     known: dict[str, Object] = components["schemas"]
-    found = [name for name, schema in known.items() if wanted in schema.get("x-kubernetes-group-version-kind", [])]
+    names = [name for name, schema in known.items() if expected in schema.get("x-kubernetes-group-version-kind", [])]
     for schema in known.values():
         refuse_unknown_fields(schema)
-    return {"$ref": f"#/components/schemas/{found[0]}", "components": components} if found else None
+    return {"$ref": f"#/components/schemas/{names[0]}", "components": components} if names else None
 
 
 def refuse_unknown_fields(schema: Any) -> None:

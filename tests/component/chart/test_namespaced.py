@@ -50,8 +50,8 @@ class Team:
 
     def may(self, verb: str, what: str, *more: str) -> bool:
         """Whether the team may do something."""
-        asked = self.server.kubectl("--kubeconfig", str(self.kubeconfig), "auth", "can-i", verb, what, *more)
-        return asked.stdout == "yes\n"
+        answer = self.server.kubectl("--kubeconfig", str(self.kubeconfig), "auth", "can-i", verb, what, *more)
+        return answer.stdout == "yes\n"
 
 
 def kubeconfig_of(server: ApiServer, account: str, namespace: str, path: Path) -> Path:
@@ -107,8 +107,8 @@ def operator(installed: Team, tmp_path_factory: pytest.TempPathFactory) -> Itera
     kubeconfig = kubeconfig_of(installed.server, f"{RELEASE}-operator", installed.home, folder / "kubeconfig")
     read = ("get", "deployment", f"{RELEASE}-operator", "-n", installed.home, "-o", "json")
     entries = environment_of(json.loads(installed.server.kubectl(*read).stdout))
-    told = {entry["name"]: entry.get("value", "") for entry in entries if entry["name"].startswith("BLOOMERY")}
-    process = OperatorProcess(kubeconfig=kubeconfig, log=folder / "operator.log", environment=told)
+    settings = {entry["name"]: entry.get("value", "") for entry in entries if entry["name"].startswith("BLOOMERY")}
+    process = OperatorProcess(kubeconfig=kubeconfig, log=folder / "operator.log", environment=settings)
     with running(process) as operator:
         yield operator
 

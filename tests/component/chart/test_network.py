@@ -47,7 +47,7 @@ def test_policies_are_as_reviewed(request: pytest.FixtureRequest, chart: Chart, 
         del manifest["metadata"]["labels"]
     text = yaml.safe_dump_all(manifests, sort_keys=False, width=120)
     path = GOLDEN / f"{name}.yaml"
-    # The flag is of tests/unit/operator: name that folder, too, to write anew.
+    # The flag is defined in tests/unit/operator: name that folder, too, to rewrite the file.
     if request.config.getoption("--regen-golden", default=False):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8"), f"{path.name} differs: --regen-golden, and review the diff"
@@ -139,8 +139,8 @@ def test_training_pods_reach_public_https_but_no_private_network_and_no_cloud_me
 
 def test_policies_go_where_the_operator_works(chart: Chart) -> None:
     def namespaces(values: dict[str, Any]) -> set[str]:
-        found = of_kind(chart.render(values), "NetworkPolicy")
-        return {name.split("/")[0] for name in found if name.endswith("-deny")}
+        rendered = of_kind(chart.render(values), "NetworkPolicy")
+        return {name.split("/")[0] for name in rendered if name.endswith("-deny")}
 
     assert namespaces({**GUARDED, "namespaces": ["team-a", "team-b"]}) == {"team-a", "team-b"}
     assert namespaces({**GUARDED, "storage": {"secretNamespaces": ["team-c"]}}) == {"team-c"}

@@ -39,10 +39,10 @@ def chart(program: Callable[[str], Path]) -> Chart:
 
 @pytest.mark.feature("O4")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_operator_works_by_the_releases_lease_however_many_there_are(chart: Chart, variant: str) -> None:
+def test_every_operator_uses_the_releases_lease(chart: Chart, variant: str) -> None:
     manifests = chart.render(VARIANTS[variant])
-    told = environment(manifests, "bloomery-operator")
-    lease = (told["BLOOMERY_LEASE_NAMESPACE"], told["BLOOMERY_LEASE_NAME"])
+    settings = environment(manifests, "bloomery-operator")
+    lease = (settings["BLOOMERY_LEASE_NAMESPACE"], settings["BLOOMERY_LEASE_NAME"])
     assert lease == (NAMESPACE, "bloomery-operator")
     (rule,) = of_kind(manifests, "Role")[f"{NAMESPACE}/bloomery-operator-lease"]["rules"]
     assert (rule["resources"], rule["verbs"]) == (["leases"], ["get", "create", "update"])
@@ -142,9 +142,9 @@ def may(client: httpx.Client, action: str) -> bool:
     return bool(answer.json()["status"]["allowed"])
 
 
-def test_the_operator_is_told_where_everything_is(chart: Chart) -> None:
-    told = environment(chart.render(DEV_VALUES), "bloomery-operator")
-    assert {name: value for name, value in told.items() if name.startswith("BLOOMERY_")} == {
+def test_operator_gets_addresses_of_everything(chart: Chart) -> None:
+    settings = environment(chart.render(DEV_VALUES), "bloomery-operator")
+    assert {name: value for name, value in settings.items() if name.startswith("BLOOMERY_")} == {
         "BLOOMERY_TRAINER_IMAGE": "localhost/bloomery/trainer:dev",
         "BLOOMERY_SERVING_IMAGE": "localhost/bloomery/serving:dev",
         "BLOOMERY_SERVING_GPU_IMAGE": "localhost/bloomery/serving-gpu:dev",
@@ -165,12 +165,12 @@ def test_the_operator_is_told_where_everything_is(chart: Chart) -> None:
     }
 
 
-def test_a_namespace_gets_the_keys_that_the_bundled_store_has(chart: Chart) -> None:
+def test_namespace_gets_keys_of_bundled_store(chart: Chart) -> None:
     secrets = of_kind(chart.render({"storage": {"secretNamespaces": ["team-a"]}}), "Secret")
     keys = secrets[f"{NAMESPACE}/bloomery-storage-keys"]["stringData"]
-    given = secrets["team-a/bloomery-storage"]["stringData"]
+    credentials = secrets["team-a/bloomery-storage"]["stringData"]
     assert len(keys["AWS_SECRET_ACCESS_KEY"]) == 40
-    assert given == keys | {
+    assert credentials == keys | {
         "AWS_ENDPOINT_URL": f"http://bloomery-storage.{NAMESPACE}.svc:7070",
         "AWS_REGION": "us-east-1",
         "MLFLOW_TRACKING_URI": f"http://bloomery-mlflow.{NAMESPACE}.svc:5000",
@@ -178,7 +178,7 @@ def test_a_namespace_gets_the_keys_that_the_bundled_store_has(chart: Chart) -> N
 
 
 @pytest.mark.feature("O1")
-def test_ones_own_store_mlflow_and_gateway_are_used_and_nothing_is_bundled(chart: Chart) -> None:
+def test_own_store_mlflow_and_gateway_replace_bundled_ones(chart: Chart) -> None:
     manifests = chart.render(OWN_EVERYTHING)
     assert list(of_kind(manifests, "Deployment")) == [f"{NAMESPACE}/bloomery-operator"]
     assert not of_kind(manifests, "PersistentVolumeClaim") and not of_kind(manifests, "Gateway")
@@ -191,9 +191,9 @@ def test_ones_own_store_mlflow_and_gateway_are_used_and_nothing_is_bundled(chart
         "MLFLOW_TRACKING_USERNAME": "us",
         "MLFLOW_TRACKING_PASSWORD": "pass",
     }
-    told = environment(manifests, "bloomery-operator")
-    assert told["BLOOMERY_STORE_URI"] == "s3://ours/bloomery"
-    assert (told["BLOOMERY_GATEWAY_NAME"], told["BLOOMERY_GATEWAY_NAMESPACE"]) == ("edge", "infra")
+    settings = environment(manifests, "bloomery-operator")
+    assert settings["BLOOMERY_STORE_URI"] == "s3://ours/bloomery"
+    assert (settings["BLOOMERY_GATEWAY_NAME"], settings["BLOOMERY_GATEWAY_NAMESPACE"]) == ("edge", "infra")
 
 
 @pytest.mark.feature("O1")
@@ -273,14 +273,14 @@ def test_mlflow_answers_to_its_own_names_only(chart: Chart) -> None:
     assert "--cors-allowed-origins=https://mlflow.example.com" in args
 
 
-def test_uninstalling_keeps_the_data_and_the_kinds(chart: Chart) -> None:
+def test_uninstalling_keeps_data_and_kinds(chart: Chart) -> None:
     manifests = chart.render({})
-    kept = {
+    resources = {
         f"{manifest['kind']} {manifest['metadata']['name']}"
         for manifest in manifests
         if manifest["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
     }
-    assert kept == {
+    assert resources == {
         *(f"CustomResourceDefinition {kind}s.bloomery.dev" for kind in ("dataset", "trainingjob", "inferenceservice")),
         *(f"ClusterRole bloomery-{role}" for role in ("admin", "edit", "view")),
         *(f"PersistentVolumeClaim bloomery-{what}" for what in ("mlflow", "storage")),
@@ -361,16 +361,14 @@ NOTED: dict[str, tuple[Values, tuple[str, ...]]] = {
 
 @pytest.mark.feature("O1")
 @pytest.mark.parametrize("case", NOTED)
-def test_helm_says_the_next_steps_for_what_was_chosen(
-    chart: Chart, apiserver: ApiServer, namespace: str, case: str
-) -> None:
+def test_notes_show_next_steps_for_the_values(chart: Chart, apiserver: ApiServer, namespace: str, case: str) -> None:
     values, words = NOTED[case]
     where = ("--namespace", namespace, "--kubeconfig", str(apiserver.kubeconfig), "--dry-run=client")
     done = chart.run("install", "noted", str(CHART), *where, values=values | {"crds": {"install": False}})
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("NOTES:")[2]
-    for said in words:
-        assert said in notes
+    for sentence in words:
+        assert sentence in notes
 
 
 OWN_STORE: Values = {"bundled": False, "existingSecret": "ours"}

@@ -18,8 +18,7 @@ import obstore
 import pytest
 from PIL import Image
 
-from testing.processes import free_port
-from testing.servers import S3_PROGRAM, S3Server
+from testing.servers import S3_PROGRAM, S3Server, free_port
 
 
 class Finished(NamedTuple):

@@ -22,8 +22,7 @@ from bloomery_trainer.config import PublishedWeights
 from bloomery_trainer.models import weights_store
 from bloomery_trainer.models.published import LocalWeights, WeightsFinder, published_file
 from bloomery_trainer.storage import S3Access, open_folder
-from testing.processes import free_port
-from testing.servers import S3_PROGRAM, S3Server
+from testing.servers import S3_PROGRAM, S3Server, free_port
 
 URI = "s3://store/weights"
 

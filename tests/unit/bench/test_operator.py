@@ -1,4 +1,4 @@
-"""What `make bench-operator` makes of what it sees."""
+"""The figures of `make bench-operator`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def row(*stages: str) -> dict[str, Any]:
     return {"seconds": {"created": 1.0, **seconds}, "perSecond": rates, **costs, "processors": BUSY}
 
 
-def found(*, errors: int = 0, changed: tuple[str, ...] = ()) -> dict[str, Any]:
+def build_result(*, errors: int = 0, changed: tuple[str, ...] = ()) -> dict[str, Any]:
     life = {"cpuSeconds": 1.0, "calls": 9, "peakMiB": 130.0, "seconds": 2.0, "processors": BUSY}
     mine = {
         "jobs": row("jobs", "pods", "done"),
@@ -40,8 +40,8 @@ def found(*, errors: int = 0, changed: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"jobs": 100, "services": 30, "bloomery": mine, "trainingOperator": peers, "ofTrainingOperator": ratios}
 
 
-def test_the_table_shows_both_peers_with_their_ratios_and_what_bounds_each() -> None:
-    shown = "\n".join(table(found()))
+def test_table_shows_both_peers_with_ratios_and_bottleneck() -> None:
+    shown = "\n".join(table(build_result()))
 
     assert "PyTorchJobs, defaults" in shown and "PyTorchJobs, raised" in shown
     assert "pods 4.00, done 3.00" in shown and "pods 1.25, done 1.50" in shown
@@ -49,13 +49,13 @@ def test_the_table_shows_both_peers_with_their_ratios_and_what_bounds_each() -> 
     assert shown.count("processors 85% busy, most by kube-apiserver (1.10)") == 6
 
 
-def test_a_restart_that_left_something_else_is_told() -> None:
-    assert list(unsettled([found()])) == []
-    (sentence,) = unsettled([found(errors=2, changed=("trainingjobs/a", "trainingjobs/b"))])
+def test_restart_that_changed_statuses_is_reported() -> None:
+    assert list(unsettled([build_result()])) == []
+    (sentence,) = unsettled([build_result(errors=2, changed=("trainingjobs/a", "trainingjobs/b"))])
     assert "2 reconciles failed" in sentence and "2 statuses changed, such as trainingjobs/a" in sentence
 
 
-def test_who_keeps_the_processors_busy_is_named() -> None:
+def test_busiest_program_is_named() -> None:
     processors = Processors()
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
         time.sleep(1.0)
@@ -66,7 +66,7 @@ def test_who_keeps_the_processors_busy_is_named() -> None:
     assert seen["busy"] > 0
 
 
-def test_the_peers_limit_is_raised_where_it_makes_its_clients() -> None:
+def test_peers_rate_limit_is_raised_in_its_client() -> None:
     line = "\tmgr, err := ctrl.NewManager(ctrl.GetConfigOrDie(), ctrl.Options{"
 
     assert raised(line).splitlines() == [
@@ -78,8 +78,8 @@ def test_the_peers_limit_is_raised_where_it_makes_its_clients() -> None:
         raised("\tmgr, err := ctrl.NewManager(config, ctrl.Options{")
 
 
-class Told(OurOperator):
-    """An operator whose metrics are told beforehand."""
+class ScriptedOperator(OurOperator):
+    """An operator with scripted metrics."""
 
     def __init__(self, answers: Iterator[tuple[int, int, int]]) -> None:
         self._answers = answers
@@ -93,7 +93,7 @@ class Told(OurOperator):
         }
 
 
-def test_who_failed_and_waits_to_be_tried_again_has_not_settled() -> None:
+def test_pending_retry_is_not_settled() -> None:
     def answers() -> Iterator[tuple[int, int, int]]:
         yield from [(3, 0, 0), (0, 10, 0), (0, 10, 0), (0, 10, 0)]
         failed.append(time.monotonic())
@@ -101,4 +101,4 @@ def test_who_failed_and_waits_to_be_tried_again_has_not_settled() -> None:
             yield (0, 10, 1)
 
     failed: list[float] = []
-    assert Told(answers()).wait_until_settled(reconciles=10) > failed[0]
+    assert ScriptedOperator(answers()).wait_until_settled(reconciles=10) > failed[0]

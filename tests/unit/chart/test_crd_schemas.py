@@ -1,4 +1,4 @@
-"""What holds for every field of every kind, found by walking the schemas."""
+"""Rules for every field of every kind, checked by walking the schemas."""
 
 from __future__ import annotations
 

@@ -94,9 +94,9 @@ def known() -> dict[str, set[str]]:
 
 
 def test_every_query_asks_for_metrics_and_labels_that_exist(known: dict[str, set[str]]) -> None:
-    asked = [(title, metric, labels) for title, query in queries() for metric, labels in _METRIC.findall(query)]
-    assert len(asked) > 30
-    for title, metric, labels in asked:
+    used = [(title, metric, labels) for title, query in queries() for metric, labels in _METRIC.findall(query)]
+    assert len(used) > 30
+    for title, metric, labels in used:
         assert metric in known, title
         assert set(_LABEL.findall(labels)) <= known[metric] | BY_PROMETHEUS, (title, metric)
 

@@ -67,14 +67,14 @@ def test_a_checkout_that_is_gone_claims_nothing(other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "is_built", "said"), [(29e9, False, "29 GB"), (29e9, True, None), (7e9, True, "7 GB")]
+    ("free", "is_built", "size"), [(29e9, False, "29 GB"), (29e9, True, None), (7e9, True, "7 GB")]
 )
-def test_a_disk_that_is_too_small_is_told_before_half_an_hour_is_spent(
-    free: float, is_built: bool, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_disk_that_is_too_small_is_reported_first(
+    free: float, is_built: bool, size: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node, "STATE", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     if is_built:
         (tmp_path / "images").mkdir()
     shortage = node.disk_shortage()
-    assert (shortage is None) if said is None else shortage is not None and f"Only {said} are free" in shortage
+    assert (shortage is None) if size is None else shortage is not None and f"Only {size} are free" in shortage

@@ -64,17 +64,17 @@ def test_each_stage_has_its_log_and_its_time(logs: Path) -> None:
     assert set(json.loads((logs / "timings.json").read_text())) == {"build"}
 
 
-def test_a_failed_command_is_told_in_a_sentence_with_the_end_of_its_log_and_where_the_whole_is(logs: Path) -> None:
+def test_failed_command_is_reported_with_end_of_its_log(logs: Path) -> None:
     words = ["sh", "-c", "seq 100; exit 3"]
     with pytest.raises(StageError) as ended:
         run_stages([Stage("build", "the build", lambda log: run(words, log))])
-    said = str(ended.value)
-    assert said.startswith("The stage 'the build' failed: sh ended with exit code 3.\n\n  71\n  72\n")
-    assert said.endswith(f"\n  100\n\nThe whole is in {logs / 'build.log'}")
+    message = str(ended.value)
+    assert message.startswith("The stage 'the build' failed: sh ended with exit code 3.\n\n  71\n  72\n")
+    assert message.endswith(f"\n  100\n\nThe whole is in {logs / 'build.log'}")
     assert "+ sh -c seq 100; exit 3" in (logs / "build.log").read_text()
 
 
-def test_an_error_that_nobody_foresaw_is_in_the_log_with_its_traceback(logs: Path) -> None:
+def test_unexpected_error_is_logged_with_traceback(logs: Path) -> None:
     def stumble(_: TextIO) -> None:
         raise KeyError("missing")
 

@@ -1,4 +1,4 @@
-"""What the end-to-end tests and the soak find wrong in the operator's log."""
+"""Alarms in the operator's log, for the end-to-end tests and the soak test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ case "$*" in
 *second) echo '2026-01-01 10:00:00 ERROR kopf no' && exec sleep 60 ;;
 esac
 """
-"""Of two pods, the first is killed as soon as it has said something."""
+"""A kubectl with two pods; the first pod is killed after its first log lines."""
 FORMATTERS = {"json": JsonFormatter(FIELDS), "text": logging.Formatter(FIELDS)}
 
 
@@ -35,7 +35,7 @@ def formatter(request: pytest.FixtureRequest) -> logging.Formatter:
     return FORMATTERS[request.param]
 
 
-def said(formatter: logging.Formatter, level: int, message: str, error: Exception | None = None) -> str:
+def format_record(formatter: logging.Formatter, level: int, message: str, error: Exception | None = None) -> str:
     exc_info = (type(error), error, error.__traceback__) if error else None
     return formatter.format(logging.LogRecord("asyncio", level, "", 0, message, (), exc_info)) + "\n"
 
@@ -47,24 +47,28 @@ def raised() -> Exception:
         return error
 
 
-def test_an_error_is_told_with_what_was_raised(formatter: logging.Formatter) -> None:
-    log = said(formatter, logging.INFO, "took the lease")
-    log += said(formatter, logging.ERROR, "Task exception was never retrieved", raised())
-    found = alarms(log)
+def test_error_is_alarm_with_its_exception(formatter: logging.Formatter) -> None:
+    log = format_record(formatter, logging.INFO, "took the lease")
+    log += format_record(formatter, logging.ERROR, "Task exception was never retrieved", raised())
+    results = alarms(log)
 
-    assert "Task exception was never retrieved" in found[0]
-    assert "KeyError: 'spec'" in found[-1]
+    assert "Task exception was never retrieved" in results[0]
+    assert "KeyError: 'spec'" in results[-1]
 
 
-def test_daily_business_is_no_alarm(formatter: logging.Formatter) -> None:
-    log = said(formatter, logging.WARNING, "the operator ends: the lease is lost")
-    log += said(formatter, logging.WARNING, "Dataset a/b failed and is tried again in 0.1 s: Conflict('ERROR')")
-    log += said(formatter, logging.ERROR, "Request attempt #1 failed; will retry: GET /api -> APIForbiddenError()")
+def test_expected_warnings_are_no_alarm(formatter: logging.Formatter) -> None:
+    log = format_record(formatter, logging.WARNING, "the operator ends: the lease is lost")
+    log += format_record(
+        formatter, logging.WARNING, "Dataset a/b failed and is tried again in 0.1 s: Conflict('ERROR')"
+    )
+    log += format_record(
+        formatter, logging.ERROR, "Request attempt #1 failed; will retry: GET /api -> APIForbiddenError()"
+    )
 
     assert alarms(log) == []
 
 
-def test_what_python_itself_writes_beside_the_log_is_seen() -> None:
+def test_pythons_own_warnings_and_tracebacks_are_alarms() -> None:
     log = "/app/main.py:3: RuntimeWarning: coroutine 'Lease.hold' was never awaited\n"
     log += 'Traceback (most recent call last):\n  File "main.py", line 1, in <module>\nValueError: no\n'
 
@@ -72,7 +76,7 @@ def test_what_python_itself_writes_beside_the_log_is_seen() -> None:
     assert alarms("Traceback (most recent call last):\n  File") == ["a traceback that is cut off"]
 
 
-def test_what_a_pod_said_before_it_was_killed_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_of_killed_pod_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(KUBECTL)
     kubectl.chmod(0o755)

@@ -27,7 +27,7 @@ def test_the_same_arguments_draw_the_same_pictures_and_another_seed_draws_others
 
 
 @pytest.mark.parametrize(
-    ("layout", "wanted"),
+    ("layout", "files"),
     [
         ("folders", {f"{name}/{n}.jpg" for name in FLOWERS for n in range(1, 6)}),
         ("split", {f"{'train' if n % 5 else 'validation'}/{name}/{n}.jpg" for name in FLOWERS for n in range(1, 6)}),
@@ -35,8 +35,8 @@ def test_the_same_arguments_draw_the_same_pictures_and_another_seed_draws_others
         ("zip", {"flowers.zip"}),
     ],
 )
-def test_each_layout_has_its_files(layout: str, wanted: set[str], tmp_path: Path) -> None:
-    assert draw(tmp_path, f"--layout={layout}").keys() == wanted
+def test_each_layout_has_its_files(layout: str, files: set[str], tmp_path: Path) -> None:
+    assert draw(tmp_path, f"--layout={layout}").keys() == files
 
 
 def test_a_text_file_names_the_class_of_its_picture(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the soak calls a leak."""
+"""Leaks and orphans of the soak test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEADY = {"memory": 80.0, "files": 20, "threads": 4}
 
 
 def watched(samples: Iterable[Mapping[str, float]], *, pods: Iterable[str] = ()) -> Watched:
-    """Watch a pod that holds one thing after the other; ``pods`` are the names of those in its place."""
+    """Watch pods with these samples of usage; ``pods`` are the names of the pods, one for each sample."""
     kubectl, names = create_autospec(Kubectl, instance=True), iter(pods)
     gauge = Watched(kubectl, "the operator", lambda: next(names, "operator-a"))
     kubectl.run.return_value.returncode = 0
@@ -26,31 +26,31 @@ def watched(samples: Iterable[Mapping[str, float]], *, pods: Iterable[str] = ())
     return gauge
 
 
-def test_a_process_that_stays_as_it_is_leaks_nothing_even_if_it_warms_up() -> None:
+def test_steady_process_leaks_nothing_after_warming_up() -> None:
     warming = [{**STEADY, "memory": 80.0 + min(number, 10) * 3} for number in range(SAMPLES)]
     assert watched(warming).leaks() == []
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"memory": 1.0}, "memory of the operator grew by 2"),
         ({"files": 1}, "the operator had 20 open files at the start and has 59"),
         ({"threads": 1}, "the operator had 4 threads at the start and has 43"),
     ],
 )
-def test_what_grows_with_each_sample_is_told_with_its_numbers(more: Mapping[str, float], said: str) -> None:
+def test_steady_growth_is_a_leak(more: Mapping[str, float], message: str) -> None:
     growing = [STEADY | {name: STEADY[name] + number * by for name, by in more.items()} for number in range(SAMPLES)]
     (sentence,) = watched(growing).leaks()
-    assert sentence.startswith(said)
+    assert sentence.startswith(message)
 
 
-def test_a_pod_that_took_another_ones_place_is_not_compared_with_it_in_memory() -> None:
+def test_memory_of_replaced_pod_is_not_compared() -> None:
     small, large = [STEADY] * 20, [STEADY | {"memory": 120.0}] * 20
     assert watched([*small, *large], pods=["operator-a"] * 20 + ["operator-b"] * 20).leaks() == []
 
 
-def test_an_object_whose_owner_is_gone_and_one_of_ours_that_nobody_owns_are_orphans() -> None:
+def test_objects_without_owner_are_orphans() -> None:
     ours = {"app.kubernetes.io/managed-by": "bloomery"}
     kubectl = create_autospec(Kubectl, instance=True)
     kubectl.get.return_value = [

@@ -1,4 +1,4 @@
-"""What the walk-throughs of examples/ have in common: a page's commands as they stand, and what users look at."""
+"""Helpers of the walk-throughs of examples/: the shell for a page's commands, and views of the results."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ MakeNamespace = Callable[[str], Kubectl]
 
 
 @contextmanager
-def walking(example: str, kubectl: Kubectl, folder: Path, commands: list[Block]) -> Iterator[tuple[Shell, list[Block]]]:
-    """A shell as the page asks for it, where the repository's root would be, and those commands that are on it."""
+def open_walkthrough(
+    example: str, kubectl: Kubectl, folder: Path, commands: list[Block]
+) -> Iterator[tuple[Shell, list[Block]]]:
+    """Yield a shell in a copy of the repository's root, with the page's environment, and the page's commands."""
     (folder / "examples").symlink_to(ROOT / "examples")
     keys = kubectl.secret(STORAGE_SECRET)
     with (LOGS / "e2e-store.log").open("a") as log, demo.reachable(keys["AWS_ENDPOINT_URL"], log) as endpoint:
@@ -33,9 +35,9 @@ def walking(example: str, kubectl: Kubectl, folder: Path, commands: list[Block])
         yield shell, [block for block in commands if block.page == f"examples/{example}/README.md"]
 
 
-def labels(said: str) -> list[str]:
-    """The labels of the answers, which come after what draw.py says."""
-    return [json.loads(line)["label"] for line in said.splitlines()[1:]]
+def labels(output: str) -> list[str]:
+    """Return the labels of the answers, which follow the output of draw.py."""
+    return [json.loads(line)["label"] for line in output.splitlines()[1:]]
 
 
 def nothing_is_left(kubectl: Kubectl) -> bool:
@@ -48,35 +50,35 @@ def complete(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def mlflow(question: str, **query: str) -> dict[str, Any]:
-    """What MLflow answers to a question of its REST API, such as ``runs/get``."""
+    """Return the answer of MLflow's REST API, for example to ``runs/get``."""
     server = f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"
     with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(server, log) as address:
         answer = httpx.get(f"{address}/api/2.0/mlflow/{question}", params=query, timeout=30)
-    found: dict[str, Any] = answer.raise_for_status().json()
-    return found
+    result: dict[str, Any] = answer.raise_for_status().json()
+    return result
 
 
 def parameters(job: dict[str, Any]) -> dict[str, str]:
-    """What MLflow says that a job's run was asked for."""
+    """Return the parameters of a job's MLflow run."""
     run = mlflow("runs/get", run_id=job["status"]["mlflow"]["runId"])["run"]
     return {parameter["key"]: parameter["value"] for parameter in run["data"]["params"]}
 
 
 def registered_version(model: dict[str, Any]) -> dict[str, Any]:
-    """What MLflow's registry knows of a job's model."""
-    found: dict[str, Any] = mlflow("model-versions/get", name=model["name"], version=model["version"])["model_version"]
-    return found
+    """Return the version of a job's model in MLflow's registry."""
+    result: dict[str, Any] = mlflow("model-versions/get", name=model["name"], version=model["version"])["model_version"]
+    return result
 
 
 def tensorboard_tags(kubectl: Kubectl, job: str) -> set[str]:
-    """The names of the curves that a job's TensorBoard shows."""
+    """Return the names of the curves in a job's TensorBoard."""
     kubectl("rollout", "status", f"deployment/{job}-tensorboard", "--timeout=90s")
     address = f"http://{job}-tensorboard.{kubectl.namespace}.svc.cluster.local:6006"
     with (LOGS / "e2e-tensorboard.log").open("a") as log, demo.reachable(address, log) as board:
 
         def tags() -> set[str]:
-            found = httpx.get(f"{board}/data/plugin/scalars/tags", timeout=10).json()
-            return {tag for run in found.values() for tag in run}
+            result = httpx.get(f"{board}/data/plugin/scalars/tags", timeout=10).json()
+            return {tag for run in result.values() for tag in run}
 
-        found: set[str] = eventually("the curves", tags, seconds=60)
-        return found
+        result: set[str] = eventually("the curves", tags, seconds=60)
+        return result

@@ -21,7 +21,6 @@ from mlflow.tracking import MlflowClient
 from obstore.store import S3Store
 
 from bloomery_trainer.mlflow_server import connect
-from testing.processes import free_port as free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 S3_PROGRAM = ROOT / ".dev/bin/versitygw"

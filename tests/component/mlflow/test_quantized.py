@@ -8,7 +8,8 @@ import onnx
 import pytest
 from mlflow.artifacts import download_artifacts
 
-from testing.servers import MlflowServer, free_port
+from testing.processes import free_port
+from testing.servers import MlflowServer
 from tests.component.mlflow.conftest import Documents, Ended
 
 TAG = "bloomery.dev/quantization"

@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bloomery_operator.registry import RegistryClient
 from bloomery_operator.resources.serve import ServedModel
-from testing.servers import MlflowServer, free_port, until_answered
+from testing.processes import free_port
+from testing.servers import MlflowServer, until_answered
 
 pytestmark = [pytest.mark.feature("S1"), pytest.mark.feature("S2")]
 

@@ -14,7 +14,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from testing.servers import MlflowServer, free_port, kill_group, started, until_answered
+from testing.processes import free_port
+from testing.servers import MlflowServer, kill_group, started, until_answered
 from tests.component.mlflow.conftest import CLASSES, IMAGE_SIZE, Documents, Ended
 
 Trained = tuple[dict[str, Any], Ended]

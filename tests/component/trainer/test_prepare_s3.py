@@ -18,7 +18,8 @@ import obstore
 import pytest
 from PIL import Image
 
-from testing.servers import S3_PROGRAM, S3Server, free_port
+from testing.processes import free_port
+from testing.servers import S3_PROGRAM, S3Server
 
 
 class Finished(NamedTuple):

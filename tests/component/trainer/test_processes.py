@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.component.trainer.conftest import Trainers, free_port
+from testing.processes import free_port
+from tests.component.trainer.conftest import Trainers
 from tests.component.trainer.test_interruption import starts
 
 Config = Callable[..., dict[str, Any]]

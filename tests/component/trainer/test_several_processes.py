@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.component.trainer.conftest import Trainer, Trainers, free_port
+from testing.processes import free_port
+from tests.component.trainer.conftest import Trainer, Trainers
 from tests.component.trainer.test_interruption import starts
 
 Config = Callable[..., dict[str, Any]]

@@ -22,7 +22,8 @@ from bloomery_trainer.config import PublishedWeights
 from bloomery_trainer.models import weights_store
 from bloomery_trainer.models.published import LocalWeights, WeightsFinder, published_file
 from bloomery_trainer.storage import S3Access, open_folder
-from testing.servers import S3_PROGRAM, S3Server, free_port
+from testing.processes import free_port
+from testing.servers import S3_PROGRAM, S3Server
 
 URI = "s3://store/weights"
 

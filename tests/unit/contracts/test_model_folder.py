@@ -14,7 +14,8 @@ import pytest
 from bloomery_model.folder import read_labels
 from bloomery_serving.sources import open_source
 from bloomery_serving.storage import fetch_model
-from bloomery_trainer import importing, model_folder
+from bloomery_trainer import model_folder
+from bloomery_trainer.models import served_files
 from bloomery_trainer.storage import S3Access, open_folder
 
 NAMES = ["Röschen", "犬", "a\u2028b"]
@@ -41,7 +42,7 @@ def require_the_same(source: Path, tmp_path: Path) -> None:
     imported.mkdir()
     folder = open_folder(source.as_uri(), S3Access.from_environment({}))
     assert model_folder.folder_kind(folder) == "Onnx"
-    fetched = importing.fetch(folder, imported)
+    fetched = served_files.fetch_model(folder, imported)
     served = fetch_model(source.as_uri(), tmp_path / "served", digest="", environment={})
     assert list(model_folder.read_classes(imported)) == NAMES
     assert list(read_labels(tmp_path / "served")) == NAMES

@@ -87,10 +87,10 @@ def _run_tensorboard(parsed: argparse.Namespace) -> int:
 
 
 def _run_import(parsed: argparse.Namespace) -> int:
-    from bloomery_trainer import importing
+    from bloomery_trainer.commands import import_model
 
-    return importing.run(
-        importing.Import(
+    return import_model.run(
+        import_model.Import(
             uri=parsed.uri,
             name=parsed.name,
             version_label=parsed.version_label,

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from bloomery_model import Preprocess
-from bloomery_trainer import importing, model_folder
+from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models.export import OnnxNetwork
+from bloomery_trainer.models.served_files import fetch_model, run_once
 from bloomery_trainer.storage import Folder
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
@@ -65,10 +66,10 @@ def fetch_classifier(folder: Folder, scratch: Path, *, digest: str | None) -> Cl
     own = model_folder.stored(folder)
     if own is not None:
         own.require(digest)
-    fetched = importing.fetch(folder, scratch)
+    fetched = fetch_model(folder, scratch)
     if digest not in (None, fetched.digest):
         raise BadConfig("DigestMismatch", f"the model at {folder.uri} has the digest {fetched.digest}, not {digest}")
-    importing.check(scratch)
+    run_once(scratch)
     preset = fetched.about.get("preset")
     return load_classifier(scratch, preset=None if preset is None else str(preset), digest=fetched.digest)
 

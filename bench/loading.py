@@ -1,4 +1,4 @@
-"""What feeding images costs training: the rate of the real loop beside that of the same loop on ready batches."""
+"""The cost of feeding images to training: the rate of the real loop beside that of the same loop on ready batches."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _job(preset: str, dataset: dict[str, Any], *, batch: int, scratch: Path) -> 
 
 
 def main() -> None:
-    """Prints one JSON object: for each preset, images kept decoded in memory or decoded anew each time."""
+    """Prints one JSON object: for each preset, images kept decoded in memory or decoded again each time."""
     logging.disable(logging.INFO)
     presets, batch, steps = ["resnet18", "resnet50"], 16, 12
     if torch.cuda.is_available():

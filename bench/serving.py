@@ -50,15 +50,15 @@ LIMITS = Limits(bytes=10 * 1024 * 1024, pixels=25_000_000)
 
 def write_models(folder: Path) -> dict[str, Path]:
     """Export both networks with random weights, as a training does."""
-    found = {}
+    summary = {}
     for name, preset in MODELS.items():
-        found[name] = folder / name
-        found[name].mkdir()
+        summary[name] = folder / name
+        summary[name].mkdir()
         network = PRESETS[preset].build(len(CLASSES), image_size=SIDE)
         preprocess, examples = Preprocess.for_size(SIDE), torch.rand(2, 3, SIDE, SIDE)
-        export.write_model(found[name], network, classes=CLASSES, preprocess=preprocess, examples=examples)
-        (found[name] / model_folder.METADATA).write_bytes(model_folder.metadata(found[name], {}))
-    return found
+        export.write_model(summary[name], network, classes=CLASSES, preprocess=preprocess, examples=examples)
+        (summary[name] / model_folder.METADATA).write_bytes(model_folder.metadata(summary[name], {}))
+    return summary
 
 
 def write_bodies(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -131,8 +131,8 @@ def compare(name: str, folder: Path, bodies: dict[str, tuple[Path, str]], scratc
             print(f"  round {number + 1} of {options.rounds}, load average {os.getloadavg()[0]:.1f}", flush=True)
         alone = load(contestants[0], bodies, seconds=options.seconds, connections=1)
         stages = _stages(contestants[0])
-    found = _summary(loops, rounds) | {"oneAtATime": {"p50": alone["p50"], "p99": alone["p99"]}}
-    return found | {"stageMilliseconds": stages, "millisecondsByBatch": _by_batch(folder)}
+    summary = _summary(loops, rounds) | {"oneAtATime": {"p50": alone["p50"], "p99": alone["p99"]}}
+    return summary | {"stageMilliseconds": stages, "millisecondsByBatch": _by_batch(folder)}
 
 
 def _summary(loops: list[float], rounds: dict[str, list[Any]]) -> Any:
@@ -141,14 +141,14 @@ def _summary(loops: list[float], rounds: dict[str, list[Any]]) -> Any:
         for name, runs in rounds.items()
     }
     own, rest = servers["bloomery"], {name: s for name, s in servers.items() if name != "bloomery"}
-    found: dict[str, Any] = {"loop": round(statistics.median(loops), 2), "servers": servers}
-    found["ofLoop"] = round(own["rate"] / found["loop"], 3)
+    summary: dict[str, Any] = {"loop": round(statistics.median(loops), 2), "servers": servers}
+    summary["ofLoop"] = round(own["rate"] / summary["loop"], 3)
     if rest:
         best = max(rest, key=lambda name: rest[name]["rate"])
-        found |= {"bestPeer": best, "ofBestPeer": round(own["rate"] / rest[best]["rate"], 3)}
-        found["p99OfBestPeer"] = round(own["p99"] / rest[best]["p99"], 3)
-        found["p99OfLeastPeer"] = round(own["p99"] / min(peer["p99"] for peer in rest.values()), 3)
-    return found
+        summary |= {"bestPeer": best, "ofBestPeer": round(own["rate"] / rest[best]["rate"], 3)}
+        summary["p99OfBestPeer"] = round(own["p99"] / rest[best]["p99"], 3)
+        summary["p99OfLeastPeer"] = round(own["p99"] / min(peer["p99"] for peer in rest.values()), 3)
+    return summary
 
 
 def _stages(contestant: Contestant) -> dict[str, float]:
@@ -189,9 +189,11 @@ def compare_int8(folder: Path, bodies: dict[str, tuple[Path, str]], scratch: Pat
             stack.enter_context(running(contestant, scratch / "int8.log"))
             load(contestant, bodies, seconds=2, connections=CONNECTIONS)
         for _ in range(options.rounds):
-            for contestant, found in zip(contestants, rates, strict=True):
-                found.append(load(contestant, bodies, seconds=options.seconds, connections=CONNECTIONS)["rate"])
-    float_rate, int8_rate = (statistics.median(found) for found in rates)
+            for contestant, measured_rates in zip(contestants, rates, strict=True):
+                measured_rates.append(
+                    load(contestant, bodies, seconds=options.seconds, connections=CONNECTIONS)["rate"]
+                )
+    float_rate, int8_rate = (statistics.median(measured_rates) for measured_rates in rates)
     float_ms, int8_ms = quantize.milliseconds(folder / "model.onnx", int8 / "model.onnx")
     return {
         "rates": {
@@ -216,7 +218,7 @@ def _photos(scratch: Path, images: int) -> list[Path]:
 def start_up(folder: Path, scratch: Path) -> Any:
     """Start our server some times with the model on this machine; return seconds to ready, and an idle one's memory.
 
-    Its own clock begins with the process and tells the pull apart; ours ends with the first answer.
+    Its own clock begins with the process and shows the pull separately; ours ends with the first answer.
     """
     log, seconds, memory = scratch / "start.log", [], {}
     for number in range(STARTS):
@@ -225,14 +227,14 @@ def start_up(folder: Path, scratch: Path) -> Any:
         with running(contestant, log) as process:
             seconds.append(time.perf_counter() - began)
             memory = _memory(process.pid)
-    told = starts(log.read_text())
-    if len(told) != STARTS:
-        raise SystemExit(f"the server's log tells of {len(told)} starts of {STARTS}: {log.read_text()[-2000:]}")
+    logged = starts(log.read_text())
+    if len(logged) != STARTS:
+        raise SystemExit(f"the server's log shows {len(logged)} starts of {STARTS}: {log.read_text()[-2000:]}")
     by_its_clock = {
-        "seconds": statistics.median(start.ready for start in told),
-        "all": [start.ready for start in told],
-        "fetched": statistics.median(start.fetched for start in told),
-        "loaded": statistics.median(start.loaded for start in told),
+        "seconds": statistics.median(start.ready for start in logged),
+        "all": [start.ready for start in logged],
+        "fetched": statistics.median(start.fetched for start in logged),
+        "loaded": statistics.median(start.loaded for start in logged),
     }
     wall = {"seconds": round(statistics.median(seconds), 2), "all": [round(s, 2) for s in seconds]}
     return {"byItsClock": by_its_clock, "toFirstAnswer": wall, **memory}
@@ -245,13 +247,13 @@ def _memory(pid: int) -> dict[str, float]:
     return {"rssMiB": round(kib["Rss"] / 1024), "pssMiB": round(kib["Pss"] / 1024)}
 
 
-def table(name: str, found: Any) -> Iterator[str]:
+def table(name: str, summary: Any) -> Iterator[str]:
     """Yield a model's figures as lines for people."""
     yield f"{name:14} {'images/s':>9} {'p50 ms':>8} {'p99 ms':>8}"
-    if not found:
+    if not summary:
         return
-    yield f"  {'bare loop':18} {found['loop']:>8.1f}"
-    for server, figures in found["servers"].items():
+    yield f"  {'bare loop':18} {summary['loop']:>8.1f}"
+    for server, figures in summary["servers"].items():
         yield f"  {server:18} {figures['rate']:>8.1f} {figures['p50']:>8.1f} {figures['p99']:>8.1f}"
 
 

@@ -157,7 +157,6 @@ IDENTIFIERS: Mapping[str, Mapping[str, str]] = {
 }
 IMAGE_IDENTIFIERS: Mapping[str, str] = {
     "enough": "min_decode_side",
-    "at_least": "min_side",
     "framed": "cropped",
     "SMALL": "NO_RESIZE_BELOW",
 }

@@ -24,7 +24,7 @@ def compared(*, top1: float = 0.94, milliseconds: float = 11.7, metric: str = "t
 def test_int8_is_kept_where_it_costs_a_point_at_most(top1: float) -> None:
     found = compared(top1=top1)
 
-    assert found.kept
+    assert found.is_better
     assert found.sentence == (
         f"The model is served as int8, calibrated on 128 training images: top1 is {top1:.4f} instead of 0.9400 on the "
         "validation images, and an image takes 11.7 ms instead of 38.3 ms, 3.27 times as fast. This holds for "
@@ -35,7 +35,7 @@ def test_int8_is_kept_where_it_costs_a_point_at_most(top1: float) -> None:
 def test_int8_is_refused_where_it_costs_more_than_a_point() -> None:
     found = compared(top1=0.929)
 
-    assert not found.kept
+    assert not found.is_better
     assert found.sentence == (
         "The model is served as float32, though int8 was asked for: in int8, top1 is 0.9290 instead of 0.9400 on the "
         "validation images, more than 1 point less."
@@ -46,7 +46,7 @@ def test_int8_is_refused_where_it_costs_more_than_a_point() -> None:
 def test_int8_is_refused_where_it_is_hardly_faster_or_slower(milliseconds: float) -> None:
     found = compared(milliseconds=milliseconds)
 
-    assert not found.kept
+    assert not found.is_better
     assert f"an image takes {milliseconds:.1f} ms instead of 38.3 ms, which is not at least 1.05" in found.sentence
 
 
@@ -59,7 +59,7 @@ def test_both_reasons_are_said_where_both_hold() -> None:
 def test_the_jobs_metric_is_what_int8_may_not_cost() -> None:
     found = compared(top1=0.9, metric="balanced")
 
-    assert not found.kept
+    assert not found.is_better
     assert "balanced is 0.9000 instead of 0.9400 on the validation images" in found.sentence
     assert found.metrics()["quantization/int8_balanced"] == 0.9
 

@@ -149,7 +149,7 @@ class _Exported:
 
     @property
     def data_type(self) -> str:
-        return "int8" if self.quantization is not None and self.quantization.kept else "float32"
+        return "int8" if self.quantization is not None and self.quantization.is_better else "float32"
 
 
 def _export(context: RunContext, model: nn.Module, dataset: LocalDataset, held_out: HeldOutImages) -> Path:
@@ -200,7 +200,7 @@ def _quantize(
         calibration_images=min(quantize.CALIBRATION_IMAGES, len(dataset.splits["train"])),
     )
     logger.info("%s", quantization.sentence)
-    if not quantization.kept:
+    if not quantization.is_better:
         return quantization, evaluation
     candidate.replace(model)
     return quantization, other

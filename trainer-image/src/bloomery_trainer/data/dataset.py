@@ -305,7 +305,7 @@ def _join_parts(parts: Sequence[ImageFiles]) -> ImageFiles:
 
 
 def _read_range(path: Path, *, offset: int, size: int) -> bytes:
-    # Opened anew for each image, which takes microseconds: a set of a million images has more shards than a process
+    # Opened again for each image, which takes microseconds: a set of a million images has more shards than a process
     # may have descriptors.
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -78,8 +78,8 @@ class ViewsDecoder:
     def __call__(self, data: bytes) -> Tensor:
         """Decode one image."""
         image = decode(data, min_side=self.preprocess.min_decode_side)
-        framed = to_tensor(self.preprocess.pixels(image))
-        images = [framed, framed.flip(-1)] if self.horizontal_flip else [framed]
+        cropped = to_tensor(self.preprocess.pixels(image))
+        images = [cropped, cropped.flip(-1)] if self.horizontal_flip else [cropped]
         random = np.random.default_rng(self.seed)
         size = (self.preprocess.crop, self.preprocess.crop)
         while len(images) < self.count:

@@ -144,7 +144,7 @@ def _choose_strength(
 ) -> tuple[float, float | None]:
     """Return the strength that cross-validation chooses, and the top-1 there.
 
-    The loss tells apart strengths whose top-1 is equal by chance, and it punishes overconfident scores. Of those whose
+    The loss separates strengths whose top-1 is equal by chance, and it punishes overconfident scores. Of those whose
     loss is within one standard error of the lowest, the most regularized one is taken (the one-standard-error rule of
     Breiman et al., Classification and Regression Trees, 1984).
     """

@@ -87,7 +87,7 @@ class Quantization:
         return self.float32.milliseconds / self.int8.milliseconds
 
     @property
-    def kept(self) -> bool:
+    def is_better(self) -> bool:
         """Whether the model is served as int8."""
         return self._accurate and self._faster
 
@@ -96,7 +96,7 @@ class Quantization:
         """The decision with its numbers, as a sentence."""
         value = f"{self.metric} is {self.int8.value:.4f} instead of {self.float32.value:.4f} on the {self.split} images"
         speed = f"an image takes {self.int8.milliseconds:.1f} ms instead of {self.float32.milliseconds:.1f} ms"
-        if self.kept:
+        if self.is_better:
             return (
                 f"The model is served as int8, calibrated on {self.calibration_images} training images: {value}, and "
                 f"{speed}, {self.speed_up:.2f} times as fast. This holds for processors; on a GPU, int8 is slower "
@@ -110,7 +110,7 @@ class Quantization:
         """Return the document for the result, the metadata and a later start."""
         forms = {"float32": self.float32, "int8": self.int8}
         return {
-            "kept": self.kept,
+            "kept": self.is_better,
             "metric": self.metric,
             "evaluatedOn": self.split,
             **{name: {self.metric: form.value, "milliseconds": form.milliseconds} for name, form in forms.items()},

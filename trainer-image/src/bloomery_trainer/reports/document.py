@@ -19,7 +19,7 @@ AVERAGING = (
 )
 
 _MATRIX = 200
-"""Up to so many classes the confusion matrix is given; it grows with their square."""
+"""Up to so many classes the confusion matrix is predicted; it grows with their square."""
 
 _PAIRS = 1000
 
@@ -96,16 +96,16 @@ def _confusions(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> list[dic
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
-    pairs = [(int(true), int(given)) for true, given in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+    pairs = [(int(true), int(predicted)) for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True)]
     return [
         {
             "label": classes[true],
-            "predicted": classes[given],
-            "images": int(wrong[true, given]),
-            "share": float(wrong[true, given] / matrix[true].sum()),
+            "predicted": classes[predicted],
+            "images": int(wrong[true, predicted]),
+            "share": float(wrong[true, predicted] / matrix[true].sum()),
         }
-        for true, given in pairs
-        if wrong[true, given]
+        for true, predicted in pairs
+        if wrong[true, predicted]
     ]
 
 

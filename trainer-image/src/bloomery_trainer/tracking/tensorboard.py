@@ -46,7 +46,7 @@ class TensorBoardLogger:
         self._output = output
         self._upload_seconds = upload_seconds
         self._writer: SummaryWriter | None = None
-        self._kept: dict[str, int] = {}
+        self._uploaded_sizes: dict[str, int] = {}
         self._closing = threading.Event()
         self._uploading = threading.Lock()
         self._complaints: set[str] = set()
@@ -74,7 +74,7 @@ class TensorBoardLogger:
         self._upload()
         with self._quietly("fetch"):
             for path in fetch_events(self._output, self._folder):
-                self._kept[path.name] = path.stat().st_size
+                self._uploaded_sizes[path.name] = path.stat().st_size
 
     def run_document(self) -> dict[str, str | None]:
         """Return no ids: these files are no run in MLflow."""
@@ -100,9 +100,9 @@ class TensorBoardLogger:
                 self._writer.flush()
             for path in self._folder.iterdir():
                 content = path.read_bytes()
-                if self._kept.get(path.name) != len(content):
+                if self._uploaded_sizes.get(path.name) != len(content):
                     self._output.write(f"{EVENTS}/{path.name}", content)
-                    self._kept[path.name] = len(content)
+                    self._uploaded_sizes[path.name] = len(content)
 
     @contextmanager
     def _quietly(self, what: str) -> Iterator[None]:

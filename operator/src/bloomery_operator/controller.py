@@ -25,11 +25,11 @@ from bloomery_operator.cluster.kinds import (
     Kind,
 )
 from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
+from bloomery_operator.domain.labels import SELECTOR
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.context import publish_invalid
 from bloomery_operator.reconcile.paths import overlapping, path_of
 from bloomery_operator.reconcile.served_tags import ServedTags
-from bloomery_operator.resources.metadata import SELECTOR
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
 

@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from bloomery_operator.answers import read_bounded
-from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
-from bloomery_operator.status.rollout import Figures
-from bloomery_operator.status.workload import PodView, parse_time
+from bloomery_operator.domain.ports import METRICS_PORT
+from bloomery_operator.domain.rollout import Figures
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.status.workloads import PodView, parse_time
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
 LARGEST_ANSWER = 1024 * 1024

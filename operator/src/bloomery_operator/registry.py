@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yarl import URL
 
 from bloomery_operator.answers import RecentAnswers, read_bounded
-from bloomery_operator.resources.serve import ServedModel
-from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
 
 TIMEOUT_SECONDS = 10.0
 _TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)

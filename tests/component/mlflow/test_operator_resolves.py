@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.registry import RegistryClient
-from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.status.trainingjob import registered_start
-from bloomery_operator.status.verdicts import Verdict
 from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve

@@ -13,9 +13,10 @@ import pytest
 from prometheus_client import start_http_server
 
 from bloomery_operator.counters import Counters, ServerMeter, parse_counters, percentile
-from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
-from bloomery_operator.status.rollout import Figures
-from bloomery_operator.status.workload import PodView
+from bloomery_operator.domain.ports import METRICS_PORT
+from bloomery_operator.domain.rollout import Figures
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.status.workloads import PodView
 from bloomery_serving.metrics import BUCKETS, Metrics
 from bloomery_serving.settings import Settings
 from tests.unit.operator.samples import NOW

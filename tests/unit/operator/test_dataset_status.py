@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.dataset import KEPT_VERSIONS, DatasetObservation, derive_status
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import JobView
+from bloomery_operator.status.workloads import JobView
 from tests.unit.operator.samples import DIGEST, NOW, Manifest, dataset, job, pod, prepared_status
 
 WANTED, JOB = "wanted", "wanted-job"

@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 from bloomery_operator.api.common import Resources
 from bloomery_operator.api.trainingjob import TrainedOn
-from bloomery_operator.resources import prepare, tensorboard, train
-from bloomery_operator.resources.jobs import build_config_map, build_job, build_peers_service
-from bloomery_operator.resources.keys import build_digests_secret, build_keys_secret
-from bloomery_operator.resources.pods import compute
-from bloomery_operator.resources.route import Backend, Mirror, Traffic, build_retries, build_route
-from bloomery_operator.resources.serve import (
-    ServedModel,
-    build_autoscaler,
-    build_deployment,
-    build_disruption_budget,
-    build_pin,
-    build_service,
-    revision_name,
-)
+from bloomery_operator.domain.served_model import ServedModel, revision_name
+from bloomery_operator.domain.starting_point import StartingPoint
+from bloomery_operator.domain.traffic import Backend, Mirror, Traffic
+from bloomery_operator.manifests import prepare_job, register_job, tensorboard, train_job
+from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret
+from bloomery_operator.manifests.autoscaler import build_autoscaler
+from bloomery_operator.manifests.config_map import build_config_map, build_digest_config_map
+from bloomery_operator.manifests.deployment import build_deployment
+from bloomery_operator.manifests.disruption_budget import build_disruption_budget
+from bloomery_operator.manifests.http_route import build_route
+from bloomery_operator.manifests.job import build_job
+from bloomery_operator.manifests.pod import container_resources
+from bloomery_operator.manifests.retry_policy import build_retry_policy
+from bloomery_operator.manifests.service import build_peers_service, build_service
 from tests.unit.operator.samples import (
     DIGEST,
     dataset,
@@ -44,7 +44,7 @@ MODEL = ServedModel(
 
 def test_a_plain_dataset_becomes_a_preparation(golden: Golden) -> None:
     owner = dataset()
-    task = prepare.build_task(owner, settings())
+    task = prepare_job.build_task(owner, settings())
     golden("prepare", build_config_map(owner, task), build_job(owner, task, settings()))
 
 
@@ -64,14 +64,14 @@ def test_a_dataset_with_every_field_becomes_a_preparation(golden: Golden) -> Non
         },
         annotations={"bloomery.dev/refresh": "2"},
     )
-    task = prepare.build_task(owner, settings())
+    task = prepare_job.build_task(owner, settings())
     golden("prepare-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
 
 
 def test_a_plain_training_job_becomes_a_training(golden: Golden) -> None:
     owner = training_job()
-    task = train.build_task(owner, [VERSION], None, settings())
-    secret = train.build_stop_secret(owner, "of-the-stop")
+    task = train_job.build_task(owner, [VERSION], None, settings())
+    secret = train_job.build_stop_secret(owner, "of-the-stop")
     golden("train", build_config_map(owner, task), secret, build_job(owner, task, settings()))
 
 
@@ -131,16 +131,16 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
             },
         }
     )
-    start = train.StartingPoint(uri="s3://bloomery/models/demo/base", digest="sha256:" + "e" * 64, origin="blumen/3")
+    start = StartingPoint(uri="s3://bloomery/models/demo/base", digest="sha256:" + "e" * 64, origin="blumen/3")
     more = TrainedOn(name="more", version="b" * 64, uri="s3://bloomery/datasets/demo/more")
-    task = train.build_task(owner, [VERSION, more], start, settings())
+    task = train_job.build_task(owner, [VERSION, more], start, settings())
     manifests = (build_config_map(owner, task), build_peers_service(owner, task.command))
     golden("train-all-fields", *manifests, build_job(owner, task, settings()))
 
 
 def test_a_training_without_mlflow_becomes_a_registration_later(golden: Golden) -> None:
     owner = training_job()
-    golden("register", build_job(owner, train.build_register_task(owner, "0123456789"), settings()))
+    golden("register", build_job(owner, register_job.build_task(owner, "0123456789"), settings()))
 
 
 def test_curves_are_shown_by_a_deployment_and_a_service(golden: Golden) -> None:
@@ -166,7 +166,7 @@ def test_an_open_service_mounts_no_keys(golden: Golden) -> None:
     golden(
         "serve-open",
         build_deployment(service, variant, model, settings(), replicas=1),
-        build_pin(service, variant, model, "sha256:" + "d" * 64),
+        build_digest_config_map(service, variant, model, "sha256:" + "d" * 64),
     )
 
 
@@ -207,9 +207,9 @@ def test_texts_of_people_name_no_variables_of_the_pods() -> None:
 
 def test_what_people_leave_out_of_their_resources_is_requested_by_default() -> None:
     default = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
-    only_gpu = compute(Resources(limits={"nvidia.com/gpu": 1}), default=default)
+    only_gpu = container_resources(Resources(limits={"nvidia.com/gpu": 1}), default=default)
     assert only_gpu == {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"nvidia.com/gpu": "1"}}
-    little = compute(Resources(requests={"cpu": 2}, limits={"memory": "256Mi"}), default=default)
+    little = container_resources(Resources(requests={"cpu": 2}, limits={"memory": "256Mi"}), default=default)
     assert little == {"requests": {"cpu": "2"}, "limits": {"memory": "256Mi"}}
 
 
@@ -218,7 +218,7 @@ def test_weights_and_shadows_become_a_route_and_what_a_pod_loses_is_sent_again(g
     names = {v.name: revision_name(service, v, ServedModel(uri=f"s3://models/{v.name}")) for v in service.spec.variants}
     backends = (Backend("v1", names["v1"], 9000), Backend("v2", names["v2"], 1000), Backend("v3", names["v3"], 0))
     traffic = Traffic(backends, names, (Mirror(names["v3"], 25),))
-    golden("route", build_route(service, traffic, settings()), build_retries(service))
+    golden("route", build_route(service, traffic, settings()), build_retry_policy(service))
 
 
 def test_the_longest_names_make_names_that_kubernetes_takes() -> None:

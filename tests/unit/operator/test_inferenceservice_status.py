@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.resources.route import Backend, Traffic, build_route
-from bloomery_operator.resources.serve import ServedModel, revision_name
+from bloomery_operator.domain.served_model import ServedModel, revision_name
+from bloomery_operator.domain.traffic import Backend, Traffic
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.http_route import build_route
 from bloomery_operator.status.inferenceservice import derive_status, model_of, wanted_pods
 from bloomery_operator.status.traffic import (
     LONGEST_DRAIN,
@@ -23,8 +25,7 @@ from bloomery_operator.status.traffic import (
     plan_traffic,
     retired_deployments,
 )
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView, PodView
+from bloomery_operator.status.workloads import DeploymentView, PodView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
 
 REPO = Path(__file__).resolve().parents[3]

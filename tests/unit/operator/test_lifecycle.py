@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.status.lifecycle import Lifecycle, lifecycle_of
+from bloomery_operator.domain.service_lifecycle import Lifecycle, lifecycle_of
 from tests.unit.operator.samples import NOW, metadata
 
 pytestmark = pytest.mark.feature("S5")

@@ -12,13 +12,13 @@ import pytest
 from bloomery_operator.api import InvalidResource
 from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.domain.served_model import ServedModel, recorded_model, revision_name
 from bloomery_operator.reconcile import Context
 from bloomery_operator.reconcile.context import publish_invalid
 from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
-from bloomery_operator.resources.serve import ServedModel, recorded_model, revision_name
 from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.traffic import InferenceServiceObservation
-from bloomery_operator.status.workload import DeploymentView
+from bloomery_operator.status.workloads import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
 
 DEMO = Key("demo", "flowers")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api.inferenceservice import Rollout, RolloutStatus
-from bloomery_operator.status.rollout import Figures, Passage, advance, shares_at, whole
+from bloomery_operator.domain.rollout import Figures, Passage, advance, shares_at
+from bloomery_operator.domain.traffic import normalise_weights
 from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("S10")
@@ -272,7 +273,7 @@ def test_what_was_edited_beside_the_walk_is_no_reason_to_try_again_what_was_abor
 
 
 def test_shares_are_whole_and_lose_nothing_in_rounding() -> None:
-    assert whole({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
-    assert whole({"a": 0}) == {}
+    assert normalise_weights({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
+    assert normalise_weights({"a": 0}) == {}
     there = begun(routed={"a": 3334, "b": 3333, "c": 3333}, target={"d": 10_000}, ready=frozenset("abcd"))
     assert sum(shares_at(there.state, there.target).values()) == 10_000

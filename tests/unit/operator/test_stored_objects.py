@@ -12,9 +12,11 @@ from pydantic import BaseModel
 
 from bloomery_operator.api import Dataset, InferenceService, TrainingJob
 from bloomery_operator.api.trainingjob import TrainedOn
-from bloomery_operator.resources import prepare, train
-from bloomery_operator.resources.serve import ServedModel, model_hash, revision_name
-from bloomery_operator.resources.spec_hash import DEFAULTS
+from bloomery_operator.domain.served_model import ServedModel, model_hash, revision_name
+from bloomery_operator.domain.spec_hash import DEFAULTS
+from bloomery_operator.domain.starting_point import StartingPoint
+from bloomery_operator.manifests import prepare_job, train_job
+from bloomery_operator.manifests.job import TrainerTask
 from tests.unit.operator.samples import DIGEST, settings
 
 STORED = Path(__file__).parent / "stored"
@@ -31,20 +33,20 @@ def stored_objects(kind: str) -> list[Any]:
     ]
 
 
-def training_task(job: TrainingJob) -> train.TrainerTask:
+def training_task(job: TrainingJob) -> TrainerTask:
     """Return the task of a job, on the dataset versions and the start that the stored hashes were computed with."""
     versions = [
         TrainedOn(name=reference.name, version=DIGEST, uri=f"s3://bloomery/datasets/demo/{reference.name}")
         for reference in job.spec.datasets
     ]
-    start = train.StartingPoint(uri="s3://bloomery/models/demo/base", origin="base/1")
-    return train.build_task(job, versions, start if job.spec.initial_model else None, settings())
+    start = StartingPoint(uri="s3://bloomery/models/demo/base", origin="base/1")
+    return train_job.build_task(job, versions, start if job.spec.initial_model else None, settings())
 
 
 @pytest.mark.feature("O4")
 @pytest.mark.parametrize("entry", stored_objects("Dataset"))
 def test_stored_dataset_keeps_its_hashes(entry: Stored) -> None:
-    task = prepare.build_task(Dataset.parse(entry["object"]), settings())
+    task = prepare_job.build_task(Dataset.parse(entry["object"]), settings())
     assert {"hash": task.hash, "job_hash": task.job_hash} == entry["hashes"]
 
 
@@ -77,7 +79,7 @@ def test_values_of_a_stored_job_are_explicit_for_the_trainer(entry: Stored) -> N
 def test_every_default_of_a_model_is_in_the_frozen_table(kind: type[Dataset | TrainingJob]) -> None:
     """A default that is not there would change the hash of every stored object: add it where a field is new."""
     spec = kind.model_fields["spec"].annotation
-    hashed = prepare._ASKED if kind is Dataset else set(spec.model_fields) - train._MUTABLE  # type: ignore[union-attr]
+    hashed = prepare_job._HASHED_FIELDS if kind is Dataset else set(spec.model_fields) - train_job._UNHASHED_FIELDS  # type: ignore[union-attr]
     for path, value in _defaults(spec, ""):
         if path.partition(".")[0] in hashed:
             assert path in DEFAULTS[kind.KIND], f"{path} has the default {value!r}"

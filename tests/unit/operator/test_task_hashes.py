@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bloomery_operator.resources import prepare
+from bloomery_operator.manifests import prepare_job
 from tests.unit.operator.samples import dataset, settings
 
-PLAIN = prepare.build_task(dataset(), settings())
+PLAIN = prepare_job.build_task(dataset(), settings())
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ PLAIN = prepare.build_task(dataset(), settings())
     ],
 )
 def test_what_changes_the_images_is_prepared_again(spec: dict[str, Any]) -> None:
-    assert prepare.build_task(dataset(spec), settings()).hash != PLAIN.hash
+    assert prepare_job.build_task(dataset(spec), settings()).hash != PLAIN.hash
 
 
 @pytest.mark.parametrize(
@@ -36,21 +36,21 @@ def test_what_changes_the_images_is_prepared_again(spec: dict[str, Any]) -> None
     ],
 )
 def test_what_changes_no_image_is_not_prepared_again(spec: dict[str, Any]) -> None:
-    task = prepare.build_task(dataset(spec), settings())
+    task = prepare_job.build_task(dataset(spec), settings())
     assert (task.hash, task.job_hash) == (PLAIN.hash, PLAIN.job_hash)
 
 
 def test_more_memory_is_another_job_but_the_same_images() -> None:
-    task = prepare.build_task(dataset({"resources": {"limits": {"memory": "8Gi"}}}), settings())
+    task = prepare_job.build_task(dataset({"resources": {"limits": {"memory": "8Gi"}}}), settings())
     assert task.hash == PLAIN.hash
     assert task.job_hash != PLAIN.job_hash
 
 
 def test_a_refresh_is_prepared_again() -> None:
     refreshed = dataset(annotations={"bloomery.dev/refresh": "1"})
-    assert prepare.build_task(refreshed, settings()).hash != PLAIN.hash
+    assert prepare_job.build_task(refreshed, settings()).hash != PLAIN.hash
 
 
 def test_another_operator_image_or_store_repeats_nothing() -> None:
     other = settings(trainer_image="example/trainer:2", store_uri="s3://elsewhere")
-    assert prepare.build_task(dataset(), other).job_hash == PLAIN.job_hash
+    assert prepare_job.build_task(dataset(), other).job_hash == PLAIN.job_hash

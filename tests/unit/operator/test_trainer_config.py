@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bloomery_operator.resources.memory import MEMORY_LIMITS
+from bloomery_operator.manifests.memory import MEMORY_LIMITS
 from bloomery_trainer.config import Hyperparameters, PrepareConfig, PresetName, TrainConfig, load
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

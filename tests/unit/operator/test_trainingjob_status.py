@@ -9,9 +9,10 @@ import pytest
 
 from bloomery_operator.api import Dataset
 from bloomery_operator.api.durations import go_duration, seconds_of
-from bloomery_operator.resources.serve import ServedModel
-from bloomery_operator.resources.train import StartingPoint
-from bloomery_operator.status.results import TrainResult
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.starting_point import StartingPoint
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.status.trainer_results import TrainResult
 from bloomery_operator.status.trainingjob import (
     TrainingJobObservation,
     derive_status,
@@ -19,8 +20,7 @@ from bloomery_operator.status.trainingjob import (
     registered_start,
     starting_point,
 )
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import JobView
+from bloomery_operator.status.workloads import JobView
 from tests.unit.operator.samples import NOW, Manifest, dataset, job, pod, prepared_status, training_job
 
 RESULT: dict[str, Any] = {

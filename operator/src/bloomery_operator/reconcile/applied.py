@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bloomery_operator.api.common import CustomResource, Manifest
 from bloomery_operator.cluster.kinds import Key, Kind
-from bloomery_operator.resources.metadata import digest_of
+from bloomery_operator.domain.digest import digest_of
 
 _SHARED = ("labels", "annotations")
 """Metadata to which others may add entries."""

@@ -13,15 +13,16 @@ from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.cluster.client import Cluster, ClusterError
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.ownership import controller_of, controller_uid
+from bloomery_operator.domain.rollout import Figures
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.applied import Applied, owner_of
 from bloomery_operator.reconcile.gateway import Gateway
-from bloomery_operator.resources.jobs import job_name
-from bloomery_operator.resources.metadata import controller_of, controller_uid
-from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.settings import Settings
-from bloomery_operator.status.rollout import Figures
-from bloomery_operator.status.verdicts import Verdict, condition, dated
-from bloomery_operator.status.workload import JobView, PodView
+from bloomery_operator.status.conditions import condition, with_transition_times
+from bloomery_operator.status.workloads import JobView, PodView
 
 Resource = TypeVar("Resource", bound=CustomResource)
 ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
@@ -265,7 +266,9 @@ async def publish_invalid(context: Context, kind: Kind, key: Key, error: Invalid
     old = conditions.get("Ready", {})
     if is_final or (old.get("reason"), old.get("observedGeneration")) == (verdict.reason, generation):
         return
-    (ready,) = dated((condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now())
+    (ready,) = with_transition_times(
+        (condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now()
+    )
     # All that it had is kept: what is not applied again is removed, and another operator may be able to read it.
     conditions["Ready"] = ready.to_json()
     status = known | {"phase": "Failed", "conditions": list(conditions.values())}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bloomery_operator.api import Dataset
 from bloomery_operator.cluster.kinds import DATASETS, Key
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests import prepare_job
+from bloomery_operator.manifests.job import TrainerTask
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
     Context,
@@ -13,11 +16,8 @@ from bloomery_operator.reconcile.context import (
     publish_status,
     read_parent,
 )
-from bloomery_operator.resources import prepare
-from bloomery_operator.resources.jobs import TrainerTask
 from bloomery_operator.status.dataset import DatasetObservation, derive_status
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import JobView
+from bloomery_operator.status.workloads import JobView
 
 
 async def reconcile(context: Context, key: Key) -> float | None:
@@ -25,8 +25,8 @@ async def reconcile(context: Context, key: Key) -> float | None:
     dataset = read_parent(context, DATASETS, Dataset, key)
     if dataset is None:
         return None
-    task = prepare.build_task(dataset, context.settings)
-    job = await observe_job(context, dataset, prepare.COMMAND)
+    task = prepare_job.build_task(dataset, context.settings)
+    job = await observe_job(context, dataset, prepare_job.COMMAND)
     observation = DatasetObservation(
         dataset=dataset,
         wanted=task.hash,
@@ -49,7 +49,7 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
     if job is None and not is_prepared:
         return await _missing_source_secret(context, dataset) or await tasks.start(context, DATASETS, dataset, task)
     if job is not None and not job.deleting and _is_in_the_way(job, task, is_prepared=is_prepared):
-        await tasks.discard(context, dataset, job, prepare.COMMAND)
+        await tasks.discard(context, dataset, job, prepare_job.COMMAND)
     return None
 
 

@@ -21,6 +21,14 @@ from bloomery_operator.cluster.kinds import (
     Key,
 )
 from bloomery_operator.cluster.projection import POD_REVISION
+from bloomery_operator.domain.names import keys_secret_name
+from bloomery_operator.domain.service_lifecycle import lifecycle_of
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret, read_keys
+from bloomery_operator.manifests.disruption_budget import build_disruption_budget
+from bloomery_operator.manifests.http_route import build_route
+from bloomery_operator.manifests.retry_policy import build_retry_policy
+from bloomery_operator.manifests.service import build_service_alias
 from bloomery_operator.reconcile.context import (
     Context,
     apply_owned,
@@ -37,24 +45,14 @@ from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
 from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
 from bloomery_operator.reconcile.paths import overlapping
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
-from bloomery_operator.resources.keys import (
-    build_digests_secret,
-    build_keys_secret,
-    keys_secret_name,
-    read_keys,
-)
-from bloomery_operator.resources.route import build_retries, build_route
-from bloomery_operator.resources.serve import build_disruption_budget, build_front
 from bloomery_operator.status.inferenceservice import derive_status
-from bloomery_operator.status.lifecycle import lifecycle_of
 from bloomery_operator.status.traffic import (
     InferenceServiceObservation,
     next_rollout,
     plan_traffic,
     retired_deployments,
 )
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView, PodView
+from bloomery_operator.status.workloads import DeploymentView, PodView
 
 KEY_BYTES = 32
 """256 random bits a key."""
@@ -250,7 +248,7 @@ async def _apply_retries(context: Context, observation: InferenceServiceObservat
     """Have requests that a pod loses sent to another one, where the gateway has a kind for that."""
     if context.gateway.lacks_policies(context.settings):
         return None
-    policy = build_retries(observation.service)
+    policy = build_retry_policy(observation.service)
     try:
         applied = await apply_owned(context, observation.service, policy, TRAFFIC_POLICIES)
     except ClusterError as error:
@@ -271,5 +269,5 @@ async def _apply_front(context: Context, observation: InferenceServiceObservatio
     revision = observation.answering_revision(service.spec.variants[0])
     if revision is None:
         return None
-    applied = await apply_owned(context, service, build_front(service, revision), SERVICES)
+    applied = await apply_owned(context, service, build_service_alias(service, revision), SERVICES)
     return applied if isinstance(applied, Verdict) else None

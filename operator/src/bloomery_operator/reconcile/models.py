@@ -9,13 +9,14 @@ from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, Key
+from bloomery_operator.domain.labels import SERVED_TAG
+from bloomery_operator.domain.served_model import ServedModel, lineage_from_status, model_from_status, recorded_model
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.config_map import build_digest_config_map
 from bloomery_operator.reconcile.context import Context, create_owned, find, read_storage_secret
-from bloomery_operator.resources.metadata import SERVED_TAG
-from bloomery_operator.resources.serve import ServedModel, build_pin, noted_model, origin_of, recorded_model
 from bloomery_operator.status.inferenceservice import model_of
 from bloomery_operator.status.traffic import InferenceServiceObservation
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView
+from bloomery_operator.status.workloads import DeploymentView
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ async def found_models(context: Context, observation: InferenceServiceObservatio
         if isinstance(model, Verdict) or model.digest is not None or revision is None:
             continue
         if revision in noted:
-            found[revision] = origin_of(noted[revision])
+            found[revision] = lineage_from_status(noted[revision])
             continue
         told = await context.servers.model(observation.pods.get(revision, ()))
         if told is not None and told.digest is not None:
-            await create_owned(context, service, build_pin(service, variant, model, told.digest), CONFIG_MAPS)
+            await create_owned(
+                context, service, build_digest_config_map(service, variant, model, told.digest), CONFIG_MAPS
+            )
             found[revision] = told
     return found
 
@@ -134,7 +137,7 @@ def _recorded(service: InferenceService, variant: Variant, deployments: Sequence
         manifest["metadata"]["name"]: recorded_model(manifest["metadata"].get("annotations", {}), variant)
         for manifest in newest_first
     }
-    known = (records.get(wanted or ""), noted_model(service, variant), *records.values())
+    known = (records.get(wanted or ""), model_from_status(service, variant), *records.values())
     return next((model for model in known if model is not None), None)
 
 

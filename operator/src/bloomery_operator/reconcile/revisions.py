@@ -7,14 +7,17 @@ from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, kind_of
+from bloomery_operator.domain.labels import RETIRED_AT
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.autoscaler import build_autoscaler
+from bloomery_operator.manifests.deployment import build_deployment
+from bloomery_operator.manifests.service import build_service
 from bloomery_operator.reconcile.applied import owner_of
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned
-from bloomery_operator.resources.metadata import RETIRED_AT
-from bloomery_operator.resources.serve import ServedModel, build_autoscaler, build_deployment, build_service
 from bloomery_operator.status.inferenceservice import wanted_pods
 from bloomery_operator.status.traffic import InferenceServiceObservation, is_drained, retired_deployments
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView
+from bloomery_operator.status.workloads import DeploymentView
 
 
 async def apply_revisions(context: Context, observation: InferenceServiceObservation) -> Verdict | None:

@@ -6,6 +6,11 @@ from bloomery_operator.api import CustomResource
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind, kind_of
+from bloomery_operator.domain.names import config_map_name
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.config_map import build_config_map
+from bloomery_operator.manifests.job import TrainerTask, build_job
+from bloomery_operator.manifests.service import build_peers_service
 from bloomery_operator.reconcile.context import (
     Context,
     create_owned,
@@ -13,16 +18,8 @@ from bloomery_operator.reconcile.context import (
     refusal,
 )
 from bloomery_operator.reconcile.current import is_current
-from bloomery_operator.resources.jobs import (
-    TrainerTask,
-    build_config_map,
-    build_job,
-    build_peers_service,
-    config_map_name,
-)
 from bloomery_operator.settings import Settings
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import JobView
+from bloomery_operator.status.workloads import JobView
 
 
 async def start(

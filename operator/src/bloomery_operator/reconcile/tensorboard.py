@@ -5,9 +5,10 @@ from __future__ import annotations
 from bloomery_operator.api import TrainingJob
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES, kind_of
+from bloomery_operator.domain.names import tensorboard_name
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.tensorboard import build_tensorboard
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned, refusal
-from bloomery_operator.resources.tensorboard import build_tensorboard, tensorboard_name
-from bloomery_operator.status.verdicts import Verdict
 
 
 async def reconcile_tensorboard(context: Context, job: TrainingJob) -> Verdict | None:

@@ -9,6 +9,10 @@ from datetime import timedelta
 from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.trainingjob import TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
+from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.starting_point import SCRATCH, StartingPoint
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests import register_job, train_job
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
     Context,
@@ -20,10 +24,7 @@ from bloomery_operator.reconcile.context import (
     read_storage_secret,
 )
 from bloomery_operator.reconcile.tensorboard import reconcile_tensorboard
-from bloomery_operator.resources import train
-from bloomery_operator.resources.jobs import job_name
-from bloomery_operator.resources.train import SCRATCH, StartingPoint
-from bloomery_operator.status.results import TrainResult, read_model
+from bloomery_operator.status.trainer_results import TrainResult, read_model
 from bloomery_operator.status.trainingjob import (
     NOT_REGISTERED,
     TrainingJobObservation,
@@ -35,7 +36,6 @@ from bloomery_operator.status.trainingjob import (
     starting_point,
     with_tensorboard,
 )
-from bloomery_operator.status.verdicts import Verdict
 
 
 async def reconcile(context: Context, key: Key) -> float | None:
@@ -74,16 +74,16 @@ async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobOb
         reference.name: find(context, DATASETS, Dataset, Key(namespace, reference.name))
         for reference in training_job.spec.datasets
     }
-    job = await observe_job(context, training_job, train.COMMAND)
+    job = await observe_job(context, training_job, train_job.COMMAND)
     annotations = job.annotations if job else {}
     return TrainingJobObservation(
         training_job=training_job,
-        model_uri=f"{train.output_uri(training_job, context.settings)}/model",
+        model_uri=f"{train_job.output_uri(training_job, context.settings)}/model",
         datasets={name: dataset for name, dataset in found.items() if dataset is not None},
         start=await _starting_point(context, training_job) if job is None else None,
         job=job,
-        trained_on=train.trained_on(annotations),
-        started_from=train.started_from(annotations),
+        trained_on=train_job.trained_on(annotations),
+        started_from=train_job.started_from(annotations),
         progress=await progress_of(context, job),
         mlflow_public_url=context.settings.mlflow_public_url,
     )
@@ -112,7 +112,7 @@ async def _act(context: Context, observation: TrainingJobObservation) -> Verdict
     training_job, job = observation.training_job, observation.job
     if training_job.spec.stop and observation.never_started:
         if job is not None and not job.deleting:
-            await tasks.discard(context, training_job, job, train.COMMAND)
+            await tasks.discard(context, training_job, job, train_job.COMMAND)
         return None
     if job is None:
         return await _start(context, observation)
@@ -129,8 +129,8 @@ async def _start(context: Context, observation: TrainingJobObservation) -> Verdi
     if versions is None or isinstance(start, Verdict):
         return None
     training_job = observation.training_job
-    task = train.build_task(training_job, versions, start, context.settings)
-    secret = train.build_stop_secret(training_job, secrets.token_urlsafe(32))
+    task = train_job.build_task(training_job, versions, start, context.settings)
+    secret = train_job.build_stop_secret(training_job, secrets.token_urlsafe(32))
     return await tasks.start(context, TRAINING_JOBS, training_job, task, secret=secret)
 
 
@@ -152,8 +152,8 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> None:
     pod = job.current_pod if job else None
     if pod is None or pod.phase != "Running" or pod.ip is None:
         return
-    key = Key(training_job.metadata.namespace, job_name(training_job, train.COMMAND))
-    token = train.read_stop_token(await context.cluster.get(SECRETS, key))
+    key = Key(training_job.metadata.namespace, job_name(training_job, train_job.COMMAND))
+    token = train_job.read_stop_token(await context.cluster.get(SECRETS, key))
     if token is not None:
         await context.stop_trainer(pod, token)
 
@@ -163,10 +163,10 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
     complete = status.condition("Complete")
     if complete is None or complete.reason != NOT_REGISTERED:
         return status
-    trained = await observe_job(context, training_job, train.COMMAND)
-    job = await observe_job(context, training_job, train.REGISTER)
+    trained = await observe_job(context, training_job, train_job.COMMAND)
+    job = await observe_job(context, training_job, register_job.COMMAND)
     if job is None and trained is not None:
-        task = train.build_register_task(training_job, trained.spec_hash)
+        task = register_job.build_task(training_job, trained.spec_hash)
         await tasks.start(context, TRAINING_JOBS, training_job, task)
     if job is None:
         return status

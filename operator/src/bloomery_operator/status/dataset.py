@@ -9,9 +9,10 @@ from typing import Any
 
 from bloomery_operator.api import Condition, Dataset
 from bloomery_operator.api.dataset import DatasetStatus, DatasetVersion, PrepareProgress
-from bloomery_operator.status.results import PrepareResult, read_model
-from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
-from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
+from bloomery_operator.domain.verdict import Verdict, first_verdict
+from bloomery_operator.status.conditions import condition, with_transition_times
+from bloomery_operator.status.trainer_results import PrepareResult, read_model
+from bloomery_operator.status.workloads import JobView, job_failure, pod_trouble
 
 KEPT_VERSIONS = 20
 _REPORT = "report.html"
@@ -119,7 +120,7 @@ def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStat
             "observed_generation": observation.dataset.metadata.generation,
             "phase": _phase(verdict),
             "progress": _progress(observation) if verdict and verdict.reason == "Preparing" else None,
-            "conditions": dated(
+            "conditions": with_transition_times(
                 (_ready(verdict, status),),
                 previous=previous.conditions,
                 generation=observation.dataset.metadata.generation,

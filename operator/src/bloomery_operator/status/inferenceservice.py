@@ -5,12 +5,14 @@ from __future__ import annotations
 from bloomery_operator.api import Condition, TrainingJob
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Autoscaling, InferenceServiceStatus, Variant, VariantStatus
-from bloomery_operator.resources.keys import keys_secret_name
-from bloomery_operator.resources.route import WHOLE
-from bloomery_operator.resources.serve import ServedModel, model_hash, pod_selector
+from bloomery_operator.domain.labels import SERVE_ROLE, service_selector
+from bloomery_operator.domain.names import keys_secret_name
+from bloomery_operator.domain.served_model import ServedModel, model_hash
+from bloomery_operator.domain.traffic import TOTAL_WEIGHT
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.traffic import InferenceServiceObservation, is_programmed
-from bloomery_operator.status.verdicts import Verdict, condition, dated
-from bloomery_operator.status.workload import pod_trouble
+from bloomery_operator.status.workloads import pod_trouble
 
 
 def derive_status(observation: InferenceServiceObservation) -> InferenceServiceStatus:
@@ -31,10 +33,10 @@ def derive_status(observation: InferenceServiceObservation) -> InferenceServiceS
             "replicas": replicas,
             "ready_replicas": ready,
             "ready": f"{ready}/{sum(wanted_pods(observation, v) for v in service.spec.variants)}",
-            "selector": pod_selector(service),
+            "selector": ",".join(f"{k}={v}" for k, v in service_selector(service, role=SERVE_ROLE).items()),
             "traffic": " ".join(f"{v.name}={v.weight}" for v in variants),
             "variants": variants,
-            "conditions": dated(
+            "conditions": with_transition_times(
                 conditions,
                 previous=service.status.conditions,
                 generation=service.metadata.generation,
@@ -74,7 +76,7 @@ def variant_weight(observation: InferenceServiceObservation, variant: Variant) -
     if not observation.has_gateway:
         return variant.weight
     mine = {d.name for d in observation.deployments.values() if d.variant == variant.name}
-    return round(sum(share for name, share in observation.shares.items() if name in mine) * 100 / WHOLE)
+    return round(sum(share for name, share in observation.shares.items() if name in mine) * 100 / TOTAL_WEIGHT)
 
 
 def wanted_pods(observation: InferenceServiceObservation, variant: Variant) -> int:

@@ -10,11 +10,12 @@ from functools import cached_property
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import RolloutStatus, Variant
-from bloomery_operator.resources.route import Backend, Mirror, Traffic, routed_backends, routed_names
-from bloomery_operator.resources.serve import ServedModel, revision_name
-from bloomery_operator.status.rollout import Figures, Passage, advance, shares_at, whole
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView, PodView
+from bloomery_operator.domain.rollout import Figures, Passage, advance, shares_at
+from bloomery_operator.domain.served_model import ServedModel, revision_name
+from bloomery_operator.domain.traffic import Backend, Mirror, Traffic, normalise_weights
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.http_route import routed_revisions, routed_weights
+from bloomery_operator.status.workloads import DeploymentView, PodView
 
 QUIET = timedelta(seconds=10)
 """A revision that left the route stays until its pods have seen no request for that long,"""
@@ -62,7 +63,7 @@ class InferenceServiceObservation:
     @cached_property
     def routed(self) -> frozenset[str]:
         """The revisions that have a share of the traffic."""
-        return frozenset(name for name, weight in routed_backends(self.route).items() if weight > 0)
+        return frozenset(name for name, weight in routed_weights(self.route).items() if weight > 0)
 
     @cached_property
     def wanted(self) -> Mapping[str, str | None]:
@@ -112,13 +113,15 @@ class InferenceServiceObservation:
             revision = self.answering_revision(variant)
             if revision is not None and self.serves(revision) and not self.service.is_off(variant):
                 weights[revision] = variant.weight
-        return whole(weights)
+        return normalise_weights(weights)
 
     @cached_property
     def current(self) -> dict[str, int]:
         """The split in force, of the revisions that still exist."""
-        shares = shares_at(self.rollout, {}) if self.rollout else routed_backends(self.route)
-        return whole({revision: weight for revision, weight in shares.items() if revision in self.deployments})
+        shares = shares_at(self.rollout, {}) if self.rollout else routed_weights(self.route)
+        return normalise_weights(
+            {revision: weight for revision, weight in shares.items() if revision in self.deployments}
+        )
 
     @cached_property
     def kept(self) -> dict[str, int]:
@@ -141,7 +144,7 @@ def next_rollout(observation: InferenceServiceObservation) -> RolloutStatus | No
     passage = Passage(
         plan=observation.service.spec.rollout,
         state=observation.rollout,
-        routed=whole(routed_backends(observation.route)),
+        routed=normalise_weights(routed_weights(observation.route)),
         target=observation.target,
         generation=observation.service.metadata.generation,
         existing=frozenset(observation.deployments),
@@ -182,7 +185,7 @@ def plan_traffic(observation: InferenceServiceObservation) -> Traffic:
 
 def retired_deployments(observation: InferenceServiceObservation) -> tuple[DeploymentView, ...]:
     """Return the Deployments that neither a variant nor the route needs any more."""
-    needed = {*observation.wanted.values(), *observation.shares, *routed_names(observation.route)}
+    needed = {*observation.wanted.values(), *observation.shares, *routed_revisions(observation.route)}
     planned = plan_traffic(observation)
     needed |= {*planned.direct.values(), *(backend.revision for backend in planned.backends)}
     return tuple(d for d in observation.deployments.values() if d.name not in needed)

@@ -19,12 +19,14 @@ from bloomery_operator.api.trainingjob import (
     TrainingJobStatus,
     TrainProgress,
 )
-from bloomery_operator.resources.serve import ServedModel
-from bloomery_operator.resources.tensorboard import how_to_open
-from bloomery_operator.resources.train import StartingPoint
-from bloomery_operator.status.results import RunReference, TrainerProgress, TrainResult, read_model
-from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
-from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
+from bloomery_operator.domain.names import tensorboard_name
+from bloomery_operator.domain.ports import TENSORBOARD_PORT
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.starting_point import StartingPoint
+from bloomery_operator.domain.verdict import Verdict, first_verdict
+from bloomery_operator.status.conditions import condition, with_transition_times
+from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
+from bloomery_operator.status.workloads import JobView, job_failure, pod_trouble
 
 NOT_REGISTERED = "NotRegistered"
 _TENSORBOARD = "TensorBoardReady"
@@ -182,7 +184,7 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
             # batch/v1 dates a resumed Job anew; the work began before.
             "start_time": previous.start_time or (job.start_time if job and job.has_begun else None),
             "restarts": job.failed_pods if job else None,
-            "conditions": dated(
+            "conditions": with_transition_times(
                 conditions, previous=previous.conditions, generation=training_job.metadata.generation, now=now
             ),
         }
@@ -388,14 +390,24 @@ def with_tensorboard(
     """Say how the job's TensorBoard is opened, or in a condition of its own what keeps it from being made."""
     others = tuple(c for c in status.conditions if c.type != _TENSORBOARD)
     failing = () if trouble is None else (condition(_TENSORBOARD, False, trouble),)
-    conditions = dated(failing, previous=job.status.conditions, generation=job.metadata.generation, now=now)
-    url = how_to_open(job) if job.spec.tensorboard and trouble is None else None
+    conditions = with_transition_times(
+        failing, previous=job.status.conditions, generation=job.metadata.generation, now=now
+    )
+    url = _port_forward_command(job) if job.spec.tensorboard and trouble is None else None
     return status.model_copy(update={"conditions": (*others, *conditions), "tensorboard_url": url})
+
+
+def _port_forward_command(job: TrainingJob) -> str:
+    """Return the command that opens the job's TensorBoard, which has no address outside the cluster."""
+    name, namespace, port = tensorboard_name(job), job.metadata.namespace, TENSORBOARD_PORT
+    return f"kubectl port-forward --namespace {namespace} service/{name} {port}:{port}, then http://127.0.0.1:{port}"
 
 
 def _completed_anew(status: TrainingJobStatus, verdict: Verdict, now: datetime) -> tuple[Condition, ...]:
     complete = condition("Complete", True, verdict)
-    return dated((complete,), previous=status.conditions, generation=status.observed_generation or 1, now=now)
+    return with_transition_times(
+        (complete,), previous=status.conditions, generation=status.observed_generation or 1, now=now
+    )
 
 
 def _model(told: Model, observation: TrainingJobObservation) -> Model:

@@ -1,9 +1,9 @@
-"""What a spec asks for beyond the defaults of chart 0.1.0: the part that hashes are made of.
+"""Fields of a spec that differ from the defaults of chart 0.1.0: the input of its hash.
 
-Hashes decide whether work is done again, and objects outlive the version that stored them. So they must not depend on
-today's defaults: a default that changes, or leaves the kind, would otherwise give every stored object another hash.
-The defaults of chart 0.1.0 stand here as that version's kinds had them. Entries are never changed or removed. A later
-field either has no default in its model, or is added here with the default that it had when it was introduced.
+Hashes decide whether work is repeated, and objects outlive the version that stored them, so a hash must not depend on
+today's defaults: a default that changes or disappears would change the hash of every stored object. ``DEFAULTS`` holds
+the defaults of chart 0.1.0. Never change or remove an entry. A later field either has no default in its model, or its
+original default is added here.
 """
 
 from __future__ import annotations
@@ -69,38 +69,38 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "output.quantization": "None",
     },
 }
-"""By kind: the fields of the spec, dotted and as the models name them, and their values; items of lists have no number.
+"""By kind, the default of each field of the spec, by its dotted Python name; items of lists have no index.
 
-``{}`` of an object means one in which every field has its default.
+For an object, ``{}`` means that all its fields have their defaults.
 """
 
 
 def beyond_defaults(kind: str, spec: ApiModel, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
-    """Return the fields of a spec that are set to something else than chart 0.1.0's default.
+    """Return the fields of a spec whose values differ from the defaults of chart 0.1.0.
 
     Args:
         kind: such as ``TrainingJob``, a key of :data:`DEFAULTS`.
         spec: the object's spec.
-        leave_out: top-level fields, as the model names them, that change no result.
+        leave_out: Python names of top-level fields that change no result.
     """
     document = spec.model_dump(mode="json", exclude=set(leave_out))
     return _subtract(document, DEFAULTS[kind], "")
 
 
 def _subtract(document: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    left: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for name, value in document.items():
         path = f"{prefix}{name}"
-        remaining = _below(value, defaults, f"{path}.")
+        remaining = _subtract_nested(value, defaults, f"{path}.")
         is_default = path in defaults and remaining == defaults[path]
         if remaining is not None and not is_default:
-            left[name] = remaining
-    return left
+            rest[name] = remaining
+    return rest
 
 
-def _below(value: Any, defaults: Mapping[str, Any], prefix: str) -> Any:
+def _subtract_nested(value: Any, defaults: Mapping[str, Any], prefix: str) -> Any:
     if isinstance(value, dict):
         return _subtract(value, defaults, prefix)
     if isinstance(value, list):
-        return [_below(item, defaults, prefix) for item in value]
+        return [_subtract_nested(item, defaults, prefix) for item in value]
     return value

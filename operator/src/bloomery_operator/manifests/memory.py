@@ -1,4 +1,4 @@
-"""How much memory a training pod gets where its TrainingJob does not say: what its preset's own recipe needs.
+"""Default memory of a training pod: the need of its preset's own recipe.
 
 Each limit covers the recipe with the images in memory on a processor without bfloat16, where activations are largest.
 """
@@ -27,10 +27,10 @@ MEMORY_LIMITS: Mapping[str, str] = {
     "convnext-tiny": "6Gi",
     "convnext-small": "8Gi",
 }
-_OTHERS = "4Gi"
+_DEFAULT_LIMIT = "4Gi"
 
 
 def default_resources(preset: str) -> Resources:
-    """Return the resources of a training pod whose TrainingJob asks for none."""
-    limit = MEMORY_LIMITS.get(preset, _OTHERS)
+    """Return the resources of a training pod whose TrainingJob sets none."""
+    limit = MEMORY_LIMITS.get(preset, _DEFAULT_LIMIT)
     return Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": limit})

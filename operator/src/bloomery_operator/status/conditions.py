@@ -1,48 +1,29 @@
-"""Verdicts and conditions: what a check says, and how it is kept over time."""
+"""Conditions of a status: built from verdicts, with transition times."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
 from bloomery_operator.api import Condition
+from bloomery_operator.domain.verdict import Verdict
 
-Observation = TypeVar("Observation")
-
-MAX_MESSAGE = 2000
-"""Longest condition message; a longer one is cut, as a status must stay small."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a check found: a CamelCase reason and a sentence for people."""
-
-    reason: str
-    message: str
-    failed: bool = False
-    """Whether this ends the work, rather than delays it."""
-
-
-def first_verdict(
-    checks: Sequence[Callable[[Observation], Verdict | None]], observation: Observation
-) -> Verdict | None:
-    """Return what the first check that speaks says, or None when all are content."""
-    return next((verdict for check in checks if (verdict := check(observation)) is not None), None)
+MAX_MESSAGE_CHARACTERS = 2000
+"""A longer message is cut, as a status must stay small."""
 
 
 def condition(type_: str, status: bool | Literal["Unknown"], verdict: Verdict) -> Condition:
-    """Return a condition that is not yet dated."""
+    """Return a condition without a transition time."""
     return Condition(
         type=type_,
         status=status if isinstance(status, str) else ("True" if status else "False"),
         reason=verdict.reason,
-        message=verdict.message[:MAX_MESSAGE],
+        message=verdict.message[:MAX_MESSAGE_CHARACTERS],
     )
 
 
-def dated(
+def with_transition_times(
     conditions: Iterable[Condition], *, previous: Iterable[Condition], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     """Stamp conditions with the generation, and with the time at which their status last changed."""

@@ -1,4 +1,4 @@
-"""What every pod of ours has in common: Pod Security ``restricted``, resources, credentials."""
+"""Parts that all pods share: Pod Security ``restricted``, resources, credentials, the user's pod template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONFIG_FOLDER = "/etc/bloomery"
 
 
 def restricted_pod() -> Manifest:
-    """Return the pod-level fields that the ``restricted`` Pod Security standard asks for."""
+    """Return the pod-level fields that the ``restricted`` Pod Security standard requires."""
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -26,7 +26,7 @@ def restricted_pod() -> Manifest:
 
 
 def restricted_container() -> Manifest:
-    """Return the container-level fields that the ``restricted`` Pod Security standard asks for."""
+    """Return the container-level fields that the ``restricted`` Pod Security standard requires."""
     return {
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -36,8 +36,8 @@ def restricted_container() -> Manifest:
     }
 
 
-def overlaid(template: Manifest, extra: PodTemplate | None) -> Manifest:
-    """Return a pod template with the user's additions, none of which replaces our labels or frees a container."""
+def with_pod_template(template: Manifest, extra: PodTemplate | None) -> Manifest:
+    """Return a pod template with the user's additions, which replace none of our labels and change no container."""
     if extra is None:
         return template
     metadata = template["metadata"] | {"labels": {**extra.labels, **template["metadata"]["labels"]}}
@@ -50,27 +50,27 @@ def overlaid(template: Manifest, extra: PodTemplate | None) -> Manifest:
 
 
 def credentials(secret: str, *, prefix: str = "") -> Manifest:
-    """Return an ``envFrom`` entry: every key of the Secret becomes a variable, ``prefix`` before it."""
+    """Return an ``envFrom`` entry: every key of the Secret becomes a variable with the prefix."""
     return ({"prefix": prefix} if prefix else {}) | {"secretRef": {"name": secret}}
 
 
-def literal(text: str) -> str:
-    """Return a text as a container's ``env`` and ``args`` take it: Kubernetes puts variables in for ``$(NAME)``."""
+def escape_dollar(text: str) -> str:
+    """Escape a text for a container's ``env`` and ``args``, in which Kubernetes expands ``$(NAME)``."""
     return text.replace("$", "$$")
 
 
-def compute(resources: Resources | None, *, default: Resources) -> Manifest:
-    """Return a container's ``resources``: the user's, or the default where they say nothing.
+def container_resources(resources: Resources | None, *, default: Resources) -> Manifest:
+    """Return a container's ``resources``: the user's, or the default if they set none.
 
-    What they leave out is requested by default all the same: an autoscaler goes by the processors requested.
+    Default requests are added for what the user leaves out: an autoscaler needs the processors requested.
     """
-    asked = resources or default
-    # A limit without a request is the request, as Kubernetes has it.
-    left_out = {name: quantity for name, quantity in default.requests.items() if name not in asked.limits}
-    whole = {"requests": {**left_out, **asked.requests}, "limits": asked.limits}
+    chosen = resources or default
+    # A limit without a request is also the request, by Kubernetes' rules.
+    missing = {name: quantity for name, quantity in default.requests.items() if name not in chosen.limits}
+    complete = {"requests": {**missing, **chosen.requests}, "limits": chosen.limits}
     return {
         kind: {name: str(quantity) for name, quantity in quantities.items()}
-        for kind, quantities in whole.items()
+        for kind, quantities in complete.items()
         if quantities
     }
 
@@ -83,6 +83,6 @@ def size_in_bytes(quantity: str | int) -> int:
 def empty_dir(
     name: str, path: str, *, size: str | int | None = None, memory: bool = False
 ) -> tuple[Manifest, Manifest]:
-    """Return a volume that lives as long as its pod, and its mount at ``path``."""
+    """Return an emptyDir volume, and its mount at ``path``."""
     source = ({"medium": "Memory"} if memory else {}) | ({"sizeLimit": str(size)} if size else {})
     return {"name": name, "emptyDir": source}, {"name": name, "mountPath": path}

@@ -7,10 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.durations import seconds_of
-from bloomery_operator.status.verdicts import Verdict
-
-STARTED_AT = "bloomery.dev/started-at"
-"""Annotation with which people start a service again that stopped by itself: the time of the start (RFC 3339)."""
+from bloomery_operator.domain.labels import STARTED_AT
+from bloomery_operator.domain.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

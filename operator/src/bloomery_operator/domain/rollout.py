@@ -13,13 +13,10 @@ from datetime import datetime
 
 from bloomery_operator.api.durations import go_duration
 from bloomery_operator.api.inferenceservice import AbortOn, Rollout, RolloutStatus, Share
-from bloomery_operator.resources.route import WHOLE
+from bloomery_operator.domain.traffic import TOTAL_WEIGHT, Weights, normalise_weights, same_weights
 
 _ALL = 100
 """Percent moved once a rollout is over."""
-
-Shares = Mapping[str, int]
-"""What each revision gets, in hundredths of a percent; all together have ``WHOLE``."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,9 @@ class Passage:
 
     plan: Rollout | None
     state: RolloutStatus | None
-    routed: Shares
+    routed: Weights
     """The split that the route has."""
-    target: Shares
+    target: Weights
     generation: int
     existing: frozenset[str]
     """The revisions that there are."""
@@ -56,13 +53,15 @@ class Passage:
     """For each revision what it counted since the step began."""
 
     @property
-    def origin(self) -> Shares:
+    def origin(self) -> Weights:
         """Where a new walk begins, and an abort leads back to: the last split that was reached in full."""
         if self.state is None:
             reached = self.routed
         else:
             reached = shares_of(self.state.to if self.state.percent == _ALL else self.state.from_)
-        return whole({revision: weight for revision, weight in reached.items() if revision in self.existing})
+        return normalise_weights(
+            {revision: weight for revision, weight in reached.items() if revision in self.existing}
+        )
 
     @property
     def is_superseded(self) -> bool:
@@ -86,19 +85,19 @@ def advance(passage: Passage, now: datetime) -> RolloutStatus | None:
     if not target:
         # Nobody can take anything: the split stays, and so does the memory of what it came from.
         return state
-    if state is not None and _same(shares_of(state.from_), target):
+    if state is not None and same_weights(shares_of(state.from_), target):
         # Who takes a change back wants to be back.
         return None
-    if state is None or state.aborted or not _same(shares_of(state.to), target):
+    if state is None or state.aborted or not same_weights(shares_of(state.to), target):
         return _begin(plan, passage, now) if _can_walk(passage) else None
     if state.percent == _ALL:
         # Forgotten only once the route has it: who is killed in between must not begin anew from half a split.
-        return None if _same(passage.routed, target) else state
+        return None if same_weights(passage.routed, target) else state
     breach = _breach(plan.abort_on, state, passage) if plan.abort_on else None
     return _step(plan, state, passage, now) if breach is None else _take_back(state, passage, breach)
 
 
-def shares_at(state: RolloutStatus | None, target: Shares) -> dict[str, int]:
+def shares_at(state: RolloutStatus | None, target: Weights) -> dict[str, int]:
     """Return the split that a rollout's state stands for; without one, the target."""
     if state is None:
         return dict(target)
@@ -109,19 +108,7 @@ def shares_at(state: RolloutStatus | None, target: Shares) -> dict[str, int]:
     }
     # What rounding lost stays with those who had it before.
     first = next(iter(before))
-    return moved | {first: moved[first] + WHOLE - sum(moved.values())}
-
-
-def whole(weights: Mapping[str, int]) -> dict[str, int]:
-    """Return weights scaled to ``WHOLE`` together, the largest remainders rounded up; empty where all are 0."""
-    total = sum(weights.values())
-    if total == 0:
-        return {}
-    scaled = {revision: weight * WHOLE // total for revision, weight in weights.items()}
-    by_remainder = sorted(weights, key=lambda revision: -(weights[revision] * WHOLE % total))
-    for revision in by_remainder[: WHOLE - sum(scaled.values())]:
-        scaled[revision] += 1
-    return scaled
+    return moved | {first: moved[first] + TOTAL_WEIGHT - sum(moved.values())}
 
 
 def shares_of(shares: tuple[Share, ...]) -> dict[str, int]:
@@ -144,17 +131,12 @@ def losing(state: RolloutStatus) -> frozenset[str]:
 def _can_walk(passage: Passage) -> bool:
     """Whether there is a way to go in steps: a beginning other than the end, with pods that hold the rest meanwhile."""
     origin, target = passage.origin, passage.target
-    if not origin or _same(origin, target):
+    if not origin or same_weights(origin, target):
         return False
     # Where nothing answers any more, half a split would only prolong the outage; but a walk that has begun is judged to
     # its end, as pods that are replaced come back in seconds.
     leaving = {revision for revision, weight in origin.items() if weight > target.get(revision, 0)}
     return passage.is_under_way or bool(leaving & passage.ready)
-
-
-def _same(one: Shares, other: Shares) -> bool:
-    """Whether two splits are equal; a revision without a share is none of them."""
-    return {r: w for r, w in one.items() if w} == {r: w for r, w in other.items() if w}
 
 
 def _begin(plan: Rollout, passage: Passage, now: datetime) -> RolloutStatus:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any, Self
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.resources.metadata import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
-from bloomery_operator.status.results import read_document
-from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.domain.labels import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.status.trainer_results import read_document
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _NOBODYS_FAULT = frozenset({"PeerLost", "Terminated"})

@@ -27,9 +27,9 @@ from bloomery_operator.cluster.kinds import (
 from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
 from bloomery_operator.domain.labels import SELECTOR
 from bloomery_operator.reconcile import RECONCILERS, Context
-from bloomery_operator.reconcile.context import publish_invalid
-from bloomery_operator.reconcile.paths import overlapping, path_of
+from bloomery_operator.reconcile.path_conflicts import overlapping, path_of
 from bloomery_operator.reconcile.served_tags import ServedTags
+from bloomery_operator.reconcile.status_writer import publish_invalid
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
 

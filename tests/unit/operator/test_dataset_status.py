@@ -11,7 +11,7 @@ from bloomery_operator.status.dataset import KEPT_VERSIONS, DatasetObservation, 
 from bloomery_operator.status.workloads import JobView
 from tests.unit.operator.samples import DIGEST, NOW, Manifest, dataset, job, pod, prepared_status
 
-WANTED, JOB = "wanted", "wanted-job"
+SPEC, JOB = "spec-hash", "job-hash"
 RESULT = '{"version": "%s", "uri": "s3://b/b", "images": 50, "classes": [{"name": "roses", "train": 9}]}' % ("b" * 64)
 ERROR = '{"error": {"reason": "TooFewImages", "message": "Too few."}}'
 
@@ -19,7 +19,7 @@ ERROR = '{"error": {"reason": "TooFewImages", "message": "Too few."}}'
 def observe(manifest: Manifest | None = None, *pods: Manifest, status: Any = None, **fields: Any) -> DatasetObservation:
     view = JobView.of(manifest, pods) if manifest else None
     return DatasetObservation(
-        dataset=dataset(status=status), wanted=WANTED, **{"wanted_job": JOB, "job": view, **fields}
+        dataset=dataset(status=status), spec_hash=SPEC, **{"job_hash": JOB, "job": view, **fields}
     )
 
 
@@ -27,7 +27,7 @@ def observe(manifest: Manifest | None = None, *pods: Manifest, status: Any = Non
     ("observation", "phase", "reason"),
     [
         (observe(), "Pending", "Pending"),
-        (observe(obstacle=Verdict("SecretNotFound", "No.")), "Pending", "SecretNotFound"),
+        (observe(blocked_by=Verdict("SecretNotFound", "No.")), "Pending", "SecretNotFound"),
         (observe(job(spec_hash="former")), "Pending", "Pending"),
         (observe(job(spec_hash=JOB, deleting=True)), "Pending", "Pending"),
         (observe(job(spec_hash=JOB)), "Pending", "Pending"),
@@ -84,7 +84,7 @@ def test_a_new_version_comes_first_and_the_old_ones_stay() -> None:
     status = derive_status(observe(*finished, status=prepared_status()), NOW)
     assert [(v.ordinal, v.version[0]) for v in status.versions] == [(2, "b"), (1, "a")]
     assert (status.version, status.images, status.class_count) == ("b" * 64, 50, 1)
-    assert status.prepared_spec == WANTED
+    assert status.prepared_spec == SPEC
 
 
 def test_the_same_content_is_the_same_version() -> None:
@@ -105,7 +105,7 @@ def test_only_the_newest_versions_are_listed() -> None:
 
 
 def test_what_is_prepared_stays_ready_without_its_job() -> None:
-    status = derive_status(observe(status=prepared_status(preparedSpec=WANTED)), NOW)
+    status = derive_status(observe(status=prepared_status(preparedSpec=SPEC)), NOW)
     assert status.phase == "Ready"
 
 

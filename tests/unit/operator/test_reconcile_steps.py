@@ -14,8 +14,9 @@ from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.domain.served_model import ServedModel, recorded_model, revision_name
 from bloomery_operator.reconcile import Context
-from bloomery_operator.reconcile.context import publish_invalid
-from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
+from bloomery_operator.reconcile.model_resolution import found_models, resolve_models
+from bloomery_operator.reconcile.served_tags import tag_served_models
+from bloomery_operator.reconcile.status_writer import publish_invalid
 from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.workloads import DeploymentView
@@ -83,7 +84,7 @@ def test_an_object_that_can_not_be_read_says_so_and_keeps_what_its_status_knew()
     said = {c["type"]: c for c in status["conditions"]}
     assert said["Checked"] == others
     assert (said["Ready"]["status"], said["Ready"]["reason"]) == ("False", "InvalidSpec")
-    assert said["Ready"]["message"] == "The object can not be read: spec.preset: is not known"
+    assert said["Ready"]["message"] == "The object cannot be read: spec.preset: is not known"
     assert published(DATASETS, status) == [], "once is enough"
 
 
@@ -102,7 +103,7 @@ def test_a_version_is_noted_as_served_though_another_variant_of_it_is_still_to_b
     observation = InferenceServiceObservation(
         service=service, now=NOW, models={"v1": model, "v2": model}, deployments={name: first}, pods={}
     )
-    asyncio.run(note_served(context(notes), observation))
+    asyncio.run(tag_served_models(context(notes), observation))
     assert notes.tagged == ["v1"]
     assert notes.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
 

@@ -17,8 +17,8 @@ from bloomery_operator.status.trainingjob import (
     TrainingJobObservation,
     derive_status,
     registered,
-    registered_start,
-    starting_point,
+    starting_point_from_job,
+    starting_point_from_registry,
 )
 from bloomery_operator.status.workloads import JobView
 from tests.unit.operator.samples import NOW, Manifest, dataset, job, pod, prepared_status, training_job
@@ -88,7 +88,7 @@ FAILED = dataset(
             "Running",
             "DatasetVersionNotFound",
         ),
-        (observe(on=READY, obstacle=Verdict("NameTaken", "No.")), "Pending", "Running", "NameTaken"),
+        (observe(on=READY, blocked_by=Verdict("NameTaken", "No.")), "Pending", "Running", "NameTaken"),
         (observe(on=READY, start=Verdict("InitialModelNotReady", "No.")), "Pending", "Running", "InitialModelNotReady"),
         (
             observe(on=READY, spec={"datasets": [{"name": "flowers"}, {"name": "more"}]}),
@@ -187,14 +187,14 @@ def test_a_node_that_is_gone_is_named_with_what_to_do() -> None:
 
 @pytest.mark.feature("T3")
 def test_another_job_is_started_from_once_it_is_complete() -> None:
-    assert getattr(starting_point("base", None), "reason", None) == "InitialModelNotFound"
-    assert getattr(starting_point("base", training_job()), "reason", None) == "InitialModelNotReady"
+    assert getattr(starting_point_from_job("base", None), "reason", None) == "InitialModelNotFound"
+    assert getattr(starting_point_from_job("base", training_job()), "reason", None) == "InitialModelNotReady"
     failed = training_job(
         status={"conditions": [{"type": "Failed", "status": "True", "reason": "X", "message": "No."}]}
     )
-    assert getattr(starting_point("base", failed), "reason", None) == "InitialModelFailed"
+    assert getattr(starting_point_from_job("base", failed), "reason", None) == "InitialModelFailed"
     done = training_job(status=derive_status(observe(*ended(RESULT)), NOW).to_json())
-    assert starting_point("base", done) == StartingPoint(
+    assert starting_point_from_job("base", done) == StartingPoint(
         uri="s3://b/model", digest="sha256:d", origin="TrainingJob base (flowers/4)"
     )
 
@@ -268,11 +268,13 @@ def test_recipe_of_another_image_stays_within_the_kinds_bounds() -> None:
 def test_imported_model_is_evaluated_but_not_trained_on() -> None:
     imported = ServedModel(uri="s3://models/imported", digest="sha256:d", name="flowers", version="2")
     reference = "models:/flowers/2"
-    refused = registered_start(imported, reference)
+    refused = starting_point_from_registry(imported, reference)
     assert isinstance(refused, Verdict) and refused.reason == "ModelNotOurs"
-    start = registered_start(imported, reference, evaluates=True)
+    start = starting_point_from_registry(imported, reference, evaluate_only=True)
     assert start == StartingPoint(uri="s3://models/imported", digest="sha256:d", origin="flowers/2")
-    elsewhere = registered_start(ServedModel(uri="mlflow-artifacts:/1/model"), reference, evaluates=True)
+    elsewhere = starting_point_from_registry(
+        ServedModel(uri="mlflow-artifacts:/1/model"), reference, evaluate_only=True
+    )
     assert isinstance(elsewhere, Verdict) and elsewhere.reason == "ModelNotOurs"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 API_GROUP = "bloomery.dev"
@@ -118,12 +118,13 @@ class CustomResourceStatus(ApiModel):
 
 
 class CustomResource(ApiModel):
-    """One object of ours: its metadata; kinds add ``spec`` and ``status``."""
+    """Base of the three kinds, which add ``spec`` and their own ``status``."""
 
     KIND: ClassVar[str]
     OWNER_LABEL: ClassVar[str]
 
     metadata: ObjectMeta
+    status: CustomResourceStatus = Field(default_factory=CustomResourceStatus)
 
     @classmethod
     def parse(cls, manifest: Mapping[str, Any]) -> Self:

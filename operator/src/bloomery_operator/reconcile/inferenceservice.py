@@ -11,7 +11,6 @@ from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
     HTTP_ROUTES,
     INFERENCE_SERVICES,
     PODS,
@@ -29,22 +28,16 @@ from bloomery_operator.manifests.disruption_budget import build_disruption_budge
 from bloomery_operator.manifests.http_route import build_route
 from bloomery_operator.manifests.retry_policy import build_retry_policy
 from bloomery_operator.manifests.service import build_service_alias
-from bloomery_operator.reconcile.context import (
-    Context,
-    apply_owned,
-    create_owned,
-    delete_owned,
-    find,
-    missing_storage_secret,
-    publish_status,
-    read_parent,
-    refusal,
-    taken,
-)
+from bloomery_operator.reconcile.blocked import blocked_by, rejections_block
+from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
+from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
-from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
-from bloomery_operator.reconcile.paths import overlapping
+from bloomery_operator.reconcile.lookups import find_resource, read_resource, require_storage_secret
+from bloomery_operator.reconcile.model_resolution import found_models, resolve_models
+from bloomery_operator.reconcile.path_conflicts import overlapping
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
+from bloomery_operator.reconcile.served_tags import tag_served_models
+from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.status.inferenceservice import derive_status
 from bloomery_operator.status.traffic import (
     InferenceServiceObservation,
@@ -60,7 +53,7 @@ KEY_BYTES = 32
 
 async def reconcile(context: Context, key: Key) -> float | None:
     """Bring one InferenceService to what its spec says."""
-    service = read_parent(context, INFERENCE_SERVICES, InferenceService, key)
+    service = read_resource(context, INFERENCE_SERVICES, InferenceService, key)
     if service is None:
         return None
     cluster = WritesWhileCurrent(context.cluster, INFERENCE_SERVICES, service)
@@ -72,11 +65,11 @@ async def reconcile(context: Context, key: Key) -> float | None:
 
 async def _reconcile(context: Context, service: InferenceService) -> float | None:
     observation = await _decide(context, await _observe(context, service))
-    observation = replace(observation, obstacle=await _act(context, observation))
+    observation = replace(observation, obstacle=await blocked_by(_act(context, observation)))
     # Of the children only the route is looked at again: a Deployment that became ready meanwhile was not decided on.
     observation = replace(observation, route=_route(context, service))
     await publish_status(context, observation.service, derive_status(observation))
-    await note_served(context, observation)
+    await tag_served_models(context, observation)
     return _next_look(context, observation)
 
 
@@ -158,7 +151,7 @@ def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[
 def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
     """Notice that an older service has this path, or one that is a prefix of it or within it."""
     for key in overlapping(context.projection, service.path):
-        other = find(context, INFERENCE_SERVICES, InferenceService, key)
+        other = find_resource(context, INFERENCE_SERVICES, InferenceService, key)
         if other is None or other.metadata.uid == service.metadata.uid:
             continue
         if _age_order(other) < _age_order(service):
@@ -176,98 +169,82 @@ def _age_order(service: InferenceService) -> tuple[str, str]:
     return (created.isoformat() if created else "", service.metadata.uid)
 
 
-async def _act(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Write the children; return what stands in the way."""
+async def _act(context: Context, observation: InferenceServiceObservation) -> None:
+    """Write the children.
+
+    Raises:
+        Blocked: a Secret is missing, or a child cannot be applied.
+    """
     service = observation.service
     if observation.path_clash is not None:
-        # Whatever else stands in the way: below the older one's path, ours would take its requests.
+        # Even if something else blocks: below the older service's path, our route would take its requests.
         await _withdraw_route(context, observation)
-    # What runs has its credentials: a Secret that goes later must not keep weights from changing.
+    # Running pods have their credentials: a Secret that is deleted later must not stop changes of weights.
     if any(name not in observation.deployments for name in observation.wanted.values()):
-        missing = await missing_storage_secret(context, service.metadata.namespace)
-        if missing is not None:
-            return missing
-    try:
+        await require_storage_secret(context, service.metadata.namespace)
+    with rejections_block():
         for step in (_apply_keys, apply_revisions, _apply_disruption_budget, _apply_route, remove_retired):
-            obstacle = await step(context, observation)
-            if obstacle is not None:
-                return obstacle
-    except ClusterError as error:
-        return refusal(error)
-    return None
+            await step(context, observation)
 
 
-async def _apply_keys(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Make the first key, and keep the pods' digests in step with the people's Secret."""
+async def _apply_keys(context: Context, observation: InferenceServiceObservation) -> None:
+    """Create the first key, and keep the pods' digests equal to the keys of the Secret for people."""
     service = observation.service
     if service.spec.auth != "ApiKey":
-        return None
+        return
     key = Key(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
-    if secret is None:
-        first = build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES))
-        obstacle = await create_owned(context, service, first, SECRETS)
-        # Read again: where it was made in between, its keys hold.
-        secret = await context.cluster.get(SECRETS, key)
+    if secret is not None:
+        require_own_child(service, secret)
     else:
-        obstacle = taken(service, secret)
-    if obstacle is not None:
-        return obstacle
-    digests = await apply_owned(context, service, build_digests_secret(service, read_keys(secret or {})), SECRETS)
-    return digests if isinstance(digests, Verdict) else None
+        await create_child(context, service, build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES)))
+        # Read again: if it was created meanwhile, its keys are valid.
+        secret = await context.cluster.get(SECRETS, key)
+    await apply_child(context, service, build_digests_secret(service, read_keys(secret or {})))
 
 
-async def _apply_disruption_budget(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    budget = build_disruption_budget(observation.service)
-    applied = await apply_owned(context, observation.service, budget, DISRUPTION_BUDGETS)
-    return applied if isinstance(applied, Verdict) else None
+async def _apply_disruption_budget(context: Context, observation: InferenceServiceObservation) -> None:
+    await apply_child(context, observation.service, build_disruption_budget(observation.service))
 
 
-async def _apply_route(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+async def _apply_route(context: Context, observation: InferenceServiceObservation) -> None:
     if not observation.has_gateway:
-        return await _apply_front(context, observation)
+        await _apply_service_alias(context, observation)
+        return
     traffic = plan_traffic(observation)
     if observation.path_clash is not None or not traffic.backends:
-        return None
+        return
     route = build_route(observation.service, traffic, context.settings)
-    applied = await apply_owned(context, observation.service, route, HTTP_ROUTES)
-    if isinstance(applied, Verdict):
-        return applied
-    context.projection.put(HTTP_ROUTES, applied)
-    return await _apply_retries(context, observation)
+    context.projection.put(HTTP_ROUTES, await apply_child(context, observation.service, route))
+    await _apply_retry_policy(context, observation)
 
 
 async def _withdraw_route(context: Context, observation: InferenceServiceObservation) -> None:
     if observation.route is not None:
-        # The route last: as long as it is there, what could not be deleted before it is deleted the next time.
+        # The route last: while it exists, a deletion that failed is repeated.
         for kind in (TRAFFIC_POLICIES, HTTP_ROUTES):
-            await delete_owned(context, observation.service, kind, observation.service.metadata.name)
+            await delete_child(context, observation.service, kind, observation.service.metadata.name)
 
 
-async def _apply_retries(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Have requests that a pod loses sent to another one, where the gateway has a kind for that."""
+async def _apply_retry_policy(context: Context, observation: InferenceServiceObservation) -> None:
+    """Apply the policy by which the gateway retries requests that a pod lost, if the cluster has its kind."""
     if context.gateway.lacks_policies(context.settings):
-        return None
-    policy = build_retry_policy(observation.service)
+        return
     try:
-        applied = await apply_owned(context, observation.service, policy, TRAFFIC_POLICIES)
+        await apply_child(context, observation.service, build_retry_policy(observation.service))
     except ClusterError as error:
         if not error.is_unknown_kind:
             raise
         context.gateway.note_lack_of_policies()
-        return None
-    return applied if isinstance(applied, Verdict) else None
 
 
-async def _apply_front(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Let the Service of the same name lead to the variant's pods, to the former ones until the new ones are ready."""
+async def _apply_service_alias(context: Context, observation: InferenceServiceObservation) -> None:
+    """Select the variant's pods by the Service of the same name: the former ones until the new ones are ready."""
     service = observation.service
     if len(service.spec.variants) > 1:
-        # It would go on leading to the one that was alone before.
-        await delete_owned(context, service, SERVICES, service.metadata.name)
-        return None
+        # It would still select the pods of the former single variant.
+        await delete_child(context, service, SERVICES, service.metadata.name)
+        return
     revision = observation.answering_revision(service.spec.variants[0])
-    if revision is None:
-        return None
-    applied = await apply_owned(context, service, build_service_alias(service, revision), SERVICES)
-    return applied if isinstance(applied, Verdict) else None
+    if revision is not None:
+        await apply_child(context, service, build_service_alias(service, revision))

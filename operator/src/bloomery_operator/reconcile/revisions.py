@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, kind_of
+from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key
 from bloomery_operator.domain.labels import RETIRED_AT
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
@@ -14,41 +13,34 @@ from bloomery_operator.manifests.autoscaler import build_autoscaler
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.service import build_service
 from bloomery_operator.reconcile.applied import owner_of
-from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned
+from bloomery_operator.reconcile.children import apply_child, delete_child
+from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.inferenceservice import wanted_pods
 from bloomery_operator.status.traffic import InferenceServiceObservation, is_drained, retired_deployments
 from bloomery_operator.status.workloads import DeploymentView
 
 
-async def apply_revisions(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
+async def apply_revisions(context: Context, observation: InferenceServiceObservation) -> None:
     """Make the revision that each variant wants, and scale the one that it still has."""
     for variant in observation.service.spec.variants:
         model = observation.models[variant.name]
-        if isinstance(model, Verdict):
-            continue
-        obstacle = await _apply_revision(context, observation, variant, model)
-        if obstacle is not None:
-            return obstacle
+        if not isinstance(model, Verdict):
+            await _apply_revision(context, observation, variant, model)
     await _scale_former(context, observation)
-    return None
 
 
 async def _apply_revision(
     context: Context, observation: InferenceServiceObservation, variant: Variant, model: ServedModel
-) -> Verdict | None:
+) -> None:
     service = observation.service
     autoscaler = build_autoscaler(service, variant, model)
     seen = observation.deployments.get(observation.wanted[variant.name] or "")
     if seen is not None and autoscaler is None and _has_autoscaler(context, service, seen):
-        await delete_owned(context, service, AUTOSCALERS, seen.name)
-    applied = await _apply_deployment(context, observation, variant, model)
-    if isinstance(applied, Verdict):
-        return applied
-    for manifest in (build_service(service, variant, model), *([autoscaler] if autoscaler is not None else [])):
-        applied = await apply_owned(context, service, manifest, kind_of(manifest))
-        if isinstance(applied, Verdict):
-            return applied
-    return None
+        await delete_child(context, service, AUTOSCALERS, seen.name)
+    await _apply_deployment(context, observation, variant, model)
+    await apply_child(context, service, build_service(service, variant, model))
+    if autoscaler is not None:
+        await apply_child(context, service, autoscaler)
 
 
 def _has_autoscaler(context: Context, service: InferenceService, deployment: DeploymentView) -> bool:
@@ -58,7 +50,7 @@ def _has_autoscaler(context: Context, service: InferenceService, deployment: Dep
 
 async def _apply_deployment(
     context: Context, observation: InferenceServiceObservation, variant: Variant, model: ServedModel, *, tries: int = 5
-) -> Manifest | Verdict:
+) -> None:
     """Apply a variant's Deployment; where an autoscaler writes to it too, only to the version that was looked at."""
     service = observation.service
     live = await _live(context, observation, variant)
@@ -67,11 +59,11 @@ async def _apply_deployment(
     if live is not None and live.autoscaled:
         manifest["metadata"]["resourceVersion"] = live.version
     try:
-        return await apply_owned(context, service, manifest, DEPLOYMENTS)
+        await apply_child(context, service, manifest)
     except ClusterError as error:
         if error.code != 409 or tries == 1:
             raise
-        return await _apply_deployment(context, observation, variant, model, tries=tries - 1)
+        await _apply_deployment(context, observation, variant, model, tries=tries - 1)
 
 
 async def _live(context: Context, observation: InferenceServiceObservation, variant: Variant) -> DeploymentView | None:
@@ -127,4 +119,4 @@ async def remove_retired(context: Context, observation: InferenceServiceObservat
             autoscalers = [AUTOSCALERS] if _has_autoscaler(context, observation.service, deployment) else []
             # The Deployment last: as long as it is there, what could not be deleted with it is deleted the next time.
             for kind in (*autoscalers, SERVICES, CONFIG_MAPS, DEPLOYMENTS):
-                await delete_owned(context, observation.service, kind, deployment.name)
+                await delete_child(context, observation.service, kind, deployment.name)

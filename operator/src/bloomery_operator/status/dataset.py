@@ -12,7 +12,7 @@ from bloomery_operator.api.dataset import DatasetStatus, DatasetVersion, Prepare
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import PrepareResult, read_model
-from bloomery_operator.status.workloads import JobView, job_failure, pod_trouble
+from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
 
 KEPT_VERSIONS = 20
 _REPORT = "report.html"
@@ -25,25 +25,25 @@ class DatasetObservation:
     """All that a Dataset's status depends on."""
 
     dataset: Dataset
-    wanted: str
-    """Hash of what the spec asks for."""
-    wanted_job: str
-    """Hash of the Job that would make it."""
+    spec_hash: str
+    """Hash of the preparation that the spec describes."""
+    job_hash: str
+    """Hash of the Job that runs it."""
     job: JobView | None = None
-    obstacle: Verdict | None = None
-    """What kept the Job from being made: a missing Secret, a refused manifest."""
+    blocked_by: Verdict | None = None
+    """Why the Job could not be created: a missing Secret, a rejected manifest."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
 
     @property
     def is_prepared(self) -> bool:
         """Whether the spec as it stands was prepared before."""
-        return self.dataset.status.prepared_spec == self.wanted
+        return self.dataset.status.prepared_spec == self.spec_hash
 
     @property
     def finished_now(self) -> bool:
         """Whether the Job for this spec has just ended well."""
-        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.wanted_job
+        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.job_hash
 
     @property
     def result(self) -> PrepareResult | None:
@@ -51,13 +51,13 @@ class DatasetObservation:
         return read_model(PrepareResult, self.job.result) if self.job else None
 
 
-def _obstructed(observation: DatasetObservation) -> Verdict | None:
-    return None if observation.is_prepared else observation.obstacle
+def _blocked(observation: DatasetObservation) -> Verdict | None:
+    return None if observation.is_prepared else observation.blocked_by
 
 
 def _replacing(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
-    if observation.is_prepared or (job and job.spec_hash == observation.wanted_job and not job.deleting):
+    if observation.is_prepared or (job and job.spec_hash == observation.job_hash and not job.deleting):
         return None
     return Verdict("Pending", "The preparation is about to start.")
 
@@ -72,7 +72,7 @@ def _result_lost(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
     if job is None or not observation.finished_now or observation.is_prepared or observation.result is not None:
         return None
-    if job.has_lost_its_pod:
+    if job.result_pod_is_gone:
         message = "The preparation's pod was removed before its result was read; it runs again and finds its work done."
         return Verdict("Pending", message)
     return Verdict(
@@ -92,7 +92,7 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
         return Verdict("Pending", "The preparation's pod is about to start.")
     if pod.phase != "Pending":
         return None
-    return pod_trouble(pod) or Verdict("Pending", f"Pod {pod.name} is starting.")
+    return pod_not_ready_reason(pod) or Verdict("Pending", f"Pod {pod.name} is starting.")
 
 
 def _preparing(observation: DatasetObservation) -> Verdict | None:
@@ -104,7 +104,7 @@ def _preparing(observation: DatasetObservation) -> Verdict | None:
     return Verdict("Preparing", f"{progress.images} of {progress.total} images are prepared.")
 
 
-CHECKS = (_obstructed, _replacing, _failed, _result_lost, _not_started, _preparing)
+CHECKS = (_blocked, _replacing, _failed, _result_lost, _not_started, _preparing)
 
 
 def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStatus:
@@ -158,7 +158,7 @@ def _with_result(observation: DatasetObservation, result: PrepareResult, now: da
     page = result.mlflow.url(observation.mlflow_public_url) if result.mlflow else None
     return previous.model_copy(
         update={
-            "prepared_spec": observation.wanted,
+            "prepared_spec": observation.spec_hash,
             "report": f"{page}/artifacts/{_REPORT}" if page else result.report,
             "version": result.version,
             "uri": result.uri,

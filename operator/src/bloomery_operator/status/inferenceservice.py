@@ -12,7 +12,7 @@ from bloomery_operator.domain.traffic import TOTAL_WEIGHT
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.traffic import InferenceServiceObservation, is_programmed
-from bloomery_operator.status.workloads import pod_trouble
+from bloomery_operator.status.workloads import pod_not_ready_reason
 
 
 def derive_status(observation: InferenceServiceObservation) -> InferenceServiceStatus:
@@ -113,7 +113,7 @@ def variant_trouble(observation: InferenceServiceObservation, variant: Variant) 
     if deployment.settled and deployment.ready >= wanted:
         return None
     pods = observation.pods.get(deployment.name, ())
-    spoken = next((v for pod in pods if not pod.ready and (v := pod.error or pod_trouble(pod))), None)
+    spoken = next((v for pod in pods if not pod.ready and (v := pod.error or pod_not_ready_reason(pod))), None)
     if spoken is not None:
         failed = spoken.failed and spoken.reason not in _PASSING
         return Verdict(spoken.reason, f"Variant {variant.name!r}: {spoken.message}", failed=failed)

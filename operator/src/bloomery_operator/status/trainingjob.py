@@ -26,7 +26,7 @@ from bloomery_operator.domain.starting_point import StartingPoint
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
-from bloomery_operator.status.workloads import JobView, job_failure, pod_trouble
+from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
 
 NOT_REGISTERED = "NotRegistered"
 _TENSORBOARD = "TensorBoardReady"
@@ -49,8 +49,8 @@ class TrainingJobObservation:
     job: JobView | None = None
     trained_on: tuple[TrainedOn, ...] = ()
     started_from: str | None = None
-    obstacle: Verdict | None = None
-    """What kept the Job from being made: a missing Secret, a refused manifest."""
+    blocked_by: Verdict | None = None
+    """Why the Job could not be created: a missing Secret, a rejected manifest."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
 
@@ -110,8 +110,8 @@ def initial_model_not_ready(observation: TrainingJobObservation) -> Verdict | No
     return observation.start
 
 
-def registered_start(
-    model: ServedModel | Verdict, reference: str, *, evaluates: bool = False
+def starting_point_from_registry(
+    model: ServedModel | Verdict, reference: str, *, evaluate_only: bool = False
 ) -> StartingPoint | Verdict:
     """Return a model of MLflow's registry as what training starts from: it needs the weights of a folder of ours.
 
@@ -120,7 +120,7 @@ def registered_start(
     if isinstance(model, Verdict):
         return model
     in_store = model.uri.startswith(("s3://", "file://"))
-    if model.training_job is None and not (evaluates and in_store):
+    if model.training_job is None and not (evaluate_only and in_store):
         return Verdict(
             "ModelNotOurs",
             f"{reference} is {model.display}, which was not made by a TrainingJob: there are no weights to go on from.",
@@ -128,7 +128,7 @@ def registered_start(
     return StartingPoint(uri=model.uri, digest=model.digest, origin=model.display)
 
 
-def starting_point(name: str, other: TrainingJob | None) -> StartingPoint | Verdict:
+def starting_point_from_job(name: str, other: TrainingJob | None) -> StartingPoint | Verdict:
     """Return the model of another TrainingJob, or what it waits for."""
     if other is None:
         return Verdict("InitialModelNotFound", f"There is no TrainingJob {name!r} to start from; it is waited for.")
@@ -146,8 +146,8 @@ def starting_point(name: str, other: TrainingJob | None) -> StartingPoint | Verd
 WAITING_CHECKS = (datasets_not_ready, initial_model_not_ready)
 
 
-def _obstructed(observation: TrainingJobObservation) -> Verdict | None:
-    return observation.obstacle if observation.job is None else None
+def _blocked(observation: TrainingJobObservation) -> Verdict | None:
+    return observation.blocked_by if observation.job is None else None
 
 
 def _not_started(observation: TrainingJobObservation) -> Verdict | None:
@@ -157,14 +157,14 @@ def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     if job is None:
         return pending
     for pod in job.pods:
-        trouble = pod_trouble(pod) if pod.phase == "Pending" or pod.node_lost else None
+        trouble = pod_not_ready_reason(pod) if pod.phase == "Pending" or pod.node_lost else None
         if trouble is not None:
             return trouble
     first = job.current_pod
     return pending if first is None or first.phase == "Pending" else None
 
 
-CHECKS = (*WAITING_CHECKS, _obstructed, _not_started)
+CHECKS = (*WAITING_CHECKS, _blocked, _not_started)
 
 
 def derive_status(observation: TrainingJobObservation, now: datetime) -> TrainingJobStatus:

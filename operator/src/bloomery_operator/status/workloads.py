@@ -13,7 +13,7 @@ from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.trainer_results import read_document
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_NOBODYS_FAULT = frozenset({"PeerLost", "Terminated"})
+_SECONDARY_REASONS = frozenset({"PeerLost", "Terminated"})
 _WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -149,7 +149,7 @@ class JobView:
         return next((pod for pod in reversed(self.pods) if pod.index == 0), None)
 
     @property
-    def last_words(self) -> Mapping[str, Any]:
+    def termination_result(self) -> Mapping[str, Any]:
         """What the pod that ended the Job said: its result or its error."""
         if self.succeeded:
             return self.result
@@ -158,15 +158,15 @@ class JobView:
     @property
     def result(self) -> Mapping[str, Any]:
         """What the pod that succeeded left as its result."""
-        return self._winner.result if self._winner is not None else {}
+        return self._succeeded_pod.result if self._succeeded_pod is not None else {}
 
     @property
-    def has_lost_its_pod(self) -> bool:
+    def result_pod_is_gone(self) -> bool:
         """Whether it succeeded, and the pod that could tell its result was removed."""
-        return self.succeeded and self._winner is None
+        return self.succeeded and self._succeeded_pod is None
 
     @property
-    def _winner(self) -> PodView | None:
+    def _succeeded_pod(self) -> PodView | None:
         return next((pod for pod in reversed(self.pods) if pod.phase == "Succeeded" and pod.index == 0), None)
 
 
@@ -227,7 +227,7 @@ def _lost_node(manifest: Manifest, conditions: Mapping[str, Any]) -> str | None:
     return str(manifest.get("spec", {}).get("nodeName") or "of the pod")
 
 
-def pod_trouble(pod: PodView) -> Verdict | None:
+def pod_not_ready_reason(pod: PodView) -> Verdict | None:
     """Say why a pod does not start, in words that name what to mend."""
     if pod.node_lost:
         return Verdict(
@@ -252,7 +252,7 @@ def job_failure(job: JobView) -> Verdict | None:
         return Verdict("DeadlineExceeded", "It ran longer than activeDeadlineSeconds allows.", failed=True)
     spoken = [pod.error for pod in reversed(job.pods) if pod.error is not None]
     # A pod that only followed another, or was told to go, does not know why.
-    cause = next((error for error in spoken if error.reason not in _NOBODYS_FAULT), spoken[0] if spoken else None)
+    cause = next((error for error in spoken if error.reason not in _SECONDARY_REASONS), spoken[0] if spoken else None)
     return cause or Verdict(job.failure.reason, _failure_message(job), failed=True)
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, Key
-from bloomery_operator.domain.labels import SERVED_TAG
+from bloomery_operator.cluster.kinds import TRAINING_JOBS, Key
 from bloomery_operator.domain.served_model import ServedModel, lineage_from_status, model_from_status, recorded_model
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.config_map import build_digest_config_map
-from bloomery_operator.reconcile.context import Context, create_owned, find, read_storage_secret
+from bloomery_operator.reconcile.blocked import blocked_by
+from bloomery_operator.reconcile.children import create_child
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.reconcile.lookups import find_resource, read_storage_secret
 from bloomery_operator.status.inferenceservice import model_of
 from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.workloads import DeploymentView
@@ -62,65 +64,11 @@ async def found_models(context: Context, observation: InferenceServiceObservatio
             continue
         told = await context.servers.model(observation.pods.get(revision, ()))
         if told is not None and told.digest is not None:
-            await create_owned(
-                context, service, build_digest_config_map(service, variant, model, told.digest), CONFIG_MAPS
+            await blocked_by(
+                create_child(context, service, build_digest_config_map(service, variant, model, told.digest))
             )
             found[revision] = told
     return found
-
-
-async def note_served(context: Context, observation: InferenceServiceObservation) -> None:
-    """Tag the model versions that the service serves with its name and variants, and take the tag off the others.
-
-    What is noted already stands in an annotation of the Deployment, so that MLflow is only told of changes.
-    """
-    notes: dict[tuple[str, str], list[str]] = {}
-    for variant in observation.service.spec.variants:
-        version = _version(observation.models[variant.name])
-        if version is not None and observation.wanted[variant.name] in observation.ready:
-            notes.setdefault(version, []).append(variant.name)
-    service = observation.service.metadata
-    for variant in observation.service.spec.variants:
-        version = _version(observation.models[variant.name])
-        deployment = observation.deployments.get(observation.wanted[variant.name] or "")
-        # Another variant may serve the same version already, while this one is still to be deployed.
-        if version not in notes or version is None or deployment is None:
-            continue
-        variants = ",".join(notes[version])
-        if deployment.served_tag == variants:
-            continue
-        environment = await read_storage_secret(context, service.namespace)
-        told = await context.registry.tag_served(
-            environment, version, service=f"{service.namespace}/{service.name}", variants=variants
-        )
-        if told:
-            await context.cluster.annotate(DEPLOYMENTS, Key(service.namespace, deployment.name), {SERVED_TAG: variants})
-
-
-async def forget_served(context: Context, namespace: str) -> None:
-    """Take the tags of services that are gone, or that serve other versions by now, off the namespace's models."""
-    environment = await read_storage_secret(context, namespace)
-    for service, version in await context.registry.served(environment, namespace):
-        if version not in _served_versions(context, service):
-            await context.registry.tag_served(environment, version, service=service, variants="")
-
-
-def _served_versions(context: Context, service: str) -> set[tuple[str, str]]:
-    """Return the model versions that a service has Deployments of, the retired ones not counted."""
-    namespace, _, name = service.partition("/")
-    known = find(context, INFERENCE_SERVICES, InferenceService, Key(namespace, name))
-    if known is None:
-        return set()
-    manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, known.metadata.uid)
-    in_use = [m for m in manifests if DeploymentView.of(m).retired_at is None]
-    models = (recorded_model(m["metadata"].get("annotations", {})) for m in in_use)
-    return {version for model in models if model is not None and (version := _version(model)) is not None}
-
-
-def _version(model: ServedModel | Verdict) -> tuple[str, str] | None:
-    if isinstance(model, Verdict) or model.name is None or model.version is None:
-        return None
-    return model.name, model.version
 
 
 def _recorded(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:
@@ -152,4 +100,4 @@ async def _find(context: Context, service: InferenceService, variant: Variant) -
             return found
         return replace(found, training_job=found.training_job.removeprefix(f"{namespace}/"))
     name = source.training_job or ""
-    return model_of(find(context, TRAINING_JOBS, TrainingJob, Key(namespace, name)), name)
+    return model_of(find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name)), name)

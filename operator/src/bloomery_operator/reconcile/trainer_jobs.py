@@ -1,48 +1,41 @@
-"""Running a task of the trainer image for an owner: its ConfigMap and its Job."""
+"""Jobs of the trainer image: started with their ConfigMap and Secret, and discarded."""
 
 from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind, kind_of
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind
 from bloomery_operator.domain.names import config_map_name
-from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.config_map import build_config_map
 from bloomery_operator.manifests.job import TrainerTask, build_job
 from bloomery_operator.manifests.service import build_peers_service
-from bloomery_operator.reconcile.context import (
-    Context,
-    create_owned,
-    missing_storage_secret,
-    refusal,
-)
+from bloomery_operator.reconcile.blocked import rejections_block
+from bloomery_operator.reconcile.children import create_child
+from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.current import is_current
+from bloomery_operator.reconcile.lookups import require_storage_secret
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import JobView
 
 
 async def start(
     context: Context, kind: Kind, owner: CustomResource, task: TrainerTask, *, secret: Manifest | None = None
-) -> Verdict | None:
-    """Create the task's ConfigMap, Secret, Service and Job, as far as it needs them; return what stands in the way."""
-    missing = await missing_storage_secret(context, owner.metadata.namespace)
-    if missing is not None:
-        return missing
+) -> None:
+    """Create the task's ConfigMap, Secret, Service and Job, as far as it needs them.
+
+    Raises:
+        Blocked: the storage Secret is missing, or a child cannot be created.
+    """
+    await require_storage_secret(context, owner.metadata.namespace)
     if not await is_current(context.cluster, kind, owner):
-        return None
-    try:
+        return
+    with rejections_block():
         for manifest in _children(owner, task, context.settings, secret):
-            obstacle = await create_owned(context, owner, manifest, kind_of(manifest))
-            if obstacle is not None:
-                return obstacle
-        return None
-    except ClusterError as error:
-        return refusal(error)
+            await create_child(context, owner, manifest)
 
 
 def _children(owner: CustomResource, task: TrainerTask, settings: Settings, secret: Manifest | None) -> list[Manifest]:
-    """Return what a task needs, the Job last: its pods find the rest there."""
+    """Return the task's objects, the Job last: its pods need the others."""
     children = [] if task.shared_config_map else [build_config_map(owner, task)]
     children += [secret] if secret is not None else []
     children += [build_peers_service(owner, task.command)] if task.nodes > 1 else []
@@ -50,8 +43,8 @@ def _children(owner: CustomResource, task: TrainerTask, settings: Settings, secr
 
 
 async def discard(context: Context, owner: CustomResource, job: JobView, command: str) -> None:
-    """Remove a Job that does another work than is wanted now, with its pods and its ConfigMap."""
+    """Delete a Job whose task is outdated, with its pods and its ConfigMap."""
     namespace = owner.metadata.namespace
-    # The Job last: as long as it is there, this is done again.
+    # The Job last: while it exists, this is repeated.
     await context.cluster.delete(CONFIG_MAPS, Key(namespace, config_map_name(owner, command, job.spec_hash)))
     await context.cluster.delete(JOBS, Key(namespace, job.name), uid=job.uid)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.durations import seconds_of
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.labels import STARTED_AT
 from bloomery_operator.domain.verdict import Verdict
 
@@ -26,10 +27,12 @@ def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) ->
     The first is when it has pods for the first time (``has_pods``): a wait for a training is no time on the air.
     """
     if service.spec.stopped:
-        return Lifecycle(started_at=None, stopped=Verdict("Stopped", "Stopped by spec.stopped; false starts it again."))
+        return Lifecycle(
+            started_at=None, stopped=Verdict(Reason.STOPPED, "Stopped by spec.stopped; false starts it again.")
+        )
     started = _started(service, now) if has_pods else service.status.started_at
     if all(map(service.is_off, service.spec.variants)):
-        return Lifecycle(started_at=started, stopped=Verdict("Stopped", "Every variant is scaled to 0 replicas."))
+        return Lifecycle(started_at=started, stopped=Verdict(Reason.STOPPED, "Every variant is scaled to 0 replicas."))
     if started is None or service.spec.auto_stop is None:
         return Lifecycle(started_at=started)
     stops = started + timedelta(seconds=seconds_of(service.spec.auto_stop))
@@ -37,7 +40,7 @@ def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) ->
         return Lifecycle(started_at=started, stops_at=stops)
     again = f"kubectl annotate --overwrite isvc {service.metadata.name} {STARTED_AT}=$(date -u +%FT%TZ)"
     message = f"Stopped by itself {service.spec.auto_stop} after its start; to start it again: {again}"
-    return Lifecycle(started_at=started, stops_at=stops, stopped=Verdict("Stopped", message))
+    return Lifecycle(started_at=started, stops_at=stops, stopped=Verdict(Reason.STOPPED, message))
 
 
 def _started(service: InferenceService, now: datetime) -> datetime:

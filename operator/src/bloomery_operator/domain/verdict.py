@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bloomery_operator.api.reasons import Reason, ReportedReason
+
 Observation = TypeVar("Observation")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of a check: a CamelCase reason and a sentence for people."""
+    """Result of a check: a reason and a sentence for people."""
 
-    reason: str
+    reason: Reason | ReportedReason
     message: str
     failed: bool = False
     """Whether the work has failed, rather than waits."""

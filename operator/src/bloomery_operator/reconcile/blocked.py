@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.domain.verdict import Verdict
 
@@ -26,7 +27,7 @@ def rejections_block() -> Iterator[None]:
     except ClusterError as error:
         if not error.is_refusal:
             raise
-        verdict = Verdict("Refused", f"The API server refused an object that this needs: {error}")
+        verdict = Verdict(Reason.REFUSED, f"The API server refused an object that this needs: {error}")
         raise Blocked(verdict) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import Key, Kind, kind_of
 from bloomery_operator.domain.ownership import controller_of, controller_uid
 from bloomery_operator.domain.verdict import Verdict
@@ -87,10 +88,11 @@ def name_conflict(owner: CustomResource, existing: Manifest) -> Verdict | None:
     if (controller.get("kind"), controller.get("name")) == (owner.KIND, owner.metadata.name):
         return _being_replaced(existing)
     return Verdict(
-        "NameTaken", f"{kind} {metadata['name']!r} exists already and belongs to something else: delete or rename it."
+        Reason.NAME_TAKEN,
+        f"{kind} {metadata['name']!r} exists already and belongs to something else: delete or rename it.",
     )
 
 
 def _being_replaced(former: Manifest) -> Verdict:
     message = f"The former {former['kind']} {former['metadata']['name']!r} is still being deleted."
-    return Verdict("Replacing", message)
+    return Verdict(Reason.REPLACING, message)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
@@ -156,7 +157,7 @@ def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
             continue
         if _age_order(other) < _age_order(service):
             return Verdict(
-                "PathTaken",
+                Reason.PATH_TAKEN,
                 f"The path {service.path!r} overlaps with {other.path!r} of an older service on this gateway; "
                 "set another spec.path.",
                 failed=True,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
 from bloomery_operator.domain.names import job_name
 from bloomery_operator.domain.verdict import Verdict
@@ -72,7 +73,7 @@ async def require_secret(context: Context, namespace: str, name: str, *, advice:
     """
     if await context.cluster.get(SECRETS, Key(namespace, name)) is None:
         message = f"There is no Secret {name!r} in namespace {namespace!r}. {advice}"
-        raise Blocked(Verdict("SecretNotFound", message))
+        raise Blocked(Verdict(Reason.SECRET_NOT_FOUND, message))
 
 
 async def require_storage_secret(context: Context, namespace: str) -> None:

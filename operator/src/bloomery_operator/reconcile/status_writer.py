@@ -6,6 +6,7 @@ from datetime import datetime
 
 from bloomery_operator.api import Condition, CustomResource, InvalidResource
 from bloomery_operator.api.common import API_GROUP, API_VERSION, CustomResourceStatus, Manifest
+from bloomery_operator.api.reasons import Reason, Severity, severity_of
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import Key, Kind
 from bloomery_operator.domain.verdict import Verdict
@@ -58,7 +59,7 @@ async def publish_invalid(context: Context, kind: Kind, key: Key, error: Invalid
     known = manifest.get("status", {})
     conditions = {c["type"]: c for c in known.get("conditions", [])}
     is_final = any(conditions.get(end, {}).get("status") == "True" for end in _FINAL_CONDITIONS)
-    verdict = Verdict("InvalidSpec", f"The object cannot be read: {error}", failed=True)
+    verdict = Verdict(Reason.INVALID_SPEC, f"The object cannot be read: {error}", failed=True)
     generation = manifest["metadata"].get("generation", 1)
     old = conditions.get("Ready", {})
     if is_final or (old.get("reason"), old.get("observedGeneration")) == (verdict.reason, generation):
@@ -76,6 +77,7 @@ async def publish_invalid(context: Context, kind: Kind, key: Key, error: Invalid
 
 def _build_event(resource: CustomResource, changed: Condition, now: datetime) -> Manifest:
     metadata = resource.metadata
+    severity = Severity.WARNING if changed.type == "Failed" else severity_of(changed.reason)
     timestamp = now.isoformat().replace("+00:00", "Z")
     return {
         "apiVersion": "v1",
@@ -91,7 +93,7 @@ def _build_event(resource: CustomResource, changed: Condition, now: datetime) ->
             "namespace": metadata.namespace,
             "uid": metadata.uid,
         },
-        "type": "Warning" if changed.type == "Failed" or changed.reason in _WARNING_REASONS else "Normal",
+        "type": severity.value,
         "reason": changed.reason,
         "message": changed.message[:_MAX_EVENT_MESSAGE_CHARACTERS],
         "source": {"component": "bloomery-operator"},
@@ -99,30 +101,3 @@ def _build_event(resource: CustomResource, changed: Condition, now: datetime) ->
         "lastTimestamp": timestamp,
         "count": 1,
     }
-
-
-_WARNING_REASONS = frozenset(
-    {
-        "DatasetFailed",
-        "DatasetNotFound",
-        "DatasetVersionNotFound",
-        "ImageNotAvailable",
-        "InitialModelFailed",
-        "InitialModelNotFound",
-        "ModelNotFound",
-        "ModelNotOurs",
-        "NameTaken",
-        "NodeLost",
-        "NotRegistered",
-        "PathTaken",
-        "PodNotConfigured",
-        "Refused",
-        "RolloutAborted",
-        "RegistryNotConfigured",
-        "RegistryUnreachable",
-        "SecretNotFound",
-        "TrainingJobFailed",
-        "TrainingJobNotFound",
-        "Unschedulable",
-    }
-)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from bloomery_operator.api import Dataset, TrainingJob
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
 from bloomery_operator.domain.names import job_name
@@ -27,7 +28,6 @@ from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.reconcile.tensorboard import reconcile_tensorboard
 from bloomery_operator.status.trainer_results import TrainResult, read_model
 from bloomery_operator.status.trainingjob import (
-    NOT_REGISTERED,
     TrainingJobObservation,
     at_generation,
     derive_status,
@@ -164,7 +164,7 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> None:
 async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> TrainingJobStatus:
     """Register a model that MLflow could not take at the end of the training."""
     complete = status.condition("Complete")
-    if complete is None or complete.reason != NOT_REGISTERED:
+    if complete is None or complete.reason != Reason.NOT_REGISTERED:
         return status
     trained = await observe_job(context, training_job, train_job.COMMAND)
     job = await observe_job(context, training_job, register_job.COMMAND)

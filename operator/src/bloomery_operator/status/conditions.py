@@ -18,7 +18,7 @@ def condition(type_: str, status: bool | Literal["Unknown"], verdict: Verdict) -
     return Condition(
         type=type_,
         status=status if isinstance(status, str) else ("True" if status else "False"),
-        reason=verdict.reason,
+        reason=str(verdict.reason),
         message=verdict.message[:MAX_MESSAGE_CHARACTERS],
     )
 

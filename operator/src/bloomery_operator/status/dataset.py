@@ -9,6 +9,7 @@ from typing import Any
 
 from bloomery_operator.api import Condition, Dataset
 from bloomery_operator.api.dataset import DatasetStatus, DatasetVersion, PrepareProgress
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import PrepareResult, read_model
@@ -59,7 +60,7 @@ def _replacing(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
     if observation.is_prepared or (job and job.spec_hash == observation.job_hash and not job.deleting):
         return None
-    return Verdict("Pending", "The preparation is about to start.")
+    return Verdict(Reason.PENDING, "The preparation is about to start.")
 
 
 def _failed(observation: DatasetObservation) -> Verdict | None:
@@ -74,9 +75,9 @@ def _result_lost(observation: DatasetObservation) -> Verdict | None:
         return None
     if job.result_pod_is_gone:
         message = "The preparation's pod was removed before its result was read; it runs again and finds its work done."
-        return Verdict("Pending", message)
+        return Verdict(Reason.PENDING, message)
     return Verdict(
-        "ResultLost",
+        Reason.RESULT_LOST,
         "The preparation ended, but its result can not be read; "
         "set the annotation bloomery.dev/refresh to prepare again (what is in the store is reused).",
         failed=True,
@@ -89,10 +90,10 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
         return None
     pod = job.current_pod
     if pod is None:
-        return Verdict("Pending", "The preparation's pod is about to start.")
+        return Verdict(Reason.PENDING, "The preparation's pod is about to start.")
     if pod.phase != "Pending":
         return None
-    return pod_not_ready_reason(pod) or Verdict("Pending", f"Pod {pod.name} is starting.")
+    return pod_not_ready_reason(pod) or Verdict(Reason.PENDING, f"Pod {pod.name} is starting.")
 
 
 def _preparing(observation: DatasetObservation) -> Verdict | None:
@@ -100,8 +101,8 @@ def _preparing(observation: DatasetObservation) -> Verdict | None:
         return None
     progress = _progress(observation)
     if progress is None or not progress.total:
-        return Verdict("Preparing", "The images are being listed and checked.")
-    return Verdict("Preparing", f"{progress.images} of {progress.total} images are prepared.")
+        return Verdict(Reason.PREPARING, "The images are being listed and checked.")
+    return Verdict(Reason.PREPARING, f"{progress.images} of {progress.total} images are prepared.")
 
 
 CHECKS = (_blocked, _replacing, _failed, _result_lost, _not_started, _preparing)
@@ -119,7 +120,7 @@ def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStat
         update={
             "observed_generation": observation.dataset.metadata.generation,
             "phase": _phase(verdict),
-            "progress": _progress(observation) if verdict and verdict.reason == "Preparing" else None,
+            "progress": _progress(observation) if verdict and verdict.reason == Reason.PREPARING else None,
             "conditions": with_transition_times(
                 (_ready(verdict, status),),
                 previous=previous.conditions,
@@ -135,7 +136,7 @@ def _phase(verdict: Verdict | None) -> str:
         return "Ready"
     if verdict.failed:
         return "Failed"
-    return "Preparing" if verdict.reason == "Preparing" else "Pending"
+    return "Preparing" if verdict.reason == Reason.PREPARING else "Pending"
 
 
 def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
@@ -146,7 +147,7 @@ def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
     if ignored:
         message += f" {ignored} images break the rules and were ignored."
     warnings = [f"Warning: {warning}." for warning in status.warnings]
-    return condition("Ready", True, Verdict("Prepared", " ".join([message, *warnings])))
+    return condition("Ready", True, Verdict(Reason.PREPARED, " ".join([message, *warnings])))
 
 
 def _progress(observation: DatasetObservation) -> PrepareProgress | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bloomery_operator.api import Condition, TrainingJob
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Autoscaling, InferenceServiceStatus, Variant, VariantStatus
+from bloomery_operator.api.reasons import Reason, ReportedReason
 from bloomery_operator.domain.labels import SERVE_ROLE, service_selector
 from bloomery_operator.domain.names import keys_secret_name
 from bloomery_operator.domain.served_model import ServedModel, model_hash
@@ -108,7 +109,7 @@ def variant_trouble(observation: InferenceServiceObservation, variant: Variant) 
         return model
     deployment = observation.deployments.get(observation.wanted[variant.name] or "")
     if deployment is None:
-        return Verdict("Deploying", f"Variant {variant.name!r} is about to be deployed.")
+        return Verdict(Reason.DEPLOYING, f"Variant {variant.name!r} is about to be deployed.")
     wanted = wanted_pods(observation, variant)
     if deployment.settled and deployment.ready >= wanted:
         return None
@@ -117,7 +118,7 @@ def variant_trouble(observation: InferenceServiceObservation, variant: Variant) 
     if spoken is not None:
         failed = spoken.failed and spoken.reason not in _PASSING
         return Verdict(spoken.reason, f"Variant {variant.name!r}: {spoken.message}", failed=failed)
-    return Verdict("Deploying", f"Variant {variant.name!r} has {deployment.ready} of {wanted} pods ready.")
+    return Verdict(Reason.DEPLOYING, f"Variant {variant.name!r} has {deployment.ready} of {wanted} pods ready.")
 
 
 def _conditions(observation: InferenceServiceObservation) -> tuple[Condition, ...]:
@@ -129,13 +130,8 @@ def _conditions(observation: InferenceServiceObservation) -> tuple[Condition, ..
     progress = _progress(observation)
     aborted = progress if progress is not None and not progress.is_true else None
     blocking = next((c for c in (variants, route) if not c.is_true), aborted)
-    ready = condition(
-        "Ready",
-        blocking is None,
-        Verdict(blocking.reason, blocking.message)
-        if blocking
-        else Verdict("Serving", f"Answering at {_url(observation) or observation.service.path}."),
-    )
+    serving = Verdict(Reason.SERVING, f"Answering at {_url(observation) or observation.service.path}.")
+    ready = blocking.model_copy(update={"type": "Ready"}) if blocking else condition("Ready", True, serving)
     return (ready, variants, route, *([progress] if progress is not None else []))
 
 
@@ -144,20 +140,22 @@ def _progress(observation: InferenceServiceObservation) -> Condition | None:
     rollout = observation.rollout
     if rollout is None:
         return None
-    reason = "RolloutAborted" if rollout.aborted else "RollingOut"
+    reason = Reason.ROLLOUT_ABORTED if rollout.aborted else Reason.ROLLING_OUT
     return condition("Progressing", not rollout.aborted, Verdict(reason, rollout.message or ""))
 
 
 def _variants_verdict(observation: InferenceServiceObservation) -> Verdict:
     said = "Every variant has all its pods ready."
     trouble = observation.registry_trouble
-    return Verdict(trouble.reason, f"{said} {trouble.message}") if trouble else Verdict("AllReady", said)
+    return Verdict(trouble.reason, f"{said} {trouble.message}") if trouble else Verdict(Reason.ALL_READY, said)
 
 
 def _route_verdict(observation: InferenceServiceObservation) -> Verdict:
     if not observation.has_gateway:
-        return Verdict("NoGateway", "No gateway is set up: the only variant answers at the Service of the same name.")
-    return Verdict("Accepted", f"The gateway routes {observation.service.path}.")
+        return Verdict(
+            Reason.NO_GATEWAY, "No gateway is set up: the only variant answers at the Service of the same name."
+        )
+    return Verdict(Reason.ACCEPTED, f"The gateway routes {observation.service.path}.")
 
 
 def _route_trouble(observation: InferenceServiceObservation) -> Verdict | None:
@@ -165,29 +163,29 @@ def _route_trouble(observation: InferenceServiceObservation) -> Verdict | None:
         if len(observation.service.spec.variants) == 1:
             return None
         return Verdict(
-            "GatewayRequired",
+            Reason.GATEWAY_REQUIRED,
             "Several variants need a gateway to split the traffic: set the chart's gateway values.",
         )
     if observation.path_clash is not None:
         return observation.path_clash
     if observation.route is None:
-        return Verdict("NothingToRouteTo", "The route is made once a variant has a ready pod.")
+        return Verdict(Reason.NOTHING_TO_ROUTE_TO, "The route is made once a variant has a ready pod.")
     if observation.stopped is None and not observation.has_taker:
-        return Verdict("NothingToRouteTo", "Every variant that has a weight is scaled to 0 replicas.")
+        return Verdict(Reason.NOTHING_TO_ROUTE_TO, "Every variant that has a weight is scaled to 0 replicas.")
     return _refusal(observation.route)
 
 
 def _refusal(route: Manifest) -> Verdict | None:
     """Read what the gateway's controller says of the route's present generation."""
     if not is_programmed(route):
-        return Verdict("RoutePending", "The gateway has not taken the route in yet.")
+        return Verdict(Reason.ROUTE_PENDING, "The gateway has not taken the route in yet.")
     generation = route["metadata"].get("generation", 1)
     conditions = [c for parent in route["status"]["parents"] for c in parent.get("conditions", [])]
     current = [c for c in conditions if c.get("observedGeneration", 0) >= generation]
     refused = next((c for c in current if c["type"] in ("Accepted", "ResolvedRefs") and c["status"] != "True"), None)
     if refused is None:
         return None
-    return Verdict(refused["reason"], f"The gateway refuses the route: {refused.get('message', '')}")
+    return Verdict(ReportedReason(refused["reason"]), f"The gateway refuses the route: {refused.get('message', '')}")
 
 
 def _phase(observation: InferenceServiceObservation, conditions: tuple[Condition, ...]) -> str:
@@ -214,14 +212,14 @@ def _url(observation: InferenceServiceObservation) -> str | None:
 def model_of(training_job: TrainingJob | None, name: str) -> ServedModel | Verdict:
     """Return the model of a TrainingJob, or what it waits for."""
     if training_job is None:
-        return Verdict("TrainingJobNotFound", f"There is no TrainingJob {name!r} in this namespace.")
+        return Verdict(Reason.TRAINING_JOB_NOT_FOUND, f"There is no TrainingJob {name!r} in this namespace.")
     status = training_job.status
     if status.is_true("Failed"):
         failed = status.condition("Failed")
-        return Verdict("TrainingJobFailed", f"TrainingJob {name!r} failed: {failed.message if failed else ''}")
+        return Verdict(Reason.TRAINING_JOB_FAILED, f"TrainingJob {name!r} failed: {failed.message if failed else ''}")
     if not status.is_true("Complete") or status.model is None or status.model.uri is None:
         where = f" (step {status.progress.steps})" if status.progress and status.progress.steps else ""
-        return Verdict("WaitingForTraining", f"TrainingJob {name!r} is not complete yet{where}.")
+        return Verdict(Reason.WAITING_FOR_TRAINING, f"TrainingJob {name!r} is not complete yet{where}.")
     return ServedModel(
         uri=status.model.uri,
         digest=status.model.digest,

@@ -11,6 +11,7 @@ from typing import Any
 from bloomery_operator.api import Condition, Dataset, TrainingJob
 from bloomery_operator.api.dataset import DatasetVersion
 from bloomery_operator.api.durations import go_duration
+from bloomery_operator.api.reasons import Reason, ReportedReason
 from bloomery_operator.api.trainingjob import (
     DatasetReference,
     MlflowRun,
@@ -28,7 +29,6 @@ from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
 
-NOT_REGISTERED = "NotRegistered"
 _TENSORBOARD = "TensorBoardReady"
 _RECIPE_ENTRIES = 32
 _RECIPE_VALUE_CHARACTERS = 256
@@ -89,18 +89,18 @@ def _dataset_verdict(observation: TrainingJobObservation, reference: DatasetRefe
     if dataset is None:
         namespace = observation.training_job.metadata.namespace
         advice = "the training starts once it is there and Ready"
-        return Verdict("DatasetNotFound", f"There is no Dataset {name!r} in namespace {namespace!r}; {advice}.")
+        return Verdict(Reason.DATASET_NOT_FOUND, f"There is no Dataset {name!r} in namespace {namespace!r}; {advice}.")
     if observation.version_of(reference) is not None:
         return None
     ready = dataset.status.condition("Ready")
     if dataset.status.phase == "Failed" and ready is not None:
-        return Verdict("DatasetFailed", f"Dataset {name!r} failed: {ready.message}")
+        return Verdict(Reason.DATASET_FAILED, f"Dataset {name!r} failed: {ready.message}")
     if dataset.status.is_true("Ready"):
         known = ", ".join(f"{v.ordinal} ({v.version[:12]})" for v in dataset.status.versions)
         message = f"Dataset {name!r} has no version {reference.version!r}; it has: {known}."
-        return Verdict("DatasetVersionNotFound", message)
+        return Verdict(Reason.DATASET_VERSION_NOT_FOUND, message)
     detail = f": {ready.message}" if ready else "."
-    return Verdict("DatasetNotReady", f"Dataset {name!r} is not ready yet{detail}")
+    return Verdict(Reason.DATASET_NOT_READY, f"Dataset {name!r} is not ready yet{detail}")
 
 
 def initial_model_not_ready(observation: TrainingJobObservation) -> Verdict | None:
@@ -122,7 +122,7 @@ def starting_point_from_registry(
     in_store = model.uri.startswith(("s3://", "file://"))
     if model.training_job is None and not (evaluate_only and in_store):
         return Verdict(
-            "ModelNotOurs",
+            Reason.MODEL_NOT_OURS,
             f"{reference} is {model.display}, which was not made by a TrainingJob: there are no weights to go on from.",
         )
     return StartingPoint(uri=model.uri, digest=model.digest, origin=model.display)
@@ -131,14 +131,18 @@ def starting_point_from_registry(
 def starting_point_from_job(name: str, other: TrainingJob | None) -> StartingPoint | Verdict:
     """Return the model of another TrainingJob, or what it waits for."""
     if other is None:
-        return Verdict("InitialModelNotFound", f"There is no TrainingJob {name!r} to start from; it is waited for.")
+        return Verdict(
+            Reason.INITIAL_MODEL_NOT_FOUND, f"There is no TrainingJob {name!r} to start from; it is waited for."
+        )
     status = other.status
     failed = status.condition("Failed")
     if failed is not None and failed.is_true:
-        return Verdict("InitialModelFailed", f"TrainingJob {name!r}, to start from, failed: {failed.message}")
+        return Verdict(Reason.INITIAL_MODEL_FAILED, f"TrainingJob {name!r}, to start from, failed: {failed.message}")
     if not status.is_true("Complete") or status.model is None or status.model.uri is None:
         where = f" (step {status.progress.steps})" if status.progress and status.progress.steps else ""
-        return Verdict("InitialModelNotReady", f"TrainingJob {name!r}, to start from, is not complete yet{where}.")
+        return Verdict(
+            Reason.INITIAL_MODEL_NOT_READY, f"TrainingJob {name!r}, to start from, is not complete yet{where}."
+        )
     origin = f"TrainingJob {name}" + (f" ({status.model.display})" if status.model.display else "")
     return StartingPoint(uri=status.model.uri, digest=status.model.digest, origin=origin)
 
@@ -153,7 +157,7 @@ def _blocked(observation: TrainingJobObservation) -> Verdict | None:
 def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     job = observation.job
     # The same words with a pod and without: of many jobs at once, each word that changes is a write.
-    pending = Verdict("Pending", "The training's pod is about to start.")
+    pending = Verdict(Reason.PENDING, "The training's pod is about to start.")
     if job is None:
         return pending
     for pod in job.pods:
@@ -224,7 +228,7 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
         # Waiting in a queue is no suspension that a person asked for.
         return (running,) if spec.queue else (running, condition("Suspended", True, suspended))
     waiting = first_verdict(CHECKS, observation)
-    verdict = waiting or Verdict("Training", _progress_sentence(observation))
+    verdict = waiting or Verdict(Reason.TRAINING, _progress_sentence(observation))
     return (condition("Running", waiting is None, verdict), *_resumption(observation))
 
 
@@ -232,7 +236,9 @@ def _stopped_before_start(observation: TrainingJobObservation) -> Verdict | None
     spec = observation.training_job.spec
     if not spec.stop or not observation.never_started:
         return None
-    return Verdict("StoppedBeforeStart", "It was stopped before it began: there is no model to keep.", failed=True)
+    return Verdict(
+        Reason.STOPPED_BEFORE_START, "It was stopped before it began: there is no model to keep.", failed=True
+    )
 
 
 def _suspended(observation: TrainingJobObservation) -> Verdict | None:
@@ -240,24 +246,24 @@ def _suspended(observation: TrainingJobObservation) -> Verdict | None:
     if job is None or not job.suspended:
         return None
     if spec.queue:
-        return Verdict("Queued", f"It waits for Kueue to admit it to queue {spec.queue!r}.")
+        return Verdict(Reason.QUEUED, f"It waits for Kueue to admit it to queue {spec.queue!r}.")
     saved = observation.training_job.status.last_checkpoint
     where = f"; it goes on from step {saved.step} once spec.suspend is false" if saved else ""
     pods = "its pods save their state and go" if job.has_running_pods else "it has no pods"
-    return Verdict("Suspended", f"spec.suspend is true, so {pods}{where}.")
+    return Verdict(Reason.SUSPENDED, f"spec.suspend is true, so {pods}{where}.")
 
 
 def _resumption(observation: TrainingJobObservation) -> tuple[Condition, ...]:
     """Say that a suspension is over, as batch/v1 does; a job that never was suspended says nothing of it."""
     if observation.training_job.status.condition("Suspended") is None:
         return ()
-    return (condition("Suspended", False, Verdict("Resumed", "spec.suspend is false again.")),)
+    return (condition("Suspended", False, Verdict(Reason.RESUMED, "spec.suspend is false again.")),)
 
 
 def _completion(job: JobView) -> Verdict:
     result = read_model(TrainResult, job.result)
     if result is None:
-        return Verdict("ResultLost", "The training ended, but its figures could not be read from its pod.")
+        return Verdict(Reason.RESULT_LOST, "The training ended, but its figures could not be read from its pod.")
     return completion(result)
 
 
@@ -265,13 +271,13 @@ def completion(result: TrainResult) -> Verdict:
     """Say how a training ended well, and what became of its model."""
     if not result.is_registered:
         message = "The training ended, but MLflow could not be reached: the model lies in the store, and is registered"
-        return Verdict(NOT_REGISTERED, f"{message} as soon as MLflow answers.")
+        return Verdict(Reason.NOT_REGISTERED, f"{message} as soon as MLflow answers.")
     if result.model.version is None:
         said = "The model was evaluated; the report is in the output folder."
     else:
         said = f"Registered as version {result.model.version} of model {result.model.name!r}."
     promoted = [result.promoted.message] if result.promoted and result.promoted.message else []
-    return Verdict(result.reason, " ".join([said, *promoted, *result.notes, *_start_sentences(result)]))
+    return Verdict(ReportedReason(result.reason), " ".join([said, *promoted, *result.notes, *_start_sentences(result)]))
 
 
 def _start_sentences(result: TrainResult) -> list[str]:
@@ -296,7 +302,7 @@ def _phase(observation: TrainingJobObservation, conditions: tuple[Condition, ...
     first = conditions[0]
     if first.type in ("Complete", "Failed"):
         return first.type
-    if first.reason in ("Queued", "Suspended") and observation.job is not None and observation.job.suspended:
+    if first.reason in (Reason.QUEUED, Reason.SUSPENDED) and observation.job is not None and observation.job.suspended:
         return first.reason
     return "Running" if first.is_true else "Pending"
 
@@ -380,7 +386,7 @@ def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) 
         return status
     message = "The training ended and its model lies in the store, but to register it failed"
     advice = f"To try again, delete Job {job.name!r}."
-    verdict = Verdict(NOT_REGISTERED, f"{message}: {failure.message.rstrip('.')}. {advice}")
+    verdict = Verdict(Reason.NOT_REGISTERED, f"{message}: {failure.message.rstrip('.')}. {advice}")
     return status.model_copy(update={"conditions": _completed_anew(status, verdict, now)})
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.reasons import Reason, ReportedReason
 from bloomery_operator.domain.labels import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.trainer_results import read_document
@@ -85,7 +86,7 @@ class PodView:
         error = self.result.get("error")
         if not isinstance(error, dict):
             return None
-        return Verdict(str(error.get("reason", "Error")), str(error.get("message", "")), failed=True)
+        return Verdict(ReportedReason(str(error.get("reason", "Error"))), str(error.get("message", "")), failed=True)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class JobView:
             annotations=annotations,
             deleting="deletionTimestamp" in metadata,
             succeeded="Complete" in conditions,
-            failure=Verdict(failed.get("reason", "Failed"), failed.get("message", "")) if failed else None,
+            failure=_job_controller_verdict(failed) if failed else None,
             failed_pods=status.get("failed", 0),
             suspended=bool(manifest.get("spec", {}).get("suspend")),
             start_time=parse_time(status.get("startTime")),
@@ -218,6 +219,10 @@ class DeploymentView:
         )
 
 
+def _job_controller_verdict(failed: Mapping[str, Any]) -> Verdict:
+    return Verdict(ReportedReason(failed.get("reason", "Failed")), failed.get("message", ""))
+
+
 def _lost_node(manifest: Manifest, conditions: Mapping[str, Any]) -> str | None:
     """Return the node of a pod that is being deleted but whose kubelet no longer says how it is."""
     ready = conditions.get("Ready", {})
@@ -231,16 +236,16 @@ def pod_not_ready_reason(pod: PodView) -> Verdict | None:
     """Say why a pod does not start, in words that name what to mend."""
     if pod.node_lost:
         return Verdict(
-            "NodeLost",
+            Reason.NODE_LOST,
             f"Node {pod.node_lost} does not answer, so pod {pod.name} can not end. If the node is gone for good: "
             f"kubectl taint node {pod.node_lost} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
         )
     if pod.unschedulable:
-        return Verdict("Unschedulable", f"No node takes pod {pod.name}: {pod.unschedulable}")
+        return Verdict(Reason.UNSCHEDULABLE, f"No node takes pod {pod.name}: {pod.unschedulable}")
     if pod.waiting_reason in _WAITING_FOR_IMAGE:
-        return Verdict("ImageNotAvailable", f"Pod {pod.name} gets no image: {pod.waiting_message}")
+        return Verdict(Reason.IMAGE_NOT_AVAILABLE, f"Pod {pod.name} gets no image: {pod.waiting_message}")
     if pod.waiting_reason in _WAITING_FOR_CONFIG:
-        return Verdict("PodNotConfigured", f"Pod {pod.name} can not start: {pod.waiting_message}")
+        return Verdict(Reason.POD_NOT_CONFIGURED, f"Pod {pod.name} can not start: {pod.waiting_message}")
     return None
 
 
@@ -248,8 +253,8 @@ def job_failure(job: JobView) -> Verdict | None:
     """Say why a Job failed: in its pod's own words, else in the Job controller's."""
     if job.failure is None:
         return None
-    if job.failure.reason == "DeadlineExceeded":
-        return Verdict("DeadlineExceeded", "It ran longer than activeDeadlineSeconds allows.", failed=True)
+    if job.failure.reason == Reason.DEADLINE_EXCEEDED:
+        return Verdict(Reason.DEADLINE_EXCEEDED, "It ran longer than activeDeadlineSeconds allows.", failed=True)
     spoken = [pod.error for pod in reversed(job.pods) if pod.error is not None]
     # A pod that only followed another, or was told to go, does not know why.
     cause = next((error for error in spoken if error.reason not in _SECONDARY_REASONS), spoken[0] if spoken else None)

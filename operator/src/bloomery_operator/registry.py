@@ -172,7 +172,7 @@ class RegistryClient:
             return False
         return server is not None
 
-    async def served(self, environment: Environment, namespace: str) -> list[tuple[str, tuple[str, str]]]:
+    async def list_served(self, environment: Environment, namespace: str) -> list[tuple[str, tuple[str, str]]]:
         """Return which model versions are noted as served, by services of the namespace: NAMESPACE/NAME and version.
 
         Where MLflow does not answer, nothing is known.

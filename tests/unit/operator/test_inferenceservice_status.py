@@ -12,15 +12,19 @@ import pytest
 import yaml
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.domain.served_model import ServedModel, revision_name
+from bloomery_operator.api.inferenceservice import InferenceServiceStatus
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.domain.served_model import ServedModel, model_from_training_job, revision_name
+from bloomery_operator.domain.service_lifecycle import Lifecycle
 from bloomery_operator.domain.traffic import Backend, Traffic
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.http_route import build_route
-from bloomery_operator.status.inferenceservice import derive_status, model_of, wanted_pods
-from bloomery_operator.status.traffic import (
-    LONGEST_DRAIN,
-    QUIET,
-    InferenceServiceObservation,
+from bloomery_operator.status.inferenceservice import Outcome, derive_status
+from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.traffic_plan import (
+    MAX_DRAIN,
+    MIN_IDLE,
+    desired_replicas,
     is_drained,
     plan_traffic,
     retired_deployments,
@@ -63,7 +67,7 @@ def observe(
     former: int | None = None,
     further: Mapping[str, Manifest] | None = None,
     **fields: Any,
-) -> InferenceServiceObservation:
+) -> ServiceFacts:
     """Observe a service; a variant without an entry in ``ready`` is not deployed, ``former`` is v1's old revision."""
     service = inference_service(weights, further=further)
     deployments = [deployment(revision(service, name), name, pods) for name, pods in ready.items()]
@@ -75,14 +79,20 @@ def observe(
         "models": {name: ServedModel(uri=f"s3://models/{name}") for name in weights},
         "pods": {},
         "has_gateway": True,
-        "address": "http://gateway",
+        "gateway_address": "http://gateway",
+        "lifecycle": Lifecycle(started_at=None),
     }
     defaults["route"] = route_to(service, named) if routed else None
-    return InferenceServiceObservation(
+    return ServiceFacts(
         service=service,
         deployments={d.name: d for d in deployments},
         **(defaults | fields),
     )
+
+
+def status_of(facts: ServiceFacts, *, blocked_by: Verdict | None = None) -> InferenceServiceStatus:
+    """Return the status of a service whose route stays as it was observed."""
+    return derive_status(facts, plan_traffic(facts), Outcome(route=facts.route, blocked_by=blocked_by))
 
 
 SAID = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
@@ -90,14 +100,14 @@ BROKEN = {revision(inference_service(), "v1"): (PodView("server", "Running", ter
 """A pod of v1 whose model is not the one that was named."""
 
 
-def planned(observation: InferenceServiceObservation) -> dict[str, int]:
+def planned(facts: ServiceFacts) -> dict[str, int]:
     """Return the plan's weights in percent."""
-    backends = plan_traffic(observation).backends
+    backends = plan_traffic(facts).traffic.backends
     return {"former" if b.revision == FORMER else b.variant: round(b.weight / 100) for b in backends}
 
 
 @pytest.mark.parametrize(
-    ("observation", "plan"),
+    ("facts", "plan"),
     [
         (observe({"v1": 100}, {}), {}),
         (observe({"v1": 100}, {"v1": 0}), {}),
@@ -138,12 +148,12 @@ def planned(observation: InferenceServiceObservation) -> dict[str, int]:
         "a routed one that should have no pods leaves its weight to the others",
     ],
 )
-def test_weight_goes_to_who_can_answer(observation: InferenceServiceObservation, plan: dict[str, int]) -> None:
-    assert planned(observation) == plan
+def test_weight_goes_to_who_can_answer(facts: ServiceFacts, plan: dict[str, int]) -> None:
+    assert planned(facts) == plan
 
 
 @pytest.mark.parametrize(
-    ("observation", "retired"),
+    ("facts", "retired"),
     [
         (observe({"v1": 100}, {"v1": 0}, former=1, routed={"former": 100}), set()),
         (observe({"v1": 100}, {"v1": 1}, former=1, routed={"former": 100}), set()),
@@ -153,30 +163,28 @@ def test_weight_goes_to_who_can_answer(observation: InferenceServiceObservation,
     ],
     ids=["still answering", "still routed", "routed away", "no gateway, still answering", "no gateway, replaced"],
 )
-def test_a_former_revision_goes_only_when_nothing_leads_to_it(
-    observation: InferenceServiceObservation, retired: set[str]
-) -> None:
-    assert {d.name for d in retired_deployments(observation)} == retired
+def test_a_former_revision_goes_only_when_nothing_leads_to_it(facts: ServiceFacts, retired: set[str]) -> None:
+    assert {d.name for d in retired_deployments(facts, plan_traffic(facts))} == retired
 
 
 def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> None:
-    observation = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
     stale = observe({"v1": 100}, {"v1": 1}, route=NEW_ROUTE)
 
     def retired(age: timedelta) -> DeploymentView:
         return deployment("a", "v1", 1, retired_at=NOW - age)
 
-    silent = QUIET.total_seconds()
-    assert not is_drained(observation, deployment("a", "v1", 1), silent)
-    assert not is_drained(observation, retired(QUIET - timedelta(seconds=1)), silent)
-    assert not is_drained(observation, retired(QUIET), silent - 1)
-    assert not is_drained(stale, retired(QUIET), silent)
-    assert is_drained(observation, retired(QUIET), silent)
-    assert is_drained(stale, retired(LONGEST_DRAIN), 0)
+    silent = MIN_IDLE.total_seconds()
+    assert not is_drained(facts, deployment("a", "v1", 1), silent)
+    assert not is_drained(facts, retired(MIN_IDLE - timedelta(seconds=1)), silent)
+    assert not is_drained(facts, retired(MIN_IDLE), silent - 1)
+    assert not is_drained(stale, retired(MIN_IDLE), silent)
+    assert is_drained(facts, retired(MIN_IDLE), silent)
+    assert is_drained(stale, retired(MAX_DRAIN), 0)
 
 
 @pytest.mark.parametrize(
-    ("observation", "phase", "reasons"),
+    ("facts", "phase", "reasons"),
     [
         (observe({"v1": 100}, {}), "Deploying", ("Deploying", "Deploying", "NothingToRouteTo")),
         (observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}), "Running", ("Serving", "AllReady", "Accepted")),
@@ -206,12 +214,12 @@ def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> 
             ("DigestMismatch", "DigestMismatch", "Accepted"),
         ),
         (
-            observe({"v1": 100}, {}, models={"v1": Verdict("WaitingForTraining", "Not yet.")}),
+            observe({"v1": 100}, {}, models={}, unresolved={"v1": Verdict(Reason.WAITING_FOR_TRAINING, "Not yet.")}),
             "Deploying",
             ("WaitingForTraining", "WaitingForTraining", "NothingToRouteTo"),
         ),
         (
-            observe({"v1": 100}, {"v1": 1}, path_clash=Verdict("PathTaken", "No.")),
+            observe({"v1": 100}, {"v1": 1}, path_conflict=Verdict(Reason.PATH_TAKEN, "No.")),
             "Degraded",
             ("PathTaken", "AllReady", "PathTaken"),
         ),
@@ -225,37 +233,37 @@ def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> 
             "Degraded",
             ("GatewayRequired", "AllReady", "GatewayRequired"),
         ),
-        (
-            observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}, obstacle=Verdict("SecretNotFound", "No.")),
-            "Degraded",
-            ("SecretNotFound", "SecretNotFound", "Accepted"),
-        ),
     ],
 )
-def test_the_conditions_name_what_is_waited_for(
-    observation: InferenceServiceObservation, phase: str, reasons: tuple[str, ...]
-) -> None:
-    status = derive_status(observation)
+def test_the_conditions_name_what_is_waited_for(facts: ServiceFacts, phase: str, reasons: tuple[str, ...]) -> None:
+    status = status_of(facts)
     assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
     assert tuple(c.reason for c in status.conditions) == reasons
     assert status.phase == phase
 
 
+def test_what_blocks_the_children_is_the_reason_of_their_condition() -> None:
+    facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    status = status_of(facts, blocked_by=Verdict(Reason.SECRET_NOT_FOUND, "No."))
+    assert tuple(c.reason for c in status.conditions) == ("SecretNotFound", "SecretNotFound", "Accepted")
+    assert status.phase == "Degraded"
+
+
 def test_the_status_shows_the_weights_that_are_in_force() -> None:
-    status = derive_status(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}))
+    status = status_of(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}))
     assert status.traffic == "v1=100 v2=0"
     assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 100, 1), ("v2", 0, 0)]
     assert (status.ready, status.replicas, status.ready_replicas) == ("1/2", 2, 1)
     assert status.url == "http://gateway/demo/flowers"
 
 
-def pods_of(observation: InferenceServiceObservation, variant: str) -> int:
-    (found,) = [v for v in observation.service.spec.variants if v.name == variant]
-    return wanted_pods(observation, found)
+def pods_of(facts: ServiceFacts, variant: str) -> int:
+    (found,) = [v for v in facts.service.spec.variants if v.name == variant]
+    return desired_replicas(facts, found)
 
 
 @pytest.mark.parametrize(
-    ("observation", "pods"),
+    ("facts", "pods"),
     [
         (observe({"v1": 100}, {}, further=SCALED), 2),
         (observe({"v1": 100}, {}, further=SCALED, former=1, routed={"former": 100}), 2),
@@ -266,13 +274,13 @@ def pods_of(observation: InferenceServiceObservation, variant: str) -> int:
     ids=["the first model", "no less than the least", "as many as before", "no more than the most", "once it is there"],
 )
 def test_a_new_model_of_an_autoscaled_variant_begins_with_the_pods_that_the_load_needs(
-    observation: InferenceServiceObservation, pods: int
+    facts: ServiceFacts, pods: int
 ) -> None:
-    assert pods_of(observation, "v1") == pods
+    assert pods_of(facts, "v1") == pods
 
 
 @pytest.mark.parametrize(
-    ("observation", "pods"),
+    ("facts", "pods"),
     [
         (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, routed={"v1": 50, "v2": 50}), 1),
         (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, route=NEW_ROUTE), 1),
@@ -281,24 +289,22 @@ def test_a_new_model_of_an_autoscaled_variant_begins_with_the_pods_that_the_load
     ],
     ids=["it has a share", "the gateway does not know yet", "the others have its share", "nobody else may have it"],
 )
-def test_a_variant_that_is_scaled_to_0_loses_its_pods_once_its_share_has_moved(
-    observation: InferenceServiceObservation, pods: int
-) -> None:
-    assert pods_of(observation, "v2") == pods
+def test_a_variant_that_is_scaled_to_0_loses_its_pods_once_its_share_has_moved(facts: ServiceFacts, pods: int) -> None:
+    assert pods_of(facts, "v2") == pods
 
 
 def test_a_service_whose_whole_weight_is_scaled_to_0_is_not_ready() -> None:
-    status = derive_status(observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, further=OFF, routed={"v2": 100}))
+    status = status_of(observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, further=OFF, routed={"v2": 100}))
     assert (status.conditions[0].status, status.conditions[0].reason) == ("False", "NothingToRouteTo")
 
 
 def test_a_service_whose_path_is_taken_claims_no_address() -> None:
-    clash = Verdict("PathTaken", "No.")
-    assert derive_status(observe({"v1": 100}, {"v1": 1}, path_clash=clash)).url is None
+    clash = Verdict(Reason.PATH_TAKEN, "No.")
+    assert status_of(observe({"v1": 100}, {"v1": 1}, path_conflict=clash)).url is None
 
 
 def test_a_status_survives_its_way_through_the_api_server() -> None:
-    status = derive_status(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}))
+    status = status_of(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}))
     parsed = InferenceService.parse(
         {
             "metadata": inference_service().metadata.to_json(),
@@ -314,8 +320,8 @@ def test_a_variants_texts_are_cut_to_what_a_status_may_hold() -> None:
     status = schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
     limits = {name: field.get("maxLength") for name, field in status["variants"]["items"]["properties"].items()}
     endless = ServedModel(**{field.name: "x" * 9000 for field in fields(ServedModel) if field.name != "name"})
-    known = derive_status(observe({"v1": 100}, {"v1": 1}, models={"v1": endless}))
-    waiting = derive_status(observe({"v1": 100}, {}, models={"v1": Verdict("Refused", "x" * 9000)}))
+    known = status_of(observe({"v1": 100}, {"v1": 1}, models={"v1": endless}))
+    waiting = status_of(observe({"v1": 100}, {}, models={}, unresolved={"v1": Verdict(Reason.REFUSED, "x" * 9000)}))
     told = known.variants[0].to_json() | {"message": waiting.variants[0].message}
     texts = {name: value for name, value in told.items() if isinstance(value, str)}
     assert {"model", "uri", "runId", "trainingJob", "dataset", "datasetVersion", "digest", "message"} <= set(texts)
@@ -332,7 +338,7 @@ def test_a_variants_texts_are_cut_to_what_a_status_may_hold() -> None:
 )
 def test_a_variant_waits_for_its_job(status: Any, reason: str) -> None:
     job = None if status is None else training_job(status=status)
-    verdict = model_of(job, "flowers")
+    verdict = model_from_training_job(job, "flowers")
     assert isinstance(verdict, Verdict)
     assert verdict.reason == reason
 
@@ -340,7 +346,7 @@ def test_a_variant_waits_for_its_job(status: Any, reason: str) -> None:
 def test_a_store_that_is_away_while_a_server_starts_is_named_and_is_no_failure_of_the_model() -> None:
     away = SAID.replace("DigestMismatch", "StoreUnavailable")
     pods = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=away),)}
-    status = derive_status(observe({"v1": 100}, {"v1": 0}, pods=pods))
+    status = status_of(observe({"v1": 100}, {"v1": 0}, pods=pods))
     assert (status.phase, status.conditions[0].reason) == ("Deploying", "StoreUnavailable")
-    broken = derive_status(observe({"v1": 100}, {"v1": 0}, pods=BROKEN))
+    broken = status_of(observe({"v1": 100}, {"v1": 0}, pods=BROKEN))
     assert (broken.phase, broken.conditions[0].reason) == ("Failed", "DigestMismatch")

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api import InvalidResource
+from bloomery_operator.api.inferenceservice import InferenceServiceStatus
 from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.domain.served_model import ServedModel, recorded_model, revision_name
+from bloomery_operator.domain.service_lifecycle import Lifecycle
 from bloomery_operator.reconcile import Context
-from bloomery_operator.reconcile.model_resolution import found_models, resolve_models
+from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
 from bloomery_operator.reconcile.served_tags import tag_served_models
 from bloomery_operator.reconcile.status_writer import publish_invalid
-from bloomery_operator.status.inferenceservice import derive_status
-from bloomery_operator.status.traffic import InferenceServiceObservation
+from bloomery_operator.status.inferenceservice import Outcome, derive_status
+from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.traffic_plan import plan_traffic
 from bloomery_operator.status.workloads import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
 
@@ -67,6 +70,10 @@ def context(notes: Notes, projection: Projection | None = None) -> Context:
     )
 
 
+def status_of(facts: ServiceFacts) -> InferenceServiceStatus:
+    return derive_status(facts, plan_traffic(facts), Outcome(route=facts.route))
+
+
 def published(kind: Kind, status: Manifest) -> list[Manifest]:
     """Return the statuses that are written of an object which can not be read."""
     projection, notes = Projection(), Notes()
@@ -100,10 +107,15 @@ def test_a_version_is_noted_as_served_though_another_variant_of_it_is_still_to_b
     service, notes = inference_service({"v1": 50, "v2": 50}), Notes()
     name = revision_name(service, service.spec.variants[0], model)
     first = DeploymentView(name=name, variant="v1", replicas=1, ready=1, settled=True, retired_at=None)
-    observation = InferenceServiceObservation(
-        service=service, now=NOW, models={"v1": model, "v2": model}, deployments={name: first}, pods={}
+    facts = ServiceFacts(
+        service=service,
+        now=NOW,
+        lifecycle=Lifecycle(started_at=None),
+        models={"v1": model, "v2": model},
+        deployments={name: first},
+        pods={},
     )
-    asyncio.run(tag_served_models(context(notes), observation))
+    asyncio.run(tag_served_models(context(notes), facts))
     assert notes.tagged == ["v1"]
     assert notes.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
 
@@ -112,12 +124,18 @@ NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", versio
 FOLDER = ServedModel(uri="s3://b/any")
 
 
-def observe(model: ServedModel, *, found: ServedModel | None = None) -> InferenceServiceObservation:
+def observe(model: ServedModel, *, found: ServedModel | None = None) -> ServiceFacts:
     """Observe a service whose only model was found, and whose pods may have found out more of it."""
     service = inference_service()
     name = revision_name(service, service.spec.variants[0], model)
-    return InferenceServiceObservation(
-        service=service, now=NOW, models={"v1": model}, deployments={}, pods={}, found={name: found} if found else {}
+    return ServiceFacts(
+        service=service,
+        now=NOW,
+        lifecycle=Lifecycle(started_at=None),
+        models={"v1": model},
+        deployments={},
+        pods={},
+        discovered_models={name: found} if found else {},
     )
 
 
@@ -125,29 +143,30 @@ def observe(model: ServedModel, *, found: ServedModel | None = None) -> Inferenc
     ("model", "found"), [(NUMBERED, None), (FOLDER, None), (FOLDER, ServedModel(uri="", digest="sha256:found"))]
 )
 def test_a_pinned_model_outlives_its_deployment(model: ServedModel, found: ServedModel | None) -> None:
-    observation = observe(model, found=found)
-    later = observation.service.model_copy(update={"status": derive_status(observation)})
+    facts = observe(model, found=found)
+    later = facts.service.model_copy(update={"status": status_of(facts)})
     assert asyncio.run(resolve_models(context(Notes()), later, ())).models == {"v1": model}
 
 
 def test_the_status_tells_where_a_folder_comes_from_and_keeps_it_without_its_pods() -> None:
     found = ServedModel(uri="", digest="sha256:found", run_id="r", training_job="flowers", dataset="flowers")
-    observation = observe(FOLDER, found=found)
-    status = derive_status(observation)
+    facts = observe(FOLDER, found=found)
+    status = status_of(facts)
     (told,) = status.variants
     assert (told.digest, told.run_id, told.training_job, told.dataset) == ("sha256:found", "r", "flowers", "flowers")
-    later = replace(observation, service=observation.service.model_copy(update={"status": status}), found={})
-    kept = replace(later, found=asyncio.run(found_models(context(Notes()), later)))
-    assert derive_status(kept).variants == status.variants
+    later = replace(facts, service=facts.service.model_copy(update={"status": status}), discovered_models={})
+    discovered = asyncio.run(discover_models(context(Notes()), later.service, later.models, later.pods))
+    kept = replace(later, discovered_models=discovered)
+    assert status_of(kept).variants == status.variants
 
 
 def test_a_variant_in_other_words_is_looked_for_anew() -> None:
-    observation = observe(NUMBERED)
-    service = observation.service
+    facts = observe(NUMBERED)
+    service = facts.service
     other = inference_service({"v2": 100}).spec.variants[0].model_copy(update={"name": "v1"})
     changed = service.model_copy(
         update={
-            "status": derive_status(observation),
+            "status": status_of(facts),
             "spec": service.spec.model_copy(update={"variants": (other,)}),
         }
     )

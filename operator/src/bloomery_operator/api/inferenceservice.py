@@ -112,18 +112,18 @@ class VariantStatus(ApiModel):
     message: Annotated[str | None, at_most(2048)] = None
 
 
-class Share(ApiModel):
-    """What a revision gets of the traffic, in hundredths of a percent."""
+class RevisionWeight(ApiModel):
+    """The weight of a revision, in basis points."""
 
     revision: str
     weight: int
 
 
 class RolloutStatus(ApiModel):
-    """How far new models or weights have taken over; enough for an operator that was killed to go on."""
+    """State of a rollout, from which a restarted operator continues."""
 
-    from_: tuple[Share, ...] = Field(alias="from")
-    to: tuple[Share, ...]
+    from_: tuple[RevisionWeight, ...] = Field(alias="from")
+    to: tuple[RevisionWeight, ...]
     step: int
     percent: int
     since: datetime

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from bloomery_operator.api import InferenceService
+from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.inferenceservice import Variant, VariantStatus
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.digest import digest_of
 from bloomery_operator.domain.labels import MODEL, MODEL_SOURCE
 from bloomery_operator.domain.names import MAX_NAME_LENGTH
+from bloomery_operator.domain.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,4 +103,27 @@ def lineage_from_status(recorded: VariantStatus) -> ServedModel:
         training_job=recorded.training_job,
         dataset=recorded.dataset,
         dataset_version=recorded.dataset_version,
+    )
+
+
+def model_from_training_job(training_job: TrainingJob | None, name: str) -> ServedModel | Verdict:
+    """Return the model of a TrainingJob, or what its variant waits for."""
+    if training_job is None:
+        return Verdict(Reason.TRAINING_JOB_NOT_FOUND, f"There is no TrainingJob {name!r} in this namespace.")
+    status = training_job.status
+    if status.is_true("Failed"):
+        failed = status.condition("Failed")
+        return Verdict(Reason.TRAINING_JOB_FAILED, f"TrainingJob {name!r} failed: {failed.message if failed else ''}")
+    if not status.is_true("Complete") or status.model is None or status.model.uri is None:
+        where = f" (step {status.progress.steps})" if status.progress and status.progress.steps else ""
+        return Verdict(Reason.WAITING_FOR_TRAINING, f"TrainingJob {name!r} is not complete yet{where}.")
+    return ServedModel(
+        uri=status.model.uri,
+        digest=status.model.digest,
+        name=status.model.name,
+        version=status.model.version,
+        run_id=status.mlflow.run_id if status.mlflow else None,
+        training_job=name,
+        dataset=",".join(dataset.name for dataset in status.datasets) or None,
+        dataset_version=",".join(dataset.version for dataset in status.datasets) or None,
     )

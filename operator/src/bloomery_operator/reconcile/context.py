@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bloomery_operator.cluster.client import Cluster
 from bloomery_operator.cluster.kinds import Key
 from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.domain.rollout import Figures
+from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.applied import Applied
@@ -22,15 +22,15 @@ ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
 TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
 
 
-class ServerMeter(Protocol):
+class ModelServerMetrics(Protocol):
     """Metrics of model servers."""
 
-    async def figures(
+    async def request_stats(
         self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]]
-    ) -> dict[str, Figures]:
+    ) -> dict[str, RequestStats]:
         """Return the requests of each revision's pods in a rollout's step that began at ``since``, as far as known."""
 
-    async def silence(self, pods: Sequence[PodView]) -> float:
+    async def seconds_idle(self, pods: Sequence[PodView]) -> float:
         """Return the seconds since a revision's pods got their last request, as far as known."""
 
     async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
@@ -48,7 +48,7 @@ class Registry(Protocol):
     ) -> bool:
         """Tag a model version with a service that serves it; return whether MLflow accepted the tag."""
 
-    async def served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+    async def list_served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
         """Return the model versions tagged as served by services of the namespace, with each service."""
 
 
@@ -67,7 +67,7 @@ class Context:
     read_progress: ProgressReader
     stop_trainer: TrainerStopper
     registry: Registry
-    servers: ServerMeter
+    servers: ModelServerMetrics
     applied: Applied = field(default_factory=Applied)
     gateway: Gateway = field(default_factory=Gateway)
     now: Callable[[], datetime] = utc_now

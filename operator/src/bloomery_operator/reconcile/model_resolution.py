@@ -1,4 +1,4 @@
-"""Which model each variant serves: found once and recorded, or followed; and noted in MLflow's registry."""
+"""Models of a service's variants: resolved once and recorded, or followed as their alias moves."""
 
 from __future__ import annotations
 
@@ -9,73 +9,92 @@ from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.kinds import TRAINING_JOBS, Key
-from bloomery_operator.domain.served_model import ServedModel, lineage_from_status, model_from_status, recorded_model
+from bloomery_operator.domain.served_model import (
+    ServedModel,
+    lineage_from_status,
+    model_from_status,
+    model_from_training_job,
+    recorded_model,
+)
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.config_map import build_digest_config_map
 from bloomery_operator.reconcile.blocked import blocked_by
 from bloomery_operator.reconcile.children import create_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import find_resource, read_storage_secret
-from bloomery_operator.status.inferenceservice import model_of
-from bloomery_operator.status.traffic import InferenceServiceObservation
-from bloomery_operator.status.workloads import DeploymentView
+from bloomery_operator.status.service_facts import desired_revisions
+from bloomery_operator.status.workloads import DeploymentView, PodView
 
 
 @dataclass(frozen=True)
 class ResolvedModels:
-    """For each variant its model or what it waits for; and why an alias can not be followed just now."""
+    """The model of each variant, or what it waits for."""
 
-    models: Mapping[str, ServedModel | Verdict]
-    trouble: Verdict | None = None
+    models: Mapping[str, ServedModel]
+    unresolved: Mapping[str, Verdict]
+    registry_error: Verdict | None = None
+    """Why an alias cannot be resolved now, whose variant keeps its former model."""
 
 
 async def resolve_models(
     context: Context, service: InferenceService, deployments: Sequence[Manifest]
 ) -> ResolvedModels:
-    """Find each variant's model; what was found before for the same words stays, unless it is followed."""
-    models: dict[str, ServedModel | Verdict] = {}
-    trouble: Verdict | None = None
+    """Resolve each variant's model; one that was resolved before from the same source stays, unless it is followed."""
+    models: dict[str, ServedModel] = {}
+    unresolved: dict[str, Verdict] = {}
+    registry_error: Verdict | None = None
     for variant in service.spec.variants:
-        recorded = _recorded(service, variant, deployments)
+        recorded = _recorded_model(service, variant, deployments)
         if recorded is not None and not variant.model.follows:
             models[variant.name] = recorded
             continue
-        found = await _find(context, service, variant)
-        if isinstance(found, Verdict) and recorded is not None:
-            trouble = trouble or found
-        # A registry that does not answer, or an alias that is gone, takes nothing off the air.
-        models[variant.name] = recorded if isinstance(found, Verdict) and recorded is not None else found
-    return ResolvedModels(models, trouble)
+        found = await _resolve_model(context, service, variant)
+        if not isinstance(found, Verdict):
+            models[variant.name] = found
+        elif recorded is not None:
+            # A registry that does not answer, or an alias that is gone, stops no variant.
+            models[variant.name] = recorded
+            registry_error = registry_error or found
+        else:
+            unresolved[variant.name] = found
+    return ResolvedModels(models, unresolved, registry_error)
 
 
-async def found_models(context: Context, observation: InferenceServiceObservation) -> dict[str, ServedModel]:
-    """Pin each model that came without a digest to the one that its first pod found; return what is known, by revision.
+async def discover_models(
+    context: Context,
+    service: InferenceService,
+    models: Mapping[str, ServedModel],
+    pods: Mapping[str, Sequence[PodView]],
+) -> dict[str, ServedModel]:
+    """Return by revision the digest and lineage of each model without a digest, and pin it to the digest found.
 
-    Asked once: the status keeps it.
+    A pod is read once: the status records the result.
     """
-    service, found = observation.service, {}
-    noted = {status.revision: status for status in service.status.variants if status.digest is not None}
+    discovered: dict[str, ServedModel] = {}
+    revisions = desired_revisions(service, models)
+    recorded = {status.revision: status for status in service.status.variants if status.digest is not None}
     for variant in service.spec.variants:
-        model, revision = observation.models[variant.name], observation.wanted[variant.name]
-        if isinstance(model, Verdict) or model.digest is not None or revision is None:
+        model, revision = models.get(variant.name), revisions.get(variant.name)
+        if model is None or revision is None or model.digest is not None:
             continue
-        if revision in noted:
-            found[revision] = lineage_from_status(noted[revision])
+        if revision in recorded:
+            discovered[revision] = lineage_from_status(recorded[revision])
             continue
-        told = await context.servers.model(observation.pods.get(revision, ()))
-        if told is not None and told.digest is not None:
-            await blocked_by(
-                create_child(context, service, build_digest_config_map(service, variant, model, told.digest))
-            )
-            found[revision] = told
-    return found
+        found = await context.servers.model(pods.get(revision, ()))
+        if found is not None and found.digest is not None:
+            pin = build_digest_config_map(service, variant, model, found.digest)
+            # An object of something else with that name stays; the pods then are not pinned.
+            await blocked_by(create_child(context, service, pin))
+            discovered[revision] = found
+    return discovered
 
 
-def _recorded(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:
-    """Return the model that was last found for the variant's words: its Deployment knows it, or where that is gone the
-    status, or a former Deployment.
+def _recorded_model(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:
+    """Return the model that was last resolved from the variant's source.
+
+    Its Deployment records it; if that is gone, the status or a former Deployment does.
     """
-    wanted = next((status.revision for status in service.status.variants if status.name == variant.name), None)
+    revision = next((status.revision for status in service.status.variants if status.name == variant.name), None)
     newest_first = sorted(
         (manifest for manifest in deployments if DeploymentView.of(manifest).variant == variant.name),
         key=lambda manifest: str(manifest["metadata"].get("creationTimestamp", "")),
@@ -85,11 +104,11 @@ def _recorded(service: InferenceService, variant: Variant, deployments: Sequence
         manifest["metadata"]["name"]: recorded_model(manifest["metadata"].get("annotations", {}), variant)
         for manifest in newest_first
     }
-    known = (records.get(wanted or ""), model_from_status(service, variant), *records.values())
-    return next((model for model in known if model is not None), None)
+    candidates = (records.get(revision or ""), model_from_status(service, variant), *records.values())
+    return next((model for model in candidates if model is not None), None)
 
 
-async def _find(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:
+async def _resolve_model(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:
     namespace, source = service.metadata.namespace, variant.model
     if source.uri is not None:
         return ServedModel(uri=source.uri.rstrip("/"))
@@ -100,4 +119,5 @@ async def _find(context: Context, service: InferenceService, variant: Variant) -
             return found
         return replace(found, training_job=found.training_job.removeprefix(f"{namespace}/"))
     name = source.training_job or ""
-    return model_of(find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name)), name)
+    job = find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name))
+    return model_from_training_job(job, name)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.status.dataset import KEPT_VERSIONS, DatasetObservation, derive_status
+from bloomery_operator.status.dataset import MAX_VERSIONS, DatasetObservation, derive_status
 from bloomery_operator.status.workloads import JobView
 from tests.unit.operator.samples import DIGEST, NOW, Manifest, dataset, job, pod, prepared_status
 
@@ -97,11 +97,11 @@ def test_the_same_content_is_the_same_version() -> None:
 def test_only_the_newest_versions_are_listed() -> None:
     versions = [
         {"ordinal": n, "version": f"{n:064}", "images": 1, "created": "2026-05-01T11:00:00Z", "uri": "s3://b/a"}
-        for n in range(KEPT_VERSIONS, 0, -1)
+        for n in range(MAX_VERSIONS, 0, -1)
     ]
     finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
     status = derive_status(observe(*finished, status=prepared_status(versions=versions)), NOW)
-    assert [v.ordinal for v in status.versions] == list(range(KEPT_VERSIONS + 1, 1, -1))
+    assert [v.ordinal for v in status.versions] == list(range(MAX_VERSIONS + 1, 1, -1))
 
 
 def test_what_is_prepared_stays_ready_without_its_job() -> None:

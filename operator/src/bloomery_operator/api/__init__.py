@@ -1,4 +1,4 @@
-"""The three kinds as frozen pydantic models: what users write in ``spec`` and read in ``status``."""
+"""The three kinds as frozen pydantic models: ``spec`` and ``status``."""
 
 from bloomery_operator.api.common import Condition, CustomResource, InvalidResource, ObjectMeta
 from bloomery_operator.api.dataset import Dataset

@@ -1,4 +1,4 @@
-"""What the three kinds share: the base model, metadata, conditions and references."""
+"""Base of the three kinds: models of metadata, conditions, resources and references."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ API_GROUP = "bloomery.dev"
 API_VERSION = "v1alpha1"
 
 Manifest = dict[str, Any]
-"""A Kubernetes object as JSON: what the API server takes and gives."""
+"""A Kubernetes object as JSON."""
 
 
 class InvalidResource(ValueError):
-    """A stored object that the models cannot read; the message names each field, in words."""
+    """A stored object that the models cannot read; the message names each wrong field."""
 
 
 class ApiModel(BaseModel):
-    """Base of all API models: frozen, camelCase outside, unknown fields left to the CRD's schema."""
+    """Base of all API models: frozen, camelCase outside, unknown fields ignored, as the CRD's schema rejects them."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
     def to_json(self) -> Manifest:
-        """Return the JSON form, without the fields that are not set."""
+        """Return the JSON form, without fields that are None."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def at_most(length: int) -> BeforeValidator:
-    """Cut a status text that others wrote to what the CRD allows: one that is too long has the whole status refused."""
+    """Cut a status text of foreign origin to the CRD's limit: a longer one would have the whole status rejected."""
     return BeforeValidator(lambda text: text[:length] if isinstance(text, str) else text)
 
 
@@ -42,7 +42,7 @@ class SecretReference(ApiModel):
 
 
 class ObjectMeta(ApiModel):
-    """The part of an object's metadata that decisions need."""
+    """Metadata of an object, as far as decisions need it."""
 
     name: str
     namespace: str
@@ -67,7 +67,7 @@ class Condition(ApiModel):
 
     @property
     def is_true(self) -> bool:
-        """Whether the condition holds."""
+        """Whether the status is True."""
         return self.status == "True"
 
 
@@ -79,7 +79,7 @@ class Resources(ApiModel):
 
 
 class Toleration(ApiModel):
-    """A taint that does not matter, as in core/v1."""
+    """A tolerated taint, as in core/v1."""
 
     key: str | None = None
     operator: str | None = None
@@ -89,7 +89,7 @@ class Toleration(ApiModel):
 
 
 class PodTemplate(ApiModel):
-    """What is put over the pods that the operator makes."""
+    """Additions to the template of the pods that the operator makes."""
 
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
@@ -112,7 +112,7 @@ class CustomResourceStatus(ApiModel):
         return next((c for c in self.conditions if c.type == type_), None)
 
     def is_true(self, type_: str) -> bool:
-        """Whether the condition of that type is there and holds."""
+        """Return whether there is a condition of that type with status True."""
         condition = self.condition(type_)
         return condition is not None and condition.is_true
 
@@ -128,16 +128,16 @@ class CustomResource(ApiModel):
 
     @classmethod
     def parse(cls, manifest: Mapping[str, Any]) -> Self:
-        """Read an object as the API server returns it.
+        """Parse an object as the API server returns it.
 
         Raises:
-            InvalidResource: a field is missing or wrong; names each one.
+            InvalidResource: a field is missing or wrong; the message names each one.
         """
         try:
             return cls.model_validate(manifest)
         except ValidationError as error:
-            raise InvalidResource("; ".join(_sentence(e["loc"], e["msg"]) for e in error.errors())) from error
+            raise InvalidResource("; ".join(_error_sentence(e["loc"], e["msg"]) for e in error.errors())) from error
 
 
-def _sentence(location: tuple[int | str, ...], message: str) -> str:
+def _error_sentence(location: tuple[int | str, ...], message: str) -> str:
     return f"{'.'.join(str(part) for part in location)}: {message[:1].lower()}{message[1:]}"

@@ -100,8 +100,10 @@ def _find_route(context: Context, service: InferenceService) -> Manifest | None:
 
 
 def _pods_by_revision(context: Context, namespace: str, revisions: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
-    found = {name: context.projection.find(PODS, POD_REVISION, namespace, name) for name in revisions}
-    return {name: tuple(PodView.of(pod) for _, pod in pods) for name, pods in found.items()}
+    return {
+        name: tuple(PodView.of(pod) for _, pod in context.projection.find(PODS, POD_REVISION, namespace, name))
+        for name in revisions
+    }
 
 
 async def _read_request_stats(

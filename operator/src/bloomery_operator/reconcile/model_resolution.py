@@ -48,15 +48,15 @@ async def resolve_models(
         if recorded is not None and not variant.model.follows:
             models[variant.name] = recorded
             continue
-        found = await _resolve_model(context, service, variant)
-        if not isinstance(found, Verdict):
-            models[variant.name] = found
+        resolved = await _resolve_model(context, service, variant)
+        if not isinstance(resolved, Verdict):
+            models[variant.name] = resolved
         elif recorded is not None:
             # A registry that does not answer, or an alias that is gone, stops no variant.
             models[variant.name] = recorded
-            registry_error = registry_error or found
+            registry_error = registry_error or resolved
         else:
-            unresolved[variant.name] = found
+            unresolved[variant.name] = resolved
     return ResolvedModels(models, unresolved, registry_error)
 
 
@@ -80,12 +80,12 @@ async def discover_models(
         if revision in recorded:
             discovered[revision] = lineage_from_status(recorded[revision])
             continue
-        found = await context.servers.model(pods.get(revision, ()))
-        if found is not None and found.digest is not None:
-            pin = build_digest_config_map(service, variant, model, found.digest)
+        served = await context.servers.model(pods.get(revision, ()))
+        if served is not None and served.digest is not None:
+            pin = build_digest_config_map(service, variant, model, served.digest)
             # An object of something else with that name stays; the pods then are not pinned.
             await blocked_by(create_child(context, service, pin))
-            discovered[revision] = found
+            discovered[revision] = served
     return discovered
 
 
@@ -114,10 +114,10 @@ async def _resolve_model(context: Context, service: InferenceService, variant: V
         return ServedModel(uri=source.uri.rstrip("/"))
     if source.mlflow is not None:
         environment = await read_storage_secret(context, namespace)
-        found = await context.registry.find(environment, source.mlflow)
-        if isinstance(found, Verdict) or found.training_job is None:
-            return found
-        return replace(found, training_job=found.training_job.removeprefix(f"{namespace}/"))
+        model = await context.registry.find(environment, source.mlflow)
+        if isinstance(model, Verdict) or model.training_job is None:
+            return model
+        return replace(model, training_job=model.training_job.removeprefix(f"{namespace}/"))
     name = source.training_job or ""
     job = find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name))
     return model_from_training_job(job, name)

@@ -1,7 +1,7 @@
-"""What trainer containers tell: their termination message and their progress, as documents and as models.
+"""Reports of trainer containers: the termination message and the progress, as JSON documents and as models.
 
-A trainer of another version, or an image of the user's own, may tell anything; it must not keep the operator
-from going on, so what is not of the agreed form counts as not told.
+A trainer of another version, or an image of the user's own, may report anything, and must not stop the operator: a
+report that does not fit its model counts as absent.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from bloomery_operator.api.common import ApiModel, at_most
 from bloomery_operator.api.dataset import ClassCount
 from bloomery_operator.api.trainingjob import Model, SavedState
 
-Told = TypeVar("Told", bound=ApiModel)
+Report = TypeVar("Report", bound=ApiModel)
 RecipeValue = str | int | float | bool | None
-"""A hyperparameter that was trained with."""
+"""Value of a hyperparameter of the recipe."""
 
 EVALUATED = "Evaluated"
-"""The reason of a run that trained nothing, and so has nothing to register."""
+"""Reason of a run that only evaluated, and so has no model to register."""
 
 
 class RunReference(ApiModel):
-    """A run in MLflow, by MLflow's own identifiers; both None where MLflow could not be reached."""
+    """A run in MLflow, by its identifiers; both None if MLflow could not be reached."""
 
     experiment_id: str | None = None
     run_id: str | None = None
 
     def url(self, base: str) -> str | None:
-        """Return the run's page, where MLflow has an address for people."""
+        """Return the URL of the run's page, if MLflow has an address for people."""
         if not base or self.run_id is None:
             return None
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
 
 class PrepareResult(ApiModel):
-    """What a preparation made; ``classes`` may be cut, ``class_count`` counts all."""
+    """Result of a preparation; ``classes`` may be cut, ``class_count`` is their number."""
 
     version: str
     uri: str
@@ -52,7 +52,7 @@ class PrepareResult(ApiModel):
 
 
 class Promoted(ApiModel):
-    """Whether the registry's alias moved to the new version, in words."""
+    """Result of a promotion: whether the registry's alias moved to the new version, and why."""
 
     alias: str = ""
     moved: bool = False
@@ -60,9 +60,9 @@ class Promoted(ApiModel):
 
 
 class StartedFrom(ApiModel):
-    """What a training started from, in the trainer's words.
+    """Starting point of a training, as the trainer reports it.
 
-    ``warning`` is a sentence where it had to start from scratch although nobody asked for that.
+    ``warning`` is a sentence if it had to start from scratch although the spec does not say so.
     """
 
     origin: Annotated[str | None, at_most(512)] = None
@@ -70,7 +70,7 @@ class StartedFrom(ApiModel):
 
 
 class TrainerProgress(ApiModel):
-    """How far a running training is, as it says itself."""
+    """Progress of a running training, as the trainer reports it."""
 
     stage: str | None = None
     epoch: int | None = None
@@ -88,7 +88,7 @@ class TrainerProgress(ApiModel):
 
 
 class TrainResult(ApiModel):
-    """What a training made; without a model version where MLflow could not be reached."""
+    """Result of a training; without a model version if MLflow could not be reached."""
 
     reason: str = "Trained"
     mlflow: RunReference | None = None
@@ -104,14 +104,14 @@ class TrainResult(ApiModel):
 
     @property
     def is_registered(self) -> bool:
-        """Whether nothing is left to be handed to MLflow."""
+        """Whether MLflow has everything."""
         return self.model.version is not None or self.reason == EVALUATED
 
 
 def read_document(text: str | bytes) -> Mapping[str, Any]:
-    """Return the JSON object that a container wrote; empty where it is none.
+    """Return the JSON object that a container wrote; empty if it is none.
 
-    Python writes NaN for a loss that diverged, which is no JSON: it counts as not there.
+    Python writes NaN for a loss that diverged, which is not JSON: it is read as null.
     """
     try:
         document = json.loads(text, parse_constant=lambda _: None)
@@ -120,8 +120,8 @@ def read_document(text: str | bytes) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def read_model(model: type[Told], document: Mapping[str, Any] | None) -> Told | None:
-    """Return a document as a model; None where it is not of the agreed form."""
+def read_model(model: type[Report], document: Mapping[str, Any] | None) -> Report | None:
+    """Return a document as a model; None if it does not fit."""
     try:
         return model.model_validate(document) if document else None
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Jobs, pods and Deployments reduced to what decisions need."""
+"""Views of Jobs, pods and Deployments: the fields that decisions need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "Ru
 
 @dataclass(frozen=True)
 class PodView:
-    """One pod: its phase, its address and what its only container says."""
+    """A pod: its phase, its address and the state of its only container."""
 
     name: str
     phase: str
@@ -37,9 +37,9 @@ class PodView:
     unschedulable: str = ""
     restarts: int = 0
     index: int = 0
-    """Its number among the pods of an Indexed Job; the first one speaks for all."""
+    """Its index in an Indexed Job; the pod with index 0 reports for all."""
     node_lost: str | None = None
-    """The node that has gone away with the pod still on it."""
+    """The pod's node, if it does not answer while the pod is being deleted."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -47,7 +47,7 @@ class PodView:
         metadata, status = manifest["metadata"], manifest.get("status", {})
         container: Manifest = next(iter(status.get("containerStatuses", [])), {})
         state = container.get("state", {})
-        # A server that crashed is waiting to be restarted; why it crashed stands in lastState.
+        # A server that crashed waits for its restart; lastState says why it crashed.
         terminated = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
         waiting = state.get("waiting") or {}
         conditions = {c["type"]: c for c in status.get("conditions", [])}
@@ -72,17 +72,17 @@ class PodView:
 
     @property
     def host(self) -> str:
-        """Its address as a URL has it."""
+        """The address in a URL."""
         return f"[{self.ip}]" if self.ip and ":" in self.ip else str(self.ip)
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """The termination message as JSON; empty where it is not JSON."""
+        """The termination message as a JSON object; empty if it is none."""
         return read_document(self.termination_message)
 
     @property
     def error(self) -> Verdict | None:
-        """What the container itself says of its failure."""
+        """The error that the container reported in its termination message."""
         error = self.result.get("error")
         if not isinstance(error, dict):
             return None
@@ -136,34 +136,34 @@ class JobView:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a pod of it ever ran: one that no node takes has done nothing yet."""
+        """Whether a pod of it has run; a pod that is not scheduled has not."""
         return self.is_finished or self.failed_pods > 0 or any(pod.phase != "Pending" for pod in self.pods)
 
     @property
     def has_running_pods(self) -> bool:
-        """Whether something still runs, and be it only to save its state."""
+        """Whether a pod still runs, if only to save its state."""
         return any(pod.phase == "Running" for pod in self.pods)
 
     @property
     def current_pod(self) -> PodView | None:
-        """The newest pod: the one that runs, or the last that did; of several that work together, the first."""
+        """The newest pod, which runs or ran last; in a training on several nodes, that with index 0."""
         return next((pod for pod in reversed(self.pods) if pod.index == 0), None)
 
     @property
     def termination_result(self) -> Mapping[str, Any]:
-        """What the pod that ended the Job said: its result or its error."""
+        """The termination message of the pod that ended the Job: its result or its error."""
         if self.succeeded:
             return self.result
         return next((pod.result for pod in reversed(self.pods) if pod.result), {})
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """What the pod that succeeded left as its result."""
+        """The termination message of the pod that succeeded."""
         return self._succeeded_pod.result if self._succeeded_pod is not None else {}
 
     @property
     def result_pod_is_gone(self) -> bool:
-        """Whether it succeeded, and the pod that could tell its result was removed."""
+        """Whether the Job succeeded, and the pod with its result was removed."""
         return self.succeeded and self._succeeded_pod is None
 
     @property
@@ -173,22 +173,23 @@ class JobView:
 
 @dataclass(frozen=True)
 class DeploymentView:
-    """A Deployment's name, variant, size and age of its figures."""
+    """A Deployment of a variant's revision."""
 
     name: str
     variant: str
     replicas: int
     ready: int
     settled: bool
+    """Whether the status is that of the newest generation, with all its pods and no others."""
     retired_at: datetime | None
     autoscaled: bool = False
-    """Whether an autoscaler of ours was made for it."""
+    """Whether it has a HorizontalPodAutoscaler of ours."""
     scaled_by_others: bool = False
-    """Whether somebody else has set its number of pods since we last did."""
+    """Whether something else has set ``replicas`` since our last apply."""
     served_tag: str = ""
-    """What MLflow was told of whom it serves."""
+    """The tag that was last written to its model version in MLflow."""
     version: str = ""
-    """The resourceVersion that this was read from."""
+    """The resourceVersion."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -224,7 +225,7 @@ def _job_controller_verdict(failed: Mapping[str, Any]) -> Verdict:
 
 
 def _lost_node(manifest: Manifest, conditions: Mapping[str, Any]) -> str | None:
-    """Return the node of a pod that is being deleted but whose kubelet no longer says how it is."""
+    """Return the node of a pod that is being deleted while its kubelet no longer reports its state."""
     ready = conditions.get("Ready", {})
     unknown = ready.get("reason") == "NodeNotReady" or manifest.get("status", {}).get("reason") == "NodeLost"
     if "deletionTimestamp" not in manifest["metadata"] or not unknown:
@@ -233,31 +234,31 @@ def _lost_node(manifest: Manifest, conditions: Mapping[str, Any]) -> str | None:
 
 
 def pod_not_ready_reason(pod: PodView) -> Verdict | None:
-    """Say why a pod does not start, in words that name what to mend."""
+    """Return why a pod does not start or end, with what to fix."""
     if pod.node_lost:
         return Verdict(
             Reason.NODE_LOST,
-            f"Node {pod.node_lost} does not answer, so pod {pod.name} can not end. If the node is gone for good: "
+            f"Node {pod.node_lost} does not answer, so pod {pod.name} cannot end. If the node is gone for good: "
             f"kubectl taint node {pod.node_lost} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
         )
     if pod.unschedulable:
         return Verdict(Reason.UNSCHEDULABLE, f"No node takes pod {pod.name}: {pod.unschedulable}")
     if pod.waiting_reason in _WAITING_FOR_IMAGE:
-        return Verdict(Reason.IMAGE_NOT_AVAILABLE, f"Pod {pod.name} gets no image: {pod.waiting_message}")
+        return Verdict(Reason.IMAGE_NOT_AVAILABLE, f"Pod {pod.name} cannot pull its image: {pod.waiting_message}")
     if pod.waiting_reason in _WAITING_FOR_CONFIG:
-        return Verdict(Reason.POD_NOT_CONFIGURED, f"Pod {pod.name} can not start: {pod.waiting_message}")
+        return Verdict(Reason.POD_NOT_CONFIGURED, f"Pod {pod.name} cannot start: {pod.waiting_message}")
     return None
 
 
 def job_failure(job: JobView) -> Verdict | None:
-    """Say why a Job failed: in its pod's own words, else in the Job controller's."""
+    """Return why a Job failed: its pod's error, else the Job controller's condition."""
     if job.failure is None:
         return None
     if job.failure.reason == Reason.DEADLINE_EXCEEDED:
         return Verdict(Reason.DEADLINE_EXCEEDED, "It ran longer than activeDeadlineSeconds allows.", failed=True)
-    spoken = [pod.error for pod in reversed(job.pods) if pod.error is not None]
-    # A pod that only followed another, or was told to go, does not know why.
-    cause = next((error for error in spoken if error.reason not in _SECONDARY_REASONS), spoken[0] if spoken else None)
+    errors = [pod.error for pod in reversed(job.pods) if pod.error is not None]
+    # A pod that lost another one, or was terminated, does not know the cause.
+    cause = next((error for error in errors if error.reason not in _SECONDARY_REASONS), errors[0] if errors else None)
     return cause or Verdict(job.failure.reason, _failure_message(job), failed=True)
 
 
@@ -271,5 +272,5 @@ def _failure_message(job: JobView) -> str:
 
 
 def parse_time(value: str | None) -> datetime | None:
-    """Return an RFC 3339 time of the API server as a datetime."""
+    """Return an RFC 3339 time of the API server."""
     return datetime.fromisoformat(value) if value else None

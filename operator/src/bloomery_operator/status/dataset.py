@@ -73,7 +73,7 @@ def _result_lost(observation: DatasetObservation) -> Verdict | None:
     if job is None or not observation.finished_now or observation.is_prepared or observation.result is not None:
         return None
     if job.result_pod_is_gone:
-        message = "The preparation's pod was removed before its result was read; it runs again on the work in the store."
+        message = "The preparation's pod was removed before its result was read; it runs again and reuses its work."
         return Verdict(Reason.PENDING, message)
     return Verdict(
         Reason.RESULT_LOST,

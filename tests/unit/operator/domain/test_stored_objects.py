@@ -1,4 +1,4 @@
-"""Objects that an earlier version stored: nothing of theirs is prepared, trained or rolled out again by an upgrade."""
+"""Hashes of objects that an earlier version stored: an upgrade repeats no preparation, training or rollout."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_stored_service_gets_no_new_revision(entry: Stored) -> None:
 
 
 @pytest.mark.parametrize("entry", stored_objects("TrainingJob"))
-def test_values_of_a_stored_job_are_explicit_for_the_trainer(entry: Stored) -> None:
+def test_stored_values_are_explicit_for_the_trainer(entry: Stored) -> None:
     given = entry["object"]["spec"]["hyperparameters"]
     assert training_task(TrainingJob.parse(entry["object"])).config["hyperparameters"] == given
 

@@ -1,4 +1,4 @@
-"""What a Dataset's status says of each situation."""
+"""Status of a Dataset in each situation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def observe(manifest: Manifest | None = None, *pods: Manifest, status: Any = Non
         ),
     ],
 )
-def test_the_reason_names_what_it_waits_for(observation: DatasetObservation, phase: str, reason: str) -> None:
+def test_reason_and_phase_of_each_situation(observation: DatasetObservation, phase: str, reason: str) -> None:
     status = derive_status(observation, NOW)
     (ready,) = status.conditions
     assert (status.phase, ready.type, ready.reason) == (phase, "Ready", reason)
@@ -71,7 +71,7 @@ def test_the_reason_names_what_it_waits_for(observation: DatasetObservation, pha
     assert ready.observed_generation == status.observed_generation == 3
 
 
-def test_progress_is_shown_while_it_is_made() -> None:
+def test_progress_of_a_preparation_is_shown() -> None:
     progress = {"stage": "reading", "images": 7, "total": 40}
     status = derive_status(observe(job(spec_hash=JOB), pod("Running"), progress=progress), NOW)
     assert status.conditions[0].message == "7 of 40 images are prepared."
@@ -79,7 +79,7 @@ def test_progress_is_shown_while_it_is_made() -> None:
     assert status.progress.images == 7
 
 
-def test_a_new_version_comes_first_and_the_old_ones_stay() -> None:
+def test_new_version_comes_before_the_old_ones() -> None:
     finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
     status = derive_status(observe(*finished, status=prepared_status()), NOW)
     assert [(v.ordinal, v.version[0]) for v in status.versions] == [(2, "b"), (1, "a")]
@@ -87,7 +87,7 @@ def test_a_new_version_comes_first_and_the_old_ones_stay() -> None:
     assert status.prepared_spec == SPEC
 
 
-def test_the_same_content_is_the_same_version() -> None:
+def test_same_content_is_the_same_version() -> None:
     message = RESULT.replace("b" * 64, DIGEST)
     finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=message)
     status = derive_status(observe(*finished, status=prepared_status()), NOW)
@@ -104,19 +104,19 @@ def test_only_the_newest_versions_are_listed() -> None:
     assert [v.ordinal for v in status.versions] == list(range(MAX_VERSIONS + 1, 1, -1))
 
 
-def test_what_is_prepared_stays_ready_without_its_job() -> None:
+def test_prepared_dataset_stays_ready_without_its_job() -> None:
     status = derive_status(observe(status=prepared_status(preparedSpec=SPEC)), NOW)
     assert status.phase == "Ready"
 
 
-def test_nothing_new_leaves_the_status_as_it_is() -> None:
+def test_unchanged_observation_keeps_the_status() -> None:
     finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
     first = derive_status(observe(*finished), NOW)
     again = derive_status(observe(*finished, status=first.to_json()), NOW.replace(hour=13))
     assert again == first
 
 
-def test_a_status_survives_its_way_through_the_api_server() -> None:
+def test_status_is_read_back_as_written() -> None:
     finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
     status = derive_status(observe(*finished), NOW)
     assert dataset(status=status.to_json()).status == status
@@ -135,8 +135,6 @@ def test_a_status_survives_its_way_through_the_api_server() -> None:
         ("b" * 64, None),
     ],
 )
-def test_versions_are_named_by_ordinal_or_by_the_beginning_of_the_digest(
-    wanted: str | int | None, found: str | None
-) -> None:
+def test_version_is_found_by_ordinal_or_digest_prefix(wanted: str | int | None, found: str | None) -> None:
     version = dataset(status=prepared_status()).find_version(wanted)
     assert (version.version[0] if version else None) == found

@@ -1,4 +1,4 @@
-"""The CRDs and the operator's models say the same, so that nothing is accepted and then ignored."""
+"""CRDs and the operator's models have the same fields, so that no field is accepted and then ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from bloomery_operator.api import Dataset, InferenceService, TrainingJob
 
-REPO = Path(__file__).resolve().parents[3]
+REPO = Path(__file__).resolve().parents[4]
 KINDS = {"datasets": Dataset, "trainingjobs": TrainingJob, "inferenceservices": InferenceService}
 
 Fields = dict[str, Any]
@@ -21,19 +21,19 @@ Fields = dict[str, Any]
 
 @pytest.mark.parametrize("plural", KINDS)
 @pytest.mark.parametrize("part", ["spec", "status"])
-def test_every_field_of_a_kind_is_known_to_its_model_and_the_other_way_round(plural: str, part: str) -> None:
+def test_crd_and_model_have_the_same_fields(plural: str, part: str) -> None:
     assert set(crd_fields(plural, part)) == set(model_fields(plural, part))
 
 
 @pytest.mark.parametrize("plural", KINDS)
-def test_a_field_that_is_not_set_means_the_same_to_both(plural: str) -> None:
+def test_crd_and_model_have_the_same_defaults(plural: str) -> None:
     crd, model = crd_fields(plural, "spec"), model_fields(plural, "spec")
     for path, default in crd.items():
         if default is not None and default != {}:
             assert model[path] == default, path
 
 
-def test_the_operators_folder_does_not_shadow_pythons_own_module() -> None:
+def test_operator_folder_is_no_package() -> None:
     assert not (REPO / "operator" / "__init__.py").exists()
 
 

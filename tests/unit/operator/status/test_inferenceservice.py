@@ -1,4 +1,4 @@
-"""Who gets traffic, and what an InferenceService's status says of it."""
+"""Traffic and status of an InferenceService in each situation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from bloomery_operator.status.traffic_plan import (
 from bloomery_operator.status.workloads import DeploymentView, PodView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
 
-REPO = Path(__file__).resolve().parents[3]
+REPO = Path(__file__).resolve().parents[4]
 FORMER = "flowers--v1-former"
 THREE = {"v1": 50, "v2": 30, "v3": 20}
 BOTH = {"v1": 1, "v2": 1}
@@ -148,7 +148,7 @@ def planned(facts: ServiceFacts) -> dict[str, int]:
         "a routed one that should have no pods leaves its weight to the others",
     ],
 )
-def test_weight_goes_to_who_can_answer(facts: ServiceFacts, plan: dict[str, int]) -> None:
+def test_weights_go_to_revisions_that_can_serve(facts: ServiceFacts, plan: dict[str, int]) -> None:
     assert planned(facts) == plan
 
 
@@ -163,11 +163,11 @@ def test_weight_goes_to_who_can_answer(facts: ServiceFacts, plan: dict[str, int]
     ],
     ids=["still answering", "still routed", "routed away", "no gateway, still answering", "no gateway, replaced"],
 )
-def test_a_former_revision_goes_only_when_nothing_leads_to_it(facts: ServiceFacts, retired: set[str]) -> None:
+def test_former_revision_retires_once_nothing_needs_it(facts: ServiceFacts, retired: set[str]) -> None:
     assert {d.name for d in retired_deployments(facts, plan_traffic(facts))} == retired
 
 
-def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> None:
+def test_retired_revision_is_drained_before_it_is_removed() -> None:
     facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
     stale = observe({"v1": 100}, {"v1": 1}, route=NEW_ROUTE)
 
@@ -235,21 +235,21 @@ def test_a_retired_revision_stays_until_it_is_silent_and_the_gateway_knows() -> 
         ),
     ],
 )
-def test_the_conditions_name_what_is_waited_for(facts: ServiceFacts, phase: str, reasons: tuple[str, ...]) -> None:
+def test_conditions_and_phase_of_each_situation(facts: ServiceFacts, phase: str, reasons: tuple[str, ...]) -> None:
     status = status_of(facts)
     assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
     assert tuple(c.reason for c in status.conditions) == reasons
     assert status.phase == phase
 
 
-def test_what_blocks_the_children_is_the_reason_of_their_condition() -> None:
+def test_blocking_verdict_is_the_reason_of_variants_ready() -> None:
     facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
     status = status_of(facts, blocked_by=Verdict(Reason.SECRET_NOT_FOUND, "No."))
     assert tuple(c.reason for c in status.conditions) == ("SecretNotFound", "SecretNotFound", "Accepted")
     assert status.phase == "Degraded"
 
 
-def test_the_status_shows_the_weights_that_are_in_force() -> None:
+def test_status_shows_the_weights_in_force() -> None:
     status = status_of(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}))
     assert status.traffic == "v1=100 v2=0"
     assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 100, 1), ("v2", 0, 0)]
@@ -273,9 +273,7 @@ def pods_of(facts: ServiceFacts, variant: str) -> int:
     ],
     ids=["the first model", "no less than the least", "as many as before", "no more than the most", "once it is there"],
 )
-def test_a_new_model_of_an_autoscaled_variant_begins_with_the_pods_that_the_load_needs(
-    facts: ServiceFacts, pods: int
-) -> None:
+def test_autoscaled_revision_begins_with_the_pods_of_its_load(facts: ServiceFacts, pods: int) -> None:
     assert pods_of(facts, "v1") == pods
 
 
@@ -289,21 +287,21 @@ def test_a_new_model_of_an_autoscaled_variant_begins_with_the_pods_that_the_load
     ],
     ids=["it has a share", "the gateway does not know yet", "the others have its share", "nobody else may have it"],
 )
-def test_a_variant_that_is_scaled_to_0_loses_its_pods_once_its_share_has_moved(facts: ServiceFacts, pods: int) -> None:
+def test_variant_scaled_to_0_keeps_pods_until_its_weight_moved(facts: ServiceFacts, pods: int) -> None:
     assert pods_of(facts, "v2") == pods
 
 
-def test_a_service_whose_whole_weight_is_scaled_to_0_is_not_ready() -> None:
+def test_service_with_all_weight_scaled_to_0_is_not_ready() -> None:
     status = status_of(observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, further=OFF, routed={"v2": 100}))
     assert (status.conditions[0].status, status.conditions[0].reason) == ("False", "NothingToRouteTo")
 
 
-def test_a_service_whose_path_is_taken_claims_no_address() -> None:
+def test_service_with_a_path_conflict_has_no_url() -> None:
     clash = Verdict(Reason.PATH_TAKEN, "No.")
     assert status_of(observe({"v1": 100}, {"v1": 1}, path_conflict=clash)).url is None
 
 
-def test_a_status_survives_its_way_through_the_api_server() -> None:
+def test_status_is_read_back_as_written() -> None:
     status = status_of(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}))
     parsed = InferenceService.parse(
         {
@@ -315,15 +313,15 @@ def test_a_status_survives_its_way_through_the_api_server() -> None:
     assert parsed.status == status
 
 
-def test_a_variants_texts_are_cut_to_what_a_status_may_hold() -> None:
+def test_texts_of_a_variant_are_cut_to_the_crds_limits() -> None:
     schema = yaml.safe_load((REPO / "crds" / "inferenceservices.yaml").read_text(encoding="utf-8"))
     status = schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
     limits = {name: field.get("maxLength") for name, field in status["variants"]["items"]["properties"].items()}
     endless = ServedModel(**{field.name: "x" * 9000 for field in fields(ServedModel) if field.name != "name"})
     known = status_of(observe({"v1": 100}, {"v1": 1}, models={"v1": endless}))
     waiting = status_of(observe({"v1": 100}, {}, models={}, unresolved={"v1": Verdict(Reason.REFUSED, "x" * 9000)}))
-    told = known.variants[0].to_json() | {"message": waiting.variants[0].message}
-    texts = {name: value for name, value in told.items() if isinstance(value, str)}
+    printed = known.variants[0].to_json() | {"message": waiting.variants[0].message}
+    texts = {name: value for name, value in printed.items() if isinstance(value, str)}
     assert {"model", "uri", "runId", "trainingJob", "dataset", "datasetVersion", "digest", "message"} <= set(texts)
     assert all(len(text) <= limits[name] for name, text in texts.items())
 
@@ -336,14 +334,14 @@ def test_a_variants_texts_are_cut_to_what_a_status_may_hold() -> None:
         ({"conditions": [{"type": "Failed", "status": "True", "reason": "Bad"}]}, "TrainingJobFailed"),
     ],
 )
-def test_a_variant_waits_for_its_job(status: Any, reason: str) -> None:
+def test_variant_waits_for_its_training_job(status: Any, reason: str) -> None:
     job = None if status is None else training_job(status=status)
     verdict = model_from_training_job(job, "flowers")
     assert isinstance(verdict, Verdict)
     assert verdict.reason == reason
 
 
-def test_a_store_that_is_away_while_a_server_starts_is_named_and_is_no_failure_of_the_model() -> None:
+def test_unavailable_store_is_not_a_failure_of_the_model() -> None:
     away = SAID.replace("DigestMismatch", "StoreUnavailable")
     pods = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=away),)}
     status = status_of(observe({"v1": 100}, {"v1": 0}, pods=pods))

@@ -1,4 +1,4 @@
-"""What a TrainingJob's status says of each situation."""
+"""Status of a TrainingJob in each situation."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ FAILED = dataset(
         (observe(*ended({"error": {"reason": "BadShard", "message": "No."}}, 3)), "Failed", "Failed", "BadShard"),
     ],
 )
-def test_the_reason_names_what_it_waits_for_or_how_it_ended(
+def test_reason_and_phase_of_each_situation(
     observation: TrainingJobObservation, phase: str, condition: str, reason: str
 ) -> None:
     status = derive_status(observation, NOW)
@@ -125,7 +125,7 @@ def test_the_reason_names_what_it_waits_for_or_how_it_ended(
 
 
 @pytest.mark.feature("T8")
-def test_a_training_that_ran_before_is_no_more_stopped_before_its_start() -> None:
+def test_stop_of_a_training_that_ran_keeps_its_start_time() -> None:
     before = derive_status(observe(job(spec_hash="x"), pod("Running")), NOW)
     assert before.start_time == NOW.replace(hour=11)
     after = derive_status(observe(job(spec_hash="x"), spec={"stop": True}, status=before.to_json()), NOW)
@@ -133,7 +133,7 @@ def test_a_training_that_ran_before_is_no_more_stopped_before_its_start() -> Non
 
 
 @pytest.mark.feature("T14")
-def test_a_suspended_job_says_where_it_goes_on() -> None:
+def test_suspended_job_names_its_checkpoint() -> None:
     saved = {"lastCheckpoint": {"step": 400, "uri": "s3://b/checkpoints/400", "time": "2026-05-01T11:00:00Z"}}
     status = derive_status(observe(suspended(), spec={"suspend": True}, status=saved), NOW)
     assert status.phase == "Suspended"
@@ -144,7 +144,7 @@ def test_a_suspended_job_says_where_it_goes_on() -> None:
 
 
 @pytest.mark.feature("T14")
-def test_a_resumed_job_is_suspended_no_more() -> None:
+def test_resumed_job_is_not_suspended() -> None:
     before = derive_status(observe(suspended(), spec={"suspend": True}), NOW)
     after = derive_status(observe(job(spec_hash="x"), pod("Running"), status=before.to_json()), NOW)
     assert after.phase == "Running"
@@ -161,7 +161,7 @@ def test_starts_that_no_failure_explains_are_preemptions() -> None:
 
 
 @pytest.mark.feature("T12")
-def test_of_several_nodes_the_first_speaks_and_the_cause_is_told_not_what_followed() -> None:
+def test_failure_of_several_nodes_names_the_cause() -> None:
     def node(number: int, words: Any, code: int) -> Manifest:
         made = pod("Failed", name=f"flowers-{number}", exit_code=code, message=json.dumps(words))
         made["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": str(number)}
@@ -175,7 +175,7 @@ def test_of_several_nodes_the_first_speaks_and_the_cause_is_told_not_what_follow
 
 
 @pytest.mark.feature("T13")
-def test_a_node_that_is_gone_is_named_with_what_to_do() -> None:
+def test_lost_node_is_named_with_the_command() -> None:
     stuck = pod("Running")
     stuck["metadata"]["deletionTimestamp"] = "2026-05-01T11:59:00Z"
     stuck["spec"] = {"nodeName": "node-7"}
@@ -186,7 +186,7 @@ def test_a_node_that_is_gone_is_named_with_what_to_do() -> None:
 
 
 @pytest.mark.feature("T3")
-def test_another_job_is_started_from_once_it_is_complete() -> None:
+def test_start_from_another_job_waits_until_it_is_complete() -> None:
     assert getattr(starting_point_from_job("base", None), "reason", None) == "InitialModelNotFound"
     assert getattr(starting_point_from_job("base", training_job()), "reason", None) == "InitialModelNotReady"
     failed = training_job(
@@ -200,7 +200,7 @@ def test_another_job_is_started_from_once_it_is_complete() -> None:
 
 
 @pytest.mark.feature("T8")
-def test_an_early_end_is_complete_and_keeps_its_reason_and_steps() -> None:
+def test_early_end_keeps_its_reason_and_steps() -> None:
     result = RESULT | {"reason": "TrainingTimeReached", "progress": {"epoch": 2, "step": 480, "totalSteps": 6000}}
     before = {"progress": {"step": 470, "totalSteps": 6000, "steps": "470/6000"}}
     status = derive_status(observe(*ended(result), status=before), NOW)
@@ -209,7 +209,7 @@ def test_an_early_end_is_complete_and_keeps_its_reason_and_steps() -> None:
     assert status.progress.steps == "480/6000"
 
 
-def test_the_steps_of_a_training_are_shown_also_where_nobody_looked_while_it_ran() -> None:
+def test_steps_are_shown_without_progress_before() -> None:
     result = RESULT | {"progress": {"epoch": 8, "step": 352, "totalSteps": 352}}
     status = derive_status(observe(*ended(result)), NOW)
     assert status.progress is not None
@@ -217,7 +217,7 @@ def test_the_steps_of_a_training_are_shown_also_where_nobody_looked_while_it_ran
 
 
 @pytest.mark.feature("T19")
-def test_start_from_published_weights_stands_in_status_and_message() -> None:
+def test_start_from_published_weights_is_in_status_and_message() -> None:
     start = {"kind": "published", "origin": "weights DEFAULT of resnet18", "warning": None}
     status = derive_status(observe(*ended(RESULT | {"initialModel": start, "notes": []})), NOW)
     assert status.initial_model == "weights DEFAULT of resnet18"
@@ -225,21 +225,21 @@ def test_start_from_published_weights_stands_in_status_and_message() -> None:
 
 
 @pytest.mark.feature("T19")
-def test_start_from_scratch_for_want_of_weights_is_a_warning() -> None:
+def test_start_from_scratch_without_weights_is_a_warning() -> None:
     start = {"kind": "scratch", "origin": "scratch", "warning": "no published weights were found."}
     status = derive_status(observe(*ended(RESULT | {"initialModel": start})), NOW)
     assert status.initial_model == "scratch"
     assert status.conditions[0].message.endswith("It started from scratch. Warning: no published weights were found.")
 
 
-def test_start_that_the_notes_tell_is_not_told_twice() -> None:
+def test_start_in_the_notes_is_not_repeated() -> None:
     note = "Training starts from weights DEFAULT of resnet18; the head is new, as its classes are others."
     start = {"origin": "weights DEFAULT of resnet18"}
     status = derive_status(observe(*ended(RESULT | {"initialModel": start, "notes": [note]})), NOW)
     assert status.conditions[0].message.count("weights DEFAULT of resnet18") == 1
 
 
-def test_start_that_the_job_names_stays_as_it_was_resolved() -> None:
+def test_resolved_start_stays_in_the_status() -> None:
     start = {"origin": "weights DEFAULT of resnet18"}
     status = derive_status(observe(*ended(RESULT | {"initialModel": start}), started_from="base/3"), NOW)
     assert status.initial_model == "base/3"
@@ -257,7 +257,7 @@ def test_recipe_of_a_running_training_is_shown() -> None:
     assert (after.recipe, after.initial_model) == (shown, "scratch")
 
 
-def test_recipe_of_another_image_stays_within_the_kinds_bounds() -> None:
+def test_recipe_is_cut_to_the_crds_limits() -> None:
     recipe = {f"field{number}": "x" * 300 for number in range(40)}
     status = derive_status(observe(*ended(RESULT | {"recipe": recipe})), NOW)
     assert status.recipe is not None
@@ -279,13 +279,13 @@ def test_imported_model_is_evaluated_but_not_trained_on() -> None:
 
 
 @pytest.mark.feature("T18")
-def test_an_evaluation_alone_needs_no_registration() -> None:
+def test_evaluation_needs_no_registration() -> None:
     result = UNREGISTERED | {"reason": "Evaluated"}
     status = derive_status(observe(*ended(result)), NOW)
     assert status.conditions[0].reason == "Evaluated"
 
 
-def test_a_model_that_is_registered_later_changes_the_reason_and_nothing_else() -> None:
+def test_later_registration_changes_reason_and_model_only() -> None:
     before = derive_status(observe(*ended(UNREGISTERED)), NOW)
     after = registered(observe(spec=LABELLED).training_job, before, TrainResult.model_validate(RESULT), NOW)
     assert after.conditions[0].reason == "Trained"
@@ -295,11 +295,11 @@ def test_a_model_that_is_registered_later_changes_the_reason_and_nothing_else() 
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("3600s", 3600)])
-def test_durations_are_read_as_kubernetes_users_write_them(text: str, seconds: int) -> None:
+def test_durations_are_parsed(text: str, seconds: int) -> None:
     assert seconds_of(text) == seconds
 
 
-def test_a_finished_job_has_its_model_metrics_and_run() -> None:
+def test_finished_job_has_model_metrics_and_run() -> None:
     status = derive_status(observe(*ended(RESULT), spec=LABELLED, mlflow_public_url="http://mlflow/"), NOW)
     assert status.model is not None
     assert (status.model.display, status.model.uri) == ("flowers/4", "s3://b/model")
@@ -311,7 +311,7 @@ def test_a_finished_job_has_its_model_metrics_and_run() -> None:
     assert status.completion_time == NOW.replace(hour=11, minute=30)
 
 
-def test_a_model_without_a_version_can_still_be_served() -> None:
+def test_model_without_a_version_has_a_uri() -> None:
     status = derive_status(observe(*ended(UNREGISTERED), spec=LABELLED), NOW)
     assert status.model is not None
     assert status.model.version_label is None
@@ -319,26 +319,26 @@ def test_a_model_without_a_version_can_still_be_served() -> None:
     assert status.mlflow is None
 
 
-def test_a_lost_result_leaves_the_address_of_the_model() -> None:
+def test_lost_result_leaves_the_uri_of_the_model() -> None:
     status = derive_status(observe(*ended("done")), NOW)
     assert status.model is not None
     assert status.model.uri == "s3://b/own/model"
 
 
-def test_a_figure_that_is_not_a_number_is_left_out() -> None:
+def test_metric_that_is_not_a_number_is_left_out() -> None:
     text = json.dumps(RESULT | {"metrics": {"top1": 0.5, "loss": float("nan")}})
     status = derive_status(observe(*ended(text)), NOW)
     assert status.metrics == {"top1": 0.5}
     json.dumps(status.to_json(), allow_nan=False)
 
 
-def test_a_finished_status_is_final() -> None:
+def test_finished_status_is_final() -> None:
     done = derive_status(observe(*ended(RESULT)), NOW)
     later = derive_status(observe(status=done.to_json()), NOW.replace(hour=13))
     assert later == done
 
 
-def test_a_job_that_has_started_needs_its_dataset_no_more() -> None:
+def test_running_job_does_not_need_its_dataset() -> None:
     status = derive_status(observe(job(spec_hash="x"), pod("Running")), NOW)
     assert status.phase == "Running"
 
@@ -357,18 +357,18 @@ def test_a_job_that_has_started_needs_its_dataset_no_more() -> None:
         (float("nan"), "0s"),
     ],
 )
-def test_durations_are_written_as_kubernetes_users_know_them(seconds: float, text: str) -> None:
+def test_durations_are_printed(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
 
 
-def test_a_pod_that_begins_changes_no_word_of_the_status_until_it_runs() -> None:
+def test_pending_pod_does_not_change_the_status() -> None:
     begun = derive_status(observe(job(spec_hash="x"), on=READY), NOW)
     assert derive_status(observe(job(spec_hash="x"), pod("Pending"), on=READY), NOW) == begun
 
 
-def test_what_a_trainer_said_last_stands_until_its_job_is_over() -> None:
+def test_last_progress_stays_until_the_job_has_ended() -> None:
     running = observe(job(spec_hash="x"), pod("Running"), on=READY, progress={"stage": "evaluating", "step": 40})
-    told = derive_status(running, NOW)
-    assert told.conditions[0].message == "The trainer is evaluating."
-    after = observe(job(spec_hash="x"), pod("Succeeded"), on=READY, status=told.to_json())
-    assert derive_status(after, NOW) == told
+    running_status = derive_status(running, NOW)
+    assert running_status.conditions[0].message == "The trainer is evaluating."
+    after = observe(job(spec_hash="x"), pod("Succeeded"), on=READY, status=running_status.to_json())
+    assert derive_status(after, NOW) == running_status

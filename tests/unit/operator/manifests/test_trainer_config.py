@@ -1,4 +1,4 @@
-"""What the operator hands to the trainer is what the trainer takes."""
+"""Configurations that the operator writes, read by the trainer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from bloomery_operator.manifests.memory import MEMORY_LIMITS
 from bloomery_trainer.config import Hyperparameters, PrepareConfig, PresetName, TrainConfig, load
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-TRAINING_PAGE = Path(__file__).resolve().parents[3] / "docs" / "training.md"
-TRAINING_JOBS = Path(__file__).resolve().parents[3] / "crds" / "trainingjobs.yaml"
+GOLDEN = Path(__file__).resolve().parents[3] / "golden"
+TRAINING_PAGE = Path(__file__).resolve().parents[4] / "docs" / "training.md"
+TRAINING_JOBS = Path(__file__).resolve().parents[4] / "crds" / "trainingjobs.yaml"
 
 
 def documents() -> list[Any]:
@@ -30,7 +30,7 @@ def documents() -> list[Any]:
 
 
 @pytest.mark.parametrize("document", documents())
-def test_the_trainer_takes_the_document_and_means_the_same_by_it(document: str, tmp_path: Path) -> None:
+def test_trainer_reads_every_golden_configuration(document: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(document, encoding="utf-8")
     config = load(path)
@@ -38,7 +38,7 @@ def test_the_trainer_takes_the_document_and_means_the_same_by_it(document: str, 
     assert _without_defaults(config) == json.loads(document)
 
 
-def test_both_kinds_are_among_them(tmp_path: Path) -> None:
+def test_golden_configurations_cover_both_kinds(tmp_path: Path) -> None:
     kinds = set()
     for number, parameter in enumerate(documents()):
         path = tmp_path / f"{number}.json"
@@ -58,9 +58,7 @@ def test_both_kinds_are_among_them(tmp_path: Path) -> None:
         (("hyperparameters", "balance"), Hyperparameters, "balance"),
     ],
 )
-def test_the_kind_lets_in_the_words_that_the_trainer_knows_and_no_others(
-    field: tuple[str, ...], model: type[BaseModel], name: str
-) -> None:
+def test_crd_enum_equals_the_trainers(field: tuple[str, ...], model: type[BaseModel], name: str) -> None:
     schema = yaml.safe_load(TRAINING_JOBS.read_text(encoding="utf-8"))["spec"]["versions"][0]["schema"]
     schema = schema["openAPIV3Schema"]["properties"]["spec"]
     for part in field:

@@ -1,4 +1,4 @@
-"""What the operator writes for given objects, as golden YAML."""
+"""Manifests of sample objects, compared with golden YAML."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ MODEL = ServedModel(
 )
 
 
-def test_a_plain_dataset_becomes_a_preparation(golden: Golden) -> None:
+def test_preparation_of_a_plain_dataset(golden: Golden) -> None:
     owner = dataset()
     task = prepare_job.build_task(owner, settings())
     golden("prepare", build_config_map(owner, task), build_job(owner, task, settings()))
 
 
-def test_a_dataset_with_every_field_becomes_a_preparation(golden: Golden) -> None:
+def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
     owner = dataset(
         {
             "displayName": "Blumen 花",
@@ -68,14 +68,14 @@ def test_a_dataset_with_every_field_becomes_a_preparation(golden: Golden) -> Non
     golden("prepare-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
 
 
-def test_a_plain_training_job_becomes_a_training(golden: Golden) -> None:
+def test_training_of_a_plain_training_job(golden: Golden) -> None:
     owner = training_job()
     task = train_job.build_task(owner, [VERSION], None, settings())
     secret = train_job.build_stop_secret(owner, "of-the-stop")
     golden("train", build_config_map(owner, task), secret, build_job(owner, task, settings()))
 
 
-def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> None:
+def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
     owner = training_job(
         {
             "displayName": "Erste 训练",
@@ -138,17 +138,17 @@ def test_a_training_job_with_every_field_becomes_a_training(golden: Golden) -> N
     golden("train-all-fields", *manifests, build_job(owner, task, settings()))
 
 
-def test_a_training_without_mlflow_becomes_a_registration_later(golden: Golden) -> None:
+def test_later_registration_of_a_training(golden: Golden) -> None:
     owner = training_job()
     golden("register", build_job(owner, register_job.build_task(owner, "0123456789"), settings()))
 
 
-def test_curves_are_shown_by_a_deployment_and_a_service(golden: Golden) -> None:
+def test_tensorboard_deployment_and_service(golden: Golden) -> None:
     owner = training_job({"tensorboard": True})
     golden("tensorboard", *tensorboard.build_tensorboard(owner, settings()))
 
 
-def test_a_variant_becomes_a_deployment_and_a_service(golden: Golden) -> None:
+def test_deployment_service_and_budget_of_a_variant(golden: Golden) -> None:
     service = inference_service({"v1": 100}, replicas=2)
     (variant,) = service.spec.variants
     golden(
@@ -159,7 +159,7 @@ def test_a_variant_becomes_a_deployment_and_a_service(golden: Golden) -> None:
     )
 
 
-def test_an_open_service_mounts_no_keys(golden: Golden) -> None:
+def test_open_service_mounts_no_keys(golden: Golden) -> None:
     service = inference_service({"v1": 100}, auth="None")
     (variant,) = service.spec.variants
     model = ServedModel(uri="s3://models/v1")
@@ -170,7 +170,7 @@ def test_an_open_service_mounts_no_keys(golden: Golden) -> None:
     )
 
 
-def test_a_gpu_and_an_autoscaler_are_a_few_lines_of_a_variant(golden: Golden) -> None:
+def test_deployment_and_autoscaler_of_a_gpu_variant(golden: Golden) -> None:
     resources = {"limits": {"nvidia.com/gpu": 1}}
     metrics = [{"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": {"type": "Value", "averageValue": 50}}}]
     variant = {"name": "v1", "model": {"mlflow": "models:/flowers/4"}, "weight": 100, "resources": resources}
@@ -194,7 +194,7 @@ def test_a_gpu_and_an_autoscaler_are_a_few_lines_of_a_variant(golden: Golden) ->
     )
 
 
-def test_texts_of_people_name_no_variables_of_the_pods() -> None:
+def test_dollar_signs_in_user_texts_are_escaped() -> None:
     """Kubernetes puts a variable's value in for ``$(NAME)``, and ``$`` for ``$$``."""
     service = inference_service(displayName="Ca$$h $(MODEL_URI)")
     deployment = build_deployment(service, service.spec.variants[0], MODEL, settings(), replicas=1)
@@ -205,7 +205,7 @@ def test_texts_of_people_name_no_variables_of_the_pods() -> None:
     assert "s3://b/$$(HOME)" in container["args"]
 
 
-def test_what_people_leave_out_of_their_resources_is_requested_by_default() -> None:
+def test_missing_requests_get_the_defaults() -> None:
     default = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
     only_gpu = container_resources(Resources(limits={"nvidia.com/gpu": 1}), default=default)
     assert only_gpu == {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"nvidia.com/gpu": "1"}}
@@ -213,7 +213,7 @@ def test_what_people_leave_out_of_their_resources_is_requested_by_default() -> N
     assert little == {"requests": {"cpu": "2"}, "limits": {"memory": "256Mi"}}
 
 
-def test_weights_and_shadows_become_a_route_and_what_a_pod_loses_is_sent_again(golden: Golden) -> None:
+def test_route_with_mirror_and_retry_policy(golden: Golden) -> None:
     service = inference_service({"v1": 90, "v2": 10, "v3": 0}, path="/blumen")
     names = {v.name: revision_name(service, v, ServedModel(uri=f"s3://models/{v.name}")) for v in service.spec.variants}
     backends = (Backend("v1", names["v1"], 9000), Backend("v2", names["v2"], 1000), Backend("v3", names["v3"], 0))
@@ -221,7 +221,7 @@ def test_weights_and_shadows_become_a_route_and_what_a_pod_loses_is_sent_again(g
     golden("route", build_route(service, traffic, settings()), build_retry_policy(service))
 
 
-def test_the_longest_names_make_names_that_kubernetes_takes() -> None:
+def test_revision_of_the_longest_names_has_63_characters() -> None:
     service = inference_service({"v" * 16: 100})
     service = service.model_copy(update={"metadata": service.metadata.model_copy(update={"name": "f" * 40})})
     (variant,) = service.spec.variants
@@ -230,7 +230,7 @@ def test_the_longest_names_make_names_that_kubernetes_takes() -> None:
     assert name != revision_name(service, variant.model_copy(update={"name": "v" * 15 + "w"}), MODEL)
 
 
-def test_keys_become_two_secrets(golden: Golden) -> None:
+def test_secrets_of_api_keys(golden: Golden) -> None:
     service = inference_service()
     golden(
         "keys",

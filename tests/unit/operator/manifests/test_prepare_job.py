@@ -1,4 +1,4 @@
-"""When work is done again, and when it is not."""
+"""Hashes of preparations: changes that repeat the work, and changes that do not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = prepare_job.build_task(dataset(), settings())
         {"shards": {"images": 10}},
     ],
 )
-def test_what_changes_the_images_is_prepared_again(spec: dict[str, Any]) -> None:
+def test_change_of_images_is_prepared_again(spec: dict[str, Any]) -> None:
     assert prepare_job.build_task(dataset(spec), settings()).hash != PLAIN.hash
 
 
@@ -35,22 +35,22 @@ def test_what_changes_the_images_is_prepared_again(spec: dict[str, Any]) -> None
         {"rules": {"check": True, "maxBytes": "4Mi"}},
     ],
 )
-def test_what_changes_no_image_is_not_prepared_again(spec: dict[str, Any]) -> None:
+def test_change_of_no_image_keeps_the_hashes(spec: dict[str, Any]) -> None:
     task = prepare_job.build_task(dataset(spec), settings())
     assert (task.hash, task.job_hash) == (PLAIN.hash, PLAIN.job_hash)
 
 
-def test_more_memory_is_another_job_but_the_same_images() -> None:
+def test_other_resources_need_another_job_for_the_same_result() -> None:
     task = prepare_job.build_task(dataset({"resources": {"limits": {"memory": "8Gi"}}}), settings())
     assert task.hash == PLAIN.hash
     assert task.job_hash != PLAIN.job_hash
 
 
-def test_a_refresh_is_prepared_again() -> None:
+def test_refresh_is_prepared_again() -> None:
     refreshed = dataset(annotations={"bloomery.dev/refresh": "1"})
     assert prepare_job.build_task(refreshed, settings()).hash != PLAIN.hash
 
 
-def test_another_operator_image_or_store_repeats_nothing() -> None:
+def test_other_image_or_store_keeps_the_job_hash() -> None:
     other = settings(trainer_image="example/trainer:2", store_uri="s3://elsewhere")
     assert prepare_job.build_task(dataset(), other).job_hash == PLAIN.job_hash

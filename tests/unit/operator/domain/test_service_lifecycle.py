@@ -1,4 +1,4 @@
-"""When a service is on the air."""
+"""Lifecycle of a service: stop, start and autoStop."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def life(
     return lifecycle_of(service, NOW, has_pods=has_pods)
 
 
-def test_a_service_runs_until_it_is_stopped() -> None:
+def test_service_runs_until_it_is_stopped() -> None:
     assert life().stopped is None
     stopped = life(stopped=True)
     assert stopped.stopped is not None
     assert stopped.started_at is None
 
 
-def test_no_replicas_are_a_stop_too() -> None:
+def test_service_with_0_replicas_is_stopped() -> None:
     assert life(replicas=0).stopped is not None
 
 
@@ -59,18 +59,18 @@ def test_auto_stop_counts_from_the_newest_start(fields: dict[str, Any], started:
     assert (found.stopped is not None) == (started + timedelta(hours=1) <= NOW)
 
 
-def test_auto_stop_does_not_count_while_a_service_waits_for_its_first_model() -> None:
+def test_auto_stop_does_not_count_before_the_first_pods() -> None:
     waiting = life(autoStop="1h", has_pods=False)
     assert (waiting.started_at, waiting.stops_at, waiting.stopped) == (None, None, None)
 
 
-def test_an_auto_stop_beyond_all_dates_stops_nothing() -> None:
+def test_auto_stop_beyond_all_dates_stops_nothing() -> None:
     endless = life(autoStop="99999999h", status=RECORDED)
     assert endless.stops_at is not None
     assert endless.stopped is None
 
 
-def test_who_stopped_by_itself_says_how_to_start_it_again() -> None:
+def test_auto_stop_message_has_the_start_command() -> None:
     stopped = life(autoStop="90m", status=RECORDED).stopped
     assert stopped is not None
     assert stopped.message.startswith("Stopped by itself 90m after its start;")

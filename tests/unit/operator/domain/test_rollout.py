@@ -1,4 +1,4 @@
-"""How a new model or new weights take over step by step, and when they do not."""
+"""Rollouts of new models and new weights: steps, aborts and restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api.inferenceservice import Rollout, RolloutStatus
-from bloomery_operator.domain.rollout import RequestStats, RolloutInput, next_rollout_state, weights_at
+from bloomery_operator.domain.rollout import Phase, RequestStats, RolloutInput, next_rollout_state, weights_at
 from bloomery_operator.domain.traffic import normalise_weights
 from tests.unit.operator.samples import NOW
 
@@ -54,7 +54,7 @@ def split(there: RolloutInput) -> dict[str, int]:
     return {revision: share for revision, share in weights_at(there.state, there.target).items() if share}
 
 
-def test_the_traffic_moves_by_the_steps_and_then_in_full() -> None:
+def test_traffic_moves_in_steps_then_in_full() -> None:
     there = begun()
     assert split(there) == {"old": 9000, "new": 1000}
     there = replace(there, state=next_rollout_state(there, LATER))
@@ -67,11 +67,21 @@ def test_the_traffic_moves_by_the_steps_and_then_in_full() -> None:
     assert next_rollout_state(replace(there, routed={"new": 10_000, "old": 0}), LATER) is None
 
 
-def test_new_weights_walk_as_new_models_do() -> None:
+def test_new_weights_move_in_steps() -> None:
     there = begun(
         routed={"a": 9000, "b": 1000}, target={"a": 5000, "b": 5000}, desired=frozenset("ab"), ready=frozenset("ab")
     )
     assert split(there) == {"a": 8600, "b": 1400}
+
+
+def test_stored_state_implies_the_phase() -> None:
+    there = begun()
+    assert rollout_input().phase is Phase.IDLE
+    assert there.phase is Phase.STEPPING
+    moved = replace(there, state=state_of(there).model_copy(update={"percent": 100}))
+    assert moved.phase is Phase.PROMOTING
+    aborted = replace(there, state=state_of(there).model_copy(update={"percent": 0, "aborted": True}))
+    assert aborted.phase is Phase.ABORTED
 
 
 @pytest.mark.parametrize(
@@ -85,11 +95,11 @@ def test_new_weights_walk_as_new_models_do() -> None:
     ],
     ids=["no rollout asked for", "nothing before", "nothing to do", "nobody can answer", "what is replaced is dead"],
 )
-def test_without_a_way_to_walk_the_target_holds_at_once(fields: Mapping[str, Any]) -> None:
+def test_target_holds_at_once_without_a_rollout(fields: Mapping[str, Any]) -> None:
     assert next_rollout_state(rollout_input(**fields), NOW) is None
 
 
-def test_a_step_waits_for_its_time_and_for_enough_requests_and_says_so() -> None:
+def test_step_waits_for_its_interval_and_requests() -> None:
     there = begun(request_stats={"new": RequestStats(requests=37)})
     waiting = next_rollout_state(there, LATER)
     assert waiting is not None
@@ -100,7 +110,7 @@ def test_a_step_waits_for_its_time_and_for_enough_requests_and_says_so() -> None
     assert early.message == "Step 1 of 2: 10 percent moved; waits for 2m0s to pass"
 
 
-def test_without_a_minimum_time_alone_decides() -> None:
+def test_step_without_min_requests_waits_for_its_interval() -> None:
     by_time = Rollout.model_validate(
         {"steps": [10, 50], "interval": "2m", "abortOn": {"errorRate": 0, "minRequests": 0}}
     )
@@ -111,7 +121,7 @@ def test_without_a_minimum_time_alone_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "said"),
+    ("request_stats", "message"),
     [
         (
             {"new": RequestStats(200, 9, 0.1), "old": RequestStats(1800, 18, 0.1)},
@@ -126,18 +136,16 @@ def test_without_a_minimum_time_alone_decides() -> None:
     ],
     ids=["errors", "latency"],
 )
-def test_worse_than_what_is_replaced_puts_all_weight_back_and_says_the_numbers(
-    figures: Mapping[str, RequestStats], said: str
-) -> None:
-    there = begun(request_stats=figures)
+def test_worse_canary_is_aborted_with_figures(request_stats: Mapping[str, RequestStats], message: str) -> None:
+    there = begun(request_stats=request_stats)
     there = replace(there, state=next_rollout_state(there, NOW + timedelta(seconds=5)))
     assert state_of(there).aborted
-    assert state_of(there).message == said
+    assert state_of(there).message == message
     assert split(there) == {"old": 10_000}
 
 
 @pytest.mark.parametrize(
-    "figures",
+    "request_stats",
     [
         {"new": RequestStats(99, 99, 9.0), "old": WELL},
         {"new": RequestStats(200, 9, 0.1), "old": RequestStats(1800, 90, 0.1)},
@@ -147,20 +155,20 @@ def test_worse_than_what_is_replaced_puts_all_weight_back_and_says_the_numbers(
     ],
     ids=["too few to judge", "no worse than the old one", "within the ratio", "too few of the old one", "old one idle"],
 )
-def test_what_is_not_clearly_worse_goes_on(figures: Mapping[str, RequestStats]) -> None:
-    after = next_rollout_state(begun(request_stats=figures), NOW + timedelta(seconds=5))
+def test_canary_that_is_not_clearly_worse_continues(request_stats: Mapping[str, RequestStats]) -> None:
+    after = next_rollout_state(begun(request_stats=request_stats), NOW + timedelta(seconds=5))
     assert after is not None
     assert not after.aborted
 
 
-def test_new_pods_that_are_all_gone_abort() -> None:
+def test_canary_without_ready_pods_is_aborted() -> None:
     gone = next_rollout_state(replace(begun(), ready=frozenset({"old"})), NOW + timedelta(seconds=5))
     assert gone is not None
     assert gone.aborted
     assert gone.message == "Aborted at 10 percent: new has no ready pod left."
 
 
-def test_what_was_aborted_is_tried_again_only_for_another_spec_or_model() -> None:
+def test_aborted_rollout_is_retried_for_another_spec_or_model() -> None:
     there = begun(request_stats={"new": RequestStats(200, 100), "old": WELL})
     there = replace(there, state=next_rollout_state(there, NOW), request_stats={})
     # Not even when its pods go and come back.
@@ -175,7 +183,7 @@ def test_what_was_aborted_is_tried_again_only_for_another_spec_or_model() -> Non
     assert split(other) == {"old": 9000, "third": 1000}
 
 
-def test_a_third_model_begins_where_the_second_began() -> None:
+def test_third_model_begins_at_the_original_split() -> None:
     there = replace(begun(), state=next_rollout_state(begun(), LATER))
     third = replace(
         there,
@@ -188,7 +196,7 @@ def test_a_third_model_begins_where_the_second_began() -> None:
     assert split(third) == {"old": 9000, "third": 1000}
 
 
-def test_putting_the_weights_back_takes_them_back_at_once() -> None:
+def test_reverted_weights_hold_at_once() -> None:
     weights = {"routed": {"a": 9000, "b": 1000}, "target": {"a": 1000, "b": 9000}}
     there = begun(**weights, desired=frozenset("ab"), ready=frozenset("ab"))
     back = replace(there, routed={"a": 8200, "b": 1800}, target={"a": 9000, "b": 1000}, generation=3)
@@ -215,7 +223,7 @@ ALL_READY = frozenset({"old", "new", "third", *"ab"})
     ],
     ids=["another variant is ready", "the second of two models is ready", "weights are edited", "none can serve"],
 )
-def test_whatever_changes_halfway_an_abort_puts_all_weight_back(
+def test_abort_returns_to_original_split_after_changes(
     fields: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]
 ) -> None:
     there = begun(**fields)
@@ -231,20 +239,20 @@ def test_whatever_changes_halfway_an_abort_puts_all_weight_back(
     assert split(there) == before
 
 
-def test_a_shadow_that_comes_and_goes_does_not_begin_the_walk_anew() -> None:
+def test_mirror_that_comes_and_goes_restarts_nothing() -> None:
     there = begun(target={"new": 10_000, "third": 0})
     there = replace(there, state=next_rollout_state(there, LATER), target={"new": 10_000})
     assert split(replace(there, state=next_rollout_state(there, LATER))) == {"old": 5000, "new": 5000}
 
 
-def test_an_abort_leads_back_to_what_is_left_of_what_was_replaced() -> None:
+def test_abort_returns_to_the_remaining_original_revisions() -> None:
     there = begun(**TWO)
     gone = replace(there, existing=frozenset({"a", "new", "third"}), target={"new": 5000, "third": 5000})
     gone = replace(gone, state=next_rollout_state(gone, LATER))
     assert split(gone) == {"a": 9000, "new": 500, "third": 500}
 
 
-def test_a_rollout_is_judged_to_its_end_although_what_it_replaces_restarts() -> None:
+def test_rollout_is_judged_while_stable_pods_restart() -> None:
     there = replace(begun(), ready=frozenset({"new"}))
     there = replace(there, state=next_rollout_state(there, LATER))
     # What is dead may be dead for long: the traffic goes on to who answers.
@@ -261,18 +269,18 @@ def test_a_rollout_is_judged_to_its_end_although_what_it_replaces_restarts() -> 
     assert split(replace(back, state=next_rollout_state(back, LATER + timedelta(minutes=2)))) == {"old": 10_000}
 
 
-def test_an_edit_while_what_is_replaced_is_dead_ends_the_outage() -> None:
+def test_edit_while_stable_pods_are_down_ends_the_outage() -> None:
     edited = replace(begun(), ready=frozenset({"new", "third"}), target={"third": 10_000}, generation=3)
     assert next_rollout_state(edited, LATER) is None
 
 
-def test_what_was_edited_beside_the_walk_is_no_reason_to_try_again_what_was_aborted() -> None:
+def test_edit_during_the_rollout_does_not_retry_an_aborted_one() -> None:
     there = replace(begun(), request_stats={"new": RequestStats(200, 100), "old": WELL}, generation=3)
     there = replace(there, state=next_rollout_state(there, NOW))
     assert next_rollout_state(there, LATER) == there.state
 
 
-def test_shares_are_whole_and_lose_nothing_in_rounding() -> None:
+def test_weights_lose_nothing_in_rounding() -> None:
     assert normalise_weights({"a": 1, "b": 1, "c": 1}) == {"a": 3334, "b": 3333, "c": 3333}
     assert normalise_weights({"a": 0}) == {}
     there = begun(routed={"a": 3334, "b": 3333, "c": 3333}, target={"d": 10_000}, ready=frozenset("abcd"))

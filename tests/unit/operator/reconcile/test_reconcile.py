@@ -1,4 +1,4 @@
-"""Single steps of reconciling, on a cluster that only takes notes."""
+"""Steps of reconciles, with a cluster and a registry that record calls."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ DEMO = Key("demo", "flowers")
 UNREADABLE = InvalidResource("spec.preset: is not known")
 
 
-class Notes:
-    """A cluster without objects, and a registry, that keep what they are told."""
+class Recorder:
+    """A cluster without objects, and a registry, which record what is written."""
 
     def __init__(self) -> None:
         self.statuses: list[Manifest] = []
@@ -54,17 +54,17 @@ class Notes:
         return True
 
 
-def context(notes: Notes, projection: Projection | None = None) -> Context:
+def context(recorder: Recorder, projection: Projection | None = None) -> Context:
     async def silent(*_: Any) -> Any:
         return None
 
     return Context(
-        cluster=notes,  # type: ignore[arg-type]  # what is tested here does nothing else
+        cluster=recorder,  # type: ignore[arg-type]  # what is tested here does nothing else
         projection=projection or Projection(),
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
-        registry=notes,  # type: ignore[arg-type]
+        registry=recorder,  # type: ignore[arg-type]
         servers=silent,  # type: ignore[arg-type]
         now=lambda: NOW,
     )
@@ -75,36 +75,36 @@ def status_of(facts: ServiceFacts) -> InferenceServiceStatus:
 
 
 def published(kind: Kind, status: Manifest) -> list[Manifest]:
-    """Return the statuses that are written of an object which can not be read."""
-    projection, notes = Projection(), Notes()
+    """Return the statuses that are written for an object that cannot be read."""
+    projection, recorder = Projection(), Recorder()
     projection.put(kind, {"metadata": metadata(), "status": status})
-    asyncio.run(publish_invalid(context(notes, projection), kind, DEMO, UNREADABLE))
-    return notes.statuses
+    asyncio.run(publish_invalid(context(recorder, projection), kind, DEMO, UNREADABLE))
+    return recorder.statuses
 
 
-def test_an_object_that_can_not_be_read_says_so_and_keeps_what_its_status_knew() -> None:
+def test_unreadable_object_gets_a_condition_and_keeps_its_status() -> None:
     others = {"type": "Checked", "status": "True", "reason": "Fine", "message": ""}
     ready = {"type": "Ready", "status": "True", "reason": "Prepared", "message": ""}
     before = {"phase": "Ready", "preparedSpec": "abc", "uri": "s3://b/a", "conditions": [ready, others]}
     (status,) = published(DATASETS, before)
     assert (status["phase"], status["preparedSpec"], status["uri"]) == ("Failed", "abc", "s3://b/a")
-    said = {c["type"]: c for c in status["conditions"]}
-    assert said["Checked"] == others
-    assert (said["Ready"]["status"], said["Ready"]["reason"]) == ("False", "InvalidSpec")
-    assert said["Ready"]["message"] == "The object cannot be read: spec.preset: is not known"
+    conditions = {c["type"]: c for c in status["conditions"]}
+    assert conditions["Checked"] == others
+    assert (conditions["Ready"]["status"], conditions["Ready"]["reason"]) == ("False", "InvalidSpec")
+    assert conditions["Ready"]["message"] == "The object cannot be read: spec.preset: is not known"
     assert published(DATASETS, status) == [], "once is enough"
 
 
-def test_a_finished_training_that_can_not_be_read_any_more_stays_complete() -> None:
+def test_unreadable_finished_training_stays_complete() -> None:
     complete = {"type": "Complete", "status": "True", "reason": "Trained", "message": ""}
     assert published(TRAINING_JOBS, {"phase": "Complete", "conditions": [complete], "model": {"name": "a"}}) == []
     running = {"type": "Complete", "status": "False", "reason": "Training", "message": ""}
     assert published(TRAINING_JOBS, {"phase": "Running", "conditions": [running]}) != []
 
 
-def test_a_version_is_noted_as_served_though_another_variant_of_it_is_still_to_be_deployed() -> None:
+def test_version_is_tagged_while_another_variant_is_not_deployed() -> None:
     model = ServedModel(uri="s3://models/flowers", name="flowers", version="4")
-    service, notes = inference_service({"v1": 50, "v2": 50}), Notes()
+    service, recorder = inference_service({"v1": 50, "v2": 50}), Recorder()
     name = revision_name(service, service.spec.variants[0], model)
     first = DeploymentView(name=name, variant="v1", replicas=1, ready=1, settled=True, retired_at=None)
     facts = ServiceFacts(
@@ -115,9 +115,9 @@ def test_a_version_is_noted_as_served_though_another_variant_of_it_is_still_to_b
         deployments={name: first},
         pods={},
     )
-    asyncio.run(tag_served_models(context(notes), facts))
-    assert notes.tagged == ["v1"]
-    assert notes.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
+    asyncio.run(tag_served_models(context(recorder), facts))
+    assert recorder.tagged == ["v1"]
+    assert recorder.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
 
 
 NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", version="4", run_id="r", dataset="flowers")
@@ -142,25 +142,30 @@ def observe(model: ServedModel, *, found: ServedModel | None = None) -> ServiceF
 @pytest.mark.parametrize(
     ("model", "found"), [(NUMBERED, None), (FOLDER, None), (FOLDER, ServedModel(uri="", digest="sha256:found"))]
 )
-def test_a_pinned_model_outlives_its_deployment(model: ServedModel, found: ServedModel | None) -> None:
+def test_recorded_model_outlives_its_deployment(model: ServedModel, found: ServedModel | None) -> None:
     facts = observe(model, found=found)
     later = facts.service.model_copy(update={"status": status_of(facts)})
-    assert asyncio.run(resolve_models(context(Notes()), later, ())).models == {"v1": model}
+    assert asyncio.run(resolve_models(context(Recorder()), later, ())).models == {"v1": model}
 
 
-def test_the_status_tells_where_a_folder_comes_from_and_keeps_it_without_its_pods() -> None:
+def test_status_keeps_the_discovered_lineage_without_pods() -> None:
     found = ServedModel(uri="", digest="sha256:found", run_id="r", training_job="flowers", dataset="flowers")
     facts = observe(FOLDER, found=found)
     status = status_of(facts)
-    (told,) = status.variants
-    assert (told.digest, told.run_id, told.training_job, told.dataset) == ("sha256:found", "r", "flowers", "flowers")
+    (noted,) = status.variants
+    assert (noted.digest, noted.run_id, noted.training_job, noted.dataset) == (
+        "sha256:found",
+        "r",
+        "flowers",
+        "flowers",
+    )
     later = replace(facts, service=facts.service.model_copy(update={"status": status}), discovered_models={})
-    discovered = asyncio.run(discover_models(context(Notes()), later.service, later.models, later.pods))
+    discovered = asyncio.run(discover_models(context(Recorder()), later.service, later.models, later.pods))
     kept = replace(later, discovered_models=discovered)
     assert status_of(kept).variants == status.variants
 
 
-def test_a_variant_in_other_words_is_looked_for_anew() -> None:
+def test_changed_model_source_is_resolved_again() -> None:
     facts = observe(NUMBERED)
     service = facts.service
     other = inference_service({"v2": 100}).spec.variants[0].model_copy(update={"name": "v1"})
@@ -170,15 +175,15 @@ def test_a_variant_in_other_words_is_looked_for_anew() -> None:
             "spec": service.spec.model_copy(update={"variants": (other,)}),
         }
     )
-    found = asyncio.run(resolve_models(context(Notes()), changed, ())).models
+    found = asyncio.run(resolve_models(context(Recorder()), changed, ())).models
     assert found == {"v1": ServedModel(uri="s3://models/v2")}
 
 
 @pytest.mark.parametrize("edited", ["", "no JSON", "[]", '{"digest": "a"}', '{"uri": 5}'])
-def test_an_annotation_that_can_not_be_read_is_no_record_of_a_model(edited: str) -> None:
+def test_unreadable_model_annotation_is_ignored(edited: str) -> None:
     assert recorded_model({"bloomery.dev/model": edited}) is None
 
 
-def test_what_another_operator_adds_to_the_record_of_a_model_does_no_harm() -> None:
+def test_unknown_field_of_a_model_annotation_is_ignored() -> None:
     record = '{"uri": "s3://b/4", "licence": "MIT"}'
     assert recorded_model({"bloomery.dev/model": record}) == ServedModel(uri="s3://b/4")

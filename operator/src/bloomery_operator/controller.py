@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import (
     DATASETS,

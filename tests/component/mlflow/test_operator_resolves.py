@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 
 from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.starting_point import starting_point_from_registry
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.registry import RegistryClient
-from bloomery_operator.status.trainingjob import starting_point_from_registry
 from bloomery_trainer.storage import S3Access, open_folder
 from bloomery_trainer.train.presets import PRESETS
 from bloomery_trainer.train.recipe import resolve

@@ -8,13 +8,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import (
-    ApiModel,
-    CustomResource,
-    CustomResourceStatus,
-    Resources,
-    SecretReference,
-)
+from bloomery_operator.api.base import ApiModel, Resources, SecretReference
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.custom_resource import CustomResource
 
 MIN_DIGEST_CHARACTERS = 8
 """Length of the shortest prefix of a digest that names a version."""

@@ -7,14 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import (
-    ApiModel,
-    CustomResource,
-    CustomResourceStatus,
-    PodTemplate,
-    Resources,
-    at_most,
-)
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.durations import seconds_of
 
 

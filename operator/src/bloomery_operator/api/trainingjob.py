@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, PodTemplate, Resources
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.custom_resource import CustomResource
 
 MANAGED_BY_US = "bloomery.dev/operator"
 """The value of ``spec.managedBy`` that means this operator; an absent one does, too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import CustomResource
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.inferenceservice import Variant
 
 MANAGED_BY = "app.kubernetes.io/managed-by"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService, TrainingJob
-from bloomery_operator.api.common import CustomResource
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.domain.labels import TENSORBOARD_ROLE
 
 MAX_NAME_LENGTH = 63

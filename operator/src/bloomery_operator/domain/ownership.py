@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 
 
 def controller_of(manifest: Manifest) -> Manifest:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bloomery_operator.api.common import ApiModel
+from bloomery_operator.api.base import ApiModel
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Dataset": {

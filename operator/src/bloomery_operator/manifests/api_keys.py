@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.domain.labels import SERVE_ROLE
 from bloomery_operator.domain.names import digests_secret_name, keys_secret_name
 from bloomery_operator.manifests.metadata import child_metadata

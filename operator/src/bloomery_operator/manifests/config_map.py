@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import CustomResource, Manifest
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.domain.labels import SERVE_ROLE
 from bloomery_operator.domain.names import config_map_name

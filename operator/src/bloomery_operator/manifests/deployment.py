@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest, Resources
+from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REVISION, SERVE_ROLE, variant_labels
 from bloomery_operator.domain.names import digests_secret_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.domain.labels import SERVE_ROLE
 from bloomery_operator.domain.ports import SERVICE_PORT
 from bloomery_operator.domain.traffic import Mirror, Traffic

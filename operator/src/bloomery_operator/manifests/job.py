@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bloomery_operator.api.common import CustomResource, Manifest, PodTemplate, Resources
+from bloomery_operator.api.base import Manifest, PodTemplate, Resources
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.domain.digest import digest_of
 from bloomery_operator.domain.labels import SPEC_HASH, child_labels
 from bloomery_operator.domain.names import config_map_name, job_name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bloomery_operator.api.common import Resources
+from bloomery_operator.api.base import Resources
 
 MEMORY_LIMITS: Mapping[str, str] = {
     "general": "5Gi",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bloomery_operator.api.common import API_GROUP, API_VERSION, CustomResource, Manifest
+from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.domain.labels import child_labels
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kubernetes.utils.quantity import parse_quantity
 
-from bloomery_operator.api.common import Manifest, PodTemplate, Resources
+from bloomery_operator.api.base import Manifest, PodTemplate, Resources
 
 USER_ID = 10001
 CONFIG_FOLDER = "/etc/bloomery"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bloomery_operator.api import Dataset
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.dataset import DatasetSpec
 from bloomery_operator.domain.labels import REFRESH
 from bloomery_operator.domain.spec_hash import beyond_defaults

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.domain.labels import SERVE_ROLE
 from bloomery_operator.manifests.metadata import child_metadata
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import CustomResource, Manifest
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.domain.labels import NAME, REVISION, SERVE_ROLE, child_labels, variant_labels
 from bloomery_operator.domain.names import job_name

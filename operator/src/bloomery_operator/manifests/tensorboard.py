@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import TrainingJob
-from bloomery_operator.api.common import Manifest, Resources
+from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.domain.labels import TENSORBOARD_ROLE, child_labels, service_selector
 from bloomery_operator.domain.names import tensorboard_name
 from bloomery_operator.domain.ports import TENSORBOARD_PORT

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bloomery_operator.api import TrainingJob
-from bloomery_operator.api.common import ApiModel, Manifest
+from bloomery_operator.api.base import ApiModel, Manifest
 from bloomery_operator.api.durations import seconds_of
 from bloomery_operator.api.trainingjob import TrainedOn, TrainingJobSpec
 from bloomery_operator.domain.labels import DATASETS, INITIAL_MODEL, QUEUE

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bloomery_operator.api.common import CustomResource, Manifest
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.cluster.kinds import Key, Kind
 from bloomery_operator.domain.digest import digest_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import Key, Kind, kind_of
 from bloomery_operator.domain.ownership import controller_of, controller_uid

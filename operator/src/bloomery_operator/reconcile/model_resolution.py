@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bloomery_operator.api import InferenceService, TrainingJob
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.kinds import TRAINING_JOBS, Key
 from bloomery_operator.domain.served_model import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, Key
 from bloomery_operator.cluster.projection import Projection, key_of

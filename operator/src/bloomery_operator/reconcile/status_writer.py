@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from bloomery_operator.api import Condition, CustomResource, InvalidResource
-from bloomery_operator.api.common import API_GROUP, API_VERSION, CustomResourceStatus, Manifest
+from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
+from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.reasons import Reason, Severity, severity_of
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import Key, Kind

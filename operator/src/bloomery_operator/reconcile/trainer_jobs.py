@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind
 from bloomery_operator.domain.names import config_map_name
 from bloomery_operator.manifests.config_map import build_config_map

@@ -11,7 +11,12 @@ from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
 from bloomery_operator.domain.names import job_name
-from bloomery_operator.domain.starting_point import SCRATCH, StartingPoint
+from bloomery_operator.domain.starting_point import (
+    SCRATCH,
+    StartingPoint,
+    starting_point_from_job,
+    starting_point_from_registry,
+)
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import register_job, train_job
 from bloomery_operator.reconcile import trainer_jobs
@@ -33,8 +38,6 @@ from bloomery_operator.status.trainingjob import (
     derive_status,
     registered,
     registration_failed,
-    starting_point_from_job,
-    starting_point_from_registry,
     with_tensorboard,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bloomery_operator.api import Condition
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus, Variant, VariantStatus
 from bloomery_operator.api.reasons import Reason, ReportedReason
 from bloomery_operator.domain.labels import SERVE_ROLE, service_selector

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import RolloutStatus, Variant
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel, revision_name

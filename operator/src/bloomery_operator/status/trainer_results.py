@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ValidationError
 
-from bloomery_operator.api.common import ApiModel, at_most
+from bloomery_operator.api.base import ApiModel, at_most
 from bloomery_operator.api.dataset import ClassCount
 from bloomery_operator.api.trainingjob import Model, SavedState
 

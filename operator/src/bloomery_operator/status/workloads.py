@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason, ReportedReason
 from bloomery_operator.domain.labels import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
 from bloomery_operator.domain.verdict import Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bloomery_operator.api.common import Resources
+from bloomery_operator.api.base import Resources
 from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.domain.served_model import ServedModel, revision_name
 from bloomery_operator.domain.starting_point import StartingPoint

@@ -10,16 +10,10 @@ import pytest
 from bloomery_operator.api import Dataset
 from bloomery_operator.api.durations import go_duration, seconds_of
 from bloomery_operator.domain.served_model import ServedModel
-from bloomery_operator.domain.starting_point import StartingPoint
+from bloomery_operator.domain.starting_point import StartingPoint, starting_point_from_job, starting_point_from_registry
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.trainer_results import TrainResult
-from bloomery_operator.status.trainingjob import (
-    TrainingJobObservation,
-    derive_status,
-    registered,
-    starting_point_from_job,
-    starting_point_from_registry,
-)
+from bloomery_operator.status.trainingjob import TrainingJobObservation, derive_status, registered
 from bloomery_operator.status.workloads import JobView
 from tests.unit.operator.samples import NOW, Manifest, dataset, job, pod, prepared_status, training_job
 

@@ -38,7 +38,7 @@ from bloomery_operator.reconcile.path_conflicts import find_path_conflict
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.reconcile.served_tags import tag_served_models
 from bloomery_operator.reconcile.status_writer import publish_status
-from bloomery_operator.status.inferenceservice import Outcome, derive_status
+from bloomery_operator.status.inferenceservice import Outcome, after_outcome, derive_status
 from bloomery_operator.status.service_facts import ServiceFacts
 from bloomery_operator.status.traffic_plan import TrafficPlan, plan_traffic, retired_deployments
 from bloomery_operator.status.workloads import DeploymentView, PodView
@@ -61,11 +61,11 @@ async def reconcile(context: Context, key: Key) -> float | None:
 async def _reconcile(context: Context, service: InferenceService) -> float | None:
     facts = await _observe(context, service)
     plan = plan_traffic(facts)
-    service = await _record_rollout(context, facts, plan)
+    facts = await _record_rollout(context, facts, plan)
     verdict = await blocked_by(_act(context, facts, plan))
     # Of the children only the route is read again: a Deployment that became ready meanwhile is not part of the plan.
     outcome = Outcome(route=_find_route(context, service), blocked_by=verdict)
-    await publish_status(context, service, derive_status(facts, plan, outcome))
+    await publish_status(context, facts.service, derive_status(facts, plan, outcome))
     await tag_served_models(context, facts)
     return _next_look(context, facts, plan, outcome)
 
@@ -119,13 +119,13 @@ async def _read_request_stats(
     return await context.servers.request_stats(step, rollout.since, chosen)
 
 
-async def _record_rollout(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> InferenceService:
-    """Write a rollout's new state before anything is done by it; return the service with the status written."""
+async def _record_rollout(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> ServiceFacts:
+    """Write a rollout's new state before anything is done by it; return the facts with the status written."""
     if plan.rollout == facts.rollout:
-        return facts.service
+        return facts
     status = derive_status(facts, plan, Outcome(route=facts.route))
     await publish_status(context, facts.service, status)
-    return facts.service.model_copy(update={"status": status})
+    return replace(facts, service=facts.service.model_copy(update={"status": status}))
 
 
 async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
@@ -208,11 +208,12 @@ async def _withdraw_route(context: Context, facts: ServiceFacts) -> None:
 def _next_look(context: Context, facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> float | None:
     """Return the seconds until the next look, for changes of which no watch informs."""
     settings, variants = context.settings, facts.service.spec.variants
+    facts, plan = after_outcome(facts, plan, outcome)
     rolls_out = plan.rollout is not None and not plan.rollout.aborted
     waits: list[float] = []
     if outcome.blocked_by is not None or facts.path_conflict is not None:
         waits.append(settings.obstacle_seconds)
-    if rolls_out or retired_deployments(replace(facts, route=outcome.route), plan):
+    if rolls_out or retired_deployments(facts, plan):
         waits.append(settings.traffic_seconds)
     if any(v.model.follows or (v.model.mlflow and v.name in facts.unresolved) for v in variants):
         waits.append(settings.registry_seconds)

@@ -15,7 +15,7 @@ from bloomery_operator.domain.traffic import TOTAL_WEIGHT
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.service_facts import ServiceFacts, is_programmed
-from bloomery_operator.status.traffic_plan import TrafficPlan, desired_replicas
+from bloomery_operator.status.traffic_plan import TrafficPlan, desired_replicas, plan_for_rollout
 from bloomery_operator.status.workloads import DeploymentView, pod_not_ready_reason
 
 _TRANSIENT_REASONS = frozenset({"StoreUnavailable"})
@@ -41,7 +41,7 @@ class _VariantAssessment:
 
 @dataclass(frozen=True, kw_only=True)
 class _Assessment:
-    """Everything that the status is derived from; ``facts`` has the route of the outcome."""
+    """Everything that the status is derived from, after the outcome."""
 
     facts: ServiceFacts
     plan: TrafficPlan
@@ -52,7 +52,8 @@ class _Assessment:
 def derive_status(facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> InferenceServiceStatus:
     """Return the status."""
     service = facts.service
-    assessment = _assess(replace(facts, route=outcome.route), plan, outcome.blocked_by)
+    facts, plan = after_outcome(facts, plan, outcome)
+    assessment = _assess(facts, plan, outcome.blocked_by)
     variants = tuple(_variant_status(facts, assessed) for assessed in assessment.variants)
     conditions = _conditions(assessment)
     ready = sum(v.ready for v in variants)
@@ -80,6 +81,12 @@ def derive_status(facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> I
             ),
         }
     )
+
+
+def after_outcome(facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> tuple[ServiceFacts, TrafficPlan]:
+    """Return facts and plan with the route of the outcome, which may have been applied, withdrawn or left."""
+    facts = replace(facts, route=outcome.route)
+    return facts, plan_for_rollout(facts, plan.rollout)
 
 
 def _assess(facts: ServiceFacts, plan: TrafficPlan, blocked_by: Verdict | None) -> _Assessment:

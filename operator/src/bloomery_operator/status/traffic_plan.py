@@ -34,8 +34,12 @@ class TrafficPlan:
 
 
 def plan_traffic(facts: ServiceFacts) -> TrafficPlan:
-    """Decide on the traffic."""
-    rollout = _next_rollout(facts)
+    """Decide on the traffic, with the rollout's next state."""
+    return plan_for_rollout(facts, _next_rollout(facts))
+
+
+def plan_for_rollout(facts: ServiceFacts, rollout: RolloutStatus | None) -> TrafficPlan:
+    """Decide on the traffic in a given state of the rollout."""
     serving = _serving_revisions(facts, rollout)
     weights = _current_weights(facts, rollout, _target_weights(facts, serving))
     return TrafficPlan(

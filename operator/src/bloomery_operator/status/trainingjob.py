@@ -177,8 +177,7 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
     job, spec = observation.job, observation.training_job.spec
     if job is not None and job.succeeded:
         return (condition("Complete", True, _completion(job)),)
-    failure = job_failure(job) if job is not None else _stopped_before_start(observation)
-    failure = failure or _stopped_before_start(observation)
+    failure = (job_failure(job) if job is not None else None) or _stopped_before_start(observation)
     if failure is not None:
         return (condition("Failed", True, failure),)
     suspended = _suspended(observation)

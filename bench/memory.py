@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bloomery_operator.resources.memory import MEMORY_LIMITS
+from bloomery_operator.manifests.memory import MEMORY_LIMITS
 from dev import demo
 from dev.paths import LOGS, ROOT, target
 from dev.stages import run_stages, wait_until

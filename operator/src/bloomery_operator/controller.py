@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import (
     DATASETS,
@@ -25,11 +25,11 @@ from bloomery_operator.cluster.kinds import (
     Kind,
 )
 from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
+from bloomery_operator.domain.labels import SELECTOR
 from bloomery_operator.reconcile import RECONCILERS, Context
-from bloomery_operator.reconcile.context import publish_invalid
-from bloomery_operator.reconcile.paths import overlapping, path_of
+from bloomery_operator.reconcile.path_conflicts import overlapping, path_of
 from bloomery_operator.reconcile.served_tags import ServedTags
-from bloomery_operator.resources.metadata import SELECTOR
+from bloomery_operator.reconcile.status_writer import publish_invalid
 from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
 

@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from bloomery_operator.answers import read_bounded
-from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
-from bloomery_operator.status.rollout import Figures
-from bloomery_operator.status.workload import PodView, parse_time
+from bloomery_operator.domain.ports import METRICS_PORT
+from bloomery_operator.domain.rollout import RequestStats
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.status.workloads import PodView, parse_time
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
 LARGEST_ANSWER = 1024 * 1024
@@ -76,9 +77,9 @@ class ServerMeter:
         self._baselines: dict[str, _Baseline] = {}
         self._silences: dict[frozenset[str], _Silence] = {}
 
-    async def figures(
+    async def request_stats(
         self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]]
-    ) -> dict[str, Figures]:
+    ) -> dict[str, RequestStats]:
         """Return what each revision's pods counted in a rollout's step, which began at a time, as far as is known."""
         every = [pod for pods in revisions.values() for pod in pods]
         read = await self._read(every)
@@ -98,7 +99,7 @@ class ServerMeter:
             for revision, pods in revisions.items()
         }
 
-    async def silence(self, pods: Sequence[PodView]) -> float:
+    async def seconds_idle(self, pods: Sequence[PodView]) -> float:
         """Return for how many seconds a revision's pods have seen no request, as far as is known."""
         requests = sum(counters.requests for counters in (await self._read(pods)).values())
         now = self._clock()
@@ -199,13 +200,13 @@ def _predicts(sample: Sample) -> bool:
     return route in ("/", "/predict") or route.endswith("/infer")
 
 
-def _figures(deltas: Sequence[Counters]) -> Figures:
+def _figures(deltas: Sequence[Counters]) -> RequestStats:
     """Return several pods' counters together."""
     buckets: dict[float, float] = {}
     for counters in deltas:
         for bound, count in counters.buckets.items():
             buckets[bound] = buckets.get(bound, 0.0) + count
-    return Figures(
+    return RequestStats(
         requests=sum(counters.requests for counters in deltas),
         errors=sum(counters.errors for counters in deltas),
         p99=percentile(buckets, 0.99),

@@ -10,7 +10,7 @@ import kopf
 
 from bloomery_operator.cluster.kinds import OWNERS, Kind
 from bloomery_operator.controller import Controller
-from bloomery_operator.resources.metadata import SELECTOR
+from bloomery_operator.domain.labels import SELECTOR
 
 WATCH_CHUNK = 100
 IDLE_SECONDS = 0.5

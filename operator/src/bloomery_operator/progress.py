@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 
 from bloomery_operator.answers import RecentAnswers, read_bounded
-from bloomery_operator.resources.jobs import PROGRESS_PORT
-from bloomery_operator.status.results import read_document
-from bloomery_operator.status.workload import PodView
+from bloomery_operator.domain.ports import PROGRESS_PORT
+from bloomery_operator.status.trainer_results import read_document
+from bloomery_operator.status.workloads import PodView
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
 LARGEST_ANSWER = 64 * 1024

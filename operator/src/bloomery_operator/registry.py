@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yarl import URL
 
 from bloomery_operator.answers import RecentAnswers, read_bounded
-from bloomery_operator.resources.serve import ServedModel
-from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
 
 TIMEOUT_SECONDS = 10.0
 _TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
@@ -139,7 +140,9 @@ class RegistryClient:
         """
         server = _server(environment)
         if server is None:
-            return Verdict("RegistryNotConfigured", f"{reference} can not be found: MLFLOW_TRACKING_URI is not set.")
+            return Verdict(
+                Reason.REGISTRY_NOT_CONFIGURED, f"{reference} can not be found: MLFLOW_TRACKING_URI is not set."
+            )
         # Who has other credentials may be told something else.
         question = (server, *_headers(environment).values(), reference)
         found = self._found.get(question)
@@ -169,7 +172,7 @@ class RegistryClient:
             return False
         return server is not None
 
-    async def served(self, environment: Environment, namespace: str) -> list[tuple[str, tuple[str, str]]]:
+    async def list_served(self, environment: Environment, namespace: str) -> list[tuple[str, tuple[str, str]]]:
         """Return which model versions are noted as served, by services of the namespace: NAMESPACE/NAME and version.
 
         Where MLflow does not answer, nothing is known.
@@ -196,15 +199,15 @@ class RegistryClient:
         try:
             version = await self._version(server, environment, reference)
             if version is None:
-                return Verdict("ModelNotFound", f"MLflow's registry has no {reference}.")
+                return Verdict(Reason.MODEL_NOT_FOUND, f"MLflow's registry has no {reference}.")
             if version.status != "READY":
                 said = version.status_message or version.status
-                return Verdict("ModelNotReady", f"{reference} is not ready in MLflow's registry: {said}")
+                return Verdict(Reason.MODEL_NOT_READY, f"{reference} is not ready in MLflow's registry: {said}")
             return await self._served(server, environment, version)
         except _Refused as error:
-            return Verdict("ModelNotFound", f"MLflow's registry has no {reference}: {error}")
+            return Verdict(Reason.MODEL_NOT_FOUND, f"MLflow's registry has no {reference}: {error}")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return Verdict("RegistryUnreachable", f"MLflow could not be asked for {reference}: {_words(error)}")
+            return Verdict(Reason.REGISTRY_UNREACHABLE, f"MLflow could not be asked for {reference}: {_words(error)}")
 
     async def _served(self, server: str, environment: Environment, version: _Version) -> ServedModel:
         tags = {tag.key: tag.value for tag in version.tags}

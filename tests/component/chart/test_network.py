@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bloomery_operator.resources import prepare, tensorboard, train
-from bloomery_operator.resources.jobs import PROGRESS_PORT, build_job
-from bloomery_operator.resources.serve import METRICS_PORT, PORT, ServedModel, build_deployment
+from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT, PROGRESS_PORT
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.manifests import prepare_job, register_job, tensorboard, train_job
+from bloomery_operator.manifests.deployment import build_deployment
+from bloomery_operator.manifests.job import build_job
 from tests.component.chart.rendering import (
     GUARDED,
     GUARDED_IN_DETAIL,
@@ -72,11 +74,11 @@ def children() -> dict[str, dict[str, str]]:
     )
     training, preparation = training_job(), dataset()
     board, _ = tensorboard.build_tensorboard(training, settings())
-    task = train.build_task(training, [], None, settings())
+    task = train_job.build_task(training, [], None, settings())
     jobs = (
-        build_job(preparation, prepare.build_task(preparation, settings()), settings()),
+        build_job(preparation, prepare_job.build_task(preparation, settings()), settings()),
         build_job(training, task, settings()),
-        build_job(training, train.build_register_task(training, "hash"), settings()),
+        build_job(training, register_job.build_task(training, "hash"), settings()),
     )
     labels = [manifest["spec"]["template"]["metadata"]["labels"] for manifest in (served, board, *jobs)]
     return {label["app.kubernetes.io/name"]: label for label in labels}
@@ -125,7 +127,7 @@ def test_ports_are_those_that_the_pods_listen_on(policies: dict[str, Object]) ->
         return {port["port"] for rule in rules for port in rule["ports"]}
 
     assert ports("training") == {PROGRESS_PORT}
-    assert ports("serving") == {PORT, METRICS_PORT}
+    assert ports("serving") == {HTTP_PORT, METRICS_PORT}
 
 
 def test_training_pods_reach_public_https_but_no_private_network_and_no_cloud_metadata(

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.starting_point import starting_point_from_registry
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.registry import RegistryClient
-from bloomery_operator.resources.serve import ServedModel
-from bloomery_operator.status.trainingjob import registered_start
-from bloomery_operator.status.verdicts import Verdict
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.publish.run_record import open_record
 from bloomery_trainer.recipe import resolve
@@ -162,7 +162,7 @@ def test_a_model_of_somebody_else_can_be_served_but_not_trained_further(
     found = find(reference)
     assert isinstance(found, ServedModel)
     assert (found.uri, found.digest, found.training_job) == ("s3://elsewhere/model", None, None)
-    refused = registered_start(found, reference)
+    refused = starting_point_from_registry(found, reference)
     assert isinstance(refused, Verdict)
     assert refused.reason == "ModelNotOurs"
     assert "not made by a TrainingJob" in refused.message

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bloomery_operator.resources.serve import ServedModel
-from bloomery_operator.status.verdicts import Verdict
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_serving.errors import ModelError
 from bloomery_serving.storage import fetch_model
 from testing.basic_auth_proxy import BASIC, BEARER, run_basic_auth_proxy

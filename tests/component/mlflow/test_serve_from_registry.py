@@ -18,8 +18,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.registry import RegistryClient
-from bloomery_operator.resources.serve import ServedModel
 from testing.processes import free_port
 from testing.servers import MlflowServer, until_answered
 

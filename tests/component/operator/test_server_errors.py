@@ -14,12 +14,12 @@ from aiohttp import web
 
 from bloomery_operator import registry
 from bloomery_operator.counters import ServerMeter
+from bloomery_operator.domain.ports import METRICS_PORT, PROGRESS_PORT
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.progress import ProgressClient
 from bloomery_operator.registry import RegistryClient
-from bloomery_operator.resources.jobs import PROGRESS_PORT
-from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import PodView
+from bloomery_operator.status.workloads import PodView
 from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("O4")

@@ -1,4 +1,4 @@
-"""Every reason and code that the code can give, read from its syntax trees."""
+"""Every reason and code of the programs: the operator's enum, and those of the trainer and server by syntax trees."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bloomery_operator.api.reasons import Reason as OperatorReason
 from tools.docs_blocks import ROOT
 
-SOURCES = ("operator/src", "model-format/src", "trainer-image/src", "serving-image/src")
+SOURCES = ("model-format/src", "trainer-image/src", "serving-image/src")
 
 _CAMEL_CASE = re.compile(r"[A-Z][A-Za-z0-9]+")
 _POSITIONS = {
-    "Verdict": 0,
     "failure": 0,
     "_give_up": 0,
     "TrainerError": 0,
@@ -46,10 +46,12 @@ class Reason:
 @cache
 def reasons() -> tuple[Reason, ...]:
     """All reasons of the programs and of the model format."""
+    operators = (Reason("Reason", str(word), str(word), "api/reasons.py") for word in OperatorReason)
     files = [path for source in SOURCES for path in sorted((ROOT / source).rglob("*.py"))]
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
     positions = dict(_positions(list(trees.values())))
-    return tuple(reason for path, tree in trees.items() for reason in _in_module(tree, path, positions))
+    others = (reason for path, tree in trees.items() for reason in _in_module(tree, path, positions))
+    return (*operators, *others)
 
 
 def _positions(trees: list[ast.Module]) -> Iterator[tuple[str, int]]:

@@ -12,18 +12,8 @@ CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").
 
 IMAGES = {"Violation", "Assignment"}
 ANSWERS = {"RequestError"}
-PASSED_ON = {
-    "blocking.reason",
-    "error.reason",
-    "job.failure.reason",
-    "reason",
-    "refused['reason']",
-    "result.reason",
-    "spoken.reason",
-    "trouble.reason",
-    "verdict.reason",
-}
-"""Reasons that are not made where they stand: they come from another condition, a pod, a Job or the gateway."""
+PASSED_ON = {"error.reason", "reason"}
+"""Reasons of the trainer and the server that are made elsewhere."""
 OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
 """Where an answer shows the sentence only, by the protocol's own form."""
 
@@ -46,9 +36,6 @@ def test_every_reason_that_is_not_a_word_is_known_to_come_from_elsewhere() -> No
 def test_every_reason_of_a_condition_is_explained_and_none_that_is_gone() -> None:
     conditions, _ = page_parts()
     given = {r.word for r in reasons() if r.word and r.made_by not in IMAGES | ANSWERS}
-    # Where a pod or a Job gives no reason at all; told of among those of others.
-    given -= {"Error", "Failed"}
-
     assert listed(conditions) == given
 
 

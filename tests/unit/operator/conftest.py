@@ -1,6 +1,6 @@
-"""Golden manifests: what the builders make, as YAML under ``tests/golden``, to be reviewed as a diff.
+"""Golden manifests: the builders' results as YAML under ``tests/golden``, to be reviewed as a diff.
 
-``pytest tests/unit/operator --regen-golden`` writes them anew.
+``pytest tests/unit/operator --regen-golden`` writes them again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are, so that a diff shows the line that changed."""
+    """Dumper that writes a text of several lines as a block, so that a diff shows the line that changed."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -28,12 +28,12 @@ _Dumper.add_representer(str, _represent_text)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the flag."""
-    parser.addoption("--regen-golden", action="store_true", help="write tests/golden anew instead of comparing")
+    parser.addoption("--regen-golden", action="store_true", help="write tests/golden instead of comparing")
 
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Give a function that compares manifests with the golden file of that name."""
+    """Return a function that compares manifests with the golden file of that name."""
 
     def compare(name: str, *manifests: dict[str, Any]) -> None:
         text = yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

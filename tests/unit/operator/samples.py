@@ -1,4 +1,4 @@
-"""Objects as the API server would give them, small and fixed."""
+"""Sample objects as the API server returns them, small and fixed."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ import pytest
 from prometheus_client import start_http_server
 
 from bloomery_operator.counters import Counters, ServerMeter, parse_counters, percentile
-from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
-from bloomery_operator.status.rollout import Figures
-from bloomery_operator.status.workload import PodView
+from bloomery_operator.domain.ports import METRICS_PORT
+from bloomery_operator.domain.rollout import RequestStats
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.status.workloads import PodView
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import BUCKETS, Metrics
 from tests.unit.operator.samples import NOW
@@ -115,15 +116,15 @@ async def test_what_a_pod_counted_before_the_step_does_not_count_although_it_did
     known.start(stack)
     async with aiohttp.ClientSession() as session:
         meter = ServerMeter(session)
-        assert (await meter.figures("step", NOW, revision))["old"] == Figures()
+        assert (await meter.request_stats("step", NOW, revision))["old"] == RequestStats()
         young.answer(7)
         for server in (slow, young):
             server.start(stack)
-        figures = (await meter.figures("step", NOW, revision))["old"]
+        figures = (await meter.request_stats("step", NOW, revision))["old"]
         assert (figures.requests, figures.errors) == (7, 0)
         for server in (known, slow, young):
             server.answer(2, code=500)
-        figures = (await meter.figures("step", NOW, revision))["old"]
+        figures = (await meter.request_stats("step", NOW, revision))["old"]
         assert (figures.requests, figures.errors) == (13, 6)
 
 
@@ -138,7 +139,7 @@ async def test_how_long_pods_are_silent_is_not_disturbed_by_those_of_another_nam
         meter = ServerMeter(session, clock=clock.__next__)
 
         async def silences() -> list[float]:
-            return [await meter.silence([server.pod]) for server in (other, one)]
+            return [await meter.seconds_idle([server.pod]) for server in (other, one)]
 
         assert await silences() == [0.0, 0.0]
         assert await silences() == [10.0, 10.0]

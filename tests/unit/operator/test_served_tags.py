@@ -40,7 +40,7 @@ class Registry:
         self.asked: list[str] = []
         self._hangs, self._fails = hangs, fails
 
-    async def served(self, _: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+    async def list_served(self, _: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
         self.asked.append(namespace)
         if namespace == self._hangs:
             await asyncio.Event().wait()

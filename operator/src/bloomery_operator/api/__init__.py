@@ -1,6 +1,7 @@
-"""The three kinds as frozen pydantic models: what users write in ``spec`` and read in ``status``."""
+"""The three kinds as frozen pydantic models: ``spec`` and ``status``."""
 
-from bloomery_operator.api.common import Condition, CustomResource, InvalidResource, ObjectMeta
+from bloomery_operator.api.conditions import Condition
+from bloomery_operator.api.custom_resource import CustomResource, InvalidResource, ObjectMeta
 from bloomery_operator.api.dataset import Dataset
 from bloomery_operator.api.inferenceservice import InferenceService
 from bloomery_operator.api.trainingjob import TrainingJob

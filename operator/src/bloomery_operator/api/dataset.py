@@ -1,4 +1,4 @@
-"""Dataset: images in an object store, checked, split and packed into shards under a content digest."""
+"""Dataset: images of an object store, checked, split and packed into shards under a content digest."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import (
-    ApiModel,
-    CustomResource,
-    CustomResourceStatus,
-    Resources,
-    SecretReference,
-)
+from bloomery_operator.api.base import ApiModel, Resources, SecretReference
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.custom_resource import CustomResource
 
-SHORTEST_DIGEST = 8
-"""Characters of a version's digest that are enough to name it."""
+MIN_DIGEST_CHARACTERS = 8
+"""Length of the shortest prefix of a digest that names a version."""
 
 
 class Source(ApiModel):
-    """Where the images are and how they are laid out."""
+    """Location and layout of the images."""
 
     uri: str
     layout: Literal["Auto", "SplitFolders", "Folders", "ImageText"] = "Auto"
@@ -29,14 +25,14 @@ class Source(ApiModel):
 
 
 class Addition(ApiModel):
-    """Images that came later: into their folders' classes, or all into one."""
+    """Further images, of the classes of their folders or all of one class."""
 
     uri: str
     class_name: str | None = Field(default=None, alias="class")
 
 
 class Split(ApiModel):
-    """Shares of each class that are held out; ignored where the layout has its own split."""
+    """Shares of each class that are held out; ignored if the layout has its own split."""
 
     validation: float = 0.2
     test: float = 0.0
@@ -44,7 +40,7 @@ class Split(ApiModel):
 
 
 class Rules(ApiModel):
-    """What an image and a class must meet; an image that does not is ignored and counted."""
+    """Requirements of images and classes; an image that does not meet them is ignored and counted."""
 
     check: bool = True
     min_images_per_class: int = 20
@@ -59,13 +55,13 @@ class Rules(ApiModel):
 
 
 class Shards(ApiModel):
-    """How images are packed."""
+    """Size of the shards."""
 
     images: int = 1000
 
 
 class DatasetSpec(ApiModel):
-    """What a user asks for."""
+    """Spec of a Dataset."""
 
     source: Source
     display_name: str | None = None
@@ -81,7 +77,7 @@ class DatasetSpec(ApiModel):
 
 
 class DatasetVersion(ApiModel):
-    """One prepared version; it stays in the store."""
+    """A prepared version, which stays in the store."""
 
     ordinal: int
     version: str
@@ -91,7 +87,7 @@ class DatasetVersion(ApiModel):
 
 
 class ClassCount(ApiModel):
-    """Images of one class in each split."""
+    """Numbers of images of a class in each split."""
 
     name: str
     train: int = 0
@@ -100,7 +96,7 @@ class ClassCount(ApiModel):
 
 
 class PrepareProgress(ApiModel):
-    """How far a running preparation is."""
+    """Progress of a running preparation."""
 
     stage: str | None = None
     images: int = 0
@@ -108,7 +104,7 @@ class PrepareProgress(ApiModel):
 
 
 class DatasetStatus(CustomResourceStatus):
-    """What was prepared, and what is under way."""
+    """Status of a Dataset: its versions, and a preparation in progress."""
 
     prepared_spec: str | None = None
     progress: PrepareProgress | None = None
@@ -132,11 +128,11 @@ class Dataset(CustomResource):
     spec: DatasetSpec
     status: DatasetStatus = Field(default_factory=DatasetStatus)
 
-    def find_version(self, wanted: str | int | None) -> DatasetVersion | None:
-        """Return the version by its ordinal or the beginning of its digest, or with None the newest."""
-        versions, text = self.status.versions, str(wanted)
-        if wanted is None:
+    def find_version(self, reference: str | int | None) -> DatasetVersion | None:
+        """Return the version with that ordinal or prefix of a digest; with None, the newest."""
+        versions, text = self.status.versions, str(reference)
+        if reference is None:
             return next((v for v in versions if v.version == self.status.version), None)
         by_ordinal = next((v for v in versions if str(v.ordinal) == text), None)
-        is_digest = len(text) >= SHORTEST_DIGEST
+        is_digest = len(text) >= MIN_DIGEST_CHARACTERS
         return by_ordinal or next((v for v in versions if is_digest and v.version.startswith(text)), None)

@@ -1,4 +1,4 @@
-"""InferenceService: model versions behind one address, with a weight for each."""
+"""InferenceService: weighted model versions behind one address."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import (
-    ApiModel,
-    CustomResource,
-    CustomResourceStatus,
-    PodTemplate,
-    Resources,
-    at_most,
-)
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.durations import seconds_of
 
 
 class ModelSource(ApiModel):
-    """The model that a variant serves: a TrainingJob's, one of MLflow's registry, or a model folder in the store."""
+    """Source of a variant's model: a TrainingJob, MLflow's registry, or a model folder in the store."""
 
     training_job: str | None = None
     mlflow: str | None = None
@@ -41,7 +36,7 @@ class Autoscaling(ApiModel):
 
 
 class Variant(ApiModel):
-    """One model with its share of the traffic, in percent."""
+    """A model with its weight, in percent of the traffic."""
 
     name: str
     model: ModelSource
@@ -54,7 +49,7 @@ class Variant(ApiModel):
 
 
 class AbortOn(ApiModel):
-    """How much worse than what they replace new pods may be."""
+    """Limits of how much worse a canary may be than the revision that it replaces."""
 
     error_rate: float | None = None
     p99_ratio: float | None = None
@@ -62,7 +57,7 @@ class AbortOn(ApiModel):
 
 
 class Rollout(ApiModel):
-    """How a new model or new weights take over."""
+    """Steps in which the traffic moves to a new model or new weights."""
 
     steps: tuple[int, ...]
     interval: str = "1m"
@@ -70,17 +65,17 @@ class Rollout(ApiModel):
 
     @property
     def interval_seconds(self) -> int:
-        """How long each step lasts at least."""
+        """Minimum duration of a step."""
         return seconds_of(self.interval)
 
     @property
     def min_requests(self) -> int:
-        """How many requests a step waits for."""
+        """Minimum number of requests in a step."""
         return self.abort_on.min_requests if self.abort_on else 0
 
 
 class InferenceServiceSpec(ApiModel):
-    """What a user asks for; may change at any time."""
+    """Spec of an InferenceService; may change at any time."""
 
     variants: tuple[Variant, ...]
     display_name: str | None = None
@@ -94,7 +89,7 @@ class InferenceServiceSpec(ApiModel):
 
 
 class VariantStatus(ApiModel):
-    """What one variant serves, and with how many pods."""
+    """Model and pods of a variant."""
 
     name: str
     model: Annotated[str | None, at_most(2048)] = None
@@ -112,18 +107,18 @@ class VariantStatus(ApiModel):
     message: Annotated[str | None, at_most(2048)] = None
 
 
-class Share(ApiModel):
-    """What a revision gets of the traffic, in hundredths of a percent."""
+class RevisionWeight(ApiModel):
+    """The weight of a revision, in basis points."""
 
     revision: str
     weight: int
 
 
 class RolloutStatus(ApiModel):
-    """How far new models or weights have taken over; enough for an operator that was killed to go on."""
+    """State of a rollout, from which a restarted operator continues."""
 
-    from_: tuple[Share, ...] = Field(alias="from")
-    to: tuple[Share, ...]
+    from_: tuple[RevisionWeight, ...] = Field(alias="from")
+    to: tuple[RevisionWeight, ...]
     step: int
     percent: int
     since: datetime
@@ -133,7 +128,7 @@ class RolloutStatus(ApiModel):
 
 
 class InferenceServiceStatus(CustomResourceStatus):
-    """Where it answers, and who answers."""
+    """Status of an InferenceService: its address and its variants."""
 
     started_at: datetime | None = None
     stops_at: datetime | None = None
@@ -163,9 +158,9 @@ class InferenceService(CustomResource):
         return self.spec.path or f"/{self.metadata.namespace}/{self.metadata.name}"
 
     def replicas_of(self, variant: Variant) -> int:
-        """How many pods a variant should have."""
+        """Return the number of pods that a variant should have."""
         return self.spec.replicas if variant.replicas is None else variant.replicas
 
     def is_off(self, variant: Variant) -> bool:
-        """Whether a variant should have no pods at all; an autoscaler always keeps some."""
+        """Return whether a variant should have no pods; an autoscaler always keeps some."""
         return variant.autoscaling is None and self.replicas_of(variant) == 0

@@ -8,14 +8,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.common import ApiModel, CustomResource, CustomResourceStatus, PodTemplate, Resources
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.custom_resource import CustomResource
 
-OURS = "bloomery.dev/operator"
-"""The value of ``spec.managedBy`` that means this operator, as an absent one does."""
+MANAGED_BY_US = "bloomery.dev/operator"
+"""The value of ``spec.managedBy`` that means this operator; an absent one does, too."""
 
 
 class DatasetReference(ApiModel):
-    """A Dataset of the same namespace, which of its versions, and which of its classes."""
+    """A Dataset of the same namespace, with a version and a choice of classes."""
 
     name: str
     version: str | int | None = None
@@ -23,7 +25,7 @@ class DatasetReference(ApiModel):
 
 
 class InitialModel(ApiModel):
-    """What training starts from; exactly one field is set. ``weights`` is "None" to start from scratch."""
+    """Initial model; exactly one field is set. ``weights`` is "None" to start from scratch."""
 
     training_job: str | None = None
     mlflow: str | None = None
@@ -32,7 +34,7 @@ class InitialModel(ApiModel):
 
 
 class Hyperparameters(ApiModel):
-    """The recipe; None leaves a value to the trainer, which goes by preset, start and number of images."""
+    """The recipe; None leaves a value to the trainer, which derives it from preset, initial model and images."""
 
     epochs: int | None = None
     max_steps: int | None = None
@@ -55,20 +57,20 @@ class Hyperparameters(ApiModel):
 
 
 class EarlyStopping(ApiModel):
-    """When training no longer pays."""
+    """Limit of epochs without improvement."""
 
     patience: int = 5
 
 
 class Checkpoint(ApiModel):
-    """How often the state is saved, as a duration or in steps, and how many savings stay."""
+    """Interval of checkpoints, as a duration or in steps, and the number that is kept."""
 
     every: str = "5m"
     keep: int = 2
 
 
 class Promotion(ApiModel):
-    """When the registry's alias moves to the new version."""
+    """Conditions under which the registry's alias moves to the new version."""
 
     alias: str
     at_least: float | None = None
@@ -78,7 +80,7 @@ class Promotion(ApiModel):
 
 
 class Output(ApiModel):
-    """Where what is made goes: a folder, and a name in the registry."""
+    """Output folder, and name in the registry."""
 
     uri: str | None = None
     log_uri: str | None = None
@@ -89,7 +91,7 @@ class Output(ApiModel):
 
 
 class TrainingJobSpec(ApiModel):
-    """What a user asks for; immutable but for suspend, stop, tensorboard, the names and the TTL."""
+    """Spec of a TrainingJob; immutable except for suspend, stop, tensorboard, the names and the TTL."""
 
     datasets: tuple[DatasetReference, ...]
     preset: str
@@ -118,7 +120,7 @@ class TrainingJobSpec(ApiModel):
 
 
 class TrainProgress(ApiModel):
-    """How far a running training is; ``eta`` a Go-style duration."""
+    """Progress of a running training; ``eta`` is a Go-style duration."""
 
     stage: str | None = None
     epoch: int | None = None
@@ -159,7 +161,7 @@ class Model(ApiModel):
 
 
 class TrainedOn(ApiModel):
-    """One dataset version that a job trains on."""
+    """A dataset version that a job trains on."""
 
     name: str
     version: str
@@ -167,7 +169,7 @@ class TrainedOn(ApiModel):
 
 
 class TrainingJobStatus(CustomResourceStatus):
-    """How far it is, and what came of it."""
+    """Status of a TrainingJob: its progress and its result."""
 
     start_time: datetime | None = None
     completion_time: datetime | None = None
@@ -186,12 +188,12 @@ class TrainingJobStatus(CustomResourceStatus):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the job ended; a finished job is final."""
+        """Whether the job has ended; a finished job is final."""
         return self.is_true("Complete") or self.is_true("Failed")
 
 
 class TrainingJob(CustomResource):
-    """One training."""
+    """A training of a classifier."""
 
     KIND: ClassVar[str] = "TrainingJob"
     OWNER_LABEL: ClassVar[str] = "bloomery.dev/trainingjob"
@@ -206,5 +208,5 @@ class TrainingJob(CustomResource):
 
     @property
     def is_ours(self) -> bool:
-        """Whether this operator runs the job, and no other controller."""
-        return self.spec.managed_by in (None, OURS)
+        """Whether this operator runs the job, rather than another controller."""
+        return self.spec.managed_by in (None, MANAGED_BY_US)

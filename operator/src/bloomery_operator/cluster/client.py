@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from kubernetes.aio import client as kube
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import Key, Kind, kind_of
 from bloomery_operator.cluster.trimming import trimmed
 

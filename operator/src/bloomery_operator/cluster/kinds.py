@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bloomery_operator.api.common import API_GROUP, API_VERSION
+from bloomery_operator.api.base import API_GROUP, API_VERSION
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import aiohttp
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import LEASES, Key, Kind
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, PODS, TRAINING_JOBS, Key, Kind
 from bloomery_operator.cluster.trimming import trimmed
-from bloomery_operator.resources.metadata import REVISION, controller_uid
+from bloomery_operator.domain.labels import REVISION
+from bloomery_operator.domain.ownership import controller_uid
 
 CONTROLLER = "controller"
 """Index of all objects, by their controller's uid."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import DEPLOYMENTS, JOBS, PODS, Kind
 
 _SPEC: dict[Kind, tuple[str, ...]] = {JOBS: ("suspend",), PODS: ("nodeName",)}

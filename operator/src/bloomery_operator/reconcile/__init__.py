@@ -1,7 +1,7 @@
-"""One level-triggered function for each kind: observe, build, apply, derive the status, patch it if it differs.
+"""One level-triggered function for each kind: observe, build, apply, derive the status, apply it if it differs.
 
-Each is handed a key, reads everything else itself, and may be called any number of times, at any moment.
-It returns after how many seconds it wants to be called again even if nothing happens, or None.
+Each takes a key, reads everything else itself, and may be called at any time. It returns the seconds until the next
+call if no event happens before, or None.
 """
 
 from collections.abc import Mapping

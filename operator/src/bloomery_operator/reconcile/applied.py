@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bloomery_operator.api.common import CustomResource, Manifest
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.cluster.kinds import Key, Kind
-from bloomery_operator.resources.metadata import digest_of
+from bloomery_operator.domain.digest import digest_of
 
 _SHARED = ("labels", "annotations")
 """Metadata to which others may add entries."""

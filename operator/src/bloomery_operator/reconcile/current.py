@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bloomery_operator.api import CustomResource
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Cluster, Listing
 from bloomery_operator.cluster.kinds import Key, Kind
 

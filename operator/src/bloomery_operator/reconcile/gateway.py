@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Cluster
 from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, TRAFFIC_POLICIES, Key
 from bloomery_operator.settings import Settings

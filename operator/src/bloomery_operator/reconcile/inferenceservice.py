@@ -1,17 +1,16 @@
-"""InferenceService: keys, a Deployment and Service for each variant's model, and the weighted route."""
+"""InferenceService: API keys, a Deployment and Service for each variant's model, and the weighted route."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
     HTTP_ROUTES,
     INFERENCE_SERVICES,
     PODS,
@@ -21,48 +20,35 @@ from bloomery_operator.cluster.kinds import (
     Key,
 )
 from bloomery_operator.cluster.projection import POD_REVISION
-from bloomery_operator.reconcile.context import (
-    Context,
-    apply_owned,
-    create_owned,
-    delete_owned,
-    find,
-    missing_storage_secret,
-    publish_status,
-    read_parent,
-    refusal,
-    taken,
-)
+from bloomery_operator.domain.names import keys_secret_name
+from bloomery_operator.domain.rollout import RequestStats
+from bloomery_operator.domain.service_lifecycle import lifecycle_of
+from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret, read_keys
+from bloomery_operator.manifests.disruption_budget import build_disruption_budget
+from bloomery_operator.manifests.http_route import build_route
+from bloomery_operator.manifests.retry_policy import build_retry_policy
+from bloomery_operator.manifests.service import build_service_alias
+from bloomery_operator.reconcile.blocked import blocked_by, rejections_block
+from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
+from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
-from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
-from bloomery_operator.reconcile.paths import overlapping
+from bloomery_operator.reconcile.lookups import read_resource, require_storage_secret
+from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
+from bloomery_operator.reconcile.path_conflicts import find_path_conflict
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
-from bloomery_operator.resources.keys import (
-    build_digests_secret,
-    build_keys_secret,
-    keys_secret_name,
-    read_keys,
-)
-from bloomery_operator.resources.route import build_retries, build_route
-from bloomery_operator.resources.serve import build_disruption_budget, build_front
-from bloomery_operator.status.inferenceservice import derive_status
-from bloomery_operator.status.lifecycle import lifecycle_of
-from bloomery_operator.status.traffic import (
-    InferenceServiceObservation,
-    next_rollout,
-    plan_traffic,
-    retired_deployments,
-)
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView, PodView
+from bloomery_operator.reconcile.served_tags import tag_served_models
+from bloomery_operator.reconcile.status_writer import publish_status
+from bloomery_operator.status.inferenceservice import Outcome, after_outcome, derive_status
+from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.traffic_plan import TrafficPlan, plan_traffic, retired_deployments
+from bloomery_operator.status.workloads import DeploymentView, PodView
 
-KEY_BYTES = 32
-"""256 random bits a key."""
+API_KEY_BYTES = 32
 
 
 async def reconcile(context: Context, key: Key) -> float | None:
-    """Bring one InferenceService to what its spec says."""
-    service = read_parent(context, INFERENCE_SERVICES, InferenceService, key)
+    """Reconcile one InferenceService with its spec."""
+    service = read_resource(context, INFERENCE_SERVICES, InferenceService, key)
     if service is None:
         return None
     cluster = WritesWhileCurrent(context.cluster, INFERENCE_SERVICES, service)
@@ -73,203 +59,166 @@ async def reconcile(context: Context, key: Key) -> float | None:
 
 
 async def _reconcile(context: Context, service: InferenceService) -> float | None:
-    observation = await _decide(context, await _observe(context, service))
-    observation = replace(observation, obstacle=await _act(context, observation))
-    # Of the children only the route is looked at again: a Deployment that became ready meanwhile was not decided on.
-    observation = replace(observation, route=_route(context, service))
-    await publish_status(context, observation.service, derive_status(observation))
-    await note_served(context, observation)
-    return _next_look(context, observation)
+    facts = await _observe(context, service)
+    plan = plan_traffic(facts)
+    facts = await _record_rollout(context, facts, plan)
+    verdict = await blocked_by(_act(context, facts, plan))
+    # Of the children only the route is read again: a Deployment that became ready meanwhile is not part of the plan.
+    outcome = Outcome(route=_find_route(context, service), blocked_by=verdict)
+    await publish_status(context, facts.service, derive_status(facts, plan, outcome))
+    await tag_served_models(context, facts)
+    return _next_look(context, facts, plan, outcome)
 
 
-async def _decide(context: Context, observation: InferenceServiceObservation) -> InferenceServiceObservation:
-    """Take a rollout further; its state is written down before anything is done by it."""
-    rollout = next_rollout(observation)
-    if rollout == observation.rollout:
-        return observation
-    moved = replace(observation, rollout=rollout)
-    status = derive_status(moved)
-    await publish_status(context, observation.service, status)
-    return replace(moved, service=observation.service.model_copy(update={"status": status}))
-
-
-def _next_look(context: Context, observation: InferenceServiceObservation) -> float | None:
-    """Return in how many seconds to look again for what no watch tells."""
-    settings, service = context.settings, observation.service
-    waits: list[float] = []
-    if observation.obstacle is not None or observation.path_clash is not None:
-        waits.append(settings.obstacle_seconds)
-    if retired_deployments(observation) or (observation.rollout is not None and not observation.rollout.aborted):
-        waits.append(settings.traffic_seconds)
-    if any(v.model.follows or (v.model.mlflow and observation.wanted[v.name] is None) for v in service.spec.variants):
-        waits.append(settings.registry_seconds)
-    if service.spec.auth == "ApiKey":
-        waits.append(settings.keys_seconds)
-    if observation.stops_at is not None and observation.stopped is None:
-        waits.append(max(1.0, (observation.stops_at - observation.now).total_seconds()))
-    return min(waits, default=None)
-
-
-async def _observe(context: Context, service: InferenceService) -> InferenceServiceObservation:
-    now = context.now()
-    manifests = context.projection.controlled_by(DEPLOYMENTS, service.metadata.namespace, service.metadata.uid)
-    life = lifecycle_of(service, now, has_pods=bool(manifests))
+async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
+    now, namespace = context.now(), service.metadata.namespace
+    manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, service.metadata.uid)
     resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
-    observation = InferenceServiceObservation(
+    pods = _pods_by_revision(context, namespace, deployments)
+    return ServiceFacts(
         service=service,
         now=now,
+        lifecycle=lifecycle_of(service, now, has_pods=bool(manifests)),
         models=resolved.models,
+        unresolved=resolved.unresolved,
+        registry_error=resolved.registry_error,
         deployments=deployments,
-        pods=_pods(context, service.metadata.namespace, deployments),
-        rollout=service.status.rollout,
-        route=_route(context, service),
+        pods=pods,
+        route=_find_route(context, service),
         has_gateway=context.settings.has_gateway,
-        address=await context.gateway.address(context.cluster, context.settings, service.metadata.namespace),
-        path_clash=_path_clash(context, service),
-        registry_trouble=resolved.trouble,
-        started_at=life.started_at,
-        stops_at=life.stops_at,
-        stopped=life.stopped,
+        gateway_address=await context.gateway.address(context.cluster, context.settings, namespace),
+        path_conflict=find_path_conflict(context, service),
+        discovered_models=await discover_models(context, service, resolved.models, pods),
+        request_stats=await _read_request_stats(context, service, pods),
     )
-    observation = replace(observation, found=await found_models(context, observation))
-    return await _with_figures(context, observation)
 
 
-def _route(context: Context, service: InferenceService) -> Manifest | None:
+def _find_route(context: Context, service: InferenceService) -> Manifest | None:
     routes = context.projection.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
     return routes[0] if routes else None
 
 
-async def _with_figures(context: Context, observation: InferenceServiceObservation) -> InferenceServiceObservation:
-    """Add what the pods counted, where a rollout's step is judged by it."""
-    rollout, plan = observation.rollout, observation.service.spec.rollout
+def _pods_by_revision(context: Context, namespace: str, revisions: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
+    return {
+        name: tuple(PodView.of(pod) for _, pod in context.projection.find(PODS, POD_REVISION, namespace, name))
+        for name in revisions
+    }
+
+
+async def _read_request_stats(
+    context: Context, service: InferenceService, pods: Mapping[str, tuple[PodView, ...]]
+) -> dict[str, RequestStats]:
+    """Return the requests to each revision of a rollout, if its steps are judged by them."""
+    rollout, plan = service.status.rollout, service.spec.rollout
     if rollout is None or rollout.aborted or plan is None or plan.abort_on is None:
-        return observation
-    step = f"{observation.service.metadata.uid} {rollout.since.isoformat()} {rollout.step}"
-    shares = {share.revision for share in (*rollout.from_, *rollout.to)}
-    pods = {revision: pods for revision, pods in observation.pods.items() if revision in shares}
-    return replace(observation, figures=await context.servers.figures(step, rollout.since, pods))
+        return {}
+    step = f"{service.metadata.uid} {rollout.since.isoformat()} {rollout.step}"
+    revisions = {entry.revision for entry in (*rollout.from_, *rollout.to)}
+    chosen = {revision: views for revision, views in pods.items() if revision in revisions}
+    return await context.servers.request_stats(step, rollout.since, chosen)
 
 
-def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
-    found = {name: context.projection.find(PODS, POD_REVISION, namespace, name) for name in deployments}
-    return {name: tuple(PodView.of(pod) for _, pod in pods) for name, pods in found.items()}
+async def _record_rollout(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> ServiceFacts:
+    """Write a rollout's new state before anything is done by it; return the facts with the status written."""
+    if plan.rollout == facts.rollout:
+        return facts
+    status = derive_status(facts, plan, Outcome(route=facts.route))
+    await publish_status(context, facts.service, status)
+    return replace(facts, service=facts.service.model_copy(update={"status": status}))
 
 
-def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
-    """Notice that an older service has this path, or one that is a prefix of it or within it."""
-    for key in overlapping(context.projection, service.path):
-        other = find(context, INFERENCE_SERVICES, InferenceService, key)
-        if other is None or other.metadata.uid == service.metadata.uid:
-            continue
-        if _age_order(other) < _age_order(service):
-            return Verdict(
-                "PathTaken",
-                f"The path {service.path!r} overlaps with {other.path!r} of an older service on this gateway; "
-                "set another spec.path.",
-                failed=True,
-            )
-    return None
+async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
+    """Write the children.
+
+    Raises:
+        Blocked: a Secret is missing, or a child cannot be applied.
+    """
+    service = facts.service
+    if facts.path_conflict is not None:
+        # Even if something else blocks: below the older service's path, our route would take its requests.
+        await _withdraw_route(context, facts)
+    # Running pods have their credentials: a Secret that is deleted later must not stop changes of weights.
+    if any(facts.deployment_of(variant) is None for variant in service.spec.variants):
+        await require_storage_secret(context, service.metadata.namespace)
+    with rejections_block():
+        await _apply_keys(context, service)
+        await apply_revisions(context, facts)
+        await apply_child(context, service, build_disruption_budget(service))
+        await _apply_address(context, facts, plan)
+        await remove_retired(context, facts, plan)
 
 
-def _age_order(service: InferenceService) -> tuple[str, str]:
-    created = service.metadata.creation_timestamp
-    return (created.isoformat() if created else "", service.metadata.uid)
-
-
-async def _act(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Write the children; return what stands in the way."""
-    service = observation.service
-    if observation.path_clash is not None:
-        # Whatever else stands in the way: below the older one's path, ours would take its requests.
-        await _withdraw_route(context, observation)
-    # What runs has its credentials: a Secret that goes later must not keep weights from changing.
-    if any(name not in observation.deployments for name in observation.wanted.values()):
-        missing = await missing_storage_secret(context, service.metadata.namespace)
-        if missing is not None:
-            return missing
-    try:
-        for step in (_apply_keys, apply_revisions, _apply_disruption_budget, _apply_route, remove_retired):
-            obstacle = await step(context, observation)
-            if obstacle is not None:
-                return obstacle
-    except ClusterError as error:
-        return refusal(error)
-    return None
-
-
-async def _apply_keys(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Make the first key, and keep the pods' digests in step with the people's Secret."""
-    service = observation.service
+async def _apply_keys(context: Context, service: InferenceService) -> None:
+    """Create the first key, and keep the pods' digests equal to the keys of the Secret for people."""
     if service.spec.auth != "ApiKey":
-        return None
+        return
     key = Key(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
-    if secret is None:
-        first = build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES))
-        obstacle = await create_owned(context, service, first, SECRETS)
-        # Read again: where it was made in between, its keys hold.
-        secret = await context.cluster.get(SECRETS, key)
+    if secret is not None:
+        require_own_child(service, secret)
     else:
-        obstacle = taken(service, secret)
-    if obstacle is not None:
-        return obstacle
-    digests = await apply_owned(context, service, build_digests_secret(service, read_keys(secret or {})), SECRETS)
-    return digests if isinstance(digests, Verdict) else None
+        await create_child(context, service, build_keys_secret(service, secrets.token_urlsafe(API_KEY_BYTES)))
+        # Read again: if it was created meanwhile, its keys are valid.
+        secret = await context.cluster.get(SECRETS, key)
+    await apply_child(context, service, build_digests_secret(service, read_keys(secret or {})))
 
 
-async def _apply_disruption_budget(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    budget = build_disruption_budget(observation.service)
-    applied = await apply_owned(context, observation.service, budget, DISRUPTION_BUDGETS)
-    return applied if isinstance(applied, Verdict) else None
+async def _apply_address(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
+    """Apply the route on the gateway, or without a gateway the Service of the same name."""
+    if not facts.has_gateway:
+        await _apply_service_alias(context, facts, plan)
+    elif facts.path_conflict is None and plan.traffic.backends:
+        route = build_route(facts.service, plan.traffic, context.settings)
+        context.projection.put(HTTP_ROUTES, await apply_child(context, facts.service, route))
+        await _apply_retry_policy(context, facts.service)
 
 
-async def _apply_route(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    if not observation.has_gateway:
-        return await _apply_front(context, observation)
-    traffic = plan_traffic(observation)
-    if observation.path_clash is not None or not traffic.backends:
-        return None
-    route = build_route(observation.service, traffic, context.settings)
-    applied = await apply_owned(context, observation.service, route, HTTP_ROUTES)
-    if isinstance(applied, Verdict):
-        return applied
-    context.projection.put(HTTP_ROUTES, applied)
-    return await _apply_retries(context, observation)
+async def _apply_service_alias(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
+    """Select the variant's pods by the Service of the same name: the former ones until the new ones are ready."""
+    service = facts.service
+    if len(service.spec.variants) > 1:
+        # It would still select the pods of the former single variant.
+        await delete_child(context, service, SERVICES, service.metadata.name)
+        return
+    revision = plan.serving[service.spec.variants[0].name]
+    if revision is not None:
+        await apply_child(context, service, build_service_alias(service, revision))
 
 
-async def _withdraw_route(context: Context, observation: InferenceServiceObservation) -> None:
-    if observation.route is not None:
-        # The route last: as long as it is there, what could not be deleted before it is deleted the next time.
-        for kind in (TRAFFIC_POLICIES, HTTP_ROUTES):
-            await delete_owned(context, observation.service, kind, observation.service.metadata.name)
-
-
-async def _apply_retries(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Have requests that a pod loses sent to another one, where the gateway has a kind for that."""
+async def _apply_retry_policy(context: Context, service: InferenceService) -> None:
+    """Apply the policy by which the gateway retries requests that a pod lost, if the cluster has its kind."""
     if context.gateway.lacks_policies(context.settings):
-        return None
-    policy = build_retries(observation.service)
+        return
     try:
-        applied = await apply_owned(context, observation.service, policy, TRAFFIC_POLICIES)
+        await apply_child(context, service, build_retry_policy(service))
     except ClusterError as error:
         if not error.is_unknown_kind:
             raise
         context.gateway.note_lack_of_policies()
-        return None
-    return applied if isinstance(applied, Verdict) else None
 
 
-async def _apply_front(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Let the Service of the same name lead to the variant's pods, to the former ones until the new ones are ready."""
-    service = observation.service
-    if len(service.spec.variants) > 1:
-        # It would go on leading to the one that was alone before.
-        await delete_owned(context, service, SERVICES, service.metadata.name)
-        return None
-    revision = observation.answering_revision(service.spec.variants[0])
-    if revision is None:
-        return None
-    applied = await apply_owned(context, service, build_front(service, revision), SERVICES)
-    return applied if isinstance(applied, Verdict) else None
+async def _withdraw_route(context: Context, facts: ServiceFacts) -> None:
+    if facts.route is not None:
+        # The route last: while it exists, a deletion that failed is repeated.
+        for kind in (TRAFFIC_POLICIES, HTTP_ROUTES):
+            await delete_child(context, facts.service, kind, facts.service.metadata.name)
+
+
+def _next_look(context: Context, facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> float | None:
+    """Return the seconds until the next look, for changes of which no watch informs."""
+    settings, variants = context.settings, facts.service.spec.variants
+    facts, plan = after_outcome(facts, plan, outcome)
+    rolls_out = plan.rollout is not None and not plan.rollout.aborted
+    waits: list[float] = []
+    if outcome.blocked_by is not None or facts.path_conflict is not None:
+        waits.append(settings.obstacle_seconds)
+    if rolls_out or retired_deployments(facts, plan):
+        waits.append(settings.traffic_seconds)
+    if any(v.model.follows or (v.model.mlflow and v.name in facts.unresolved) for v in variants):
+        waits.append(settings.registry_seconds)
+    if facts.service.spec.auth == "ApiKey":
+        waits.append(settings.keys_seconds)
+    if facts.lifecycle.stops_at is not None and not facts.is_stopped:
+        waits.append(max(1.0, (facts.lifecycle.stops_at - facts.now).total_seconds()))
+    return min(waits, default=None)

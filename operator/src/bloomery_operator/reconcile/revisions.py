@@ -1,127 +1,126 @@
-"""The revisions of a service: made for what its variants want, scaled, and removed once nobody asks them any more."""
+"""Revisions of a service: applied for its variants' models, scaled, and removed once they are retired and drained."""
 
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, kind_of
+from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key
+from bloomery_operator.domain.labels import RETIRED_AT
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.manifests.autoscaler import build_autoscaler
+from bloomery_operator.manifests.deployment import build_deployment
+from bloomery_operator.manifests.service import build_service
 from bloomery_operator.reconcile.applied import owner_of
-from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned
-from bloomery_operator.resources.metadata import RETIRED_AT
-from bloomery_operator.resources.serve import ServedModel, build_autoscaler, build_deployment, build_service
-from bloomery_operator.status.inferenceservice import wanted_pods
-from bloomery_operator.status.traffic import InferenceServiceObservation, is_drained, retired_deployments
-from bloomery_operator.status.verdicts import Verdict
-from bloomery_operator.status.workload import DeploymentView
+from bloomery_operator.reconcile.children import apply_child, delete_child
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.traffic_plan import TrafficPlan, desired_replicas, is_drained, retired_deployments
+from bloomery_operator.status.workloads import DeploymentView
+
+_MAX_APPLY_TRIES = 5
 
 
-async def apply_revisions(context: Context, observation: InferenceServiceObservation) -> Verdict | None:
-    """Make the revision that each variant wants, and scale the one that it still has."""
-    for variant in observation.service.spec.variants:
-        model = observation.models[variant.name]
-        if isinstance(model, Verdict):
-            continue
-        obstacle = await _apply_revision(context, observation, variant, model)
-        if obstacle is not None:
-            return obstacle
-    await _scale_former(context, observation)
-    return None
+async def apply_revisions(context: Context, facts: ServiceFacts) -> None:
+    """Apply the revision of each variant whose model is resolved, and scale the former revisions."""
+    for variant in facts.service.spec.variants:
+        if variant.name in facts.models:
+            await _apply_revision(context, facts, variant, facts.models[variant.name])
+    await _scale_former(context, facts)
 
 
-async def _apply_revision(
-    context: Context, observation: InferenceServiceObservation, variant: Variant, model: ServedModel
-) -> Verdict | None:
-    service = observation.service
+async def _apply_revision(context: Context, facts: ServiceFacts, variant: Variant, model: ServedModel) -> None:
+    service, seen = facts.service, facts.deployment_of(variant)
     autoscaler = build_autoscaler(service, variant, model)
-    seen = observation.deployments.get(observation.wanted[variant.name] or "")
     if seen is not None and autoscaler is None and _has_autoscaler(context, service, seen):
-        await delete_owned(context, service, AUTOSCALERS, seen.name)
-    applied = await _apply_deployment(context, observation, variant, model)
-    if isinstance(applied, Verdict):
-        return applied
-    for manifest in (build_service(service, variant, model), *([autoscaler] if autoscaler is not None else [])):
-        applied = await apply_owned(context, service, manifest, kind_of(manifest))
-        if isinstance(applied, Verdict):
-            return applied
-    return None
+        await delete_child(context, service, AUTOSCALERS, seen.name)
+    await _apply_deployment(context, facts, variant, model)
+    await apply_child(context, service, build_service(service, variant, model))
+    if autoscaler is not None:
+        await apply_child(context, service, autoscaler)
 
 
 def _has_autoscaler(context: Context, service: InferenceService, deployment: DeploymentView) -> bool:
-    """Whether a Deployment has an autoscaler; its own mark may be news that no watch has told yet."""
+    """Return whether a Deployment has an autoscaler; its annotation may not have been watched yet."""
     return deployment.autoscaled or context.applied.knows(owner_of(service), AUTOSCALERS, deployment.name)
 
 
 async def _apply_deployment(
-    context: Context, observation: InferenceServiceObservation, variant: Variant, model: ServedModel, *, tries: int = 5
-) -> Manifest | Verdict:
-    """Apply a variant's Deployment; where an autoscaler writes to it too, only to the version that was looked at."""
-    service = observation.service
-    live = await _live(context, observation, variant)
-    replicas = _replicas(observation, variant, live)
+    context: Context, facts: ServiceFacts, variant: Variant, model: ServedModel, *, tries: int = _MAX_APPLY_TRIES
+) -> None:
+    """Apply a variant's Deployment; if an autoscaler writes to it too, only to the version that was read."""
+    service = facts.service
+    live = await _read_deployment(context, facts, variant)
+    replicas = _replicas_to_apply(facts, variant, live)
     manifest = build_deployment(service, variant, model, context.settings, replicas=replicas)
     if live is not None and live.autoscaled:
         manifest["metadata"]["resourceVersion"] = live.version
     try:
-        return await apply_owned(context, service, manifest, DEPLOYMENTS)
+        await apply_child(context, service, manifest)
     except ClusterError as error:
         if error.code != 409 or tries == 1:
             raise
-        return await _apply_deployment(context, observation, variant, model, tries=tries - 1)
+        await _apply_deployment(context, facts, variant, model, tries=tries - 1)
 
 
-async def _live(context: Context, observation: InferenceServiceObservation, variant: Variant) -> DeploymentView | None:
-    """Return a variant's Deployment; one with an autoscaler as it is this moment, for that writes to it as well."""
-    seen = observation.deployments.get(observation.wanted[variant.name] or "")
+async def _read_deployment(context: Context, facts: ServiceFacts, variant: Variant) -> DeploymentView | None:
+    """Return a variant's Deployment; live if it has an autoscaler, which writes to it as well."""
+    seen = facts.deployment_of(variant)
     if seen is None or not seen.autoscaled:
         return seen
-    manifest = await context.cluster.get(DEPLOYMENTS, Key(observation.service.metadata.namespace, seen.name))
+    manifest = await context.cluster.get(DEPLOYMENTS, Key(facts.service.metadata.namespace, seen.name))
     return DeploymentView.of(manifest) if manifest is not None else None
 
 
-def _replicas(
-    observation: InferenceServiceObservation, variant: Variant, deployment: DeploymentView | None
-) -> int | None:
-    """Return the number of pods to ask for; None leaves it to the autoscaler, once that has taken it over.
+def _replicas_to_apply(facts: ServiceFacts, variant: Variant, deployment: DeploymentView | None) -> int | None:
+    """Return the number of pods to apply; None leaves it to the autoscaler, once that has taken it over.
 
-    Until then the number has to be sent again each time: a field that nobody applies any more falls back to 1. An
-    autoscaler does nothing at 0 pods, so it gets some to begin with.
+    Until then each apply must contain the number: a field that its manager no longer applies falls back to 1. An
+    autoscaler does nothing at 0 pods, so the Deployment starts with some.
     """
-    is_up = deployment is not None and deployment.replicas > 0
-    if variant.autoscaling is None or observation.stopped is not None or not is_up or deployment is None:
-        return wanted_pods(observation, variant)
+    if variant.autoscaling is None or facts.is_stopped or deployment is None or deployment.replicas == 0:
+        return desired_replicas(facts, variant)
     return None if deployment.scaled_by_others else deployment.replicas
 
 
-async def _scale_former(context: Context, observation: InferenceServiceObservation) -> None:
-    """Stop and start also what a rollout has not replaced yet, and stop what no variant names any more."""
-    pods = {variant.name: wanted_pods(observation, variant) for variant in observation.service.spec.variants}
-    for former in observation.deployments.values():
-        wanted = pods.get(former.variant, 0 if observation.stopped is not None else former.replicas)
-        is_former = former.name not in observation.wanted.values()
-        is_held = wanted == 0 and observation.holds(former.name)
-        if is_former and not is_held and (former.replicas == 0) != (wanted == 0):
-            key = Key(observation.service.metadata.namespace, former.name)
-            await context.cluster.merge(DEPLOYMENTS, key, {"spec": {"replicas": wanted}})
-
-
-async def remove_retired(context: Context, observation: InferenceServiceObservation) -> None:
-    """Remove revisions that left the route and fell silent; date those that have just left it."""
-    namespace = observation.service.metadata.namespace
-    retired = retired_deployments(observation)
-    for deployment in observation.deployments.values():
-        if deployment.retired_at is not None and deployment not in retired:
-            # Wanted again: when it retires next time, its drain begins anew.
-            await context.cluster.annotate(DEPLOYMENTS, Key(namespace, deployment.name), {RETIRED_AT: None})
-    for deployment in retired:
-        key = Key(namespace, deployment.name)
-        if deployment.retired_at is None:
-            await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: observation.now.isoformat()})
+async def _scale_former(context: Context, facts: ServiceFacts) -> None:
+    """Stop and start former revisions with their variants, and stop those whose variants are gone."""
+    replicas = {variant.name: desired_replicas(facts, variant) for variant in facts.service.spec.variants}
+    for deployment in facts.deployments.values():
+        if deployment.name in facts.revisions.values():
             continue
-        silence = await context.servers.silence(observation.pods.get(deployment.name, ()))
-        if is_drained(observation, deployment, silence):
-            autoscalers = [AUTOSCALERS] if _has_autoscaler(context, observation.service, deployment) else []
-            # The Deployment last: as long as it is there, what could not be deleted with it is deleted the next time.
-            for kind in (*autoscalers, SERVICES, CONFIG_MAPS, DEPLOYMENTS):
-                await delete_owned(context, observation.service, kind, deployment.name)
+        desired = replicas.get(deployment.variant, 0 if facts.is_stopped else deployment.replicas)
+        is_kept = desired == 0 and facts.must_keep_pods(deployment.name)
+        if not is_kept and (deployment.replicas == 0) != (desired == 0):
+            key = Key(facts.service.metadata.namespace, deployment.name)
+            await context.cluster.merge(DEPLOYMENTS, key, {"spec": {"replicas": desired}})
+
+
+async def remove_retired(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
+    """Remove retired revisions that are drained, and annotate those that have just retired with the time."""
+    retired = retired_deployments(facts, plan)
+    for deployment in facts.deployments.values():
+        if deployment.retired_at is not None and deployment not in retired:
+            # Needed again: when it retires the next time, its drain begins anew.
+            await _annotate_retirement(context, facts, deployment, None)
+    for deployment in retired:
+        if deployment.retired_at is None:
+            await _annotate_retirement(context, facts, deployment, facts.now.isoformat())
+            continue
+        seconds_idle = await context.servers.seconds_idle(facts.pods.get(deployment.name, ()))
+        if is_drained(facts, deployment, seconds_idle):
+            await _delete_revision(context, facts.service, deployment)
+
+
+async def _annotate_retirement(
+    context: Context, facts: ServiceFacts, deployment: DeploymentView, time: str | None
+) -> None:
+    key = Key(facts.service.metadata.namespace, deployment.name)
+    await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: time})
+
+
+async def _delete_revision(context: Context, service: InferenceService, deployment: DeploymentView) -> None:
+    autoscalers = [AUTOSCALERS] if _has_autoscaler(context, service, deployment) else []
+    # The Deployment last: while it exists, a deletion that failed is repeated.
+    for kind in (*autoscalers, SERVICES, CONFIG_MAPS, DEPLOYMENTS):
+        await delete_child(context, service, kind, deployment.name)

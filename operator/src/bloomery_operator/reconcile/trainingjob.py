@@ -1,4 +1,4 @@
-"""TrainingJob: waits for its Datasets and initial model, runs one training Job, and is final once that ended."""
+"""TrainingJob: waits for its Datasets and initial model, runs one training Job, and is final once that has ended."""
 
 from __future__ import annotations
 
@@ -7,62 +7,68 @@ from dataclasses import replace
 from datetime import timedelta
 
 from bloomery_operator.api import Dataset, TrainingJob
-from bloomery_operator.api.trainingjob import TrainingJobStatus
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
-from bloomery_operator.reconcile import task as tasks
-from bloomery_operator.reconcile.context import (
-    Context,
-    find,
+from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.starting_point import (
+    SCRATCH,
+    StartingPoint,
+    starting_point_from_job,
+    starting_point_from_registry,
+)
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests import register_job, train_job
+from bloomery_operator.reconcile import trainer_jobs
+from bloomery_operator.reconcile.blocked import blocked_by
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.reconcile.lookups import (
+    find_resource,
     observe_job,
-    progress_of,
-    publish_status,
-    read_parent,
+    read_job_progress,
+    read_resource,
     read_storage_secret,
 )
+from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.reconcile.tensorboard import reconcile_tensorboard
-from bloomery_operator.resources import train
-from bloomery_operator.resources.jobs import job_name
-from bloomery_operator.resources.train import SCRATCH, StartingPoint
-from bloomery_operator.status.results import TrainResult, read_model
+from bloomery_operator.status.trainer_results import TrainResult, read_model
 from bloomery_operator.status.trainingjob import (
-    NOT_REGISTERED,
     TrainingJobObservation,
     at_generation,
     derive_status,
     registered,
-    registered_start,
     registration_failed,
-    starting_point,
     with_tensorboard,
 )
-from bloomery_operator.status.verdicts import Verdict
+
+_STOP_TOKEN_BYTES = 32
 
 
 async def reconcile(context: Context, key: Key) -> float | None:
-    """Bring one TrainingJob on its way."""
-    training_job = read_parent(context, TRAINING_JOBS, TrainingJob, key)
+    """Reconcile one TrainingJob with its spec."""
+    training_job = read_resource(context, TRAINING_JOBS, TrainingJob, key)
     if training_job is None or not training_job.is_ours:
         return None
-    status, wait = await _train(context, training_job)
+    status, next_look = await _train(context, training_job)
     status = await _register(context, training_job, status)
-    trouble = await reconcile_tensorboard(context, training_job)
-    status = with_tensorboard(training_job, status, trouble, context.now())
+    tensorboard_blocked_by = await blocked_by(reconcile_tensorboard(context, training_job))
+    status = with_tensorboard(training_job, status, tensorboard_blocked_by, context.now())
     await publish_status(context, training_job, status)
-    again = context.settings.obstacle_seconds if trouble is not None else None
-    left = await _expire(context, training_job, status)
-    return min((seconds for seconds in (wait, again, left) if seconds is not None), default=None)
+    retry = context.settings.obstacle_seconds if tensorboard_blocked_by is not None else None
+    expiry = await _expire(context, training_job, status)
+    return min((seconds for seconds in (next_look, retry, expiry) if seconds is not None), default=None)
 
 
 async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJobStatus, float | None]:
-    """Bring the training on its way; return its status, and in how many seconds to look again."""
+    """Advance the training; return its status, and the seconds until the next look."""
     if training_job.status.is_finished:
         return at_generation(training_job.status, training_job.metadata.generation), None
     observation = await _observe(context, training_job)
-    observation = replace(observation, obstacle=await _act(context, observation))
+    observation = replace(observation, blocked_by=await _act(context, observation))
     status = derive_status(observation, context.now())
     if status.is_finished:
         return status, None
-    if observation.obstacle is not None or isinstance(observation.start, Verdict):
+    if observation.blocked_by is not None or isinstance(observation.start, Verdict):
         return status, context.settings.obstacle_seconds
     runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
     return status, context.settings.progress_seconds if runs else None
@@ -70,52 +76,52 @@ async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJ
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
     namespace = training_job.metadata.namespace
-    found = {
-        reference.name: find(context, DATASETS, Dataset, Key(namespace, reference.name))
+    datasets = {
+        reference.name: find_resource(context, DATASETS, Dataset, Key(namespace, reference.name))
         for reference in training_job.spec.datasets
     }
-    job = await observe_job(context, training_job, train.COMMAND)
+    job = await observe_job(context, training_job, train_job.COMMAND)
     annotations = job.annotations if job else {}
     return TrainingJobObservation(
         training_job=training_job,
-        model_uri=f"{train.output_uri(training_job, context.settings)}/model",
-        datasets={name: dataset for name, dataset in found.items() if dataset is not None},
-        start=await _starting_point(context, training_job) if job is None else None,
+        model_uri=f"{train_job.output_uri(training_job, context.settings)}/model",
+        datasets={name: dataset for name, dataset in datasets.items() if dataset is not None},
+        start=await _resolve_starting_point(context, training_job) if job is None else None,
         job=job,
-        trained_on=train.trained_on(annotations),
-        started_from=train.started_from(annotations),
-        progress=await progress_of(context, job),
+        trained_on=train_job.trained_on(annotations),
+        started_from=train_job.started_from(annotations),
+        progress=await read_job_progress(context, job),
         mlflow_public_url=context.settings.mlflow_public_url,
     )
 
 
-async def _starting_point(context: Context, training_job: TrainingJob) -> StartingPoint | Verdict | None:
-    """Find out what training starts from; asked only until the Job is made, which then records it."""
-    wanted, namespace = training_job.spec.initial_model, training_job.metadata.namespace
-    if wanted is None:
-        return None
-    if wanted.training_job is not None:
-        other = find(context, TRAINING_JOBS, TrainingJob, Key(namespace, wanted.training_job))
-        return starting_point(wanted.training_job, other)
-    if wanted.mlflow is not None:
-        environment = await read_storage_secret(context, namespace)
-        found = await context.registry.find(environment, wanted.mlflow)
-        return registered_start(found, wanted.mlflow, evaluates=bool(training_job.spec.evaluate_only))
-    if wanted.weights is not None:
-        origin = "scratch" if wanted.weights == SCRATCH else f"weights {wanted.weights}"
-        return StartingPoint(weights=wanted.weights, origin=origin)
-    return StartingPoint(uri=wanted.uri, origin=wanted.uri or "")
+async def _resolve_starting_point(context: Context, training_job: TrainingJob) -> StartingPoint | Verdict | None:
+    """Resolve the initial model; only until the Job exists, which records it."""
+    source, namespace = training_job.spec.initial_model, training_job.metadata.namespace
+    match source:
+        case None:
+            return None
+        case InitialModel(training_job=str(name)):
+            other = find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name))
+            return starting_point_from_job(name, other)
+        case InitialModel(mlflow=str(reference)):
+            model = await context.registry.find(await read_storage_secret(context, namespace), reference)
+            evaluate_only = bool(training_job.spec.evaluate_only)
+            return starting_point_from_registry(model, reference, evaluate_only=evaluate_only)
+        case InitialModel(weights=str(weights)):
+            return StartingPoint(weights=weights, origin="scratch" if weights == SCRATCH else f"weights {weights}")
+    return StartingPoint(uri=source.uri, origin=source.uri or "")
 
 
 async def _act(context: Context, observation: TrainingJobObservation) -> Verdict | None:
-    """Start, suspend, resume or stop the training; return what stands in the way."""
+    """Start, suspend, resume or stop the training; return the verdict that blocks it."""
     training_job, job = observation.training_job, observation.job
     if training_job.spec.stop and observation.never_started:
         if job is not None and not job.deleting:
-            await tasks.discard(context, training_job, job, train.COMMAND)
+            await trainer_jobs.discard(context, training_job, job, train_job.COMMAND)
         return None
     if job is None:
-        return await _start(context, observation)
+        return await blocked_by(_start(context, observation))
     if job.is_finished or job.deleting:
         return None
     await _suspend_or_resume(context, observation)
@@ -124,50 +130,51 @@ async def _act(context: Context, observation: TrainingJobObservation) -> Verdict
     return None
 
 
-async def _start(context: Context, observation: TrainingJobObservation) -> Verdict | None:
+async def _start(context: Context, observation: TrainingJobObservation) -> None:
     versions, start = observation.dataset_versions, observation.start
     if versions is None or isinstance(start, Verdict):
-        return None
+        return
     training_job = observation.training_job
-    task = train.build_task(training_job, versions, start, context.settings)
-    secret = train.build_stop_secret(training_job, secrets.token_urlsafe(32))
-    return await tasks.start(context, TRAINING_JOBS, training_job, task, secret=secret)
+    task = train_job.build_task(training_job, versions, start, context.settings)
+    secret = train_job.build_stop_secret(training_job, secrets.token_urlsafe(_STOP_TOKEN_BYTES))
+    await trainer_jobs.start(context, TRAINING_JOBS, training_job, task, secret=secret)
 
 
 async def _suspend_or_resume(context: Context, observation: TrainingJobObservation) -> None:
-    """Hand ``spec.suspend`` to the Job; with a queue, that is Kueue's alone."""
+    """Copy ``spec.suspend`` to the Job; with a queue, only Kueue does that."""
     training_job, job = observation.training_job, observation.job
     if job is None or training_job.spec.queue:
         return
-    # A stopped training needs a pod once more, to evaluate and register what it has.
-    wanted = bool(training_job.spec.suspend) and not training_job.spec.stop
-    if job.suspended != wanted:
+    # A stopped training needs a pod once more, to evaluate and register its best model.
+    suspend = bool(training_job.spec.suspend) and not training_job.spec.stop
+    if job.suspended != suspend:
         key = Key(training_job.metadata.namespace, job.name)
-        await context.cluster.merge(JOBS, key, {"spec": {"suspend": wanted}})
+        await context.cluster.merge(JOBS, key, {"spec": {"suspend": suspend}})
 
 
 async def _stop(context: Context, observation: TrainingJobObservation) -> None:
-    """Tell the running trainer to come to its end; told again until it does."""
+    """Request the running trainer to stop; each reconcile repeats it until the trainer has stopped."""
     training_job, job = observation.training_job, observation.job
     pod = job.current_pod if job else None
     if pod is None or pod.phase != "Running" or pod.ip is None:
         return
-    key = Key(training_job.metadata.namespace, job_name(training_job, train.COMMAND))
-    token = train.read_stop_token(await context.cluster.get(SECRETS, key))
+    key = Key(training_job.metadata.namespace, job_name(training_job, train_job.COMMAND))
+    token = train_job.read_stop_token(await context.cluster.get(SECRETS, key))
     if token is not None:
         await context.stop_trainer(pod, token)
 
 
 async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Have registered what MLflow could not take at the end of the training."""
+    """Register a model that MLflow could not take at the end of the training."""
     complete = status.condition("Complete")
-    if complete is None or complete.reason != NOT_REGISTERED:
+    if complete is None or complete.reason != Reason.NOT_REGISTERED:
         return status
-    trained = await observe_job(context, training_job, train.COMMAND)
-    job = await observe_job(context, training_job, train.REGISTER)
+    trained = await observe_job(context, training_job, train_job.COMMAND)
+    job = await observe_job(context, training_job, register_job.COMMAND)
     if job is None and trained is not None:
-        task = train.build_register_task(training_job, trained.spec_hash)
-        await tasks.start(context, TRAINING_JOBS, training_job, task)
+        task = register_job.build_task(training_job, trained.spec_hash)
+        # The status keeps its reason until the model is registered, so a verdict would not be shown.
+        await blocked_by(trainer_jobs.start(context, TRAINING_JOBS, training_job, task))
     if job is None:
         return status
     result = read_model(TrainResult, job.result) if job.succeeded else None
@@ -177,7 +184,7 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
 
 
 async def _expire(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:
-    """Delete a finished TrainingJob once its time is over; return in how many seconds that is."""
+    """Delete a finished TrainingJob whose TTL has passed; return the seconds that are left of it."""
     ttl, end = training_job.spec.ttl_seconds_after_finished, status.completion_time
     if ttl is None or end is None:
         return None

@@ -1,5 +1,4 @@
-"""Pure derivation: what was observed becomes conditions and printed fields.
+"""Pure derivation of conditions and printed fields from observations.
 
-A decision is an ordered tuple of small functions over one frozen observation, each named by what it notices;
-the first that speaks gives the verdict.
+A decision is an ordered tuple of small checks of one frozen observation; the first that returns a verdict decides.
 """

@@ -1,4 +1,4 @@
-"""A Dataset's conditions and fields."""
+"""Status of a Dataset: conditions and printed fields."""
 
 from __future__ import annotations
 
@@ -9,56 +9,57 @@ from typing import Any
 
 from bloomery_operator.api import Condition, Dataset
 from bloomery_operator.api.dataset import DatasetStatus, DatasetVersion, PrepareProgress
-from bloomery_operator.status.results import PrepareResult, read_model
-from bloomery_operator.status.verdicts import Verdict, condition, dated, first_verdict
-from bloomery_operator.status.workload import JobView, job_failure, pod_trouble
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.domain.verdict import Verdict, first_verdict
+from bloomery_operator.status.conditions import condition, with_transition_times
+from bloomery_operator.status.trainer_results import PrepareResult, read_model
+from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
 
-KEPT_VERSIONS = 20
-_REPORT = "report.html"
-KEPT_CLASSES = 100
-KEPT_WARNINGS = 20
+MAX_VERSIONS = 20
+MAX_CLASSES = 100
+MAX_WARNINGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetObservation:
-    """All that a Dataset's status depends on."""
+    """Everything that a Dataset's status depends on."""
 
     dataset: Dataset
-    wanted: str
-    """Hash of what the spec asks for."""
-    wanted_job: str
-    """Hash of the Job that would make it."""
+    spec_hash: str
+    """Hash of the preparation that the spec describes."""
+    job_hash: str
+    """Hash of the Job that runs it."""
     job: JobView | None = None
-    obstacle: Verdict | None = None
-    """What kept the Job from being made: a missing Secret, a refused manifest."""
+    blocked_by: Verdict | None = None
+    """Why the Job could not be created: a missing Secret, a rejected manifest."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the spec as it stands was prepared before."""
-        return self.dataset.status.prepared_spec == self.wanted
+        """Whether the present spec is prepared already."""
+        return self.dataset.status.prepared_spec == self.spec_hash
 
     @property
     def finished_now(self) -> bool:
-        """Whether the Job for this spec has just ended well."""
-        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.wanted_job
+        """Whether the Job of this spec has just succeeded."""
+        return self.job is not None and self.job.succeeded and self.job.spec_hash == self.job_hash
 
     @property
     def result(self) -> PrepareResult | None:
-        """What the preparation says that it made; None where that can not be read."""
+        """The result of the preparation; None if it cannot be read."""
         return read_model(PrepareResult, self.job.result) if self.job else None
 
 
-def _obstructed(observation: DatasetObservation) -> Verdict | None:
-    return None if observation.is_prepared else observation.obstacle
+def _blocked(observation: DatasetObservation) -> Verdict | None:
+    return None if observation.is_prepared else observation.blocked_by
 
 
-def _replacing(observation: DatasetObservation) -> Verdict | None:
+def _not_created(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
-    if observation.is_prepared or (job and job.spec_hash == observation.wanted_job and not job.deleting):
+    if observation.is_prepared or (job and job.spec_hash == observation.job_hash and not job.deleting):
         return None
-    return Verdict("Pending", "The preparation is about to start.")
+    return Verdict(Reason.PENDING, "The preparation is about to start.")
 
 
 def _failed(observation: DatasetObservation) -> Verdict | None:
@@ -71,12 +72,12 @@ def _result_lost(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
     if job is None or not observation.finished_now or observation.is_prepared or observation.result is not None:
         return None
-    if job.has_lost_its_pod:
-        message = "The preparation's pod was removed before its result was read; it runs again and finds its work done."
-        return Verdict("Pending", message)
+    if job.result_pod_is_gone:
+        message = "The preparation's pod was removed before its result was read; it runs again and reuses its work."
+        return Verdict(Reason.PENDING, message)
     return Verdict(
-        "ResultLost",
-        "The preparation ended, but its result can not be read; "
+        Reason.RESULT_LOST,
+        "The preparation ended, but its result cannot be read; "
         "set the annotation bloomery.dev/refresh to prepare again (what is in the store is reused).",
         failed=True,
     )
@@ -88,26 +89,26 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
         return None
     pod = job.current_pod
     if pod is None:
-        return Verdict("Pending", "The preparation's pod is about to start.")
+        return Verdict(Reason.PENDING, "The preparation's pod is about to start.")
     if pod.phase != "Pending":
         return None
-    return pod_trouble(pod) or Verdict("Pending", f"Pod {pod.name} is starting.")
+    return pod_not_ready_reason(pod) or Verdict(Reason.PENDING, f"Pod {pod.name} is starting.")
 
 
 def _preparing(observation: DatasetObservation) -> Verdict | None:
     if observation.is_prepared or observation.finished_now:
         return None
-    progress = _progress(observation)
+    progress = _prepare_progress(observation)
     if progress is None or not progress.total:
-        return Verdict("Preparing", "The images are being listed and checked.")
-    return Verdict("Preparing", f"{progress.images} of {progress.total} images are prepared.")
+        return Verdict(Reason.PREPARING, "The images are being listed and checked.")
+    return Verdict(Reason.PREPARING, f"{progress.images} of {progress.total} images are prepared.")
 
 
-CHECKS = (_obstructed, _replacing, _failed, _result_lost, _not_started, _preparing)
+CHECKS = (_blocked, _not_created, _failed, _result_lost, _not_started, _preparing)
 
 
 def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStatus:
-    """Return the status that the observation amounts to."""
+    """Return the status."""
     previous = observation.dataset.status
     verdict = first_verdict(CHECKS, observation)
     status = previous
@@ -118,9 +119,9 @@ def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStat
         update={
             "observed_generation": observation.dataset.metadata.generation,
             "phase": _phase(verdict),
-            "progress": _progress(observation) if verdict and verdict.reason == "Preparing" else None,
-            "conditions": dated(
-                (_ready(verdict, status),),
+            "progress": _prepare_progress(observation) if verdict and verdict.reason == Reason.PREPARING else None,
+            "conditions": with_transition_times(
+                (_ready_condition(verdict, status),),
                 previous=previous.conditions,
                 generation=observation.dataset.metadata.generation,
                 now=now,
@@ -134,10 +135,10 @@ def _phase(verdict: Verdict | None) -> str:
         return "Ready"
     if verdict.failed:
         return "Failed"
-    return "Preparing" if verdict.reason == "Preparing" else "Pending"
+    return "Preparing" if verdict.reason == Reason.PREPARING else "Pending"
 
 
-def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
+def _ready_condition(verdict: Verdict | None, status: DatasetStatus) -> Condition:
     if verdict is not None:
         return condition("Ready", False, verdict)
     message = f"{status.images} images in {status.class_count} classes are prepared."
@@ -145,27 +146,27 @@ def _ready(verdict: Verdict | None, status: DatasetStatus) -> Condition:
     if ignored:
         message += f" {ignored} images break the rules and were ignored."
     warnings = [f"Warning: {warning}." for warning in status.warnings]
-    return condition("Ready", True, Verdict("Prepared", " ".join([message, *warnings])))
+    return condition("Ready", True, Verdict(Reason.PREPARED, " ".join([message, *warnings])))
 
 
-def _progress(observation: DatasetObservation) -> PrepareProgress | None:
+def _prepare_progress(observation: DatasetObservation) -> PrepareProgress | None:
     return read_model(PrepareProgress, observation.progress)
 
 
 def _with_result(observation: DatasetObservation, result: PrepareResult, now: datetime) -> DatasetStatus:
     previous = observation.dataset.status
-    page = result.mlflow.url(observation.mlflow_public_url) if result.mlflow else None
+    run_url = result.mlflow.url(observation.mlflow_public_url) if result.mlflow else None
     return previous.model_copy(
         update={
-            "prepared_spec": observation.wanted,
-            "report": f"{page}/artifacts/{_REPORT}" if page else result.report,
+            "prepared_spec": observation.spec_hash,
+            "report": f"{run_url}/artifacts/report.html" if run_url else result.report,
             "version": result.version,
             "uri": result.uri,
             "images": result.images,
             "class_count": len(result.classes) if result.class_count is None else result.class_count,
-            "classes": result.classes[:KEPT_CLASSES],
+            "classes": result.classes[:MAX_CLASSES],
             "ignored": result.ignored or None,
-            "warnings": result.warnings[:KEPT_WARNINGS],
+            "warnings": result.warnings[:MAX_WARNINGS],
             "versions": _with_version(previous.versions, result, now),
         }
     )
@@ -174,7 +175,7 @@ def _with_result(observation: DatasetObservation, result: PrepareResult, now: da
 def _with_version(
     versions: tuple[DatasetVersion, ...], result: PrepareResult, now: datetime
 ) -> tuple[DatasetVersion, ...]:
-    """Put a new version first; the same content again is the same version."""
+    """Return the versions with a new one first; the same content is the same version."""
     if any(v.version == result.version for v in versions):
         return versions
     newest = DatasetVersion(
@@ -184,4 +185,4 @@ def _with_version(
         created=now,
         uri=result.uri,
     )
-    return (newest, *versions)[:KEPT_VERSIONS]
+    return (newest, *versions)[:MAX_VERSIONS]

@@ -1,0 +1,1 @@
+"""Values and pure rules of the operator's domain: no manifests, no input or output."""

@@ -1,0 +1,35 @@
+"""Names of child objects."""
+
+from __future__ import annotations
+
+from bloomery_operator.api import InferenceService, TrainingJob
+from bloomery_operator.api.custom_resource import CustomResource
+from bloomery_operator.domain.labels import TENSORBOARD_ROLE
+
+MAX_NAME_LENGTH = 63
+"""Characters of a Service's name and of a label's value (RFC 1123)."""
+
+
+def job_name(owner: CustomResource, command: str) -> str:
+    """Return the name of an owner's Job for a command of the trainer."""
+    return f"{owner.metadata.name}-{command}"
+
+
+def config_map_name(owner: CustomResource, command: str, spec_hash: str) -> str:
+    """Return the name of a Job's ConfigMap; with the hash, a new one can exist beside that of a running Job."""
+    return f"{job_name(owner, command)}-{spec_hash}"
+
+
+def keys_secret_name(service: InferenceService) -> str:
+    """Return the name of the Secret with the API keys, which people read and edit."""
+    return f"{service.metadata.name}-api-key"
+
+
+def digests_secret_name(service: InferenceService) -> str:
+    """Return the name of the Secret with the API keys' digests, which pods mount."""
+    return f"{service.metadata.name}-api-key-digests"
+
+
+def tensorboard_name(job: TrainingJob) -> str:
+    """Return the name of a job's TensorBoard Deployment and Service."""
+    return f"{job.metadata.name}-{TENSORBOARD_ROLE}"

@@ -1,0 +1,274 @@
+"""Rollouts: the state machine that moves traffic from one split to another in steps.
+
+A rollout leads from one split of the traffic to another, whatever the reason: a new model is a revision that gains what
+its predecessor loses; a new weight is the same between variants. All of its state is in ``status.rollout``, and the
+route is a function of that, so a restarted operator continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from bloomery_operator.api.durations import go_duration
+from bloomery_operator.api.inferenceservice import AbortOn, RevisionWeight, Rollout, RolloutStatus
+from bloomery_operator.domain.traffic import TOTAL_WEIGHT, Weights, normalise_weights, same_weights
+
+_ALL_PERCENT = 100
+"""Percent moved after the last step."""
+
+
+class Phase(StrEnum):
+    """Phase of a rollout, as ``status.rollout`` implies it."""
+
+    IDLE = "Idle"
+    """No rollout: the target holds in full."""
+    STEPPING = "Stepping"
+    """Part of the traffic has moved; each step is judged before the next."""
+    PROMOTING = "Promoting"
+    """All of the traffic has moved; the HTTPRoute has not converged yet."""
+    ABORTED = "Aborted"
+    """The original split is back, until another spec or another model."""
+
+
+@dataclass(frozen=True)
+class RequestStats:
+    """Requests to a revision's pods since the step began; durations in seconds."""
+
+    requests: int = 0
+    errors: int = 0
+    p99: float | None = None
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the requests that failed."""
+        return self.errors / self.requests if self.requests else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutInput:
+    """Everything that the next state of a rollout depends on."""
+
+    plan: Rollout | None
+    state: RolloutStatus | None
+    routed: Weights
+    """The split of the HTTPRoute."""
+    target: Weights
+    """The split that the spec describes; empty if no revision can serve."""
+    generation: int
+    existing: frozenset[str]
+    """Revisions that have a Deployment."""
+    desired: frozenset[str]
+    """Revisions of the spec's variants."""
+    ready: frozenset[str]
+    """Revisions that have a ready pod."""
+    request_stats: Mapping[str, RequestStats]
+
+    @property
+    def phase(self) -> Phase:
+        """Phase of the stored state."""
+        if self.state is None:
+            return Phase.IDLE
+        if self.state.aborted:
+            return Phase.ABORTED
+        return Phase.PROMOTING if self.state.percent == _ALL_PERCENT else Phase.STEPPING
+
+    @property
+    def origin(self) -> dict[str, int]:
+        """The split at which a new rollout begins and to which an abort returns: the last that was reached in full."""
+        if self.state is None:
+            reached = self.routed
+        else:
+            reached = weights_of(self.state.to if self.state.percent == _ALL_PERCENT else self.state.from_)
+        return normalise_weights({name: weight for name, weight in reached.items() if name in self.existing})
+
+    @property
+    def keeps_target(self) -> bool:
+        """Whether the stored rollout still leads to the target."""
+        if self.state is None or not self.target or same_weights(weights_of(self.state.from_), self.target):
+            return False
+        return same_weights(weights_of(self.state.to), self.target)
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether the spec or a model changed since the stored state."""
+        if self.state is None:
+            return True
+        return self.state.generation != self.generation or not canary_revisions(self.state) <= self.desired
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a rollout of the present spec has begun."""
+        return self.state is not None and not self.state.aborted and self.state.generation == self.generation
+
+
+def next_rollout_state(rollout: RolloutInput, now: datetime) -> RolloutStatus | None:
+    """Return the rollout's state from now on; None if the target holds in full."""
+    plan, state = rollout.plan, rollout.state
+    if plan is None:
+        return None
+    if state is None:
+        return _redirect(plan, rollout, now)
+    match rollout.phase:
+        case Phase.ABORTED:
+            return _redirect(plan, rollout, now) if rollout.may_retry else state
+        case Phase.PROMOTING if rollout.keeps_target:
+            return _promote(state, rollout)
+        case Phase.STEPPING if rollout.keeps_target:
+            return _judge_step(plan, state, rollout, now)
+    return _redirect(plan, rollout, now)
+
+
+def _redirect(plan: Rollout, rollout: RolloutInput, now: datetime) -> RolloutStatus | None:
+    """Follow a target to which no rollout leads yet: begin one if the traffic can move in steps."""
+    if not rollout.target:
+        # No revision can serve: keep the split, and the state with its origin.
+        return rollout.state
+    if rollout.state is not None and same_weights(weights_of(rollout.state.from_), rollout.target):
+        # The spec was reverted: go back to the original split at once.
+        return None
+    return _begin(plan, rollout, now) if _can_step(rollout) else None
+
+
+def _promote(state: RolloutStatus, rollout: RolloutInput) -> RolloutStatus | None:
+    """End the rollout once the HTTPRoute has converged.
+
+    Until then the state stays, so that a restart does not begin a new rollout from an intermediate split.
+    """
+    return None if same_weights(rollout.routed, rollout.target) else state
+
+
+def _judge_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: datetime) -> RolloutStatus:
+    """Abort if the canary does worse than allowed, else go on to the next step when this one is over."""
+    breach = _breach(plan.abort_on, state, rollout) if plan.abort_on else None
+    return _next_step(plan, state, rollout, now) if breach is None else _abort(state, rollout, breach)
+
+
+def weights_at(state: RolloutStatus | None, target: Weights) -> dict[str, int]:
+    """Return the split of a rollout's state; without one, the target."""
+    if state is None:
+        return dict(target)
+    before, after = weights_of(state.from_), weights_of(state.to)
+    moved = {
+        revision: before.get(revision, 0) + (after.get(revision, 0) - before.get(revision, 0)) * state.percent // 100
+        for revision in [*before, *(revision for revision in after if revision not in before)]
+    }
+    # The first revision of the original split gets what rounding lost.
+    first = next(iter(before))
+    return moved | {first: moved[first] + TOTAL_WEIGHT - sum(moved.values())}
+
+
+def weights_of(entries: tuple[RevisionWeight, ...]) -> dict[str, int]:
+    """Return a split of ``status.rollout`` as a mapping."""
+    return {entry.revision: entry.weight for entry in entries}
+
+
+def canary_revisions(state: RolloutStatus) -> frozenset[str]:
+    """Return the revisions that gain traffic."""
+    before = weights_of(state.from_)
+    return frozenset(entry.revision for entry in state.to if entry.weight > before.get(entry.revision, 0))
+
+
+def stable_revisions(state: RolloutStatus) -> frozenset[str]:
+    """Return the revisions that lose traffic."""
+    after = weights_of(state.to)
+    return frozenset(entry.revision for entry in state.from_ if entry.weight > after.get(entry.revision, 0))
+
+
+def _can_step(rollout: RolloutInput) -> bool:
+    """Return whether the traffic can move in steps: from another split, whose pods serve the rest meanwhile."""
+    origin, target = rollout.origin, rollout.target
+    if not origin or same_weights(origin, target):
+        return False
+    # If no stable pod is ready, an intermediate split would only prolong the outage. But a rollout that has begun is
+    # judged to its end, as stable pods that restart are back in seconds.
+    losing = {revision for revision, weight in origin.items() if weight > target.get(revision, 0)}
+    return rollout.is_under_way or bool(losing & rollout.ready)
+
+
+def _begin(plan: Rollout, rollout: RolloutInput, now: datetime) -> RolloutStatus:
+    return RolloutStatus(  # type: ignore[call-arg]  # by its Python name: the API's own is a keyword
+        from_=tuple(RevisionWeight(revision=r, weight=w) for r, w in rollout.origin.items() if w),
+        to=tuple(RevisionWeight(revision=r, weight=w) for r, w in rollout.target.items()),
+        step=0,
+        percent=plan.steps[0],
+        since=now,
+        generation=rollout.generation,
+        message=_step_label(plan, 0),
+    )
+
+
+def _next_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: datetime) -> RolloutStatus:
+    """Go on to the next step once this one has had its time and its requests."""
+    step = min(state.step, len(plan.steps) - 1)
+    left = plan.interval_seconds - (now - state.since).total_seconds()
+    requests = _total(rollout.request_stats, canary_revisions(state)).requests
+    if left > 0 or requests < plan.min_requests:
+        waits = [f"{requests} of {plan.min_requests} requests"] if requests < plan.min_requests else []
+        waits += [f"{go_duration(plan.interval_seconds)} to pass"] if left > 0 else []
+        message = f"{_step_label(plan, step)}; waits for {', '.join(waits)}"
+        return state.model_copy(update={"step": step, "message": message})
+    if step + 1 == len(plan.steps):
+        return state.model_copy(update={"percent": _ALL_PERCENT, "message": "All of the traffic has moved"})
+    following = {"step": step + 1, "percent": plan.steps[step + 1], "since": now}
+    return state.model_copy(update=following | {"message": _step_label(plan, step + 1)})
+
+
+def _abort(state: RolloutStatus, rollout: RolloutInput, breach: str) -> RolloutStatus:
+    """Return to the original split, once a stable pod is ready to serve it."""
+    if not stable_revisions(state) & rollout.ready:
+        message = f"To be aborted {breach} This waits for a ready pod of what is replaced."
+        return state.model_copy(update={"message": message})
+    return state.model_copy(
+        update={"aborted": True, "percent": 0, "generation": rollout.generation, "message": f"Aborted {breach}"}
+    )
+
+
+def _step_label(plan: Rollout, step: int) -> str:
+    return f"Step {step + 1} of {len(plan.steps)}: {plan.steps[step]} percent moved"
+
+
+def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str | None:
+    """Return by how much the canary does worse than allowed; None if it does not, or too little is known."""
+    failed = sorted(canary_revisions(state) - rollout.ready)
+    if failed:
+        return f"at {state.percent} percent: {', '.join(failed)} has no ready pod left."
+    canary = _total(rollout.request_stats, canary_revisions(state))
+    stable = _total(rollout.request_stats, stable_revisions(state))
+    if canary.requests == 0 or canary.requests < limits.min_requests:
+        return None
+    where = f"at {state.percent} percent, after {canary.requests} requests"
+    reason = _error_rate_breach(limits, canary, stable) or _latency_breach(limits, canary, stable)
+    return f"{where}: {reason}" if reason else None
+
+
+def _error_rate_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str | None:
+    if limits.error_rate is None or canary.error_rate - stable.error_rate <= limits.error_rate:
+        return None
+    return (
+        f"{canary.error_rate:.1%} of them failed, and {stable.error_rate:.1%} of the {stable.requests} to what is "
+        f"replaced; {limits.error_rate:.1%} more is allowed."
+    )
+
+
+def _latency_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str | None:
+    if limits.p99_ratio is None or not canary.p99 or not stable.p99:
+        return None
+    if stable.requests < max(1, limits.min_requests) or canary.p99 <= limits.p99_ratio * stable.p99:
+        return None
+    return (
+        f"the 99th percentile is {canary.p99 * 1000:.0f} ms, that of what is replaced "
+        f"{stable.p99 * 1000:.0f} ms; {limits.p99_ratio:g} times as much is allowed."
+    )
+
+
+def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str]) -> RequestStats:
+    """Return several revisions' requests together, with the largest percentile, so that none hides another."""
+    chosen = [request_stats[revision] for revision in sorted(revisions) if revision in request_stats]
+    return RequestStats(
+        requests=sum(stats.requests for stats in chosen),
+        errors=sum(stats.errors for stats in chosen),
+        p99=max((stats.p99 for stats in chosen if stats.p99 is not None), default=None),
+    )

@@ -1,0 +1,59 @@
+"""Lifecycle of an InferenceService: stop, start and autoStop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from bloomery_operator.api import InferenceService
+from bloomery_operator.api.durations import seconds_of
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.domain.labels import STARTED_AT
+from bloomery_operator.domain.verdict import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifecycle:
+    """Start and end of a service's runtime, and why it is stopped."""
+
+    started_at: datetime | None
+    stops_at: datetime | None = None
+    stopped: Verdict | None = None
+
+
+def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) -> Lifecycle:
+    """Return a service's lifecycle; autoStop counts from its newest start.
+
+    The first start is when it first has pods (``has_pods``): the time that it waits for a training does not count.
+    """
+    if service.spec.stopped:
+        return Lifecycle(
+            started_at=None, stopped=Verdict(Reason.STOPPED, "Stopped by spec.stopped; false starts it again.")
+        )
+    started = _newest_start(service, now) if has_pods else service.status.started_at
+    if all(map(service.is_off, service.spec.variants)):
+        return Lifecycle(started_at=started, stopped=Verdict(Reason.STOPPED, "Every variant is scaled to 0 replicas."))
+    if started is None or service.spec.auto_stop is None:
+        return Lifecycle(started_at=started)
+    stops_at = started + timedelta(seconds=seconds_of(service.spec.auto_stop))
+    if now < stops_at:
+        return Lifecycle(started_at=started, stops_at=stops_at)
+    command = f"kubectl annotate --overwrite isvc {service.metadata.name} {STARTED_AT}=$(date -u +%FT%TZ)"
+    message = f"Stopped by itself {service.spec.auto_stop} after its start; to start it again: {command}"
+    return Lifecycle(started_at=started, stops_at=stops_at, stopped=Verdict(Reason.STOPPED, message))
+
+
+def _newest_start(service: InferenceService, now: datetime) -> datetime:
+    """Return the later of the recorded start and the annotation's, which must not be in the future."""
+    recorded = service.status.started_at or now
+    annotated = _read_time(service.metadata.annotations.get(STARTED_AT, ""))
+    return max(recorded, min(annotated, now)) if annotated is not None else recorded
+
+
+def _read_time(text: str) -> datetime | None:
+    """Return an RFC 3339 time; None for another text, which starts nothing."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,153 @@
+"""Deployment of a revision: the model server's pods."""
+
+from __future__ import annotations
+
+from bloomery_operator.api import InferenceService
+from bloomery_operator.api.base import Manifest, Resources
+from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REVISION, SERVE_ROLE, variant_labels
+from bloomery_operator.domain.names import digests_secret_name
+from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
+from bloomery_operator.domain.served_model import ServedModel, model_annotations, revision_name
+from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.pod import (
+    container_resources,
+    credentials,
+    empty_dir,
+    escape_dollar,
+    restricted_container,
+    restricted_pod,
+    with_pod_template,
+)
+from bloomery_operator.settings import Settings
+
+KEYS_FOLDER = "/etc/bloomery/keys"
+MODEL_FOLDER = "/models"
+DIGEST_KEY = "digest"
+"""Key of the ConfigMap with the digest of a model that was named without one."""
+DRAIN_SECONDS = 10
+"""A terminating pod keeps serving this long, until every proxy has removed it from its endpoints."""
+DEFAULT_RESOURCES = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
+_GPU = "nvidia.com/gpu"
+
+
+def build_deployment(
+    service: InferenceService, variant: Variant, model: ServedModel, settings: Settings, *, replicas: int | None
+) -> Manifest:
+    """Return the Deployment of a revision; without ``replicas``, an autoscaler sets them."""
+    name = revision_name(service, variant, model)
+    labels = variant_labels(service, variant)
+    selector = {NAME: SERVE_ROLE, REVISION: name}
+    annotations = model_annotations(variant, model)
+    annotations |= {KIT_IMAGE: settings.kit_image} if settings.kit_image else {}
+    annotations |= {AUTOSCALED: "true"} if variant.autoscaling else {}
+    metadata = child_metadata(service, name=name, role=SERVE_ROLE, annotations=annotations)
+    template = {"metadata": {"labels": labels | selector}, "spec": _pod_spec(service, variant, model, settings)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata | {"labels": labels},
+        "spec": ({} if replicas is None else {"replicas": replicas})
+        | {
+            "selector": {"matchLabels": selector},
+            # A new pod is ready before an old one is removed, so an update loses no request.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": with_pod_template(template, variant.pod_template),
+        },
+    }
+
+
+def _pod_spec(service: InferenceService, variant: Variant, model: ServedModel, settings: Settings) -> Manifest:
+    models_volume, models_mount = empty_dir("models", MODEL_FOLDER)
+    scratch_volume, scratch_mount = empty_dir("scratch", "/tmp")
+    volumes, mounts = [models_volume, scratch_volume], [models_mount, scratch_mount]
+    if service.spec.auth == "ApiKey":
+        volumes.append({"name": "keys", "secret": {"secretName": digests_secret_name(service)}})
+        # The whole folder: a subPath mount is not updated when a key is rotated.
+        mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
+    return restricted_pod() | {
+        "terminationGracePeriodSeconds": 90,
+        "topologySpreadConstraints": _spread_constraints(revision_name(service, variant, model)),
+        "containers": [_server_container(service, variant, model, settings, mounts)],
+        "volumes": volumes,
+    }
+
+
+def _server_container(
+    service: InferenceService, variant: Variant, model: ServedModel, settings: Settings, mounts: list[Manifest]
+) -> Manifest:
+    return restricted_container() | {
+        "name": "server",
+        "image": _server_image(variant, settings),
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "bloomery_serving"],
+        "env": _environment(service, variant, model),
+        "envFrom": [credentials(settings.storage_secret)],
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT},
+            {"name": "metrics", "containerPort": METRICS_PORT},
+        ],
+        "resources": container_resources(variant.resources, default=DEFAULT_RESOURCES),
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        "startupProbe": _probe("ready", period=1, failures=600),
+        "readinessProbe": _probe("ready", period=2, failures=2),
+        "livenessProbe": _probe("live", period=10, failures=6),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+
+
+def _server_image(variant: Variant, settings: Settings) -> str:
+    """Return the server's image: the one with CUDA if the variant has a GPU."""
+    limits = variant.resources.limits if variant.resources else {}
+    return settings.serving_gpu_image if _GPU in limits and settings.serving_gpu_image else settings.serving_image
+
+
+def _spread_constraints(revision: str) -> list[Manifest]:
+    """Return the preference to spread a revision's pods over nodes and zones; one node is enough."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {REVISION: revision}},
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]
+
+
+def _probe(endpoint: str, *, period: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": f"/v2/health/{endpoint}", "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _environment(service: InferenceService, variant: Variant, model: ServedModel) -> list[Manifest]:
+    values = {
+        "MODEL_URI": model.uri,
+        "MODEL_DIGEST": model.digest,
+        "DISPLAY_NAME": service.spec.display_name,
+        "DESCRIPTION": service.spec.description,
+        "MODEL_DIR": MODEL_FOLDER,
+        "SERVICE_NAME": service.metadata.name,
+        "SERVICE_NAMESPACE": service.metadata.namespace,
+        "VARIANT": variant.name,
+        "MODEL_NAME": model.name,
+        "MODEL_VERSION": model.version,
+        "RUN_ID": model.run_id,
+        "TRAINING_JOB": model.training_job,
+        "DATASET_NAME": model.dataset,
+        "DATASET_VERSION": model.dataset_version,
+        "API_KEYS_DIR": KEYS_FOLDER if service.spec.auth == "ApiKey" else None,
+        "PORT": str(HTTP_PORT),
+        "METRICS_PORT": str(METRICS_PORT),
+        "HOME": "/tmp",
+    }
+    entries: list[Manifest] = [{"name": name, "value": escape_dollar(value)} for name, value in values.items() if value]
+    if not model.digest:
+        source = {"name": revision_name(service, variant, model), "key": DIGEST_KEY, "optional": True}
+        entries.append({"name": "MODEL_DIGEST", "valueFrom": {"configMapKeyRef": source}})
+    return entries

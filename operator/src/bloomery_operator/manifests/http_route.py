@@ -1,0 +1,88 @@
+"""HTTPRoute of a service (Gateway API v1): weights, the variant header and mirrors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bloomery_operator.api import InferenceService
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.domain.labels import SERVE_ROLE
+from bloomery_operator.domain.ports import SERVICE_PORT
+from bloomery_operator.domain.traffic import Mirror, Traffic
+from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.settings import Settings
+
+VARIANT_HEADER = "X-Variant"
+REQUEST_TIMEOUT = "60s"
+"""Of a request with its retries: a single try has no limit, as the first prediction of a pod may be slow."""
+
+
+def build_route(service: InferenceService, traffic: Traffic, settings: Settings) -> Manifest:
+    """Return the route: a rule for each variant's header first, then the weighted one."""
+    rules = [_rule(service, [_backend(name, 1)], header=variant) for variant, name in traffic.direct.items()]
+    weighted = [_backend(b.revision, b.weight) for b in traffic.backends]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": child_metadata(service, name=service.metadata.name, role=SERVE_ROLE),
+        "spec": {
+            "parentRefs": [_gateway_reference(settings)],
+            "rules": [*rules, _rule(service, weighted, mirrors=traffic.mirrors)],
+        },
+    }
+
+
+def routed_weights(route: Manifest | None) -> dict[str, int]:
+    """Return the weight of each revision in a route's weighted rule, which is its last."""
+    rules = (route or {}).get("spec", {}).get("rules") or [{}]
+    return {ref["name"]: ref.get("weight", 1) for ref in rules[-1].get("backendRefs", [])}
+
+
+def routed_revisions(route: Manifest | None) -> frozenset[str]:
+    """Return every revision that a route names: by weight, by header or as a mirror."""
+    rules = (route or {}).get("spec", {}).get("rules") or []
+    weighted = (ref["name"] for rule in rules for ref in rule.get("backendRefs", []))
+    filters = (entry for rule in rules for entry in rule.get("filters", []))
+    mirrored = (entry["requestMirror"]["backendRef"]["name"] for entry in filters if "requestMirror" in entry)
+    return frozenset([*weighted, *mirrored])
+
+
+def _gateway_reference(settings: Settings) -> Manifest:
+    namespace = {"namespace": settings.gateway_namespace} if settings.gateway_namespace else {}
+    return {
+        "group": "gateway.networking.k8s.io",
+        "kind": "Gateway",
+        "name": settings.gateway_name,
+    } | namespace
+
+
+def _rule(
+    service: InferenceService,
+    backends: Sequence[Manifest],
+    *,
+    header: str | None = None,
+    mirrors: Sequence[Mirror] = (),
+) -> Manifest:
+    match: Manifest = {"path": {"type": "PathPrefix", "value": service.path}}
+    if header:
+        match["headers"] = [{"type": "Exact", "name": VARIANT_HEADER, "value": header}]
+    strip = {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
+    return {
+        "matches": [match],
+        "filters": [{"type": "URLRewrite", "urlRewrite": {"path": strip}}, *map(_mirror_filter, mirrors)],
+        "backendRefs": list(backends),
+        "timeouts": {"request": REQUEST_TIMEOUT},
+    }
+
+
+def _service_reference(revision: str) -> Manifest:
+    return {"group": "", "kind": "Service", "name": revision, "port": SERVICE_PORT}
+
+
+def _backend(revision: str, weight: int) -> Manifest:
+    return _service_reference(revision) | {"weight": weight}
+
+
+def _mirror_filter(mirror: Mirror) -> Manifest:
+    target = {"backendRef": _service_reference(mirror.revision), "percent": mirror.percent}
+    return {"type": "RequestMirror", "requestMirror": target}

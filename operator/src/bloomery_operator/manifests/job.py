@@ -1,0 +1,165 @@
+"""Job that runs a task of the trainer image: preparation, training or registration.
+
+The exit codes are the trainer's contract: 2 and 3 are errors that only the user can fix, and are never retried. 143
+(saved on SIGTERM), 75 (lost a peer) and disruptions do not count against ``backoffLimit``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bloomery_operator.api.base import Manifest, PodTemplate, Resources
+from bloomery_operator.api.custom_resource import CustomResource
+from bloomery_operator.domain.digest import digest_of
+from bloomery_operator.domain.labels import SPEC_HASH, child_labels
+from bloomery_operator.domain.names import config_map_name, job_name
+from bloomery_operator.domain.ports import PROGRESS_PORT
+from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.pod import (
+    CONFIG_FOLDER,
+    container_resources,
+    credentials,
+    empty_dir,
+    restricted_container,
+    restricted_pod,
+    with_pod_template,
+)
+from bloomery_operator.settings import Settings
+
+USER_ERROR_EXIT_CODES = (2, 3)
+UNCOUNTED_EXIT_CODES = (75, 143)
+DEFAULT_RESOURCES = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"})
+
+
+_NODE_TOLERATIONS = [
+    {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+    for state in ("not-ready", "unreachable")
+]
+"""A pod on an unreachable node is replaced after 30 s, not 5 minutes; the new one resumes from a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerTask:
+    """One run of the trainer image: its command and configuration.
+
+    Hashes cover ``hash_input``, which is the user's spec, and not the manifests made of it: a new version of the
+    builders must not repeat finished work, nor replace a running Job.
+    """
+
+    command: str
+    config: dict[str, Any]
+    hash_input: dict[str, Any]
+    resources: Resources | None = None
+    default_resources: Resources = DEFAULT_RESOURCES
+    """Used if ``resources`` is None; not part of any hash."""
+    secrets: tuple[Manifest, ...] = ()
+    scratch: str | int = "5Gi"
+    backoff_limit: int = 3
+    active_deadline_seconds: int | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the Job itself, such as Kueue's."""
+    nodes: int = 1
+    """Number of pods that work together, each with its index in ``JOB_COMPLETION_INDEX``."""
+    suspended: bool = False
+    environment: tuple[Manifest, ...] = ()
+    volumes: tuple[Manifest, ...] = ()
+    mounts: tuple[Manifest, ...] = ()
+    pod_template: PodTemplate | None = None
+    shared_config_map: str | None = None
+    """ConfigMap of another Job, if this task uses the same configuration."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of the result: another result has another hash."""
+        return digest_of(self.hash_input)
+
+    @property
+    def job_hash(self) -> str:
+        """Hash of the Job: other resources need another Job, but give the same result."""
+        return digest_of([self.hash_input, self.resources.to_json() if self.resources else None])
+
+
+def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
+    """Return the Job that runs the task."""
+    template = {
+        "metadata": {"labels": child_labels(owner, role=task.command)},
+        "spec": _pod_spec(owner, task, settings),
+    }
+    spec: Manifest = {
+        "backoffLimit": task.backoff_limit,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": _failure_rules()},
+        "template": with_pod_template(template, task.pod_template),
+    }
+    if task.active_deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = task.active_deadline_seconds
+    if task.suspended:
+        spec["suspend"] = True
+    if task.nodes > 1:
+        spec |= {"completionMode": "Indexed", "completions": task.nodes, "parallelism": task.nodes}
+    metadata = child_metadata(
+        owner,
+        name=job_name(owner, task.command),
+        role=task.command,
+        annotations={SPEC_HASH: task.job_hash} | task.annotations,
+    )
+    metadata["labels"] |= task.labels
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def _failure_rules() -> list[Manifest]:
+    def on_exit_codes(action: str, codes: tuple[int, ...]) -> Manifest:
+        return {"action": action, "onExitCodes": {"operator": "In", "values": list(codes)}}
+
+    return [
+        on_exit_codes("FailJob", USER_ERROR_EXIT_CODES),
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        on_exit_codes("Ignore", UNCOUNTED_EXIT_CODES),
+    ]
+
+
+def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
+    config_map = task.shared_config_map or config_map_name(owner, task.command, task.job_hash)
+    config_volume = {"name": "config", "configMap": {"name": config_map}}
+    scratch_volume, scratch_mount = empty_dir("scratch", "/tmp", size=task.scratch)
+    memory_volume, memory_mount = empty_dir("shared-memory", "/dev/shm", memory=True)
+    # The pods of one training find each other by DNS names below this one.
+    subdomain = {"subdomain": job_name(owner, task.command)} if task.nodes > 1 else {}
+    return (
+        restricted_pod()
+        | subdomain
+        | {
+            "restartPolicy": "Never",
+            "tolerations": _NODE_TOLERATIONS,
+            # Enough for a trainer to save and upload its state.
+            "terminationGracePeriodSeconds": 300,
+            "containers": [_trainer_container(task, settings, [scratch_mount, memory_mount])],
+            "volumes": [config_volume, scratch_volume, memory_volume, *task.volumes],
+        }
+    )
+
+
+def _trainer_container(task: TrainerTask, settings: Settings, mounts: list[Manifest]) -> Manifest:
+    return restricted_container() | {
+        "name": "trainer",
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "bloomery_trainer"],
+        "args": [task.command, f"{CONFIG_FOLDER}/config.json"],
+        "envFrom": [credentials(settings.storage_secret), *task.secrets],
+        "env": [
+            {"name": "BLOOMERY_PORT", "value": str(PROGRESS_PORT)},
+            {"name": "HOME", "value": "/tmp"},
+            *task.environment,
+        ],
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": container_resources(task.resources, default=task.default_resources),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            *mounts,
+            *task.mounts,
+        ],
+    }

@@ -1,0 +1,176 @@
+"""Task of a TrainingJob: its training by the trainer image."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bloomery_operator.api import TrainingJob
+from bloomery_operator.api.base import ApiModel, Manifest
+from bloomery_operator.api.durations import seconds_of
+from bloomery_operator.api.trainingjob import TrainedOn, TrainingJobSpec
+from bloomery_operator.domain.labels import DATASETS, INITIAL_MODEL, QUEUE
+from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.ports import RENDEZVOUS_PORT
+from bloomery_operator.domain.spec_hash import beyond_defaults
+from bloomery_operator.domain.starting_point import SCRATCH, StartingPoint
+from bloomery_operator.manifests.job import TrainerTask
+from bloomery_operator.manifests.memory import default_resources
+from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.pod import size_in_bytes
+from bloomery_operator.settings import Settings
+
+COMMAND = "train"
+STOP_TOKEN_KEY = "stop-token"
+"""Key of the Secret with the token that the trainer requires before it stops early."""
+_UNHASHED_FIELDS = {
+    "suspend",
+    "stop",
+    "tensorboard",
+    "display_name",
+    "description",
+    "ttl_seconds_after_finished",
+}
+"""Fields of the spec that may change, and that change no result."""
+
+
+def output_uri(job: TrainingJob, settings: Settings) -> str:
+    """Return the job's folder: the user's, or one in the cluster's store with the uid, as names are used again."""
+    metadata = job.metadata
+    own = f"{settings.store_uri}/models/{metadata.namespace}/{metadata.name}/{metadata.uid}"
+    return (job.spec.output.uri or own).rstrip("/")
+
+
+def build_task(
+    job: TrainingJob, datasets: Sequence[TrainedOn], start: StartingPoint | None, settings: Settings
+) -> TrainerTask:
+    """Return the training of a job's spec, on prepared dataset versions."""
+    spec = job.spec
+    return TrainerTask(
+        command=COMMAND,
+        config=_configuration(job, datasets, start, settings),
+        hash_input={
+            "spec": beyond_defaults(job.KIND, spec, leave_out=_UNHASHED_FIELDS),
+            "datasets": [dataset.to_json() for dataset in datasets],
+        },
+        resources=spec.resources,
+        default_resources=default_resources(spec.preset),
+        scratch=spec.scratch,
+        backoff_limit=spec.backoff_limit,
+        active_deadline_seconds=spec.active_deadline_seconds,
+        annotations={
+            DATASETS: json.dumps([dataset.to_json() for dataset in datasets]),
+            **({INITIAL_MODEL: start.origin} if start is not None else {}),
+        },
+        labels={QUEUE: spec.queue} if spec.queue else {},
+        nodes=spec.nodes,
+        suspended=bool(spec.queue or spec.suspend),
+        environment=(_stop_token_variable(job),),
+        pod_template=spec.pod_template,
+    )
+
+
+def build_stop_secret(job: TrainingJob, token: str) -> Manifest:
+    """Return the Secret with the token that the trainer requires before it stops early."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": child_metadata(job, name=job_name(job, COMMAND), role=COMMAND),
+        "type": "Opaque",
+        "data": {STOP_TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+    }
+
+
+def read_stop_token(secret: Manifest | None) -> str | None:
+    """Return the stop token of the job's Secret."""
+    value = ((secret or {}).get("data") or {}).get(STOP_TOKEN_KEY)
+    return base64.b64decode(value).decode() if value else None
+
+
+def trained_on(annotations: Mapping[str, str]) -> tuple[TrainedOn, ...]:
+    """Return the dataset versions of a training Job, from its annotations."""
+    return tuple(TrainedOn.model_validate(entry) for entry in json.loads(annotations.get(DATASETS, "[]")))
+
+
+def started_from(annotations: Mapping[str, str]) -> str | None:
+    """Return the origin of a training Job's starting point, from its annotations."""
+    return annotations.get(INITIAL_MODEL)
+
+
+def _configuration(
+    job: TrainingJob, datasets: Sequence[TrainedOn], start: StartingPoint | None, settings: Settings
+) -> dict[str, Any]:
+    """Return the trainer's configuration; fields that are not set are left to the trainer's own defaults."""
+    metadata, spec = job.metadata, job.spec
+    optional: dict[str, Any] = {
+        "displayName": spec.display_name,
+        "description": spec.description,
+        "initialModel": _initial_model(start) if start is not None else None,
+        "publishedWeights": _published_weights(start, settings),
+        "evaluateOnly": spec.evaluate_only,
+        "earlyStopping": spec.early_stopping.to_json() if spec.early_stopping else None,
+        "maxTrainingSeconds": seconds_of(spec.max_training_time) if spec.max_training_time else None,
+    }
+    if spec.nodes > 1:
+        name = job_name(job, COMMAND)
+        host = f"{name}-0.{name}.{metadata.namespace}.svc"
+        optional |= {"nodes": spec.nodes, "rendezvous": f"{host}:{RENDEZVOUS_PORT}"}
+    return {
+        "kind": COMMAND,
+        "name": metadata.name,
+        "namespace": metadata.namespace,
+        "uid": metadata.uid,
+        **{key: value for key, value in optional.items() if value},
+        "datasets": [_dataset_entry(spec, dataset) for dataset in datasets],
+        "preset": spec.preset,
+        "hyperparameters": spec.hyperparameters.to_json(),
+        "metric": spec.metric,
+        "checkpoint": _checkpoint(spec),
+        "scratchBytes": size_in_bytes(spec.scratch),
+        "mlflow": _mlflow(job),
+        "output": {"uri": output_uri(job, settings)}
+        | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {})
+        | ({"quantization": spec.output.quantization} if spec.output.quantization != "None" else {}),
+    }
+
+
+def _dataset_entry(spec: TrainingJobSpec, dataset: TrainedOn) -> dict[str, Any]:
+    classes = next(reference.classes for reference in spec.datasets if reference.name == dataset.name)
+    return dataset.to_json() | ({"classes": list(classes)} if classes else {})
+
+
+def _initial_model(start: StartingPoint) -> dict[str, str]:
+    values = {"uri": start.uri, "weights": start.weights, "digest": start.digest, "origin": start.origin}
+    return {key: value for key, value in values.items() if value}
+
+
+def _published_weights(start: StartingPoint | None, settings: Settings) -> dict[str, Any] | None:
+    """Return the location of published weights; None if the job starts without them."""
+    if start is not None and (start.uri is not None or start.weights == SCRATCH):
+        return None
+    return {"uri": f"{settings.store_uri}/weights", "download": settings.download_weights}
+
+
+def _checkpoint(spec: TrainingJobSpec) -> dict[str, Any]:
+    every = spec.checkpoint.every
+    if every.endswith("steps"):
+        return {"everySteps": int(every.removesuffix("steps")), "keep": spec.checkpoint.keep}
+    return {"everySeconds": seconds_of(every), "keep": spec.checkpoint.keep}
+
+
+def _mlflow(job: TrainingJob) -> dict[str, Any]:
+    output = job.spec.output
+    optional: dict[str, str | ApiModel | None] = {"versionLabel": output.version_label, "promote": output.promote}
+    return {
+        "experiment": f"{job.metadata.namespace}/{job.spec.datasets[0].name}",
+        "registeredModel": job.registered_model,
+        "tags": {},
+        **{k: v.to_json() if isinstance(v, ApiModel) else v for k, v in optional.items() if v is not None},
+    }
+
+
+def _stop_token_variable(job: TrainingJob) -> Manifest:
+    source = {"name": job_name(job, COMMAND), "key": STOP_TOKEN_KEY}
+    return {"name": "BLOOMERY_STOP_TOKEN", "valueFrom": {"secretKeyRef": source}}

@@ -1,0 +1,98 @@
+"""Reads that reconciles share: custom resources, Jobs with their pods, and Secrets."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from bloomery_operator.api import CustomResource, InvalidResource
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
+from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.reconcile.blocked import Blocked
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.status.workloads import JobView
+
+Resource = TypeVar("Resource", bound=CustomResource)
+
+_CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+"""Label that the Job controller sets on its pods."""
+
+
+def read_resource(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+    """Return the custom resource; None if it is gone or being deleted.
+
+    Raises:
+        InvalidResource: it cannot be read.
+    """
+    manifest = context.projection.get(kind, key)
+    if manifest is None or "deletionTimestamp" in manifest["metadata"]:
+        return None
+    return model.parse(manifest)
+
+
+def find_resource(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+    """Return a custom resource that another one refers to; None also if it cannot be read."""
+    try:
+        return read_resource(context, kind, model, key)
+    except InvalidResource:
+        return None
+
+
+async def observe_job(context: Context, owner: CustomResource, command: str) -> JobView | None:
+    """Return the owner's Job for a command of the trainer, with its pods."""
+    namespace, name = owner.metadata.namespace, job_name(owner, command)
+    owned = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
+    jobs = [job for job in owned if job["metadata"]["name"] == name]
+    if not jobs:
+        return None
+    uid = jobs[0]["metadata"]["uid"]
+    job = JobView.of(jobs[0], context.projection.controlled_by(PODS, namespace, uid))
+    if not job.is_finished or job.termination_result:
+        return job
+    # The event of the Job's end may overtake its pod's termination message, and a finished job is final: read live.
+    pods = await context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
+    return JobView.of(jobs[0], pods.items)
+
+
+async def read_job_progress(context: Context, job: JobView | None) -> Mapping[str, Any] | None:
+    """Return the progress of a Job's running pod."""
+    pod = job.current_pod if job and not job.succeeded and job.failure is None else None
+    if pod is None or pod.phase != "Running" or pod.ip is None:
+        return None
+    return await context.read_progress(pod)
+
+
+async def require_secret(context: Context, namespace: str, name: str, *, advice: str) -> None:
+    """Check that a Secret that pods need exists.
+
+    Raises:
+        Blocked: it does not; the message ends with the advice.
+    """
+    if await context.cluster.get(SECRETS, Key(namespace, name)) is None:
+        message = f"There is no Secret {name!r} in namespace {namespace!r}. {advice}"
+        raise Blocked(Verdict(Reason.SECRET_NOT_FOUND, message))
+
+
+async def require_storage_secret(context: Context, namespace: str) -> None:
+    """Check that the namespace has storage credentials.
+
+    Raises:
+        Blocked: it has none; the message has the command that creates them.
+    """
+    name = context.settings.storage_secret
+    advice = (
+        f"Make it: kubectl create secret generic {name} -n {namespace} --from-literal=AWS_ENDPOINT_URL=… "
+        "--from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=… "
+        "--from-literal=MLFLOW_TRACKING_URI=…; or list the namespace in the chart's storage.secretNamespaces."
+    )
+    await require_secret(context, namespace, name, advice=advice)
+
+
+async def read_storage_secret(context: Context, namespace: str) -> dict[str, str]:
+    """Return the variables that pods of the namespace get from the storage Secret; empty if there is none."""
+    secret = await context.cluster.get(SECRETS, Key(namespace, context.settings.storage_secret))
+    data = (secret or {}).get("data") or {}
+    return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}

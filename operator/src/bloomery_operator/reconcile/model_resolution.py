@@ -1,0 +1,123 @@
+"""Models of a service's variants: resolved once and recorded, or followed as their alias moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bloomery_operator.api import InferenceService, TrainingJob
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.cluster.kinds import TRAINING_JOBS, Key
+from bloomery_operator.domain.served_model import (
+    ServedModel,
+    lineage_from_status,
+    model_from_status,
+    model_from_training_job,
+    recorded_model,
+)
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.config_map import build_digest_config_map
+from bloomery_operator.reconcile.blocked import blocked_by
+from bloomery_operator.reconcile.children import create_child
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.reconcile.lookups import find_resource, read_storage_secret
+from bloomery_operator.status.service_facts import desired_revisions
+from bloomery_operator.status.workloads import DeploymentView, PodView
+
+
+@dataclass(frozen=True)
+class ResolvedModels:
+    """The model of each variant, or what it waits for."""
+
+    models: Mapping[str, ServedModel]
+    unresolved: Mapping[str, Verdict]
+    registry_error: Verdict | None = None
+    """Why an alias cannot be resolved now, whose variant keeps its former model."""
+
+
+async def resolve_models(
+    context: Context, service: InferenceService, deployments: Sequence[Manifest]
+) -> ResolvedModels:
+    """Resolve each variant's model; one that was resolved before from the same source stays, unless it is followed."""
+    models: dict[str, ServedModel] = {}
+    unresolved: dict[str, Verdict] = {}
+    registry_error: Verdict | None = None
+    for variant in service.spec.variants:
+        recorded = _recorded_model(service, variant, deployments)
+        if recorded is not None and not variant.model.follows:
+            models[variant.name] = recorded
+            continue
+        resolved = await _resolve_model(context, service, variant)
+        if not isinstance(resolved, Verdict):
+            models[variant.name] = resolved
+        elif recorded is not None:
+            # A registry that does not answer, or an alias that is gone, stops no variant.
+            models[variant.name] = recorded
+            registry_error = registry_error or resolved
+        else:
+            unresolved[variant.name] = resolved
+    return ResolvedModels(models, unresolved, registry_error)
+
+
+async def discover_models(
+    context: Context,
+    service: InferenceService,
+    models: Mapping[str, ServedModel],
+    pods: Mapping[str, Sequence[PodView]],
+) -> dict[str, ServedModel]:
+    """Return by revision the digest and lineage of each model without a digest, and pin it to the digest found.
+
+    A pod is read once: the status records the result.
+    """
+    discovered: dict[str, ServedModel] = {}
+    revisions = desired_revisions(service, models)
+    recorded = {status.revision: status for status in service.status.variants if status.digest is not None}
+    for variant in service.spec.variants:
+        model, revision = models.get(variant.name), revisions.get(variant.name)
+        if model is None or revision is None or model.digest is not None:
+            continue
+        if revision in recorded:
+            discovered[revision] = lineage_from_status(recorded[revision])
+            continue
+        served = await context.servers.model(pods.get(revision, ()))
+        if served is not None and served.digest is not None:
+            pin = build_digest_config_map(service, variant, model, served.digest)
+            # An object of something else with that name stays; the pods then are not pinned.
+            await blocked_by(create_child(context, service, pin))
+            discovered[revision] = served
+    return discovered
+
+
+def _recorded_model(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:
+    """Return the model that was last resolved from the variant's source.
+
+    Its Deployment records it; if that is gone, the status or a former Deployment does.
+    """
+    revision = next((status.revision for status in service.status.variants if status.name == variant.name), None)
+    newest_first = sorted(
+        (manifest for manifest in deployments if DeploymentView.of(manifest).variant == variant.name),
+        key=lambda manifest: str(manifest["metadata"].get("creationTimestamp", "")),
+        reverse=True,
+    )
+    records = {
+        manifest["metadata"]["name"]: recorded_model(manifest["metadata"].get("annotations", {}), variant)
+        for manifest in newest_first
+    }
+    candidates = (records.get(revision or ""), model_from_status(service, variant), *records.values())
+    return next((model for model in candidates if model is not None), None)
+
+
+async def _resolve_model(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:
+    namespace, source = service.metadata.namespace, variant.model
+    if source.uri is not None:
+        return ServedModel(uri=source.uri.rstrip("/"))
+    if source.mlflow is not None:
+        environment = await read_storage_secret(context, namespace)
+        model = await context.registry.find(environment, source.mlflow)
+        if isinstance(model, Verdict) or model.training_job is None:
+            return model
+        return replace(model, training_job=model.training_job.removeprefix(f"{namespace}/"))
+    name = source.training_job or ""
+    job = find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name))
+    return model_from_training_job(job, name)

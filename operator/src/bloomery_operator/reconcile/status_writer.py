@@ -1,0 +1,104 @@
+"""Writes of an object's status, with an Event for each condition that changed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from bloomery_operator.api import Condition, CustomResource, InvalidResource
+from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
+from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.reasons import Reason, Severity, severity_of
+from bloomery_operator.cluster.client import ClusterError
+from bloomery_operator.cluster.kinds import Key, Kind
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.status.conditions import condition, with_transition_times
+
+_MAX_EVENT_MESSAGE_CHARACTERS = 1000
+_FINAL_CONDITIONS = ("Complete", "Failed")
+"""Conditions of finished work, whose status stays as it is."""
+
+
+async def publish_status(context: Context, resource: CustomResource, status: CustomResourceStatus) -> None:
+    """Apply the status if it differs, and create an Event for each condition that changed."""
+    before = resource.status
+    if status == before:
+        return
+    manifest = {
+        "apiVersion": f"{API_GROUP}/{API_VERSION}",
+        "kind": resource.KIND,
+        # With the uid, a new object of the same name does not get the status of the old one.
+        "metadata": {
+            "name": resource.metadata.name,
+            "namespace": resource.metadata.namespace,
+            "uid": resource.metadata.uid,
+        },
+        "status": status.to_json(),
+    }
+    try:
+        await context.cluster.apply_status(manifest)
+        for changed in _changed_conditions(before, status):
+            await context.cluster.create(_build_event(resource, changed, context.now()))
+    except ClusterError as error:
+        # The object was deleted meanwhile, alone or with its namespace, in which nothing can be created any more.
+        if error.code != 404 and "NamespaceTerminating" not in error.causes:
+            raise
+
+
+def _changed_conditions(before: CustomResourceStatus, after: CustomResourceStatus) -> list[Condition]:
+    known = {(c.type, c.status, c.reason) for c in before.conditions}
+    changed = (c for c in after.conditions if (c.type, c.status, c.reason) not in known)
+    # Two conditions often have the same reason and message: one Event is enough.
+    return list({(c.reason, c.message): c for c in changed}.values())
+
+
+async def publish_invalid(context: Context, kind: Kind, key: Key, error: InvalidResource) -> None:
+    """Set an object's Ready condition to False with the error that makes it unreadable."""
+    manifest = context.projection.get(kind, key)
+    if manifest is None:
+        return
+    known = manifest.get("status", {})
+    conditions = {c["type"]: c for c in known.get("conditions", [])}
+    is_final = any(conditions.get(end, {}).get("status") == "True" for end in _FINAL_CONDITIONS)
+    verdict = Verdict(Reason.INVALID_SPEC, f"The object cannot be read: {error}", failed=True)
+    generation = manifest["metadata"].get("generation", 1)
+    old = conditions.get("Ready", {})
+    if is_final or (old.get("reason"), old.get("observedGeneration")) == (verdict.reason, generation):
+        return
+    (ready,) = with_transition_times(
+        (condition("Ready", False, verdict),), previous=(), generation=generation, now=context.now()
+    )
+    # The rest of the status is applied again, as it would be removed otherwise; another version may read the object.
+    conditions["Ready"] = ready.to_json()
+    status = known | {"phase": "Failed", "conditions": list(conditions.values())}
+    metadata = {field: manifest["metadata"][field] for field in ("name", "namespace", "uid")}
+    identity = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+    await context.cluster.apply_status(identity | {"status": status})
+
+
+def _build_event(resource: CustomResource, changed: Condition, now: datetime) -> Manifest:
+    metadata = resource.metadata
+    severity = Severity.WARNING if changed.type == "Failed" else severity_of(changed.reason)
+    timestamp = now.isoformat().replace("+00:00", "Z")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "generateName": f"{metadata.name}.",
+            "namespace": metadata.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": f"{API_GROUP}/{API_VERSION}",
+            "kind": resource.KIND,
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+        },
+        "type": severity.value,
+        "reason": changed.reason,
+        "message": changed.message[:_MAX_EVENT_MESSAGE_CHARACTERS],
+        "source": {"component": "bloomery-operator"},
+        "firstTimestamp": timestamp,
+        "lastTimestamp": timestamp,
+        "count": 1,
+    }

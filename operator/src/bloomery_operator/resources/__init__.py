@@ -1,1 +1,0 @@
-"""Pure builders: a model in, manifests out. Nothing here reads a cluster, a clock or the environment."""

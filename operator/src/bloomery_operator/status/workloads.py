@@ -1,0 +1,276 @@
+"""Views of Jobs, pods and Deployments: the fields that decisions need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.reasons import Reason, ReportedReason
+from bloomery_operator.domain.labels import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.status.trainer_results import read_document
+
+_INDEX = "batch.kubernetes.io/job-completion-index"
+_SECONDARY_REASONS = frozenset({"PeerLost", "Terminated"})
+_WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+_WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A pod: its phase, its address and the state of its only container."""
+
+    name: str
+    phase: str
+    uid: str = ""
+    ip: str | None = None
+    created: str = ""
+    ready: bool = False
+    deleting: bool = False
+    exit_code: int | None = None
+    termination_message: str = ""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    restarts: int = 0
+    index: int = 0
+    """Its index in an Indexed Job; the pod with index 0 reports for all."""
+    node_lost: str | None = None
+    """The pod's node, if it does not answer while the pod is being deleted."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Read a pod."""
+        metadata, status = manifest["metadata"], manifest.get("status", {})
+        container: Manifest = next(iter(status.get("containerStatuses", [])), {})
+        state = container.get("state", {})
+        # A server that crashed waits for its restart; lastState says why it crashed.
+        terminated = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        waiting = state.get("waiting") or {}
+        conditions = {c["type"]: c for c in status.get("conditions", [])}
+        scheduled = conditions.get("PodScheduled", {})
+        return cls(
+            name=metadata["name"],
+            phase=status.get("phase", "Pending"),
+            uid=metadata.get("uid", ""),
+            ip=status.get("podIP"),
+            created=metadata.get("creationTimestamp") or "",
+            ready=conditions.get("Ready", {}).get("status") == "True",
+            deleting="deletionTimestamp" in metadata,
+            exit_code=terminated.get("exitCode"),
+            termination_message=terminated.get("message", ""),
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+            restarts=container.get("restartCount", 0),
+            index=int(metadata.get("labels", {}).get(_INDEX, 0)),
+            node_lost=_lost_node(manifest, conditions),
+        )
+
+    @property
+    def host(self) -> str:
+        """The address in a URL."""
+        return f"[{self.ip}]" if self.ip and ":" in self.ip else str(self.ip)
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The termination message as a JSON object; empty if it is none."""
+        return read_document(self.termination_message)
+
+    @property
+    def error(self) -> Verdict | None:
+        """The error that the container reported in its termination message."""
+        error = self.result.get("error")
+        if not isinstance(error, dict):
+            return None
+        return Verdict(ReportedReason(str(error.get("reason", "Error"))), str(error.get("message", "")), failed=True)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A Job with its pods, oldest first."""
+
+    name: str
+    uid: str
+    spec_hash: str
+    annotations: Mapping[str, str]
+    deleting: bool
+    succeeded: bool
+    failure: Verdict | None
+    failed_pods: int
+    suspended: bool
+    start_time: datetime | None
+    end_time: datetime | None
+    pods: tuple[PodView, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest, pods: Iterable[Manifest]) -> Self:
+        """Read a Job; conditions as batch/v1 defines them."""
+        metadata, status = manifest["metadata"], manifest.get("status", {})
+        conditions = {c["type"]: c for c in status.get("conditions", []) if c.get("status") == "True"}
+        failed = conditions.get("Failed")
+        end = status.get("completionTime") or (failed or {}).get("lastTransitionTime")
+        annotations = metadata.get("annotations", {})
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            spec_hash=annotations.get(SPEC_HASH, ""),
+            annotations=annotations,
+            deleting="deletionTimestamp" in metadata,
+            succeeded="Complete" in conditions,
+            failure=_job_controller_verdict(failed) if failed else None,
+            failed_pods=status.get("failed", 0),
+            suspended=bool(manifest.get("spec", {}).get("suspend")),
+            start_time=parse_time(status.get("startTime")),
+            end_time=parse_time(end),
+            pods=tuple(sorted(map(PodView.of, pods), key=lambda pod: (pod.created, pod.name))),
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the Job controller has declared its end."""
+        return self.succeeded or self.failure is not None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a pod of it has run; a pod that is not scheduled has not."""
+        return self.is_finished or self.failed_pods > 0 or any(pod.phase != "Pending" for pod in self.pods)
+
+    @property
+    def has_running_pods(self) -> bool:
+        """Whether a pod still runs, if only to save its state."""
+        return any(pod.phase == "Running" for pod in self.pods)
+
+    @property
+    def current_pod(self) -> PodView | None:
+        """The newest pod, which runs or ran last; in a training on several nodes, that with index 0."""
+        return next((pod for pod in reversed(self.pods) if pod.index == 0), None)
+
+    @property
+    def termination_result(self) -> Mapping[str, Any]:
+        """The termination message of the pod that ended the Job: its result or its error."""
+        if self.succeeded:
+            return self.result
+        return next((pod.result for pod in reversed(self.pods) if pod.result), {})
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The termination message of the pod that succeeded."""
+        return self._succeeded_pod.result if self._succeeded_pod is not None else {}
+
+    @property
+    def result_pod_is_gone(self) -> bool:
+        """Whether the Job succeeded, and the pod with its result was removed."""
+        return self.succeeded and self._succeeded_pod is None
+
+    @property
+    def _succeeded_pod(self) -> PodView | None:
+        return next((pod for pod in reversed(self.pods) if pod.phase == "Succeeded" and pod.index == 0), None)
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """A Deployment of a variant's revision."""
+
+    name: str
+    variant: str
+    replicas: int
+    ready: int
+    settled: bool
+    """Whether the status is that of the newest generation, with all its pods and no others."""
+    retired_at: datetime | None
+    autoscaled: bool = False
+    """Whether it has a HorizontalPodAutoscaler of ours."""
+    scaled_by_others: bool = False
+    """Whether something else has set ``replicas`` since our last apply."""
+    served_tag: str = ""
+    """The tag that was last written to its model version in MLflow."""
+    version: str = ""
+    """The resourceVersion."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Read a Deployment of a variant's revision."""
+        metadata, status = manifest["metadata"], manifest.get("status", {})
+        annotations = metadata.get("annotations", {})
+        replicas = manifest["spec"].get("replicas", 1)
+        settled = (
+            status.get("observedGeneration", 0) >= metadata.get("generation", 1)
+            and status.get("updatedReplicas", 0) == replicas
+            and status.get("replicas", 0) == replicas
+        )
+        return cls(
+            name=metadata["name"],
+            variant=metadata.get("labels", {}).get(VARIANT, ""),
+            replicas=replicas,
+            ready=status.get("readyReplicas", 0),
+            settled=settled,
+            retired_at=parse_time(annotations.get(RETIRED_AT)),
+            autoscaled=AUTOSCALED in annotations,
+            scaled_by_others=any(
+                "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+                for entry in metadata.get("managedFields", [])
+                if entry.get("subresource") == "scale"
+            ),
+            served_tag=annotations.get(SERVED_TAG, ""),
+            version=metadata.get("resourceVersion", ""),
+        )
+
+
+def _job_controller_verdict(failed: Mapping[str, Any]) -> Verdict:
+    return Verdict(ReportedReason(failed.get("reason", "Failed")), failed.get("message", ""))
+
+
+def _lost_node(manifest: Manifest, conditions: Mapping[str, Any]) -> str | None:
+    """Return the node of a pod that is being deleted while its kubelet no longer reports its state."""
+    ready = conditions.get("Ready", {})
+    unknown = ready.get("reason") == "NodeNotReady" or manifest.get("status", {}).get("reason") == "NodeLost"
+    if "deletionTimestamp" not in manifest["metadata"] or not unknown:
+        return None
+    return str(manifest.get("spec", {}).get("nodeName") or "of the pod")
+
+
+def pod_not_ready_reason(pod: PodView) -> Verdict | None:
+    """Return why a pod does not start or end, with what to fix."""
+    if pod.node_lost:
+        return Verdict(
+            Reason.NODE_LOST,
+            f"Node {pod.node_lost} does not answer, so pod {pod.name} cannot end. If the node is gone for good: "
+            f"kubectl taint node {pod.node_lost} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        )
+    if pod.unschedulable:
+        return Verdict(Reason.UNSCHEDULABLE, f"No node takes pod {pod.name}: {pod.unschedulable}")
+    if pod.waiting_reason in _WAITING_FOR_IMAGE:
+        return Verdict(Reason.IMAGE_NOT_AVAILABLE, f"Pod {pod.name} cannot pull its image: {pod.waiting_message}")
+    if pod.waiting_reason in _WAITING_FOR_CONFIG:
+        return Verdict(Reason.POD_NOT_CONFIGURED, f"Pod {pod.name} cannot start: {pod.waiting_message}")
+    return None
+
+
+def job_failure(job: JobView) -> Verdict | None:
+    """Return why a Job failed: its pod's error, else the Job controller's condition."""
+    if job.failure is None:
+        return None
+    if job.failure.reason == Reason.DEADLINE_EXCEEDED:
+        return Verdict(Reason.DEADLINE_EXCEEDED, "It ran longer than activeDeadlineSeconds allows.", failed=True)
+    errors = [pod.error for pod in reversed(job.pods) if pod.error is not None]
+    # A pod that lost another one, or was terminated, does not know the cause.
+    cause = next((error for error in errors if error.reason not in _SECONDARY_REASONS), errors[0] if errors else None)
+    return cause or Verdict(job.failure.reason, _failure_message(job), failed=True)
+
+
+def _failure_message(job: JobView) -> str:
+    pod = job.current_pod
+    if pod is None or pod.exit_code is None:
+        return job.failure.message if job.failure else ""
+    last_line = pod.termination_message.strip().rsplit("\n", 1)[-1]
+    end = f": {last_line}" if last_line else ""
+    return f"{job.failed_pods} of its pods failed; the last, {pod.name}, ended with exit code {pod.exit_code}{end}"
+
+
+def parse_time(value: str | None) -> datetime | None:
+    """Return an RFC 3339 time of the API server."""
+    return datetime.fromisoformat(value) if value else None

@@ -1,0 +1,75 @@
+"""CRDs and the operator's models have the same fields, so that no field is accepted and then ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from bloomery_operator.api import Dataset, InferenceService, TrainingJob
+
+REPO = Path(__file__).resolve().parents[4]
+KINDS = {"datasets": Dataset, "trainingjobs": TrainingJob, "inferenceservices": InferenceService}
+
+Fields = dict[str, Any]
+
+
+@pytest.mark.parametrize("plural", KINDS)
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_crd_and_model_have_the_same_fields(plural: str, part: str) -> None:
+    assert set(crd_fields(plural, part)) == set(model_fields(plural, part))
+
+
+@pytest.mark.parametrize("plural", KINDS)
+def test_crd_and_model_have_the_same_defaults(plural: str) -> None:
+    crd, model = crd_fields(plural, "spec"), model_fields(plural, "spec")
+    for path, default in crd.items():
+        if default is not None and default != {}:
+            assert model[path] == default, path
+
+
+def test_operator_folder_is_no_package() -> None:
+    assert not (REPO / "operator" / "__init__.py").exists()
+
+
+def crd_fields(plural: str, part: str) -> Fields:
+    """Return the path and default of every field that the CRD has."""
+    crd = yaml.safe_load((REPO / "crds" / f"{plural}.yaml").read_text(encoding="utf-8"))
+    (version,) = crd["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]["properties"][part]
+    return dict(_crd_fields(schema, ""))
+
+
+def _crd_fields(schema: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    schema = schema.get("items", schema)
+    for name, field in schema.get("properties", {}).items():
+        yield f"{prefix}{name}", field.get("default")
+        yield from _crd_fields(field, f"{prefix}{name}.")
+
+
+def model_fields(plural: str, part: str) -> Fields:
+    """Return the path and default of every field that the operator's model has."""
+    return dict(_model_fields(KINDS[plural].model_fields[part].annotation, ""))
+
+
+def _model_fields(annotation: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    model = _model_in(annotation)
+    if model is None:
+        return
+    for field in model.model_fields.values():
+        default = None if field.default is PydanticUndefined else field.default
+        yield f"{prefix}{field.alias}", list(default) if isinstance(default, tuple) else default
+        yield from _model_fields(field.annotation, f"{prefix}{field.alias}.")
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (tuple, Union) or get_args(annotation):
+        return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
+    return None

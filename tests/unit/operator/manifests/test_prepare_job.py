@@ -1,0 +1,56 @@
+"""Hashes of preparations: changes that repeat the work, and changes that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bloomery_operator.manifests import prepare_job
+from tests.unit.operator.samples import dataset, settings
+
+PLAIN = prepare_job.build_task(dataset(), settings())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"source": {"uri": "s3://flowers/other"}},
+        {"source": {"uri": "s3://flowers/raw", "secretRef": {"name": "mine"}}},
+        {"split": {"seed": 1}},
+        {"rules": {"minImagesPerClass": 10}},
+        {"shards": {"images": 10}},
+    ],
+)
+def test_change_of_images_is_prepared_again(spec: dict[str, Any]) -> None:
+    assert prepare_job.build_task(dataset(spec), settings()).hash != PLAIN.hash
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"displayName": "Flowers"},
+        {"description": "As seen."},
+        {"split": {"validation": 0.2, "seed": 0}},
+        {"rules": {"check": True, "maxBytes": "4Mi"}},
+    ],
+)
+def test_change_of_no_image_keeps_the_hashes(spec: dict[str, Any]) -> None:
+    task = prepare_job.build_task(dataset(spec), settings())
+    assert (task.hash, task.job_hash) == (PLAIN.hash, PLAIN.job_hash)
+
+
+def test_other_resources_need_another_job_for_the_same_result() -> None:
+    task = prepare_job.build_task(dataset({"resources": {"limits": {"memory": "8Gi"}}}), settings())
+    assert task.hash == PLAIN.hash
+    assert task.job_hash != PLAIN.job_hash
+
+
+def test_refresh_is_prepared_again() -> None:
+    refreshed = dataset(annotations={"bloomery.dev/refresh": "1"})
+    assert prepare_job.build_task(refreshed, settings()).hash != PLAIN.hash
+
+
+def test_other_image_or_store_keeps_the_job_hash() -> None:
+    other = settings(trainer_image="example/trainer:2", store_uri="s3://elsewhere")
+    assert prepare_job.build_task(dataset(), other).job_hash == PLAIN.job_hash

@@ -1,0 +1,139 @@
+"""Child objects: creation, ownership, and verdicts that block a reconcile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.cluster.client import ClusterError
+from bloomery_operator.cluster.kinds import SECRETS, Key, Kind
+from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.api_keys import build_keys_secret
+from bloomery_operator.reconcile import Context
+from bloomery_operator.reconcile.blocked import Blocked, blocked_by, rejections_block
+from bloomery_operator.reconcile.children import apply_child, create_child, delete_child
+from bloomery_operator.reconcile.lookups import require_secret
+from tests.unit.operator.samples import Manifest, inference_service, settings
+
+OWNER = inference_service()
+SECRET = build_keys_secret(OWNER, "key")
+KEY = Key(OWNER.metadata.namespace, SECRET["metadata"]["name"])
+
+
+class OneSecret:
+    """A cluster that may have one Secret, and records writes."""
+
+    def __init__(self, existing: Manifest | None = None) -> None:
+        self.existing = existing
+        self.written: list[str] = []
+
+    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+        assert (kind, key) == (SECRETS, KEY)
+        return self.existing
+
+    async def create(self, manifest: Manifest) -> Manifest | None:
+        if self.existing is not None:
+            return None
+        self.written.append("create")
+        return manifest
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        self.written.append("apply")
+        return manifest
+
+    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+        del kind, key, uid
+        self.written.append("delete")
+
+
+def context(cluster: OneSecret) -> Context:
+    async def unused(*_: Any) -> Any:
+        return None
+
+    return Context(
+        cluster=cluster,  # type: ignore[arg-type]  # the steps under test use these methods only
+        projection=Projection(),
+        settings=settings(),
+        read_progress=unused,
+        stop_trainer=unused,
+        registry=unused,  # type: ignore[arg-type]
+        servers=unused,  # type: ignore[arg-type]
+    )
+
+
+def existing(**metadata: Any) -> Manifest:
+    """Return the Secret as it exists, with other metadata."""
+    return SECRET | {"metadata": SECRET["metadata"] | {"uid": "uid-of-secret"} | metadata}
+
+
+def owned_by(**owner: Any) -> Mapping[str, Any]:
+    return {"ownerReferences": [{"controller": True} | owner]}
+
+
+FORMER_OWNER = owned_by(kind="InferenceService", name="flowers", uid="uid-of-a-former-one")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({}, None),
+        ({"ownerReferences": []}, Reason.NAME_TAKEN),
+        (owned_by(kind="Deployment", name="flowers", uid="other"), Reason.NAME_TAKEN),
+        (FORMER_OWNER, Reason.REPLACING),
+        ({"deletionTimestamp": "2026-05-01T11:59:00Z"}, Reason.REPLACING),
+    ],
+    ids=["own", "without owner", "of another owner", "of a former owner of the same name", "being deleted"],
+)
+@pytest.mark.parametrize("step", [create_child, apply_child])
+def test_existing_object_blocks_unless_it_is_the_child(step: Any, metadata: Any, reason: Reason | None) -> None:
+    cluster = OneSecret(existing(**metadata))
+    verdict = asyncio.run(blocked_by(step(context(cluster), OWNER, SECRET)))
+    assert (verdict.reason if verdict else None) == reason
+    assert cluster.written == (["apply"] if step is apply_child and reason is None else [])
+
+
+def test_missing_child_is_created() -> None:
+    cluster = OneSecret()
+    asyncio.run(create_child(context(cluster), OWNER, SECRET))
+    assert cluster.written == ["create"]
+
+
+def test_child_applied_a_moment_ago_is_not_applied_again() -> None:
+    cluster = OneSecret()
+    there = context(cluster)
+    for _ in range(2):
+        asyncio.run(apply_child(there, OWNER, SECRET))
+    assert cluster.written == ["apply"]
+
+
+@pytest.mark.parametrize(("metadata", "written"), [({}, ["delete"]), (FORMER_OWNER, [])], ids=["own", "other"])
+def test_only_an_own_child_is_deleted(metadata: Any, written: list[str]) -> None:
+    cluster = OneSecret(existing(**metadata))
+    asyncio.run(delete_child(context(cluster), OWNER, SECRETS, KEY.name))
+    assert cluster.written == written
+
+
+def test_missing_secret_blocks_with_advice() -> None:
+    step = require_secret(context(OneSecret()), KEY.namespace, KEY.name, advice="Create it.")
+    verdict = asyncio.run(blocked_by(step))
+    assert verdict is not None
+    assert verdict.reason is Reason.SECRET_NOT_FOUND
+    assert verdict.message.endswith("Create it.")
+
+
+def test_rejected_request_blocks_and_other_errors_pass() -> None:
+    with pytest.raises(Blocked) as blocked, rejections_block():
+        raise ClusterError(403, "Forbidden", "exceeded quota")
+    assert blocked.value.verdict.reason is Reason.REFUSED
+    with pytest.raises(ClusterError), rejections_block():
+        raise ClusterError(500, "InternalError", "etcd is down")
+
+
+def test_blocked_carries_its_verdict() -> None:
+    verdict = Verdict(Reason.REPLACING, "Wait.")
+    assert str(Blocked(verdict)) == "Wait."

@@ -1,0 +1,189 @@
+"""Steps of reconciles, with a cluster and a registry that record calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bloomery_operator.api import InvalidResource
+from bloomery_operator.api.inferenceservice import InferenceServiceStatus
+from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
+from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.domain.served_model import ServedModel, recorded_model, revision_name
+from bloomery_operator.domain.service_lifecycle import Lifecycle
+from bloomery_operator.reconcile import Context
+from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
+from bloomery_operator.reconcile.served_tags import tag_served_models
+from bloomery_operator.reconcile.status_writer import publish_invalid
+from bloomery_operator.status.inferenceservice import Outcome, derive_status
+from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.traffic_plan import plan_traffic
+from bloomery_operator.status.workloads import DeploymentView
+from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
+
+DEMO = Key("demo", "flowers")
+UNREADABLE = InvalidResource("spec.preset: is not known")
+
+
+class Recorder:
+    """A cluster without objects, and a registry, which record what is written."""
+
+    def __init__(self) -> None:
+        self.statuses: list[Manifest] = []
+        self.annotated: dict[str, Mapping[str, str | None]] = {}
+        self.tagged: list[str] = []
+
+    async def get(self, kind: Kind, key: Key) -> None:
+        del kind, key
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        self.statuses.append(manifest["status"])
+        return manifest
+
+    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+        del kind
+        self.annotated[key.name] = annotations
+
+    async def tag_served(self, environment: Any, model: Any, *, service: str, variants: str) -> bool:
+        del environment, model, service
+        self.tagged.append(variants)
+        return True
+
+
+def context(recorder: Recorder, projection: Projection | None = None) -> Context:
+    async def silent(*_: Any) -> Any:
+        return None
+
+    return Context(
+        cluster=recorder,  # type: ignore[arg-type]  # what is tested here does nothing else
+        projection=projection or Projection(),
+        settings=settings(),
+        read_progress=silent,
+        stop_trainer=silent,
+        registry=recorder,  # type: ignore[arg-type]
+        servers=silent,  # type: ignore[arg-type]
+        now=lambda: NOW,
+    )
+
+
+def status_of(facts: ServiceFacts) -> InferenceServiceStatus:
+    return derive_status(facts, plan_traffic(facts), Outcome(route=facts.route))
+
+
+def published(kind: Kind, status: Manifest) -> list[Manifest]:
+    """Return the statuses that are written for an object that cannot be read."""
+    projection, recorder = Projection(), Recorder()
+    projection.put(kind, {"metadata": metadata(), "status": status})
+    asyncio.run(publish_invalid(context(recorder, projection), kind, DEMO, UNREADABLE))
+    return recorder.statuses
+
+
+def test_unreadable_object_gets_a_condition_and_keeps_its_status() -> None:
+    others = {"type": "Checked", "status": "True", "reason": "Fine", "message": ""}
+    ready = {"type": "Ready", "status": "True", "reason": "Prepared", "message": ""}
+    before = {"phase": "Ready", "preparedSpec": "abc", "uri": "s3://b/a", "conditions": [ready, others]}
+    (status,) = published(DATASETS, before)
+    assert (status["phase"], status["preparedSpec"], status["uri"]) == ("Failed", "abc", "s3://b/a")
+    conditions = {c["type"]: c for c in status["conditions"]}
+    assert conditions["Checked"] == others
+    assert (conditions["Ready"]["status"], conditions["Ready"]["reason"]) == ("False", "InvalidSpec")
+    assert conditions["Ready"]["message"] == "The object cannot be read: spec.preset: is not known"
+    assert published(DATASETS, status) == [], "once is enough"
+
+
+def test_unreadable_finished_training_stays_complete() -> None:
+    complete = {"type": "Complete", "status": "True", "reason": "Trained", "message": ""}
+    assert published(TRAINING_JOBS, {"phase": "Complete", "conditions": [complete], "model": {"name": "a"}}) == []
+    running = {"type": "Complete", "status": "False", "reason": "Training", "message": ""}
+    assert published(TRAINING_JOBS, {"phase": "Running", "conditions": [running]}) != []
+
+
+def test_version_is_tagged_while_another_variant_is_not_deployed() -> None:
+    model = ServedModel(uri="s3://models/flowers", name="flowers", version="4")
+    service, recorder = inference_service({"v1": 50, "v2": 50}), Recorder()
+    name = revision_name(service, service.spec.variants[0], model)
+    first = DeploymentView(name=name, variant="v1", replicas=1, ready=1, settled=True, retired_at=None)
+    facts = ServiceFacts(
+        service=service,
+        now=NOW,
+        lifecycle=Lifecycle(started_at=None),
+        models={"v1": model, "v2": model},
+        deployments={name: first},
+        pods={},
+    )
+    asyncio.run(tag_served_models(context(recorder), facts))
+    assert recorder.tagged == ["v1"]
+    assert recorder.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
+
+
+NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", version="4", run_id="r", dataset="flowers")
+FOLDER = ServedModel(uri="s3://b/any")
+
+
+def observe(model: ServedModel, *, found: ServedModel | None = None) -> ServiceFacts:
+    """Observe a service whose only model was found, and whose pods may have found out more of it."""
+    service = inference_service()
+    name = revision_name(service, service.spec.variants[0], model)
+    return ServiceFacts(
+        service=service,
+        now=NOW,
+        lifecycle=Lifecycle(started_at=None),
+        models={"v1": model},
+        deployments={},
+        pods={},
+        discovered_models={name: found} if found else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "found"), [(NUMBERED, None), (FOLDER, None), (FOLDER, ServedModel(uri="", digest="sha256:found"))]
+)
+def test_recorded_model_outlives_its_deployment(model: ServedModel, found: ServedModel | None) -> None:
+    facts = observe(model, found=found)
+    later = facts.service.model_copy(update={"status": status_of(facts)})
+    assert asyncio.run(resolve_models(context(Recorder()), later, ())).models == {"v1": model}
+
+
+def test_status_keeps_the_discovered_lineage_without_pods() -> None:
+    found = ServedModel(uri="", digest="sha256:found", run_id="r", training_job="flowers", dataset="flowers")
+    facts = observe(FOLDER, found=found)
+    status = status_of(facts)
+    (noted,) = status.variants
+    assert (noted.digest, noted.run_id, noted.training_job, noted.dataset) == (
+        "sha256:found",
+        "r",
+        "flowers",
+        "flowers",
+    )
+    later = replace(facts, service=facts.service.model_copy(update={"status": status}), discovered_models={})
+    discovered = asyncio.run(discover_models(context(Recorder()), later.service, later.models, later.pods))
+    kept = replace(later, discovered_models=discovered)
+    assert status_of(kept).variants == status.variants
+
+
+def test_changed_model_source_is_resolved_again() -> None:
+    facts = observe(NUMBERED)
+    service = facts.service
+    other = inference_service({"v2": 100}).spec.variants[0].model_copy(update={"name": "v1"})
+    changed = service.model_copy(
+        update={
+            "status": status_of(facts),
+            "spec": service.spec.model_copy(update={"variants": (other,)}),
+        }
+    )
+    found = asyncio.run(resolve_models(context(Recorder()), changed, ())).models
+    assert found == {"v1": ServedModel(uri="s3://models/v2")}
+
+
+@pytest.mark.parametrize("edited", ["", "no JSON", "[]", '{"digest": "a"}', '{"uri": 5}'])
+def test_unreadable_model_annotation_is_ignored(edited: str) -> None:
+    assert recorded_model({"bloomery.dev/model": edited}) is None
+
+
+def test_unknown_field_of_a_model_annotation_is_ignored() -> None:
+    record = '{"uri": "s3://b/4", "licence": "MIT"}'
+    assert recorded_model({"bloomery.dev/model": record}) == ServedModel(uri="s3://b/4")

@@ -1,0 +1,140 @@
+"""Status of a Dataset in each situation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.status.dataset import MAX_VERSIONS, DatasetObservation, derive_status
+from bloomery_operator.status.workloads import JobView
+from tests.unit.operator.samples import DIGEST, NOW, Manifest, dataset, job, pod, prepared_status
+
+SPEC, JOB = "spec-hash", "job-hash"
+RESULT = '{"version": "%s", "uri": "s3://b/b", "images": 50, "classes": [{"name": "roses", "train": 9}]}' % ("b" * 64)
+ERROR = '{"error": {"reason": "TooFewImages", "message": "Too few."}}'
+
+
+def observe(manifest: Manifest | None = None, *pods: Manifest, status: Any = None, **fields: Any) -> DatasetObservation:
+    view = JobView.of(manifest, pods) if manifest else None
+    return DatasetObservation(
+        dataset=dataset(status=status), spec_hash=SPEC, **{"job_hash": JOB, "job": view, **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("observation", "phase", "reason"),
+    [
+        (observe(), "Pending", "Pending"),
+        (observe(blocked_by=Verdict("SecretNotFound", "No.")), "Pending", "SecretNotFound"),
+        (observe(job(spec_hash="former")), "Pending", "Pending"),
+        (observe(job(spec_hash=JOB, deleting=True)), "Pending", "Pending"),
+        (observe(job(spec_hash=JOB)), "Pending", "Pending"),
+        (observe(job(spec_hash=JOB), pod("Pending")), "Pending", "Pending"),
+        (
+            observe(job(spec_hash=JOB), pod("Pending", waiting={"reason": "ErrImagePull", "message": "no"})),
+            "Pending",
+            "ImageNotAvailable",
+        ),
+        (observe(job(spec_hash=JOB), pod("Running")), "Preparing", "Preparing"),
+        (observe(job(spec_hash=JOB), pod("Running"), progress={"total": "x"}), "Preparing", "Preparing"),
+        (
+            observe(job(spec_hash=JOB, ended="Failed"), pod("Failed", exit_code=3, message=ERROR)),
+            "Failed",
+            "TooFewImages",
+        ),
+        (
+            observe(job(spec_hash=JOB, ended="Failed", reason="BackoffLimitExceeded"), pod("Failed", exit_code=1)),
+            "Failed",
+            "BackoffLimitExceeded",
+        ),
+        (observe(job(spec_hash=JOB, ended="Failed", reason="DeadlineExceeded")), "Failed", "DeadlineExceeded"),
+        (observe(job(spec_hash=JOB, ended="Complete")), "Pending", "Pending"),
+        (
+            observe(job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message='{"version": 1}')),
+            "Failed",
+            "ResultLost",
+        ),
+        (
+            observe(job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)),
+            "Ready",
+            "Prepared",
+        ),
+    ],
+)
+def test_reason_and_phase_of_each_situation(observation: DatasetObservation, phase: str, reason: str) -> None:
+    status = derive_status(observation, NOW)
+    (ready,) = status.conditions
+    assert (status.phase, ready.type, ready.reason) == (phase, "Ready", reason)
+    assert ready.is_true == (phase == "Ready")
+    assert ready.observed_generation == status.observed_generation == 3
+
+
+def test_progress_of_a_preparation_is_shown() -> None:
+    progress = {"stage": "reading", "images": 7, "total": 40}
+    status = derive_status(observe(job(spec_hash=JOB), pod("Running"), progress=progress), NOW)
+    assert status.conditions[0].message == "7 of 40 images are prepared."
+    assert status.progress is not None
+    assert status.progress.images == 7
+
+
+def test_new_version_comes_before_the_old_ones() -> None:
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    status = derive_status(observe(*finished, status=prepared_status()), NOW)
+    assert [(v.ordinal, v.version[0]) for v in status.versions] == [(2, "b"), (1, "a")]
+    assert (status.version, status.images, status.class_count) == ("b" * 64, 50, 1)
+    assert status.prepared_spec == SPEC
+
+
+def test_same_content_is_the_same_version() -> None:
+    message = RESULT.replace("b" * 64, DIGEST)
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=message)
+    status = derive_status(observe(*finished, status=prepared_status()), NOW)
+    assert [v.ordinal for v in status.versions] == [1]
+
+
+def test_only_the_newest_versions_are_listed() -> None:
+    versions = [
+        {"ordinal": n, "version": f"{n:064}", "images": 1, "created": "2026-05-01T11:00:00Z", "uri": "s3://b/a"}
+        for n in range(MAX_VERSIONS, 0, -1)
+    ]
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    status = derive_status(observe(*finished, status=prepared_status(versions=versions)), NOW)
+    assert [v.ordinal for v in status.versions] == list(range(MAX_VERSIONS + 1, 1, -1))
+
+
+def test_prepared_dataset_stays_ready_without_its_job() -> None:
+    status = derive_status(observe(status=prepared_status(preparedSpec=SPEC)), NOW)
+    assert status.phase == "Ready"
+
+
+def test_unchanged_observation_keeps_the_status() -> None:
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    first = derive_status(observe(*finished), NOW)
+    again = derive_status(observe(*finished, status=first.to_json()), NOW.replace(hour=13))
+    assert again == first
+
+
+def test_status_is_read_back_as_written() -> None:
+    finished = job(spec_hash=JOB, ended="Complete"), pod("Succeeded", exit_code=0, message=RESULT)
+    status = derive_status(observe(*finished), NOW)
+    assert dataset(status=status.to_json()).status == status
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (None, "a"),
+        (1, "a"),
+        ("1", "a"),
+        (DIGEST, "a"),
+        (DIGEST[:12], "a"),
+        (DIGEST[:7], None),
+        (2, None),
+        ("b" * 64, None),
+    ],
+)
+def test_version_is_found_by_ordinal_or_digest_prefix(wanted: str | int | None, found: str | None) -> None:
+    version = dataset(status=prepared_status()).find_version(wanted)
+    assert (version.version[0] if version else None) == found

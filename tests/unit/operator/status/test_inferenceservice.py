@@ -1,0 +1,350 @@
+"""Traffic and status of an InferenceService in each situation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bloomery_operator.api import InferenceService
+from bloomery_operator.api.inferenceservice import InferenceServiceStatus
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.domain.served_model import ServedModel, model_from_training_job, revision_name
+from bloomery_operator.domain.service_lifecycle import Lifecycle
+from bloomery_operator.domain.traffic import Backend, Traffic
+from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.http_route import build_route
+from bloomery_operator.status.inferenceservice import Outcome, derive_status
+from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.traffic_plan import (
+    MAX_DRAIN,
+    MIN_IDLE,
+    desired_replicas,
+    is_drained,
+    plan_traffic,
+    retired_deployments,
+)
+from bloomery_operator.status.workloads import DeploymentView, PodView
+from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
+
+REPO = Path(__file__).resolve().parents[4]
+FORMER = "flowers--v1-former"
+THREE = {"v1": 50, "v2": 30, "v3": 20}
+BOTH = {"v1": 1, "v2": 1}
+OFF: dict[str, Manifest] = {"v2": {"replicas": 0}}
+SCALED: dict[str, Manifest] = {"v1": {"autoscaling": {"min": 2, "max": 8}}}
+NEW_ROUTE = {"metadata": {"generation": 2}, "status": {"parents": []}}
+"""A route that the gateway has not looked at yet."""
+
+
+def revision(service: InferenceService, variant: str) -> str:
+    (found,) = [v for v in service.spec.variants if v.name == variant]
+    return revision_name(service, found, ServedModel(uri=f"s3://models/{variant}"))
+
+
+def deployment(name: str, variant: str, ready: int, **fields: Any) -> DeploymentView:
+    defaults: dict[str, Any] = {"replicas": 1, "settled": True, "retired_at": None}
+    return DeploymentView(name=name, variant=variant, ready=ready, **(defaults | fields))
+
+
+def route_to(service: InferenceService, weights: Mapping[str, int]) -> Manifest:
+    backends = [Backend(name.split("--")[1].rsplit("-", 1)[0], name, weight) for name, weight in weights.items()]
+    route = build_route(service, Traffic(backends=tuple(backends)), settings())
+    accepted = {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 1}
+    return route | {"status": {"parents": [{"conditions": [accepted]}]}}
+
+
+def observe(
+    weights: Mapping[str, int],
+    ready: Mapping[str, int],
+    *,
+    routed: Mapping[str, int] | None = None,
+    former: int | None = None,
+    further: Mapping[str, Manifest] | None = None,
+    **fields: Any,
+) -> ServiceFacts:
+    """Observe a service; a variant without an entry in ``ready`` is not deployed, ``former`` is v1's old revision."""
+    service = inference_service(weights, further=further)
+    deployments = [deployment(revision(service, name), name, pods) for name, pods in ready.items()]
+    if former is not None:
+        deployments.append(deployment(FORMER, "v1", former, replicas=max(1, former)))
+    named = {FORMER if name == "former" else revision(service, name): weight for name, weight in (routed or {}).items()}
+    defaults: dict[str, Any] = {
+        "now": NOW,
+        "models": {name: ServedModel(uri=f"s3://models/{name}") for name in weights},
+        "pods": {},
+        "has_gateway": True,
+        "gateway_address": "http://gateway",
+        "lifecycle": Lifecycle(started_at=None),
+    }
+    defaults["route"] = route_to(service, named) if routed else None
+    return ServiceFacts(
+        service=service,
+        deployments={d.name: d for d in deployments},
+        **(defaults | fields),
+    )
+
+
+def status_of(facts: ServiceFacts, *, blocked_by: Verdict | None = None) -> InferenceServiceStatus:
+    """Return the status of a service whose route stays as it was observed."""
+    return derive_status(facts, plan_traffic(facts), Outcome(route=facts.route, blocked_by=blocked_by))
+
+
+SAID = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
+BROKEN = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=SAID),)}
+"""A pod of v1 whose model is not the one that was named."""
+
+
+def planned(facts: ServiceFacts) -> dict[str, int]:
+    """Return the plan's weights in percent."""
+    backends = plan_traffic(facts).traffic.backends
+    return {"former" if b.revision == FORMER else b.variant: round(b.weight / 100) for b in backends}
+
+
+@pytest.mark.parametrize(
+    ("facts", "plan"),
+    [
+        (observe({"v1": 100}, {}), {}),
+        (observe({"v1": 100}, {"v1": 0}), {}),
+        (observe({"v1": 100}, {"v1": 1}), {"v1": 100}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}), {"v1": 100, "v2": 0}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1}), {"v1": 100}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}), {"v1": 0, "v2": 100}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 1}), {"v1": 90, "v2": 10}),
+        (observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}, routed={"v1": 90, "v2": 10}), {"v1": 90, "v2": 10}),
+        (observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, routed={"v1": 100, "v2": 0}), {}),
+        (observe({"v1": 100}, {"v1": 0}, former=1, routed={"former": 100}), {"former": 100}),
+        (observe({"v1": 100}, {"v1": 0}, former=0, routed={"former": 100}), {"former": 100}),
+        (observe({"v1": 100}, {"v1": 1}, former=1, routed={"former": 100}), {"v1": 100}),
+        (observe({"v1": 100}, {}, former=1, routed={"former": 100}), {"former": 100}),
+        (observe(THREE, {"v1": 1, "v2": 1, "v3": 1}), THREE),
+        (observe(THREE, {"v1": 1, "v2": 0, "v3": 1}), {"v1": 71, "v2": 0, "v3": 29}),
+        (
+            observe(THREE, {"v1": 1, "v2": 1, "v3": 1}, routed=THREE, further=OFF),
+            {"v1": 71, "v2": 0, "v3": 29},
+        ),
+    ],
+    ids=[
+        "nothing deployed",
+        "nothing ready",
+        "ready",
+        "the second waits",
+        "the second is not deployed",
+        "the first waits",
+        "both ready",
+        "a routed one that fails keeps its weight",
+        "all weight to one that waits: the route stays",
+        "the former model answers until the new one can",
+        "the former model keeps its weight when it fails",
+        "the new model takes over",
+        "the new model is not deployed yet",
+        "three share",
+        "two share what the third waits for",
+        "a routed one that should have no pods leaves its weight to the others",
+    ],
+)
+def test_weights_go_to_revisions_that_can_serve(facts: ServiceFacts, plan: dict[str, int]) -> None:
+    assert planned(facts) == plan
+
+
+@pytest.mark.parametrize(
+    ("facts", "retired"),
+    [
+        (observe({"v1": 100}, {"v1": 0}, former=1, routed={"former": 100}), set()),
+        (observe({"v1": 100}, {"v1": 1}, former=1, routed={"former": 100}), set()),
+        (observe({"v1": 100}, {"v1": 1}, former=1, routed={"v1": 100}), {FORMER}),
+        (observe({"v1": 100}, {"v1": 0}, former=1, has_gateway=False), set()),
+        (observe({"v1": 100}, {"v1": 1}, former=1, has_gateway=False), {FORMER}),
+    ],
+    ids=["still answering", "still routed", "routed away", "no gateway, still answering", "no gateway, replaced"],
+)
+def test_former_revision_retires_once_nothing_needs_it(facts: ServiceFacts, retired: set[str]) -> None:
+    assert {d.name for d in retired_deployments(facts, plan_traffic(facts))} == retired
+
+
+def test_retired_revision_is_drained_before_it_is_removed() -> None:
+    facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    stale = observe({"v1": 100}, {"v1": 1}, route=NEW_ROUTE)
+
+    def retired(age: timedelta) -> DeploymentView:
+        return deployment("a", "v1", 1, retired_at=NOW - age)
+
+    silent = MIN_IDLE.total_seconds()
+    assert not is_drained(facts, deployment("a", "v1", 1), silent)
+    assert not is_drained(facts, retired(MIN_IDLE - timedelta(seconds=1)), silent)
+    assert not is_drained(facts, retired(MIN_IDLE), silent - 1)
+    assert not is_drained(stale, retired(MIN_IDLE), silent)
+    assert is_drained(facts, retired(MIN_IDLE), silent)
+    assert is_drained(stale, retired(MAX_DRAIN), 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "phase", "reasons"),
+    [
+        (observe({"v1": 100}, {}), "Deploying", ("Deploying", "Deploying", "NothingToRouteTo")),
+        (observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}), "Running", ("Serving", "AllReady", "Accepted")),
+        (
+            observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}),
+            "Deploying",
+            ("Deploying", "Deploying", "Accepted"),
+        ),
+        (
+            observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 10}),
+            "Degraded",
+            ("Deploying", "Deploying", "Accepted"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 0}, pods=BROKEN),
+            "Failed",
+            ("DigestMismatch", "DigestMismatch", "NothingToRouteTo"),
+        ),
+        (
+            observe({"v1": 90, "v2": 10}, {"v1": 0, "v2": 1}, pods=BROKEN, routed={"v1": 0, "v2": 100}),
+            "Degraded",
+            ("DigestMismatch", "DigestMismatch", "Accepted"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 0}, pods=BROKEN, former=1, routed={"former": 100}),
+            "Degraded",
+            ("DigestMismatch", "DigestMismatch", "Accepted"),
+        ),
+        (
+            observe({"v1": 100}, {}, models={}, unresolved={"v1": Verdict(Reason.WAITING_FOR_TRAINING, "Not yet.")}),
+            "Deploying",
+            ("WaitingForTraining", "WaitingForTraining", "NothingToRouteTo"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 1}, path_conflict=Verdict(Reason.PATH_TAKEN, "No.")),
+            "Degraded",
+            ("PathTaken", "AllReady", "PathTaken"),
+        ),
+        (
+            observe({"v1": 100}, {"v1": 1}, has_gateway=False),
+            "Running",
+            ("Serving", "AllReady", "NoGateway"),
+        ),
+        (
+            observe({"v1": 50, "v2": 50}, {"v1": 1, "v2": 1}, has_gateway=False),
+            "Degraded",
+            ("GatewayRequired", "AllReady", "GatewayRequired"),
+        ),
+    ],
+)
+def test_conditions_and_phase_of_each_situation(facts: ServiceFacts, phase: str, reasons: tuple[str, ...]) -> None:
+    status = status_of(facts)
+    assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
+    assert tuple(c.reason for c in status.conditions) == reasons
+    assert status.phase == phase
+
+
+def test_blocking_verdict_is_the_reason_of_variants_ready() -> None:
+    facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    status = status_of(facts, blocked_by=Verdict(Reason.SECRET_NOT_FOUND, "No."))
+    assert tuple(c.reason for c in status.conditions) == ("SecretNotFound", "SecretNotFound", "Accepted")
+    assert status.phase == "Degraded"
+
+
+def test_status_shows_the_weights_in_force() -> None:
+    status = status_of(observe({"v1": 90, "v2": 10}, {"v1": 1, "v2": 0}, routed={"v1": 90, "v2": 0}))
+    assert status.traffic == "v1=100 v2=0"
+    assert [(v.name, v.weight, v.ready) for v in status.variants] == [("v1", 100, 1), ("v2", 0, 0)]
+    assert (status.ready, status.replicas, status.ready_replicas) == ("1/2", 2, 1)
+    assert status.url == "http://gateway/demo/flowers"
+
+
+def pods_of(facts: ServiceFacts, variant: str) -> int:
+    (found,) = [v for v in facts.service.spec.variants if v.name == variant]
+    return desired_replicas(facts, found)
+
+
+@pytest.mark.parametrize(
+    ("facts", "pods"),
+    [
+        (observe({"v1": 100}, {}, further=SCALED), 2),
+        (observe({"v1": 100}, {}, further=SCALED, former=1, routed={"former": 100}), 2),
+        (observe({"v1": 100}, {}, further=SCALED, former=5, routed={"former": 100}), 5),
+        (observe({"v1": 100}, {}, further=SCALED, former=12, routed={"former": 100}), 8),
+        (observe({"v1": 100}, {"v1": 1}, further=SCALED, former=5, routed={"former": 100}), 1),
+    ],
+    ids=["the first model", "no less than the least", "as many as before", "no more than the most", "once it is there"],
+)
+def test_autoscaled_revision_begins_with_the_pods_of_its_load(facts: ServiceFacts, pods: int) -> None:
+    assert pods_of(facts, "v1") == pods
+
+
+@pytest.mark.parametrize(
+    ("facts", "pods"),
+    [
+        (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, routed={"v1": 50, "v2": 50}), 1),
+        (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, route=NEW_ROUTE), 1),
+        (observe({"v1": 50, "v2": 50}, BOTH, further=OFF, routed={"v1": 100, "v2": 0}), 0),
+        (observe({"v1": 0, "v2": 100}, BOTH, further=OFF, routed={"v2": 100}), 0),
+    ],
+    ids=["it has a share", "the gateway does not know yet", "the others have its share", "nobody else may have it"],
+)
+def test_variant_scaled_to_0_keeps_pods_until_its_weight_moved(facts: ServiceFacts, pods: int) -> None:
+    assert pods_of(facts, "v2") == pods
+
+
+def test_service_with_all_weight_scaled_to_0_is_not_ready() -> None:
+    status = status_of(observe({"v1": 0, "v2": 100}, {"v1": 1, "v2": 0}, further=OFF, routed={"v2": 100}))
+    assert (status.conditions[0].status, status.conditions[0].reason) == ("False", "NothingToRouteTo")
+
+
+def test_service_with_a_path_conflict_has_no_url() -> None:
+    clash = Verdict(Reason.PATH_TAKEN, "No.")
+    assert status_of(observe({"v1": 100}, {"v1": 1}, path_conflict=clash)).url is None
+
+
+def test_status_is_read_back_as_written() -> None:
+    status = status_of(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}))
+    parsed = InferenceService.parse(
+        {
+            "metadata": inference_service().metadata.to_json(),
+            "spec": inference_service().spec.to_json(),
+            "status": status.to_json(),
+        }
+    )
+    assert parsed.status == status
+
+
+def test_texts_of_a_variant_are_cut_to_the_crds_limits() -> None:
+    schema = yaml.safe_load((REPO / "crds" / "inferenceservices.yaml").read_text(encoding="utf-8"))
+    status = schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    limits = {name: field.get("maxLength") for name, field in status["variants"]["items"]["properties"].items()}
+    endless = ServedModel(**{field.name: "x" * 9000 for field in fields(ServedModel) if field.name != "name"})
+    known = status_of(observe({"v1": 100}, {"v1": 1}, models={"v1": endless}))
+    waiting = status_of(observe({"v1": 100}, {}, models={}, unresolved={"v1": Verdict(Reason.REFUSED, "x" * 9000)}))
+    printed = known.variants[0].to_json() | {"message": waiting.variants[0].message}
+    texts = {name: value for name, value in printed.items() if isinstance(value, str)}
+    assert {"model", "uri", "runId", "trainingJob", "dataset", "datasetVersion", "digest", "message"} <= set(texts)
+    assert all(len(text) <= limits[name] for name, text in texts.items())
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (None, "TrainingJobNotFound"),
+        ({}, "WaitingForTraining"),
+        ({"conditions": [{"type": "Failed", "status": "True", "reason": "Bad"}]}, "TrainingJobFailed"),
+    ],
+)
+def test_variant_waits_for_its_training_job(status: Any, reason: str) -> None:
+    job = None if status is None else training_job(status=status)
+    verdict = model_from_training_job(job, "flowers")
+    assert isinstance(verdict, Verdict)
+    assert verdict.reason == reason
+
+
+def test_unavailable_store_is_not_a_failure_of_the_model() -> None:
+    away = SAID.replace("DigestMismatch", "StoreUnavailable")
+    pods = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=away),)}
+    status = status_of(observe({"v1": 100}, {"v1": 0}, pods=pods))
+    assert (status.phase, status.conditions[0].reason) == ("Deploying", "StoreUnavailable")
+    broken = status_of(observe({"v1": 100}, {"v1": 0}, pods=BROKEN))
+    assert (broken.phase, broken.conditions[0].reason) == ("Failed", "DigestMismatch")

@@ -25,12 +25,12 @@ from bloomery_operator.cluster.kinds import (
     Kind,
 )
 from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
+from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.context import publish_invalid
 from bloomery_operator.reconcile.paths import overlapping, path_of
 from bloomery_operator.reconcile.served_tags import ServedTags
 from bloomery_operator.resources.metadata import SELECTOR
-from bloomery_operator.telemetry import Phase, Telemetry
 from bloomery_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -65,17 +65,17 @@ class Item:
 class Controller:
     """Holds the queue and feeds it; lives as long as the process."""
 
-    def __init__(self, context: Context, telemetry: Telemetry, *, kinds: Sequence[Kind]) -> None:
+    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[Kind]) -> None:
         """Watch and resync ``kinds``, the owners first."""
         self._context = context
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._kinds = tuple(kinds)
-        self._queue: WorkQueue[Item] = WorkQueue(telemetry)
+        self._queue: WorkQueue[Item] = WorkQueue(metrics)
         self._served_tags = ServedTags(context)
         self._suspects: set[tuple[Kind, Key]] = set()
         self._dead: frozenset[tuple[Kind, Key]] = frozenset()
         self._last_resync: float | None = None
-        telemetry.count_objects(self._phases)
+        metrics.count_objects(self._phases)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -84,7 +84,7 @@ class Controller:
 
     def observe(self, kind: Kind, manifest: Manifest, *, deleted: bool) -> None:
         """Take in a watch event and queue whom it concerns."""
-        self._telemetry.events.labels(kind.kind).inc()
+        self._metrics.events.labels(kind.kind).inc()
         self._suspects.discard((kind, key_of(manifest)))
         former = self._context.projection.get(kind, key_of(manifest))
         if deleted:
@@ -102,13 +102,13 @@ class Controller:
         workers = [self._queue.work(self._reconcile) for _ in range(self._context.settings.workers)]
         await asyncio.gather(self._resync_forever(), self._served_tags.tidy_forever(), *workers)
 
-    def _phases(self) -> Iterator[Phase]:
+    def _phases(self) -> Iterator[ObjectPhase]:
         for owner in OWNERS:
             for key, manifest in self._context.projection.items(owner):
                 # One that nobody has looked at yet has no phase.
-                yield Phase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")
+                yield ObjectPhase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")
 
-    def ailment(self) -> str | None:
+    def liveness_error(self) -> str | None:
         """Say what is wrong with this process, for the liveness probe; None when it is well, or only stands by."""
         if self._last_resync is None:
             return None
@@ -132,7 +132,7 @@ class Controller:
                 outdated.append(kind.plural)
             elif differing:
                 # Before the first list nothing is known, so that nothing can have been missed.
-                self._telemetry.missed.labels(kind.kind).inc(0 if is_first else len(differing))
+                self._metrics.missed_changes.labels(kind.kind).inc(0 if is_first else len(differing))
                 logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(differing), time.monotonic() - before)
                 missed |= {(kind, key) for key in differing}
         # An event may just be under way; an object missed twice, with no event between, is not that.
@@ -173,6 +173,10 @@ class Controller:
         )
 
     async def _reconcile(self, item: Item) -> float | None:
+        with self._metrics.time_reconcile(item.kind.kind):
+            return await self._reconcile_item(item)
+
+    async def _reconcile_item(self, item: Item) -> float | None:
         if self._context.projection.get(item.kind, item.key) is None:
             self._queue.forget(item)
             was_known = self._context.applied.forget_owner((item.kind.kind, item.key))

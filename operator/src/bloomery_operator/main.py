@@ -15,24 +15,24 @@ from typing import Any, NoReturn
 
 import aiohttp
 import kopf
-from aiohttp import web
 from kubernetes.aio import client as kube
 from kubernetes.aio import config as kube_config
 from pydantic import ValidationError
-from pythonjsonlogger.json import JsonFormatter
 
+from bloomery_operator.clients.mlflow import MlflowClient
+from bloomery_operator.clients.model_server import ModelServerMetrics
+from bloomery_operator.clients.trainer import TrainerClient
 from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
 from bloomery_operator.cluster.kinds import HTTP_ROUTES, OWNERS, Key, Kind
 from bloomery_operator.cluster.lease import Lease, LeaseLost, LeaseStore
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.controller import CHILDREN, Controller
-from bloomery_operator.counters import ServerMeter
 from bloomery_operator.handlers import build_registry, build_settings
-from bloomery_operator.progress import ProgressClient
+from bloomery_operator.health import serve_health
+from bloomery_operator.logging import configure_logging
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
-from bloomery_operator.registry import RegistryClient
 from bloomery_operator.settings import Settings
-from bloomery_operator.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def main() -> NoReturn:
         wrong = "; ".join(f"BLOOMERY_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         print(f"The operator's environment is not right: {wrong}", file=sys.stderr)
         leave(2)
-    configure_logging(settings)
+    configure_logging(settings.log_format).addFilter(_without_traces_of_kopf)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
     # Not asyncio.run, which at the end closes kopf's generators in any order: some answer with a traceback. The loop
     # has a name so that it outlives the run, with all that it holds.
     loop = asyncio.new_event_loop()
@@ -70,17 +71,6 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send all logs to stderr, a JSON object or a sentence a line."""
-    handler = logging.StreamHandler()
-    fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    handler.setFormatter(JsonFormatter(fields) if settings.log_format == "json" else logging.Formatter(fields))
-    handler.addFilter(_without_traces_of_kopf)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    logging.getLogger("kopf").setLevel(logging.WARNING)
-
-
 def _without_traces_of_kopf(record: logging.LogRecord) -> bool:
     """Leave kopf its sentences: the trace of a watch that failed leads through kopf alone."""
     if record.name.startswith("kopf"):
@@ -96,24 +86,31 @@ async def run(settings: Settings) -> None:
         await _load_credentials()
         api = await stack.enter_async_context(build_api())
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        telemetry = Telemetry()
+        metrics = OperatorMetrics()
         lease = build_lease(KubernetesCluster(api), settings)
-        trainers = ProgressClient(session, every=settings.progress_seconds)
+        trainers = TrainerClient(session, poll_seconds=settings.progress_seconds)
         context = Context(
             cluster=build_cluster(api, settings, lease),
             projection=Projection(),
             settings=settings,
-            read_progress=trainers.read,
+            read_progress=trainers.read_progress,
             stop_trainer=trainers.stop,
-            registry=RegistryClient(session, every=settings.registry_seconds),
-            servers=ServerMeter(session),
+            registry=MlflowClient(session, poll_seconds=settings.registry_seconds),
+            servers=ModelServerMetrics(session),
         )
-        controller = Controller(context, telemetry, kinds=watched_kinds(settings))
-        await serve_health(stack, settings, controller, telemetry)
+        controller = Controller(context, metrics, kinds=watched_kinds(settings))
+        await stack.enter_async_context(
+            serve_health(
+                health_port=settings.health_port,
+                metrics_port=settings.metrics_port,
+                liveness_error=controller.liveness_error,
+                exposition=metrics.exposition,
+            )
+        )
         if lease is not None:
             await _run_until(stop, lease.acquire())
         if not stop.is_set():
-            telemetry.is_leader.set(1)
+            metrics.is_leader.set(1)
             await _work(stop, controller, settings, lease)
 
 
@@ -217,25 +214,3 @@ async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> 
 
 async def _wait(stop: asyncio.Event) -> None:
     await stop.wait()
-
-
-async def serve_health(stack: AsyncExitStack, settings: Settings, controller: Controller, telemetry: Telemetry) -> None:
-    """Serve ``/healthz`` and ``/metrics``, each on its port, until the stack is closed."""
-
-    async def healthz(_: web.Request) -> web.Response:
-        ailment = controller.ailment()
-        return web.Response(status=503 if ailment else 200, text=ailment or "ok")
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    for port, path, handler in (
-        (settings.health_port, "/healthz", healthz),
-        (settings.metrics_port, "/metrics", metrics),
-    ):
-        app = web.Application()
-        app.router.add_get(path, handler)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, None, port).start()

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from bloomery_operator.telemetry import Telemetry
+from bloomery_operator.metrics import OperatorMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class _Timer(Generic[Item]):
 class WorkQueue(Generic[Item]):
     """Items that wait for a worker; an item is an equal-comparable key."""
 
-    def __init__(self, telemetry: Telemetry, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, metrics: OperatorMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start empty; ``clock`` gives seconds."""
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._clock = clock
         self._ready: dict[Item, None] = {}
         self._timers: list[_Timer[Item]] = []
@@ -89,8 +89,7 @@ class WorkQueue(Generic[Item]):
 
     async def _reconcile(self, item: Item, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
         try:
-            with self._telemetry.reconcile(item):
-                after = await reconcile(item)
+            after = await reconcile(item)
         except Exception as error:
             failures = self._failures[item] = self._failures.get(item, 0) + 1
             delay = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (failures - 1))
@@ -109,7 +108,7 @@ class WorkQueue(Generic[Item]):
             if self._ready:
                 item = next(iter(self._ready))
                 del self._ready[item]
-                self._telemetry.queue_depth.set(len(self._ready))
+                self._metrics.queue_depth.set(len(self._ready))
                 return item
             self._changed.clear()
             timeout = max(0.0, self._timers[0].due - self._clock()) if self._timers else None
@@ -136,5 +135,5 @@ class WorkQueue(Generic[Item]):
             heapq.heapify(self._timers)
 
     def _wake(self) -> None:
-        self._telemetry.queue_depth.set(len(self._ready))
+        self._metrics.queue_depth.set(len(self._ready))
         self._changed.set()

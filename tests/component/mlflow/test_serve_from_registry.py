@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bloomery_operator.registry import RegistryClient
+from bloomery_operator.clients.mlflow import MlflowClient
 from bloomery_operator.resources.serve import ServedModel
 from testing.servers import MlflowServer, free_port, until_answered
 
@@ -67,7 +67,7 @@ def register(server: MlflowServer, name: str, folder: Path) -> None:
 def find(server: MlflowServer, reference: str) -> ServedModel:
     async def ask() -> object:
         async with aiohttp.ClientSession() as session:
-            return await RegistryClient(session).find({"MLFLOW_TRACKING_URI": server.uri}, reference)
+            return await MlflowClient(session).find({"MLFLOW_TRACKING_URI": server.uri}, reference)
 
     found = asyncio.run(ask())
     assert isinstance(found, ServedModel), found

@@ -20,8 +20,8 @@ from bloomery_operator.cluster.kinds import (
 )
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.controller import Controller, Item
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
-from bloomery_operator.telemetry import Telemetry
 from tests.unit.operator.samples import Manifest, metadata, settings
 
 
@@ -60,7 +60,7 @@ def controller(lists: Lists, projection: Projection) -> Controller:
         registry=silent,  # type: ignore[arg-type]
         servers=silent,  # type: ignore[arg-type]
     )
-    return Controller(context, Telemetry(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
+    return Controller(context, OperatorMetrics(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
 
 
 def queued(controller: Controller) -> set[str]:
@@ -130,19 +130,19 @@ def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> Non
 def test_metrics_tell_how_many_objects_are_in_which_phase(controller: Controller, projection: Projection) -> None:
     for name, status in (("a", {"phase": "Running"}), ("b", {"phase": "Running"}), ("new", {})):
         projection.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
-    text = controller._telemetry.exposition().decode()
+    text = controller._metrics.exposition().decode()
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Running"} 2.0' in text
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Pending"} 1.0' in text
 
 
 def test_a_watch_that_misses_an_object_twice_is_reported_dead(controller: Controller, lists: Lists) -> None:
-    assert controller.ailment() is None
+    assert controller.liveness_error() is None
     lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
-    assert controller.ailment() is None, "an event may be just under way"
+    assert controller.liveness_error() is None, "an event may be just under way"
     lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
-    assert controller.ailment() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
+    assert controller.liveness_error() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
 
 
 def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists) -> None:
@@ -151,7 +151,7 @@ def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists
     controller.observe(JOBS, {"metadata": metadata("a")}, deleted=False)
     lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
-    assert controller.ailment() is None
+    assert controller.liveness_error() is None
 
 
 def test_what_is_there_at_the_start_was_not_missed_but_what_comes_unseen_later_was(
@@ -164,4 +164,4 @@ def test_what_is_there_at_the_start_was_not_missed_but_what_comes_unseen_later_w
         await controller.resync()
 
     asyncio.run(start_and_list_again())
-    assert b'bloomery_missed_changes_total{kind="Job"} 1.0' in controller._telemetry.exposition()
+    assert b'bloomery_missed_changes_total{kind="Job"} 1.0' in controller._metrics.exposition()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api.inferenceservice import Rollout, RolloutStatus
-from bloomery_operator.status.rollout import Figures, Passage, advance, shares_at, whole
+from bloomery_operator.status.rollout import Passage, RequestStats, advance, shares_at, whole
 from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("S10")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.feature("S10")
 PLAN = Rollout.model_validate(
     {"steps": [10, 50], "interval": "2m", "abortOn": {"errorRate": 0.02, "p99Ratio": 1.5, "minRequests": 100}}
 )
-WELL = Figures(requests=100, errors=0, p99=0.1)
+WELL = RequestStats(requests=100, errors=0, p99=0.1)
 LATER = NOW + timedelta(minutes=2)
 
 
@@ -89,7 +89,7 @@ def test_without_a_way_to_walk_the_target_holds_at_once(fields: Mapping[str, Any
 
 
 def test_a_step_waits_for_its_time_and_for_enough_requests_and_says_so() -> None:
-    there = begun(figures={"new": Figures(requests=37)})
+    there = begun(figures={"new": RequestStats(requests=37)})
     waiting = advance(there, LATER)
     assert waiting is not None
     assert waiting.step == 0
@@ -113,12 +113,12 @@ def test_without_a_minimum_time_alone_decides() -> None:
     ("figures", "said"),
     [
         (
-            {"new": Figures(200, 9, 0.1), "old": Figures(1800, 18, 0.1)},
+            {"new": RequestStats(200, 9, 0.1), "old": RequestStats(1800, 18, 0.1)},
             "Aborted at 10 percent, after 200 requests: 4.5% of them failed, and 1.0% of the 1800 to what is replaced; "
             "2.0% more is allowed.",
         ),
         (
-            {"new": Figures(200, 0, 0.31), "old": Figures(1800, 0, 0.2)},
+            {"new": RequestStats(200, 0, 0.31), "old": RequestStats(1800, 0, 0.2)},
             "Aborted at 10 percent, after 200 requests: the 99th percentile is 310 ms, that of what is replaced "
             "200 ms; 1.5 times as much is allowed.",
         ),
@@ -126,7 +126,7 @@ def test_without_a_minimum_time_alone_decides() -> None:
     ids=["errors", "latency"],
 )
 def test_worse_than_what_is_replaced_puts_all_weight_back_and_says_the_numbers(
-    figures: Mapping[str, Figures], said: str
+    figures: Mapping[str, RequestStats], said: str
 ) -> None:
     there = begun(figures=figures)
     there = replace(there, state=advance(there, NOW + timedelta(seconds=5)))
@@ -138,15 +138,15 @@ def test_worse_than_what_is_replaced_puts_all_weight_back_and_says_the_numbers(
 @pytest.mark.parametrize(
     "figures",
     [
-        {"new": Figures(99, 99, 9.0), "old": WELL},
-        {"new": Figures(200, 9, 0.1), "old": Figures(1800, 90, 0.1)},
-        {"new": Figures(200, 0, 0.3), "old": Figures(1800, 0, 0.2)},
-        {"new": Figures(200, 0, 9.0), "old": Figures(99, 0, 0.2)},
-        {"new": Figures(200, 0, 0.3), "old": Figures()},
+        {"new": RequestStats(99, 99, 9.0), "old": WELL},
+        {"new": RequestStats(200, 9, 0.1), "old": RequestStats(1800, 90, 0.1)},
+        {"new": RequestStats(200, 0, 0.3), "old": RequestStats(1800, 0, 0.2)},
+        {"new": RequestStats(200, 0, 9.0), "old": RequestStats(99, 0, 0.2)},
+        {"new": RequestStats(200, 0, 0.3), "old": RequestStats()},
     ],
     ids=["too few to judge", "no worse than the old one", "within the ratio", "too few of the old one", "old one idle"],
 )
-def test_what_is_not_clearly_worse_goes_on(figures: Mapping[str, Figures]) -> None:
+def test_what_is_not_clearly_worse_goes_on(figures: Mapping[str, RequestStats]) -> None:
     after = advance(begun(figures=figures), NOW + timedelta(seconds=5))
     assert after is not None
     assert not after.aborted
@@ -160,7 +160,7 @@ def test_new_pods_that_are_all_gone_abort() -> None:
 
 
 def test_what_was_aborted_is_tried_again_only_for_another_spec_or_model() -> None:
-    there = begun(figures={"new": Figures(200, 100), "old": WELL})
+    there = begun(figures={"new": RequestStats(200, 100), "old": WELL})
     there = replace(there, state=advance(there, NOW), figures={})
     # Not even when its pods go and come back.
     for target in ({"new": 10_000}, {"old": 10_000}):
@@ -224,7 +224,7 @@ def test_whatever_changes_halfway_an_abort_puts_all_weight_back(
     for change in changes:
         there = replace(there, **change)
         there = replace(there, state=advance(there, LATER))
-    bad = {revision: Figures(200, 200) for revision in ("new", "third")}
+    bad = {revision: RequestStats(200, 200) for revision in ("new", "third")}
     there = replace(there, state=advance(replace(there, figures=bad), LATER))
     assert state_of(there).aborted
     assert split(there) == before
@@ -248,7 +248,7 @@ def test_a_rollout_is_judged_to_its_end_although_what_it_replaces_restarts() -> 
     there = replace(there, state=advance(there, LATER))
     # What is dead may be dead for long: the traffic goes on to who answers.
     assert split(there) == {"old": 5000, "new": 5000}
-    bad = replace(there, figures={"new": Figures(200, 100), "old": Figures()})
+    bad = replace(there, figures={"new": RequestStats(200, 100), "old": RequestStats()})
     bad = replace(bad, state=advance(bad, LATER + timedelta(minutes=2)))
     # But it neither ends there, nor goes back to where nobody is.
     assert split(bad) == {"old": 5000, "new": 5000}
@@ -266,7 +266,7 @@ def test_an_edit_while_what_is_replaced_is_dead_ends_the_outage() -> None:
 
 
 def test_what_was_edited_beside_the_walk_is_no_reason_to_try_again_what_was_aborted() -> None:
-    there = replace(begun(), figures={"new": Figures(200, 100), "old": WELL}, generation=3)
+    there = replace(begun(), figures={"new": RequestStats(200, 100), "old": WELL}, generation=3)
     there = replace(there, state=advance(there, NOW))
     assert advance(there, LATER) == there.state
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from bloomery_operator.cluster.apply_cache import Applied
 from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.controller import Controller, Item
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context, served_tags
-from bloomery_operator.reconcile.applied import Applied
 from bloomery_operator.reconcile.served_tags import ServedTags
-from bloomery_operator.telemetry import Telemetry
 from tests.unit.operator.samples import Manifest, metadata, settings
 
 
@@ -40,7 +40,7 @@ class Registry:
         self.asked: list[str] = []
         self._hangs, self._fails = hangs, fails
 
-    async def served(self, _: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+    async def list_served(self, _: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
         self.asked.append(namespace)
         if namespace == self._hangs:
             await asyncio.Event().wait()
@@ -93,7 +93,9 @@ def test_a_resync_does_not_wait_for_a_registry_that_hangs() -> None:
     registry = Registry(hangs="one")
 
     async def resync() -> None:
-        controller = Controller(context(Namespaces("one"), registry), Telemetry(), kinds=(INFERENCE_SERVICES, JOBS))
+        controller = Controller(
+            context(Namespaces("one"), registry), OperatorMetrics(), kinds=(INFERENCE_SERVICES, JOBS)
+        )
         task = asyncio.create_task(controller._served_tags.tidy_forever())
         for _ in range(2):
             await asyncio.wait_for(controller.resync(), 5)
@@ -111,7 +113,7 @@ def test_a_service_that_is_gone_is_looked_after_once_whatever_goes_with_it() -> 
     applied.note(("InferenceService", key), JOBS, child, child)
 
     async def reconcile() -> None:
-        controller = Controller(context(Namespaces(), registry, applied), Telemetry(), kinds=())
+        controller = Controller(context(Namespaces(), registry, applied), OperatorMetrics(), kinds=())
         task = asyncio.create_task(controller._served_tags.tidy_forever())
         for _ in range(3):
             assert await controller._reconcile(Item(INFERENCE_SERVICES, key)) is None

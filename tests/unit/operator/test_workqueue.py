@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from bloomery_operator.telemetry import Telemetry
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.workqueue import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, WorkQueue
 
 Reconcile = Callable[[str], Awaitable[float | None]]
@@ -35,7 +35,7 @@ class Bench:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def _make(self) -> WorkQueue[str]:
-        return WorkQueue(Telemetry(), clock=self.clock)
+        return WorkQueue(OperatorMetrics(), clock=self.clock)
 
     def hire(self, reconcile: Reconcile, *, workers: int = 1) -> None:
         self.tasks += [self.loop.create_task(self.queue.work(reconcile)) for _ in range(workers)]

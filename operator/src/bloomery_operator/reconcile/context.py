@@ -10,16 +10,16 @@ from typing import Any, Protocol, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
 from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
+from bloomery_operator.cluster.apply_cache import Applied, owner_of
 from bloomery_operator.cluster.client import Cluster, ClusterError
+from bloomery_operator.cluster.gateway import Gateway
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
 from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.reconcile.applied import Applied, owner_of
-from bloomery_operator.reconcile.gateway import Gateway
 from bloomery_operator.resources.jobs import job_name
 from bloomery_operator.resources.metadata import controller_of, controller_uid
 from bloomery_operator.resources.serve import ServedModel
 from bloomery_operator.settings import Settings
-from bloomery_operator.status.rollout import Figures
+from bloomery_operator.status.rollout import RequestStats
 from bloomery_operator.status.verdicts import Verdict, condition, dated
 from bloomery_operator.status.workload import JobView, PodView
 
@@ -28,15 +28,15 @@ ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
 TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
 
 
-class ServerMeter(Protocol):
+class ModelServerMetrics(Protocol):
     """What model servers count."""
 
-    async def figures(
+    async def request_stats(
         self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]]
-    ) -> dict[str, Figures]:
+    ) -> dict[str, RequestStats]:
         """Return what each revision's pods counted in a rollout's step, which began at a time, as far as is known."""
 
-    async def silence(self, pods: Sequence[PodView]) -> float:
+    async def seconds_idle(self, pods: Sequence[PodView]) -> float:
         """Return for how many seconds a revision's pods have seen no request, as far as is known."""
 
     async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
@@ -54,7 +54,7 @@ class Registry(Protocol):
     ) -> bool:
         """Note on a model version which service serves it; return whether MLflow took it."""
 
-    async def served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
+    async def list_served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
         """Return which model versions are noted as served by services of the namespace."""
 
 
@@ -73,7 +73,7 @@ class Context:
     read_progress: ProgressReader
     stop_trainer: TrainerStopper
     registry: Registry
-    servers: ServerMeter
+    servers: ModelServerMetrics
     applied: Applied = field(default_factory=Applied)
     gateway: Gateway = field(default_factory=Gateway)
     now: Callable[[], datetime] = utc_now

@@ -21,6 +21,7 @@ from bloomery_operator.cluster.kinds import (
     Key,
 )
 from bloomery_operator.cluster.projection import POD_REVISION
+from bloomery_operator.cluster.stale_guard import NotCurrent, WritesWhileCurrent
 from bloomery_operator.reconcile.context import (
     Context,
     apply_owned,
@@ -33,7 +34,6 @@ from bloomery_operator.reconcile.context import (
     refusal,
     taken,
 )
-from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
 from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
 from bloomery_operator.reconcile.paths import overlapping
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
@@ -149,7 +149,7 @@ async def _with_figures(context: Context, observation: InferenceServiceObservati
     step = f"{observation.service.metadata.uid} {rollout.since.isoformat()} {rollout.step}"
     shares = {share.revision for share in (*rollout.from_, *rollout.to)}
     pods = {revision: pods for revision, pods in observation.pods.items() if revision in shares}
-    return replace(observation, figures=await context.servers.figures(step, rollout.since, pods))
+    return replace(observation, figures=await context.servers.request_stats(step, rollout.since, pods))
 
 
 def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[str, tuple[PodView, ...]]:

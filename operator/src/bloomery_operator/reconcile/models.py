@@ -97,7 +97,7 @@ async def note_served(context: Context, observation: InferenceServiceObservation
 async def forget_served(context: Context, namespace: str) -> None:
     """Take the tags of services that are gone, or that serve other versions by now, off the namespace's models."""
     environment = await read_storage_secret(context, namespace)
-    for service, version in await context.registry.served(environment, namespace):
+    for service, version in await context.registry.list_served(environment, namespace):
         if version not in _served_versions(context, service):
             await context.registry.tag_served(environment, version, service=service, variants="")
 

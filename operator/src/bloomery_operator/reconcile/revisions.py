@@ -5,9 +5,9 @@ from __future__ import annotations
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.cluster.apply_cache import owner_of
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, kind_of
-from bloomery_operator.reconcile.applied import owner_of
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned
 from bloomery_operator.resources.metadata import RETIRED_AT
 from bloomery_operator.resources.serve import ServedModel, build_autoscaler, build_deployment, build_service
@@ -119,7 +119,7 @@ async def remove_retired(context: Context, observation: InferenceServiceObservat
         if deployment.retired_at is None:
             await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: observation.now.isoformat()})
             continue
-        silence = await context.servers.silence(observation.pods.get(deployment.name, ()))
+        silence = await context.servers.seconds_idle(observation.pods.get(deployment.name, ()))
         if is_drained(observation, deployment, silence):
             autoscalers = [AUTOSCALERS] if _has_autoscaler(context, observation.service, deployment) else []
             # The Deployment last: as long as it is there, what could not be deleted with it is deleted the next time.

@@ -6,13 +6,13 @@ from bloomery_operator.api import CustomResource
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind, kind_of
+from bloomery_operator.cluster.stale_guard import is_current
 from bloomery_operator.reconcile.context import (
     Context,
     create_owned,
     missing_storage_secret,
     refusal,
 )
-from bloomery_operator.reconcile.current import is_current
 from bloomery_operator.resources.jobs import (
     TrainerTask,
     build_config_map,

@@ -23,7 +23,7 @@ Shares = Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Figures:
+class RequestStats:
     """What a revision's pods counted since the step began; durations in seconds."""
 
     requests: int = 0
@@ -52,7 +52,7 @@ class Passage:
     """The revisions that the spec's variants should serve."""
     ready: frozenset[str]
     """The revisions that have a ready pod."""
-    figures: Mapping[str, Figures]
+    figures: Mapping[str, RequestStats]
     """For each revision what it counted since the step began."""
 
     @property
@@ -223,10 +223,10 @@ def _breach(limits: AbortOn, state: RolloutStatus, passage: Passage) -> str | No
     return None
 
 
-def _sum(figures: Mapping[str, Figures], revisions: frozenset[str]) -> Figures:
+def _sum(figures: Mapping[str, RequestStats], revisions: frozenset[str]) -> RequestStats:
     """Return several revisions' figures together; of the percentiles the largest, so that none hides another."""
     chosen = [figures[revision] for revision in sorted(revisions) if revision in figures]
-    return Figures(
+    return RequestStats(
         requests=sum(f.requests for f in chosen),
         errors=sum(f.errors for f in chosen),
         p99=max((f.p99 for f in chosen if f.p99 is not None), default=None),

@@ -12,7 +12,7 @@ from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import RolloutStatus, Variant
 from bloomery_operator.resources.route import Backend, Mirror, Traffic, routed_backends, routed_names
 from bloomery_operator.resources.serve import ServedModel, revision_name
-from bloomery_operator.status.rollout import Figures, Passage, advance, shares_at, whole
+from bloomery_operator.status.rollout import Passage, RequestStats, advance, shares_at, whole
 from bloomery_operator.status.verdicts import Verdict
 from bloomery_operator.status.workload import DeploymentView, PodView
 
@@ -36,7 +36,7 @@ class InferenceServiceObservation:
     """The pods of each Deployment, by its name."""
     found: Mapping[str, ServedModel] = field(default_factory=dict)
     """What pods found out about models that came without a digest, by revision."""
-    figures: Mapping[str, Figures] = field(default_factory=dict)
+    figures: Mapping[str, RequestStats] = field(default_factory=dict)
     """What revisions counted since the rollout's step began."""
     rollout: RolloutStatus | None = None
     """The rollout's state that holds now."""

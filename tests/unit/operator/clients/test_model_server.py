@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from prometheus_client import start_http_server
 
-from bloomery_operator.counters import Counters, ServerMeter, parse_counters, percentile
+from bloomery_operator.clients.model_server import Counters, ModelServerMetrics, parse_counters, percentile
 from bloomery_operator.resources.serve import METRICS_PORT, ServedModel
-from bloomery_operator.status.rollout import Figures
+from bloomery_operator.status.rollout import RequestStats
 from bloomery_operator.status.workload import PodView
 from bloomery_serving.metrics import BUCKETS, Metrics
 from bloomery_serving.settings import Settings
@@ -114,16 +114,16 @@ async def test_what_a_pod_counted_before_the_step_does_not_count_although_it_did
         server.answer(100, code=500)
     known.start(stack)
     async with aiohttp.ClientSession() as session:
-        meter = ServerMeter(session)
-        assert (await meter.figures("step", NOW, revision))["old"] == Figures()
+        metrics = ModelServerMetrics(session)
+        assert (await metrics.request_stats("step", NOW, revision))["old"] == RequestStats()
         young.answer(7)
         for server in (slow, young):
             server.start(stack)
-        figures = (await meter.figures("step", NOW, revision))["old"]
+        figures = (await metrics.request_stats("step", NOW, revision))["old"]
         assert (figures.requests, figures.errors) == (7, 0)
         for server in (known, slow, young):
             server.answer(2, code=500)
-        figures = (await meter.figures("step", NOW, revision))["old"]
+        figures = (await metrics.request_stats("step", NOW, revision))["old"]
         assert (figures.requests, figures.errors) == (13, 6)
 
 
@@ -135,10 +135,10 @@ async def test_how_long_pods_are_silent_is_not_disturbed_by_those_of_another_nam
     for server in (one, other):
         server.start(stack)
     async with aiohttp.ClientSession() as session:
-        meter = ServerMeter(session, clock=clock.__next__)
+        metrics = ModelServerMetrics(session, clock=clock.__next__)
 
         async def silences() -> list[float]:
-            return [await meter.silence([server.pod]) for server in (other, one)]
+            return [await metrics.seconds_idle([server.pod]) for server in (other, one)]
 
         assert await silences() == [0.0, 0.0]
         assert await silences() == [10.0, 10.0]

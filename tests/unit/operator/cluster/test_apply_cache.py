@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
+from bloomery_operator.cluster.apply_cache import Applied, Owner
 from bloomery_operator.cluster.kinds import AUTOSCALERS, DEPLOYMENTS, Key
-from bloomery_operator.reconcile.applied import Applied, Owner
 from tests.unit.operator.samples import Manifest, metadata
 
 OWNER: Owner = ("InferenceService", Key("demo", "flowers"))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bloomery_operator.cluster.gateway import Gateway
 from bloomery_operator.cluster.kinds import Key, Kind
-from bloomery_operator.reconcile.gateway import Gateway
 from tests.unit.operator.samples import Manifest, settings
 
 ALL = {"namespaces": {"from": "All"}}

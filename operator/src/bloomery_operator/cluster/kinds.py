@@ -50,6 +50,18 @@ class Key:
         return _NAME.fullmatch(self.name) is not None
 
 
+@dataclass(frozen=True)
+class ObjectReference:
+    """Kind and key of an object."""
+
+    kind: Kind
+    key: Key
+
+    def __str__(self) -> str:
+        """Return the object as the log shows it: the kind first."""
+        return f"{self.kind.kind} {self.key}"
+
+
 DATASETS = Kind(API_GROUP, API_VERSION, "Dataset", "datasets")
 TRAINING_JOBS = Kind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
 INFERENCE_SERVICES = Kind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")

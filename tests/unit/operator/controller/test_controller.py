@@ -17,9 +17,10 @@ from bloomery_operator.cluster.kinds import (
     TRAINING_JOBS,
     Key,
     Kind,
+    ObjectReference,
 )
 from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.controller import Controller, Item
+from bloomery_operator.controller.controller import Controller
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
 from tests.unit.operator.samples import Manifest, metadata, settings
@@ -124,7 +125,7 @@ def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> Non
         )
     }
     asyncio.run(controller.resync())
-    assert {Item(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
+    assert {ObjectReference(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
 
 
 def test_metrics_tell_how_many_objects_are_in_which_phase(controller: Controller, projection: Projection) -> None:

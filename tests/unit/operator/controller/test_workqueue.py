@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
+from bloomery_operator.controller.workqueue import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, WorkQueue
 from bloomery_operator.metrics import OperatorMetrics
-from bloomery_operator.workqueue import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, WorkQueue
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from bloomery_operator.cluster.kinds import HTTP_ROUTES
-from bloomery_operator.main import watched_kinds
+from bloomery_operator.controller.controller import watched_kinds
 from bloomery_operator.settings import Settings
 from tests.unit.operator.samples import settings
 

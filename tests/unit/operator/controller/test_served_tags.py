@@ -10,9 +10,9 @@ import pytest
 
 from bloomery_operator.cluster.apply_cache import Applied
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, Key, Kind
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, Key, Kind, ObjectReference
 from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.controller import Controller, Item
+from bloomery_operator.controller.controller import Controller
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context, served_tags
 from bloomery_operator.reconcile.served_tags import ServedTags
@@ -116,7 +116,7 @@ def test_a_service_that_is_gone_is_looked_after_once_whatever_goes_with_it() -> 
         controller = Controller(context(Namespaces(), registry, applied), OperatorMetrics(), kinds=())
         task = asyncio.create_task(controller._served_tags.tidy_forever())
         for _ in range(3):
-            assert await controller._reconcile(Item(INFERENCE_SERVICES, key)) is None
+            assert await controller._reconcile(ObjectReference(INFERENCE_SERVICES, key)) is None
             await turn()
         task.cancel()
 

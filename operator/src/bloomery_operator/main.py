@@ -21,7 +21,7 @@ from bloomery_operator.clients.trainer import TrainerClient
 from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
 from bloomery_operator.cluster.connection import ConfigurationError, connect
 from bloomery_operator.cluster.kinds import Key
-from bloomery_operator.cluster.lease import Lease, LeaseLost
+from bloomery_operator.cluster.leader_election import LeaderElector, LeaseLost
 from bloomery_operator.cluster.projection import Projection
 from bloomery_operator.controller.controller import Controller, watched_kinds
 from bloomery_operator.controller.kopf_watch import WatchEnded, exit_process, quiet_kopf, run_and_exit, watch
@@ -30,7 +30,7 @@ from bloomery_operator.health import serve_health
 from bloomery_operator.logging import configure_logging
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
-from bloomery_operator.settings import Settings
+from bloomery_operator.settings import Settings, describe_settings_error
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,7 @@ def main() -> NoReturn:
     try:
         settings = Settings()  # type: ignore[call-arg]  # the environment sets the required fields
     except ValidationError as error:
-        wrong = "; ".join(f"BLOOMERY_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        print(f"The operator's environment is not right: {wrong}", file=sys.stderr)
+        print(f"Wrong environment variables: {describe_settings_error(error)}", file=sys.stderr)
         exit_process(2)
     quiet_kopf(configure_logging(settings.log_format))
     run_and_exit(_run_to_exit_code(settings))
@@ -67,8 +66,8 @@ async def run(settings: Settings) -> None:
         api = await stack.enter_async_context(connect())
         session = await stack.enter_async_context(aiohttp.ClientSession())
         metrics = OperatorMetrics()
-        lease = _build_lease(api, settings)
-        context = _build_context(api, session, settings, lease)
+        elector = _build_elector(api, settings)
+        context = _build_context(api, session, settings, elector)
         controller = Controller(context, metrics, kinds=watched_kinds(settings))
         health = serve_health(
             health_port=settings.health_port,
@@ -77,25 +76,26 @@ async def run(settings: Settings) -> None:
             exposition=metrics.exposition,
         )
         await stack.enter_async_context(health)
-        if lease is not None:
-            await _run_until(stop, lease.acquire())
+        if elector is not None:
+            await _run_until(stop, elector.acquire())
         if not stop.is_set():
             metrics.is_leader.set(1)
-            await _lead(stop, controller, settings, lease)
+            await _lead(stop, controller, settings, elector)
 
 
-def _build_lease(api: kube.ApiClient, settings: Settings) -> Lease | None:
-    """Return the Lease that elects one of several operators; None if there is only one."""
+def _build_elector(api: kube.ApiClient, settings: Settings) -> LeaderElector | None:
+    """Return this process as a candidate for the leader; None if it is the only operator."""
     if not settings.lease_namespace:
         return None
     identity = f"{settings.pod_name}_{uuid.uuid4()}"
-    return Lease(KubernetesCluster(api), Key(settings.lease_namespace, settings.lease_name), identity=identity)
+    key = Key(settings.lease_namespace, settings.lease_name)
+    return LeaderElector(KubernetesCluster(api), key, identity=identity)
 
 
 def _build_context(
-    api: kube.ApiClient, session: aiohttp.ClientSession, settings: Settings, lease: Lease | None
+    api: kube.ApiClient, session: aiohttp.ClientSession, settings: Settings, elector: LeaderElector | None
 ) -> Context:
-    fence = {} if lease is None else {"may_write": lease.remaining}
+    fence = {} if elector is None else {"lease_remaining_seconds": elector.remaining_seconds}
     trainers = TrainerClient(session, poll_seconds=settings.progress_seconds)
     return Context(
         cluster=KubernetesCluster(api, timeout=settings.request_seconds, **fence),
@@ -108,7 +108,7 @@ def _build_context(
     )
 
 
-async def _lead(stop: asyncio.Event, controller: Controller, settings: Settings, lease: Lease | None) -> None:
+async def _lead(stop: asyncio.Event, controller: Controller, settings: Settings, elector: LeaderElector | None) -> None:
     """Do the operator's work, as its only process."""
     watching = watch(
         watched_kinds(settings),
@@ -118,16 +118,16 @@ async def _lead(stop: asyncio.Event, controller: Controller, settings: Settings,
         set_signal_handlers=lambda: _stop_on_signals(stop),
     )
     try:
-        await _run_until(stop, controller.run(), watching, *([] if lease is None else [_hold(lease)]))
+        await _run_until(stop, controller.run(), watching, *([] if elector is None else [_hold(elector)]))
     finally:
-        if lease is not None:
-            await lease.release()
+        if elector is not None:
+            await elector.release()
 
 
-async def _hold(lease: Lease) -> None:
+async def _hold(elector: LeaderElector) -> None:
     """Renew the lease; end the process at once when it is lost, so that no request in flight goes on."""
     try:
-        await lease.hold()
+        await elector.hold()
     except LeaseLost as error:
         # A warning only: another process has the lease and works, and this one starts again as a standby.
         logger.warning("the operator ends: %s", error)

@@ -1,4 +1,4 @@
-"""The operator's environment."""
+"""The environment variables of the operator."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from bloomery_operator.cluster.kinds import HTTP_ROUTES
 from bloomery_operator.controller.controller import watched_kinds
-from bloomery_operator.settings import Settings
+from bloomery_operator.settings import Settings, describe_settings_error
 from tests.unit.operator.samples import settings
 
 
-def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "TRAINER_IMAGE": "t",
         "SERVING_IMAGE": "s",
@@ -26,19 +26,20 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
     assert read.resync_seconds == 60
 
 
-def test_an_empty_list_of_namespaces_is_the_whole_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_list_of_namespaces_means_the_whole_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOOMERY_NAMESPACES", "")
     monkeypatch.setenv("BLOOMERY_TRAINER_IMAGE", "t")
     monkeypatch.setenv("BLOOMERY_SERVING_IMAGE", "s")
     assert Settings().namespaces == ()  # type: ignore[call-arg]
 
 
-def test_a_missing_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_image_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BLOOMERY_TRAINER_IMAGE", raising=False)
-    with pytest.raises(ValidationError, match="trainer_image"):
+    with pytest.raises(ValidationError, match="trainer_image") as caught:
         Settings(serving_image="s")  # type: ignore[call-arg]
+    assert describe_settings_error(caught.value) == "BLOOMERY_TRAINER_IMAGE: Field required"
 
 
-def test_routes_are_watched_only_where_there_is_a_gateway() -> None:
+def test_routes_are_watched_only_with_a_gateway() -> None:
     assert HTTP_ROUTES in watched_kinds(settings())
     assert HTTP_ROUTES not in watched_kinds(settings(gateway_name=""))

@@ -1,4 +1,4 @@
-"""What was applied, so that it is not sent again for as long as it is as it was left."""
+"""Cache of what was last applied, to skip server-side applies that would change nothing."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from bloomery_operator.api.common import CustomResource, Manifest
 from bloomery_operator.cluster.kinds import Key, Kind
 from bloomery_operator.resources.metadata import digest_of
 
-_SHARED = ("labels", "annotations")
-"""Metadata to which others may add entries."""
+_SHARED_METADATA = ("labels", "annotations")
+"""Metadata to which other programs may add entries."""
 
 Owner = tuple[str, Key]
-"""An object of ours: its kind and its key."""
+"""Kind and key of an owner."""
 
 
 def owner_of(resource: CustomResource) -> Owner:
-    """Return how an object is known here."""
+    """Return the cache's key of an owner."""
     return resource.KIND, Key(resource.metadata.namespace, resource.metadata.name)
 
 
 @dataclass(frozen=True)
 class _Record:
-    wanted: str
-    left: str
-    at: float
+    applied_digest: str
+    result_digest: str
+    applied_at: float
 
 
 class Applied:
-    """Remembers for each child what was wanted, and what the API server made of it.
+    """Digests of each child as it was applied, and as the API server returned it.
 
-    In memory alone: an operator that begins anew applies everything once.
+    They are in memory only: after a restart, the operator applies everything once.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,28 +40,33 @@ class Applied:
         self._clock = clock
         self._records: dict[Owner, dict[tuple[Kind, str], _Record]] = {}
 
-    def note(self, owner: Owner, kind: Kind, manifest: Manifest, answer: Manifest) -> None:
-        """Note that a child was applied, and what the API server answered."""
-        record = _Record(_wanted(manifest), _content(answer), self._clock())
+    def note(self, owner: Owner, kind: Kind, manifest: Manifest, response: Manifest) -> None:
+        """Record that a child was applied, with the response of the API server."""
+        record = _Record(_applied_digest(manifest), _result_digest(response), self._clock())
         self._records.setdefault(owner, {})[kind, manifest["metadata"]["name"]] = record
 
-    def holds(self, owner: Owner, kind: Kind, manifest: Manifest, seen: Manifest) -> bool:
-        """Whether a child that a watch shows is what was applied last, and that is what is wanted."""
+    def holds(self, owner: Owner, kind: Kind, manifest: Manifest, existing: Manifest) -> bool:
+        """Return whether an existing child is as it was last applied, and ``manifest`` would change nothing."""
         record = self._records.get(owner, {}).get((kind, manifest["metadata"]["name"]))
-        if record is None or record.wanted != _wanted(manifest) or record.left != _content(seen):
+        if record is None or record.applied_digest != _applied_digest(manifest):
             return False
-        metadata = seen["metadata"]
+        if record.result_digest != _result_digest(existing):
+            return False
+        metadata = existing["metadata"]
         return all(
-            manifest["metadata"].get(field, {}).items() <= (metadata.get(field) or {}).items() for field in _SHARED
+            manifest["metadata"].get(field, {}).items() <= (metadata.get(field) or {}).items()
+            for field in _SHARED_METADATA
         )
 
     def is_recent(self, owner: Owner, kind: Kind, manifest: Manifest, seconds: float) -> bool:
-        """Whether a child that no watch shows was applied so shortly before, and just so."""
+        """Return whether the same manifest was applied less than so many seconds ago."""
         record = self._records.get(owner, {}).get((kind, manifest["metadata"]["name"]))
-        return record is not None and record.wanted == _wanted(manifest) and self._clock() - record.at < seconds
+        if record is None or record.applied_digest != _applied_digest(manifest):
+            return False
+        return self._clock() - record.applied_at < seconds
 
     def knows(self, owner: Owner, kind: Kind, name: str) -> bool:
-        """Whether a child was applied and not deleted since, whatever a watch may show by now."""
+        """Return whether a child was applied and not deleted since."""
         return (kind, name) in self._records.get(owner, {})
 
     def forget(self, owner: Owner, kind: Kind, name: str) -> None:
@@ -73,13 +78,13 @@ class Applied:
         return self._records.pop(owner, None) is not None
 
 
-def _wanted(manifest: Manifest) -> str:
-    """Return the digest of what is described; the version that a change is meant for is no part of it."""
+def _applied_digest(manifest: Manifest) -> str:
+    """Return the digest of a manifest, without the resourceVersion that the change is based on."""
     metadata = {field: value for field, value in manifest["metadata"].items() if field != "resourceVersion"}
     return digest_of(manifest | {"metadata": metadata})
 
 
-def _content(manifest: Manifest) -> str:
-    """Return the digest of what an object is, without what others report in it or add to it."""
+def _result_digest(manifest: Manifest) -> str:
+    """Return the digest of an object, without its status and the metadata that others may add."""
     owners = manifest["metadata"].get("ownerReferences")
     return digest_of([manifest.get("spec"), manifest.get("data"), owners])

@@ -1,4 +1,4 @@
-"""What no watch tells of the gateway: where it answers, and what it takes."""
+"""Reads the Gateway: its public address, and the routes that its listeners accept."""
 
 from __future__ import annotations
 
@@ -13,68 +13,78 @@ from bloomery_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_PORTS = {"HTTP": 80, "HTTPS": 443}
-"""The protocols that take HTTPRoutes, the preferred one first, and the port that an address need not name."""
+_DEFAULT_PORTS = {"HTTP": 80, "HTTPS": 443}
+"""Protocols of the listeners that accept HTTPRoutes, the preferred one first, with the default port of each."""
 
 
 class Gateway:
-    """Asks for the Gateway, and remembers the answer for a while for all services."""
+    """Caches the Gateway for all services."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know nothing yet; ``clock`` gives seconds."""
+        """Start with an empty cache; ``clock`` returns seconds."""
         self._clock = clock
         self._manifest: Manifest = {}
-        self._asked: float | None = None
-        self._lacked: float | None = None
+        self._read_at: float | None = None
+        self._policies_missing_at: float | None = None
 
     async def address(self, cluster: Cluster, settings: Settings, namespace: str) -> str:
-        """Return what stands before the path of a namespace's services: the settings' address, else the Gateway's."""
+        """Return the base URL of a namespace's services: the one in the settings, or else the Gateway's."""
         if settings.gateway_public_url or not settings.has_gateway:
             return settings.gateway_public_url
-        if self._asked is None or self._clock() - self._asked >= settings.obstacle_seconds:
+        if self._read_at is None or self._clock() - self._read_at >= settings.obstacle_seconds:
             gateway = await cluster.get(GATEWAYS, Key(settings.gateway_namespace, settings.gateway_name))
             self._manifest = gateway or {}
-            # One that has no address yet is asked again for each service.
-            self._asked = self._clock() if _host(self._manifest) else None
-        return _address(self._manifest, namespace)
+            # A Gateway without an address is not cached.
+            self._read_at = self._clock() if _host(self._manifest) else None
+        return _base_url(self._manifest, namespace)
 
     def lacks_policies(self, settings: Settings) -> bool:
-        """Whether the cluster was found to have no traffic policies; it is asked again after a resync."""
-        return self._lacked is not None and self._clock() - self._lacked < settings.resync_seconds
+        """Return whether the cluster is known to have no traffic policies; this is checked again after a resync."""
+        return (
+            self._policies_missing_at is not None
+            and self._clock() - self._policies_missing_at < settings.resync_seconds
+        )
 
     def note_lack_of_policies(self) -> None:
-        """Note that the cluster has no traffic policies: its gateway is another one than Envoy Gateway."""
-        if self._lacked is None:
-            logger.info("the cluster has no %s: what a pod loses is not sent again", TRAFFIC_POLICIES.kind)
-        self._lacked = self._clock()
+        """Note that the cluster has no traffic policies, because its gateway is not Envoy Gateway."""
+        if self._policies_missing_at is None:
+            logger.info(
+                "the cluster has no %s: the gateway does not retry requests that a pod fails to answer",
+                TRAFFIC_POLICIES.kind,
+            )
+        self._policies_missing_at = self._clock()
 
 
-def _address(gateway: Manifest, namespace: str) -> str:
-    """Return the address at which a Gateway takes routes of a namespace; empty where it has none yet, or takes none."""
+def _base_url(gateway: Manifest, namespace: str) -> str:
+    """Return the URL at which a Gateway accepts routes of a namespace; empty if there is none yet."""
     host = _host(gateway)
-    within = bool(host) and gateway["metadata"]["namespace"] == namespace
-    listeners = [entry for entry in gateway.get("spec", {}).get("listeners", []) if _takes_routes(entry, within=within)]
+    is_same_namespace = bool(host) and gateway["metadata"]["namespace"] == namespace
+    listeners = [
+        entry
+        for entry in gateway.get("spec", {}).get("listeners", [])
+        if _accepts_routes(entry, is_same_namespace=is_same_namespace)
+    ]
     if not host or not listeners:
         return ""
-    listener = min(listeners, key=lambda entry: list(_PORTS).index(entry["protocol"]))
+    listener = min(listeners, key=lambda entry: list(_DEFAULT_PORTS).index(entry["protocol"]))
     protocol, port, name = listener["protocol"], listener["port"], listener.get("hostname", "*")
-    suffix = "" if port == _PORTS[protocol] else f":{port}"
-    # A listener with a name answers to no other.
+    suffix = "" if port == _DEFAULT_PORTS[protocol] else f":{port}"
+    # A listener with a host name accepts no other host.
     return f"{protocol.lower()}://{host if name.startswith('*') else name}{suffix}"
 
 
 def _host(gateway: Manifest) -> str:
-    """Return a Gateway's first address as an URL has it; empty while it has none."""
+    """Return a Gateway's first address in the form of a URL; empty while it has none."""
     addresses = gateway.get("status", {}).get("addresses", [])
     value: str = addresses[0]["value"] if addresses else ""
     return f"[{value}]" if ":" in value else value
 
 
-def _takes_routes(listener: Manifest, *, within: bool) -> bool:
-    """Whether HTTPRoutes may attach to a listener; ``within`` says that they are of the Gateway's own namespace."""
+def _accepts_routes(listener: Manifest, *, is_same_namespace: bool) -> bool:
+    """Return whether HTTPRoutes may attach to a listener, from the Gateway's own namespace or from another one."""
     allowed = listener.get("allowedRoutes", {})
     source = allowed.get("namespaces", {}).get("from", "Same")
     kinds = [entry["kind"] for entry in allowed.get("kinds", [])] or [HTTP_ROUTES.kind]
-    # Whom a selector means is not known here; the route's own condition says whether it was taken.
-    is_open = within if source == "Same" else source != "None"
-    return listener["protocol"] in _PORTS and HTTP_ROUTES.kind in kinds and is_open
+    # The namespaces of a selector are not known here; the condition of the route shows whether it was accepted.
+    is_open = is_same_namespace if source == "Same" else source != "None"
+    return listener["protocol"] in _DEFAULT_PORTS and HTTP_ROUTES.kind in kinds and is_open

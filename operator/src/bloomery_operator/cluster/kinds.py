@@ -10,7 +10,7 @@ from bloomery_operator.api.common import API_GROUP, API_VERSION
 
 @dataclass(frozen=True)
 class Kind:
-    """A namespaced resource of the API server."""
+    """A namespaced resource of the API server: group, version, kind and plural name."""
 
     group: str
     version: str
@@ -19,18 +19,18 @@ class Kind:
 
     @property
     def api_version(self) -> str:
-        """As in a manifest: ``apps/v1``, or ``v1`` for the core group."""
+        """The ``apiVersion`` of a manifest: ``apps/v1``, or ``v1`` for the core group."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """Return the REST path of one object, or of a collection; without a namespace, of the whole cluster's."""
+        """Return the REST path of an object, or of a collection in a namespace or in the whole cluster."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         within = f"/namespaces/{namespace}" if namespace else ""
         parts = [part for part in (self.plural, name, subresource) if part]
         return "/".join([root + within, *parts])
 
 
-_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, order=True)
@@ -41,13 +41,13 @@ class Key:
     name: str
 
     def __str__(self) -> str:
-        """As kubectl users write it."""
+        """Return the key as kubectl users write it."""
         return f"{self.namespace}/{self.name}"
 
     @property
-    def is_possible(self) -> bool:
-        """Whether an object can have that name; in a request's path any other may lead to another object."""
-        return _NAME.fullmatch(self.name) is not None
+    def is_valid(self) -> bool:
+        """Whether an object can have this name. In a request's path, an invalid name may address another object."""
+        return _OBJECT_NAME.fullmatch(self.name) is not None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
 LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
 TRAFFIC_POLICIES = Kind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
-"""Envoy Gateway's own: most clusters with another gateway do not have the kind."""
+"""A kind of Envoy Gateway, which a cluster with another gateway does not have."""
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
 ALL_KINDS = (
@@ -102,10 +102,10 @@ def kind_of(manifest: dict[str, object]) -> Kind:
     """Return the kind of a manifest.
 
     Raises:
-        LookupError: it is none that the operator handles.
+        LookupError: the operator does not handle the kind.
     """
-    wanted = (manifest["apiVersion"], manifest["kind"])
-    found = next((k for k in ALL_KINDS if (k.api_version, k.kind) == wanted), None)
-    if found is None:
-        raise LookupError(f"the operator does not handle {wanted}")
-    return found
+    names = (manifest["apiVersion"], manifest["kind"])
+    kind = next((k for k in ALL_KINDS if (k.api_version, k.kind) == names), None)
+    if kind is None:
+        raise LookupError(f"the operator does not handle {names}")
+    return kind

@@ -1,6 +1,6 @@
-"""The operator's picture of the cluster: what the watches last said, trimmed to what decisions need.
+"""Cache of the watched objects, without unused fields.
 
-Fed by kopf's events; the resync replaces it by a fresh list, and says where the two differed.
+Watch events update it. The resync replaces it by fresh lists, and reports the objects that differed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import NamedTuple
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import Listing
 from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, PODS, TRAINING_JOBS, Key, Kind
-from bloomery_operator.cluster.trimming import trimmed
+from bloomery_operator.cluster.unused_fields import strip_unused_fields
 from bloomery_operator.resources.metadata import REVISION, controller_uid
 
 CONTROLLER = "controller"
-"""Index of all objects, by their controller's uid."""
+"""Index of all objects by the uid of their controller."""
 POD_REVISION = "revision"
-"""Index of model servers' pods, by their revision."""
+"""Index of the model servers' pods by revision."""
 USED_DATASET = "dataset"
-"""Index of TrainingJobs, by the Datasets that they train on."""
+"""Index of TrainingJobs by the names of their Datasets."""
 USED_TRAINING_JOB = "trainingJob"
-"""Index of what takes its model from a TrainingJob, by that one's name."""
+"""Index of the objects that use the model of a TrainingJob, by its name."""
 
 
-class _Entry(NamedTuple):
+class _IndexEntry(NamedTuple):
     kind: Kind
     index_name: str
     namespace: str
@@ -32,65 +32,67 @@ class _Entry(NamedTuple):
 
 
 class Projection:
-    """Objects by kind and key. Not shared between threads: the event loop is its only user."""
+    """Objects by kind and key. Not thread-safe: only the event loop uses it."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._objects: dict[Kind, dict[Key, Manifest]] = {}
-        self._indexed: dict[_Entry, set[Key]] = {}
-        self._touched: dict[Kind, set[Key]] = {}
-        self._newest: dict[Kind, int] = {}
-        self._asked_at: dict[Kind, int] = {}
+        self._index: dict[_IndexEntry, set[Key]] = {}
+        self._changed_since_list: dict[Kind, set[Key]] = {}
+        self._newest_version: dict[Kind, int] = {}
+        self._version_at_list: dict[Kind, int] = {}
 
     def get(self, kind: Kind, key: Key) -> Manifest | None:
-        """Return one object as last seen."""
+        """Return the cached object, or None."""
         return self._objects.get(kind, {}).get(key)
 
     def follows(self, kind: Kind) -> bool:
-        """Whether a kind is listed and watched at all."""
-        return kind in self._touched
+        """Return whether the kind is listed and watched."""
+        return kind in self._changed_since_list
 
     def items(self, kind: Kind) -> Iterator[tuple[Key, Manifest]]:
         """Iterate over a kind's objects."""
         return iter(list(self._objects.get(kind, {}).items()))
 
     def controlled_by(self, kind: Kind, namespace: str, uid: str) -> list[Manifest]:
-        """Return a kind's objects whose controller has that uid, by name."""
+        """Return the objects of a kind whose controller has that uid, sorted by name."""
         return [manifest for _, manifest in self.find(kind, CONTROLLER, namespace, uid)]
 
     def find(self, kind: Kind, index: str, namespace: str, value: str) -> list[tuple[Key, Manifest]]:
-        """Return a kind's objects in a namespace that an index has under a value, by name."""
-        keys = sorted(self._indexed.get(_Entry(kind, index, namespace, value), ()))
+        """Return the objects of a kind in a namespace that an index has for a value, sorted by name."""
+        keys = sorted(self._index.get(_IndexEntry(kind, index, namespace, value), ()))
         return [(key, self._objects[kind][key]) for key in keys]
 
     def put(self, kind: Kind, manifest: Manifest) -> None:
-        """Take in an object that was added or changed, unless a newer version of it is known."""
-        key = self._touch(kind, manifest)
+        """Store an object that was added or changed, unless a newer version is cached."""
+        key = self._note_change(kind, manifest)
         if not _is_newer(self.get(kind, key), manifest):
             self._put(kind, key, manifest)
 
     def remove(self, kind: Kind, manifest: Manifest) -> None:
-        """Forget an object that is gone."""
-        self._remove(kind, self._touch(kind, manifest))
+        """Remove an object that was deleted."""
+        self._remove(kind, self._note_change(kind, manifest))
 
-    def begin_listing(self, kind: Kind) -> None:
-        """Note that a list is asked for now: what is put or removed from here on is newer than the list."""
-        self._touched[kind] = set()
-        self._asked_at[kind] = self._newest.get(kind, 0)
+    def begin_relist(self, kind: Kind) -> None:
+        """Note that a list is requested now: every later change is newer than the list."""
+        self._changed_since_list[kind] = set()
+        self._version_at_list[kind] = self._newest_version.get(kind, 0)
 
     def replace(self, kind: Kind, listing: Listing) -> frozenset[Key] | None:
-        """Take in a list begun before; return the keys that were missing, gone or of another version.
+        """Replace the objects of a kind by a list, except for those that changed after ``begin_relist``.
 
-        None for a list that is older than what was known when it was asked for: it is left aside.
+        Returns:
+            The keys of the objects that were missing, gone or of another version. None for a list that is older than
+            the cache was when the list was requested; the list is ignored then.
         """
-        if any(_number(version) < self._asked_at[kind] for version in listing.versions):
+        if any(_version_number(version) < self._version_at_list[kind] for version in listing.versions):
             return None
-        self._newest[kind] = max(self._newest.get(kind, 0), *map(_number, listing.versions))
+        self._newest_version[kind] = max(self._newest_version.get(kind, 0), *map(_version_number, listing.versions))
         fresh = {key_of(manifest): manifest for manifest in listing.items}
         before = self._objects.get(kind, {})
         differing = frozenset(
             key for key in before.keys() | fresh.keys() if _version(before.get(key)) != _version(fresh.get(key))
-        ) - self._touched.get(kind, set())
+        ) - self._changed_since_list.get(kind, set())
         for key in differing:
             if key in fresh:
                 self._put(kind, key, fresh[key])
@@ -98,35 +100,37 @@ class Projection:
                 self._remove(kind, key)
         return differing
 
-    def _touch(self, kind: Kind, manifest: Manifest) -> Key:
-        """Note that there is news of an object; return its key."""
+    def _note_change(self, kind: Kind, manifest: Manifest) -> Key:
+        """Note that an event reported an object; return its key."""
         key = key_of(manifest)
-        self._touched.setdefault(kind, set()).add(key)
-        self._newest[kind] = max(self._newest.get(kind, 0), _number(_version(manifest)))
+        self._changed_since_list.setdefault(kind, set()).add(key)
+        self._newest_version[kind] = max(self._newest_version.get(kind, 0), _version_number(_version(manifest)))
         return key
 
     def _put(self, kind: Kind, key: Key, manifest: Manifest) -> None:
         self._remove(kind, key)
-        self._objects.setdefault(kind, {})[key] = trimmed(kind, manifest)
-        for entry in _entries(kind, manifest):
-            self._indexed.setdefault(entry, set()).add(key)
+        self._objects.setdefault(kind, {})[key] = strip_unused_fields(kind, manifest)
+        for entry in _index_entries(kind, manifest):
+            self._index.setdefault(entry, set()).add(key)
 
     def _remove(self, kind: Kind, key: Key) -> None:
         former = self._objects.get(kind, {}).pop(key, None)
-        for entry in _entries(kind, former) if former is not None else ():
-            siblings = self._indexed[entry]
+        for entry in _index_entries(kind, former) if former is not None else ():
+            siblings = self._index[entry]
             siblings.discard(key)
             if not siblings:
-                del self._indexed[entry]
+                del self._index[entry]
 
 
-def _entries(kind: Kind, manifest: Manifest) -> frozenset[_Entry]:
-    """Return under which values an object is found; the same for the object as it is kept."""
+def _index_entries(kind: Kind, manifest: Manifest) -> frozenset[_IndexEntry]:
+    """Return the index entries of an object; they are the same with and without its unused fields."""
     namespace = manifest["metadata"]["namespace"]
-    return frozenset(_Entry(kind, index, namespace, value) for index, value in _values(kind, manifest) if value)
+    return frozenset(
+        _IndexEntry(kind, index, namespace, value) for index, value in _index_values(kind, manifest) if value
+    )
 
 
-def _values(kind: Kind, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
+def _index_values(kind: Kind, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
     yield CONTROLLER, controller_uid(manifest)
     spec = manifest.get("spec", {})
     if kind is PODS:
@@ -146,15 +150,15 @@ def key_of(manifest: Manifest) -> Key:
     return Key(metadata["namespace"], metadata["name"])
 
 
-def _is_newer(known: Manifest | None, manifest: Manifest) -> bool:
-    """Whether what is known is newer: an answer to our own write may come after the watch's later news."""
-    return _uid(known) == _uid(manifest) and _number(_version(known)) > _number(_version(manifest))
+def _is_newer(cached: Manifest | None, manifest: Manifest) -> bool:
+    """Return whether the cached object is the newer version of the same object: a response may come out of order."""
+    return _uid(cached) == _uid(manifest) and _version_number(_version(cached)) > _version_number(_version(manifest))
 
 
-def _number(version: str | None) -> int:
-    """A resourceVersion as the number that a kind's are ordered by (Kubernetes' promise since 1.35, etcd's ever since).
+def _version_number(version: str | None) -> int:
+    """Return a resourceVersion as a number. Kubernetes orders the versions of a kind so since 1.35, etcd always did.
 
-    One that is no number is older than all that are, and so are those that are not known.
+    A version that is missing or is not a number counts as the oldest.
     """
     return int(version) if version is not None and version.isdecimal() else 0
 

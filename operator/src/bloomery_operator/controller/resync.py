@@ -80,7 +80,7 @@ class Resync:
     async def _relist(self, kind: Kind) -> frozenset[Key] | None:
         """Replace the cached objects of a kind; return the keys of those that differ, None for an outdated list."""
         started = time.monotonic()
-        self._context.projection.begin_listing(kind)
+        self._context.projection.begin_relist(kind)
         keys = self._context.projection.replace(kind, await self._list(kind))
         if keys:
             logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(keys), time.monotonic() - started)

@@ -1,7 +1,7 @@
-"""The keyed queue: single flight for a key, exponential backoff on failure, requeue after a time.
+"""Work queue with one reconcile per item at a time, exponential backoff after failures, and delayed requeues.
 
-The semantics are those of client-go's rate-limited workqueue: a key that is added while it is being worked on
-is worked on once more afterwards; adding it many times before that counts once.
+The semantics are those of client-go's rate-limited workqueue: an item that is added during its own reconcile is
+reconciled once more afterwards, however often it was added.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-FIRST_BACKOFF_SECONDS = 0.1
-LONGEST_BACKOFF_SECONDS = 60.0
-FEWEST_TIMERS = 64
-"""So few are never looked through for those that nobody waits for any more."""
+MIN_BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 60.0
+_MIN_TIMERS_TO_COMPACT = 64
+"""Below this many timers, stale ones are not compacted."""
 
 
 @dataclass(order=True)
@@ -35,47 +35,47 @@ class _Timer(Generic[Item]):
 
 
 class WorkQueue(Generic[Item]):
-    """Items that wait for a worker; an item is an equal-comparable key."""
+    """Items that wait for a worker; an item is hashable."""
 
     def __init__(self, metrics: OperatorMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start empty; ``clock`` gives seconds."""
+        """Start empty; ``clock`` returns seconds."""
         self._metrics = metrics
         self._clock = clock
         self._ready: dict[Item, None] = {}
         self._timers: list[_Timer[Item]] = []
-        self._waiting: dict[Item, _Timer[Item]] = {}
+        self._delayed: dict[Item, _Timer[Item]] = {}
         self._running: set[Item] = set()
-        self._again: set[Item] = set()
+        self._added_while_running: set[Item] = set()
         self._failures: dict[Item, int] = {}
         self._order = itertools.count()
         self._changed = asyncio.Event()
 
     def add(self, item: Item) -> None:
-        """Ask for the item to be worked on as soon as can be."""
-        self._waiting.pop(item, None)
+        """Queue the item for the next free worker."""
+        self._delayed.pop(item, None)
         if item in self._running:
-            self._again.add(item)
+            self._added_while_running.add(item)
         else:
             self._ready[item] = None
         self._wake()
 
     def add_after(self, item: Item, seconds: float) -> None:
-        """Ask for the item to be worked on in so many seconds; the earliest such wish counts."""
+        """Queue the item after a delay; of several delays the earliest counts."""
         timer = _Timer(self._clock() + seconds, next(self._order), item)
-        if item in self._ready or (item in self._waiting and self._waiting[item].due <= timer.due):
+        if item in self._ready or (item in self._delayed and self._delayed[item].due <= timer.due):
             return
-        self._waiting[item] = timer
+        self._delayed[item] = timer
         heapq.heappush(self._timers, timer)
-        self._drop_overtaken()
+        self._compact_timers()
         self._wake()
 
     def forget(self, item: Item) -> None:
-        """Drop the item's timers and failures: it is gone for good."""
-        self._waiting.pop(item, None)
+        """Drop the timer and the failures of an item whose object was deleted."""
+        self._delayed.pop(item, None)
         self._failures.pop(item, None)
 
     async def work(self, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
-        """Be one worker: take an item, reconcile it, see to what comes next; never ends."""
+        """Run one worker: take an item, reconcile it, requeue it if needed; never returns."""
         while True:
             item = await self._next()
             self._running.add(item)
@@ -83,24 +83,24 @@ class WorkQueue(Generic[Item]):
                 await self._reconcile(item, reconcile)
             finally:
                 self._running.discard(item)
-                if item in self._again:
-                    self._again.discard(item)
+                if item in self._added_while_running:
+                    self._added_while_running.discard(item)
                     self.add(item)
 
     async def _reconcile(self, item: Item, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
         try:
-            after = await reconcile(item)
+            delay = await reconcile(item)
         except Exception as error:
             failures = self._failures[item] = self._failures.get(item, 0) + 1
-            delay = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (failures - 1))
-            # The trace is for whoever debugs us; a conflict or an API server that restarts is daily business.
-            logger.warning("%s failed and is tried again in %.1f s: %r", item, delay, error)
+            backoff = min(MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS * 2 ** (failures - 1))
+            # The traceback is for debugging only: conflicts and restarts of the API server are normal.
+            logger.warning("%s failed and is tried again in %.1f s: %r", item, backoff, error)
             logger.debug("%s failed", item, exc_info=error)
-            self.add_after(item, delay)
+            self.add_after(item, backoff)
             return
         self._failures.pop(item, None)
-        if after is not None:
-            self.add_after(item, after)
+        if delay is not None:
+            self.add_after(item, delay)
 
     async def _next(self) -> Item:
         while True:
@@ -121,17 +121,17 @@ class WorkQueue(Generic[Item]):
         now = self._clock()
         while self._timers and self._timers[0].due <= now:
             timer = heapq.heappop(self._timers)
-            if self._counts(timer):
+            if self._is_current(timer):
                 self.add(timer.item)
 
-    def _counts(self, timer: _Timer[Item]) -> bool:
-        """Whether a timer was not overtaken by an earlier one, or by an event."""
-        return self._waiting.get(timer.item) is timer
+    def _is_current(self, timer: _Timer[Item]) -> bool:
+        """Return whether no earlier timer and no event has replaced the timer."""
+        return self._delayed.get(timer.item) is timer
 
-    def _drop_overtaken(self) -> None:
-        """Keep no timers that were overtaken once they are most: each event leaves one behind, some for a day."""
-        if len(self._timers) > max(FEWEST_TIMERS, 2 * len(self._waiting)):
-            self._timers = [timer for timer in self._timers if self._counts(timer)]
+    def _compact_timers(self) -> None:
+        """Drop stale timers once they are the majority: each event leaves one behind, some for a day."""
+        if len(self._timers) > max(_MIN_TIMERS_TO_COMPACT, 2 * len(self._delayed)):
+            self._timers = [timer for timer in self._timers if self._is_current(timer)]
             heapq.heapify(self._timers)
 
     def _wake(self) -> None:

@@ -1,4 +1,4 @@
-"""The operator's picture of the cluster stays as new as the newest news, in whatever order they come."""
+"""The cache keeps the newest version of each object, in whatever order events and lists arrive."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ def version_of(projection: Projection, name: str = "a") -> str | None:
     return found["metadata"]["resourceVersion"] if found else None
 
 
-def test_an_answer_that_comes_late_does_not_overwrite_newer_news() -> None:
+def test_late_response_does_not_replace_a_newer_version() -> None:
     projection = Projection()
     projection.put(JOBS, job(version=10))
     projection.put(JOBS, job(version=9))
     assert version_of(projection) == "10"
 
 
-def test_an_object_made_anew_replaces_its_namesake() -> None:
+def test_recreated_object_replaces_the_deleted_one() -> None:
     projection = Projection()
     projection.put(JOBS, job(version=10))
     projection.put(JOBS, job(version=9, uid="another"))
     assert version_of(projection) == "9"
 
 
-def test_a_list_brings_what_the_watch_missed_and_says_so() -> None:
+def test_list_repairs_and_reports_missed_changes() -> None:
     projection = Projection()
     for name in ("same", "changed", "gone"):
         projection.put(JOBS, job(name))
-    projection.begin_listing(JOBS)
+    projection.begin_relist(JOBS)
     differing = projection.replace(JOBS, listing(job("same"), job("changed", version=2), job("new"), version=2))
     assert differing == {Key("demo", name) for name in ("changed", "gone", "new")}
     assert {key.name for key, _ in projection.items(JOBS)} == {"same", "changed", "new"}
 
 
-def test_what_happens_while_a_list_is_read_is_newer_than_the_list() -> None:
+def test_events_during_a_list_are_newer_than_the_list() -> None:
     projection = Projection()
     for name in ("changed", "gone"):
         projection.put(JOBS, job(name))
-    projection.begin_listing(JOBS)
+    projection.begin_relist(JOBS)
     projection.put(JOBS, job("changed", version=2))
     projection.put(JOBS, job("new", version=3))
     projection.remove(JOBS, job("gone", version=4))
@@ -63,23 +63,23 @@ def test_what_happens_while_a_list_is_read_is_newer_than_the_list() -> None:
     assert version_of(projection, "gone") is None
 
 
-@pytest.mark.parametrize("news", ["changed", "gone"])
-def test_a_list_that_is_older_than_the_news_before_it_is_left_aside(news: str) -> None:
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_list_older_than_the_cache_is_ignored(change: str) -> None:
     projection = Projection()
     projection.put(JOBS, job(version=10))
-    if news == "changed":
+    if change == "changed":
         projection.put(JOBS, job(version=12))
     else:
         projection.remove(JOBS, job(version=12))
-    projection.begin_listing(JOBS)
+    projection.begin_relist(JOBS)
     assert projection.replace(JOBS, listing(job(version=10), job("b", version=5), version=11)) is None
-    assert version_of(projection) == ("12" if news == "changed" else None)
-    projection.begin_listing(JOBS)
+    assert version_of(projection) == ("12" if change == "changed" else None)
+    projection.begin_relist(JOBS)
     assert projection.replace(JOBS, listing(job("b", version=5), version=12)) is not None
     assert version_of(projection, "b") == "5"
 
 
-def test_children_are_found_by_their_controller_and_only_while_it_is_that() -> None:
+def test_children_are_indexed_by_their_current_controller() -> None:
     projection = Projection()
     projection.put(JOBS, job("b"))
     projection.put(JOBS, job("a"))
@@ -92,7 +92,7 @@ def test_children_are_found_by_their_controller_and_only_while_it_is_that() -> N
     assert len(projection.controlled_by(JOBS, "demo", "other")) == 2
 
 
-def test_of_a_pod_only_what_decisions_need_is_kept() -> None:
+def test_unused_fields_of_a_pod_are_stripped() -> None:
     projection = Projection()
     status = {"phase": "Running", "podIP": "10.0.0.1", "hostIP": "10.0.0.2"}
     projection.put(PODS, {"metadata": metadata("p", managedFields=[1]), "spec": {"containers": []}, "status": status})
@@ -103,7 +103,7 @@ def test_of_a_pod_only_what_decisions_need_is_kept() -> None:
     assert "managedFields" not in pod["metadata"]
 
 
-def test_who_waits_for_a_job_is_found_only_while_it_does() -> None:
+def test_services_are_indexed_by_the_jobs_they_use() -> None:
     projection = Projection()
 
     def service(*jobs: str, version: int = 1) -> Manifest:
@@ -123,7 +123,7 @@ def test_who_waits_for_a_job_is_found_only_while_it_does() -> None:
     assert waiting_for("two") == []
 
 
-def test_the_pods_of_a_revision_are_found_by_their_label() -> None:
+def test_pods_are_indexed_by_revision() -> None:
     projection = Projection()
     for name, revision in (("a", "flowers--v1-1"), ("b", "flowers--v1-2"), ("c", "flowers--v1-1")):
         labels = {"labels": {"bloomery.dev/revision": revision}}

@@ -1,4 +1,4 @@
-"""Which objects an event concerns, and when the operator calls itself ill."""
+"""The objects that an event queues, and the liveness check."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def queued(controller: Controller) -> set[str]:
     return {str(item) for item in controller._queue._ready}
 
 
-def test_a_childs_event_is_its_owners_concern(controller: Controller) -> None:
+def test_event_of_a_child_queues_its_owner(controller: Controller) -> None:
     for kind, label in (
         (JOBS, "dataset"),
         (PODS, "trainingjob"),
@@ -83,7 +83,7 @@ def test_a_childs_event_is_its_owners_concern(controller: Controller) -> None:
     }
 
 
-def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, projection: Projection) -> None:
+def test_event_of_an_owner_queues_its_dependents(controller: Controller, projection: Projection) -> None:
     waiting = {"metadata": metadata("waiting"), "spec": {"datasets": [{"name": "flowers"}]}}
     other = {"metadata": metadata("other"), "spec": {"datasets": [{"name": "tulips"}]}}
     elsewhere = {"metadata": metadata("waiting", namespace="elsewhere"), "spec": {"datasets": [{"name": "flowers"}]}}
@@ -100,9 +100,7 @@ def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, project
     }
 
 
-def test_who_takes_or_leaves_a_path_is_news_for_those_whose_path_overlaps(
-    controller: Controller, projection: Projection
-) -> None:
+def test_changed_path_queues_services_with_overlapping_paths(controller: Controller, projection: Projection) -> None:
     def service(name: str, path: str, **meta: Any) -> Manifest:
         return {"metadata": metadata(name, **meta), "spec": {"path": path, "variants": []}}
 
@@ -117,7 +115,7 @@ def test_who_takes_or_leaves_a_path_is_news_for_those_whose_path_overlaps(
     assert queued(controller) == {f"InferenceService demo/{name}" for name in ("older", "below", "equal", "around")}
 
 
-def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> None:
+def test_resync_queues_every_owner(controller: Controller, lists: Lists) -> None:
     lists.objects = {
         DATASETS: (
             {"metadata": metadata("a")},
@@ -128,7 +126,7 @@ def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> Non
     assert {ObjectReference(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
 
 
-def test_metrics_tell_how_many_objects_are_in_which_phase(controller: Controller, projection: Projection) -> None:
+def test_metrics_count_objects_by_phase(controller: Controller, projection: Projection) -> None:
     for name, status in (("a", {"phase": "Running"}), ("b", {"phase": "Running"}), ("new", {})):
         projection.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
     text = controller._metrics.exposition().decode()
@@ -136,7 +134,7 @@ def test_metrics_tell_how_many_objects_are_in_which_phase(controller: Controller
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Pending"} 1.0' in text
 
 
-def test_a_watch_that_misses_an_object_twice_is_reported_dead(controller: Controller, lists: Lists) -> None:
+def test_liveness_fails_when_a_watch_misses_an_object_twice(controller: Controller, lists: Lists) -> None:
     assert controller.liveness_error() is None
     lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
@@ -146,7 +144,7 @@ def test_a_watch_that_misses_an_object_twice_is_reported_dead(controller: Contro
     assert controller.liveness_error() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
 
 
-def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists) -> None:
+def test_liveness_passes_when_a_watch_is_only_late(controller: Controller, lists: Lists) -> None:
     lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
     controller.observe(JOBS, {"metadata": metadata("a")}, deleted=False)
@@ -155,9 +153,7 @@ def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists
     assert controller.liveness_error() is None
 
 
-def test_what_is_there_at_the_start_was_not_missed_but_what_comes_unseen_later_was(
-    controller: Controller, lists: Lists
-) -> None:
+def test_missed_changes_do_not_count_the_first_list(controller: Controller, lists: Lists) -> None:
     async def start_and_list_again() -> None:
         lists.objects = {JOBS: ({"metadata": metadata("a")},)}
         await controller.resync(is_first=True)

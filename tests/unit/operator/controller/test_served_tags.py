@@ -1,4 +1,4 @@
-"""The tags of services that are gone: looked for apart from all other work."""
+"""Removal of the tags of deleted services, independent of all other work."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_namespace_whose_registry_hangs_or_fails_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_that_hangs_or_fails_delays_no_other_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_tags, "NAMESPACE_SECONDS", 0.01)
     registry = Registry(hangs="one", fails="two")
 
@@ -89,7 +89,7 @@ def test_a_namespace_whose_registry_hangs_or_fails_keeps_no_other_waiting(monkey
     assert registry.asked == ["one", "two", "three"]
 
 
-def test_a_resync_does_not_wait_for_a_registry_that_hangs() -> None:
+def test_resync_does_not_wait_for_a_hanging_registry() -> None:
     registry = Registry(hangs="one")
 
     async def resync() -> None:
@@ -106,7 +106,7 @@ def test_a_resync_does_not_wait_for_a_registry_that_hangs() -> None:
     assert registry.asked == ["one"]
 
 
-def test_a_service_that_is_gone_is_looked_after_once_whatever_goes_with_it() -> None:
+def test_deleted_service_is_checked_once() -> None:
     applied, registry = Applied(), Registry()
     key = Key("demo", "flowers")
     child = {"metadata": metadata("child"), "spec": {}}

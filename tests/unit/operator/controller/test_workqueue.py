@@ -1,4 +1,4 @@
-"""The queue: who is worked on when, with a clock that the tests turn."""
+"""The order and the times of reconciles, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import suppress
 
 import pytest
 
-from bloomery_operator.controller.workqueue import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, WorkQueue
+from bloomery_operator.controller.workqueue import MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS, WorkQueue
 from bloomery_operator.metrics import OperatorMetrics
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """Seconds that pass only when set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -24,24 +24,24 @@ class Clock:
         return self.now
 
 
-class Bench:
-    """A queue with workers in an event loop of its own, driven step by step."""
+class QueueDriver:
+    """A queue with workers in an event loop of its own, run step by step."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.queue: WorkQueue[str] = self.loop.run_until_complete(self._make())
-        self.worked: list[str] = []
+        self.reconciled: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     async def _make(self) -> WorkQueue[str]:
         return WorkQueue(OperatorMetrics(), clock=self.clock)
 
-    def hire(self, reconcile: Reconcile, *, workers: int = 1) -> None:
+    def start_workers(self, reconcile: Reconcile, *, workers: int = 1) -> None:
         self.tasks += [self.loop.create_task(self.queue.work(reconcile)) for _ in range(workers)]
-        self.turn()
+        self.run_tasks()
 
-    def turn(self) -> None:
+    def run_tasks(self) -> None:
         """Let all tasks run until they wait for something."""
 
         async def yield_often() -> None:
@@ -50,20 +50,20 @@ class Bench:
 
         self.loop.run_until_complete(yield_often())
 
-    def later(self, seconds: float) -> None:
-        """Let time pass; a key of no meaning wakes the workers, who wait by the loop's own clock."""
+    def advance(self, seconds: float) -> None:
+        """Let time pass; an extra item wakes the workers, which wait by the clock of the loop."""
         self.clock.now += seconds
         self.queue.add("wake")
-        self.turn()
+        self.run_tasks()
 
     def add(self, *items: str) -> None:
         for item in items:
             self.queue.add(item)
-        self.turn()
+        self.run_tasks()
 
-    async def note(self, item: str) -> float | None:
+    async def record(self, item: str) -> float | None:
         if item != "wake":
-            self.worked.append(item)
+            self.reconciled.append(item)
         return None
 
     def close(self) -> None:
@@ -76,127 +76,127 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
+def driver() -> Iterator[QueueDriver]:
+    driver = QueueDriver()
+    yield driver
+    driver.close()
 
 
-def test_many_wishes_before_the_work_count_once(bench: Bench) -> None:
+def test_item_added_many_times_is_reconciled_once(driver: QueueDriver) -> None:
     for item in ("a", "b", "a", "a"):
-        bench.queue.add(item)
-    bench.hire(bench.note)
-    assert bench.worked == ["a", "b"]
+        driver.queue.add(item)
+    driver.start_workers(driver.record)
+    assert driver.reconciled == ["a", "b"]
 
 
-def test_one_key_is_never_worked_on_twice_at_a_time_but_again_afterwards(bench: Bench) -> None:
+def test_item_added_during_its_reconcile_runs_again_afterwards(driver: QueueDriver) -> None:
     gate = asyncio.Event()
-    at_work: list[str] = []
+    running: list[str] = []
 
     async def slow(item: str) -> None:
-        at_work.append(item)
+        running.append(item)
         await gate.wait()
-        bench.worked.append(item)
+        driver.reconciled.append(item)
 
-    bench.hire(slow, workers=3)
-    bench.add("a")
-    bench.add("a")
-    bench.add("a", "b")
-    assert at_work == ["a", "b"]
+    driver.start_workers(slow, workers=3)
+    driver.add("a")
+    driver.add("a")
+    driver.add("a", "b")
+    assert running == ["a", "b"]
     gate.set()
-    bench.turn()
-    assert sorted(bench.worked) == ["a", "a", "b"]
+    driver.run_tasks()
+    assert sorted(driver.reconciled) == ["a", "a", "b"]
 
 
-def test_failures_are_tried_again_after_ever_longer_times(bench: Bench) -> None:
+def test_failed_item_is_retried_with_exponential_backoff(driver: QueueDriver) -> None:
     async def fail(item: str) -> None:
         if item == "a":
-            bench.worked.append(item)
+            driver.reconciled.append(item)
             raise RuntimeError("no")
 
-    bench.hire(fail)
-    bench.add("a")
-    waits = [FIRST_BACKOFF_SECONDS * 2**n for n in range(8)]
+    driver.start_workers(fail)
+    driver.add("a")
+    waits = [MIN_BACKOFF_SECONDS * 2**n for n in range(8)]
     for tries, wait in enumerate(waits, start=1):
-        wait = min(wait, LONGEST_BACKOFF_SECONDS)
-        assert len(bench.worked) == tries
-        bench.later(wait - 0.01)
-        assert len(bench.worked) == tries
-        bench.later(0.02)
-        assert len(bench.worked) == tries + 1
+        wait = min(wait, MAX_BACKOFF_SECONDS)
+        assert len(driver.reconciled) == tries
+        driver.advance(wait - 0.01)
+        assert len(driver.reconciled) == tries
+        driver.advance(0.02)
+        assert len(driver.reconciled) == tries + 1
 
 
-def test_a_success_forgives_the_failures_before(bench: Bench) -> None:
+def test_success_resets_the_backoff(driver: QueueDriver) -> None:
     outcomes = iter([RuntimeError(), RuntimeError(), None, RuntimeError(), None])
 
     async def now_and_then(item: str) -> None:
         if item == "a":
-            bench.worked.append(item)
+            driver.reconciled.append(item)
             outcome = next(outcomes)
             if outcome is not None:
                 raise outcome
 
-    bench.hire(now_and_then)
-    bench.add("a")
-    bench.later(FIRST_BACKOFF_SECONDS)
-    bench.later(FIRST_BACKOFF_SECONDS * 2)
-    assert len(bench.worked) == 3
-    bench.add("a")
-    bench.later(FIRST_BACKOFF_SECONDS)
-    assert len(bench.worked) == 5
+    driver.start_workers(now_and_then)
+    driver.add("a")
+    driver.advance(MIN_BACKOFF_SECONDS)
+    driver.advance(MIN_BACKOFF_SECONDS * 2)
+    assert len(driver.reconciled) == 3
+    driver.add("a")
+    driver.advance(MIN_BACKOFF_SECONDS)
+    assert len(driver.reconciled) == 5
 
 
-def test_who_asks_to_be_called_again_is_called_then(bench: Bench) -> None:
+def test_returned_delay_requeues_the_item(driver: QueueDriver) -> None:
     async def every_ten(item: str) -> float | None:
-        await bench.note(item)
+        await driver.record(item)
         return 10.0 if item == "a" else None
 
-    bench.hire(every_ten)
-    bench.add("a")
-    bench.later(9)
-    assert bench.worked == ["a"]
-    bench.later(1)
-    assert bench.worked == ["a", "a"]
+    driver.start_workers(every_ten)
+    driver.add("a")
+    driver.advance(9)
+    assert driver.reconciled == ["a"]
+    driver.advance(1)
+    assert driver.reconciled == ["a", "a"]
 
 
-def test_the_earliest_of_several_times_counts_once(bench: Bench) -> None:
-    bench.hire(bench.note)
-    bench.queue.add_after("a", 30)
-    bench.queue.add_after("a", 10)
-    bench.queue.add_after("a", 20)
-    bench.later(10)
-    assert bench.worked == ["a"]
-    bench.later(30)
-    assert bench.worked == ["a"]
+def test_earliest_of_several_delays_counts_once(driver: QueueDriver) -> None:
+    driver.start_workers(driver.record)
+    driver.queue.add_after("a", 30)
+    driver.queue.add_after("a", 10)
+    driver.queue.add_after("a", 20)
+    driver.advance(10)
+    assert driver.reconciled == ["a"]
+    driver.advance(30)
+    assert driver.reconciled == ["a"]
 
 
-def test_an_event_before_the_time_replaces_it(bench: Bench) -> None:
-    bench.hire(bench.note)
-    bench.queue.add_after("a", 10)
-    bench.add("a")
-    bench.later(20)
-    assert bench.worked == ["a"]
+def test_event_replaces_a_pending_delay(driver: QueueDriver) -> None:
+    driver.start_workers(driver.record)
+    driver.queue.add_after("a", 10)
+    driver.add("a")
+    driver.advance(20)
+    assert driver.reconciled == ["a"]
 
 
-def test_what_is_gone_is_not_called_again(bench: Bench) -> None:
-    bench.hire(bench.note)
-    bench.queue.add_after("a", 10)
-    bench.queue.forget("a")
-    bench.later(20)
-    assert bench.worked == []
+def test_forgotten_item_is_not_reconciled_again(driver: QueueDriver) -> None:
+    driver.start_workers(driver.record)
+    driver.queue.add_after("a", 10)
+    driver.queue.forget("a")
+    driver.advance(20)
+    assert driver.reconciled == []
 
 
-def test_events_of_a_day_leave_no_timers_behind(bench: Bench) -> None:
+def test_stale_timers_are_compacted(driver: QueueDriver) -> None:
     async def once_a_day(item: str) -> float | None:
-        await bench.note(item)
+        await driver.record(item)
         return 86400.0
 
-    bench.hire(once_a_day)
+    driver.start_workers(once_a_day)
     for _ in range(20):
-        bench.add(*(f"job{number}" for number in range(100)))
-        bench.clock.now += 60
-    bench.turn()
-    assert len(bench.worked) == 2000
-    assert len(bench.queue._timers) <= 200
-    bench.later(86400)
-    assert len(bench.worked) == 2100
+        driver.add(*(f"job{number}" for number in range(100)))
+        driver.clock.now += 60
+    driver.run_tasks()
+    assert len(driver.reconciled) == 2000
+    assert len(driver.queue._timers) <= 200
+    driver.advance(86400)
+    assert len(driver.reconciled) == 2100

@@ -20,9 +20,9 @@ from bloomery_operator.clients.model_server import ModelServerMetrics
 from bloomery_operator.clients.trainer import TrainerClient
 from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
 from bloomery_operator.cluster.connection import ConfigurationError, connect
-from bloomery_operator.cluster.kinds import Key
+from bloomery_operator.cluster.kinds import ObjectKey
 from bloomery_operator.cluster.leader_election import LeaderElector, LeaseLost
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.controller.controller import Controller, watched_kinds
 from bloomery_operator.controller.kopf_watch import WatchEnded, exit_process, quiet_kopf, run_and_exit, watch
 from bloomery_operator.controller.resync import label_selector
@@ -88,7 +88,7 @@ def _build_elector(api: kube.ApiClient, settings: Settings) -> LeaderElector | N
     if not settings.lease_namespace:
         return None
     identity = f"{settings.pod_name}_{uuid.uuid4()}"
-    key = Key(settings.lease_namespace, settings.lease_name)
+    key = ObjectKey(settings.lease_namespace, settings.lease_name)
     return LeaderElector(KubernetesCluster(api), key, identity=identity)
 
 
@@ -96,14 +96,14 @@ def _build_context(
     api: kube.ApiClient, session: aiohttp.ClientSession, settings: Settings, elector: LeaderElector | None
 ) -> Context:
     fence = {} if elector is None else {"lease_remaining_seconds": elector.remaining_seconds}
-    trainers = TrainerClient(session, poll_seconds=settings.progress_seconds)
+    trainers = TrainerClient(session, poll_seconds=settings.progress_poll_seconds)
     return Context(
         cluster=KubernetesCluster(api, timeout=settings.request_seconds, **fence),
-        projection=Projection(),
+        object_cache=ObjectCache(),
         settings=settings,
         read_progress=trainers.read_progress,
         stop_trainer=trainers.stop,
-        registry=MlflowClient(session, poll_seconds=settings.registry_seconds),
+        registry=MlflowClient(session, poll_seconds=settings.mlflow_poll_seconds),
         servers=ModelServerMetrics(session),
     )
 

@@ -75,19 +75,19 @@ class Settings(BaseSettings):
     resync_seconds: float = 180.0
     """Seconds between two resyncs, which list, compare and reconcile everything."""
 
-    progress_seconds: float = 5.0
+    progress_poll_seconds: float = Field(5.0, validation_alias="BLOOMERY_PROGRESS_SECONDS")
     """Seconds between two reads of a running pod's progress."""
 
-    obstacle_seconds: float = 10.0
+    retry_interval_seconds: float = Field(10.0, validation_alias="BLOOMERY_OBSTACLE_SECONDS")
     """Seconds until a check of what no watch reports: a missing Secret, a name in use, the Gateway's address."""
 
-    keys_seconds: float = 30.0
+    api_keys_poll_seconds: float = Field(30.0, validation_alias="BLOOMERY_KEYS_SECONDS")
     """Seconds between two reads of the Secret with the users' API keys: Secrets are not watched."""
 
-    registry_seconds: float = 10.0
+    mlflow_poll_seconds: float = Field(10.0, validation_alias="BLOOMERY_REGISTRY_SECONDS")
     """Seconds between two reads of an alias that a service follows; also the pause after MLflow did not answer."""
 
-    traffic_seconds: float = 5.0
+    rollout_poll_seconds: float = Field(5.0, validation_alias="BLOOMERY_TRAFFIC_SECONDS")
     """Seconds between two reads of the pods' metrics during a rollout, or while a revision drains."""
 
     request_seconds: float = 30.0

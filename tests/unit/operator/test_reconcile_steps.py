@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api import InvalidResource
-from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.reconcile import Context
 from bloomery_operator.reconcile.context import publish_invalid
 from bloomery_operator.reconcile.models import found_models, note_served, resolve_models
@@ -21,7 +21,7 @@ from bloomery_operator.status.traffic import InferenceServiceObservation
 from bloomery_operator.status.workload import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
 
-DEMO = Key("demo", "flowers")
+DEMO = ObjectKey("demo", "flowers")
 UNREADABLE = InvalidResource("spec.preset: is not known")
 
 
@@ -33,14 +33,14 @@ class Notes:
         self.annotated: dict[str, Mapping[str, str | None]] = {}
         self.tagged: list[str] = []
 
-    async def get(self, kind: Kind, key: Key) -> None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> None:
         del kind, key
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         self.statuses.append(manifest["status"])
         return manifest
 
-    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+    async def annotate(self, kind: ResourceKind, key: ObjectKey, annotations: Mapping[str, str | None]) -> None:
         del kind
         self.annotated[key.name] = annotations
 
@@ -50,13 +50,13 @@ class Notes:
         return True
 
 
-def context(notes: Notes, projection: Projection | None = None) -> Context:
+def context(notes: Notes, object_cache: ObjectCache | None = None) -> Context:
     async def silent(*_: Any) -> Any:
         return None
 
     return Context(
         cluster=notes,  # type: ignore[arg-type]  # what is tested here does nothing else
-        projection=projection or Projection(),
+        object_cache=object_cache or ObjectCache(),
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
@@ -66,11 +66,11 @@ def context(notes: Notes, projection: Projection | None = None) -> Context:
     )
 
 
-def published(kind: Kind, status: Manifest) -> list[Manifest]:
+def published(kind: ResourceKind, status: Manifest) -> list[Manifest]:
     """Return the statuses that are written of an object which can not be read."""
-    projection, notes = Projection(), Notes()
-    projection.put(kind, {"metadata": metadata(), "status": status})
-    asyncio.run(publish_invalid(context(notes, projection), kind, DEMO, UNREADABLE))
+    object_cache, notes = ObjectCache(), Notes()
+    object_cache.put(kind, {"metadata": metadata(), "status": status})
+    asyncio.run(publish_invalid(context(notes, object_cache), kind, DEMO, UNREADABLE))
     return notes.statuses
 
 

@@ -26,6 +26,29 @@ def test_environment_sets_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read.resync_seconds == 60
 
 
+@pytest.mark.parametrize(
+    ("variable", "field"),
+    [
+        ("PROGRESS_SECONDS", "progress_poll_seconds"),
+        ("OBSTACLE_SECONDS", "retry_interval_seconds"),
+        ("KEYS_SECONDS", "api_keys_poll_seconds"),
+        ("REGISTRY_SECONDS", "mlflow_poll_seconds"),
+        ("TRAFFIC_SECONDS", "rollout_poll_seconds"),
+        ("REQUEST_SECONDS", "request_seconds"),
+        ("RESYNC_SECONDS", "resync_seconds"),
+    ],
+)
+def test_intervals_keep_their_environment_variables(variable: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOOMERY_TRAINER_IMAGE", "t")
+    monkeypatch.setenv("BLOOMERY_SERVING_IMAGE", "s")
+    monkeypatch.setenv(f"BLOOMERY_{variable}", "7.5")
+    assert getattr(Settings(), field) == 7.5  # type: ignore[call-arg]
+    monkeypatch.setenv(f"BLOOMERY_{variable}", "soon")
+    with pytest.raises(ValidationError) as caught:
+        Settings()  # type: ignore[call-arg]
+    assert describe_settings_error(caught.value).startswith(f"BLOOMERY_{variable}: Input should be a valid number")
+
+
 def test_empty_list_of_namespaces_means_the_whole_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOOMERY_NAMESPACES", "")
     monkeypatch.setenv("BLOOMERY_TRAINER_IMAGE", "t")

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bloomery_operator.api.common import CustomResource, Manifest
-from bloomery_operator.cluster.kinds import Key, Kind
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 from bloomery_operator.resources.metadata import digest_of
 
 _SHARED_METADATA = ("labels", "annotations")
 """Metadata to which other programs may add entries."""
 
-Owner = tuple[str, Key]
+Owner = tuple[str, ObjectKey]
 """Kind and key of an owner."""
 
 
 def owner_of(resource: CustomResource) -> Owner:
     """Return the cache's key of an owner."""
-    return resource.KIND, Key(resource.metadata.namespace, resource.metadata.name)
+    return resource.KIND, ObjectKey(resource.metadata.namespace, resource.metadata.name)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Record:
     applied_at: float
 
 
-class Applied:
+class ApplyCache:
     """Digests of each child as it was applied, and as the API server returned it.
 
     They are in memory only: after a restart, the operator applies everything once.
@@ -38,14 +38,14 @@ class Applied:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start empty; ``clock`` gives seconds."""
         self._clock = clock
-        self._records: dict[Owner, dict[tuple[Kind, str], _Record]] = {}
+        self._records: dict[Owner, dict[tuple[ResourceKind, str], _Record]] = {}
 
-    def note(self, owner: Owner, kind: Kind, manifest: Manifest, response: Manifest) -> None:
+    def record(self, owner: Owner, kind: ResourceKind, manifest: Manifest, response: Manifest) -> None:
         """Record that a child was applied, with the response of the API server."""
         record = _Record(_applied_digest(manifest), _result_digest(response), self._clock())
         self._records.setdefault(owner, {})[kind, manifest["metadata"]["name"]] = record
 
-    def holds(self, owner: Owner, kind: Kind, manifest: Manifest, existing: Manifest) -> bool:
+    def is_unchanged(self, owner: Owner, kind: ResourceKind, manifest: Manifest, existing: Manifest) -> bool:
         """Return whether an existing child is as it was last applied, and ``manifest`` would change nothing."""
         record = self._records.get(owner, {}).get((kind, manifest["metadata"]["name"]))
         if record is None or record.applied_digest != _applied_digest(manifest):
@@ -58,18 +58,18 @@ class Applied:
             for field in _SHARED_METADATA
         )
 
-    def is_recent(self, owner: Owner, kind: Kind, manifest: Manifest, seconds: float) -> bool:
+    def was_applied_within(self, owner: Owner, kind: ResourceKind, manifest: Manifest, seconds: float) -> bool:
         """Return whether the same manifest was applied less than so many seconds ago."""
         record = self._records.get(owner, {}).get((kind, manifest["metadata"]["name"]))
         if record is None or record.applied_digest != _applied_digest(manifest):
             return False
         return self._clock() - record.applied_at < seconds
 
-    def knows(self, owner: Owner, kind: Kind, name: str) -> bool:
+    def contains(self, owner: Owner, kind: ResourceKind, name: str) -> bool:
         """Return whether a child was applied and not deleted since."""
         return (kind, name) in self._records.get(owner, {})
 
-    def forget(self, owner: Owner, kind: Kind, name: str) -> None:
+    def forget(self, owner: Owner, kind: ResourceKind, name: str) -> None:
         """Forget a child that was deleted."""
         self._records.get(owner, {}).pop((kind, name), None)
 

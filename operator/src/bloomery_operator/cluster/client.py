@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from kubernetes.aio import client as kube
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.cluster.kinds import Key, Kind, kind_of
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind, kind_of
 from bloomery_operator.cluster.unused_fields import strip_unused_fields
 
 FIELD_MANAGER = "bloomery-operator"
@@ -66,10 +66,10 @@ class NotLeader(Exception):
 class Cluster(Protocol):
     """The part of the API server that reconciles need."""
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         """Return the current object, or None."""
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
         """Return the objects that the label selector matches."""
 
     async def create(self, manifest: Manifest) -> Manifest | None:
@@ -81,13 +81,13 @@ class Cluster(Protocol):
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Apply the status server-side."""
 
-    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+    async def annotate(self, kind: ResourceKind, key: ObjectKey, annotations: Mapping[str, str | None]) -> None:
         """Set annotations, and remove those that are None; do nothing if the object is gone."""
 
-    async def merge(self, kind: Kind, key: Key, change: Manifest) -> None:
+    async def merge(self, kind: ResourceKind, key: ObjectKey, change: Manifest) -> None:
         """Send a merge patch; do nothing if the object is gone."""
 
-    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+    async def delete(self, kind: ResourceKind, key: ObjectKey, *, uid: str | None = None) -> None:
         """Delete the object, and its dependents in the background; do nothing if it is gone or has another uid."""
 
 
@@ -112,7 +112,7 @@ class KubernetesCluster:
         self._timeout = timeout
         self._lease_remaining_seconds = lease_remaining_seconds
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         """Return the current object, or None."""
         if not key.is_valid:
             return None
@@ -123,7 +123,7 @@ class KubernetesCluster:
                 return None
             raise
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
         """Return the objects with those labels, without unused fields."""
         query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
         items: list[Manifest] = []
@@ -166,11 +166,11 @@ class KubernetesCluster:
         """Apply the status server-side."""
         return await self._apply(manifest, subresource="status")
 
-    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+    async def annotate(self, kind: ResourceKind, key: ObjectKey, annotations: Mapping[str, str | None]) -> None:
         """Set annotations, and remove those that are None; do nothing if the object is gone."""
         await self.merge(kind, key, {"metadata": {"annotations": dict(annotations)}})
 
-    async def merge(self, kind: Kind, key: Key, change: Manifest) -> None:
+    async def merge(self, kind: ResourceKind, key: ObjectKey, change: Manifest) -> None:
         """Send a merge patch; do nothing if the object is gone."""
         path = kind.path(key.namespace, key.name)
         try:
@@ -179,7 +179,7 @@ class KubernetesCluster:
             if error.code != 404:
                 raise
 
-    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+    async def delete(self, kind: ResourceKind, key: ObjectKey, *, uid: str | None = None) -> None:
         """Delete the object, and its dependents in the background; do nothing if it is gone or has another uid."""
         body: Manifest = {"propagationPolicy": "Background"}
         if uid is not None:
@@ -192,7 +192,7 @@ class KubernetesCluster:
             if error.code != 404:
                 raise
 
-    async def _has_other_uid(self, kind: Kind, key: Key, uid: str) -> bool:
+    async def _has_other_uid(self, kind: ResourceKind, key: ObjectKey, uid: str) -> bool:
         """Return whether the name now belongs to another object; a conflict may have other causes as well."""
         live = await self.get(kind, key)
         return live is None or live["metadata"]["uid"] != uid

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import Cluster
-from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, TRAFFIC_POLICIES, Key
+from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, TRAFFIC_POLICIES, ObjectKey
 from bloomery_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Gateway:
         """Return the base URL of a namespace's services: the one in the settings, or else the Gateway's."""
         if settings.gateway_public_url or not settings.has_gateway:
             return settings.gateway_public_url
-        if self._read_at is None or self._clock() - self._read_at >= settings.obstacle_seconds:
-            gateway = await cluster.get(GATEWAYS, Key(settings.gateway_namespace, settings.gateway_name))
+        if self._read_at is None or self._clock() - self._read_at >= settings.retry_interval_seconds:
+            gateway = await cluster.get(GATEWAYS, ObjectKey(settings.gateway_namespace, settings.gateway_name))
             self._manifest = gateway or {}
             # A Gateway without an address is not cached.
             self._read_at = self._clock() if _host(self._manifest) else None

@@ -9,7 +9,7 @@ from bloomery_operator.api.common import API_GROUP, API_VERSION
 
 
 @dataclass(frozen=True)
-class Kind:
+class ResourceKind:
     """A namespaced resource of the API server: group, version, kind and plural name."""
 
     group: str
@@ -34,7 +34,7 @@ _OBJECT_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, order=True)
-class Key:
+class ObjectKey:
     """Namespace and name of an object."""
 
     namespace: str
@@ -54,30 +54,30 @@ class Key:
 class ObjectReference:
     """Kind and key of an object."""
 
-    kind: Kind
-    key: Key
+    kind: ResourceKind
+    key: ObjectKey
 
     def __str__(self) -> str:
         """Return the object as the log shows it: the kind first."""
         return f"{self.kind.kind} {self.key}"
 
 
-DATASETS = Kind(API_GROUP, API_VERSION, "Dataset", "datasets")
-TRAINING_JOBS = Kind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
-INFERENCE_SERVICES = Kind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
-JOBS = Kind("batch", "v1", "Job", "jobs")
-PODS = Kind("", "v1", "Pod", "pods")
-CONFIG_MAPS = Kind("", "v1", "ConfigMap", "configmaps")
-SECRETS = Kind("", "v1", "Secret", "secrets")
-SERVICES = Kind("", "v1", "Service", "services")
-EVENTS = Kind("", "v1", "Event", "events")
-DEPLOYMENTS = Kind("apps", "v1", "Deployment", "deployments")
-AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
-DISRUPTION_BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
-GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
-LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
-HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
-TRAFFIC_POLICIES = Kind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
+DATASETS = ResourceKind(API_GROUP, API_VERSION, "Dataset", "datasets")
+TRAINING_JOBS = ResourceKind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
+INFERENCE_SERVICES = ResourceKind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
+JOBS = ResourceKind("batch", "v1", "Job", "jobs")
+PODS = ResourceKind("", "v1", "Pod", "pods")
+CONFIG_MAPS = ResourceKind("", "v1", "ConfigMap", "configmaps")
+SECRETS = ResourceKind("", "v1", "Secret", "secrets")
+SERVICES = ResourceKind("", "v1", "Service", "services")
+EVENTS = ResourceKind("", "v1", "Event", "events")
+DEPLOYMENTS = ResourceKind("apps", "v1", "Deployment", "deployments")
+AUTOSCALERS = ResourceKind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+DISRUPTION_BUDGETS = ResourceKind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+GATEWAYS = ResourceKind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
+LEASES = ResourceKind("coordination.k8s.io", "v1", "Lease", "leases")
+HTTP_ROUTES = ResourceKind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+TRAFFIC_POLICIES = ResourceKind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
 """A kind of Envoy Gateway, which a cluster with another gateway does not have."""
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
@@ -98,7 +98,7 @@ ALL_KINDS = (
 )
 
 
-def kind_of(manifest: dict[str, object]) -> Kind:
+def kind_of(manifest: dict[str, object]) -> ResourceKind:
     """Return the kind of a manifest.
 
     Raises:

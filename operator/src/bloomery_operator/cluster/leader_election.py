@@ -23,7 +23,7 @@ import aiohttp
 
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import LEASES, Key, Kind
+from bloomery_operator.cluster.kinds import LEASES, ObjectKey, ResourceKind
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ElectionTimes:
 class LeaseStore(Protocol):
     """The part of a cluster that an election needs."""
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         """Return the current object, or None."""
 
     async def create(self, manifest: Manifest) -> Manifest | None:
@@ -72,7 +72,7 @@ class LeaderElector:
     def __init__(
         self,
         store: LeaseStore,
-        key: Key,
+        key: ObjectKey,
         *,
         identity: str,
         times: ElectionTimes = ElectionTimes(),  # frozen

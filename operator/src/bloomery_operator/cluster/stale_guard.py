@@ -7,28 +7,28 @@ from collections.abc import Mapping
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import Cluster, Listing
-from bloomery_operator.cluster.kinds import Key, Kind
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 
 
-class NotCurrent(Exception):
+class StaleOwner(Exception):
     """The owner has changed since it was read; the event of the change will bring the next reconcile."""
 
 
-class WritesWhileCurrent:
+class StaleOwnerGuard:
     """``Cluster`` that reads the owner live once, before the first write."""
 
-    def __init__(self, cluster: Cluster, kind: Kind, owner: CustomResource) -> None:
+    def __init__(self, cluster: Cluster, kind: ResourceKind, owner: CustomResource) -> None:
         """Send all requests through ``cluster``."""
         self._cluster = cluster
         self._kind = kind
         self._owner = owner
         self._is_checked = False
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         """Return the current object, or None."""
         return await self._cluster.get(kind, key)
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
         """Return the objects that the label selector matches."""
         return await self._cluster.list(kind, namespace=namespace, selector=selector)
 
@@ -47,29 +47,29 @@ class WritesWhileCurrent:
         await self._check_owner()
         return await self._cluster.apply_status(manifest)
 
-    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+    async def annotate(self, kind: ResourceKind, key: ObjectKey, annotations: Mapping[str, str | None]) -> None:
         """Set annotations, and remove those that are None; do nothing if the object is gone."""
         await self._check_owner()
         await self._cluster.annotate(kind, key, annotations)
 
-    async def merge(self, kind: Kind, key: Key, change: Manifest) -> None:
+    async def merge(self, kind: ResourceKind, key: ObjectKey, change: Manifest) -> None:
         """Send a merge patch; do nothing if the object is gone."""
         await self._check_owner()
         await self._cluster.merge(kind, key, change)
 
-    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+    async def delete(self, kind: ResourceKind, key: ObjectKey, *, uid: str | None = None) -> None:
         """Delete the object, and its dependents in the background; do nothing if it is gone or has another uid."""
         await self._check_owner()
         await self._cluster.delete(kind, key, uid=uid)
 
     async def _check_owner(self) -> None:
-        if not self._is_checked and not await is_current(self._cluster, self._kind, self._owner):
-            raise NotCurrent
+        if not self._is_checked and not await is_up_to_date(self._cluster, self._kind, self._owner):
+            raise StaleOwner
         self._is_checked = True
 
 
-async def is_current(cluster: Cluster, kind: Kind, owner: CustomResource) -> bool:
+async def is_up_to_date(cluster: Cluster, kind: ResourceKind, owner: CustomResource) -> bool:
     """Return whether the live owner still has the uid and the resourceVersion of the one that was read."""
-    live = await cluster.get(kind, Key(owner.metadata.namespace, owner.metadata.name))
+    live = await cluster.get(kind, ObjectKey(owner.metadata.namespace, owner.metadata.name))
     version = (owner.metadata.uid, owner.metadata.resource_version)
     return live is not None and (live["metadata"]["uid"], live["metadata"]["resourceVersion"]) == version

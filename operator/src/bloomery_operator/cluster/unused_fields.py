@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.cluster.kinds import DEPLOYMENTS, JOBS, PODS, Kind
+from bloomery_operator.cluster.kinds import DEPLOYMENTS, JOBS, PODS, ResourceKind
 
-_USED_SPEC_FIELDS: dict[Kind, tuple[str, ...]] = {JOBS: ("suspend",), PODS: ("nodeName",)}
-_USED_STATUS_FIELDS: dict[Kind, tuple[str, ...]] = {PODS: ("phase", "podIP", "conditions", "containerStatuses")}
+_USED_SPEC_FIELDS: dict[ResourceKind, tuple[str, ...]] = {JOBS: ("suspend",), PODS: ("nodeName",)}
+_USED_STATUS_FIELDS: dict[ResourceKind, tuple[str, ...]] = {PODS: ("phase", "podIP", "conditions", "containerStatuses")}
 """Kinds of which only these fields are read; of all other kinds every field is kept."""
 
 
-def strip_unused_fields(kind: Kind, manifest: Manifest) -> Manifest:
+def strip_unused_fields(kind: ResourceKind, manifest: Manifest) -> Manifest:
     """Return the object without the fields that no decision reads, which are most of a pod."""
     metadata = {field: value for field, value in manifest["metadata"].items() if field != "managedFields"}
     if kind is DEPLOYMENTS:

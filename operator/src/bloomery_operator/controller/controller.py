@@ -18,11 +18,11 @@ from bloomery_operator.cluster.kinds import (
     PODS,
     SERVICES,
     TRAINING_JOBS,
-    Key,
-    Kind,
+    ObjectKey,
     ObjectReference,
+    ResourceKind,
 )
-from bloomery_operator.cluster.projection import USED_DATASET, USED_TRAINING_JOB, key_of
+from bloomery_operator.cluster.object_cache import USED_DATASET, USED_TRAINING_JOB, key_of
 from bloomery_operator.controller.resync import Resync
 from bloomery_operator.controller.workqueue import WorkQueue
 from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
@@ -35,19 +35,19 @@ from bloomery_operator.settings import Settings
 logger = logging.getLogger(__name__)
 
 _CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, HTTP_ROUTES)
-_OWNER_MODELS: dict[Kind, type[CustomResource]] = {
+_OWNER_MODELS: dict[ResourceKind, type[CustomResource]] = {
     DATASETS: Dataset,
     TRAINING_JOBS: TrainingJob,
     INFERENCE_SERVICES: InferenceService,
 }
-_DEPENDENTS: dict[Kind, tuple[tuple[Kind, str], ...]] = {
+_DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
     DATASETS: ((TRAINING_JOBS, USED_DATASET),),
     TRAINING_JOBS: ((TRAINING_JOBS, USED_TRAINING_JOB), (INFERENCE_SERVICES, USED_TRAINING_JOB)),
 }
 """For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
 
 
-def watched_kinds(settings: Settings) -> tuple[Kind, ...]:
+def watched_kinds(settings: Settings) -> tuple[ResourceKind, ...]:
     """Return the kinds to watch and list, the owners first; routes only if a gateway is configured."""
     kinds = (*OWNERS, *_CHILDREN)
     if not settings.has_gateway:
@@ -58,7 +58,7 @@ def watched_kinds(settings: Settings) -> tuple[Kind, ...]:
 class Controller:
     """Fills the work queue, and runs the workers."""
 
-    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[Kind]) -> None:
+    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[ResourceKind]) -> None:
         """Resync ``kinds``, the owners first."""
         self._context = context
         self._metrics = metrics
@@ -71,16 +71,16 @@ class Controller:
         """Return why this process must be restarted; None while it works, or is a standby."""
         return self._resync.liveness_error()
 
-    def observe(self, kind: Kind, manifest: Manifest, *, deleted: bool) -> None:
+    def observe(self, kind: ResourceKind, manifest: Manifest, *, deleted: bool) -> None:
         """Take in a watch event, and queue the objects that it concerns."""
         key = key_of(manifest)
         self._metrics.events.labels(kind.kind).inc()
         self._resync.note_event(ObjectReference(kind, key))
-        former = self._context.projection.get(kind, key)
+        former = self._context.object_cache.get(kind, key)
         if deleted:
-            self._context.projection.remove(kind, manifest)
+            self._context.object_cache.remove(kind, manifest)
         else:
-            self._context.projection.put(kind, manifest)
+            self._context.object_cache.put(kind, manifest)
         self._enqueue_concerned(kind, manifest)
         if kind is INFERENCE_SERVICES:
             self._enqueue_path_neighbours(former, None if deleted else manifest)
@@ -97,7 +97,7 @@ class Controller:
         """List everything, and queue all owners."""
         changed = await self._resync.run(is_first=is_first)
         for owner in OWNERS:
-            for key, _ in self._context.projection.items(owner):
+            for key, _ in self._context.object_cache.items(owner):
                 self._queue.add(ObjectReference(owner, key))
                 self._served_tags.look_at(key.namespace)
         for reference in changed:
@@ -113,7 +113,7 @@ class Controller:
 
     async def _reconcile(self, item: ObjectReference) -> float | None:
         with self._metrics.time_reconcile(item.kind.kind):
-            if self._context.projection.get(item.kind, item.key) is None:
+            if self._context.object_cache.get(item.kind, item.key) is None:
                 self._forget(item)
                 return None
             try:
@@ -125,12 +125,12 @@ class Controller:
     def _forget(self, owner: ObjectReference) -> None:
         """Drop what is stored of an owner that was deleted."""
         self._queue.forget(owner)
-        was_known = self._context.applied.forget_owner((owner.kind.kind, owner.key))
+        was_known = self._context.apply_cache.forget_owner((owner.kind.kind, owner.key))
         # The children of the owner are deleted one by one, each with an event; the tags are checked only once.
         if was_known and owner.kind is INFERENCE_SERVICES:
             self._served_tags.look_at(owner.key.namespace)
 
-    def _enqueue_concerned(self, kind: Kind, manifest: Manifest) -> None:
+    def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest) -> None:
         """Queue an owner and its dependents, or the owners of a child."""
         key = key_of(manifest)
         if kind in OWNERS:
@@ -140,23 +140,23 @@ class Controller:
         labels = manifest["metadata"].get("labels", {})
         for owner, model in _OWNER_MODELS.items():
             if model.OWNER_LABEL in labels:
-                self._queue.add(ObjectReference(owner, Key(key.namespace, labels[model.OWNER_LABEL])))
+                self._queue.add(ObjectReference(owner, ObjectKey(key.namespace, labels[model.OWNER_LABEL])))
 
-    def _enqueue_dependents(self, kind: Kind, key: Key) -> None:
+    def _enqueue_dependents(self, kind: ResourceKind, key: ObjectKey) -> None:
         """Queue the objects that may wait for this one: the jobs of a Dataset, the services of a job."""
         for dependent, index in _DEPENDENTS.get(kind, ()):
-            for waiting, _ in self._context.projection.find(dependent, index, key.namespace, key.name):
+            for waiting, _ in self._context.object_cache.find(dependent, index, key.namespace, key.name):
                 self._queue.add(ObjectReference(dependent, waiting))
 
     def _enqueue_path_neighbours(self, former: Manifest | None, current: Manifest | None) -> None:
         """Queue the services whose path overlaps with one that was taken or released: they may give way or return."""
         before, after = ({path_of(service)} if service is not None else set() for service in (former, current))
         for path in before ^ after:
-            for key in overlapping(self._context.projection, path):
+            for key in overlapping(self._context.object_cache, path):
                 self._queue.add(ObjectReference(INFERENCE_SERVICES, key))
 
     def _list_phases(self) -> Iterator[ObjectPhase]:
         for owner in OWNERS:
-            for key, manifest in self._context.projection.items(owner):
+            for key, manifest in self._context.object_cache.items(owner):
                 # A new object has no phase before its first reconcile.
                 yield ObjectPhase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 import kopf
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.cluster.kinds import Kind
+from bloomery_operator.cluster.kinds import ResourceKind
 
 _PAGE_SIZE = 100
 _SERVER_TIMEOUT_SECONDS = 300
@@ -35,16 +35,16 @@ class WatchEnded(Exception):
 class EventHandler(Protocol):
     """Receives each watch event."""
 
-    def __call__(self, kind: Kind, manifest: Manifest, *, deleted: bool) -> None:
+    def __call__(self, kind: ResourceKind, manifest: Manifest, *, deleted: bool) -> None:
         """Take in the object as it is now, or as it last was before its deletion."""
 
 
 async def watch(
-    kinds: Sequence[Kind],
+    kinds: Sequence[ResourceKind],
     on_event: EventHandler,
     *,
     namespaces: Collection[str],
-    label_selector: Callable[[Kind], str],
+    label_selector: Callable[[ResourceKind], str],
     set_signal_handlers: Callable[[], None],
 ) -> NoReturn:
     """Watch the kinds until cancelled; pass each event to ``on_event``.
@@ -127,7 +127,9 @@ class _NoDiffBase(kopf.DiffBaseStorage):
         return None
 
 
-def _build_settings(kinds: Sequence[Kind], label_selector: Callable[[Kind], str]) -> kopf.OperatorSettings:
+def _build_settings(
+    kinds: Sequence[ResourceKind], label_selector: Callable[[ResourceKind], str]
+) -> kopf.OperatorSettings:
     """Return kopf's settings: bounded watches, server-side selectors, no peering, no Kubernetes Events."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -146,7 +148,7 @@ def _build_settings(kinds: Sequence[Kind], label_selector: Callable[[Kind], str]
     return settings
 
 
-def _build_registry(kinds: Sequence[Kind], on_event: EventHandler) -> kopf.OperatorRegistry:
+def _build_registry(kinds: Sequence[ResourceKind], on_event: EventHandler) -> kopf.OperatorRegistry:
     """Return the handlers: the login, and ``on.event`` for each kind."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
@@ -160,7 +162,7 @@ def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
-def _register(registry: kopf.OperatorRegistry, kind: Kind, on_event: EventHandler) -> None:
+def _register(registry: kopf.OperatorRegistry, kind: ResourceKind, on_event: EventHandler) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=kind.plural)
     async def handle(event: kopf.RawEvent, **_: Any) -> None:
         on_event(kind, dict(event["object"]), deleted=event["type"] == "DELETED")

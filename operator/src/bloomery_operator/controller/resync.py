@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import OWNERS, Key, Kind, ObjectReference
+from bloomery_operator.cluster.kinds import OWNERS, ObjectKey, ObjectReference, ResourceKind
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
 from bloomery_operator.resources.metadata import SELECTOR
@@ -18,7 +18,7 @@ STUCK_SECONDS = 300.0
 """A resync that is late by more than this means that the process hangs."""
 
 
-def label_selector(kind: Kind) -> str:
+def label_selector(kind: ResourceKind) -> str:
     """Return the selector of the objects to list and watch: all owners, and of other kinds those with our label."""
     return "" if kind in OWNERS else SELECTOR
 
@@ -26,7 +26,7 @@ def label_selector(kind: Kind) -> str:
 class Resync:
     """Lists the kinds, and compares the lists with what the watches reported."""
 
-    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[Kind]) -> None:
+    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[ResourceKind]) -> None:
         """List ``kinds`` in this order."""
         self._context = context
         self._metrics = metrics
@@ -77,16 +77,16 @@ class Resync:
             self._last_resync = time.monotonic()
         return frozenset(changed)
 
-    async def _relist(self, kind: Kind) -> frozenset[Key] | None:
+    async def _relist(self, kind: ResourceKind) -> frozenset[ObjectKey] | None:
         """Replace the cached objects of a kind; return the keys of those that differ, None for an outdated list."""
         started = time.monotonic()
-        self._context.projection.begin_relist(kind)
-        keys = self._context.projection.replace(kind, await self._list(kind))
+        self._context.object_cache.begin_relist(kind)
+        keys = self._context.object_cache.replace(kind, await self._list(kind))
         if keys:
             logger.debug("resync of %s: %d changes, %.2f s", kind.plural, len(keys), time.monotonic() - started)
         return keys
 
-    async def _list(self, kind: Kind) -> Listing:
+    async def _list(self, kind: ResourceKind) -> Listing:
         listings = [
             await self._context.cluster.list(kind, namespace=namespace, selector=label_selector(kind))
             for namespace in self._context.settings.namespaces or (None,)

@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
 from bloomery_operator.api.common import API_GROUP, API_VERSION, Manifest
-from bloomery_operator.cluster.apply_cache import Applied, owner_of
+from bloomery_operator.cluster.apply_cache import ApplyCache, owner_of
 from bloomery_operator.cluster.client import Cluster, ClusterError
 from bloomery_operator.cluster.gateway import Gateway
-from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.resources.jobs import job_name
 from bloomery_operator.resources.metadata import controller_of, controller_uid
 from bloomery_operator.resources.serve import ServedModel
@@ -68,18 +68,18 @@ class Context:
     """The outside world as a reconcile sees it."""
 
     cluster: Cluster
-    projection: Projection
+    object_cache: ObjectCache
     settings: Settings
     read_progress: ProgressReader
     stop_trainer: TrainerStopper
     registry: Registry
     servers: ModelServerMetrics
-    applied: Applied = field(default_factory=Applied)
+    apply_cache: ApplyCache = field(default_factory=ApplyCache)
     gateway: Gateway = field(default_factory=Gateway)
     now: Callable[[], datetime] = utc_now
 
 
-Reconciler = Callable[[Context, Key], Awaitable[float | None]]
+Reconciler = Callable[[Context, ObjectKey], Awaitable[float | None]]
 
 
 _ENDS = ("Complete", "Failed")
@@ -88,15 +88,15 @@ _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller puts on its pods."""
 
 
-def read_parent(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+def read_parent(context: Context, kind: ResourceKind, model: type[Resource], key: ObjectKey) -> Resource | None:
     """Return the object to reconcile; None when it is gone or going."""
-    manifest = context.projection.get(kind, key)
+    manifest = context.object_cache.get(kind, key)
     if manifest is None or "deletionTimestamp" in manifest["metadata"]:
         return None
     return model.parse(manifest)
 
 
-def find(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+def find(context: Context, kind: ResourceKind, model: type[Resource], key: ObjectKey) -> Resource | None:
     """Return another object that the one at hand refers to; one that can not be read counts as not there."""
     try:
         return read_parent(context, kind, model, key)
@@ -107,12 +107,12 @@ def find(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resou
 async def observe_job(context: Context, owner: CustomResource, command: str) -> JobView | None:
     """Return the owner's Job for a command of the trainer, with its pods."""
     namespace, name = owner.metadata.namespace, job_name(owner, command)
-    owned = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
+    owned = context.object_cache.controlled_by(JOBS, namespace, owner.metadata.uid)
     jobs = [job for job in owned if job["metadata"]["name"] == name]
     if not jobs:
         return None
     uid = jobs[0]["metadata"]["uid"]
-    job = JobView.of(jobs[0], context.projection.controlled_by(PODS, namespace, uid))
+    job = JobView.of(jobs[0], context.object_cache.controlled_by(PODS, namespace, uid))
     if not job.is_finished or job.last_words:
         return job
     # The news of the Job's end may overtake that of its pod's last words, and a finished job is final.
@@ -130,7 +130,7 @@ async def progress_of(context: Context, job: JobView | None) -> Mapping[str, Any
 
 async def missing_secret(context: Context, namespace: str, name: str, *, advice: str) -> Verdict | None:
     """Notice that pods would wait for a Secret."""
-    if await context.cluster.get(SECRETS, Key(namespace, name)) is not None:
+    if await context.cluster.get(SECRETS, ObjectKey(namespace, name)) is not None:
         return None
     return Verdict("SecretNotFound", f"There is no Secret {name!r} in namespace {namespace!r}. {advice}")
 
@@ -148,52 +148,58 @@ async def missing_storage_secret(context: Context, namespace: str) -> Verdict | 
 
 async def read_storage_secret(context: Context, namespace: str) -> dict[str, str]:
     """Return the variables that pods of the namespace get from the storage Secret; empty where there is none."""
-    secret = await context.cluster.get(SECRETS, Key(namespace, context.settings.storage_secret))
+    secret = await context.cluster.get(SECRETS, ObjectKey(namespace, context.settings.storage_secret))
     data = (secret or {}).get("data") or {}
     return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}
 
 
-async def create_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Verdict | None:
+async def create_owned(
+    context: Context, owner: CustomResource, manifest: Manifest, kind: ResourceKind
+) -> Verdict | None:
     """Create a child; a namesake of somebody else's is never adopted, and one that is going is waited for."""
     if await context.cluster.create(manifest) is not None:
         return None
-    existing = await context.cluster.get(kind, Key(owner.metadata.namespace, manifest["metadata"]["name"]))
+    existing = await context.cluster.get(kind, ObjectKey(owner.metadata.namespace, manifest["metadata"]["name"]))
     # Gone between the two questions: the next try makes it.
     return _replacing(manifest) if existing is None else taken(owner, existing)
 
 
-async def apply_owned(context: Context, owner: CustomResource, manifest: Manifest, kind: Kind) -> Manifest | Verdict:
+async def apply_owned(
+    context: Context, owner: CustomResource, manifest: Manifest, kind: ResourceKind
+) -> Manifest | Verdict:
     """Make a child as described and return it; a namesake of somebody else's is left as it is.
 
     What is as it was left is not applied again; where no watch tells, it is looked at once in the time of a resync.
     """
-    key = Key(owner.metadata.namespace, manifest["metadata"]["name"])
-    seen = context.projection.get(kind, key)
+    key = ObjectKey(owner.metadata.namespace, manifest["metadata"]["name"])
+    seen = context.object_cache.get(kind, key)
     # A little less than that, so that every resync looks again.
     seconds = 0.9 * context.settings.resync_seconds
-    if not context.projection.follows(kind) and context.applied.is_recent(owner_of(owner), kind, manifest, seconds):
+    if not context.object_cache.is_watched(kind) and context.apply_cache.was_applied_within(
+        owner_of(owner), kind, manifest, seconds
+    ):
         return manifest
     existing = seen or await context.cluster.get(kind, key)
     obstacle = taken(owner, existing) if existing is not None else None
     if obstacle is not None:
         return obstacle
-    if existing is not None and context.applied.holds(owner_of(owner), kind, manifest, existing):
+    if existing is not None and context.apply_cache.is_unchanged(owner_of(owner), kind, manifest, existing):
         if seen is None:
-            context.applied.note(owner_of(owner), kind, manifest, existing)
+            context.apply_cache.record(owner_of(owner), kind, manifest, existing)
         return existing
     applied = await context.cluster.apply(manifest)
-    context.applied.note(owner_of(owner), kind, manifest, applied)
+    context.apply_cache.record(owner_of(owner), kind, manifest, applied)
     return applied
 
 
-async def delete_owned(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
+async def delete_owned(context: Context, owner: CustomResource, kind: ResourceKind, name: str) -> None:
     """Delete a child that is not wanted any more, where there is one; a namesake of somebody else's stays."""
-    key = Key(owner.metadata.namespace, name)
-    is_followed = context.projection.follows(kind)
-    existing = context.projection.get(kind, key) if is_followed else await context.cluster.get(kind, key)
+    key = ObjectKey(owner.metadata.namespace, name)
+    is_followed = context.object_cache.is_watched(kind)
+    existing = context.object_cache.get(kind, key) if is_followed else await context.cluster.get(kind, key)
     if existing is not None and controller_uid(existing) == owner.metadata.uid:
         await context.cluster.delete(kind, key, uid=existing["metadata"]["uid"])
-    context.applied.forget(owner_of(owner), kind, name)
+    context.apply_cache.forget(owner_of(owner), kind, name)
 
 
 def _replacing(former: Manifest) -> Verdict:
@@ -252,9 +258,9 @@ async def publish_status(context: Context, resource: CustomResource, status: Any
             raise
 
 
-async def publish_invalid(context: Context, kind: Kind, key: Key, error: InvalidResource) -> None:
+async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, error: InvalidResource) -> None:
     """Say in the object's own condition that it can not be read."""
-    manifest = context.projection.get(kind, key)
+    manifest = context.object_cache.get(kind, key)
     if manifest is None:
         return
     known = manifest.get("status", {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import Dataset
-from bloomery_operator.cluster.kinds import DATASETS, Key
+from bloomery_operator.cluster.kinds import DATASETS, ObjectKey
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
     Context,
@@ -20,7 +20,7 @@ from bloomery_operator.status.verdicts import Verdict
 from bloomery_operator.status.workload import JobView
 
 
-async def reconcile(context: Context, key: Key) -> float | None:
+async def reconcile(context: Context, key: ObjectKey) -> float | None:
     """Bring one Dataset to what its spec says."""
     dataset = read_parent(context, DATASETS, Dataset, key)
     if dataset is None:
@@ -39,8 +39,8 @@ async def reconcile(context: Context, key: Key) -> float | None:
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)
     if observation.obstacle is not None:
-        return context.settings.obstacle_seconds
-    return context.settings.progress_seconds if status.phase == "Preparing" else None
+        return context.settings.retry_interval_seconds
+    return context.settings.progress_poll_seconds if status.phase == "Preparing" else None
 
 
 async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobView | None) -> Verdict | None:

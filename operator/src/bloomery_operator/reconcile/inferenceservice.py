@@ -18,10 +18,10 @@ from bloomery_operator.cluster.kinds import (
     SECRETS,
     SERVICES,
     TRAFFIC_POLICIES,
-    Key,
+    ObjectKey,
 )
-from bloomery_operator.cluster.projection import POD_REVISION
-from bloomery_operator.cluster.stale_guard import NotCurrent, WritesWhileCurrent
+from bloomery_operator.cluster.object_cache import POD_REVISION
+from bloomery_operator.cluster.stale_guard import StaleOwner, StaleOwnerGuard
 from bloomery_operator.reconcile.context import (
     Context,
     apply_owned,
@@ -60,15 +60,15 @@ KEY_BYTES = 32
 """256 random bits a key."""
 
 
-async def reconcile(context: Context, key: Key) -> float | None:
+async def reconcile(context: Context, key: ObjectKey) -> float | None:
     """Bring one InferenceService to what its spec says."""
     service = read_parent(context, INFERENCE_SERVICES, InferenceService, key)
     if service is None:
         return None
-    cluster = WritesWhileCurrent(context.cluster, INFERENCE_SERVICES, service)
+    cluster = StaleOwnerGuard(context.cluster, INFERENCE_SERVICES, service)
     try:
         return await _reconcile(replace(context, cluster=cluster), service)
-    except NotCurrent:
+    except StaleOwner:
         return None
 
 
@@ -98,13 +98,13 @@ def _next_look(context: Context, observation: InferenceServiceObservation) -> fl
     settings, service = context.settings, observation.service
     waits: list[float] = []
     if observation.obstacle is not None or observation.path_clash is not None:
-        waits.append(settings.obstacle_seconds)
+        waits.append(settings.retry_interval_seconds)
     if retired_deployments(observation) or (observation.rollout is not None and not observation.rollout.aborted):
-        waits.append(settings.traffic_seconds)
+        waits.append(settings.rollout_poll_seconds)
     if any(v.model.follows or (v.model.mlflow and observation.wanted[v.name] is None) for v in service.spec.variants):
-        waits.append(settings.registry_seconds)
+        waits.append(settings.mlflow_poll_seconds)
     if service.spec.auth == "ApiKey":
-        waits.append(settings.keys_seconds)
+        waits.append(settings.api_keys_poll_seconds)
     if observation.stops_at is not None and observation.stopped is None:
         waits.append(max(1.0, (observation.stops_at - observation.now).total_seconds()))
     return min(waits, default=None)
@@ -112,7 +112,7 @@ def _next_look(context: Context, observation: InferenceServiceObservation) -> fl
 
 async def _observe(context: Context, service: InferenceService) -> InferenceServiceObservation:
     now = context.now()
-    manifests = context.projection.controlled_by(DEPLOYMENTS, service.metadata.namespace, service.metadata.uid)
+    manifests = context.object_cache.controlled_by(DEPLOYMENTS, service.metadata.namespace, service.metadata.uid)
     life = lifecycle_of(service, now, has_pods=bool(manifests))
     resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
@@ -137,7 +137,7 @@ async def _observe(context: Context, service: InferenceService) -> InferenceServ
 
 
 def _route(context: Context, service: InferenceService) -> Manifest | None:
-    routes = context.projection.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
+    routes = context.object_cache.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
     return routes[0] if routes else None
 
 
@@ -153,13 +153,13 @@ async def _with_figures(context: Context, observation: InferenceServiceObservati
 
 
 def _pods(context: Context, namespace: str, deployments: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
-    found = {name: context.projection.find(PODS, POD_REVISION, namespace, name) for name in deployments}
+    found = {name: context.object_cache.find(PODS, POD_REVISION, namespace, name) for name in deployments}
     return {name: tuple(PodView.of(pod) for _, pod in pods) for name, pods in found.items()}
 
 
 def _path_clash(context: Context, service: InferenceService) -> Verdict | None:
     """Notice that an older service has this path, or one that is a prefix of it or within it."""
-    for key in overlapping(context.projection, service.path):
+    for key in overlapping(context.object_cache, service.path):
         other = find(context, INFERENCE_SERVICES, InferenceService, key)
         if other is None or other.metadata.uid == service.metadata.uid:
             continue
@@ -204,7 +204,7 @@ async def _apply_keys(context: Context, observation: InferenceServiceObservation
     service = observation.service
     if service.spec.auth != "ApiKey":
         return None
-    key = Key(service.metadata.namespace, keys_secret_name(service))
+    key = ObjectKey(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
     if secret is None:
         first = build_keys_secret(service, secrets.token_urlsafe(KEY_BYTES))
@@ -235,7 +235,7 @@ async def _apply_route(context: Context, observation: InferenceServiceObservatio
     applied = await apply_owned(context, observation.service, route, HTTP_ROUTES)
     if isinstance(applied, Verdict):
         return applied
-    context.projection.put(HTTP_ROUTES, applied)
+    context.object_cache.put(HTTP_ROUTES, applied)
     return await _apply_retries(context, observation)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, Key
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, DEPLOYMENTS, INFERENCE_SERVICES, TRAINING_JOBS, ObjectKey
 from bloomery_operator.reconcile.context import Context, create_owned, find, read_storage_secret
 from bloomery_operator.resources.metadata import SERVED_TAG
 from bloomery_operator.resources.serve import ServedModel, build_pin, noted_model, origin_of, recorded_model
@@ -91,7 +91,9 @@ async def note_served(context: Context, observation: InferenceServiceObservation
             environment, version, service=f"{service.namespace}/{service.name}", variants=variants
         )
         if told:
-            await context.cluster.annotate(DEPLOYMENTS, Key(service.namespace, deployment.name), {SERVED_TAG: variants})
+            await context.cluster.annotate(
+                DEPLOYMENTS, ObjectKey(service.namespace, deployment.name), {SERVED_TAG: variants}
+            )
 
 
 async def forget_served(context: Context, namespace: str) -> None:
@@ -105,10 +107,10 @@ async def forget_served(context: Context, namespace: str) -> None:
 def _served_versions(context: Context, service: str) -> set[tuple[str, str]]:
     """Return the model versions that a service has Deployments of, the retired ones not counted."""
     namespace, _, name = service.partition("/")
-    known = find(context, INFERENCE_SERVICES, InferenceService, Key(namespace, name))
+    known = find(context, INFERENCE_SERVICES, InferenceService, ObjectKey(namespace, name))
     if known is None:
         return set()
-    manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, known.metadata.uid)
+    manifests = context.object_cache.controlled_by(DEPLOYMENTS, namespace, known.metadata.uid)
     in_use = [m for m in manifests if DeploymentView.of(m).retired_at is None]
     models = (recorded_model(m["metadata"].get("annotations", {})) for m in in_use)
     return {version for model in models if model is not None and (version := _version(model)) is not None}
@@ -149,4 +151,4 @@ async def _find(context: Context, service: InferenceService, variant: Variant) -
             return found
         return replace(found, training_job=found.training_job.removeprefix(f"{namespace}/"))
     name = source.training_job or ""
-    return model_of(find(context, TRAINING_JOBS, TrainingJob, Key(namespace, name)), name)
+    return model_of(find(context, TRAINING_JOBS, TrainingJob, ObjectKey(namespace, name)), name)

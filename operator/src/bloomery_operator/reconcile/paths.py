@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bloomery_operator.api.common import Manifest
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, Key
-from bloomery_operator.cluster.projection import Projection, key_of
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, ObjectKey
+from bloomery_operator.cluster.object_cache import ObjectCache, key_of
 
 
 def path_of(manifest: Manifest) -> str:
@@ -15,9 +15,9 @@ def path_of(manifest: Manifest) -> str:
     return path
 
 
-def overlapping(projection: Projection, path: str) -> Iterator[Key]:
+def overlapping(object_cache: ObjectCache, path: str) -> Iterator[ObjectKey]:
     """Give the services that have a path, or one that is a prefix of it or within it."""
-    return (key for key, manifest in projection.items(INFERENCE_SERVICES) if _overlap(path, path_of(manifest)))
+    return (key for key, manifest in object_cache.items(INFERENCE_SERVICES) if _overlap(path, path_of(manifest)))
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -7,7 +7,7 @@ from bloomery_operator.api.common import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.apply_cache import owner_of
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, kind_of
+from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, ObjectKey, kind_of
 from bloomery_operator.reconcile.context import Context, apply_owned, delete_owned
 from bloomery_operator.resources.metadata import RETIRED_AT
 from bloomery_operator.resources.serve import ServedModel, build_autoscaler, build_deployment, build_service
@@ -50,7 +50,7 @@ async def _apply_revision(
 
 def _has_autoscaler(context: Context, service: InferenceService, deployment: DeploymentView) -> bool:
     """Whether a Deployment has an autoscaler; its own mark may be news that no watch has told yet."""
-    return deployment.autoscaled or context.applied.knows(owner_of(service), AUTOSCALERS, deployment.name)
+    return deployment.autoscaled or context.apply_cache.contains(owner_of(service), AUTOSCALERS, deployment.name)
 
 
 async def _apply_deployment(
@@ -76,7 +76,7 @@ async def _live(context: Context, observation: InferenceServiceObservation, vari
     seen = observation.deployments.get(observation.wanted[variant.name] or "")
     if seen is None or not seen.autoscaled:
         return seen
-    manifest = await context.cluster.get(DEPLOYMENTS, Key(observation.service.metadata.namespace, seen.name))
+    manifest = await context.cluster.get(DEPLOYMENTS, ObjectKey(observation.service.metadata.namespace, seen.name))
     return DeploymentView.of(manifest) if manifest is not None else None
 
 
@@ -102,7 +102,7 @@ async def _scale_former(context: Context, observation: InferenceServiceObservati
         is_former = former.name not in observation.wanted.values()
         is_held = wanted == 0 and observation.holds(former.name)
         if is_former and not is_held and (former.replicas == 0) != (wanted == 0):
-            key = Key(observation.service.metadata.namespace, former.name)
+            key = ObjectKey(observation.service.metadata.namespace, former.name)
             await context.cluster.merge(DEPLOYMENTS, key, {"spec": {"replicas": wanted}})
 
 
@@ -113,9 +113,9 @@ async def remove_retired(context: Context, observation: InferenceServiceObservat
     for deployment in observation.deployments.values():
         if deployment.retired_at is not None and deployment not in retired:
             # Wanted again: when it retires next time, its drain begins anew.
-            await context.cluster.annotate(DEPLOYMENTS, Key(namespace, deployment.name), {RETIRED_AT: None})
+            await context.cluster.annotate(DEPLOYMENTS, ObjectKey(namespace, deployment.name), {RETIRED_AT: None})
     for deployment in retired:
-        key = Key(namespace, deployment.name)
+        key = ObjectKey(namespace, deployment.name)
         if deployment.retired_at is None:
             await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: observation.now.isoformat()})
             continue

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, Key, Kind, kind_of
-from bloomery_operator.cluster.stale_guard import is_current
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, ObjectKey, ResourceKind, kind_of
+from bloomery_operator.cluster.stale_guard import is_up_to_date
 from bloomery_operator.reconcile.context import (
     Context,
     create_owned,
@@ -26,13 +26,13 @@ from bloomery_operator.status.workload import JobView
 
 
 async def start(
-    context: Context, kind: Kind, owner: CustomResource, task: TrainerTask, *, secret: Manifest | None = None
+    context: Context, kind: ResourceKind, owner: CustomResource, task: TrainerTask, *, secret: Manifest | None = None
 ) -> Verdict | None:
     """Create the task's ConfigMap, Secret, Service and Job, as far as it needs them; return what stands in the way."""
     missing = await missing_storage_secret(context, owner.metadata.namespace)
     if missing is not None:
         return missing
-    if not await is_current(context.cluster, kind, owner):
+    if not await is_up_to_date(context.cluster, kind, owner):
         return None
     try:
         for manifest in _children(owner, task, context.settings, secret):
@@ -56,5 +56,5 @@ async def discard(context: Context, owner: CustomResource, job: JobView, command
     """Remove a Job that does another work than is wanted now, with its pods and its ConfigMap."""
     namespace = owner.metadata.namespace
     # The Job last: as long as it is there, this is done again.
-    await context.cluster.delete(CONFIG_MAPS, Key(namespace, config_map_name(owner, command, job.spec_hash)))
-    await context.cluster.delete(JOBS, Key(namespace, job.name), uid=job.uid)
+    await context.cluster.delete(CONFIG_MAPS, ObjectKey(namespace, config_map_name(owner, command, job.spec_hash)))
+    await context.cluster.delete(JOBS, ObjectKey(namespace, job.name), uid=job.uid)

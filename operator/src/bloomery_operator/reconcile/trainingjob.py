@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.trainingjob import TrainingJobStatus
-from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
+from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, ObjectKey
 from bloomery_operator.reconcile import task as tasks
 from bloomery_operator.reconcile.context import (
     Context,
@@ -38,7 +38,7 @@ from bloomery_operator.status.trainingjob import (
 from bloomery_operator.status.verdicts import Verdict
 
 
-async def reconcile(context: Context, key: Key) -> float | None:
+async def reconcile(context: Context, key: ObjectKey) -> float | None:
     """Bring one TrainingJob on its way."""
     training_job = read_parent(context, TRAINING_JOBS, TrainingJob, key)
     if training_job is None or not training_job.is_ours:
@@ -48,7 +48,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
     trouble = await reconcile_tensorboard(context, training_job)
     status = with_tensorboard(training_job, status, trouble, context.now())
     await publish_status(context, training_job, status)
-    again = context.settings.obstacle_seconds if trouble is not None else None
+    again = context.settings.retry_interval_seconds if trouble is not None else None
     left = await _expire(context, training_job, status)
     return min((seconds for seconds in (wait, again, left) if seconds is not None), default=None)
 
@@ -63,15 +63,15 @@ async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJ
     if status.is_finished:
         return status, None
     if observation.obstacle is not None or isinstance(observation.start, Verdict):
-        return status, context.settings.obstacle_seconds
+        return status, context.settings.retry_interval_seconds
     runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
-    return status, context.settings.progress_seconds if runs else None
+    return status, context.settings.progress_poll_seconds if runs else None
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
     namespace = training_job.metadata.namespace
     found = {
-        reference.name: find(context, DATASETS, Dataset, Key(namespace, reference.name))
+        reference.name: find(context, DATASETS, Dataset, ObjectKey(namespace, reference.name))
         for reference in training_job.spec.datasets
     }
     job = await observe_job(context, training_job, train.COMMAND)
@@ -95,7 +95,7 @@ async def _starting_point(context: Context, training_job: TrainingJob) -> Starti
     if wanted is None:
         return None
     if wanted.training_job is not None:
-        other = find(context, TRAINING_JOBS, TrainingJob, Key(namespace, wanted.training_job))
+        other = find(context, TRAINING_JOBS, TrainingJob, ObjectKey(namespace, wanted.training_job))
         return starting_point(wanted.training_job, other)
     if wanted.mlflow is not None:
         environment = await read_storage_secret(context, namespace)
@@ -142,7 +142,7 @@ async def _suspend_or_resume(context: Context, observation: TrainingJobObservati
     # A stopped training needs a pod once more, to evaluate and register what it has.
     wanted = bool(training_job.spec.suspend) and not training_job.spec.stop
     if job.suspended != wanted:
-        key = Key(training_job.metadata.namespace, job.name)
+        key = ObjectKey(training_job.metadata.namespace, job.name)
         await context.cluster.merge(JOBS, key, {"spec": {"suspend": wanted}})
 
 
@@ -152,7 +152,7 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> None:
     pod = job.current_pod if job else None
     if pod is None or pod.phase != "Running" or pod.ip is None:
         return
-    key = Key(training_job.metadata.namespace, job_name(training_job, train.COMMAND))
+    key = ObjectKey(training_job.metadata.namespace, job_name(training_job, train.COMMAND))
     token = train.read_stop_token(await context.cluster.get(SECRETS, key))
     if token is not None:
         await context.stop_trainer(pod, token)
@@ -185,5 +185,5 @@ async def _expire(context: Context, training_job: TrainingJob, status: TrainingJ
     if left > 0:
         return left
     metadata = training_job.metadata
-    await context.cluster.delete(TRAINING_JOBS, Key(metadata.namespace, metadata.name), uid=metadata.uid)
+    await context.cluster.delete(TRAINING_JOBS, ObjectKey(metadata.namespace, metadata.name), uid=metadata.uid)
     return None

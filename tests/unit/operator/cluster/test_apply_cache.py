@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
-from bloomery_operator.cluster.apply_cache import Applied, Owner
-from bloomery_operator.cluster.kinds import AUTOSCALERS, DEPLOYMENTS, Key
+from bloomery_operator.cluster.apply_cache import ApplyCache, Owner
+from bloomery_operator.cluster.kinds import AUTOSCALERS, DEPLOYMENTS, ObjectKey
 from tests.unit.operator.samples import Manifest, metadata
 
-OWNER: Owner = ("InferenceService", Key("demo", "flowers"))
+OWNER: Owner = ("InferenceService", ObjectKey("demo", "flowers"))
 
 
 def manifest(replicas: int = 1, **fields: str) -> Manifest:
@@ -23,21 +23,21 @@ def response_to(applied: Manifest) -> Manifest:
     return answer
 
 
-def applied(manifest: Manifest) -> Applied:
-    record = Applied()
-    record.note(OWNER, DEPLOYMENTS, manifest, response_to(manifest))
-    return record
+def cache_with(manifest: Manifest) -> ApplyCache:
+    cache = ApplyCache()
+    cache.record(OWNER, DEPLOYMENTS, manifest, response_to(manifest))
+    return cache
 
 
 def test_unchanged_child_is_not_applied_again() -> None:
     seen = response_to(manifest()) | {"status": {"readyReplicas": 1}}
     seen["metadata"] |= {"resourceVersion": "9", "annotations": {"revision": "2"}}
-    assert applied(manifest()).holds(OWNER, DEPLOYMENTS, manifest(), seen)
-    assert applied(manifest()).holds(OWNER, DEPLOYMENTS, manifest(resourceVersion="9"), seen)
+    assert cache_with(manifest()).is_unchanged(OWNER, DEPLOYMENTS, manifest(), seen)
+    assert cache_with(manifest()).is_unchanged(OWNER, DEPLOYMENTS, manifest(resourceVersion="9"), seen)
 
 
 def test_changed_manifest_is_applied() -> None:
-    assert not applied(manifest()).holds(OWNER, DEPLOYMENTS, manifest(2), response_to(manifest()))
+    assert not cache_with(manifest()).is_unchanged(OWNER, DEPLOYMENTS, manifest(2), response_to(manifest()))
 
 
 def test_child_that_others_changed_is_applied_again() -> None:
@@ -46,33 +46,33 @@ def test_child_that_others_changed_is_applied_again() -> None:
         {"data": {"key": "c29tZWJvZHkncw=="}},
         {"metadata": metadata("a")},
     ):
-        assert not applied(manifest()).holds(OWNER, DEPLOYMENTS, manifest(), response_to(manifest()) | change)
+        assert not cache_with(manifest()).is_unchanged(OWNER, DEPLOYMENTS, manifest(), response_to(manifest()) | change)
 
 
 def test_deleted_owner_is_forgotten_once() -> None:
-    record = applied(manifest())
-    assert record.forget_owner(OWNER)
-    assert not record.forget_owner(OWNER)
+    cache = cache_with(manifest())
+    assert cache.forget_owner(OWNER)
+    assert not cache.forget_owner(OWNER)
 
 
 def test_deleted_child_is_not_unchanged() -> None:
-    record = applied(manifest())
-    assert record.knows(OWNER, DEPLOYMENTS, "a")
-    record.forget(OWNER, DEPLOYMENTS, "a")
-    assert not record.knows(OWNER, DEPLOYMENTS, "a")
-    assert not record.holds(OWNER, DEPLOYMENTS, manifest(), response_to(manifest()))
-    record = applied(manifest())
-    record.forget_owner(OWNER)
-    assert not record.holds(OWNER, DEPLOYMENTS, manifest(), response_to(manifest()))
+    cache = cache_with(manifest())
+    assert cache.contains(OWNER, DEPLOYMENTS, "a")
+    cache.forget(OWNER, DEPLOYMENTS, "a")
+    assert not cache.contains(OWNER, DEPLOYMENTS, "a")
+    assert not cache.is_unchanged(OWNER, DEPLOYMENTS, manifest(), response_to(manifest()))
+    cache = cache_with(manifest())
+    cache.forget_owner(OWNER)
+    assert not cache.is_unchanged(OWNER, DEPLOYMENTS, manifest(), response_to(manifest()))
 
 
 def test_unwatched_child_is_applied_again_after_a_while() -> None:
     now = 100.0
-    record = Applied(clock=lambda: now)
-    assert not record.is_recent(OWNER, AUTOSCALERS, manifest(), 60)
-    record.note(OWNER, AUTOSCALERS, manifest(), response_to(manifest()))
+    cache = ApplyCache(clock=lambda: now)
+    assert not cache.was_applied_within(OWNER, AUTOSCALERS, manifest(), 60)
+    cache.record(OWNER, AUTOSCALERS, manifest(), response_to(manifest()))
     now = 159.0
-    assert record.is_recent(OWNER, AUTOSCALERS, manifest(), 60)
-    assert not record.is_recent(OWNER, AUTOSCALERS, manifest(2), 60)
+    assert cache.was_applied_within(OWNER, AUTOSCALERS, manifest(), 60)
+    assert not cache.was_applied_within(OWNER, AUTOSCALERS, manifest(2), 60)
     now = 160.0
-    assert not record.is_recent(OWNER, AUTOSCALERS, manifest(), 60)
+    assert not cache.was_applied_within(OWNER, AUTOSCALERS, manifest(), 60)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.cluster.gateway import Gateway
-from bloomery_operator.cluster.kinds import Key, Kind
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 from tests.unit.operator.samples import Manifest, settings
 
 ALL = {"namespaces": {"from": "All"}}
@@ -21,8 +21,8 @@ class OneGateway:
         self.gateway = gateway
         self.reads = 0
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
-        assert (kind.kind, key) == ("Gateway", Key("gateways", "bloomery"))
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
+        assert (kind.kind, key) == ("Gateway", ObjectKey("gateways", "bloomery"))
         self.reads += 1
         return self.gateway
 

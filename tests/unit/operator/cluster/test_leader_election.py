@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import LEASES, Key, Kind
+from bloomery_operator.cluster.kinds import LEASES, ObjectKey, ResourceKind
 from bloomery_operator.cluster.leader_election import ElectionTimes, LeaderElector, LeaseLost
 
 pytestmark = pytest.mark.anyio
 
-KEY = Key("system", "operator")
+KEY = ObjectKey("system", "operator")
 TIMES = ElectionTimes(lease=10, renew_deadline=7, retry=0.001)
 Manifest = dict[str, Any]
 
@@ -27,7 +27,7 @@ class Store:
         self.version = 0
         self.is_down = False
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         assert (kind, key) == (LEASES, KEY)
         if self.is_down:
             raise ClusterError(503, "ServiceUnavailable", "down")

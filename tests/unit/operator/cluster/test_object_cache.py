@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, PODS, Key
-from bloomery_operator.cluster.projection import POD_REVISION, USED_TRAINING_JOB, Projection
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, PODS, ObjectKey
+from bloomery_operator.cluster.object_cache import POD_REVISION, USED_TRAINING_JOB, ObjectCache
 from tests.unit.operator.samples import Manifest, metadata
 
 
@@ -20,83 +20,83 @@ def listing(*jobs: Manifest, version: int = 1) -> Listing:
     return Listing(jobs, versions=(str(version),))
 
 
-def version_of(projection: Projection, name: str = "a") -> str | None:
-    found = projection.get(JOBS, Key("demo", name))
+def version_of(object_cache: ObjectCache, name: str = "a") -> str | None:
+    found = object_cache.get(JOBS, ObjectKey("demo", name))
     return found["metadata"]["resourceVersion"] if found else None
 
 
 def test_late_response_does_not_replace_a_newer_version() -> None:
-    projection = Projection()
-    projection.put(JOBS, job(version=10))
-    projection.put(JOBS, job(version=9))
-    assert version_of(projection) == "10"
+    object_cache = ObjectCache()
+    object_cache.put(JOBS, job(version=10))
+    object_cache.put(JOBS, job(version=9))
+    assert version_of(object_cache) == "10"
 
 
 def test_recreated_object_replaces_the_deleted_one() -> None:
-    projection = Projection()
-    projection.put(JOBS, job(version=10))
-    projection.put(JOBS, job(version=9, uid="another"))
-    assert version_of(projection) == "9"
+    object_cache = ObjectCache()
+    object_cache.put(JOBS, job(version=10))
+    object_cache.put(JOBS, job(version=9, uid="another"))
+    assert version_of(object_cache) == "9"
 
 
 def test_list_repairs_and_reports_missed_changes() -> None:
-    projection = Projection()
+    object_cache = ObjectCache()
     for name in ("same", "changed", "gone"):
-        projection.put(JOBS, job(name))
-    projection.begin_relist(JOBS)
-    differing = projection.replace(JOBS, listing(job("same"), job("changed", version=2), job("new"), version=2))
-    assert differing == {Key("demo", name) for name in ("changed", "gone", "new")}
-    assert {key.name for key, _ in projection.items(JOBS)} == {"same", "changed", "new"}
+        object_cache.put(JOBS, job(name))
+    object_cache.begin_relist(JOBS)
+    differing = object_cache.replace(JOBS, listing(job("same"), job("changed", version=2), job("new"), version=2))
+    assert differing == {ObjectKey("demo", name) for name in ("changed", "gone", "new")}
+    assert {key.name for key, _ in object_cache.items(JOBS)} == {"same", "changed", "new"}
 
 
 def test_events_during_a_list_are_newer_than_the_list() -> None:
-    projection = Projection()
+    object_cache = ObjectCache()
     for name in ("changed", "gone"):
-        projection.put(JOBS, job(name))
-    projection.begin_relist(JOBS)
-    projection.put(JOBS, job("changed", version=2))
-    projection.put(JOBS, job("new", version=3))
-    projection.remove(JOBS, job("gone", version=4))
-    assert projection.replace(JOBS, listing(job("changed"), job("gone"))) == frozenset()
-    assert version_of(projection, "changed") == "2"
-    assert version_of(projection, "new") == "3"
-    assert version_of(projection, "gone") is None
+        object_cache.put(JOBS, job(name))
+    object_cache.begin_relist(JOBS)
+    object_cache.put(JOBS, job("changed", version=2))
+    object_cache.put(JOBS, job("new", version=3))
+    object_cache.remove(JOBS, job("gone", version=4))
+    assert object_cache.replace(JOBS, listing(job("changed"), job("gone"))) == frozenset()
+    assert version_of(object_cache, "changed") == "2"
+    assert version_of(object_cache, "new") == "3"
+    assert version_of(object_cache, "gone") is None
 
 
 @pytest.mark.parametrize("change", ["changed", "gone"])
 def test_list_older_than_the_cache_is_ignored(change: str) -> None:
-    projection = Projection()
-    projection.put(JOBS, job(version=10))
+    object_cache = ObjectCache()
+    object_cache.put(JOBS, job(version=10))
     if change == "changed":
-        projection.put(JOBS, job(version=12))
+        object_cache.put(JOBS, job(version=12))
     else:
-        projection.remove(JOBS, job(version=12))
-    projection.begin_relist(JOBS)
-    assert projection.replace(JOBS, listing(job(version=10), job("b", version=5), version=11)) is None
-    assert version_of(projection) == ("12" if change == "changed" else None)
-    projection.begin_relist(JOBS)
-    assert projection.replace(JOBS, listing(job("b", version=5), version=12)) is not None
-    assert version_of(projection, "b") == "5"
+        object_cache.remove(JOBS, job(version=12))
+    object_cache.begin_relist(JOBS)
+    assert object_cache.replace(JOBS, listing(job(version=10), job("b", version=5), version=11)) is None
+    assert version_of(object_cache) == ("12" if change == "changed" else None)
+    object_cache.begin_relist(JOBS)
+    assert object_cache.replace(JOBS, listing(job("b", version=5), version=12)) is not None
+    assert version_of(object_cache, "b") == "5"
 
 
 def test_children_are_indexed_by_their_current_controller() -> None:
-    projection = Projection()
-    projection.put(JOBS, job("b"))
-    projection.put(JOBS, job("a"))
-    projection.put(JOBS, job("c", controller="other"))
-    assert [m["metadata"]["name"] for m in projection.controlled_by(JOBS, "demo", "owner")] == ["a", "b"]
-    assert projection.controlled_by(JOBS, "elsewhere", "owner") == []
-    projection.put(JOBS, job("a", version=2, controller="other"))
-    projection.remove(JOBS, job("b"))
-    assert projection.controlled_by(JOBS, "demo", "owner") == []
-    assert len(projection.controlled_by(JOBS, "demo", "other")) == 2
+    object_cache = ObjectCache()
+    object_cache.put(JOBS, job("b"))
+    object_cache.put(JOBS, job("a"))
+    object_cache.put(JOBS, job("c", controller="other"))
+    assert [m["metadata"]["name"] for m in object_cache.controlled_by(JOBS, "demo", "owner")] == ["a", "b"]
+    assert object_cache.controlled_by(JOBS, "elsewhere", "owner") == []
+    object_cache.put(JOBS, job("a", version=2, controller="other"))
+    object_cache.remove(JOBS, job("b"))
+    assert object_cache.controlled_by(JOBS, "demo", "owner") == []
+    assert len(object_cache.controlled_by(JOBS, "demo", "other")) == 2
 
 
 def test_unused_fields_of_a_pod_are_stripped() -> None:
-    projection = Projection()
+    object_cache = ObjectCache()
     status = {"phase": "Running", "podIP": "10.0.0.1", "hostIP": "10.0.0.2"}
-    projection.put(PODS, {"metadata": metadata("p", managedFields=[1]), "spec": {"containers": []}, "status": status})
-    pod = projection.get(PODS, Key("demo", "p"))
+    object_cache.put(PODS, {"metadata": metadata("p", managedFields=[1]), "spec": {"containers": []}, "status": status})
+    pod = object_cache.get(PODS, ObjectKey("demo", "p"))
     assert pod is not None
     assert pod["status"] == {"phase": "Running", "podIP": "10.0.0.1"}
     assert pod["spec"] == {}
@@ -104,29 +104,29 @@ def test_unused_fields_of_a_pod_are_stripped() -> None:
 
 
 def test_services_are_indexed_by_the_jobs_they_use() -> None:
-    projection = Projection()
+    object_cache = ObjectCache()
 
     def service(*jobs: str, version: int = 1) -> Manifest:
         variants = [{"name": f"v{number}", "model": {"trainingJob": job}} for number, job in enumerate(jobs)]
         return {"metadata": metadata("a", resourceVersion=str(version)), "spec": {"variants": variants}}
 
     def waiting_for(job: str, *, namespace: str = "demo") -> list[str]:
-        found = projection.find(INFERENCE_SERVICES, USED_TRAINING_JOB, namespace, job)
+        found = object_cache.find(INFERENCE_SERVICES, USED_TRAINING_JOB, namespace, job)
         return [key.name for key, _ in found]
 
-    projection.put(INFERENCE_SERVICES, service("one", "one", "two"))
+    object_cache.put(INFERENCE_SERVICES, service("one", "one", "two"))
     assert waiting_for("one") == waiting_for("two") == ["a"]
     assert waiting_for("one", namespace="another") == []
-    projection.put(INFERENCE_SERVICES, service("two", version=2))
+    object_cache.put(INFERENCE_SERVICES, service("two", version=2))
     assert waiting_for("one") == [] and waiting_for("two") == ["a"]
-    projection.remove(INFERENCE_SERVICES, service("two", version=2))
+    object_cache.remove(INFERENCE_SERVICES, service("two", version=2))
     assert waiting_for("two") == []
 
 
 def test_pods_are_indexed_by_revision() -> None:
-    projection = Projection()
+    object_cache = ObjectCache()
     for name, revision in (("a", "flowers--v1-1"), ("b", "flowers--v1-2"), ("c", "flowers--v1-1")):
         labels = {"labels": {"bloomery.dev/revision": revision}}
-        projection.put(PODS, {"metadata": metadata(name, resourceVersion="1") | labels, "spec": {}})
-    found = projection.find(PODS, POD_REVISION, "demo", "flowers--v1-1")
+        object_cache.put(PODS, {"metadata": metadata(name, resourceVersion="1") | labels, "spec": {}})
+    found = object_cache.find(PODS, POD_REVISION, "demo", "flowers--v1-1")
     assert [key.name for key, _ in found] == ["a", "c"]

@@ -15,11 +15,11 @@ from bloomery_operator.cluster.kinds import (
     JOBS,
     PODS,
     TRAINING_JOBS,
-    Key,
-    Kind,
+    ObjectKey,
     ObjectReference,
+    ResourceKind,
 )
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.controller.controller import Controller
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
@@ -30,9 +30,9 @@ class Lists:
     """A cluster that can only be listed."""
 
     def __init__(self) -> None:
-        self.objects: dict[Kind, tuple[Manifest, ...]] = {}
+        self.objects: dict[ResourceKind, tuple[Manifest, ...]] = {}
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
         del namespace, selector
         return Listing(self.objects.get(kind, ()), versions=("1000",))
 
@@ -43,18 +43,18 @@ def lists() -> Lists:
 
 
 @pytest.fixture
-def projection() -> Projection:
-    return Projection()
+def object_cache() -> ObjectCache:
+    return ObjectCache()
 
 
 @pytest.fixture
-def controller(lists: Lists, projection: Projection) -> Controller:
+def controller(lists: Lists, object_cache: ObjectCache) -> Controller:
     async def silent(*_: Any) -> Any:
         return None
 
     context = Context(
         cluster=lists,  # type: ignore[arg-type]  # what is tested here only lists
-        projection=projection,
+        object_cache=object_cache,
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
@@ -83,14 +83,14 @@ def test_event_of_a_child_queues_its_owner(controller: Controller) -> None:
     }
 
 
-def test_event_of_an_owner_queues_its_dependents(controller: Controller, projection: Projection) -> None:
+def test_event_of_an_owner_queues_its_dependents(controller: Controller, object_cache: ObjectCache) -> None:
     waiting = {"metadata": metadata("waiting"), "spec": {"datasets": [{"name": "flowers"}]}}
     other = {"metadata": metadata("other"), "spec": {"datasets": [{"name": "tulips"}]}}
     elsewhere = {"metadata": metadata("waiting", namespace="elsewhere"), "spec": {"datasets": [{"name": "flowers"}]}}
     for manifest in (waiting, other, elsewhere):
-        projection.put(TRAINING_JOBS, manifest)
+        object_cache.put(TRAINING_JOBS, manifest)
     service = {"metadata": metadata("shop"), "spec": {"variants": [{"model": {"trainingJob": "waiting"}}]}}
-    projection.put(INFERENCE_SERVICES, service)
+    object_cache.put(INFERENCE_SERVICES, service)
     controller.observe(DATASETS, {"metadata": metadata("flowers"), "spec": {}}, deleted=True)
     controller.observe(TRAINING_JOBS, waiting, deleted=False)
     assert queued(controller) == {
@@ -100,15 +100,15 @@ def test_event_of_an_owner_queues_its_dependents(controller: Controller, project
     }
 
 
-def test_changed_path_queues_services_with_overlapping_paths(controller: Controller, projection: Projection) -> None:
+def test_changed_path_queues_services_with_overlapping_paths(controller: Controller, object_cache: ObjectCache) -> None:
     def service(name: str, path: str, **meta: Any) -> Manifest:
         return {"metadata": metadata(name, **meta), "spec": {"path": path, "variants": []}}
 
     others = {"below": "/shop/all", "equal": "/shop", "around": "/old", "beside": "/shopping"}
     for name, path in others.items():
-        projection.put(INFERENCE_SERVICES, service(name, path))
+        object_cache.put(INFERENCE_SERVICES, service(name, path))
     older = service("older", "/old/one")
-    projection.put(INFERENCE_SERVICES, older)
+    object_cache.put(INFERENCE_SERVICES, older)
     controller.observe(INFERENCE_SERVICES, older, deleted=False)
     assert queued(controller) == {"InferenceService demo/older"}
     controller.observe(INFERENCE_SERVICES, service("older", "/shop", resourceVersion="101"), deleted=False)
@@ -123,12 +123,12 @@ def test_resync_queues_every_owner(controller: Controller, lists: Lists) -> None
         )
     }
     asyncio.run(controller.resync())
-    assert {ObjectReference(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
+    assert {ObjectReference(DATASETS, ObjectKey("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
 
 
-def test_metrics_count_objects_by_phase(controller: Controller, projection: Projection) -> None:
+def test_metrics_count_objects_by_phase(controller: Controller, object_cache: ObjectCache) -> None:
     for name, status in (("a", {"phase": "Running"}), ("b", {"phase": "Running"}), ("new", {})):
-        projection.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
+        object_cache.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
     text = controller._metrics.exposition().decode()
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Running"} 2.0' in text
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Pending"} 1.0' in text

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bloomery_operator.cluster.apply_cache import Applied
+from bloomery_operator.cluster.apply_cache import ApplyCache
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, Key, Kind, ObjectReference
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, JOBS, ObjectKey, ObjectReference, ResourceKind
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.controller.controller import Controller
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context, served_tags
@@ -28,7 +28,7 @@ class Namespaces:
     async def get(self, *_: Any) -> Manifest | None:
         return None
 
-    async def list(self, kind: Kind, **_: Any) -> Listing:
+    async def list(self, kind: ResourceKind, **_: Any) -> Listing:
         services = ({"metadata": metadata(namespace=name)} for name in self._names)
         return Listing(tuple(services) if kind is INFERENCE_SERVICES else (), versions=("1000",))
 
@@ -49,19 +49,19 @@ class Registry:
         return []
 
 
-def context(cluster: Namespaces, registry: Registry, applied: Applied | None = None) -> Context:
+def context(cluster: Namespaces, registry: Registry, apply_cache: ApplyCache | None = None) -> Context:
     async def silent(*_: Any) -> Any:
         return None
 
     return Context(
         cluster=cluster,  # type: ignore[arg-type]  # what is tested here only reads
-        projection=Projection(),
+        object_cache=ObjectCache(),
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
         registry=registry,  # type: ignore[arg-type]
         servers=silent,  # type: ignore[arg-type]
-        applied=applied or Applied(),
+        apply_cache=apply_cache or ApplyCache(),
     )
 
 
@@ -107,13 +107,13 @@ def test_resync_does_not_wait_for_a_hanging_registry() -> None:
 
 
 def test_deleted_service_is_checked_once() -> None:
-    applied, registry = Applied(), Registry()
-    key = Key("demo", "flowers")
+    apply_cache, registry = ApplyCache(), Registry()
+    key = ObjectKey("demo", "flowers")
     child = {"metadata": metadata("child"), "spec": {}}
-    applied.note(("InferenceService", key), JOBS, child, child)
+    apply_cache.record(("InferenceService", key), JOBS, child, child)
 
     async def reconcile() -> None:
-        controller = Controller(context(Namespaces(), registry, applied), OperatorMetrics(), kinds=())
+        controller = Controller(context(Namespaces(), registry, apply_cache), OperatorMetrics(), kinds=())
         task = asyncio.create_task(controller._served_tags.tidy_forever())
         for _ in range(3):
             assert await controller._reconcile(ObjectReference(INFERENCE_SERVICES, key)) is None

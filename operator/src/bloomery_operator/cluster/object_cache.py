@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bloomery_operator.api.common import Manifest
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, PODS, TRAINING_JOBS, Key, Kind
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, PODS, TRAINING_JOBS, ObjectKey, ResourceKind
 from bloomery_operator.cluster.unused_fields import strip_unused_fields
 from bloomery_operator.resources.metadata import REVISION, controller_uid
 
@@ -25,60 +25,60 @@ USED_TRAINING_JOB = "trainingJob"
 
 
 class _IndexEntry(NamedTuple):
-    kind: Kind
+    kind: ResourceKind
     index_name: str
     namespace: str
     value: str
 
 
-class Projection:
+class ObjectCache:
     """Objects by kind and key. Not thread-safe: only the event loop uses it."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._objects: dict[Kind, dict[Key, Manifest]] = {}
-        self._index: dict[_IndexEntry, set[Key]] = {}
-        self._changed_since_list: dict[Kind, set[Key]] = {}
-        self._newest_version: dict[Kind, int] = {}
-        self._version_at_list: dict[Kind, int] = {}
+        self._objects: dict[ResourceKind, dict[ObjectKey, Manifest]] = {}
+        self._index: dict[_IndexEntry, set[ObjectKey]] = {}
+        self._changed_since_list: dict[ResourceKind, set[ObjectKey]] = {}
+        self._newest_version: dict[ResourceKind, int] = {}
+        self._version_at_list: dict[ResourceKind, int] = {}
 
-    def get(self, kind: Kind, key: Key) -> Manifest | None:
+    def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         """Return the cached object, or None."""
         return self._objects.get(kind, {}).get(key)
 
-    def follows(self, kind: Kind) -> bool:
+    def is_watched(self, kind: ResourceKind) -> bool:
         """Return whether the kind is listed and watched."""
         return kind in self._changed_since_list
 
-    def items(self, kind: Kind) -> Iterator[tuple[Key, Manifest]]:
+    def items(self, kind: ResourceKind) -> Iterator[tuple[ObjectKey, Manifest]]:
         """Iterate over a kind's objects."""
         return iter(list(self._objects.get(kind, {}).items()))
 
-    def controlled_by(self, kind: Kind, namespace: str, uid: str) -> list[Manifest]:
+    def controlled_by(self, kind: ResourceKind, namespace: str, uid: str) -> list[Manifest]:
         """Return the objects of a kind whose controller has that uid, sorted by name."""
         return [manifest for _, manifest in self.find(kind, CONTROLLER, namespace, uid)]
 
-    def find(self, kind: Kind, index: str, namespace: str, value: str) -> list[tuple[Key, Manifest]]:
+    def find(self, kind: ResourceKind, index: str, namespace: str, value: str) -> list[tuple[ObjectKey, Manifest]]:
         """Return the objects of a kind in a namespace that an index has for a value, sorted by name."""
         keys = sorted(self._index.get(_IndexEntry(kind, index, namespace, value), ()))
         return [(key, self._objects[kind][key]) for key in keys]
 
-    def put(self, kind: Kind, manifest: Manifest) -> None:
+    def put(self, kind: ResourceKind, manifest: Manifest) -> None:
         """Store an object that was added or changed, unless a newer version is cached."""
         key = self._note_change(kind, manifest)
         if not _is_newer(self.get(kind, key), manifest):
             self._put(kind, key, manifest)
 
-    def remove(self, kind: Kind, manifest: Manifest) -> None:
+    def remove(self, kind: ResourceKind, manifest: Manifest) -> None:
         """Remove an object that was deleted."""
         self._remove(kind, self._note_change(kind, manifest))
 
-    def begin_relist(self, kind: Kind) -> None:
+    def begin_relist(self, kind: ResourceKind) -> None:
         """Note that a list is requested now: every later change is newer than the list."""
         self._changed_since_list[kind] = set()
         self._version_at_list[kind] = self._newest_version.get(kind, 0)
 
-    def replace(self, kind: Kind, listing: Listing) -> frozenset[Key] | None:
+    def replace(self, kind: ResourceKind, listing: Listing) -> frozenset[ObjectKey] | None:
         """Replace the objects of a kind by a list, except for those that changed after ``begin_relist``.
 
         Returns:
@@ -100,20 +100,20 @@ class Projection:
                 self._remove(kind, key)
         return differing
 
-    def _note_change(self, kind: Kind, manifest: Manifest) -> Key:
+    def _note_change(self, kind: ResourceKind, manifest: Manifest) -> ObjectKey:
         """Note that an event reported an object; return its key."""
         key = key_of(manifest)
         self._changed_since_list.setdefault(kind, set()).add(key)
         self._newest_version[kind] = max(self._newest_version.get(kind, 0), _version_number(_version(manifest)))
         return key
 
-    def _put(self, kind: Kind, key: Key, manifest: Manifest) -> None:
+    def _put(self, kind: ResourceKind, key: ObjectKey, manifest: Manifest) -> None:
         self._remove(kind, key)
         self._objects.setdefault(kind, {})[key] = strip_unused_fields(kind, manifest)
         for entry in _index_entries(kind, manifest):
             self._index.setdefault(entry, set()).add(key)
 
-    def _remove(self, kind: Kind, key: Key) -> None:
+    def _remove(self, kind: ResourceKind, key: ObjectKey) -> None:
         former = self._objects.get(kind, {}).pop(key, None)
         for entry in _index_entries(kind, former) if former is not None else ():
             siblings = self._index[entry]
@@ -122,7 +122,7 @@ class Projection:
                 del self._index[entry]
 
 
-def _index_entries(kind: Kind, manifest: Manifest) -> frozenset[_IndexEntry]:
+def _index_entries(kind: ResourceKind, manifest: Manifest) -> frozenset[_IndexEntry]:
     """Return the index entries of an object; they are the same with and without its unused fields."""
     namespace = manifest["metadata"]["namespace"]
     return frozenset(
@@ -130,7 +130,7 @@ def _index_entries(kind: Kind, manifest: Manifest) -> frozenset[_IndexEntry]:
     )
 
 
-def _index_values(kind: Kind, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
+def _index_values(kind: ResourceKind, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
     yield CONTROLLER, controller_uid(manifest)
     spec = manifest.get("spec", {})
     if kind is PODS:
@@ -144,10 +144,10 @@ def _index_values(kind: Kind, manifest: Manifest) -> Iterator[tuple[str, str | N
             yield USED_TRAINING_JOB, variant["model"].get("trainingJob")
 
 
-def key_of(manifest: Manifest) -> Key:
+def key_of(manifest: Manifest) -> ObjectKey:
     """Return an object's key."""
     metadata = manifest["metadata"]
-    return Key(metadata["namespace"], metadata["name"])
+    return ObjectKey(metadata["namespace"], metadata["name"])
 
 
 def _is_newer(cached: Manifest | None, manifest: Manifest) -> bool:

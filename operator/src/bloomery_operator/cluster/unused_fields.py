@@ -7,14 +7,14 @@ from bloomery_operator.cluster.kinds import DEPLOYMENTS, JOBS, PODS, ResourceKin
 
 _USED_SPEC_FIELDS: dict[ResourceKind, tuple[str, ...]] = {JOBS: ("suspend",), PODS: ("nodeName",)}
 _USED_STATUS_FIELDS: dict[ResourceKind, tuple[str, ...]] = {PODS: ("phase", "podIP", "conditions", "containerStatuses")}
-"""Kinds of which only these fields are read; of all other kinds every field is kept."""
+"""Kinds of which only these fields are read; of all other kinds all fields stay."""
 
 
 def strip_unused_fields(kind: ResourceKind, manifest: Manifest) -> Manifest:
     """Return the object without the fields that no decision reads, which are most of a pod."""
     metadata = {field: value for field, value in manifest["metadata"].items() if field != "managedFields"}
     if kind is DEPLOYMENTS:
-        # These show whether somebody else sets the number of pods: an autoscaler does so through this subresource.
+        # These show whether another program sets the number of pods: an autoscaler does so through this subresource.
         fields = manifest["metadata"].get("managedFields", [])
         metadata["managedFields"] = [entry for entry in fields if entry.get("subresource") == "scale"]
     stripped = {**manifest, "metadata": metadata}

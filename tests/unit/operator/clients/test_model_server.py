@@ -49,10 +49,10 @@ def test_counters_include_predictions_only() -> None:
 
 
 def test_model_info_gives_digest_and_lineage() -> None:
-    told = ServedModel(
+    expected = ServedModel(
         uri="", digest="sha256:d", run_id="r", training_job="flowers", dataset="flowers", dataset_version="a,b"
     )
-    assert parse_counters(TEXT).model == told
+    assert parse_counters(TEXT).model == expected
     gauge = "# TYPE bloomery_model_info gauge\nbloomery_model_info"
     assert parse_counters(f'{gauge}{{digest="sha256:d",run_id=""}} 1\n').model == ServedModel(uri="", digest="sha256:d")
     assert parse_counters(f'{gauge}{{digest=""}} 1\n').model is None

@@ -21,8 +21,8 @@ def listing(*jobs: Manifest, version: int = 1) -> Listing:
 
 
 def version_of(object_cache: ObjectCache, name: str = "a") -> str | None:
-    found = object_cache.get(JOBS, ObjectKey("demo", name))
-    return found["metadata"]["resourceVersion"] if found else None
+    cached = object_cache.get(JOBS, ObjectKey("demo", name))
+    return cached["metadata"]["resourceVersion"] if cached else None
 
 
 def test_late_response_does_not_replace_a_newer_version() -> None:
@@ -111,8 +111,8 @@ def test_services_are_indexed_by_the_jobs_they_use() -> None:
         return {"metadata": metadata("a", resourceVersion=str(version)), "spec": {"variants": variants}}
 
     def waiting_for(job: str, *, namespace: str = "demo") -> list[str]:
-        found = object_cache.find(INFERENCE_SERVICES, USED_TRAINING_JOB, namespace, job)
-        return [key.name for key, _ in found]
+        services = object_cache.find(INFERENCE_SERVICES, USED_TRAINING_JOB, namespace, job)
+        return [key.name for key, _ in services]
 
     object_cache.put(INFERENCE_SERVICES, service("one", "one", "two"))
     assert waiting_for("one") == waiting_for("two") == ["a"]
@@ -128,5 +128,5 @@ def test_pods_are_indexed_by_revision() -> None:
     for name, revision in (("a", "flowers--v1-1"), ("b", "flowers--v1-2"), ("c", "flowers--v1-1")):
         labels = {"labels": {"bloomery.dev/revision": revision}}
         object_cache.put(PODS, {"metadata": metadata(name, resourceVersion="1") | labels, "spec": {}})
-    found = object_cache.find(PODS, POD_REVISION, "demo", "flowers--v1-1")
-    assert [key.name for key, _ in found] == ["a", "c"]
+    pods = object_cache.find(PODS, POD_REVISION, "demo", "flowers--v1-1")
+    assert [key.name for key, _ in pods] == ["a", "c"]

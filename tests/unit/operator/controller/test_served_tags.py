@@ -34,14 +34,14 @@ class Namespaces:
 
 
 class Registry:
-    """Notes which namespaces it was asked for; hangs and fails where it is told to."""
+    """Records the namespaces of its requests; hangs or fails for one of them."""
 
     def __init__(self, *, hangs: str = "", fails: str = "") -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self._hangs, self._fails = hangs, fails
 
     async def list_served(self, _: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
-        self.asked.append(namespace)
+        self.requests.append(namespace)
         if namespace == self._hangs:
             await asyncio.Event().wait()
         if namespace == self._fails:
@@ -80,13 +80,13 @@ def test_registry_that_hangs_or_fails_delays_no_other_namespace(monkeypatch: pyt
             tags.look_at(namespace)
         task = asyncio.create_task(tags.tidy_forever())
         async with asyncio.timeout(5):
-            while len(registry.asked) < 3:
+            while len(registry.requests) < 3:
                 await asyncio.sleep(0.01)
         await turn()
         task.cancel()
 
     asyncio.run(tidy())
-    assert registry.asked == ["one", "two", "three"]
+    assert registry.requests == ["one", "two", "three"]
 
 
 def test_resync_does_not_wait_for_a_hanging_registry() -> None:
@@ -103,7 +103,7 @@ def test_resync_does_not_wait_for_a_hanging_registry() -> None:
         task.cancel()
 
     asyncio.run(resync())
-    assert registry.asked == ["one"]
+    assert registry.requests == ["one"]
 
 
 def test_deleted_service_is_checked_once() -> None:
@@ -121,4 +121,4 @@ def test_deleted_service_is_checked_once() -> None:
         task.cancel()
 
     asyncio.run(reconcile())
-    assert registry.asked == ["demo"]
+    assert registry.requests == ["demo"]

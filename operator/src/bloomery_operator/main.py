@@ -1,91 +1,61 @@
-"""The process: settings, clients, kopf and the controller, health and metrics, until SIGTERM."""
+"""The process: connects settings, clients, controller, watches and health endpoints, and runs until SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 import uuid
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any, NoReturn
 
 import aiohttp
-import kopf
-from aiohttp import web
 from kubernetes.aio import client as kube
-from kubernetes.aio import config as kube_config
 from pydantic import ValidationError
-from pythonjsonlogger.json import JsonFormatter
 
+from bloomery_operator.clients.mlflow import MlflowClient
+from bloomery_operator.clients.model_server import ModelServerMetrics
+from bloomery_operator.clients.trainer import TrainerClient
 from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
-from bloomery_operator.cluster.kinds import HTTP_ROUTES, OWNERS, Key, Kind
-from bloomery_operator.cluster.lease import Lease, LeaseLost, LeaseStore
-from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.controller import CHILDREN, Controller
-from bloomery_operator.counters import ServerMeter
-from bloomery_operator.handlers import build_registry, build_settings
-from bloomery_operator.progress import ProgressClient
+from bloomery_operator.cluster.connection import ConfigurationError, connect
+from bloomery_operator.cluster.kinds import ObjectKey
+from bloomery_operator.cluster.leader_election import LeaderElector, LeaseLost
+from bloomery_operator.cluster.object_cache import ObjectCache
+from bloomery_operator.controller.controller import Controller, watched_kinds
+from bloomery_operator.controller.kopf_watch import WatchEnded, exit_process, quiet_kopf, run_and_exit, watch
+from bloomery_operator.controller.resync import label_selector
+from bloomery_operator.health import serve_health
+from bloomery_operator.logging import configure_logging
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
-from bloomery_operator.registry import RegistryClient
-from bloomery_operator.settings import Settings
-from bloomery_operator.telemetry import Telemetry
+from bloomery_operator.settings import Settings, describe_settings_error
 
 logger = logging.getLogger(__name__)
 
 
-class WatchesEnded(Exception):
-    """kopf gave up its watches; only a new start begins them again."""
-
-
 def main() -> NoReturn:
-    """Run the operator until it is told to stop, and end the process."""
+    """Run the operator until SIGTERM or SIGINT, and end the process."""
     try:
-        settings = Settings()  # type: ignore[call-arg]  # the environment gives what is required
+        settings = Settings()  # type: ignore[call-arg]  # the environment sets the required fields
     except ValidationError as error:
-        wrong = "; ".join(f"BLOOMERY_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        print(f"The operator's environment is not right: {wrong}", file=sys.stderr)
-        leave(2)
-    configure_logging(settings)
-    # Not asyncio.run, which at the end closes kopf's generators in any order: some answer with a traceback. The loop
-    # has a name so that it outlives the run, with all that it holds.
-    loop = asyncio.new_event_loop()
+        print(f"Wrong environment variables: {describe_settings_error(error)}", file=sys.stderr)
+        exit_process(2)
+    quiet_kopf(configure_logging(settings.log_format))
+    run_and_exit(_run_to_exit_code(settings))
+
+
+async def _run_to_exit_code(settings: Settings) -> int:
     try:
-        loop.run_until_complete(run(settings))
-    except WatchesEnded as error:
+        await run(settings)
+    except WatchEnded as error:
         logger.error("the operator ends, to be started again: %s", error)
-        leave(1)
-    except (ClusterError, kube_config.ConfigException, OSError, aiohttp.ClientError) as error:
-        logger.error("the operator can not start: %s", str(error) or type(error).__name__)
-        leave(1)
-    leave(0)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process on the spot, with whatever is still under way in it."""
-    logging.shutdown()
-    os._exit(code)
-
-
-def configure_logging(settings: Settings) -> None:
-    """Send all logs to stderr, a JSON object or a sentence a line."""
-    handler = logging.StreamHandler()
-    fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    handler.setFormatter(JsonFormatter(fields) if settings.log_format == "json" else logging.Formatter(fields))
-    handler.addFilter(_without_traces_of_kopf)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    logging.getLogger("kopf").setLevel(logging.WARNING)
-
-
-def _without_traces_of_kopf(record: logging.LogRecord) -> bool:
-    """Leave kopf its sentences: the trace of a watch that failed leads through kopf alone."""
-    if record.name.startswith("kopf"):
-        record.exc_info = None
-    return True
+        return 1
+    except (ClusterError, ConfigurationError, OSError, aiohttp.ClientError) as error:
+        logger.error("the operator cannot start: %s", str(error) or type(error).__name__)
+        return 1
+    return 0
 
 
 async def run(settings: Settings) -> None:
@@ -93,120 +63,80 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
-        await _load_credentials()
-        api = await stack.enter_async_context(build_api())
+        api = await stack.enter_async_context(connect())
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        telemetry = Telemetry()
-        lease = build_lease(KubernetesCluster(api), settings)
-        trainers = ProgressClient(session, every=settings.progress_seconds)
-        context = Context(
-            cluster=build_cluster(api, settings, lease),
-            projection=Projection(),
-            settings=settings,
-            read_progress=trainers.read,
-            stop_trainer=trainers.stop,
-            registry=RegistryClient(session, every=settings.registry_seconds),
-            servers=ServerMeter(session),
+        metrics = OperatorMetrics()
+        elector = _build_elector(api, settings)
+        context = _build_context(api, session, settings, elector)
+        controller = Controller(context, metrics, kinds=watched_kinds(settings))
+        health = serve_health(
+            health_port=settings.health_port,
+            metrics_port=settings.metrics_port,
+            liveness_error=controller.liveness_error,
+            exposition=metrics.exposition,
         )
-        controller = Controller(context, telemetry, kinds=watched_kinds(settings))
-        await serve_health(stack, settings, controller, telemetry)
-        if lease is not None:
-            await _run_until(stop, lease.acquire())
+        await stack.enter_async_context(health)
+        if elector is not None:
+            await _run_until(stop, elector.acquire())
         if not stop.is_set():
-            telemetry.is_leader.set(1)
-            await _work(stop, controller, settings, lease)
+            metrics.is_leader.set(1)
+            await _lead(stop, controller, settings, elector)
 
 
-async def _work(stop: asyncio.Event, controller: Controller, settings: Settings, lease: Lease | None) -> None:
-    holding = () if lease is None else (_hold(lease),)
-    try:
-        await _run_until(stop, controller.run(), _watch(controller, settings, stop), *holding)
-    finally:
-        if lease is not None:
-            await lease.release()
-
-
-async def _hold(lease: Lease) -> None:
-    """Hold the lease; without it the process ends on the spot, as nothing that is under way may go on."""
-    try:
-        await lease.hold()
-    except LeaseLost as error:
-        # Not an error: whoever holds the lease works, and this one starts again to stand by.
-        logger.warning("the operator ends: %s", error)
-        leave(1)
-
-
-def build_lease(store: LeaseStore, settings: Settings) -> Lease | None:
-    """Return what lets one of several operators work; None where there is only one."""
+def _build_elector(api: kube.ApiClient, settings: Settings) -> LeaderElector | None:
+    """Return this process as a candidate for the leader; None if it is the only operator."""
     if not settings.lease_namespace:
         return None
     identity = f"{settings.pod_name}_{uuid.uuid4()}"
-    return Lease(store, Key(settings.lease_namespace, settings.lease_name), identity=identity)
+    key = ObjectKey(settings.lease_namespace, settings.lease_name)
+    return LeaderElector(KubernetesCluster(api), key, identity=identity)
 
 
-def build_cluster(api: kube.ApiClient, settings: Settings, lease: Lease | None) -> KubernetesCluster:
-    """Return the way to the API server, where what is written depends on the lease."""
-    if lease is None:
-        return KubernetesCluster(api, timeout=settings.request_seconds)
-    return KubernetesCluster(api, timeout=settings.request_seconds, may_write=lease.remaining)
-
-
-def build_api() -> kube.ApiClient:
-    """Return the client of the API server; a proxy is asked for by no watch of kopf's, and so by none of ours."""
-    configuration = kube.Configuration.get_default_copy()
-    # Else each request would have two threads look through the environment, and for a ~/.netrc.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return kube.ApiClient(configuration)
-
-
-async def _load_credentials() -> None:
-    """Take the pod's own credentials, or outside a pod those of the kubeconfig."""
-    try:
-        kube_config.load_incluster_config()  # type: ignore[no-untyped-call]
-    except kube_config.ConfigException:
-        await kube_config.load_kube_config()  # type: ignore[no-untyped-call]
-
-
-def watched_kinds(settings: Settings) -> tuple[Kind, ...]:
-    """Return the kinds to watch; routes only where a gateway is set up."""
-    kinds = (*OWNERS, *CHILDREN)
-    if not settings.has_gateway:
-        return tuple(kind for kind in kinds if kind is not HTTP_ROUTES)
-    return kinds
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-
-async def _watch(controller: Controller, settings: Settings, stop: asyncio.Event) -> None:
-    tasks = await kopf.spawn_tasks(
-        registry=build_registry(controller),
-        settings=build_settings(controller),
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
+def _build_context(
+    api: kube.ApiClient, session: aiohttp.ClientSession, settings: Settings, elector: LeaderElector | None
+) -> Context:
+    fence = {} if elector is None else {"lease_remaining_seconds": elector.remaining_seconds}
+    trainers = TrainerClient(session, poll_seconds=settings.progress_poll_seconds)
+    return Context(
+        cluster=KubernetesCluster(api, timeout=settings.request_seconds, **fence),
+        object_cache=ObjectCache(),
+        settings=settings,
+        read_progress=trainers.read_progress,
+        stop_trainer=trainers.stop,
+        registry=MlflowClient(session, poll_seconds=settings.mlflow_poll_seconds),
+        servers=ModelServerMetrics(session),
     )
-    # kopf has claimed the signals.
-    _stop_on_signals(stop)
-    # Not kopf.run_tasks: told to stop, or after a failure, it waits for what does not end by itself. These tasks only
-    # read, so that the process may leave them where they are.
+
+
+async def _lead(stop: asyncio.Event, controller: Controller, settings: Settings, elector: LeaderElector | None) -> None:
+    """Do the operator's work, as its only process."""
+    watching = watch(
+        watched_kinds(settings),
+        controller.observe,
+        namespaces=settings.namespaces,
+        label_selector=label_selector,
+        set_signal_handlers=lambda: _stop_on_signals(stop),
+    )
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await _run_until(stop, controller.run(), watching, *([] if elector is None else [_hold(elector)]))
     finally:
-        # Kept to the end of the process: asyncio calls each task that is forgotten an error, and Python complains of
-        # coroutines that go before they ended.
-        asyncio.get_running_loop().set_exception_handler(partial(_say_nothing, tasks))
-    raise WatchesEnded(f"a watch failed: {next(iter(done)).exception()}")
+        if elector is not None:
+            await elector.release()
 
 
-def _say_nothing(_kept: Collection[object], _: asyncio.AbstractEventLoop, __: dict[str, Any]) -> None:
-    return
+async def _hold(elector: LeaderElector) -> None:
+    """Renew the lease; end the process at once when it is lost, so that no request in flight goes on."""
+    try:
+        await elector.hold()
+    except LeaseLost as error:
+        # A warning only: another process has the lease and works, and this one starts again as a standby.
+        logger.warning("the operator ends: %s", error)
+        exit_process(1)
 
 
-async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
-    """Run the parts until one of them ends, or until told to stop; raises what that one raised."""
-    tasks = [asyncio.create_task(part) for part in (_wait(stop), *parts)]
+async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, object]) -> None:
+    """Run the parts until one of them ends or ``stop`` is set; raise the exception of that part."""
+    tasks = [asyncio.create_task(part) for part in (stop.wait(), *parts)]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
@@ -215,27 +145,6 @@ async def _run_until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> 
         task.result()
 
 
-async def _wait(stop: asyncio.Event) -> None:
-    await stop.wait()
-
-
-async def serve_health(stack: AsyncExitStack, settings: Settings, controller: Controller, telemetry: Telemetry) -> None:
-    """Serve ``/healthz`` and ``/metrics``, each on its port, until the stack is closed."""
-
-    async def healthz(_: web.Request) -> web.Response:
-        ailment = controller.ailment()
-        return web.Response(status=503 if ailment else 200, text=ailment or "ok")
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    for port, path, handler in (
-        (settings.health_port, "/healthz", healthz),
-        (settings.metrics_port, "/metrics", metrics),
-    ):
-        app = web.Application()
-        app.router.add_get(path, handler)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, None, port).start()
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)

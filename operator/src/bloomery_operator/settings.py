@@ -1,18 +1,23 @@
-"""The operator's settings, read from the environment once, at the start."""
+"""Settings of the operator, read from the environment at the start."""
 
 from __future__ import annotations
 
 import socket
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_ENV_PREFIX = "BLOOMERY_"
 
 
 class Settings(BaseSettings):
-    """Each field is the environment variable ``BLOOMERY_<FIELD>``; the chart sets them."""
+    """Settings of the operator; the chart sets them.
 
-    model_config = SettingsConfigDict(env_prefix="BLOOMERY_", frozen=True)
+    A field is read from the environment variable ``BLOOMERY_<FIELD>``, unless it names another one.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, frozen=True)
 
     trainer_image: str
     """Image of ``prepare`` and ``train`` pods."""
@@ -21,10 +26,10 @@ class Settings(BaseSettings):
     """Image of the model server."""
 
     serving_gpu_image: str = ""
-    """Image of the model server with CUDA, for variants that ask for nvidia.com/gpu; without it, the other one."""
+    """Image of the model server with CUDA, for variants that request nvidia.com/gpu; empty: ``serving_image``."""
 
     kit_image: str = ""
-    """Image that packs the offline kit; ``kubectl bloomery kit`` finds its name on the Deployments."""
+    """Image that packs the offline kit; ``kubectl bloomery kit`` reads its name from the Deployments."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
 
@@ -32,70 +37,82 @@ class Settings(BaseSettings):
     """Root folder of all datasets and models."""
 
     storage_secret: str = "bloomery-storage"
-    """Secret with the store's and MLflow's address and keys, in each namespace that uses them."""
+    """Secret with the addresses and credentials of the store and of MLflow, in each namespace that uses them."""
 
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
-    """Namespaces to work in; none means the whole cluster."""
+    """Namespaces to watch; empty for the whole cluster."""
 
     source_networks: Annotated[tuple[str, ...], NoDecode] = ()
-    """Private networks (CIDR) that archives may be fetched from by https; otherwise only public addresses are."""
+    """Private networks (CIDR) from which archives may be downloaded, in addition to public addresses."""
 
     download_weights: bool = True
-    """Whether training pods may fetch published weights that the store does not have from torchvision's server."""
+    """Whether training pods may download published weights from torchvision's server if the store has none."""
 
     gateway_name: str = ""
     gateway_namespace: str = ""
-    """The Gateway that routes attach to; without a name, services have cluster addresses only."""
+    """The Gateway to which routes attach; without a name, services have addresses in the cluster only."""
 
     gateway_public_url: str = ""
-    """What users put before a service's path."""
+    """Base URL of the services for users; empty: the address of the Gateway."""
 
     mlflow_public_url: str = ""
-    """Where people open MLflow; links in status start with it."""
+    """URL of MLflow for users; links in a status start with it."""
 
     metrics_port: int = 8080
     health_port: int = 8081
 
     lease_namespace: str = ""
-    """Where the Lease is by which one of several operators works; empty: this is the only one."""
+    """Namespace of the Lease that elects one of several operators; empty if this is the only one."""
 
     lease_name: str = "bloomery-operator"
 
     pod_name: str = Field(default_factory=socket.gethostname)
-    """Who the Lease's holder is, for people; a part by chance is added, as a container may start again."""
+    """Name of this process in the Lease; a random suffix is added, because a container may restart."""
 
     workers: int = 8
-    """Reconciles at a time."""
+    """Number of concurrent reconciles."""
 
     resync_seconds: float = 180.0
-    """How often everything is listed, compared and reconciled again."""
+    """Seconds between two resyncs, which list, compare and reconcile everything."""
 
-    progress_seconds: float = 5.0
-    """How often a running pod is asked for its progress."""
+    progress_poll_seconds: float = Field(5.0, validation_alias="BLOOMERY_PROGRESS_SECONDS")
+    """Seconds between two reads of a running pod's progress."""
 
-    obstacle_seconds: float = 10.0
-    """How often what no watch tells is looked at again: a missing Secret, a taken name, the Gateway's address."""
+    retry_interval_seconds: float = Field(10.0, validation_alias="BLOOMERY_OBSTACLE_SECONDS")
+    """Seconds until a check of what no watch reports: a missing Secret, a name in use, the Gateway's address."""
 
-    keys_seconds: float = 30.0
-    """How often the people's Secret of API keys is compared with the pods' digests: Secrets are not watched."""
+    api_keys_poll_seconds: float = Field(30.0, validation_alias="BLOOMERY_KEYS_SECONDS")
+    """Seconds between two reads of the Secret with the users' API keys: Secrets are not watched."""
 
-    registry_seconds: float = 10.0
-    """How often MLflow is asked for an alias that is followed; one that does not answer is left alone for as long."""
+    mlflow_poll_seconds: float = Field(10.0, validation_alias="BLOOMERY_REGISTRY_SECONDS")
+    """Seconds between two reads of an alias that a service follows; also the pause after MLflow did not answer."""
 
-    traffic_seconds: float = 5.0
-    """How often the pods' counters are read while a rollout is under way or a revision drains."""
+    rollout_poll_seconds: float = Field(5.0, validation_alias="BLOOMERY_TRAFFIC_SECONDS")
+    """Seconds between two reads of the pods' metrics during a rollout, or while a revision drains."""
 
     request_seconds: float = 30.0
-    """How long the API server has for an answer."""
+    """Seconds within which the API server must answer a request."""
 
     log_format: Literal["json", "text"] = "json"
 
     @field_validator("namespaces", "source_networks", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value
+    def _split_at_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     @property
     def has_gateway(self) -> bool:
-        """Whether services are published on a gateway."""
+        """Whether services have routes on a Gateway."""
         return bool(self.gateway_name)
+
+
+def describe_settings_error(error: ValidationError) -> str:
+    """Return which environment variables are wrong, and why."""
+    return "; ".join(f"{_variable_name(detail['loc'])}: {detail['msg']}" for detail in error.errors())
+
+
+def _variable_name(location: tuple[int | str, ...]) -> str:
+    name = ".".join(map(str, location)).upper()
+    return name if name.startswith(_ENV_PREFIX) else f"{_ENV_PREFIX}{name}"

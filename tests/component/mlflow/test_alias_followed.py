@@ -154,7 +154,7 @@ def test_a_registry_that_is_down_changes_nothing_that_runs_and_is_said(
         ready = world.wait_for_condition(
             "inferenceservices", "flowers", "VariantsReady", "True", reason="RegistryUnreachable"
         )
-        assert "MLflow could not be asked for" in ready["message"]
+        assert "MLflow could not resolve" in ready["message"]
         assert condition_of(world.get("inferenceservices", "flowers"), "Ready")["status"] == "True"
         assert world.weights("flowers") == {first: 100}
 

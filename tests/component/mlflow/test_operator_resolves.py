@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bloomery_operator.clients.mlflow import MlflowClient
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.starting_point import starting_point_from_registry
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.registry import RegistryClient
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.publish.run_record import open_record
 from bloomery_trainer.recipe import resolve
@@ -33,7 +33,7 @@ def ask(environment: Mapping[str, str], reference: str) -> ServedModel | Verdict
 
     async def find() -> ServedModel | Verdict:
         async with aiohttp.ClientSession() as session:
-            return await RegistryClient(session).find(environment, reference)
+            return await MlflowClient(session).find(environment, reference)
 
     return asyncio.run(find())
 
@@ -174,19 +174,19 @@ def test_who_serves_a_version_is_noted_on_it_and_taken_off_again(train: Training
 
     async def scenario() -> None:
         async with aiohttp.ClientSession() as session:
-            registry = RegistryClient(session)
+            registry = MlflowClient(session)
             for service, variants in (("demo/flowers", "v1,v2"), ("demo/other", "v1"), ("prod/flowers", "v1")):
                 assert await registry.tag_served(environment, model, service=service, variants=variants)
             tags = mlflow.client().get_model_version(*model).tags
             assert tags["bloomery.dev/served-by.demo.flowers"] == "v1,v2"
-            noted = await registry.served(environment, "demo")
+            noted = await registry.list_served(environment, "demo")
             assert {service for service, found in noted if found == model} == {"demo/flowers", "demo/other"}
             assert await registry.tag_served(environment, model, service="demo/other", variants="")
-            noted = await registry.served(environment, "demo")
+            noted = await registry.list_served(environment, "demo")
             assert {service for service, found in noted if found == model} == {"demo/flowers"}
             away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
             assert not await registry.tag_served(away, model, service="demo/flowers", variants="v1")
-            assert await registry.served(away, "demo") == []
+            assert await registry.list_served(away, "demo") == []
 
     asyncio.run(scenario())
 

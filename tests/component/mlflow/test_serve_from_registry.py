@@ -18,8 +18,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bloomery_operator.clients.mlflow import MlflowClient
 from bloomery_operator.domain.served_model import ServedModel
-from bloomery_operator.registry import RegistryClient
 from testing.processes import free_port
 from testing.servers import MlflowServer, until_answered
 
@@ -68,7 +68,7 @@ def register(server: MlflowServer, name: str, folder: Path) -> None:
 def find(server: MlflowServer, reference: str) -> ServedModel:
     async def ask() -> object:
         async with aiohttp.ClientSession() as session:
-            return await RegistryClient(session).find({"MLFLOW_TRACKING_URI": server.uri}, reference)
+            return await MlflowClient(session).find({"MLFLOW_TRACKING_URI": server.uri}, reference)
 
     found = asyncio.run(ask())
     assert isinstance(found, ServedModel), found

@@ -260,7 +260,7 @@ def test_an_environment_that_is_not_right_is_answered_in_a_sentence(new_operator
 def test_an_api_server_that_is_not_there_is_answered_in_a_sentence(new_operator: NewOperator, tmp_path: Path) -> None:
     operator = new_operator({"KUBECONFIG": str(tmp_path / "none")})
     assert operator.run_to_its_end() == 1
-    assert "the operator can not start" in operator.log_text()
+    assert "the operator cannot start" in operator.log_text()
     assert "Traceback" not in operator.log_text()
 
 
@@ -269,7 +269,7 @@ def test_an_api_server_that_goes_during_the_first_list_is_answered_in_a_sentence
 ) -> None:
     fault_proxy.faults = lambda call: Fault(cut=call.is_list)
     assert watched_operator.run_to_its_end() == 1
-    assert "the operator can not start: Server disconnected" in watched_operator.log_text()
+    assert "the operator cannot start: Server disconnected" in watched_operator.log_text()
     assert "Traceback" not in watched_operator.log_text()
 
 

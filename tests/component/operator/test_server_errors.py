@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from bloomery_operator import registry
-from bloomery_operator.counters import ServerMeter
+from bloomery_operator.clients import mlflow
+from bloomery_operator.clients.mlflow import MlflowClient
+from bloomery_operator.clients.model_server import ModelServerMetrics
+from bloomery_operator.clients.trainer import TrainerClient
 from bloomery_operator.domain.ports import METRICS_PORT, PROGRESS_PORT
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.progress import ProgressClient
-from bloomery_operator.registry import RegistryClient
 from bloomery_operator.status.workloads import PodView
 from tests.unit.operator.samples import NOW
 
@@ -73,12 +73,12 @@ ODD = {
 def test_whatever_a_registry_answers_is_said_in_words(text: str) -> None:
     async def scenario() -> None:
         async with answering(always(text)) as address, aiohttp.ClientSession() as session:
-            client, environment = RegistryClient(session), {"MLFLOW_TRACKING_URI": address}
+            client, environment = MlflowClient(session), {"MLFLOW_TRACKING_URI": address}
             found = await client.find(environment, "models:/flowers@champion")
             assert isinstance(found, Verdict)
             assert found.reason == "RegistryUnreachable"
-            assert found.message.startswith("MLflow could not be asked for models:/flowers@champion: the answer ")
-            assert await client.served(environment, "demo") == []
+            assert found.message.startswith("MLflow could not resolve models:/flowers@champion: the answer ")
+            assert await client.list_served(environment, "demo") == []
 
     asyncio.run(scenario())
 
@@ -88,7 +88,7 @@ def test_fields_that_are_null_count_as_not_there() -> None:
 
     async def scenario() -> None:
         async with answering(always(text)) as address, aiohttp.ClientSession() as session:
-            found = await RegistryClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/3")
+            found = await MlflowClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/3")
             assert found == ServedModel(uri="s3://models/3", name="flowers", version="3")
 
     asyncio.run(scenario())
@@ -97,9 +97,9 @@ def test_fields_that_are_null_count_as_not_there() -> None:
 def test_a_registrys_answer_without_an_end_is_not_read_to_its_end() -> None:
     async def scenario() -> None:
         async with answering(endless) as address, aiohttp.ClientSession() as session:
-            found = await RegistryClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
+            found = await MlflowClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
             assert isinstance(found, Verdict)
-            assert f"longer than {registry.LARGEST_ANSWER} bytes" in found.message
+            assert f"longer than {mlflow.MAX_RESPONSE_BYTES} bytes" in found.message
 
     asyncio.run(scenario())
 
@@ -114,17 +114,15 @@ def test_a_registry_leads_the_operator_to_no_other_address() -> None:
     async def scenario() -> None:
         async with answering(elsewhere) as target, aiohttp.ClientSession() as session:
             async with answering(always("{}", status=302, Location=target)) as address:
-                found = await RegistryClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
+                found = await MlflowClient(session).find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
             assert isinstance(found, Verdict)
-            assert "302 Found: MLFLOW_TRACKING_URI must be the address that it leads to" in found.message
+            assert "302 Found: set MLFLOW_TRACKING_URI to the address that it redirects to" in found.message
             assert asked == []
 
     asyncio.run(scenario())
 
 
-def test_a_registry_that_hangs_is_asked_by_one_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(registry, "_TIMEOUT", aiohttp.ClientTimeout(total=0.5))
+def test_a_registry_that_hangs_is_asked_by_one_and_holds_up_no_other() -> None:
     now, asked, healthy = 100.0, 0, False
 
     async def hang(_: web.Request) -> web.Response:
@@ -137,7 +135,8 @@ def test_a_registry_that_hangs_is_asked_by_one_and_holds_up_no_other(monkeypatch
     async def scenario() -> None:
         nonlocal now, healthy
         async with answering(hang) as address, aiohttp.ClientSession() as session:
-            client, environment = RegistryClient(session, every=10, clock=lambda: now), {"MLFLOW_TRACKING_URI": address}
+            client = MlflowClient(session, poll_seconds=10, timeout_seconds=0.5, clock=lambda: now)
+            environment = {"MLFLOW_TRACKING_URI": address}
 
             async def find(*numbers: int) -> list[Any]:
                 return await asyncio.gather(*(client.find(environment, f"models:/m{n}@champion") for n in numbers))
@@ -168,7 +167,8 @@ def test_events_do_not_each_ask_the_registry_what_an_alias_means() -> None:
     async def scenario() -> None:
         nonlocal now
         async with answering(answer) as address, aiohttp.ClientSession() as session:
-            client, environment = RegistryClient(session, every=10, clock=lambda: now), {"MLFLOW_TRACKING_URI": address}
+            client = MlflowClient(session, poll_seconds=10, clock=lambda: now)
+            environment = {"MLFLOW_TRACKING_URI": address}
             versions = []
             for seconds in (0, 5, 4.9, 0.1, 9):
                 now += seconds
@@ -197,9 +197,9 @@ def test_pods_that_answer_oddly_tell_nothing(handler: Handler) -> None:
     async def scenario() -> None:
         async with aiohttp.ClientSession() as session:
             async with answering(handler, host=ip, port=PROGRESS_PORT):
-                assert await ProgressClient(session, every=1).read(pod(ip)) is None
+                assert await TrainerClient(session, poll_seconds=1).read_progress(pod(ip)) is None
             async with answering(handler, host=ip, port=METRICS_PORT):
-                figures = await ServerMeter(session).figures("step", NOW, {"a": [pod(ip)]})
-                assert figures["a"].requests == 0
+                stats = await ModelServerMetrics(session).request_stats("step", NOW, {"a": [pod(ip)]})
+                assert stats["a"].requests == 0
 
     asyncio.run(scenario())

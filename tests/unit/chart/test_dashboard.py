@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bloomery_operator.telemetry import Phase, Telemetry
+from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_trainer import commands, engine, prepare, publish, tracking
@@ -41,13 +41,13 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def metrics_of_the_operator() -> str:
-    telemetry = Telemetry()
-    telemetry.count_objects(lambda: [Phase("Dataset", "demo", "Ready")])
-    telemetry.events.labels("Job").inc()
-    telemetry.missed.labels("Job").inc()
-    with telemetry.reconcile("Dataset demo/flowers"):
+    metrics = OperatorMetrics()
+    metrics.count_objects(lambda: [ObjectPhase("Dataset", "demo", "Ready")])
+    metrics.events.labels("Job").inc()
+    metrics.missed_changes.labels("Job").inc()
+    with metrics.time_reconcile("Dataset"):
         pass
-    return telemetry.exposition().decode()
+    return metrics.exposition().decode()
 
 
 def metrics_of_a_server() -> str:

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from bloomery_operator.telemetry import Telemetry
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
@@ -31,9 +31,9 @@ def listed(page: str, prefix: str) -> set[str]:
 
 
 def test_the_operators_metrics_are_listed() -> None:
-    telemetry = Telemetry()
-    telemetry.count_objects(lambda: ())
-    text = telemetry.exposition().decode()
+    metrics = OperatorMetrics()
+    metrics.count_objects(lambda: ())
+    text = metrics.exposition().decode()
 
     own = {name for name in exposed(text) if not name.startswith("process_")}
     assert own == listed(OPERATIONS, "bloomery_") - trained()

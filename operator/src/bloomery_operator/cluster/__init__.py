@@ -1,1 +1,1 @@
-"""All Kubernetes I/O: the kinds, the client, and the projection of what the watches last said."""
+"""All Kubernetes I/O: the client, the cache of watched objects, leader election, and the guards of writes."""

@@ -9,8 +9,8 @@ from bloomery_operator.api.base import API_GROUP, API_VERSION
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A namespaced resource of the API server."""
+class ResourceKind:
+    """A namespaced resource of the API server: group, version, kind and plural name."""
 
     group: str
     version: str
@@ -19,54 +19,66 @@ class Kind:
 
     @property
     def api_version(self) -> str:
-        """As in a manifest: ``apps/v1``, or ``v1`` for the core group."""
+        """The ``apiVersion`` of a manifest: ``apps/v1``, or ``v1`` for the core group."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """Return the REST path of one object, or of a collection; without a namespace, of the whole cluster's."""
+        """Return the REST path of an object, or of a collection in a namespace or in the whole cluster."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         within = f"/namespaces/{namespace}" if namespace else ""
         parts = [part for part in (self.plural, name, subresource) if part]
         return "/".join([root + within, *parts])
 
 
-_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, order=True)
-class Key:
+class ObjectKey:
     """Namespace and name of an object."""
 
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        """As kubectl users write it."""
+        """Return the key as kubectl users write it."""
         return f"{self.namespace}/{self.name}"
 
     @property
-    def is_possible(self) -> bool:
-        """Whether an object can have that name; in a request's path any other may lead to another object."""
-        return _NAME.fullmatch(self.name) is not None
+    def is_valid(self) -> bool:
+        """Whether an object can have this name. In a request's path, an invalid name may address another object."""
+        return _OBJECT_NAME.fullmatch(self.name) is not None
 
 
-DATASETS = Kind(API_GROUP, API_VERSION, "Dataset", "datasets")
-TRAINING_JOBS = Kind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
-INFERENCE_SERVICES = Kind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
-JOBS = Kind("batch", "v1", "Job", "jobs")
-PODS = Kind("", "v1", "Pod", "pods")
-CONFIG_MAPS = Kind("", "v1", "ConfigMap", "configmaps")
-SECRETS = Kind("", "v1", "Secret", "secrets")
-SERVICES = Kind("", "v1", "Service", "services")
-EVENTS = Kind("", "v1", "Event", "events")
-DEPLOYMENTS = Kind("apps", "v1", "Deployment", "deployments")
-AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
-DISRUPTION_BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
-GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
-LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
-HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
-TRAFFIC_POLICIES = Kind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
-"""Envoy Gateway's own: most clusters with another gateway do not have the kind."""
+@dataclass(frozen=True)
+class ObjectReference:
+    """Kind and key of an object."""
+
+    kind: ResourceKind
+    key: ObjectKey
+
+    def __str__(self) -> str:
+        """Return the object as the log shows it: the kind first."""
+        return f"{self.kind.kind} {self.key}"
+
+
+DATASETS = ResourceKind(API_GROUP, API_VERSION, "Dataset", "datasets")
+TRAINING_JOBS = ResourceKind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
+INFERENCE_SERVICES = ResourceKind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
+JOBS = ResourceKind("batch", "v1", "Job", "jobs")
+PODS = ResourceKind("", "v1", "Pod", "pods")
+CONFIG_MAPS = ResourceKind("", "v1", "ConfigMap", "configmaps")
+SECRETS = ResourceKind("", "v1", "Secret", "secrets")
+SERVICES = ResourceKind("", "v1", "Service", "services")
+EVENTS = ResourceKind("", "v1", "Event", "events")
+DEPLOYMENTS = ResourceKind("apps", "v1", "Deployment", "deployments")
+AUTOSCALERS = ResourceKind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+DISRUPTION_BUDGETS = ResourceKind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+GATEWAYS = ResourceKind("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
+LEASES = ResourceKind("coordination.k8s.io", "v1", "Lease", "leases")
+HTTP_ROUTES = ResourceKind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+TRAFFIC_POLICIES = ResourceKind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
+"""A kind of Envoy Gateway, which a cluster with another gateway does not have."""
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
 ALL_KINDS = (
@@ -86,14 +98,14 @@ ALL_KINDS = (
 )
 
 
-def kind_of(manifest: dict[str, object]) -> Kind:
+def kind_of(manifest: dict[str, object]) -> ResourceKind:
     """Return the kind of a manifest.
 
     Raises:
-        LookupError: it is none that the operator handles.
+        LookupError: the operator does not handle the kind.
     """
-    wanted = (manifest["apiVersion"], manifest["kind"])
-    found = next((k for k in ALL_KINDS if (k.api_version, k.kind) == wanted), None)
-    if found is None:
-        raise LookupError(f"the operator does not handle {wanted}")
-    return found
+    names = (manifest["apiVersion"], manifest["kind"])
+    kind = next((k for k in ALL_KINDS if (k.api_version, k.kind) == names), None)
+    if kind is None:
+        raise LookupError(f"the operator does not handle {names}")
+    return kind

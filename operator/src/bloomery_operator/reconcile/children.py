@@ -5,10 +5,10 @@ from __future__ import annotations
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.cluster.kinds import Key, Kind, kind_of
+from bloomery_operator.cluster.apply_cache import owner_of
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind, kind_of
 from bloomery_operator.domain.ownership import controller_of, controller_uid
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.reconcile.applied import owner_of
 from bloomery_operator.reconcile.blocked import Blocked
 from bloomery_operator.reconcile.context import Context
 
@@ -21,7 +21,7 @@ async def create_child(context: Context, owner: CustomResource, manifest: Manife
     """
     if await context.cluster.create(manifest) is not None:
         return
-    key = Key(owner.metadata.namespace, manifest["metadata"]["name"])
+    key = ObjectKey(owner.metadata.namespace, manifest["metadata"]["name"])
     existing = await context.cluster.get(kind_of(manifest), key)
     if existing is None:
         # It was deleted between the two requests: the next try creates it.
@@ -38,32 +38,34 @@ async def apply_child(context: Context, owner: CustomResource, manifest: Manifes
         Blocked: the name belongs to another object, or to a former child that is being deleted.
     """
     kind = kind_of(manifest)
-    key = Key(owner.metadata.namespace, manifest["metadata"]["name"])
-    seen = context.projection.get(kind, key)
+    key = ObjectKey(owner.metadata.namespace, manifest["metadata"]["name"])
+    seen = context.object_cache.get(kind, key)
     # Slightly less than the interval, so that every resync reads again.
     seconds = 0.9 * context.settings.resync_seconds
-    if not context.projection.follows(kind) and context.applied.is_recent(owner_of(owner), kind, manifest, seconds):
+    if not context.object_cache.is_watched(kind) and context.apply_cache.was_applied_within(
+        owner_of(owner), kind, manifest, seconds
+    ):
         return manifest
     existing = seen or await context.cluster.get(kind, key)
     if existing is not None:
         require_own_child(owner, existing)
-        if context.applied.holds(owner_of(owner), kind, manifest, existing):
+        if context.apply_cache.is_unchanged(owner_of(owner), kind, manifest, existing):
             if seen is None:
-                context.applied.note(owner_of(owner), kind, manifest, existing)
+                context.apply_cache.record(owner_of(owner), kind, manifest, existing)
             return existing
     applied = await context.cluster.apply(manifest)
-    context.applied.note(owner_of(owner), kind, manifest, applied)
+    context.apply_cache.record(owner_of(owner), kind, manifest, applied)
     return applied
 
 
-async def delete_child(context: Context, owner: CustomResource, kind: Kind, name: str) -> None:
+async def delete_child(context: Context, owner: CustomResource, kind: ResourceKind, name: str) -> None:
     """Delete a child, if there is one; an object of something else with its name stays."""
-    key = Key(owner.metadata.namespace, name)
-    is_watched = context.projection.follows(kind)
-    existing = context.projection.get(kind, key) if is_watched else await context.cluster.get(kind, key)
+    key = ObjectKey(owner.metadata.namespace, name)
+    is_watched = context.object_cache.is_watched(kind)
+    existing = context.object_cache.get(kind, key) if is_watched else await context.cluster.get(kind, key)
     if existing is not None and controller_uid(existing) == owner.metadata.uid:
         await context.cluster.delete(kind, key, uid=existing["metadata"]["uid"])
-    context.applied.forget(owner_of(owner), kind, name)
+    context.apply_cache.forget(owner_of(owner), kind, name)
 
 
 def require_own_child(owner: CustomResource, existing: Manifest) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from bloomery_operator.cluster.apply_cache import ApplyCache
 from bloomery_operator.cluster.client import Cluster
-from bloomery_operator.cluster.kinds import Key
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.gateway import Gateway
+from bloomery_operator.cluster.kinds import ObjectKey
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.reconcile.applied import Applied
-from bloomery_operator.reconcile.gateway import Gateway
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import PodView
 
@@ -62,15 +62,15 @@ class Context:
     """Dependencies that are passed to a reconcile."""
 
     cluster: Cluster
-    projection: Projection
+    object_cache: ObjectCache
     settings: Settings
     read_progress: ProgressReader
     stop_trainer: TrainerStopper
     registry: Registry
     servers: ModelServerMetrics
-    applied: Applied = field(default_factory=Applied)
+    apply_cache: ApplyCache = field(default_factory=ApplyCache)
     gateway: Gateway = field(default_factory=Gateway)
     now: Callable[[], datetime] = utc_now
 
 
-Reconciler = Callable[[Context, Key], Awaitable[float | None]]
+Reconciler = Callable[[Context, ObjectKey], Awaitable[float | None]]

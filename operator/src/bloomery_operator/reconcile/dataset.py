@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import Dataset
-from bloomery_operator.cluster.kinds import DATASETS, Key
+from bloomery_operator.cluster.kinds import DATASETS, ObjectKey
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import prepare_job
 from bloomery_operator.manifests.job import TrainerTask
@@ -16,7 +16,7 @@ from bloomery_operator.status.dataset import DatasetObservation, derive_status
 from bloomery_operator.status.workloads import JobView
 
 
-async def reconcile(context: Context, key: Key) -> float | None:
+async def reconcile(context: Context, key: ObjectKey) -> float | None:
     """Reconcile one Dataset with its spec."""
     dataset = read_resource(context, DATASETS, Dataset, key)
     if dataset is None:
@@ -35,8 +35,8 @@ async def reconcile(context: Context, key: Key) -> float | None:
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)
     if observation.blocked_by is not None:
-        return context.settings.obstacle_seconds
-    return context.settings.progress_seconds if status.phase == "Preparing" else None
+        return context.settings.retry_interval_seconds
+    return context.settings.progress_poll_seconds if status.phase == "Preparing" else None
 
 
 async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobView | None) -> Verdict | None:

@@ -17,9 +17,10 @@ from bloomery_operator.cluster.kinds import (
     SECRETS,
     SERVICES,
     TRAFFIC_POLICIES,
-    Key,
+    ObjectKey,
 )
-from bloomery_operator.cluster.projection import POD_REVISION
+from bloomery_operator.cluster.object_cache import POD_REVISION
+from bloomery_operator.cluster.stale_guard import StaleOwner, StaleOwnerGuard
 from bloomery_operator.domain.names import keys_secret_name
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.service_lifecycle import lifecycle_of
@@ -31,7 +32,6 @@ from bloomery_operator.manifests.service import build_service_alias
 from bloomery_operator.reconcile.blocked import blocked_by, rejections_block
 from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.reconcile.current import NotCurrent, WritesWhileCurrent
 from bloomery_operator.reconcile.lookups import read_resource, require_storage_secret
 from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
 from bloomery_operator.reconcile.path_conflicts import find_path_conflict
@@ -46,15 +46,15 @@ from bloomery_operator.status.workloads import DeploymentView, PodView
 API_KEY_BYTES = 32
 
 
-async def reconcile(context: Context, key: Key) -> float | None:
+async def reconcile(context: Context, key: ObjectKey) -> float | None:
     """Reconcile one InferenceService with its spec."""
     service = read_resource(context, INFERENCE_SERVICES, InferenceService, key)
     if service is None:
         return None
-    cluster = WritesWhileCurrent(context.cluster, INFERENCE_SERVICES, service)
+    cluster = StaleOwnerGuard(context.cluster, INFERENCE_SERVICES, service)
     try:
         return await _reconcile(replace(context, cluster=cluster), service)
-    except NotCurrent:
+    except StaleOwner:
         return None
 
 
@@ -72,7 +72,7 @@ async def _reconcile(context: Context, service: InferenceService) -> float | Non
 
 async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
     now, namespace = context.now(), service.metadata.namespace
-    manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, service.metadata.uid)
+    manifests = context.object_cache.controlled_by(DEPLOYMENTS, namespace, service.metadata.uid)
     resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
     pods = _pods_by_revision(context, namespace, deployments)
@@ -95,13 +95,13 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
 
 
 def _find_route(context: Context, service: InferenceService) -> Manifest | None:
-    routes = context.projection.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
+    routes = context.object_cache.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
     return routes[0] if routes else None
 
 
 def _pods_by_revision(context: Context, namespace: str, revisions: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
     return {
-        name: tuple(PodView.of(pod) for _, pod in context.projection.find(PODS, POD_REVISION, namespace, name))
+        name: tuple(PodView.of(pod) for _, pod in context.object_cache.find(PODS, POD_REVISION, namespace, name))
         for name in revisions
     }
 
@@ -153,7 +153,7 @@ async def _apply_keys(context: Context, service: InferenceService) -> None:
     """Create the first key, and keep the pods' digests equal to the keys of the Secret for people."""
     if service.spec.auth != "ApiKey":
         return
-    key = Key(service.metadata.namespace, keys_secret_name(service))
+    key = ObjectKey(service.metadata.namespace, keys_secret_name(service))
     secret = await context.cluster.get(SECRETS, key)
     if secret is not None:
         require_own_child(service, secret)
@@ -170,7 +170,7 @@ async def _apply_address(context: Context, facts: ServiceFacts, plan: TrafficPla
         await _apply_service_alias(context, facts, plan)
     elif facts.path_conflict is None and plan.traffic.backends:
         route = build_route(facts.service, plan.traffic, context.settings)
-        context.projection.put(HTTP_ROUTES, await apply_child(context, facts.service, route))
+        context.object_cache.put(HTTP_ROUTES, await apply_child(context, facts.service, route))
         await _apply_retry_policy(context, facts.service)
 
 
@@ -212,13 +212,13 @@ def _next_look(context: Context, facts: ServiceFacts, plan: TrafficPlan, outcome
     rolls_out = plan.rollout is not None and not plan.rollout.aborted
     waits: list[float] = []
     if outcome.blocked_by is not None or facts.path_conflict is not None:
-        waits.append(settings.obstacle_seconds)
+        waits.append(settings.retry_interval_seconds)
     if rolls_out or retired_deployments(facts, plan):
-        waits.append(settings.traffic_seconds)
+        waits.append(settings.rollout_poll_seconds)
     if any(v.model.follows or (v.model.mlflow and v.name in facts.unresolved) for v in variants):
-        waits.append(settings.registry_seconds)
+        waits.append(settings.mlflow_poll_seconds)
     if facts.service.spec.auth == "ApiKey":
-        waits.append(settings.keys_seconds)
+        waits.append(settings.api_keys_poll_seconds)
     if facts.lifecycle.stops_at is not None and not facts.is_stopped:
         waits.append(max(1.0, (facts.lifecycle.stops_at - facts.now).total_seconds()))
     return min(waits, default=None)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, Key, Kind
+from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, ObjectKey, ResourceKind
 from bloomery_operator.domain.names import job_name
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.blocked import Blocked
@@ -21,19 +21,19 @@ _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller sets on its pods."""
 
 
-def read_resource(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+def read_resource(context: Context, kind: ResourceKind, model: type[Resource], key: ObjectKey) -> Resource | None:
     """Return the custom resource; None if it is gone or being deleted.
 
     Raises:
         InvalidResource: it cannot be read.
     """
-    manifest = context.projection.get(kind, key)
+    manifest = context.object_cache.get(kind, key)
     if manifest is None or "deletionTimestamp" in manifest["metadata"]:
         return None
     return model.parse(manifest)
 
 
-def find_resource(context: Context, kind: Kind, model: type[Resource], key: Key) -> Resource | None:
+def find_resource(context: Context, kind: ResourceKind, model: type[Resource], key: ObjectKey) -> Resource | None:
     """Return a custom resource that another one refers to; None also if it cannot be read."""
     try:
         return read_resource(context, kind, model, key)
@@ -44,12 +44,12 @@ def find_resource(context: Context, kind: Kind, model: type[Resource], key: Key)
 async def observe_job(context: Context, owner: CustomResource, command: str) -> JobView | None:
     """Return the owner's Job for a command of the trainer, with its pods."""
     namespace, name = owner.metadata.namespace, job_name(owner, command)
-    owned = context.projection.controlled_by(JOBS, namespace, owner.metadata.uid)
+    owned = context.object_cache.controlled_by(JOBS, namespace, owner.metadata.uid)
     jobs = [job for job in owned if job["metadata"]["name"] == name]
     if not jobs:
         return None
     uid = jobs[0]["metadata"]["uid"]
-    job = JobView.of(jobs[0], context.projection.controlled_by(PODS, namespace, uid))
+    job = JobView.of(jobs[0], context.object_cache.controlled_by(PODS, namespace, uid))
     if not job.is_finished or job.termination_result:
         return job
     # The event of the Job's end may overtake its pod's termination message, and a finished job is final: read live.
@@ -71,7 +71,7 @@ async def require_secret(context: Context, namespace: str, name: str, *, advice:
     Raises:
         Blocked: it does not; the message ends with the advice.
     """
-    if await context.cluster.get(SECRETS, Key(namespace, name)) is None:
+    if await context.cluster.get(SECRETS, ObjectKey(namespace, name)) is None:
         message = f"There is no Secret {name!r} in namespace {namespace!r}. {advice}"
         raise Blocked(Verdict(Reason.SECRET_NOT_FOUND, message))
 
@@ -93,6 +93,6 @@ async def require_storage_secret(context: Context, namespace: str) -> None:
 
 async def read_storage_secret(context: Context, namespace: str) -> dict[str, str]:
     """Return the variables that pods of the namespace get from the storage Secret; empty if there is none."""
-    secret = await context.cluster.get(SECRETS, Key(namespace, context.settings.storage_secret))
+    secret = await context.cluster.get(SECRETS, ObjectKey(namespace, context.settings.storage_secret))
     data = (secret or {}).get("data") or {}
     return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import Variant
-from bloomery_operator.cluster.kinds import TRAINING_JOBS, Key
+from bloomery_operator.cluster.kinds import TRAINING_JOBS, ObjectKey
 from bloomery_operator.domain.served_model import (
     ServedModel,
     lineage_from_status,
@@ -119,5 +119,5 @@ async def _resolve_model(context: Context, service: InferenceService, variant: V
             return model
         return replace(model, training_job=model.training_job.removeprefix(f"{namespace}/"))
     name = source.training_job or ""
-    job = find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name))
+    job = find_resource(context, TRAINING_JOBS, TrainingJob, ObjectKey(namespace, name))
     return model_from_training_job(job, name)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, Key
-from bloomery_operator.cluster.projection import Projection, key_of
+from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, ObjectKey
+from bloomery_operator.cluster.object_cache import ObjectCache, key_of
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import find_resource
@@ -16,7 +16,7 @@ from bloomery_operator.reconcile.lookups import find_resource
 
 def find_path_conflict(context: Context, service: InferenceService) -> Verdict | None:
     """Return the conflict with an older service that has this path, a prefix of it, or a path below it."""
-    for key in overlapping(context.projection, service.path):
+    for key in overlapping(context.object_cache, service.path):
         other = find_resource(context, INFERENCE_SERVICES, InferenceService, key)
         if other is None or other.metadata.uid == service.metadata.uid:
             continue
@@ -40,9 +40,9 @@ def path_of(manifest: Manifest) -> str:
     return path
 
 
-def overlapping(projection: Projection, path: str) -> Iterator[Key]:
+def overlapping(object_cache: ObjectCache, path: str) -> Iterator[ObjectKey]:
     """Yield the services that have a path, a prefix of it, or a path below it."""
-    return (key for key, manifest in projection.items(INFERENCE_SERVICES) if _overlap(path, path_of(manifest)))
+    return (key for key, manifest in object_cache.items(INFERENCE_SERVICES) if _overlap(path, path_of(manifest)))
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.cluster.apply_cache import owner_of
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key
+from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, ObjectKey
 from bloomery_operator.domain.labels import RETIRED_AT
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.manifests.autoscaler import build_autoscaler
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.service import build_service
-from bloomery_operator.reconcile.applied import owner_of
 from bloomery_operator.reconcile.children import apply_child, delete_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.service_facts import ServiceFacts
@@ -42,7 +42,7 @@ async def _apply_revision(context: Context, facts: ServiceFacts, variant: Varian
 
 def _has_autoscaler(context: Context, service: InferenceService, deployment: DeploymentView) -> bool:
     """Return whether a Deployment has an autoscaler; its annotation may not have been watched yet."""
-    return deployment.autoscaled or context.applied.knows(owner_of(service), AUTOSCALERS, deployment.name)
+    return deployment.autoscaled or context.apply_cache.contains(owner_of(service), AUTOSCALERS, deployment.name)
 
 
 async def _apply_deployment(
@@ -68,7 +68,7 @@ async def _read_deployment(context: Context, facts: ServiceFacts, variant: Varia
     seen = facts.deployment_of(variant)
     if seen is None or not seen.autoscaled:
         return seen
-    manifest = await context.cluster.get(DEPLOYMENTS, Key(facts.service.metadata.namespace, seen.name))
+    manifest = await context.cluster.get(DEPLOYMENTS, ObjectKey(facts.service.metadata.namespace, seen.name))
     return DeploymentView.of(manifest) if manifest is not None else None
 
 
@@ -92,7 +92,7 @@ async def _scale_former(context: Context, facts: ServiceFacts) -> None:
         desired = replicas.get(deployment.variant, 0 if facts.is_stopped else deployment.replicas)
         is_kept = desired == 0 and facts.must_keep_pods(deployment.name)
         if not is_kept and (deployment.replicas == 0) != (desired == 0):
-            key = Key(facts.service.metadata.namespace, deployment.name)
+            key = ObjectKey(facts.service.metadata.namespace, deployment.name)
             await context.cluster.merge(DEPLOYMENTS, key, {"spec": {"replicas": desired}})
 
 
@@ -115,7 +115,7 @@ async def remove_retired(context: Context, facts: ServiceFacts, plan: TrafficPla
 async def _annotate_retirement(
     context: Context, facts: ServiceFacts, deployment: DeploymentView, time: str | None
 ) -> None:
-    key = Key(facts.service.metadata.namespace, deployment.name)
+    key = ObjectKey(facts.service.metadata.namespace, deployment.name)
     await context.cluster.annotate(DEPLOYMENTS, key, {RETIRED_AT: time})
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.cluster.kinds import DEPLOYMENTS, INFERENCE_SERVICES, Key
+from bloomery_operator.cluster.kinds import DEPLOYMENTS, INFERENCE_SERVICES, ObjectKey
 from bloomery_operator.domain.labels import SERVED_TAG
 from bloomery_operator.domain.served_model import recorded_model
 from bloomery_operator.reconcile.context import Context
@@ -39,7 +39,7 @@ async def tag_served_models(context: Context, facts: ServiceFacts) -> None:
             variants=tags[version],
         )
         if accepted:
-            key = Key(service.namespace, deployment.name)
+            key = ObjectKey(service.namespace, deployment.name)
             await context.cluster.annotate(DEPLOYMENTS, key, {SERVED_TAG: tags[version]})
 
 
@@ -92,10 +92,10 @@ async def remove_stale_tags(context: Context, namespace: str) -> None:
 def _served_versions(context: Context, service: str) -> set[tuple[str, str]]:
     """Return the model versions of a service's Deployments, without retired ones."""
     namespace, _, name = service.partition("/")
-    known = find_resource(context, INFERENCE_SERVICES, InferenceService, Key(namespace, name))
+    known = find_resource(context, INFERENCE_SERVICES, InferenceService, ObjectKey(namespace, name))
     if known is None:
         return set()
-    manifests = context.projection.controlled_by(DEPLOYMENTS, namespace, known.metadata.uid)
+    manifests = context.object_cache.controlled_by(DEPLOYMENTS, namespace, known.metadata.uid)
     in_use = [manifest for manifest in manifests if DeploymentView.of(manifest).retired_at is None]
     models = (recorded_model(manifest["metadata"].get("annotations", {})) for manifest in in_use)
     return {model.registered_version for model in models if model is not None and model.registered_version is not None}

@@ -9,7 +9,7 @@ from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.reasons import Reason, Severity, severity_of
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import Key, Kind
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.conditions import condition, with_transition_times
@@ -52,9 +52,9 @@ def _changed_conditions(before: CustomResourceStatus, after: CustomResourceStatu
     return list({(c.reason, c.message): c for c in changed}.values())
 
 
-async def publish_invalid(context: Context, kind: Kind, key: Key, error: InvalidResource) -> None:
+async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, error: InvalidResource) -> None:
     """Set an object's Ready condition to False with the error that makes it unreadable."""
-    manifest = context.projection.get(kind, key)
+    manifest = context.object_cache.get(kind, key)
     if manifest is None:
         return
     known = manifest.get("status", {})

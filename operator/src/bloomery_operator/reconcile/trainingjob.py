@@ -9,7 +9,7 @@ from datetime import timedelta
 from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
-from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, Key
+from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, ObjectKey
 from bloomery_operator.domain.names import job_name
 from bloomery_operator.domain.starting_point import (
     SCRATCH,
@@ -44,7 +44,7 @@ from bloomery_operator.status.trainingjob import (
 _STOP_TOKEN_BYTES = 32
 
 
-async def reconcile(context: Context, key: Key) -> float | None:
+async def reconcile(context: Context, key: ObjectKey) -> float | None:
     """Reconcile one TrainingJob with its spec."""
     training_job = read_resource(context, TRAINING_JOBS, TrainingJob, key)
     if training_job is None or not training_job.is_ours:
@@ -54,7 +54,7 @@ async def reconcile(context: Context, key: Key) -> float | None:
     tensorboard_blocked_by = await blocked_by(reconcile_tensorboard(context, training_job))
     status = with_tensorboard(training_job, status, tensorboard_blocked_by, context.now())
     await publish_status(context, training_job, status)
-    retry = context.settings.obstacle_seconds if tensorboard_blocked_by is not None else None
+    retry = context.settings.retry_interval_seconds if tensorboard_blocked_by is not None else None
     expiry = await _expire(context, training_job, status)
     return min((seconds for seconds in (next_look, retry, expiry) if seconds is not None), default=None)
 
@@ -69,15 +69,15 @@ async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJ
     if status.is_finished:
         return status, None
     if observation.blocked_by is not None or isinstance(observation.start, Verdict):
-        return status, context.settings.obstacle_seconds
+        return status, context.settings.retry_interval_seconds
     runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
-    return status, context.settings.progress_seconds if runs else None
+    return status, context.settings.progress_poll_seconds if runs else None
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
     namespace = training_job.metadata.namespace
     datasets = {
-        reference.name: find_resource(context, DATASETS, Dataset, Key(namespace, reference.name))
+        reference.name: find_resource(context, DATASETS, Dataset, ObjectKey(namespace, reference.name))
         for reference in training_job.spec.datasets
     }
     job = await observe_job(context, training_job, train_job.COMMAND)
@@ -102,7 +102,7 @@ async def _resolve_starting_point(context: Context, training_job: TrainingJob) -
         case None:
             return None
         case InitialModel(training_job=str(name)):
-            other = find_resource(context, TRAINING_JOBS, TrainingJob, Key(namespace, name))
+            other = find_resource(context, TRAINING_JOBS, TrainingJob, ObjectKey(namespace, name))
             return starting_point_from_job(name, other)
         case InitialModel(mlflow=str(reference)):
             model = await context.registry.find(await read_storage_secret(context, namespace), reference)
@@ -148,7 +148,7 @@ async def _suspend_or_resume(context: Context, observation: TrainingJobObservati
     # A stopped training needs a pod once more, to evaluate and register its best model.
     suspend = bool(training_job.spec.suspend) and not training_job.spec.stop
     if job.suspended != suspend:
-        key = Key(training_job.metadata.namespace, job.name)
+        key = ObjectKey(training_job.metadata.namespace, job.name)
         await context.cluster.merge(JOBS, key, {"spec": {"suspend": suspend}})
 
 
@@ -158,7 +158,7 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> None:
     pod = job.current_pod if job else None
     if pod is None or pod.phase != "Running" or pod.ip is None:
         return
-    key = Key(training_job.metadata.namespace, job_name(training_job, train_job.COMMAND))
+    key = ObjectKey(training_job.metadata.namespace, job_name(training_job, train_job.COMMAND))
     token = train_job.read_stop_token(await context.cluster.get(SECRETS, key))
     if token is not None:
         await context.stop_trainer(pod, token)
@@ -192,5 +192,5 @@ async def _expire(context: Context, training_job: TrainingJob, status: TrainingJ
     if left > 0:
         return left
     metadata = training_job.metadata
-    await context.cluster.delete(TRAINING_JOBS, Key(metadata.namespace, metadata.name), uid=metadata.uid)
+    await context.cluster.delete(TRAINING_JOBS, ObjectKey(metadata.namespace, metadata.name), uid=metadata.uid)
     return None

@@ -10,8 +10,8 @@ import pytest
 
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import SECRETS, Key, Kind
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.kinds import SECRETS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.api_keys import build_keys_secret
 from bloomery_operator.reconcile import Context
@@ -22,7 +22,7 @@ from tests.unit.operator.samples import Manifest, inference_service, settings
 
 OWNER = inference_service()
 SECRET = build_keys_secret(OWNER, "key")
-KEY = Key(OWNER.metadata.namespace, SECRET["metadata"]["name"])
+KEY = ObjectKey(OWNER.metadata.namespace, SECRET["metadata"]["name"])
 
 
 class OneSecret:
@@ -32,7 +32,7 @@ class OneSecret:
         self.existing = existing
         self.written: list[str] = []
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         assert (kind, key) == (SECRETS, KEY)
         return self.existing
 
@@ -46,7 +46,7 @@ class OneSecret:
         self.written.append("apply")
         return manifest
 
-    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> None:
+    async def delete(self, kind: ResourceKind, key: ObjectKey, *, uid: str | None = None) -> None:
         del kind, key, uid
         self.written.append("delete")
 
@@ -57,7 +57,7 @@ def context(cluster: OneSecret) -> Context:
 
     return Context(
         cluster=cluster,  # type: ignore[arg-type]  # the steps under test use these methods only
-        projection=Projection(),
+        object_cache=ObjectCache(),
         settings=settings(),
         read_progress=unused,
         stop_trainer=unused,

@@ -11,8 +11,8 @@ import pytest
 
 from bloomery_operator.api import InvalidResource
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus
-from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, Key, Kind
-from bloomery_operator.cluster.projection import Projection
+from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.domain.served_model import ServedModel, recorded_model, revision_name
 from bloomery_operator.domain.service_lifecycle import Lifecycle
 from bloomery_operator.reconcile import Context
@@ -25,7 +25,7 @@ from bloomery_operator.status.traffic_plan import plan_traffic
 from bloomery_operator.status.workloads import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
 
-DEMO = Key("demo", "flowers")
+DEMO = ObjectKey("demo", "flowers")
 UNREADABLE = InvalidResource("spec.preset: is not known")
 
 
@@ -37,14 +37,14 @@ class Recorder:
         self.annotated: dict[str, Mapping[str, str | None]] = {}
         self.tagged: list[str] = []
 
-    async def get(self, kind: Kind, key: Key) -> None:
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> None:
         del kind, key
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         self.statuses.append(manifest["status"])
         return manifest
 
-    async def annotate(self, kind: Kind, key: Key, annotations: Mapping[str, str | None]) -> None:
+    async def annotate(self, kind: ResourceKind, key: ObjectKey, annotations: Mapping[str, str | None]) -> None:
         del kind
         self.annotated[key.name] = annotations
 
@@ -54,13 +54,13 @@ class Recorder:
         return True
 
 
-def context(recorder: Recorder, projection: Projection | None = None) -> Context:
+def context(recorder: Recorder, object_cache: ObjectCache | None = None) -> Context:
     async def silent(*_: Any) -> Any:
         return None
 
     return Context(
         cluster=recorder,  # type: ignore[arg-type]  # what is tested here does nothing else
-        projection=projection or Projection(),
+        object_cache=object_cache or ObjectCache(),
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
@@ -74,11 +74,11 @@ def status_of(facts: ServiceFacts) -> InferenceServiceStatus:
     return derive_status(facts, plan_traffic(facts), Outcome(route=facts.route))
 
 
-def published(kind: Kind, status: Manifest) -> list[Manifest]:
+def published(kind: ResourceKind, status: Manifest) -> list[Manifest]:
     """Return the statuses that are written for an object that cannot be read."""
-    projection, recorder = Projection(), Recorder()
-    projection.put(kind, {"metadata": metadata(), "status": status})
-    asyncio.run(publish_invalid(context(recorder, projection), kind, DEMO, UNREADABLE))
+    object_cache, recorder = ObjectCache(), Recorder()
+    object_cache.put(kind, {"metadata": metadata(), "status": status})
+    asyncio.run(publish_invalid(context(recorder, object_cache), kind, DEMO, UNREADABLE))
     return recorder.statuses
 
 

@@ -12,16 +12,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 
 
-class Phase(NamedTuple):
-    """What one of our objects is at, for counting."""
+class ObjectPhase(NamedTuple):
+    """Labels under which an object is counted."""
 
     kind: str
     namespace: str
     phase: str
 
 
-class Telemetry:
-    """Counters of one operator process, in a registry of its own."""
+class OperatorMetrics:
+    """OperatorMetrics of one operator process, in a registry of its own."""
 
     def __init__(self) -> None:
         """Register the metrics."""
@@ -35,22 +35,21 @@ class Telemetry:
         )
         self.queue_depth = Gauge("bloomery_workqueue_depth", "Keys that wait for a worker.", registry=self._registry)
         self.events = Counter("bloomery_watch_events", "Watch events by kind.", ["kind"], registry=self._registry)
-        self.is_leader = Gauge("bloomery_leader", "1 where it works, 0 where it stands by.", registry=self._registry)
-        self.missed = Counter(
+        self.is_leader = Gauge("bloomery_leader", "1 for the leader, 0 for a standby.", registry=self._registry)
+        self.missed_changes = Counter(
             "bloomery_missed_changes",
             "Changes that only the resync noticed, by kind.",
             ["kind"],
             registry=self._registry,
         )
 
-    def count_objects(self, phases: Callable[[], Iterable[Phase]]) -> None:
-        """Show how many objects there are by kind, namespace and phase; ``phases`` tells of each, when asked."""
-        self._registry.register(_Objects(phases))
+    def count_objects(self, list_phases: Callable[[], Iterable[ObjectPhase]]) -> None:
+        """Export the number of objects by kind, namespace and phase; each scrape calls ``list_phases``."""
+        self._registry.register(_ObjectCollector(list_phases))
 
     @contextmanager
-    def reconcile(self, item: object) -> Iterator[None]:
+    def time_reconcile(self, kind: str) -> Iterator[None]:
         """Time one reconcile and count its result."""
-        kind = str(item).split(" ", 1)[0]
         start, result = time.perf_counter(), "success"
         try:
             yield
@@ -66,19 +65,21 @@ class Telemetry:
         return generate_latest(self._registry)
 
 
-class _Objects:
-    def __init__(self, phases: Callable[[], Iterable[Phase]]) -> None:
-        self._phases = phases
+class _ObjectCollector:
+    def __init__(self, list_phases: Callable[[], Iterable[ObjectPhase]]) -> None:
+        self._list_phases = list_phases
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         yield self._family()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = self._family()
-        for labels, count in Tally(self._phases()).items():
+        for labels, count in Tally(self._list_phases()).items():
             family.add_metric(labels, count)
         yield family
 
     @staticmethod
     def _family() -> GaugeMetricFamily:
-        return GaugeMetricFamily("bloomery_objects", "Objects by kind, namespace and phase.", labels=Phase._fields)
+        return GaugeMetricFamily(
+            "bloomery_objects", "Objects by kind, namespace and phase.", labels=ObjectPhase._fields
+        )

@@ -1,4 +1,4 @@
-"""What is read of a model server's counters."""
+"""The metrics of model servers, and their comparison over time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 from prometheus_client import start_http_server
 
-from bloomery_operator.counters import Counters, ServerMeter, parse_counters, percentile
+from bloomery_operator.clients.model_server import Counters, ModelServerMetrics, parse_counters, percentile
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.status.workloads import PodView
-from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import BUCKETS, Metrics
+from bloomery_serving.settings import Settings
 from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("S10")
@@ -43,42 +43,42 @@ bloomery_model_info{digest="sha256:d",run_id="r",training_job="flowers",dataset=
 """
 
 
-def test_predictions_count_and_neither_pages_nor_what_was_turned_away() -> None:
+def test_counters_include_predictions_only() -> None:
     counters = parse_counters(TEXT)
     assert (counters.requests, counters.errors) == (104, 12)
     assert counters.buckets == {0.1: 90.0, 0.2: 100.0, float("inf"): 100.0}
 
 
-def test_a_server_says_where_its_model_comes_from_as_far_as_it_knows() -> None:
-    told = ServedModel(
+def test_model_info_gives_digest_and_lineage() -> None:
+    expected = ServedModel(
         uri="", digest="sha256:d", run_id="r", training_job="flowers", dataset="flowers", dataset_version="a,b"
     )
-    assert parse_counters(TEXT).model == told
+    assert parse_counters(TEXT).model == expected
     gauge = "# TYPE bloomery_model_info gauge\nbloomery_model_info"
     assert parse_counters(f'{gauge}{{digest="sha256:d",run_id=""}} 1\n').model == ServedModel(uri="", digest="sha256:d")
     assert parse_counters(f'{gauge}{{digest=""}} 1\n').model is None
 
 
-def test_what_came_before_does_not_count() -> None:
+def test_since_subtracts_the_baseline() -> None:
     now = Counters(150, 10, {0.1: 100.0, float("inf"): 150.0})
     assert now.since(Counters(99, 7, {0.1: 90.0, float("inf"): 100.0})) == Counters(
         51, 3, {0.1: 10.0, float("inf"): 50.0}
     )
 
 
-def test_a_server_that_began_anew_counts_from_nothing() -> None:
+def test_restarted_server_counts_from_zero() -> None:
     now = Counters(5, 1)
     assert now.since(Counters(99, 7)) == now
 
 
 class Server:
-    """A pod's real counters at an address of its own; it does not answer before it is started."""
+    """Real metrics of a pod at an address of its own; it answers once it is started."""
 
     def __init__(self, number: int, *, created: datetime) -> None:
         address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}"
         uid = f"uid-{number}"
         self.pod = PodView(name=uid, uid=uid, phase="Running", ip=address, created=created.isoformat())
-        self.metrics = Metrics(ModelIdentity(digest="sha256:d"), service="model")
+        self.metrics = Metrics(Settings(model_uri="s3://models/v1"), digest="sha256:d")
 
     def answer(self, count: int, *, code: int = 200) -> None:
         """Count requests as if they had been answered."""
@@ -86,7 +86,7 @@ class Server:
             self.metrics.count("/predict", code, "default", 0.05)
 
     def start(self, stack: ExitStack) -> None:
-        """Answer who asks."""
+        """Serve the metrics."""
         server, thread = start_http_server(METRICS_PORT, str(self.pod.ip), self.metrics.registry)
         stack.callback(thread.join)
         stack.callback(server.server_close)
@@ -105,7 +105,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.mark.anyio
-async def test_what_a_pod_counted_before_the_step_does_not_count_although_it_did_not_answer_then(
+async def test_requests_before_the_step_do_not_count(
     stack: ExitStack,
 ) -> None:
     before, after = NOW - timedelta(hours=1), NOW + timedelta(seconds=5)
@@ -115,46 +115,46 @@ async def test_what_a_pod_counted_before_the_step_does_not_count_although_it_did
         server.answer(100, code=500)
     known.start(stack)
     async with aiohttp.ClientSession() as session:
-        meter = ServerMeter(session)
-        assert (await meter.request_stats("step", NOW, revision))["old"] == RequestStats()
+        metrics = ModelServerMetrics(session)
+        assert (await metrics.request_stats("step", NOW, revision))["old"] == RequestStats()
         young.answer(7)
         for server in (slow, young):
             server.start(stack)
-        figures = (await meter.request_stats("step", NOW, revision))["old"]
-        assert (figures.requests, figures.errors) == (7, 0)
+        stats = (await metrics.request_stats("step", NOW, revision))["old"]
+        assert (stats.requests, stats.errors) == (7, 0)
         for server in (known, slow, young):
             server.answer(2, code=500)
-        figures = (await meter.request_stats("step", NOW, revision))["old"]
-        assert (figures.requests, figures.errors) == (13, 6)
+        stats = (await metrics.request_stats("step", NOW, revision))["old"]
+        assert (stats.requests, stats.errors) == (13, 6)
 
 
 @pytest.mark.anyio
-async def test_how_long_pods_are_silent_is_not_disturbed_by_those_of_another_namespace(stack: ExitStack) -> None:
+async def test_idle_time_is_measured_for_each_set_of_pods(stack: ExitStack) -> None:
     clock = iter((0.0, 0.0, 10.0, 10.0, 20.0, 20.0, 7200.0, 7200.0))
     one, other = Server(1, created=NOW), Server(2, created=NOW)
     other.answer(5)
     for server in (one, other):
         server.start(stack)
     async with aiohttp.ClientSession() as session:
-        meter = ServerMeter(session, clock=clock.__next__)
+        metrics = ModelServerMetrics(session, clock=clock.__next__)
 
-        async def silences() -> list[float]:
-            return [await meter.seconds_idle([server.pod]) for server in (other, one)]
+        async def idle_seconds() -> list[float]:
+            return [await metrics.seconds_idle([server.pod]) for server in (other, one)]
 
-        assert await silences() == [0.0, 0.0]
-        assert await silences() == [10.0, 10.0]
+        assert await idle_seconds() == [0.0, 0.0]
+        assert await idle_seconds() == [10.0, 10.0]
         other.answer(1)
-        assert await silences() == [0.0, 20.0]
-        # What nobody has asked for in an hour is forgotten.
-        assert await silences() == [7180.0, 0.0]
+        assert await idle_seconds() == [0.0, 20.0]
+        # Idle periods that were not read for an hour are dropped.
+        assert await idle_seconds() == [7180.0, 0.0]
 
 
-def test_a_percentile_is_that_of_prometheus() -> None:
+def test_percentile_is_interpolated_as_in_prometheus() -> None:
     assert percentile({0.1: 90.0, 0.2: 100.0, float("inf"): 100.0}, 0.99) == pytest.approx(0.19)
     assert percentile({0.1: 0.0, float("inf"): 10.0}, 0.99) == 0.1
     assert percentile({}, 0.99) is None
     assert percentile({0.1: 0.0, float("inf"): 0.0}, 0.99) is None
 
 
-def test_the_servers_buckets_are_fine_enough_to_compare() -> None:
+def test_server_buckets_grow_by_a_fifth_at_most() -> None:
     assert max(high / low for low, high in itertools.pairwise(BUCKETS)) <= 1.2 + 1e-9

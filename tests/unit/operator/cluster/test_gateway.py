@@ -1,4 +1,4 @@
-"""Where a Gateway answers, as users of a service are told."""
+"""The base URL of a Gateway, as users of a service see it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from bloomery_operator.cluster.kinds import Key, Kind
-from bloomery_operator.reconcile.gateway import Gateway
+from bloomery_operator.cluster.gateway import Gateway
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 from tests.unit.operator.samples import Manifest, settings
 
 ALL = {"namespaces": {"from": "All"}}
 
 
-class Holding:
-    """A cluster that holds one Gateway."""
+class OneGateway:
+    """A cluster with one Gateway."""
 
     def __init__(self, gateway: Manifest | None) -> None:
         self.gateway = gateway
-        self.asked = 0
+        self.reads = 0
 
-    async def get(self, kind: Kind, key: Key) -> Manifest | None:
-        assert (kind.kind, key) == ("Gateway", Key("gateways", "bloomery"))
-        self.asked += 1
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
+        assert (kind.kind, key) == ("Gateway", ObjectKey("gateways", "bloomery"))
+        self.reads += 1
         return self.gateway
 
 
@@ -40,7 +40,7 @@ def gateway(*listeners: Manifest, address: str = "192.0.2.1") -> Manifest:
     }
 
 
-def address(cluster: Holding, *, namespace: str = "demo", ask: Gateway | None = None) -> str:
+def address(cluster: OneGateway, *, namespace: str = "demo", ask: Gateway | None = None) -> str:
     return asyncio.run((ask or Gateway()).address(cluster, settings(), namespace))  # type: ignore[arg-type]
 
 
@@ -66,14 +66,12 @@ REDIRECTS = listener("HTTP", 80, allowedRoutes={"namespaces": {"from": "Same"}})
         (None, ""),
     ],
 )  # fmt: skip
-def test_the_address_is_that_of_a_listener_that_takes_the_services_routes(
-    manifest: Manifest | None, expected: str
-) -> None:
-    assert address(Holding(manifest)) == expected
+def test_base_url_is_that_of_a_listener_that_accepts_routes(manifest: Manifest | None, expected: str) -> None:
+    assert address(OneGateway(manifest)) == expected
 
 
-def test_a_listener_that_only_redirects_is_no_address_of_other_namespaces() -> None:
-    cluster, ask = Holding(gateway(REDIRECTS, HTTPS)), Gateway()
+def test_listener_for_its_own_namespace_has_no_url_elsewhere() -> None:
+    cluster, ask = OneGateway(gateway(REDIRECTS, HTTPS)), Gateway()
     assert address(cluster, ask=ask) == "https://192.0.2.1"
     assert address(cluster, ask=ask, namespace="gateways") == "http://192.0.2.1"
-    assert cluster.asked == 1
+    assert cluster.reads == 1

@@ -1,4 +1,4 @@
-"""Which objects an event concerns, and when the operator calls itself ill."""
+"""The objects that an event queues, and the liveness check."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from bloomery_operator.cluster.kinds import (
     JOBS,
     PODS,
     TRAINING_JOBS,
-    Key,
-    Kind,
+    ObjectKey,
+    ObjectReference,
+    ResourceKind,
 )
-from bloomery_operator.cluster.projection import Projection
-from bloomery_operator.controller import Controller, Item
+from bloomery_operator.cluster.object_cache import ObjectCache
+from bloomery_operator.controller.controller import Controller
+from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
-from bloomery_operator.telemetry import Telemetry
 from tests.unit.operator.samples import Manifest, metadata, settings
 
 
@@ -29,9 +30,9 @@ class Lists:
     """A cluster that can only be listed."""
 
     def __init__(self) -> None:
-        self.objects: dict[Kind, tuple[Manifest, ...]] = {}
+        self.objects: dict[ResourceKind, tuple[Manifest, ...]] = {}
 
-    async def list(self, kind: Kind, *, namespace: str | None, selector: str) -> Listing:
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
         del namespace, selector
         return Listing(self.objects.get(kind, ()), versions=("1000",))
 
@@ -42,32 +43,32 @@ def lists() -> Lists:
 
 
 @pytest.fixture
-def projection() -> Projection:
-    return Projection()
+def object_cache() -> ObjectCache:
+    return ObjectCache()
 
 
 @pytest.fixture
-def controller(lists: Lists, projection: Projection) -> Controller:
+def controller(lists: Lists, object_cache: ObjectCache) -> Controller:
     async def silent(*_: Any) -> Any:
         return None
 
     context = Context(
         cluster=lists,  # type: ignore[arg-type]  # what is tested here only lists
-        projection=projection,
+        object_cache=object_cache,
         settings=settings(),
         read_progress=silent,
         stop_trainer=silent,
         registry=silent,  # type: ignore[arg-type]
         servers=silent,  # type: ignore[arg-type]
     )
-    return Controller(context, Telemetry(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
+    return Controller(context, OperatorMetrics(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
 
 
 def queued(controller: Controller) -> set[str]:
     return {str(item) for item in controller._queue._ready}
 
 
-def test_a_childs_event_is_its_owners_concern(controller: Controller) -> None:
+def test_event_of_a_child_queues_its_owner(controller: Controller) -> None:
     for kind, label in (
         (JOBS, "dataset"),
         (PODS, "trainingjob"),
@@ -82,14 +83,14 @@ def test_a_childs_event_is_its_owners_concern(controller: Controller) -> None:
     }
 
 
-def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, projection: Projection) -> None:
+def test_event_of_an_owner_queues_its_dependents(controller: Controller, object_cache: ObjectCache) -> None:
     waiting = {"metadata": metadata("waiting"), "spec": {"datasets": [{"name": "flowers"}]}}
     other = {"metadata": metadata("other"), "spec": {"datasets": [{"name": "tulips"}]}}
     elsewhere = {"metadata": metadata("waiting", namespace="elsewhere"), "spec": {"datasets": [{"name": "flowers"}]}}
     for manifest in (waiting, other, elsewhere):
-        projection.put(TRAINING_JOBS, manifest)
+        object_cache.put(TRAINING_JOBS, manifest)
     service = {"metadata": metadata("shop"), "spec": {"variants": [{"model": {"trainingJob": "waiting"}}]}}
-    projection.put(INFERENCE_SERVICES, service)
+    object_cache.put(INFERENCE_SERVICES, service)
     controller.observe(DATASETS, {"metadata": metadata("flowers"), "spec": {}}, deleted=True)
     controller.observe(TRAINING_JOBS, waiting, deleted=False)
     assert queued(controller) == {
@@ -99,24 +100,22 @@ def test_those_who_wait_for_an_object_hear_of_it(controller: Controller, project
     }
 
 
-def test_who_takes_or_leaves_a_path_is_news_for_those_whose_path_overlaps(
-    controller: Controller, projection: Projection
-) -> None:
+def test_changed_path_queues_services_with_overlapping_paths(controller: Controller, object_cache: ObjectCache) -> None:
     def service(name: str, path: str, **meta: Any) -> Manifest:
         return {"metadata": metadata(name, **meta), "spec": {"path": path, "variants": []}}
 
     others = {"below": "/shop/all", "equal": "/shop", "around": "/old", "beside": "/shopping"}
     for name, path in others.items():
-        projection.put(INFERENCE_SERVICES, service(name, path))
+        object_cache.put(INFERENCE_SERVICES, service(name, path))
     older = service("older", "/old/one")
-    projection.put(INFERENCE_SERVICES, older)
+    object_cache.put(INFERENCE_SERVICES, older)
     controller.observe(INFERENCE_SERVICES, older, deleted=False)
     assert queued(controller) == {"InferenceService demo/older"}
     controller.observe(INFERENCE_SERVICES, service("older", "/shop", resourceVersion="101"), deleted=False)
     assert queued(controller) == {f"InferenceService demo/{name}" for name in ("older", "below", "equal", "around")}
 
 
-def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> None:
+def test_resync_queues_every_owner(controller: Controller, lists: Lists) -> None:
     lists.objects = {
         DATASETS: (
             {"metadata": metadata("a")},
@@ -124,39 +123,37 @@ def test_a_resync_queues_everything(controller: Controller, lists: Lists) -> Non
         )
     }
     asyncio.run(controller.resync())
-    assert {Item(DATASETS, Key("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
+    assert {ObjectReference(DATASETS, ObjectKey("demo", name)) for name in ("a", "b")} == set(controller._queue._ready)
 
 
-def test_metrics_tell_how_many_objects_are_in_which_phase(controller: Controller, projection: Projection) -> None:
+def test_metrics_count_objects_by_phase(controller: Controller, object_cache: ObjectCache) -> None:
     for name, status in (("a", {"phase": "Running"}), ("b", {"phase": "Running"}), ("new", {})):
-        projection.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
-    text = controller._telemetry.exposition().decode()
+        object_cache.put(TRAINING_JOBS, {"metadata": metadata(name), "status": status})
+    text = controller._metrics.exposition().decode()
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Running"} 2.0' in text
     assert 'bloomery_objects{kind="TrainingJob",namespace="demo",phase="Pending"} 1.0' in text
 
 
-def test_a_watch_that_misses_an_object_twice_is_reported_dead(controller: Controller, lists: Lists) -> None:
-    assert controller.ailment() is None
+def test_liveness_fails_when_a_watch_misses_an_object_twice(controller: Controller, lists: Lists) -> None:
+    assert controller.liveness_error() is None
     lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
-    assert controller.ailment() is None, "an event may be just under way"
+    assert controller.liveness_error() is None, "an event may be just under way"
     lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
-    assert controller.ailment() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
+    assert controller.liveness_error() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
 
 
-def test_a_watch_that_was_only_late_is_well(controller: Controller, lists: Lists) -> None:
+def test_liveness_passes_when_a_watch_is_only_late(controller: Controller, lists: Lists) -> None:
     lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())
     controller.observe(JOBS, {"metadata": metadata("a")}, deleted=False)
     lists.objects = {JOBS: ({"metadata": metadata("a", resourceVersion="101")},)}
     asyncio.run(controller.resync())
-    assert controller.ailment() is None
+    assert controller.liveness_error() is None
 
 
-def test_what_is_there_at_the_start_was_not_missed_but_what_comes_unseen_later_was(
-    controller: Controller, lists: Lists
-) -> None:
+def test_missed_changes_do_not_count_the_first_list(controller: Controller, lists: Lists) -> None:
     async def start_and_list_again() -> None:
         lists.objects = {JOBS: ({"metadata": metadata("a")},)}
         await controller.resync(is_first=True)
@@ -164,4 +161,4 @@ def test_what_is_there_at_the_start_was_not_missed_but_what_comes_unseen_later_w
         await controller.resync()
 
     asyncio.run(start_and_list_again())
-    assert b'bloomery_missed_changes_total{kind="Job"} 1.0' in controller._telemetry.exposition()
+    assert b'bloomery_missed_changes_total{kind="Job"} 1.0' in controller._metrics.exposition()

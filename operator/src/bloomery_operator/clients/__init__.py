@@ -1,0 +1,1 @@
+"""Clients of all servers but the API server: MLflow, trainer pods, model servers."""

@@ -1,0 +1,1 @@
+"""The controller: turns watch events and resyncs into reconciles."""

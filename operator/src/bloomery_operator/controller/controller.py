@@ -1,0 +1,162 @@
+"""The controller: queues the objects that watch events and resyncs concern, and reconciles them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+
+from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.cluster.kinds import (
+    DATASETS,
+    DEPLOYMENTS,
+    HTTP_ROUTES,
+    INFERENCE_SERVICES,
+    JOBS,
+    OWNERS,
+    PODS,
+    SERVICES,
+    TRAINING_JOBS,
+    ObjectKey,
+    ObjectReference,
+    ResourceKind,
+)
+from bloomery_operator.cluster.object_cache import USED_DATASET, USED_TRAINING_JOB, key_of
+from bloomery_operator.controller.resync import Resync
+from bloomery_operator.controller.workqueue import WorkQueue
+from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
+from bloomery_operator.reconcile import RECONCILERS, Context
+from bloomery_operator.reconcile.path_conflicts import overlapping, path_of
+from bloomery_operator.reconcile.served_tags import ServedTags
+from bloomery_operator.reconcile.status_writer import publish_invalid
+from bloomery_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, HTTP_ROUTES)
+_OWNER_MODELS: dict[ResourceKind, type[CustomResource]] = {
+    DATASETS: Dataset,
+    TRAINING_JOBS: TrainingJob,
+    INFERENCE_SERVICES: InferenceService,
+}
+_DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
+    DATASETS: ((TRAINING_JOBS, USED_DATASET),),
+    TRAINING_JOBS: ((TRAINING_JOBS, USED_TRAINING_JOB), (INFERENCE_SERVICES, USED_TRAINING_JOB)),
+}
+"""For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
+
+
+def watched_kinds(settings: Settings) -> tuple[ResourceKind, ...]:
+    """Return the kinds to watch and list, the owners first; routes only if a gateway is configured."""
+    kinds = (*OWNERS, *_CHILDREN)
+    if not settings.has_gateway:
+        return tuple(kind for kind in kinds if kind is not HTTP_ROUTES)
+    return kinds
+
+
+class Controller:
+    """Fills the work queue, and runs the workers."""
+
+    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[ResourceKind]) -> None:
+        """Resync ``kinds``, the owners first."""
+        self._context = context
+        self._metrics = metrics
+        self._queue: WorkQueue[ObjectReference] = WorkQueue(metrics)
+        self._resync = Resync(context, metrics, kinds=kinds)
+        self._served_tags = ServedTags(context)
+        metrics.count_objects(self._list_phases)
+
+    def liveness_error(self) -> str | None:
+        """Return why this process must be restarted; None while it works, or is a standby."""
+        return self._resync.liveness_error()
+
+    def observe(self, kind: ResourceKind, manifest: Manifest, *, deleted: bool) -> None:
+        """Take in a watch event, and queue the objects that it concerns."""
+        key = key_of(manifest)
+        self._metrics.events.labels(kind.kind).inc()
+        self._resync.note_event(ObjectReference(kind, key))
+        former = self._context.object_cache.get(kind, key)
+        if deleted:
+            self._context.object_cache.remove(kind, manifest)
+        else:
+            self._context.object_cache.put(kind, manifest)
+        self._enqueue_concerned(kind, manifest)
+        if kind is INFERENCE_SERVICES:
+            self._enqueue_path_neighbours(former, None if deleted else manifest)
+
+    async def run(self) -> None:
+        """Resync once, then reconcile and resync until cancelled."""
+        self._resync.begin()
+        await self.resync(is_first=True)
+        logger.info("everything was listed once; starting to reconcile")
+        workers = [self._queue.work(self._reconcile) for _ in range(self._context.settings.workers)]
+        await asyncio.gather(self._resync_forever(), self._served_tags.tidy_forever(), *workers)
+
+    async def resync(self, *, is_first: bool = False) -> None:
+        """List everything, and queue all owners."""
+        changed = await self._resync.run(is_first=is_first)
+        for owner in OWNERS:
+            for key, _ in self._context.object_cache.items(owner):
+                self._queue.add(ObjectReference(owner, key))
+                self._served_tags.look_at(key.namespace)
+        for reference in changed:
+            self._served_tags.look_at(reference.key.namespace)
+
+    async def _resync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._context.settings.resync_seconds)
+            try:
+                await self.resync()
+            except Exception as error:
+                logger.warning("the resync failed and is tried again: %r", error)
+
+    async def _reconcile(self, item: ObjectReference) -> float | None:
+        with self._metrics.time_reconcile(item.kind.kind):
+            if self._context.object_cache.get(item.kind, item.key) is None:
+                self._forget(item)
+                return None
+            try:
+                return await RECONCILERS[item.kind](self._context, item.key)
+            except InvalidResource as error:
+                await publish_invalid(self._context, item.kind, item.key, error)
+                return None
+
+    def _forget(self, owner: ObjectReference) -> None:
+        """Drop what is stored of an owner that was deleted."""
+        self._queue.forget(owner)
+        was_known = self._context.apply_cache.forget_owner((owner.kind.kind, owner.key))
+        # The children of the owner are deleted one by one, each with an event; the tags are checked only once.
+        if was_known and owner.kind is INFERENCE_SERVICES:
+            self._served_tags.look_at(owner.key.namespace)
+
+    def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest) -> None:
+        """Queue an owner and its dependents, or the owners of a child."""
+        key = key_of(manifest)
+        if kind in OWNERS:
+            self._queue.add(ObjectReference(kind, key))
+            self._enqueue_dependents(kind, key)
+            return
+        labels = manifest["metadata"].get("labels", {})
+        for owner, model in _OWNER_MODELS.items():
+            if model.OWNER_LABEL in labels:
+                self._queue.add(ObjectReference(owner, ObjectKey(key.namespace, labels[model.OWNER_LABEL])))
+
+    def _enqueue_dependents(self, kind: ResourceKind, key: ObjectKey) -> None:
+        """Queue the objects that may wait for this one: the jobs of a Dataset, the services of a job."""
+        for dependent, index in _DEPENDENTS.get(kind, ()):
+            for waiting, _ in self._context.object_cache.find(dependent, index, key.namespace, key.name):
+                self._queue.add(ObjectReference(dependent, waiting))
+
+    def _enqueue_path_neighbours(self, former: Manifest | None, current: Manifest | None) -> None:
+        """Queue the services whose path overlaps with one that was taken or released: they may give way or return."""
+        before, after = ({path_of(service)} if service is not None else set() for service in (former, current))
+        for path in before ^ after:
+            for key in overlapping(self._context.object_cache, path):
+                self._queue.add(ObjectReference(INFERENCE_SERVICES, key))
+
+    def _list_phases(self) -> Iterator[ObjectPhase]:
+        for owner in OWNERS:
+            for key, manifest in self._context.object_cache.items(owner):
+                # A new object has no phase before its first reconcile.
+                yield ObjectPhase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")

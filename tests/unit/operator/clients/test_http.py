@@ -1,0 +1,79 @@
+"""The circuit breaker: a server that does not answer delays one request at a time."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from bloomery_operator.clients.http import CircuitBreaker, describe_error
+
+
+class Clock:
+    """Seconds that pass only when set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> CircuitBreaker:
+    breaker = CircuitBreaker(open_seconds=10, probe_seconds=3, clock=clock)
+    with pytest.raises(TimeoutError), breaker.guard("a"):
+        raise TimeoutError
+    return breaker
+
+
+def test_open_circuit_fails_requests_with_the_last_error(breaker: CircuitBreaker, clock: Clock) -> None:
+    clock.now += 9.9
+    with pytest.raises(TimeoutError, match="no answer within 3 s"), breaker.guard("a"):
+        pytest.fail("the request was sent")
+    with breaker.guard("b"):
+        pass
+
+
+def test_only_the_probe_is_sent_after_the_open_time(breaker: CircuitBreaker, clock: Clock) -> None:
+    clock.now += 10
+    with breaker.guard("a"):
+        clock.now += 2.9
+        with pytest.raises(TimeoutError), breaker.guard("a"):
+            pytest.fail("a second request was sent")
+
+
+def test_successful_probe_closes_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
+    clock.now += 10
+    with breaker.guard("a"):
+        pass
+    with breaker.guard("a"):
+        pass
+
+
+def test_failed_probe_opens_the_circuit_again(breaker: CircuitBreaker, clock: Clock) -> None:
+    clock.now += 10
+    with pytest.raises(aiohttp.ClientError), breaker.guard("a"):
+        raise aiohttp.ClientError("refused")
+    clock.now += 9.9
+    with pytest.raises(TimeoutError, match="refused"), breaker.guard("a"):
+        pytest.fail("the request was sent")
+
+
+def test_errors_of_another_kind_leave_the_circuit_closed(clock: Clock) -> None:
+    breaker = CircuitBreaker(open_seconds=10, probe_seconds=3, clock=clock)
+    with pytest.raises(ValueError), breaker.guard("a"):
+        raise ValueError("not JSON")
+    with breaker.guard("a"):
+        pass
+
+
+def test_errors_without_a_text_are_described() -> None:
+    assert describe_error(aiohttp.ClientError("refused"), 3) == "refused"
+    assert describe_error(TimeoutError(), 3) == "no answer within 3 s"
+    assert describe_error(aiohttp.ServerTimeoutError(), 3) == "no answer within 3 s"
+    assert describe_error(aiohttp.ClientError(), 3) == "ClientError"

@@ -71,11 +71,12 @@ bench-serving: venv ## measure the model server beside its peers, and the gatewa
 bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 services beside Kubeflow's; the last line is one JSON object
 	@$(VENV)/python -m bench.scale
 
-lint: venv binaries ## ruff, mypy, import-linter, helm lint
+lint: venv binaries ## ruff, mypy, import-linter, the words of CONTRIBUTING.md, helm lint
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy -p bloomery_model -p bloomery_operator -p bloomery_trainer -p bloomery_serving -p kubectl_bloomery -p dev -p tools
 	@$(VENV)/lint-imports
+	@$(VENV)/python -m tools.words
 	@.dev/bin/helm lint charts/bloomery --strict --quiet
 
 cluster: ## build and start the single-node Kubernetes of dev/ with all images

@@ -184,8 +184,8 @@ def _can_step(rollout: RolloutInput) -> bool:
         return False
     # If no stable pod is ready, an intermediate split would only prolong the outage. But a rollout that has begun is
     # judged to its end, as stable pods that restart are back in seconds.
-    losing = {revision for revision, weight in origin.items() if weight > target.get(revision, 0)}
-    return rollout.is_under_way or bool(losing & rollout.ready)
+    stable = {revision for revision, weight in origin.items() if weight > target.get(revision, 0)}
+    return rollout.is_under_way or bool(stable & rollout.ready)
 
 
 def _begin(plan: Rollout, rollout: RolloutInput, now: datetime) -> RolloutStatus:

@@ -101,7 +101,7 @@ async def remove_retired(context: Context, facts: ServiceFacts, plan: TrafficPla
     retired = retired_deployments(facts, plan)
     for deployment in facts.deployments.values():
         if deployment.retired_at is not None and deployment not in retired:
-            # Needed again: when it retires the next time, its drain begins anew.
+            # Needed again: when it retires the next time, its drain begins again.
             await _annotate_retirement(context, facts, deployment, None)
     for deployment in retired:
         if deployment.retired_at is None:

@@ -17,8 +17,8 @@ from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.status.workloads import PodView
+from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import BUCKETS, Metrics
-from bloomery_serving.settings import Settings
 from tests.unit.operator.samples import NOW
 
 pytestmark = pytest.mark.feature("S10")
@@ -78,7 +78,7 @@ class Server:
         address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}"
         uid = f"uid-{number}"
         self.pod = PodView(name=uid, uid=uid, phase="Running", ip=address, created=created.isoformat())
-        self.metrics = Metrics(Settings(model_uri="s3://models/v1"), digest="sha256:d")
+        self.metrics = Metrics(ModelIdentity(digest="sha256:d"), service="model")
 
     def answer(self, count: int, *, code: int = 200) -> None:
         """Count requests as if they had been answered."""

@@ -96,5 +96,5 @@ def name_conflict(owner: CustomResource, existing: Manifest) -> Verdict | None:
 
 
 def _being_replaced(former: Manifest) -> Verdict:
-    message = f"The former {former['kind']} {former['metadata']['name']!r} is still being deleted."
+    message = f"The former {former['kind']} {former['metadata']['name']!r} is still being removed."
     return Verdict(Reason.REPLACING, message)

@@ -93,7 +93,7 @@ binaries: ## build only Kubernetes, kubectl and helm
 
 venv: .venv/.complete ## the development environment
 
-.venv/.complete: requirements-dev.txt model-format/pyproject.toml operator/requirements.txt trainer-image/requirements.txt serving-image/requirements.txt plugin/requirements.txt
+.venv/.complete: requirements-dev.txt $(foreach package,model-format operator trainer-image serving-image plugin,$(package)/pyproject.toml) $(foreach package,operator trainer-image serving-image plugin,$(package)/requirements.txt)
 	@$(DEV) packages
 	@test -x $(VENV)/python || python3 -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check uv==$$(python3 -c 'from dev.versions import UV; print(UV)')

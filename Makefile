@@ -53,8 +53,9 @@ soak: venv cluster ## churn, kills and outages for MINUTES=30; fails where somet
 features: venv ## what users can do, and the tests that show it; fails where there is none
 	@$(VENV)/python -m tools.features
 
-reference: venv ## write docs/reference.md anew from crds/
+reference: venv ## write docs/reference.md from crds/, and docs/modules.md from docstrings
 	@$(VENV)/python -m tools.reference
+	@$(VENV)/python -m tools.modules
 
 bench-training: venv ## measure datasets and training, side by side; the last line is one JSON object
 	@$(VENV)/python -m bench.training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,35 +31,6 @@ class Addition(ApiModel):
     class_name: str | None = Field(default=None, alias="class")
 
 
-class Split(ApiModel):
-    """Shares of each class that are held out; ignored if the layout has its own split."""
-
-    validation: float = 0.2
-    test: float = 0.0
-    seed: int = 0
-
-
-class Rules(ApiModel):
-    """Requirements of images and classes; an image that does not meet them is ignored and counted."""
-
-    check: bool = True
-    min_images_per_class: int = 20
-    min_classes: int = 2
-    max_classes: int = 1000
-    formats: tuple[str, ...] = ("jpg", "jpeg", "png", "bmp")
-    max_bytes: str | int = "4Mi"
-    max_archive_bytes: str | int = "5Gi"
-    max_aspect_ratio: float = 3
-    min_side: int = 31
-    max_side: int = 4095
-
-
-class Shards(ApiModel):
-    """Size of the shards."""
-
-    images: int = 1000
-
-
 class DatasetSpec(ApiModel):
     """Spec of a Dataset."""
 
@@ -70,9 +41,10 @@ class DatasetSpec(ApiModel):
     exclude: tuple[str, ...] = ()
     rename: Mapping[str, str] = {}
     classes: tuple[str, ...] = ()
-    split: Split = Split()
-    rules: Rules = Rules()
-    shards: Shards = Shards()
+    split: Mapping[str, Any] = {}
+    """As in the CRD, which validates it; only the trainer reads it. The same holds for ``rules`` and ``shards``."""
+    rules: Mapping[str, Any] = {}
+    shards: Mapping[str, Any] = {}
     resources: Resources | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,29 +31,6 @@ class InitialModel(ApiModel):
     mlflow: str | None = None
     uri: str | None = None
     weights: str | None = None
-
-
-class Hyperparameters(ApiModel):
-    """The recipe; None leaves a value to the trainer, which derives it from preset, initial model and images."""
-
-    epochs: int | None = None
-    max_steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    learning_rate_schedule: str | None = None
-    optimizer: Literal["sgd", "adamw"] | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-    warmup_epochs: float | None = None
-    label_smoothing: float | None = None
-    image_size: int | None = None
-    augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
-    horizontal_flip: bool = True
-    mixup: float = 0
-    ema: float | None = None
-    balance: Literal["None", "Loss", "Sampling"] | None = None
-    trainable: Literal["All", "Head"] = "All"
-    seed: int = 0
 
 
 class EarlyStopping(ApiModel):
@@ -99,7 +76,8 @@ class TrainingJobSpec(ApiModel):
     description: str | None = None
     initial_model: InitialModel | None = None
     evaluate_only: bool | None = None
-    hyperparameters: Hyperparameters = Hyperparameters()
+    hyperparameters: Mapping[str, Any] = {}
+    """As in the CRD, which validates them; only the trainer reads them, and its recipe supplies what is absent."""
     metric: str = "top1"
     early_stopping: EarlyStopping | None = None
     checkpoint: Checkpoint = Checkpoint()

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pydantic.alias_generators import to_snake
+
 from bloomery_operator.api.base import ApiModel
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -75,6 +77,29 @@ For an object, ``{}`` means that all its fields have their defaults.
 """
 
 
+PASS_THROUGH: Mapping[str, tuple[str, ...]] = {
+    "Dataset": ("split", "rules", "shards"),
+    "TrainingJob": ("hyperparameters",),
+}
+"""By kind, the fields of the spec that the operator hands on without a model of their own."""
+
+FLOATS = frozenset(
+    {
+        "split.validation",
+        "split.test",
+        "rules.max_aspect_ratio",
+        "hyperparameters.learning_rate",
+        "hyperparameters.momentum",
+        "hyperparameters.weight_decay",
+        "hyperparameters.warmup_epochs",
+        "hyperparameters.label_smoothing",
+        "hyperparameters.mixup",
+        "hyperparameters.ema",
+    }
+)
+"""Numbers that chart 0.1.0 hashed as floats, so that 1 counts as 1.0. Never change or remove an entry."""
+
+
 def beyond_defaults(kind: str, spec: ApiModel, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """Return the fields of a spec whose values differ from the defaults of chart 0.1.0.
 
@@ -84,7 +109,16 @@ def beyond_defaults(kind: str, spec: ApiModel, *, leave_out: Collection[str] = (
         leave_out: Python names of top-level fields that change no result.
     """
     document = spec.model_dump(mode="json", exclude=set(leave_out))
+    for name in PASS_THROUGH[kind]:
+        if name in document:
+            document[name] = _by_python_names(document[name], prefix=f"{name}.")
     return _subtract(document, DEFAULTS[kind], "")
+
+
+def _by_python_names(document: Mapping[str, Any], *, prefix: str) -> dict[str, Any]:
+    """Return a part of a spec as a model of its fields would dump it."""
+    names = {to_snake(name): value for name, value in document.items() if value is not None}
+    return {name: float(value) if f"{prefix}{name}" in FLOATS else value for name, value in names.items()}
 
 
 def _subtract(document: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:

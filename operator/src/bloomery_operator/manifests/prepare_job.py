@@ -16,6 +16,9 @@ from bloomery_operator.settings import Settings
 
 COMMAND = "prepare"
 _HASHED_FIELDS = {"source", "append", "exclude", "rename", "classes", "split", "rules", "shards"}
+_QUANTITY_RULES = {"maxBytes", "maxArchiveBytes"}
+"""Rules that the spec has as quantities and the trainer as bytes."""
+DEFAULT_MAX_ARCHIVE_BYTES = "5Gi"
 SOURCE_PREFIX = "SOURCE_"
 """Prefix of the variables of the source's own Secret, beside those of the store's."""
 
@@ -50,7 +53,6 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
 
 def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings) -> dict[str, Any]:
     spec, metadata = dataset.spec, dataset.metadata
-    sizes = {"maxBytes": spec.rules.max_bytes, "maxArchiveBytes": spec.rules.max_archive_bytes}
     append = [
         {"uri": _source_uri(addition.uri, claims)} | ({"class": addition.class_name} if addition.class_name else {})
         for addition in spec.append
@@ -69,9 +71,11 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
         "namespace": metadata.namespace,
         "source": {"uri": _source_uri(spec.source.uri, claims), "layout": spec.source.layout},
         **{key: value for key, value in optional.items() if value},
-        "split": spec.split.to_json(),
-        "rules": spec.rules.to_json() | {name: size_in_bytes(quantity) for name, quantity in sizes.items()},
-        "shards": spec.shards.to_json(),
+        "split": dict(spec.split),
+        "rules": {
+            name: size_in_bytes(value) if name in _QUANTITY_RULES else value for name, value in spec.rules.items()
+        },
+        "shards": dict(spec.shards),
         "output": {"uri": f"{settings.store_uri}/datasets/{metadata.namespace}/{metadata.name}"},
     }
 
@@ -113,7 +117,9 @@ def _claim_mount(number: int) -> Manifest:
 def _scratch_bytes(dataset: Dataset) -> str:
     paths = [uri.partition("?")[0].lower() for uri in _source_uris(dataset)]
     sizes = sum(space for path in paths for suffix, space in _SCRATCH_FACTORS.items() if path.endswith(suffix))
-    return str(_WORKING_BYTES + sizes * size_in_bytes(dataset.spec.rules.max_archive_bytes))
+    return str(
+        _WORKING_BYTES + sizes * size_in_bytes(dataset.spec.rules.get("maxArchiveBytes", DEFAULT_MAX_ARCHIVE_BYTES))
+    )
 
 
 def _environment(settings: Settings) -> tuple[Manifest, ...]:

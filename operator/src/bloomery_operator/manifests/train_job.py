@@ -125,7 +125,7 @@ def _configuration(
         **{key: value for key, value in optional.items() if value},
         "datasets": [_dataset_entry(spec, dataset) for dataset in datasets],
         "preset": spec.preset,
-        "hyperparameters": spec.hyperparameters.to_json(),
+        "hyperparameters": dict(spec.hyperparameters),
         "metric": spec.metric,
         "checkpoint": _checkpoint(spec),
         "scratchBytes": size_in_bytes(spec.scratch),

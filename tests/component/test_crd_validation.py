@@ -574,6 +574,7 @@ FULL: Object = {
         "imageSize": 128,
         "augmentation": "Light",
         "horizontalFlip": False,
+        "verticalFlip": True,
         "trainable": "Head",
         "mixup": 0.2,
         "ema": 0.999,

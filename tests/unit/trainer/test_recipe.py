@@ -237,5 +237,24 @@ def test_augmented_images_have_one_size_whatever_came_in(given: dict[str, Any]) 
         assert (image.shape, image.dtype) == ((3, 64, 64), torch.uint8)
 
 
+@pytest.mark.parametrize("horizontal", [False, True])
+@pytest.mark.parametrize("vertical", [False, True])
+def test_images_are_mirrored_along_the_chosen_axes(horizontal: bool, vertical: bool) -> None:
+    augment = augmentation(recipe(augmentation="None", horizontalFlip=horizontal, verticalFlip=vertical))
+    image = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
+    torch.manual_seed(0)
+    results = {tuple((image if augment is None else augment(image)).flatten().tolist()) for _ in range(50)}
+
+    axes = [axis for axis, flips in ((-1, horizontal), (-2, vertical)) if flips]
+    subsets = [[], *([axis] for axis in axes), *([axes] if len(axes) == 2 else [])]
+    assert results == {tuple(image.flip(subset).flatten().tolist()) for subset in subsets}
+
+
+def test_recipe_of_an_earlier_version_flips_nothing_upside_down() -> None:
+    document = recipe().document()
+    del document["verticalFlip"]
+    assert Recipe.of_document(document) == recipe()
+
+
 def test_without_augmentation_and_flip_images_are_left_alone() -> None:
     assert augmentation(recipe(augmentation="None", horizontalFlip=False)) is None

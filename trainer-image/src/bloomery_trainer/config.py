@@ -175,6 +175,7 @@ class Hyperparameters(_Model):
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     augmentation: Literal["TrivialAugment", "Light", "None"] | None = None
     horizontal_flip: bool = True
+    vertical_flip: bool = False
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     ema: Annotated[float | None, Field(ge=0, lt=1)] = None
     balance: Literal["None", "Loss", "Sampling"] = "None"

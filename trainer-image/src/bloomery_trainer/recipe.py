@@ -95,12 +95,18 @@ class Recipe:
     training_size: int
     augmentation: Augmentation
     horizontal_flip: bool
+    vertical_flip: bool
     mixup: float
     ema: float
     balance: Literal["None", "Loss", "Sampling"]
     trainable: Literal["All", "Head"]
     trains_by_steps: bool
     seed: int
+
+    @property
+    def flip_axes(self) -> tuple[int, ...]:
+        """The axes of an image [3, H, W] along which half of the training images are mirrored."""
+        return tuple(axis for axis, flips in ((-1, self.horizontal_flip), (-2, self.vertical_flip)) if flips)
 
     @property
     def fits_head(self) -> bool:
@@ -121,7 +127,8 @@ class Recipe:
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``document`` made, also after a way through JSON."""
+        """Read what ``document`` made, also after a way through JSON; earlier versions knew no vertical flip."""
+        document = {"verticalFlip": False, **document}
         values = {name: document[to_camel(name)] for name in (field.name for field in fields(cls))}
         return cls(**{**values, "stages": tuple((until, rate) for until, rate in values["stages"])})
 
@@ -174,6 +181,7 @@ def resolve(settings: Hyperparameters, preset: Preset, *, images: int, start: St
         training_size=_training_size(size, augmentation, preset),
         augmentation=augmentation,
         horizontal_flip=settings.horizontal_flip,
+        vertical_flip=settings.vertical_flip,
         mixup=settings.mixup,
         ema=_or_default(settings.ema, 0.0),
         balance=settings.balance,

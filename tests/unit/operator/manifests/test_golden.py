@@ -96,6 +96,7 @@ def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
                 "imageSize": 192,
                 "augmentation": "Light",
                 "horizontalFlip": False,
+                "verticalFlip": True,
                 "seed": 3,
             },
             "metric": "balanced",

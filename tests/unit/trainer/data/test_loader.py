@@ -293,3 +293,13 @@ def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None
 
     assert isinstance(source(step_bytes), images.LazyImages)
     assert isinstance(source(2 * step_bytes), images.CachedImages)
+
+
+def test_views_are_mirrored_along_every_axis_of_the_recipe(tmp_path: Path) -> None:
+    files = some_damaged(tmp_path, [])
+    (pixels,) = [
+        p for index, p in views(files, PREPROCESS, count=4, seed=7, flip_axes=(-1, -2), world=World()) if index == 0
+    ]
+
+    assert torch.equal(pixels[1], pixels[0].flip(-1))
+    assert torch.equal(pixels[2], pixels[0].flip(-2))

@@ -43,6 +43,8 @@ def augmentation(recipe: Recipe, mean: Sequence[float] = Preprocess.mean) -> v2.
         steps.append(v2.RandomErasing(p=_ERASING_PROBABILITY, value=[round(255 * channel) for channel in mean]))
     if recipe.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip())
+    if recipe.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
     return v2.Compose(steps) if steps else None
 
 

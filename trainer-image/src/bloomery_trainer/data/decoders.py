@@ -73,19 +73,19 @@ class ViewsDecoder:
     preprocess: Preprocess
     count: int
     seed: int
-    horizontal_flip: bool
+    flip_axes: tuple[int, ...]
 
     def __call__(self, data: bytes) -> Tensor:
         """Decode one image."""
         image = decode(data, min_side=self.preprocess.min_decode_side)
         cropped = to_tensor(self.preprocess.pixels(image))
-        images = [cropped, cropped.flip(-1)] if self.horizontal_flip else [cropped]
+        images = [cropped, *(cropped.flip(axis) for axis in self.flip_axes)]
         random = np.random.default_rng(self.seed)
         size = (self.preprocess.crop, self.preprocess.crop)
         while len(images) < self.count:
             box = random_crop_box(random, *image.size)
             crop = to_tensor(np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box)))
-            images.append(crop.flip(-1) if self.horizontal_flip and random.random() < 0.5 else crop)
+            images.append(crop.flip([axis for axis in self.flip_axes if random.random() < 0.5]))
         return torch.stack(images[: self.count])
 
 

@@ -141,17 +141,23 @@ def _unreadable_share(files: ImageFiles, preprocess: Preprocess, world: World) -
 
 
 def views(
-    files: ImageFiles, preprocess: Preprocess, *, count: int, seed: int, horizontal_flip: bool = True, world: World
+    files: ImageFiles,
+    preprocess: Preprocess,
+    *,
+    count: int,
+    seed: int,
+    flip_axes: tuple[int, ...] = (-1,),
+    world: World,
 ) -> Iterator[tuple[int, Tensor]]:
     """Return several views of each of this process's images: pairs of its index and uint8 [count, 3, crop, crop].
 
-    The first view is what evaluation sees, the second its mirror image where images may be flipped; the rest are random
+    The first view is what evaluation sees, then come its mirror images along each axis; the rest are random
     crops that depend on the seed, the index and the view alone. Images that cannot be decoded are left out.
     """
 
     def image_views(index: int) -> Tensor | None:
         try:
-            return _decode_image(files, index, ViewsDecoder(preprocess, count, mix_seed(seed, index), horizontal_flip))
+            return _decode_image(files, index, ViewsDecoder(preprocess, count, mix_seed(seed, index), flip_axes))
         except UnreadableImage as error:
             logger.warning("%s; it is left out", error)
             return None

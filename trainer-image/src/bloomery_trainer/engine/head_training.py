@@ -88,7 +88,7 @@ def _own_features(
         context.preprocess,
         count=count,
         seed=context.recipe.seed,
-        horizontal_flip=context.recipe.horizontal_flip,
+        flip_axes=context.recipe.flip_axes,
         world=context.world,
     )
     batches = _batches(context, source, indices, total=-(-len(files) // context.world.size), count=count)

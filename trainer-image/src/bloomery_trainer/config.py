@@ -30,6 +30,7 @@ PresetName = Literal[
     "resnet34",
     "resnet50",
     "resnet101",
+    "resnext50",
     "mobilenet-v2",
     "mobilenet-v3-small",
     "mobilenet-v3-large",

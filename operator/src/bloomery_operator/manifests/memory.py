@@ -19,6 +19,7 @@ MEMORY_LIMITS: Mapping[str, str] = {
     "resnet34": "4Gi",
     "resnet50": "5Gi",
     "resnet101": "6Gi",
+    "resnext50": "6Gi",
     "mobilenet-v2": "4Gi",
     "mobilenet-v3-small": "4Gi",
     "mobilenet-v3-large": "4Gi",

@@ -237,7 +237,7 @@ def test_a_network_that_no_preset_has_is_refused_in_words(tmp_path: Path) -> Non
 
 
 def test_the_nearest_of_nested_networks_is_the_whole_one() -> None:
-    for network in ("resnet18", "resnet34", "resnet50", "resnet101"):
+    for network in ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50"):
         state, _ = weights.shapes(network)
         assert weights.nearest_preset(state) == (network, 1.0)
 

@@ -127,7 +127,7 @@ class Preset:
 
 
 def _residual(architecture: str) -> Preset:
-    """Make a ResNet (arXiv:1512.03385)."""
+    """Make a ResNet (arXiv:1512.03385) or a ResNeXt (arXiv:1611.05431)."""
     return Preset(
         architecture=architecture,
         optimizer="sgd",
@@ -199,6 +199,7 @@ _TABLE: dict[str, Preset] = {
     "resnet34": _residual("resnet34"),
     "resnet50": _residual("resnet50"),
     "resnet101": _residual("resnet101"),
+    "resnext50": _residual("resnext50_32x4d"),
     "mobilenet-v2": _mobile_v2(),
     "mobilenet-v3-small": _mobile("mobilenet_v3_small"),
     "mobilenet-v3-large": _mobile("mobilenet_v3_large"),

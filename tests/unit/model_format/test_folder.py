@@ -73,10 +73,10 @@ def test_metadata_has_the_digest_of_its_files() -> None:
         (
             ["a.onnx", "a.onnx.data", "labels.txt", "extra_files/labels.txt", "old/b.onnx"],
             {"a.onnx": "model.onnx", "a.onnx.data": "a.onnx.data"},
-            "labels.txt",
+            "extra_files/labels.txt",
         ),
     ],
-    ids=["plain", "MLflow's", "weights beside the model"],
+    ids=["plain", "MLflow's", "weights beside the model, labels in both places"],
 )
 def test_layout_of_another_origin(paths: list[str], files: dict[str, str], labels: str) -> None:
     assert ForeignLayout.of(paths) == ForeignLayout(files, labels)

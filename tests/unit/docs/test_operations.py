@@ -54,7 +54,9 @@ def test_a_services_limits_are_those_that_it_has() -> None:
     said = " ".join(SERVING.partition("## Calling a service")[2].split())
 
     assert f"up to {limits.max_image_bytes // 2**20} MiB and {limits.max_image_pixels // 10**6} million" in said
-    assert f"{limits.queue_size} requests, or {limits.queue_bytes // 2**20} MiB of them" in said
+    queue = f"{limits.queue_size} requests, or {limits.queue_bytes // 2**20} MiB of them"
+    assert queue in said
+    assert f"up to {queue}, wait in a pod" in OPERATIONS
     assert (limits.max_images, limits.body_seconds) == (10, 60)
     assert "a request up to ten images. A request must arrive and be answered within 60 seconds." in said
 

@@ -91,9 +91,9 @@ class ForeignLayout:
         """
         candidates = [path for path in sorted(paths) if _is_candidate(path)]
         model = _only_model(candidates)
-        # A file in EXTRA_FILES goes before one of the same name in the folder itself: digests that services have
-        # recorded depend on this choice.
-        by_name = {PurePosixPath(path).name: path for path in sorted(candidates, key=lambda path: path.count("/"))}
+        # Of files with the same name, the first in sort order is read: digests that services have recorded depend on
+        # this choice.
+        by_name = {PurePosixPath(path).name: path for path in reversed(candidates)}
         labels = next((by_name[name] for name in LABEL_FILES if name in by_name), None)
         if labels is None:
             raise FolderError(

@@ -22,10 +22,12 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
+    from obstore.store import ClientConfig, S3Config, S3Credential
 
 PART_BYTES = 8 * 1024 * 1024
 """Size of one part of a streamed upload: S3 allows 10,000 of them, so a file may reach 78 GiB."""
+
+_MAX_TEXT_CHARACTERS = 300
 
 StoreErrorKind = Literal["Refused", "BadContent", "Unavailable"]
 
@@ -56,6 +58,17 @@ class StoreError(Exception):
 
 ConvertError = Callable[[StoreError], Exception]
 """Returns the exception that a program raises in place of a ``StoreError``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """How often a failed request is repeated, and for how long."""
+
+    max_retries: int
+    seconds: float
+
+
+DEFAULT_RETRY = Retry(max_retries=5, seconds=60)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +190,8 @@ class Folder:
             FileNotFoundError: there is none.
         """
         digest = hashlib.sha256()
-        with self.explained(), target.open("wb") as file:
+        # The local file is not the store's: its errors are not explained.
+        with target.open("wb") as file, self.explained():
             for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
@@ -254,7 +268,12 @@ class Writer:
 
 
 def open_folder(
-    uri: str, access: S3Access, *, create: bool = False, convert_error: ConvertError = _unchanged
+    uri: str,
+    access: S3Access,
+    *,
+    create: bool = False,
+    retry: Retry = DEFAULT_RETRY,
+    convert_error: ConvertError = _unchanged,
 ) -> Folder:
     """Open ``s3://bucket/prefix`` or ``file:///path``.
 
@@ -262,23 +281,24 @@ def open_folder(
         uri: the folder's address.
         access: to the store; a local folder needs none.
         create: makes a local folder that is missing.
+        retry: of requests that fail.
         convert_error: for the errors of this function and of the folder.
 
     Raises:
         StoreError: the local folder is missing, or the endpoint is not an address.
     """
     try:
-        return Folder(uri, _open_store(uri, access, create=create), convert_error)
+        return Folder(uri, _open_store(uri, access, create=create, retry=retry), convert_error)
     except StoreError as error:
         raise convert_error(error) from error.__cause__
 
 
-def _open_store(uri: str, access: S3Access, *, create: bool) -> S3Store | LocalStore:
+def _open_store(uri: str, access: S3Access, *, create: bool, retry: Retry) -> S3Store | LocalStore:
     parts = urlsplit(uri, allow_fragments=False)
     if parts.scheme == "file":
         return _open_local(Path(unquote(parts.path)), uri=uri, create=create)
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    return _open_s3(bucket, prefix.strip("/"), access)
+    return _open_s3(bucket, prefix.strip("/"), access, retry)
 
 
 def _open_local(path: Path, *, uri: str, create: bool) -> LocalStore:
@@ -291,7 +311,7 @@ def _open_local(path: Path, *, uri: str, create: bool) -> LocalStore:
         raise StoreError("Refused", "StoreRefused", message) from error
 
 
-def _open_s3(bucket: str, prefix: str, access: S3Access) -> S3Store:
+def _open_s3(bucket: str, prefix: str, access: S3Access, retry: Retry) -> S3Store:
     # Every setting is explicit: those left out, the client would take from the AWS_* variables of the process,
     # which belong to the store, not to a source with keys of its own.
     endpoint = access.endpoint or f"https://s3.{access.region}.amazonaws.com"
@@ -310,13 +330,12 @@ def _open_s3(bucket: str, prefix: str, access: S3Access) -> S3Store:
         "read_timeout": "60s",
         "timeout": "1h",
     }
-    retry: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
     return S3Store(
         bucket,
         prefix=prefix or None,
         config=config,
         client_options=client,
-        retry_config=retry,
+        retry_config={"max_retries": retry.max_retries, "retry_timeout": timedelta(seconds=retry.seconds)},
         credential_provider=access.credentials,
     )
 
@@ -354,4 +373,6 @@ def _address(text: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    """Return the start of an error's text, without durations and request ids, which differ with every try."""
+    line = re.sub(r" in [\d.]+(?:ns|µs|ms|s)\b", "", str(error).splitlines()[0])
+    return re.sub(r"<(RequestId|HostId)>.*?</\1>", "", line)[:_MAX_TEXT_CHARACTERS]

@@ -8,17 +8,20 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from bloomery_model.stores import Folder, S3Access, StoreError, open_folder
+from bloomery_model.stores import Folder, Retry, S3Access, StoreError, open_folder
 from bloomery_serving.errors import ModelError
 
 CHUNK_BYTES = 8 * 1024 * 1024
 TIMEOUT_SECONDS = 60
+_RETRY = Retry(max_retries=10, seconds=180)
+"""A new pod bridges a restart of the store, which it would otherwise pass on as restarts of its own."""
 _ARTIFACTS = "api/2.0/mlflow-artifacts/artifacts"
 _SCHEMES = "s3://BUCKET/FOLDER, mlflow-artifacts:/PATH or file:///FOLDER"
 
@@ -67,7 +70,7 @@ def open_source(uri: str, environment: Mapping[str, str]) -> Source:
     elif parts.scheme != "s3" or not parts.netloc:
         raise ModelError("BadModelURI", f"MODEL_URI is {uri!r}; it must be {_SCHEMES}.")
     folder = open_folder(
-        uri, S3Access.from_environment(environment), convert_error=lambda error: _unavailable(uri, error)
+        uri, S3Access.from_environment(environment), retry=_RETRY, convert_error=lambda error: _unavailable(uri, error)
     )
     return StoreFolder(uri, folder)
 
@@ -81,16 +84,19 @@ class StoreFolder:
 
     def read(self, path: str) -> bytes | None:
         """Return a small file's content; None if there is none."""
-        return self.folder.read_if_there(path)
+        with _explained(self.uri):
+            return self.folder.read_if_there(path)
 
     def files(self) -> tuple[str, ...]:
         """Return the paths of all files in it, those of its folders too."""
-        return tuple(sorted(file.path for file in self.folder.list()))
+        with _explained(self.uri):
+            return tuple(sorted(file.path for file in self.folder.list()))
 
     def fetch(self, path: str, target: Path) -> str:
         """Write a file's bytes to ``target``; return their digest."""
         try:
-            return f"sha256:{self.folder.download(path, target)}"
+            with _explained(self.uri):
+                return f"sha256:{self.folder.download(path, target)}"
         except FileNotFoundError as error:
             raise ModelError("ModelNotFound", f"There is no {path} at {self.uri}.") from error
 
@@ -172,6 +178,17 @@ class MlflowArtifacts:
 
     def _unavailable(self, error: Exception) -> ModelError:
         return ModelError("StoreUnavailable", f"The model at {self.uri} cannot be read from MLflow: {error}")
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn errors of the disk, such as a full one, into a reason; FileNotFoundError stays as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ModelError("StoreUnavailable", f"The model at {uri} cannot be read: {error}.") from error
 
 
 def _unavailable(uri: str, error: StoreError) -> ModelError:

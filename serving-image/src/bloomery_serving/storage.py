@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bloomery_model.folder import (
+    EXTRA_FILES,
     LABELS,
     METADATA,
     PREPROCESS,
@@ -134,7 +135,7 @@ def _fetch_foreign(source: Source, folder: Path, digest: str) -> StoredModel:
 def _foreign_layout(source: Source) -> ForeignLayout:
     """Return the layout of MLflow's ONNX flavour, or of any folder with a model and the names of its classes."""
     paths = source.files()
-    if not paths:
+    if not any(str(PurePosixPath(path).parent) in (".", EXTRA_FILES) for path in paths):
         raise ModelError("ModelNotFound", f"There is no model at {source.uri}: nothing lies there.")
     try:
         return ForeignLayout.of(paths)

@@ -114,7 +114,9 @@ def test_wrong_key_gets_services_message(
     ended = bloomery("predict", "colours", "red.png")
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: red.png: This service needs another key") and "(Unauthorized)" in ended.stderr
+    assert (
+        ended.stderr.startswith("error: red.png: This service needs another key") and "(Unauthorized)" in ended.stderr
+    )
 
 
 @pytest.mark.feature("O5")

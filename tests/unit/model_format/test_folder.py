@@ -75,8 +75,9 @@ def test_metadata_has_the_digest_of_its_files() -> None:
             {"a.onnx": "model.onnx", "a.onnx.data": "a.onnx.data"},
             "extra_files/labels.txt",
         ),
+        (["a.onnx", "classes.txt", "extra_files/classes.txt"], {"a.onnx": "model.onnx"}, "classes.txt"),
     ],
-    ids=["plain", "MLflow's", "weights beside the model, labels in both places"],
+    ids=["plain", "MLflow's", "weights beside the model, labels in both places", "classes in both places"],
 )
 def test_layout_of_another_origin(paths: list[str], files: dict[str, str], labels: str) -> None:
     assert ForeignLayout.of(paths) == ForeignLayout(files, labels)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_snake
 
+from bloomery_operator.api import InvalidResource
 from bloomery_operator.api.base import ApiModel
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -118,7 +119,17 @@ def beyond_defaults(kind: str, spec: ApiModel, *, leave_out: Collection[str] = (
 def _by_python_names(document: Mapping[str, Any], *, prefix: str) -> dict[str, Any]:
     """Return a part of a spec as a model of its fields would dump it."""
     names = {to_snake(name): value for name, value in document.items() if value is not None}
-    return {name: float(value) if f"{prefix}{name}" in FLOATS else value for name, value in names.items()}
+    return {
+        name: _to_float(f"{prefix}{name}", value) if f"{prefix}{name}" in FLOATS else value
+        for name, value in names.items()
+    }
+
+
+def _to_float(path: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidResource(f"spec.{path}: input should be a valid number") from error
 
 
 def _subtract(document: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubernetes.utils.quantity import parse_quantity
 
+from bloomery_operator.api import InvalidResource
 from bloomery_operator.api.base import Manifest, PodTemplate, Resources
 
 USER_ID = 10001
@@ -76,8 +77,15 @@ def container_resources(resources: Resources | None, *, default: Resources) -> M
 
 
 def size_in_bytes(quantity: str | int) -> int:
-    """Return a Kubernetes quantity of storage, such as 5Gi, in bytes."""
-    return int(parse_quantity(quantity))  # type: ignore[no-untyped-call]
+    """Return a Kubernetes quantity of storage, such as 5Gi, in bytes.
+
+    Raises:
+        InvalidResource: it is no quantity.
+    """
+    try:
+        return int(parse_quantity(quantity))  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidResource(f"{quantity!r} is not a quantity such as 5Gi") from error
 
 
 def empty_dir(

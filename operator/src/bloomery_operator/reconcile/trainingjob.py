@@ -179,7 +179,8 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
         return status
     result = read_model(TrainResult, job.result) if job.succeeded else None
     if result is not None and result.is_registered:
-        return registered(training_job, status, result, context.now())
+        url = context.settings.mlflow_public_url
+        return registered(training_job, status, result, context.now(), mlflow_public_url=url)
     return registration_failed(status, job, context.now())
 
 

@@ -337,12 +337,16 @@ def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, no
     )
 
 
-def registered(job: TrainingJob, status: TrainingJobStatus, result: TrainResult, now: datetime) -> TrainingJobStatus:
+def registered(
+    job: TrainingJob, status: TrainingJobStatus, result: TrainResult, now: datetime, *, mlflow_public_url: str
+) -> TrainingJobStatus:
     """Return the status of a finished job whose model was registered later."""
     conditions = _completed_again(status, completion(result), now)
     model = _with_display(result.model, job)
     run = result.mlflow
-    mlflow = MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id) if run and run.run_id else status.mlflow
+    mlflow = status.mlflow
+    if run is not None and run.run_id:
+        mlflow = MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url(mlflow_public_url))
     return status.model_copy(update={"conditions": conditions, "model": model, "mlflow": mlflow})
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from bloomery_operator.api import InvalidResource
 from bloomery_operator.manifests import prepare_job
 from tests.unit.operator.samples import dataset, settings
 
@@ -54,3 +56,17 @@ def test_refresh_is_prepared_again() -> None:
 def test_other_image_or_store_keeps_the_job_hash() -> None:
     other = settings(trainer_image="example/trainer:2", store_uri="s3://elsewhere")
     assert prepare_job.build_task(dataset(), other).job_hash == PLAIN.job_hash
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"split": {"validation": "much"}}, "spec.split.validation: input should be a valid number"),
+        ({"rules": {"maxBytes": ["4Mi"]}}, "is not a quantity such as 5Gi"),
+        ({"rules": {"maxBytes": "large"}}, "'large' is not a quantity such as 5Gi"),
+    ],
+)
+def test_value_that_the_crd_would_refuse_is_an_invalid_resource(spec: dict[str, Any], words: str) -> None:
+    """An object that was stored without the CRD's checks gets a condition, not an error without end."""
+    with pytest.raises(InvalidResource, match=re.escape(words)):
+        prepare_job.build_task(dataset(spec), settings())

@@ -281,8 +281,12 @@ def test_evaluation_needs_no_registration() -> None:
 
 def test_later_registration_changes_reason_and_model_only() -> None:
     before = derive_status(observe(*ended(UNREGISTERED)), NOW)
-    after = registered(observe(spec=LABELLED).training_job, before, TrainResult.model_validate(RESULT), NOW)
+    result = TrainResult.model_validate(RESULT)
+    job = observe(spec=LABELLED).training_job
+    after = registered(job, before, result, NOW, mlflow_public_url="http://mlflow/")
     assert after.conditions[0].reason == "Trained"
+    assert after.mlflow is not None
+    assert after.mlflow.url is not None and after.mlflow.url.startswith("http://mlflow/#/experiments/")
     assert after.model is not None
     assert (after.model.display, after.model.version_label) == ("flowers/4", "1.0")
     assert (after.metrics, after.completion_time) == (before.metrics, before.completion_time)

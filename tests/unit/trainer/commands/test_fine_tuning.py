@@ -61,6 +61,18 @@ def test_new_head_keeps_the_rows_of_known_classes(train: Train, base: Path, tmp_
     assert "the head is new for 1 of 3 classes, 2 had a class of the same name" in ended.message["notes"][0]
 
 
+@pytest.mark.feature("T23")
+def test_progress_counts_the_steps_after_a_fitted_head(train: Train, base: Path, tmp_path: Path) -> None:
+    body = {name: value for name, value in weights(base).items() if name not in HEAD}
+    torch.save(body, tmp_path / "body.pt")
+    ended = train({"maxSteps": 3}, initialModel={"uri": f"file://{tmp_path}/body.pt"})
+
+    assert ended.code == 0, ended.message
+    assert any("Fine-tuning started from there" in note for note in ended.message["notes"])
+    progress = ended.message["progress"]
+    assert (progress["step"], progress["totalSteps"]) == (3, 3)
+
+
 @pytest.mark.feature("T2")
 def test_the_head_alone_is_trained_where_that_is_asked_for(train: Train, base: Path, tmp_path: Path) -> None:
     ended = train(

@@ -124,7 +124,8 @@ def _train_by_steps(
     notes = (*notes, *_plan_notes(context, plan, model, probe))
     context.world.require_same("where to go on", f"step {state.step}, weights {weights_digest(model)}")
     run_logger.begin(state.step)
-    context.progress.update(starts=context.starts, step=state.step)
+    # A head that was fitted first has counted its own steps.
+    context.progress.update(starts=context.starts, step=state.step, totalSteps=plan.total_steps)
     if state.best is not None:
         context.progress.update(metric=round(state.best.rank[0], 5))
     _log_plan(context, dataset, start, plan)

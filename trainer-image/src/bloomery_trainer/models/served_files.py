@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from bloomery_model import Preprocess
+from bloomery_model import Preprocess, PreprocessError
 from bloomery_model.folder import FolderError, ForeignLayout, LabelsError, parse_labels
 from bloomery_model.onnx_classifier import ClassifierError, as_rows, image_side, require_classifier, require_labels
 from bloomery_trainer import model_folder
@@ -70,6 +70,8 @@ def run_once(folder: Path) -> int:
         require_labels(as_rows(output), labels)
     except ClassifierError as error:
         raise BadData(error.reason, str(error)) from error
+    except PreprocessError as error:
+        raise BadData("BadPreprocess", f"{PREPROCESS} is not as it should be: {error}") from error
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise BadData("NotAClassifier", f"the model does not run on an image: {str(error).splitlines()[0]}") from error
     return len(labels)

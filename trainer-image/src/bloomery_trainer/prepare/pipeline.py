@@ -54,6 +54,7 @@ class Pipeline:
         self._resume = resume
         self._progress = progress
         self._exclusion = Exclusion(config.exclude)
+        self._is_listed = False
         self._resources = ExitStack()
         self._resources.enter_context(closing(self.files))
         self._workers: WorkerPool | None = None
@@ -82,6 +83,7 @@ class Pipeline:
                 class_name=addition.class_name,
                 exclusion=self._exclusion,
             )
+        self._is_listed = True
 
     def inspect_files(self) -> None:
         """Apply the class mapping, inspect every image, and check the rules for classes."""
@@ -119,9 +121,11 @@ class Pipeline:
     def warnings(self) -> list[str]:
         """Return sentences about what is allowed but not recommended."""
         counts = {name: count for name, count in self.files.inspection.count_by_class().items() if count}
+        # Before all files are listed, nothing is known of a pattern that fits none.
+        unused = self._exclusion.unused_patterns() if self._is_listed else []
         return [
             *rules.class_warnings(counts, self.files.samples.count_duplicates()),
-            *rules.exclusion_warnings(self._exclusion.unused_patterns()),
+            *rules.exclusion_warnings(unused),
         ]
 
     def _open_source(self, number: int, uri: str) -> Source:

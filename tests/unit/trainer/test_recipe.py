@@ -55,7 +55,7 @@ def test_the_length_is_steps_where_steps_are_given() -> None:
         (100_000, "pretrained", 1_139_000),
         (1_300_000, "head-probe", 10_240_000),
         (2_600_000, "pretrained", 20_480_000),
-        (3_000, "scratch", 240_000),
+        (3_000, "scratch", 175_000),
         (1_300_000, "scratch", 117_000_000),
     ],
 )

@@ -17,7 +17,7 @@ from bloomery_trainer.models.presets import REFERENCE_BATCH, Augmentation, Optim
 Stages = tuple[tuple[int, float], ...]
 
 IMAGES_SEEN: Mapping[Literal["scratch", "pretrained"], tuple[tuple[int, int], ...]] = {
-    "scratch": ((100, 40_000), (3_000, 240_000), (50_000, 5_000_000), (1_300_000, 117_000_000)),
+    "scratch": ((100, 40_000), (3_000, 175_000), (50_000, 5_000_000), (1_300_000, 117_000_000)),
     "pretrained": (
         (100, 4_000),
         (1_000, 7_000),

@@ -28,7 +28,7 @@ def recipe(
 def test_what_is_not_given_comes_from_the_preset() -> None:
     resolved = recipe()
 
-    assert (resolved.epochs, resolved.max_steps, resolved.batch_size) == (80, None, 32)
+    assert (resolved.epochs, resolved.max_steps, resolved.batch_size) == (59, None, 32)
     assert (resolved.optimizer, resolved.momentum, resolved.augmentation) == ("sgd", 0.9, "Crops")
     assert (resolved.learning_rate, resolved.weight_decay, resolved.max_grad_norm) == (0.05, 5e-4, 5.0)
 

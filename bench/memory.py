@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bloomery_operator.manifests.memory import MEMORY_LIMITS
+from bloomery_operator.manifests.pod import size_in_bytes
+from bloomery_trainer.models.presets import ALIASES
 from dev import demo
-from dev.paths import LOGS, ROOT, target
+from dev.paths import LOGS, ROOT
 from dev.stages import run_stages, wait_until
+from testing.cluster_store import put_files
+from testing.dev_cluster import Kubectl
 
 FLOWERS = Path(os.environ.get("FLOWERS") or ROOT.parent / "shared/data/flowers")
-NAMESPACE = "default"
-ALIASES = frozenset({"general", "high-precision", "high-performance"})
+DATASET = "bench-flowers"
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 SAMPLE_SECONDS = 0.25
 SAMPLES = 8
@@ -53,15 +54,17 @@ def main() -> None:
     if not FLOWERS.is_dir():
         raise SystemExit(f"skipped: {FLOWERS} is missing; set FLOWERS to where the photographs are")
     presets = [name for name in (os.environ.get("PRESETS") or "").split(",") if name] or sorted(
-        set(MEMORY_LIMITS) - ALIASES
+        set(MEMORY_LIMITS) - set(ALIASES)
     )
     steps = int(os.environ.get("STEPS") or 20)
+    LOGS.mkdir(parents=True, exist_ok=True)
     run_stages([stage for stage in demo.stages() if stage.name != "apply"])
-    _prepare_flowers()
+    kubectl = Kubectl("default")
+    _prepare_flowers(kubectl)
     print(f"{'preset':22}{'phase':10}{'peak':>8}{'limit':>8}  MiB{'seconds':>9}")
     peaks = []
     for preset in presets:
-        peak = _train(preset, steps)
+        peak = _train(kubectl, preset, steps)
         peaks.append(peak)
         print(
             f"{peak.preset:22}{peak.phase:10}{peak.peak:8}{peak.limit:8}     {peak.seconds:9.0f}  {peak.message}",
@@ -72,61 +75,50 @@ def main() -> None:
         raise SystemExit("some presets did not train within their limit")
 
 
-def _prepare_flowers() -> None:
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (LOGS / "bench-memory.log").open("a") as log:
-        keys = demo.secret("bloomery-storage")
-        with demo.reachable(keys["AWS_ENDPOINT_URL"], log) as endpoint:
-            subprocess.run(
-                [demo.PYTHON, demo.EXAMPLE / "upload.py", FLOWERS, "s3://bloomery/raw/bench-flowers"],
-                env={**os.environ, **keys, "AWS_ENDPOINT_URL": endpoint},
-                stdout=log,
-                check=True,
-            )
-    _apply("Dataset", "bench-flowers", {"source": {"uri": "s3://bloomery/raw/bench-flowers"}})
-    wait_until("The Dataset", lambda: _get("dataset", "bench-flowers")["status"]["phase"] == "Ready", seconds=600)
+def _prepare_flowers(kubectl: Kubectl) -> None:
+    uri = f"s3://bloomery/raw/{DATASET}"
+    paths = [path for path in FLOWERS.rglob("*") if path.is_file()]
+    put_files(uri, {path.relative_to(FLOWERS).as_posix(): path.read_bytes() for path in paths})
+    _apply(kubectl, "Dataset", DATASET, {"source": {"uri": uri}})
+    wait_until("The Dataset", lambda: _status(kubectl, "dataset", DATASET).get("phase") == "Ready", seconds=600)
 
 
-def _train(preset: str, steps: int) -> Peak:
+def _train(kubectl: Kubectl, preset: str, steps: int) -> Peak:
     name = f"bench-memory-{preset}"
-    _kubectl("delete", "trainingjob", name, "--ignore-not-found", "--wait")
-    spec = {"datasets": [{"name": "bench-flowers"}], "preset": preset, "hyperparameters": {"maxSteps": steps}}
-    _apply("TrainingJob", name, spec)
+    kubectl("delete", "trainingjob", name, "--ignore-not-found", "--wait")
+    spec = {"datasets": [{"name": DATASET}], "preset": preset, "hyperparameters": {"maxSteps": steps}}
+    _apply(kubectl, "TrainingJob", name, spec)
     began = time.monotonic()
-    peak = limit = 0
-    while (item := _get("trainingjob", name))["status"]["phase"] not in {"Complete", "Failed"}:
+    peak = 0
+    while (status := _status(kubectl, "trainingjob", name)).get("phase") not in {"Complete", "Failed"}:
         if time.monotonic() - began > LIMIT_SECONDS:
             raise SystemExit(f"{name} did not end within {LIMIT_SECONDS:.0f} s")
-        groups = _pod_groups(name)
+        groups = _pod_groups(kubectl, name)
         for _ in range(SAMPLES):
             peak = max(peak, *map(_used_bytes, groups), 0)
-            limit = max(limit, *map(_limit_bytes, groups), 0)
             time.sleep(SAMPLE_SECONDS)
-    status = item["status"]
-    conditions = "; ".join(condition.get("message", "") for condition in status.get("conditions", []))
+    messages = "; ".join(condition.get("message", "") for condition in status.get("conditions", []))
     return Peak(
         preset=preset,
         phase=status["phase"],
-        limit=limit >> 20,
+        limit=size_in_bytes(MEMORY_LIMITS[preset]) >> 20,
         peak=peak >> 20,
         seconds=round(time.monotonic() - began, 1),
-        message="" if status["phase"] == "Complete" else conditions,
+        message="" if status["phase"] == "Complete" else messages,
     )
 
 
-def _get(kind: str, name: str) -> dict[str, Any]:
-    item: dict[str, Any] = json.loads(_kubectl("get", kind, name, "--output=json"))
-    item.setdefault("status", {}).setdefault("phase", "Pending")
-    return item
+def _status(kubectl: Kubectl, kind: str, name: str) -> dict[str, Any]:
+    status: dict[str, Any] = kubectl.get(kind, name).get("status", {})
+    return status
 
 
-def _pod_groups(job: str) -> list[Path]:
-    """The control groups of the containers of the job's pods, of cgroup v1 or v2."""
-    uids = _kubectl(
-        "get", "pods", f"--selector=bloomery.dev/trainingjob={job}", "--output=jsonpath={.items[*].metadata.uid}"
-    ).split()
+def _pod_groups(kubectl: Kubectl, job: str) -> list[Path]:
+    """Return the control groups of the containers of the job's pods, of cgroup v1 or v2."""
+    pods = kubectl.get("pods", "", f"--selector=bloomery.dev/trainingjob={job}")
     root = CONTROL_GROUPS / "memory" if (CONTROL_GROUPS / "memory").is_dir() else CONTROL_GROUPS
-    return [group for uid in uids for group in root.glob(f"kubepods*/**/*{uid}*/*/") if group.is_dir()]
+    groups = (root.glob(f"kubepods*/**/*{pod['metadata']['uid']}*/*/") for pod in pods)
+    return [group for matches in groups for group in matches if group.is_dir()]
 
 
 def _used_bytes(group: Path) -> int:
@@ -138,28 +130,13 @@ def _used_bytes(group: Path) -> int:
     return figures["anon"] + figures["shmem"] if "anon" in figures else figures["rss"] + figures.get("shmem", 0)
 
 
-def _limit_bytes(group: Path) -> int:
-    for name in ("memory.max", "memory.limit_in_bytes"):
-        try:
-            text = (group / name).read_text().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() and int(text) < 2**50 else 0
-    return 0
-
-
-def _apply(kind: str, name: str, spec: dict[str, Any]) -> None:
-    manifest = {"apiVersion": "bloomery.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-    _kubectl("apply", "--filename=-", text=json.dumps(manifest))
-
-
-def _kubectl(*words: str, text: str | None = None) -> str:
-    command = [demo.tool("kubectl"), f"--namespace={NAMESPACE}", *words]
-    done = subprocess.run(command, env=target().environment, input=text, capture_output=True, text=True, check=False)
+def _apply(kubectl: Kubectl, kind: str, name: str, spec: dict[str, Any]) -> None:
+    done = kubectl.apply(
+        {"apiVersion": "bloomery.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+    )
     if done.returncode:
-        raise SystemExit(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
+        raise SystemExit(done.stderr.strip())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,6 +33,7 @@ from bench.images import write_photos
 from bench.parts import run
 from bench.servers import CORES, Contestant, ours, peers, running, starts
 from bloomery_model import Preprocess
+from bloomery_model.folder import METADATA
 from bloomery_serving.image_file import ImageFile, Limits, decode_file
 from bloomery_serving.model import Model
 from bloomery_trainer import model_folder
@@ -57,7 +58,7 @@ def write_models(folder: Path) -> dict[str, Path]:
         network = PRESETS[preset].build(len(CLASSES), image_size=SIDE)
         preprocess, examples = Preprocess.for_size(SIDE), torch.rand(2, 3, SIDE, SIDE)
         export.write_model(summary[name], network, classes=CLASSES, preprocess=preprocess, examples=examples)
-        (summary[name] / model_folder.METADATA).write_bytes(model_folder.metadata(summary[name], {}))
+        (summary[name] / METADATA).write_bytes(model_folder.metadata(summary[name], {}))
     return summary
 
 
@@ -181,7 +182,7 @@ def compare_int8(folder: Path, bodies: dict[str, tuple[Path, str]], scratch: Pat
     model = Model.load(folder, digest="", threads=1)
     photos = [decode_file(ImageFile(path.name, path.read_bytes()), LIMITS) for path in _photos(scratch, 16)]
     quantize.write_int8(folder / "model.onnx", int8 / "model.onnx", [model.preprocess.tensor(p)[None] for p in photos])
-    (int8 / model_folder.METADATA).write_bytes(model_folder.metadata(int8, {}))
+    (int8 / METADATA).write_bytes(model_folder.metadata(int8, {}))
     contestants = [ours(folder, port=18000), replace(ours(int8, port=18001), name="bloomery int8")]
     rates: list[list[float]] = [[], []]
     with ExitStack() as stack:

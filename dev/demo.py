@@ -74,7 +74,7 @@ def make_images(log: TextIO) -> None:
 
 def upload_images(log: TextIO) -> None:
     """Put the images into the store that the namespace's Secret names."""
-    keys = secret("bloomery-storage")
+    keys = _secret("bloomery-storage")
     with reachable(keys["AWS_ENDPOINT_URL"], log) as endpoint:
         environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": endpoint}
         command: list[str | Path] = [PYTHON, EXAMPLE / "upload.py", IMAGES / "images", "s3://bloomery/raw/digits"]
@@ -131,7 +131,7 @@ def predict_unseen() -> None:
     """
     service = next(item for item in _get("inferenceservices") if item["metadata"]["name"] == SERVICE)
     status = service["status"]
-    key = secret(status["apiKeySecret"])["default"]
+    key = _secret(status["apiKeySecret"])["default"]
     url = f"{status['url']}/predict"
     wait_until("The gateway", lambda: _answers(url), seconds=60)
     images = sorted((IMAGES / "unseen").glob("*.png"))
@@ -154,10 +154,10 @@ def predict_unseen() -> None:
 def _print_summary(status: dict[str, Any], namespace: str) -> None:
     runs = {item["metadata"]["name"]: item["status"].get("mlflow", {}) for item in _get("trainingjobs")}
     prefix = f"export KUBECONFIG={KUBECONFIG} PATH={BIN}:$PATH; " if target().is_own else ""
-    keys, image = status["apiKeySecret"], (IMAGES / "unseen" / "seven-1.png").relative_to(ROOT)
+    secret, image = status["apiKeySecret"], (IMAGES / "unseen" / "seven-1.png").relative_to(ROOT)
     print(f"""
 Endpoint    {status["url"]}/predict
-Key         {prefix}kubectl get secret -n {namespace} {keys} -o jsonpath='{{.data.default}}' | base64 -d
+Key         {prefix}kubectl get secret -n {namespace} {secret} -o jsonpath='{{.data.default}}' | base64 -d
 Ask         curl -H "Authorization: $KEY" -F image=@{image} {status["url"]}/predict
 Dashboard   kubectl get dset,tj,isvc
 MLflow      kubectl port-forward -n {RELEASE_NAMESPACE} svc/bloomery-mlflow 5000, then""")
@@ -226,8 +226,7 @@ def _get(kinds: str) -> list[dict[str, Any]]:
     return sorted(items, key=lambda item: ["Dataset", "TrainingJob", "InferenceService"].index(item["kind"]))
 
 
-def secret(name: str) -> dict[str, str]:
-    """Return the decoded content of a Secret in the namespace that kubectl is at."""
+def _secret(name: str) -> dict[str, str]:
     data = json.loads(_kubectl("get", "secret", name, "--output=json"))["data"]
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 

@@ -6,12 +6,13 @@ import copy
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx
 import pytest
 import yaml
+
+from testing.crds import read_schema
 
 if TYPE_CHECKING:
     from testing.api_server import ApiServer
@@ -20,7 +21,6 @@ Object: TypeAlias = dict[str, Any]
 FieldPath: TypeAlias = tuple[str | int, ...]
 
 API = "bloomery.dev/v1alpha1"
-CRDS = Path(__file__).resolve().parents[2] / "crds"
 
 
 @dataclass(frozen=True)
@@ -624,13 +624,6 @@ INSTEAD: dict[FieldPath, tuple[tuple[FieldPath, ...], Any]] = {
 ONE_OF = {("initialModel",), *(("initialModel", field) for field in ("trainingJob", "mlflow", "uri", "weights"))}
 
 
-def spec_schema() -> Object:
-    """The schema of a TrainingJob's spec."""
-    version = yaml.safe_load((CRDS / "trainingjobs.yaml").read_text(encoding="utf-8"))["spec"]["versions"][0]
-    schema: Object = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    return schema
-
-
 def fields_below(schema: Object, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Object, bool]]:
     """Yield path, schema and whether it is required, of all fields; items at index 0, map entries at cpu."""
     required = schema.get("required", [])
@@ -644,7 +637,9 @@ def fields_below(schema: Object, path: FieldPath = ()) -> Iterator[tuple[FieldPa
 
 
 IMMUTABLE = {
-    path: (schema, required) for path, schema, required in fields_below(spec_schema()) if path[0] not in MUTABLE
+    path: (schema, required)
+    for path, schema, required in fields_below(read_schema("trainingjobs"))
+    if path[0] not in MUTABLE
 }
 
 

@@ -16,6 +16,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from bloomery_model import Preprocess
+from bloomery_model.folder import METADATA
 from bloomery_trainer import model_folder
 from bloomery_trainer.models import export
 from dev import demo
@@ -50,7 +51,7 @@ def make_model(folder: Path, *, layers: int = 0) -> dict[str, bytes]:
     examples = torch.rand(2, 3, SIDE, SIDE)
     preprocess = Preprocess.for_size(SIDE)
     export.write_model(folder, Bright(layers), classes=CLASSES, preprocess=preprocess, examples=examples)
-    (folder / model_folder.METADATA).write_bytes(model_folder.metadata(folder, {}))
+    (folder / METADATA).write_bytes(model_folder.metadata(folder, {}))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -89,7 +89,7 @@ class ForeignLayout:
         Raises:
             FolderError: there is no model, or more than one, or no file that names its classes.
         """
-        candidates = [path for path in sorted(paths) if _is_candidate(path)]
+        candidates = [path for path in sorted(paths) if is_candidate(path)]
         model = _only_model(candidates)
         # Of files with the same name, the first in sort order is read: digests that services have recorded depend on
         # this choice.
@@ -110,7 +110,12 @@ class ForeignLayout:
 
 def holds_onnx(paths: Iterable[str]) -> bool:
     """Return whether one of a folder's files can be the model of a ``ForeignLayout``."""
-    return any(path.endswith(ONNX_SUFFIX) and _is_candidate(path) for path in paths)
+    return any(path.endswith(ONNX_SUFFIX) and is_candidate(path) for path in paths)
+
+
+def is_candidate(path: str) -> bool:
+    """Return whether a file's place in a folder allows that it belongs to a ``ForeignLayout``."""
+    return str(PurePosixPath(path).parent) in (".", EXTRA_FILES)
 
 
 def file_digest(path: Path) -> str:
@@ -161,10 +166,6 @@ def read_labels(folder: Path) -> tuple[str, ...]:
 def write_labels(folder: Path, names: Iterable[str]) -> None:
     """Write a local folder's labels.txt."""
     (folder / LABELS).write_bytes(format_labels(names))
-
-
-def _is_candidate(path: str) -> bool:
-    return str(PurePosixPath(path).parent) in (".", EXTRA_FILES)
 
 
 def _only_model(paths: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bloomery_model.folder import (
-    EXTRA_FILES,
     LABELS,
     METADATA,
     PREPROCESS,
@@ -25,6 +24,7 @@ from bloomery_model.folder import (
     LabelsError,
     Metadata,
     file_digest,
+    is_candidate,
     model_digest,
     parse_labels,
     write_labels,
@@ -135,7 +135,7 @@ def _fetch_foreign(source: Source, folder: Path, digest: str) -> StoredModel:
 def _foreign_layout(source: Source) -> ForeignLayout:
     """Return the layout of MLflow's ONNX flavour, or of any folder with a model and the names of its classes."""
     paths = source.files()
-    if not any(str(PurePosixPath(path).parent) in (".", EXTRA_FILES) for path in paths):
+    if not any(map(is_candidate, paths)):
         raise ModelError("ModelNotFound", f"There is no model at {source.uri}: nothing lies there.")
     try:
         return ForeignLayout.of(paths)

@@ -10,6 +10,7 @@ import mlflow as mlflow_library
 import onnx
 import pytest
 
+from bloomery_model.folder import METADATA
 from bloomery_trainer import model_folder
 from bloomery_trainer.cli import main
 from testing.servers import MlflowServer
@@ -28,7 +29,7 @@ def own(tmp_path: Path) -> Path:
         "datasets": [{"name": "roses", "version": "a1"}, {"name": "tulips", "version": "b2"}],
         "run": {"experimentId": "3", "runId": "r1"},
     }
-    (folder / model_folder.METADATA).write_bytes(model_folder.metadata(folder, about))
+    (folder / METADATA).write_bytes(model_folder.metadata(folder, about))
     return folder
 
 

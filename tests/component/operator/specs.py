@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hypothesis import strategies as st
 
+from testing.crds import read_schema
+
 Manifest = dict[str, Any]
-CRDS = Path(__file__).resolve().parents[3] / "crds"
 _ODD: tuple[Any, ...] = (
     *(None, "", " ", "ä" * 300, "a: b", "../..", "$(x)", "美食/凉皮"),
     *(0, -1, 10**18, 0.5, True, [], {}, [None], {"": ""}),
@@ -29,7 +27,9 @@ _GOOD = {"path": ("/a", "/shop/flowers", "/v1.2/~x_y")}
 def mutations(base: Manifest) -> st.SearchStrategy[Manifest]:
     """Give specs that differ from one that is good in one or a few places, most of them as their schema wants it."""
     places = [
-        place for place in _places(_spec_schema(base["kind"])) if place[0][0] not in ("managedBy", "queue", "suspend")
+        place
+        for place in _places(read_schema(f"{base['kind'].lower()}s"))
+        if place[0][0] not in ("managedBy", "queue", "suspend")
     ]
     one = st.sampled_from(places).flatmap(
         lambda place: st.tuples(st.just(place[0]), _mostly(_values(place[1], place[0][-1]), st.sampled_from(_ODD)))
@@ -62,14 +62,6 @@ def _places(schema: Manifest, path: tuple[str, ...] = ()) -> Iterator[tuple[tupl
     for name, field in schema.get("properties", {}).items():
         yield (*path, name), field
         yield from _places(field.get("items", field), (*path, name))
-
-
-@cache
-def _spec_schema(kind: str) -> Manifest:
-    documents = (yaml.safe_load(path.read_text()) for path in CRDS.glob("*.yaml"))
-    crd = next(document for document in documents if document["spec"]["names"]["kind"] == kind)
-    schema: Manifest = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    return schema
 
 
 def _values(schema: Manifest, name: str = "") -> st.SearchStrategy[Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -18,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
-from bloomery_trainer import commands, engine, prepare, publish, tracking
 from bloomery_trainer.progress_server import Progress, ProgressServer
+from tests.unit.docs.figures import progress_figures
 
 REPO = Path(__file__).resolve().parents[3]
 DASHBOARD: dict[str, Any] = json.loads((REPO / "charts/bloomery/files/dashboard.json").read_text(encoding="utf-8"))
@@ -57,17 +55,9 @@ def metrics_of_a_server() -> str:
     return generate_latest(metrics.registry).decode()
 
 
-def metrics_of_a_trainer(kind: str, *packages: ModuleType) -> str:
+def metrics_of_a_trainer(kind: str) -> str:
     """What a trainer shows that has every figure which its code ever sets."""
-    figures = {
-        keyword.arg: 1
-        for package in packages
-        for file in Path(package.__path__[0]).glob("*.py")
-        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "update"
-        for keyword in call.keywords
-        if keyword.arg and "progress" in ast.unparse(call.func)
-    }
+    figures = dict.fromkeys(progress_figures(kind), 1)
     server = ProgressServer(Progress(**figures), kind=kind, port=0)
     server.start()
     try:
@@ -82,8 +72,8 @@ def known() -> dict[str, set[str]]:
     texts = (
         metrics_of_the_operator(),
         metrics_of_a_server(),
-        metrics_of_a_trainer("train", commands, engine, publish, tracking),
-        metrics_of_a_trainer("prepare", prepare),
+        metrics_of_a_trainer("train"),
+        metrics_of_a_trainer("prepare"),
     )
     labels: dict[str, set[str]] = {}
     for text in texts:

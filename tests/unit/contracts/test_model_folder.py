@@ -44,7 +44,7 @@ def require_the_same(source: Path, tmp_path: Path) -> None:
     assert model_folder.folder_kind(folder) == "Onnx"
     fetched = served_files.fetch_model(folder, imported)
     served = fetch_model(source.as_uri(), tmp_path / "served", digest="", environment={})
-    assert list(model_folder.read_classes(imported)) == NAMES
+    assert list(read_labels(imported)) == NAMES
     assert list(read_labels(tmp_path / "served")) == NAMES
     assert (tmp_path / "served" / "labels.txt").read_bytes() == (imported / "labels.txt").read_bytes()
     assert fetched.digest == served.digest
@@ -77,7 +77,7 @@ def test_byte_order_mark_in_a_trainings_own_folder_is_no_part_of_a_class(tmp_pat
     (source / "metadata.json").write_text(json.dumps({"format": 1, "files": files}))
     served = fetch_model(source.as_uri(), tmp_path / "served", digest="", environment={})
     assert list(read_labels(tmp_path / "served")) == NAMES
-    assert list(model_folder.read_classes(source)) == NAMES
+    assert list(read_labels(source)) == NAMES
     stored = model_folder.require_stored(open_folder(source.as_uri(), S3Access.from_environment({})))
     assert stored.digest == served.digest
 

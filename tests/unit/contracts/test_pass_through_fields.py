@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
 from bloomery_trainer.config import PrepareConfig, TrainConfig
+from testing.crds import Schema, read_schema
 
-CRDS = Path(__file__).resolve().parents[3] / "crds"
 KINDS = {"Dataset": ("datasets", PrepareConfig), "TrainingJob": ("trainingjobs", TrainConfig)}
 QUANTITIES = {"maxBytes", "maxArchiveBytes"}
 """Quantities in the CRD, numbers of bytes for the trainer."""
-
-Schema = dict[str, Any]
 
 
 def parts() -> Iterator[tuple[Schema, Schema]]:
@@ -26,13 +22,7 @@ def parts() -> Iterator[tuple[Schema, Schema]]:
     for kind, names in PASS_THROUGH.items():
         plural, model = KINDS[kind]
         for name in names:
-            yield crd_schema(plural)[name], trainer_schema(model, name)
-
-
-def crd_schema(plural: str) -> Schema:
-    crd = yaml.safe_load((CRDS / f"{plural}.yaml").read_text(encoding="utf-8"))
-    properties: Schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    return properties
+            yield read_schema(plural)["properties"][name], trainer_schema(model, name)
 
 
 def trainer_schema(model: type[BaseModel], name: str) -> Schema:

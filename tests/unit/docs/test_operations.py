@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
 
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
+from tests.unit.docs.figures import progress_figures
 from tools.docs_blocks import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RBAC = (ROOT / "charts" / "bloomery" / "templates" / "rbac.yaml").read_text(encoding="utf-8")
-
-PACKAGES = {"prepare": ("prepare",), "train": ("commands", "engine", "publish", "tracking")}
-"""The trainer's packages that report the figures of each kind of work."""
 
 WORDS = {"stage", "mlflow", "lastCheckpoint", "initialModel", "recipe"}
 """What a trainer tells that is no number, and so no metric."""
@@ -76,16 +72,9 @@ def trained() -> set[str]:
     return {
         f"bloomery_{kind}_{re.sub(r'(?=[A-Z])', '_', figure).lower()}"
         for kind in ("prepare", "train")
-        for figure in figures(kind)
+        for figure in progress_figures(kind)
+        if figure not in WORDS
     }
-
-
-def figures(kind: str) -> Iterator[str]:
-    sources = ROOT / "trainer-image" / "src" / "bloomery_trainer"
-    for path in (path for package in PACKAGES[kind] for path in (sources / package).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and re.search(r"progress\.update$", ast.unparse(node.func)):
-                yield from (keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg not in WORDS)
 
 
 def test_the_operators_rights_are_those_of_the_chart() -> None:

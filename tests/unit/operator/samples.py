@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from bloomery_operator.api import Dataset, InferenceService, TrainingJob
 from bloomery_operator.settings import Settings
+from testing.crds import apply_defaults, read_schema
 
 Manifest = dict[str, Any]
-
-CRDS = Path(__file__).resolve().parents[3] / "crds"
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 DIGEST = "a" * 64
@@ -30,28 +25,6 @@ def settings(**fields: Any) -> Settings:
         "gateway_namespace": "gateways",
     }
     return Settings.model_validate(defaults | fields)
-
-
-@cache
-def spec_schema(plural: str) -> Manifest:
-    """Return the schema of a kind's spec."""
-    crd = yaml.safe_load((CRDS / f"{plural}.yaml").read_text(encoding="utf-8"))
-    schema: Manifest = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    return schema
-
-
-def apply_defaults(value: Any, schema: Manifest) -> Any:
-    """Return a value with the schema's defaults, as the API server stores it."""
-    if isinstance(value, dict) and "properties" in schema:
-        fields = schema["properties"]
-        defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
-        return {
-            name: apply_defaults(entry, fields[name]) if name in fields else entry
-            for name, entry in (defaults | value).items()
-        }
-    if isinstance(value, list) and "items" in schema:
-        return [apply_defaults(entry, schema["items"]) for entry in value]
-    return value
 
 
 def metadata(name: str = "flowers", **fields: Any) -> Manifest:
@@ -70,7 +43,7 @@ def metadata(name: str = "flowers", **fields: Any) -> Manifest:
 def dataset(spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any) -> Dataset:
     """Return a Dataset."""
     source = {"source": {"uri": "s3://flowers/raw"}}
-    with_defaults = apply_defaults(source | dict(spec or {}), spec_schema("datasets"))
+    with_defaults = apply_defaults(source | dict(spec or {}), read_schema("datasets"))
     return Dataset.parse({"metadata": metadata(**meta), "spec": with_defaults, "status": status or {}})
 
 
@@ -94,7 +67,7 @@ def training_job(
 ) -> TrainingJob:
     """Return a TrainingJob."""
     needed = {"datasets": [{"name": "flowers"}], "preset": "resnet18"}
-    with_defaults = apply_defaults(needed | dict(spec or {}), spec_schema("trainingjobs"))
+    with_defaults = apply_defaults(needed | dict(spec or {}), read_schema("trainingjobs"))
     return TrainingJob.parse({"metadata": metadata(**meta), "spec": with_defaults, "status": status or {}})
 
 

@@ -11,25 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bloomery_model.folder import LABELS as LABELS
-from bloomery_model.folder import METADATA as METADATA
-from bloomery_model.folder import MODEL as MODEL
-from bloomery_model.folder import PREPROCESS as PREPROCESS
-from bloomery_model.folder import (
-    SERVED_FILES,
-    Metadata,
-    file_digest,
-    holds_onnx,
-    model_digest,
-    read_labels,
-    write_labels,
-)
-from bloomery_model.folder import WEIGHTS as WEIGHTS
+from bloomery_model.folder import METADATA, SERVED_FILES, WEIGHTS, Metadata, file_digest, holds_onnx, model_digest
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.storage import Folder
 
-SERVED = SERVED_FILES
-FILES = (*SERVED, WEIGHTS)
+FILES = (*SERVED_FILES, WEIGHTS)
 
 FolderKind = Literal["Trained", "Onnx"]
 
@@ -58,7 +44,7 @@ class StoredModel:
     @property
     def digest(self) -> str:
         """The model's digest."""
-        return digest(self.files)
+        return model_digest(self.files)
 
     @property
     def is_trainable(self) -> bool:
@@ -114,24 +100,9 @@ def require_stored(folder: Folder, below: str = "") -> StoredModel:
     return model
 
 
-def read_classes(folder: Path) -> tuple[str, ...]:
-    """Return the names of labels.txt, in the order of the model's output."""
-    return read_labels(folder)
-
-
-def write_classes(folder: Path, names: Iterable[str]) -> None:
-    """Write labels.txt."""
-    write_labels(folder, names)
-
-
 def file_digests(folder: Path) -> dict[str, str]:
     """Return the digest of each of FILES."""
     return {name: file_digest(folder / name) for name in FILES}
-
-
-def digest(files: Mapping[str, str]) -> str:
-    """Return a model's digest: of the canonical JSON of its files' digests."""
-    return model_digest(files)
 
 
 def metadata(folder: Path, about: Mapping[str, Any]) -> bytes:

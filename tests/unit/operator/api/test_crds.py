@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import pytest
-import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from bloomery_operator.api import Dataset, InferenceService, TrainingJob
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
+from testing.crds import read_schema
 
 REPO = Path(__file__).resolve().parents[4]
 KINDS = {"datasets": Dataset, "trainingjobs": TrainingJob, "inferenceservices": InferenceService}
@@ -46,10 +46,7 @@ def modelled(plural: str, part: str) -> set[str]:
 
 def crd_fields(plural: str, part: str) -> Fields:
     """Return the path and default of every field that the CRD has."""
-    crd = yaml.safe_load((REPO / "crds" / f"{plural}.yaml").read_text(encoding="utf-8"))
-    (version,) = crd["spec"]["versions"]
-    schema = version["schema"]["openAPIV3Schema"]["properties"][part]
-    return dict(_crd_fields(schema, ""))
+    return dict(_crd_fields(read_schema(plural, part), ""))
 
 
 def _crd_fields(schema: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

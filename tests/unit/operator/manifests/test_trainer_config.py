@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from bloomery_operator.manifests.memory import MEMORY_LIMITS
 from bloomery_trainer.config import Hyperparameters, PrepareConfig, PresetName, TrainConfig, load
+from testing.crds import read_schema
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden"
 TRAINING_PAGE = Path(__file__).resolve().parents[4] / "docs" / "guides" / "training.md"
-TRAINING_JOBS = Path(__file__).resolve().parents[4] / "crds" / "trainingjobs.yaml"
 
 
 def documents() -> list[Any]:
@@ -59,8 +59,7 @@ def test_golden_configurations_cover_both_kinds(tmp_path: Path) -> None:
     ],
 )
 def test_crd_enum_equals_the_trainers(field: tuple[str, ...], model: type[BaseModel], name: str) -> None:
-    schema = yaml.safe_load(TRAINING_JOBS.read_text(encoding="utf-8"))["spec"]["versions"][0]["schema"]
-    schema = schema["openAPIV3Schema"]["properties"]["spec"]
+    schema = read_schema("trainingjobs")
     for part in field:
         schema = schema["properties"][part]
     assert set(schema["enum"]) == _words(model.model_fields[name].annotation)

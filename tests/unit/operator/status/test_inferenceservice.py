@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus
@@ -30,9 +28,9 @@ from bloomery_operator.status.traffic_plan import (
     retired_deployments,
 )
 from bloomery_operator.status.workloads import DeploymentView, PodView
+from testing.crds import read_schema
 from tests.unit.operator.samples import NOW, Manifest, inference_service, settings, training_job
 
-REPO = Path(__file__).resolve().parents[4]
 FORMER = "flowers--v1-former"
 THREE = {"v1": 50, "v2": 30, "v3": 20}
 BOTH = {"v1": 1, "v2": 1}
@@ -314,8 +312,7 @@ def test_status_is_read_back_as_written() -> None:
 
 
 def test_texts_of_a_variant_are_cut_to_the_crds_limits() -> None:
-    schema = yaml.safe_load((REPO / "crds" / "inferenceservices.yaml").read_text(encoding="utf-8"))
-    status = schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    status = read_schema("inferenceservices", "status")["properties"]
     limits = {name: field.get("maxLength") for name, field in status["variants"]["items"]["properties"].items()}
     endless = ServedModel(**{field.name: "x" * 9000 for field in fields(ServedModel) if field.name != "name"})
     known = status_of(observe({"v1": 100}, {"v1": 1}, models={"v1": endless}))

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from bloomery_model.folder import model_digest
 from bloomery_trainer import model_folder
 from bloomery_trainer.models import quantize
 
@@ -90,7 +91,7 @@ def test_an_int8_model_is_evaluated_in_int8(evaluate: Train, base: Path, int8: P
     trained = json.loads((base / "result.json").read_text(encoding="utf-8"))["metrics"]
     # state.pt is the same, model.onnx is not.
     assert message["metrics"]["loss"] != pytest.approx(trained["loss"], abs=1e-4)
-    assert message["model"]["digest"] == model_folder.digest(model_folder.file_digests(int8))
+    assert message["model"]["digest"] == model_digest(model_folder.file_digests(int8))
     assert (message["dataType"], message["evaluatedOn"]) == ("int8", "validation")
     assert message["notes"] == ["flowers/3 was evaluated as it is, in int8; nothing was trained."]
     assert report(tmp_path)["dataType"] == "int8"

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_model.folder import SERVED_FILES
 from bloomery_trainer import model_folder
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.errors import BadConfig
@@ -358,7 +359,7 @@ def test_a_model_folder_gives_its_float_weights_whatever_it_serves(resnet18: Sta
 @pytest.mark.feature("T20")
 @pytest.mark.parametrize("described", [True, False])
 def test_a_folder_with_onnx_alone_is_refused_for_training(resnet18: State, tmp_path: Path, described: bool) -> None:
-    folder = model_folder_of(tmp_path / "model", resnet18, names=model_folder.SERVED)
+    folder = model_folder_of(tmp_path / "model", resnet18, names=SERVED_FILES)
     (folder / "state.pt").unlink()
     if not described:
         (folder / "metadata.json").unlink()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bloomery_model.folder import METADATA, MODEL, model_digest
 from bloomery_trainer import model_folder
 from bloomery_trainer.commands import evaluate
 from bloomery_trainer.config import TrainConfig
@@ -129,7 +130,7 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
     model = TrainedModel(
         folder=folder,
         reports=publish_reports(context, report),
-        digest=model_folder.digest(model_folder.file_digests(folder)),
+        digest=model_digest(model_folder.file_digests(folder)),
         classes=len(dataset.classes),
         metrics=evaluation.final.metrics,
         evaluation=evaluation.final,
@@ -164,7 +165,7 @@ def _export(context: RunContext, model: nn.Module, dataset: LocalDataset, held_o
 
 def _evaluate_exported(context: RunContext, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
     """Evaluate model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
-    model = folder / model_folder.MODEL
+    model = folder / MODEL
     wants_int8 = context.config.output.quantization == "Int8"
     earlier = quantize.recorded(context.output, folder, uid=context.config.uid) if wants_int8 else None
     if earlier is not None:
@@ -220,7 +221,7 @@ def _finish(
     version = record.register(model)
     promoted = record.promote(version, model, lambda: dataset) if version is not None else None
     metadata = _model_metadata(context, record, model, version)
-    context.output.write(f"model/{model_folder.METADATA}", model_folder.metadata(model.folder, metadata))
+    context.output.write(f"model/{METADATA}", model_folder.metadata(model.folder, metadata))
     more = {
         "model": {**metadata["model"], "uri": model_uri(context.config), "digest": model.digest},
         "metrics": model.metrics,

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bloomery_model import Preprocess
+from bloomery_model.folder import MODEL, PREPROCESS, read_labels
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models.export import OnnxNetwork
@@ -76,12 +77,12 @@ def fetch_classifier(folder: Folder, scratch: Path, *, digest: str | None) -> Cl
 
 def load_classifier(folder: Path, *, preset: str | None = None, digest: str | None = None) -> Classifier:
     """Load the files that a model server would: model.onnx, labels.txt and preprocess.json of a local folder."""
-    preprocess = Preprocess.read((folder / model_folder.PREPROCESS).read_bytes())
+    preprocess = Preprocess.read((folder / PREPROCESS).read_bytes())
     return Classifier(
-        network=_network(folder / model_folder.MODEL, side=preprocess.crop),
-        classes=model_folder.read_classes(folder),
+        network=_network(folder / MODEL, side=preprocess.crop),
+        classes=read_labels(folder),
         preprocess=preprocess,
-        data_type=data_type(folder / model_folder.MODEL),
+        data_type=data_type(folder / MODEL),
         preset=preset,
         digest=digest,
     )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bloomery_model import Preprocess
 from bloomery_model.cgroup import cpu_count
-from bloomery_trainer.model_folder import MODEL, PREPROCESS, WEIGHTS, digest, file_digests, write_classes
+from bloomery_model.folder import MODEL, PREPROCESS, WEIGHTS, model_digest, write_labels
+from bloomery_trainer.model_folder import file_digests
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 17
@@ -37,10 +38,10 @@ def write_model(
     """
     model.eval()
     torch.save(model.state_dict(), folder / WEIGHTS)
-    write_classes(folder, classes)
+    write_labels(folder, classes)
     (folder / PREPROCESS).write_text(json.dumps(preprocess.document(), indent=1))
     _write_onnx(folder / MODEL, model, examples)
-    return digest(file_digests(folder))
+    return model_digest(file_digests(folder))
 
 
 class OnnxNetwork(nn.Module):

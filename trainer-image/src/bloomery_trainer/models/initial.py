@@ -15,9 +15,10 @@ from typing import Any, Literal, NoReturn
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_model.folder import LABELS, PREPROCESS, WEIGHTS, read_labels
 from bloomery_trainer.config import InitialModel, TrainConfig
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.model_folder import LABELS, PREPROCESS, WEIGHTS, StoredModel, read_classes, stored
+from bloomery_trainer.model_folder import StoredModel, stored
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.models.published import (
     ANSWER_SECONDS,
@@ -353,7 +354,7 @@ def _from_model(model: StoredModel, scratch: Path, *, start: InitialModel, origi
             ).tensors,
             origin=origin,
             kind="Model",
-            classes=read_classes(local),
+            classes=read_labels(local),
             preset=_known_preset(model.metadata.get("preset"), where=model.uri),
             preprocess=Preprocess.read((local / PREPROCESS).read_bytes()),
             digest=model.digest,

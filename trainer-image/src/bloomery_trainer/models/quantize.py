@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from bloomery_trainer.model_folder import MODEL, WEIGHTS, file_digests
+from bloomery_model.folder import MODEL, WEIGHTS
+from bloomery_trainer.model_folder import file_digests
 from bloomery_trainer.models.export import INPUT, OUTPUT
 from bloomery_trainer.storage import Folder
 

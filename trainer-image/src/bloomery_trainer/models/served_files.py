@@ -12,11 +12,21 @@ import numpy as np
 import onnxruntime
 
 from bloomery_model import Preprocess, PreprocessError
-from bloomery_model.folder import FolderError, ForeignLayout, LabelsError, parse_labels
+from bloomery_model.folder import (
+    MODEL,
+    PREPROCESS,
+    SERVED_FILES,
+    FolderError,
+    ForeignLayout,
+    LabelsError,
+    model_digest,
+    parse_labels,
+    read_labels,
+    write_labels,
+)
 from bloomery_model.onnx_classifier import ClassifierError, as_rows, image_side, require_classifier, require_labels
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.model_folder import MODEL, PREPROCESS, digest, read_classes, write_classes
 from bloomery_trainer.storage import Folder
 
 
@@ -41,7 +51,7 @@ def fetch_model(source: Folder, target: Path) -> FetchedModel:
     """
     own = model_folder.stored(source)
     if own is not None:
-        own.fetch(model_folder.SERVED, target)
+        own.fetch(SERVED_FILES, target)
         return FetchedModel(own.digest, own.metadata)
     try:
         layout = ForeignLayout.of(file.path for file in source.list())
@@ -51,7 +61,7 @@ def fetch_model(source: Folder, target: Path) -> FetchedModel:
     labels = Path(layout.labels).name
     digests[layout.labels] = f"sha256:{source.download(layout.labels, target / labels)}"
     _write_labels(target / labels)
-    return FetchedModel(digest(digests), {})
+    return FetchedModel(model_digest(digests), {})
 
 
 def run_once(folder: Path) -> int:
@@ -60,7 +70,7 @@ def run_once(folder: Path) -> int:
     Raises:
         BadData: it is no classifier of images.
     """
-    labels = read_classes(folder)
+    labels = read_labels(folder)
     try:
         session = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
         inputs = session.get_inputs()
@@ -88,6 +98,6 @@ def _ensure_preprocess(folder: Path, *, default_side: int) -> int:
 def _write_labels(source: Path) -> None:
     """Write labels.txt beside the file that names the classes."""
     try:
-        write_classes(source.parent, parse_labels(source.read_bytes(), name=source.name))
+        write_labels(source.parent, parse_labels(source.read_bytes(), name=source.name))
     except LabelsError as error:
         raise BadData("BadLabels", f"{source.name} names no classes: {error}") from error

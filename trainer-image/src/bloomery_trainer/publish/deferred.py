@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_model import Preprocess
+from bloomery_model.folder import METADATA, read_labels
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.data.dataset import LocalDataset, fetch
 from bloomery_trainer.data.images import leave_out_unreadable
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
 from bloomery_trainer.mlflow_server import in_words, is_final, is_forbidden
-from bloomery_trainer.model_folder import FILES, METADATA, read_classes, require_stored
+from bloomery_trainer.model_folder import FILES, require_stored
 from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.output import LOG, RESULT
 from bloomery_trainer.publish.mlflow_publisher import MlflowPublisher, TrainedModel, open_publisher
@@ -84,7 +85,7 @@ def _fetch_model(result: Mapping[str, Any], output: Folder, scratch: Path) -> Tr
         folder=scratch / "model",
         reports=scratch / "reports",
         digest=result["model"]["digest"],
-        classes=len(read_classes(scratch / "model")),
+        classes=len(read_labels(scratch / "model")),
         metrics=result["metrics"],
         evaluated_on=result.get("evaluatedOn"),
         quantization=model.metadata.get("quantization"),

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bloomery_model.folder import LABELS
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.mlflow_server import connect, in_words
-from bloomery_trainer.model_folder import LABELS
 from bloomery_trainer.recipe import Recipe
 from bloomery_trainer.tracking import lineage
 

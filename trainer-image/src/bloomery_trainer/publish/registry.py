@@ -20,9 +20,9 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
+from bloomery_model.folder import LABELS, MODEL, PREPROCESS, read_labels
 from bloomery_model.lineage import DIGEST_TAG
 from bloomery_trainer.mlflow_server import in_words, is_final
-from bloomery_trainer.model_folder import LABELS, MODEL, PREPROCESS, read_classes
 from bloomery_trainer.tracking.mlflow_run import RunRef
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _signature_of(graph: onnx.GraphProto, folder: Path) -> ModelSignature:
     (scores,) = (tensor.name for tensor in graph.output)
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, side, side), images)]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(read_classes(folder))), scores)]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(read_labels(folder))), scores)]),
     )
 
 

@@ -183,8 +183,13 @@ class Folder:
             for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
                 yield memoryview(chunk)
 
-    def download(self, path: str, target: Path) -> str:
+    def download(self, path: str, target: Path, *, on_part: Callable[[int], None] | None = None) -> str:
         """Stream one file to ``target``; return the hex SHA-256 of its bytes.
+
+        Args:
+            path: the file's.
+            target: the local file.
+            on_part: called with the size of each part before it is written; may raise to end the download.
 
         Raises:
             FileNotFoundError: there is none.
@@ -193,6 +198,8 @@ class Folder:
         # The local file is not the store's: its errors are not explained.
         with target.open("wb") as file, self.explained():
             for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
+                if on_part is not None:
+                    on_part(len(memoryview(chunk)))
                 digest.update(chunk)
                 file.write(chunk)
         return digest.hexdigest()

@@ -6,6 +6,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from bloomery_serving import __version__
+from bloomery_serving.about import About
 from bloomery_serving.api import open_inference, pages, predict
 from bloomery_serving.api.errors import add_exception_handlers
 from bloomery_serving.api.openapi import DocumentedAPI
@@ -27,6 +28,7 @@ from bloomery_serving.settings import Settings
 
 def create_app(settings: Settings, model: Model, identity: ModelIdentity, metrics: Metrics, *, workers: int) -> ASGIApp:
     """Return the application; ``workers`` is the number of predictions that run side by side."""
+    about = About(settings, identity, on_change=metrics.describe)
     control = AdmissionControl(
         max_requests=settings.queue_size, max_bytes=settings.queue_bytes, gauge=metrics.in_flight
     )
@@ -34,10 +36,10 @@ def create_app(settings: Settings, model: Model, identity: ModelIdentity, metric
     # From the outermost to the innermost. The order is the design: every refusal is counted and has the headers; the
     # key is checked before anything else, and a request is admitted before its body is read.
     return with_middleware(
-        _create_api(settings, model, identity, metrics, workers=workers),
+        _create_api(settings, model, about, metrics, workers=workers),
         [
             Middleware(RequestMetrics, metrics=metrics),
-            Middleware(LineageHeaders, headers=identity.headers),
+            Middleware(LineageHeaders, about=about),
             Middleware(Refusals),
             *keys,
             Middleware(BodyLimits, max_bytes=settings.max_body_bytes, max_seconds=settings.body_seconds),
@@ -54,13 +56,10 @@ def with_middleware(app: ASGIApp, stack: list[Middleware]) -> ASGIApp:
     return app
 
 
-def _create_api(
-    settings: Settings, model: Model, identity: ModelIdentity, metrics: Metrics, *, workers: int
-) -> ASGIApp:
+def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics, *, workers: int) -> ASGIApp:
     api = DocumentedAPI(
         keyed=settings.api_keys_dir is not None,
-        title=settings.title,
-        description=settings.description,
+        about=about,
         version=__version__,
         # FastAPI's own pages load their scripts from the internet, which a cluster may not have.
         docs_url=None,
@@ -71,17 +70,17 @@ def _create_api(
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     batcher = Batcher(model, metrics, limits=limits, workers=workers)
-    api.include_router(predict.build_router(batcher, metrics, identity, max_images=settings.max_images))
+    api.include_router(predict.build_router(batcher, metrics, about, max_images=settings.max_images))
     api.include_router(
         open_inference.build_router(
             batcher,
             model,
             metrics,
             name=settings.service_name,
-            version=identity.model_version or "1",
+            version=about.identity.model_version or "1",
             max_images=settings.max_images,
         )
     )
-    api.include_router(pages.build_router(settings, identity))
+    api.include_router(pages.build_router(settings, about))
     add_exception_handlers(api)
     return api

@@ -33,16 +33,22 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge("bloomery_requests_in_flight", "Predictions that wait or run.", registry=self.registry)
-        labels = {"service": service, **identity.metric_labels}
-        info = Gauge(
-            "bloomery_model_info", "The model that is served; always 1.", list(labels), registry=self.registry
+        self._service = service
+        self._info = Gauge(
+            "bloomery_model_info", "The model that is served; always 1.", ["service", *identity.metric_labels],
+            registry=self.registry,
         )  # fmt: skip
-        info.labels(**labels).set(1)
+        self.describe(identity)
 
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""
         if port:
             start_http_server(port, registry=self.registry)
+
+    def describe(self, identity: ModelIdentity) -> None:
+        """Show the identity of the served model, in place of the one before."""
+        self._info.clear()
+        self._info.labels(service=self._service, **identity.metric_labels).set(1)
 
     def count(self, route: str, code: int, key: str, seconds: float) -> None:
         """Count one request that was answered."""

@@ -21,7 +21,9 @@ from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.settings import Settings
+from bloomery_serving.startup import answering_probes
 from bloomery_serving.storage import ensure_model
+from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,10 @@ def run() -> int:
     except ValidationError as error:
         fields = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
         return _give_up("BadSettings", f"The server's environment is not right: {fields}")
+    transfer = Transfer(max_bytes=settings.model_max_bytes)
     try:
-        model, identity = load(settings)
+        with answering_probes(settings.port, transfer):
+            model, identity = load(settings, transfer)
     except ModelError as error:
         return _give_up(error.reason, str(error))
     # uvicorn drains on SIGTERM, then raises it once more for the handler before its own: a drained server ended well.
@@ -45,14 +49,20 @@ def run() -> int:
     return 0
 
 
-def load(settings: Settings) -> tuple[Model, ModelIdentity]:
+def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, ModelIdentity]:
     """Fetch and load the model; log the time that each took.
+
+    Args:
+        settings: of the server.
+        transfer: counts what is fetched; None limits nothing.
 
     Raises:
         ModelError: the model cannot be served.
     """
     start = time.perf_counter()
-    stored = ensure_model(settings.model_uri, settings.model_dir, digest=settings.model_digest)
+    transfer = transfer or Transfer()
+    stored = ensure_model(settings.model_uri, settings.model_dir, digest=settings.model_digest, transfer=transfer)
+    transfer.note_progress()
     fetched = time.perf_counter()
     # As many predictions run side by side as there are processors: each has one thread.
     model = Model.load(settings.model_dir, digest=stored.digest, threads=1)

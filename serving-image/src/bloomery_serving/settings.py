@@ -21,11 +21,17 @@ class Settings(BaseSettings):
     model_dir: Path = Path("/models")
     """Local folder for the model's files."""
 
+    model_max_bytes: int = 0
+    """Room for them; a larger model is not fetched. 0 takes any."""
+
     service_name: str = "model"
     service_namespace: str = ""
     display_name: str = ""
     description: str = ""
     """Free text in any script, as the head of the upload page."""
+
+    about_file: Path | None = None
+    """File with texts and names that win over those here, and may change while the server runs; see ``about``."""
 
     variant: str = ""
     model_name: str = ""

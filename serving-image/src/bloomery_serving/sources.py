@@ -8,20 +8,24 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from bloomery_model.folder import EXTRA_FILES, is_candidate
 from bloomery_model.stores import Folder, Retry, S3Access, StoreError, open_folder
 from bloomery_serving.errors import ModelError
+from bloomery_serving.transfer import Transfer
 
 CHUNK_BYTES = 8 * 1024 * 1024
 TIMEOUT_SECONDS = 60
 _RETRY = Retry(max_retries=10, seconds=180)
 """A new pod bridges a restart of the store, which it would otherwise pass on as restarts of its own."""
+_MAX_FILES = 10_000
+"""Files of a folder, without those of its sub-folders, beyond which it is no model's."""
 _ARTIFACTS = "api/2.0/mlflow-artifacts/artifacts"
 _SCHEMES = "s3://BUCKET/FOLDER, mlflow-artifacts:/PATH or file:///FOLDER"
 
@@ -40,18 +44,25 @@ class Source(Protocol):
             ModelError: the folder cannot be read.
         """
 
-    def files(self) -> tuple[str, ...]:
-        """Return the paths of all files in it, those of its folders too.
+    def sizes(self) -> Mapping[str, int]:
+        """Return the size of each file that may belong to a model, by its path; 0 where the folder lists none.
 
         Raises:
-            ModelError: the folder cannot be read.
+            ModelError: the folder cannot be read, or has too many files for a model.
         """
 
-    def fetch(self, path: str, target: Path) -> str:
-        """Write a file's bytes to ``target``; return their digest, ``sha256:…``.
+    def sizes_of(self, paths: Iterable[str]) -> list[int]:
+        """Return the sizes of files that should be there, without listing the folder if possible; 0 if unknown.
 
         Raises:
-            ModelError: the file cannot be read.
+            ModelError: the store does not answer.
+        """
+
+    def fetch(self, path: str, target: Path, transfer: Transfer) -> str:
+        """Write a file's bytes to ``target``, and count them; return their digest, ``sha256:…``.
+
+        Raises:
+            ModelError: the file cannot be read, or is too large.
         """
 
 
@@ -87,16 +98,29 @@ class StoreFolder:
         with _explained(self.uri):
             return self.folder.read_if_there(path)
 
-    def files(self) -> tuple[str, ...]:
-        """Return the paths of all files in it, those of its folders too."""
+    def sizes(self) -> Mapping[str, int]:
+        """Return the size of each file that may belong to a model, by its path."""
         with _explained(self.uri):
-            return tuple(sorted(file.path for file in self.folder.list()))
+            return _few(self.uri, ((file.path, file.size) for file in self.folder.list()))
 
-    def fetch(self, path: str, target: Path) -> str:
-        """Write a file's bytes to ``target``; return their digest."""
+    def sizes_of(self, paths: Iterable[str]) -> list[int]:
+        """Return the sizes of files that should be there; keys that may not list a folder are enough."""
+        return [self._size_of(path) for path in paths]
+
+    def _size_of(self, path: str) -> int:
         try:
             with _explained(self.uri):
-                return f"sha256:{self.folder.download(path, target)}"
+                return self.folder.size_of(path)
+        except FileNotFoundError:
+            # Its fetch reports it.
+            return 0
+
+    def fetch(self, path: str, target: Path, transfer: Transfer) -> str:
+        """Write a file's bytes to ``target``, and count them; return their digest."""
+        try:
+            with _explained(self.uri):
+                digest = self.folder.download(path, target, on_part=lambda size: transfer.count(self.uri, size))
+                return f"sha256:{digest}"
         except FileNotFoundError as error:
             raise ModelError("ModelNotFound", f"There is no {path} at {self.uri}.") from error
 
@@ -123,35 +147,46 @@ class MlflowArtifacts:
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def files(self) -> tuple[str, ...]:
-        """Return the paths of all files in it, those of its folders too."""
+    def sizes(self) -> Mapping[str, int]:
+        """Return the size of each file that may belong to a model, by its path; 0 where MLflow lists none."""
         try:
-            return tuple(sorted(self._list("")))
-        except (OSError, ValueError, KeyError) as error:
+            return _few(self.uri, self._list(""))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._unavailable(error) from error
 
-    def fetch(self, path: str, target: Path) -> str:
-        """Write a file's bytes to ``target``; return their digest."""
+    def sizes_of(self, paths: Iterable[str]) -> list[int]:
+        """Return the sizes of files that should be there; 0 where MLflow lists none."""
+        try:
+            sizes = self.sizes()
+        except ModelError:
+            # The files may be readable all the same; what arrives is counted.
+            sizes = {}
+        return [sizes.get(path, 0) for path in paths]
+
+    def fetch(self, path: str, target: Path, transfer: Transfer) -> str:
+        """Write a file's bytes to ``target``, and count them; return their digest."""
         digest = hashlib.sha256()
         try:
             with self._open(self._address(path)) as response, target.open("wb") as file:
                 while chunk := response.read(CHUNK_BYTES):
+                    transfer.count(self.uri, len(chunk))
                     digest.update(chunk)
                     file.write(chunk)
             return f"sha256:{digest.hexdigest()}"
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def _list(self, folder: str) -> list[str]:
+    def _list(self, folder: str) -> Iterator[tuple[str, int]]:
         inner = "/".join(filter(None, (self.path, folder)))
         with self._open(f"{self._server()}/{_ARTIFACTS}?path={urllib.parse.quote(inner)}") as response:
             entries: list[dict[str, Any]] = json.loads(response.read()).get("files") or []
-        paths: list[str] = []
         for entry in entries:
             # Some stores name the whole path, others the last part alone.
             path = "/".join(filter(None, (folder, entry["path"].rsplit("/", 1)[-1])))
-            paths += self._list(path) if entry.get("is_dir") else [path]
-        return paths
+            if not entry.get("is_dir"):
+                yield path, int(entry.get("file_size") or 0)
+            elif path == EXTRA_FILES:
+                yield from self._list(path)
 
     def _address(self, path: str) -> str:
         return f"{self._server()}/{_ARTIFACTS}/{urllib.parse.quote(f'{self.path}/{path}')}"
@@ -178,6 +213,25 @@ class MlflowArtifacts:
 
     def _unavailable(self, error: Exception) -> ModelError:
         return ModelError("StoreUnavailable", f"The model at {self.uri} cannot be read from MLflow: {error}")
+
+
+def _few(uri: str, files: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return path and size of the files that may belong to a model, sorted by path.
+
+    Raises:
+        ModelError: there are far too many.
+    """
+    sizes: dict[str, int] = {}
+    for path, size in files:
+        if is_candidate(path):
+            sizes[path] = size
+        if len(sizes) > _MAX_FILES:
+            raise ModelError(
+                "NotAModel",
+                f"There is no model at {uri}: a model folder has one file that ends in "
+                f".onnx and some beside it, and this one has more than {_MAX_FILES:,} files.",
+            )
+    return dict(sorted(sizes.items()))
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,7 +25,6 @@ from bloomery_model.folder import (
     LabelsError,
     Metadata,
     file_digest,
-    is_candidate,
     model_digest,
     parse_labels,
     write_labels,
@@ -32,6 +32,7 @@ from bloomery_model.folder import (
 from bloomery_model.lineage import Lineage, read_lineage
 from bloomery_serving.errors import ModelError
 from bloomery_serving.sources import Source, open_source
+from bloomery_serving.transfer import Transfer
 
 RECORD = "fetched.json"
 """Describes what was fetched, beside the model's files."""
@@ -49,7 +50,14 @@ class StoredModel(BaseModel):
     lineage: Lineage = Lineage()
 
 
-def ensure_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> StoredModel:
+def ensure_model(
+    uri: str,
+    folder: Path,
+    *,
+    digest: str,
+    environment: Mapping[str, str] | None = None,
+    transfer: Transfer | None = None,
+) -> StoredModel:
     """Fetch a model's files into ``folder``, unless they are there already.
 
     A container that starts again needs no store for the model that it had. Without a digest the store is read all the
@@ -60,6 +68,7 @@ def ensure_model(uri: str, folder: Path, *, digest: str, environment: Mapping[st
         folder: the local one.
         digest: the digest that the model must have; empty takes any.
         environment: with the keys of the store; None is that of the process.
+        transfer: counts what is fetched; None limits nothing.
 
     Raises:
         ModelError: as ``fetch_model``.
@@ -67,12 +76,19 @@ def ensure_model(uri: str, folder: Path, *, digest: str, environment: Mapping[st
     stored = _read_record(folder)
     if stored is not None and (stored.uri, stored.digest) == (uri, digest):
         return stored
-    stored = fetch_model(uri, folder, digest=digest, environment=environment)
+    stored = fetch_model(uri, folder, digest=digest, environment=environment, transfer=transfer)
     (folder / RECORD).write_text(stored.model_dump_json(), encoding="utf-8")
     return stored
 
 
-def fetch_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str, str] | None = None) -> StoredModel:
+def fetch_model(
+    uri: str,
+    folder: Path,
+    *,
+    digest: str,
+    environment: Mapping[str, str] | None = None,
+    transfer: Transfer | None = None,
+) -> StoredModel:
     """Fetch a model's files into ``folder``.
 
     Args:
@@ -80,12 +96,40 @@ def fetch_model(uri: str, folder: Path, *, digest: str, environment: Mapping[str
         folder: the local one.
         digest: the digest that the model must have; empty takes any.
         environment: with the keys of the store; None is that of the process.
+        transfer: counts what is fetched; None limits nothing.
 
     Raises:
-        ModelError: the folder cannot be read, holds no model, or a digest does not match; names the file and both.
+        ModelError: the folder cannot be read, holds no model or one that is too large, or a digest does not match;
+            names the file and both.
     """
     source = open_source(uri, os.environ if environment is None else environment)
-    return _fetch_trained(source, folder, digest) or _fetch_foreign(source, folder, digest)
+    fetch = _Fetch(source, folder, transfer or Transfer())
+    return _fetch_trained(fetch, digest) or _fetch_foreign(fetch, digest)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """One fetch: from where, to where, and its bytes."""
+
+    source: Source
+    folder: Path
+    transfer: Transfer
+
+    def file(self, path: str, name: str, expected: str | None = None) -> str:
+        """Fetch a file unless the expected one is here already; return its digest."""
+        source, target = self.source, self.folder / name
+        if expected is not None and target.exists() and file_digest(target) == expected:
+            return expected
+        # The room is for one model, not for the former copy beside it.
+        target.unlink(missing_ok=True)
+        partial = target.with_name(f"{target.name}.partial")
+        actual = source.fetch(path, partial, self.transfer)
+        if expected is not None and actual != expected:
+            partial.unlink()
+            message = f"{path} at {source.uri} has the digest {actual}, but metadata.json says {expected}."
+            raise ModelError("DigestMismatch", message)
+        partial.rename(target)
+        return actual
 
 
 def _read_record(folder: Path) -> StoredModel | None:
@@ -98,8 +142,9 @@ def _read_record(folder: Path) -> StoredModel | None:
     return stored if is_intact else None
 
 
-def _fetch_trained(source: Source, folder: Path, digest: str) -> StoredModel | None:
+def _fetch_trained(fetch: _Fetch, digest: str) -> StoredModel | None:
     """Fetch from a folder that a training wrote; None if it is not one."""
+    source = fetch.source
     content = source.read(METADATA)
     if content is None:
         return None
@@ -108,16 +153,20 @@ def _fetch_trained(source: Source, folder: Path, digest: str) -> StoredModel | N
     except ValueError as error:
         raise ModelError("NotAModel", f"metadata.json at {source.uri} does not describe a model: {error}") from error
     _require_digest(source.uri, expected=digest, actual=metadata.digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: _fetch(source, name, folder / name, metadata.files.get(name, "none")) for name in SERVED_FILES}
+    fetch.transfer.require_room(source.uri, source.sizes_of(SERVED_FILES))
+    fetch.folder.mkdir(parents=True, exist_ok=True)
+    files = {name: fetch.file(name, name, metadata.files.get(name, "none")) for name in SERVED_FILES}
     return StoredModel(uri=source.uri, digest=metadata.digest, files=files, lineage=read_lineage(metadata.document))
 
 
-def _fetch_foreign(source: Source, folder: Path, digest: str) -> StoredModel:
+def _fetch_foreign(fetch: _Fetch, digest: str) -> StoredModel:
     """Fetch from any other folder; its digest is that of the files there."""
-    layout = _foreign_layout(source)
+    source, folder = fetch.source, fetch.folder
+    sizes = source.sizes()
+    layout = _foreign_layout(source.uri, sizes)
+    fetch.transfer.require_room(source.uri, [sizes[path] for path in layout.files])
     folder.mkdir(parents=True, exist_ok=True)
-    fetched = {path: _fetch(source, path, folder / name) for path, name in layout.files.items()}
+    fetched = {path: fetch.file(path, name) for path, name in layout.files.items()}
     labels = source.read(layout.labels)
     if labels is None:
         raise ModelError("ModelNotFound", f"There is no {layout.labels} at {source.uri}.")
@@ -132,15 +181,14 @@ def _fetch_foreign(source: Source, folder: Path, digest: str) -> StoredModel:
     return StoredModel(uri=source.uri, digest=actual, files=files)
 
 
-def _foreign_layout(source: Source) -> ForeignLayout:
+def _foreign_layout(uri: str, paths: Collection[str]) -> ForeignLayout:
     """Return the layout of MLflow's ONNX flavour, or of any folder with a model and the names of its classes."""
-    paths = source.files()
-    if not any(map(is_candidate, paths)):
-        raise ModelError("ModelNotFound", f"There is no model at {source.uri}: nothing lies there.")
+    if not paths:
+        raise ModelError("ModelNotFound", f"There is no model at {uri}: nothing lies there.")
     try:
         return ForeignLayout.of(paths)
     except FolderError as error:
-        raise ModelError(error.reason, f"There is no model at {source.uri}: {error}.") from error
+        raise ModelError(error.reason, f"There is no model at {uri}: {error}.") from error
 
 
 def _parse_labels(source: Source, path: str, content: bytes) -> list[str]:
@@ -153,17 +201,3 @@ def _parse_labels(source: Source, path: str, content: bytes) -> list[str]:
 def _require_digest(uri: str, *, expected: str, actual: str) -> None:
     if expected and expected != actual:
         raise ModelError("DigestMismatch", f"The model at {uri} has the digest {actual}, but {expected} is required.")
-
-
-def _fetch(source: Source, path: str, target: Path, expected: str | None = None) -> str:
-    """Fetch a file unless the expected one is here already; return its digest."""
-    if expected is not None and target.exists() and file_digest(target) == expected:
-        return expected
-    partial = target.with_name(f"{target.name}.partial")
-    actual = source.fetch(path, partial)
-    if expected is not None and actual != expected:
-        partial.unlink()
-        message = f"{path} at {source.uri} has the digest {actual}, but metadata.json says {expected}."
-        raise ModelError("DigestMismatch", message)
-    partial.rename(target)
-    return actual

@@ -106,7 +106,8 @@ class Server:
                 if self.client.get("/v2/health/ready").status_code == 200:
                     return
             except httpx.TransportError:
-                time.sleep(0.05)
+                pass  # it does not listen yet, or hands the port over
+            time.sleep(0.05)
         raise AssertionError(f"the server was not ready within {START_SECONDS} s: {self.log.read_text()}")
 
     def metric(self, name: str, **labels: str) -> float:

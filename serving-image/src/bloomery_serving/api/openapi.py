@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from bloomery_serving.about import About
 from bloomery_serving.api.open_inference_codec import JSON_LENGTH
 from bloomery_serving.api.schemas import InferRequest
 
@@ -63,13 +64,15 @@ def infer_body(example: dict[str, Any]) -> dict[str, Any]:
 class DocumentedAPI(FastAPI):
     """A FastAPI whose OpenAPI document is complete."""
 
-    def __init__(self, *, keyed: bool, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, *, keyed: bool, about: About, **settings: Any) -> None:
+        super().__init__(title=about.title, description=about.description, **settings)
         self._keyed = keyed
+        self._about = about
 
     def openapi(self) -> dict[str, Any]:
         """Return the document; made at the first request, as a server is to be ready in a second."""
         document = super().openapi()
+        document["info"] |= {"title": self._about.title, "description": self._about.description}
         components = document.setdefault("components", {})
         _, definitions = models_json_schema([(InferRequest, "validation")], ref_template=_REFERENCES)
         components.setdefault("schemas", {}).update(definitions["$defs"])

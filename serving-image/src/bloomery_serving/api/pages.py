@@ -13,8 +13,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from bloomery_serving.about import About
 from bloomery_serving.api.errors import RequestError
-from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "static"
@@ -29,22 +29,20 @@ _STRICT = (
 _FOR_SWAGGER = _STRICT.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace("blob:", "data:")
 
 
-def build_router(settings: Settings, identity: ModelIdentity) -> APIRouter:
+def build_router(settings: Settings, about: About) -> APIRouter:
     """Return the pages' routes."""
     router = APIRouter(include_in_schema=False)
-    upload = _upload_page(settings, identity)
-    docs = _fill("docs.html", title=settings.title)
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
 
     @router.get("/upload")
     async def upload_page() -> Response:
         """Return the page to drop images on."""
-        return HTMLResponse(upload, headers=_headers(_STRICT))
+        return HTMLResponse(_upload_page(settings, about), headers=_headers(_STRICT))
 
     @router.get("/docs")
     async def docs_page() -> Response:
         """Return the page that documents the API."""
-        return HTMLResponse(docs, headers=_headers(_FOR_SWAGGER))
+        return HTMLResponse(_fill("docs.html", title=about.title), headers=_headers(_FOR_SWAGGER))
 
     @router.get("/upload/{name}")
     async def asset(name: str) -> Response:
@@ -58,14 +56,15 @@ def build_router(settings: Settings, identity: ModelIdentity) -> APIRouter:
     return router
 
 
-def _upload_page(settings: Settings, identity: ModelIdentity) -> str:
+def _upload_page(settings: Settings, about: About) -> str:
+    identity = about.identity
     model = [identity.model_name and f"Model {identity.model_name}"]
     model += [identity.model_version and f"version {identity.model_version}"]
     model += [identity.variant and f"variant {identity.variant}"]
     return _fill(
         "upload.html",
-        title=settings.title,
-        description=settings.description,
+        title=about.title,
+        description=about.description,
         model=", ".join(filter(None, model)),
         max_images=str(settings.max_images),
         max_bytes=str(settings.max_image_bytes),

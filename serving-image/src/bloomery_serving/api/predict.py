@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 
 from bloomery_model import ImageError
 from bloomery_model.onnx_classifier import Scores
+from bloomery_serving.about import About
 from bloomery_serving.api.errors import RequestError, image_request_error
 from bloomery_serving.api.openapi import BYTES, refusals
 from bloomery_serving.api.schemas import OneImage, Refusal, SeveralImages
 from bloomery_serving.batcher import Batcher
-from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
 
@@ -64,10 +64,9 @@ class Failure:
     error: RequestError
 
 
-def build_router(batcher: Batcher, metrics: Metrics, identity: ModelIdentity, *, max_images: int) -> APIRouter:
+def build_router(batcher: Batcher, metrics: Metrics, about: About, *, max_images: int) -> APIRouter:
     """Return the routes that classify images."""
     router = APIRouter()
-    model = identity.document
     responses = {200: {"model": OneImage | SeveralImages}} | refusals(Refusal, _MISTAKES)
 
     @router.post("/predict", openapi_extra=_BODY, responses=responses, tags=["Images"])
@@ -77,6 +76,7 @@ def build_router(batcher: Batcher, metrics: Metrics, identity: ModelIdentity, *,
         with metrics.stage("parse"):
             files = await _read_files(request, max_images)
         outcomes = await _classify(batcher, files)
+        model = about.identity.document
         if len(outcomes) > 1:
             return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model})
         if isinstance(outcomes[0], Failure):

@@ -372,6 +372,15 @@ REFUSED: dict[str, tuple[Object, str]] = {
         service(variants=[variant(autoscaling={"min": 4, "max": 3})]),
         "autoscaling.min must not be greater than autoscaling.max",
     ),
+    "a rollout without room for old and new pods": (
+        service(strategy="Recreate", rollout={"steps": [10]}),
+        "spec.rollout needs old and new pods at the same time",
+    ),
+    "an unknown strategy": (service(strategy="BlueGreen"), "Unsupported value"),
+    "a variant without room for its model": (
+        service(variants=[variant(scratch="0")]),
+        "scratch must be a quantity such as 20Gi, more than 0",
+    ),
     "a rollout without steps": (service(rollout={"steps": []}), "should have at least 1 items"),
     "steps that do not rise": (
         service(rollout={"steps": [50, 10]}),
@@ -465,6 +474,8 @@ ACCEPTED: dict[str, Object] = {
         autoStop="1h30m",
         stopped=False,
     ),
+    "a service without spare capacity": service(strategy="Recreate", variants=[variant(scratch="20Gi")]),
+    "images on tainted nodes": dataset(podTemplate={"tolerations": [{"key": "data", "operator": "Exists"}]}),
     "an autoscaled variant": service(
         variants=[
             variant(autoscaling={"min": 1, "max": 3, "metrics": [{"type": "Resource", "resource": {"name": "cpu"}}]})

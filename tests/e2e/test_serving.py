@@ -28,6 +28,7 @@ from testing.load import Load, Outcome
 pytestmark = pytest.mark.extended
 
 MODELS = "s3://bloomery/models/e2e-serving"
+REFRESH = "bloomery.dev/refresh"
 CLASSES = ("null", "eins", "凉皮")
 SIDE = 32
 SMALL = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
@@ -148,8 +149,8 @@ def test_no_request_is_lost_whatever_is_done_to_a_service(
     eventually("v2 has two pods", lambda: ready_pods(kubectl, "busy", "v2") == 2, seconds=60)
     kubectl("delete", "pod", pod_of(kubectl, "busy", "v1"), "--wait=false")
     time.sleep(15)
-    kubectl("patch", "isvc", "busy", "--type=merge", '--patch={"spec":{"displayName":"a rolling update"}}')
-    eventually("the pods were replaced", lambda: all_named(kubectl, "busy", "a rolling update"), seconds=150)
+    kubectl("annotate", "isvc", "busy", f"{REFRESH}=a-rolling-update")
+    eventually("the pods were replaced", lambda: all_refreshed(kubectl, "busy", "a-rolling-update"), seconds=150)
     with OperatorKiller(system, work_seconds=3):
         second = variant("v1", 90, models["second"], replicas=2)
         patch = {
@@ -194,10 +195,10 @@ def pod_of(kubectl: Kubectl, name: str, of_variant: str) -> str:
     return pod_name
 
 
-def all_named(kubectl: Kubectl, name: str, display_name: str) -> bool:
+def all_refreshed(kubectl: Kubectl, name: str, value: str) -> bool:
     pods = pods_of(kubectl, name, "v1") + pods_of(kubectl, name, "v2")
-    names = [e.get("value") for pod in pods for e in pod["spec"]["containers"][0]["env"] if e["name"] == "DISPLAY_NAME"]
-    return all(map(is_ready, pods)) and names == [display_name] * len(pods)
+    values = [pod["metadata"].get("annotations", {}).get(REFRESH) for pod in pods]
+    return all(map(is_ready, pods)) and values == [value] * len(pods)
 
 
 def models_of(kubectl: Kubectl, name: str) -> set[str]:

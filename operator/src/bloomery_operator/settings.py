@@ -33,6 +33,15 @@ class Settings(BaseSettings):
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
 
+    pull_secrets: Annotated[tuple[str, ...], NoDecode] = ()
+    """Secrets with the registry's credentials, in each namespace that trains or serves."""
+
+    platform_ids: bool = False
+    """Whether pods leave the user, group and fsGroup ids to the platform, as OpenShift requires."""
+
+    serving_updates: Annotated[int, Field(ge=0)] = 0
+    """Number of Deployments that may get a changed pod template at a time; 0: each at its service's next change."""
+
     store_uri: str = "s3://bloomery"
     """Root folder of all datasets and models."""
 
@@ -95,7 +104,7 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "text"] = "json"
 
-    @field_validator("namespaces", "source_networks", mode="before")
+    @field_validator("namespaces", "source_networks", "pull_secrets", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):

@@ -55,6 +55,27 @@ def test_more_memory_starts_a_failed_preparation_again_but_not_a_finished_one(wo
     assert world.wait_for("datasets", "flowers")["status"]["phase"] == "Ready"
 
 
+@pytest.mark.feature("O6")
+def test_a_preparation_that_no_node_takes_moves_to_others_and_a_ready_one_stays(world: World) -> None:
+    taint = {"key": "data", "operator": "Exists"}
+    world.create(dataset(podTemplate={"nodeSelector": {"pool": "none"}}))
+    first = world.wait_for("jobs", "flowers-prepare")
+    assert first["spec"]["template"]["spec"]["nodeSelector"] == {"pool": "none"}
+    other = {"nodeSelector": None, "tolerations": [taint]}
+    world.patch("datasets", "flowers", {"spec": {"podTemplate": other}})
+    second = world.wait_for("jobs", "flowers-prepare", lambda j: j["metadata"]["uid"] != first["metadata"]["uid"])
+    template = second["spec"]["template"]["spec"]
+    assert "nodeSelector" not in template
+    assert taint in template["tolerations"]
+    world.succeed("flowers-prepare", prepared())
+    world.wait_for_condition("datasets", "flowers", "Ready", "True")
+
+    changed = world.patch("datasets", "flowers", {"spec": {"podTemplate": None}})
+    generation = changed["metadata"]["generation"]
+    world.wait_for("datasets", "flowers", lambda d: d["status"]["observedGeneration"] == generation)
+    assert world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"] == second["metadata"]["uid"]
+
+
 def test_a_changed_spec_makes_a_new_version_and_keeps_the_old(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared("a"))

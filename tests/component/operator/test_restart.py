@@ -173,7 +173,7 @@ def test_auto_stop_is_kept_by_an_operator_that_was_killed_and_an_annotation_star
         world.create(inference_service(variants=[variant("v1", 100)], autoStop="8s"))
         revision = world.revision("flowers", "v1")
         world.set_ready(revision, 1)
-        world.wait_for("inferenceservices", "flowers", lambda m: m["status"].get("stopsAt"))
+        world.wait_for("inferenceservices", "flowers", lambda m: m.get("status", {}).get("stopsAt"))
         own_operator.kill()
         own_operator.start()
         wait_for_replicas(world, revision, 0)

@@ -76,9 +76,9 @@ def test_an_autoscaler_takes_the_number_of_pods_over_and_keeps_it(world: World) 
     wait_for_replicas(world, revision, 2)
     # As the autoscaler's controller does.
     world.patch("deployments", revision, {"spec": {"replicas": 5}}, subresource="scale")
-    change(world, displayName="Blumen")
-    named = {"name": "DISPLAY_NAME", "value": "Blumen"}
-    world.wait_for("deployments", revision, lambda d: named in d["spec"]["template"]["spec"]["containers"][0]["env"])
+    world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {"bloomery.dev/refresh": "1"}}})
+    refreshed = {"bloomery.dev/refresh": "1"}
+    world.wait_for("deployments", revision, lambda d: d["spec"]["template"]["metadata"].get("annotations") == refreshed)
     wait_for_replicas(world, revision, 5)
     change(world, stopped=True)
     wait_for_replicas(world, revision, 0)

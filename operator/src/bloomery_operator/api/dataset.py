@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.base import ApiModel, Resources, SecretReference
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, SecretReference
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 
@@ -46,6 +46,7 @@ class DatasetSpec(ApiModel):
     rules: Mapping[str, Any] = {}
     shards: Mapping[str, Any] = {}
     resources: Resources | None = None
+    pod_template: PodTemplate | None = None
 
 
 class DatasetVersion(ApiModel):

@@ -45,6 +45,7 @@ class Variant(ApiModel):
     autoscaling: Autoscaling | None = None
     mirror_percent: int | None = None
     resources: Resources | None = None
+    scratch: str | int | None = None
     pod_template: PodTemplate | None = None
 
 
@@ -81,6 +82,7 @@ class InferenceServiceSpec(ApiModel):
     display_name: str | None = None
     description: str | None = None
     replicas: int = 1
+    strategy: Literal["RollingUpdate", "Recreate"] | None = None
     rollout: Rollout | None = None
     path: str | None = None
     auth: Literal["ApiKey", "None"] = "ApiKey"
@@ -100,6 +102,7 @@ class VariantStatus(ApiModel):
     dataset: Annotated[str | None, at_most(328)] = None
     dataset_version: Annotated[str | None, at_most(1024)] = None
     digest: Annotated[str | None, at_most(128)] = None
+    image: Annotated[str | None, at_most(1024)] = None
     revision: str | None = None
     weight: int
     replicas: int = 0
@@ -156,6 +159,11 @@ class InferenceService(CustomResource):
     def path(self) -> str:
         """The path prefix on the gateway."""
         return self.spec.path or f"/{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def recreates_pods(self) -> bool:
+        """Whether old pods end before new ones start."""
+        return self.spec.strategy == "Recreate"
 
     def replicas_of(self, variant: Variant) -> int:
         """Return the number of pods that a variant should have."""

@@ -97,6 +97,10 @@ class Reason(StrEnum):
     """RouteReady=False: the gateway has not seen the route yet."""
     ACCEPTED = "Accepted"
     """RouteReady=True: the gateway accepted the route."""
+    ACCELERATOR_UNUSED = "AcceleratorUnused", Severity.WARNING
+    """VariantsReady=True: a variant's pods hold an accelerator on which the model server cannot compute."""
+    DRAINING = "Draining", Severity.WARNING
+    """Draining=True: replaced pods cannot be removed yet."""
     ROLLING_OUT = "RollingOut"
     """Progressing=True: a rollout moves traffic step by step."""
     ROLLOUT_ABORTED = "RolloutAborted", Severity.WARNING

@@ -44,6 +44,11 @@ class ClusterError(Exception):
         is_mistyped = self.code == 500 and "typed patch object" in str(self)
         return self.code in (400, 403, 422) or is_mistyped
 
+    def is_undeclared(self, field: str) -> bool:
+        """Whether the kind in the cluster, of an older version perhaps, does not have a field of the object."""
+        pattern = rf"\.{field}: field not declared in schema|unknown field \"[^\"]*\b{field}\""
+        return self.is_refusal and re.search(pattern, str(self)) is not None
+
     @property
     def is_unknown_kind(self) -> bool:
         """Whether the API server does not have the kind; for a missing object the reason is NotFound."""

@@ -8,13 +8,16 @@ from collections.abc import Callable
 
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Cluster
-from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, TRAFFIC_POLICIES, ObjectKey
+from bloomery_operator.cluster.kinds import GATEWAYS, HTTP_ROUTES, ObjectKey
 from bloomery_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_PORTS = {"HTTP": 80, "HTTPS": 443}
-"""Protocols of the listeners that accept HTTPRoutes, the preferred one first, with the default port of each."""
+_DEFAULT_PORTS = {"HTTPS": 443, "HTTP": 80}
+"""Protocols of the listeners that accept HTTPRoutes, the preferred one first, with the default port of each: over HTTP,
+everyone on the way reads the keys."""
+RETRIES = "retries"
+"""Feature of a gateway: traffic policies, by which it retries requests."""
 
 
 class Gateway:
@@ -25,7 +28,7 @@ class Gateway:
         self._clock = clock
         self._manifest: Manifest = {}
         self._read_at: float | None = None
-        self._policies_missing_at: float | None = None
+        self._lacks_noted_at: dict[str, float] = {}
 
     async def address(self, cluster: Cluster, settings: Settings, namespace: str) -> str:
         """Return the base URL of a namespace's services: the one in the settings, or else the Gateway's."""
@@ -38,21 +41,16 @@ class Gateway:
             self._read_at = self._clock() if _host(self._manifest) else None
         return _base_url(self._manifest, namespace)
 
-    def lacks_policies(self, settings: Settings) -> bool:
-        """Return whether the cluster is known to have no traffic policies; this is checked again after a resync."""
-        return (
-            self._policies_missing_at is not None
-            and self._clock() - self._policies_missing_at < settings.resync_seconds
-        )
+    def lacks(self, feature: str, settings: Settings) -> bool:
+        """Return whether the cluster is known to lack a feature; this is checked again after a resync."""
+        noted_at = self._lacks_noted_at.get(feature)
+        return noted_at is not None and self._clock() - noted_at < settings.resync_seconds
 
-    def note_lack_of_policies(self) -> None:
-        """Note that the cluster has no traffic policies, because its gateway is not Envoy Gateway."""
-        if self._policies_missing_at is None:
-            logger.info(
-                "the cluster has no %s: the gateway does not retry requests that a pod fails to answer",
-                TRAFFIC_POLICIES.kind,
-            )
-        self._policies_missing_at = self._clock()
+    def note_lack(self, feature: str, consequence: str) -> None:
+        """Note that the cluster's gateway lacks a feature; the first time, log the consequence."""
+        if feature not in self._lacks_noted_at:
+            logger.info("%s", consequence)
+        self._lacks_noted_at[feature] = self._clock()
 
 
 def _base_url(gateway: Manifest, namespace: str) -> str:

@@ -30,6 +30,11 @@ def digests_secret_name(service: InferenceService) -> str:
     return f"{service.metadata.name}-api-key-digests"
 
 
+def about_name(revision: str) -> str:
+    """Return the name of the ConfigMap with a revision's texts, which its pods mount."""
+    return f"{revision}-about"
+
+
 def tensorboard_name(job: TrainingJob) -> str:
     """Return the name of a job's TensorBoard Deployment and Service."""
     return f"{job.metadata.name}-{TENSORBOARD_ROLE}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.api.inferenceservice import Variant
-from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REVISION, SERVE_ROLE, variant_labels
-from bloomery_operator.domain.names import digests_secret_name
+from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REFRESH, REVISION, SERVE_ROLE, variant_labels
+from bloomery_operator.domain.names import about_name, digests_secret_name
 from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
 from bloomery_operator.domain.served_model import ServedModel, model_annotations, revision_name
+from bloomery_operator.manifests.accelerators import requests_nvidia
 from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.pinned_template import record_template
 from bloomery_operator.manifests.pod import (
     container_resources,
     credentials,
@@ -17,24 +21,35 @@ from bloomery_operator.manifests.pod import (
     escape_dollar,
     restricted_container,
     restricted_pod,
+    set_fields,
+    size_in_bytes,
     with_pod_template,
 )
 from bloomery_operator.settings import Settings
 
 KEYS_FOLDER = "/etc/bloomery/keys"
+ABOUT_FOLDER = "/etc/bloomery/about"
+ABOUT_FILE_NAME = "about.json"
+"""Key of the ConfigMap with a revision's texts."""
 MODEL_FOLDER = "/models"
 DIGEST_KEY = "digest"
 """Key of the ConfigMap with the digest of a model that was named without one."""
 DRAIN_SECONDS = 10
 """A terminating pod keeps serving this long, until every proxy has removed it from its endpoints."""
 DEFAULT_RESOURCES = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
-_GPU = "nvidia.com/gpu"
+DEFAULT_SCRATCH = "10Gi"
+"""Space for the model on the node's disk."""
+_TEMPORARY_FILES = "2Gi"
+"""Space for requests that are too large for memory; all of them together may have 256 MiB."""
 
 
 def build_deployment(
     service: InferenceService, variant: Variant, model: ServedModel, settings: Settings, *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment of a revision; without ``replicas``, an autoscaler sets them."""
+    """Return the Deployment of a revision, with a record of its pod template.
+
+    Without ``replicas``, an autoscaler sets them.
+    """
     name = revision_name(service, variant, model)
     labels = variant_labels(service, variant)
     selector = {NAME: SERVE_ROLE, REVISION: name}
@@ -42,30 +57,58 @@ def build_deployment(
     annotations |= {KIT_IMAGE: settings.kit_image} if settings.kit_image else {}
     annotations |= {AUTOSCALED: "true"} if variant.autoscaling else {}
     metadata = child_metadata(service, name=name, role=SERVE_ROLE, annotations=annotations)
-    template = {"metadata": {"labels": labels | selector}, "spec": _pod_spec(service, variant, model, settings)}
-    return {
+    refresh = service.metadata.annotations.get(REFRESH)
+    # In the template, a new value replaces the pods also where nothing else has changed.
+    pod_metadata = {"labels": labels | selector} | ({"annotations": {REFRESH: refresh}} if refresh else {})
+    template = {"metadata": pod_metadata, "spec": _pod_spec(service, variant, model, settings)}
+    deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata | {"labels": labels},
         "spec": ({} if replicas is None else {"replicas": replicas})
         | {
             "selector": {"matchLabels": selector},
-            # A new pod is ready before an old one is removed, so an update loses no request.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": _strategy(service),
             "template": with_pod_template(template, variant.pod_template),
         },
     }
+    return record_template(deployment, _template_input(service, variant))
+
+
+def _template_input(service: InferenceService, variant: Variant) -> dict[str, Any]:
+    """Return what the user says about a revision's pods; a change of anything else leaves the pods as they are.
+
+    The model is part of the Deployment's name.
+    """
+    return {
+        "auth": service.spec.auth,
+        "resources": set_fields(variant.resources),
+        "scratch": variant.scratch,
+        "podTemplate": set_fields(variant.pod_template),
+        "refresh": service.metadata.annotations.get(REFRESH),
+    }
+
+
+def _strategy(service: InferenceService) -> Manifest:
+    if service.recreates_pods:
+        return {"type": "Recreate"}
+    # A new pod is ready before an old one is removed, so an update loses no request.
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
 def _pod_spec(service: InferenceService, variant: Variant, model: ServedModel, settings: Settings) -> Manifest:
-    models_volume, models_mount = empty_dir("models", MODEL_FOLDER)
-    scratch_volume, scratch_mount = empty_dir("scratch", "/tmp")
+    # The server refuses a larger model before it fetches it; without a limit, one could fill the node's disk.
+    models_volume, models_mount = empty_dir("models", MODEL_FOLDER, size=variant.scratch or DEFAULT_SCRATCH)
+    scratch_volume, scratch_mount = empty_dir("scratch", "/tmp", size=_TEMPORARY_FILES)
     volumes, mounts = [models_volume, scratch_volume], [models_mount, scratch_mount]
+    about = about_name(revision_name(service, variant, model))
+    volumes.append({"name": "about", "configMap": {"name": about, "optional": True}})
+    # The whole folder: a subPath mount is not updated when the content changes.
+    mounts.append({"name": "about", "mountPath": ABOUT_FOLDER, "readOnly": True})
     if service.spec.auth == "ApiKey":
         volumes.append({"name": "keys", "secret": {"secretName": digests_secret_name(service)}})
-        # The whole folder: a subPath mount is not updated when a key is rotated.
         mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
-    return restricted_pod() | {
+    return restricted_pod(settings) | {
         "terminationGracePeriodSeconds": 90,
         "topologySpreadConstraints": _spread_constraints(revision_name(service, variant, model)),
         "containers": [_server_container(service, variant, model, settings, mounts)],
@@ -89,7 +132,8 @@ def _server_container(
         ],
         "resources": container_resources(variant.resources, default=DEFAULT_RESOURCES),
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
-        "startupProbe": _probe("ready", period=1, failures=600),
+        # Alive while it fetches and loads its model; a server that makes no progress for minutes is not.
+        "startupProbe": _probe("live", period=1, failures=600),
         "readinessProbe": _probe("ready", period=2, failures=2),
         "livenessProbe": _probe("live", period=10, failures=6),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -98,9 +142,9 @@ def _server_container(
 
 
 def _server_image(variant: Variant, settings: Settings) -> str:
-    """Return the server's image: the one with CUDA if the variant has a GPU."""
-    limits = variant.resources.limits if variant.resources else {}
-    return settings.serving_gpu_image if _GPU in limits and settings.serving_gpu_image else settings.serving_image
+    """Return the server's image: the one with CUDA if the variant has a GPU, or a part of one."""
+    uses_gpu = requests_nvidia(variant.resources) and settings.serving_gpu_image
+    return settings.serving_gpu_image if uses_gpu else settings.serving_image
 
 
 def _spread_constraints(revision: str) -> list[Manifest]:
@@ -129,9 +173,11 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
     values = {
         "MODEL_URI": model.uri,
         "MODEL_DIGEST": model.digest,
+        "ABOUT_FILE": f"{ABOUT_FOLDER}/{ABOUT_FILE_NAME}",
         "DISPLAY_NAME": service.spec.display_name,
         "DESCRIPTION": service.spec.description,
         "MODEL_DIR": MODEL_FOLDER,
+        "MODEL_MAX_BYTES": str(size_in_bytes(variant.scratch or DEFAULT_SCRATCH)),
         "SERVICE_NAME": service.metadata.name,
         "SERVICE_NAMESPACE": service.metadata.namespace,
         "VARIANT": variant.name,

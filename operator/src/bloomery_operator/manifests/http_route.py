@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
@@ -15,6 +15,12 @@ from bloomery_operator.settings import Settings
 VARIANT_HEADER = "X-Variant"
 REQUEST_TIMEOUT = "60s"
 """Of a request with its retries: a single try has no limit, as the first prediction of a pod may be slow."""
+TIMEOUTS, MIRROR_PERCENT = "timeouts", "percent"
+OPTIONAL_FIELDS = {
+    TIMEOUTS: "the gateway's own time limits apply",
+    MIRROR_PERCENT: "variants with a mirrorPercent below 100 get no copies",
+}
+"""Fields that the Gateway API has since 1.2 and 1.3, and what their absence means."""
 
 
 def build_route(service: InferenceService, traffic: Traffic, settings: Settings) -> Manifest:
@@ -32,19 +38,54 @@ def build_route(service: InferenceService, traffic: Traffic, settings: Settings)
     }
 
 
+def without_fields(route: Manifest, fields: Collection[str]) -> Manifest:
+    """Return a route without some of the ``OPTIONAL_FIELDS``; a mirror without its percentage would copy everything."""
+    rules = []
+    for rule in route["spec"]["rules"]:
+        known_fields = {name: value for name, value in rule.items() if name != TIMEOUTS or TIMEOUTS not in fields}
+        if MIRROR_PERCENT in fields:
+            known_fields["filters"] = [entry for entry in map(_without_percent, rule["filters"]) if entry is not None]
+        rules.append(known_fields)
+    return route | {"spec": route["spec"] | {"rules": rules}}
+
+
+def missing_fields(route: Manifest, mirrors: Sequence[Mirror]) -> tuple[str, ...]:
+    """Return the ``OPTIONAL_FIELDS`` that a route should have and that the cluster's Gateway API lacks."""
+    lacks = {
+        TIMEOUTS: any(TIMEOUTS not in rule for rule in _rules(route)),
+        MIRROR_PERCENT: not {mirror.revision for mirror in mirrors} <= _mirrored_revisions(route),
+    }
+    return tuple(field for field in OPTIONAL_FIELDS if lacks[field])
+
+
+def _without_percent(entry: Manifest) -> Manifest | None:
+    mirror = entry.get("requestMirror")
+    if mirror is None:
+        return entry
+    if mirror["percent"] < 100:
+        return None
+    return entry | {"requestMirror": {"backendRef": mirror["backendRef"]}}
+
+
 def routed_weights(route: Manifest | None) -> dict[str, int]:
     """Return the weight of each revision in a route's weighted rule, which is its last."""
-    rules = (route or {}).get("spec", {}).get("rules") or [{}]
+    rules = _rules(route) or [{}]
     return {ref["name"]: ref.get("weight", 1) for ref in rules[-1].get("backendRefs", [])}
 
 
 def routed_revisions(route: Manifest | None) -> frozenset[str]:
     """Return every revision that a route names: by weight, by header or as a mirror."""
-    rules = (route or {}).get("spec", {}).get("rules") or []
-    weighted = (ref["name"] for rule in rules for ref in rule.get("backendRefs", []))
-    filters = (entry for rule in rules for entry in rule.get("filters", []))
-    mirrored = (entry["requestMirror"]["backendRef"]["name"] for entry in filters if "requestMirror" in entry)
-    return frozenset([*weighted, *mirrored])
+    weighted = (ref["name"] for rule in _rules(route) for ref in rule.get("backendRefs", []))
+    return _mirrored_revisions(route) | frozenset(weighted)
+
+
+def _mirrored_revisions(route: Manifest | None) -> frozenset[str]:
+    filters = (entry for rule in _rules(route) for entry in rule.get("filters", []))
+    return frozenset(entry["requestMirror"]["backendRef"]["name"] for entry in filters if "requestMirror" in entry)
+
+
+def _rules(route: Manifest | None) -> list[Manifest]:
+    return (route or {}).get("spec", {}).get("rules") or []
 
 
 def _gateway_reference(settings: Settings) -> Manifest:

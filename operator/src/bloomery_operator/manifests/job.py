@@ -23,6 +23,7 @@ from bloomery_operator.manifests.pod import (
     empty_dir,
     restricted_container,
     restricted_pod,
+    set_fields,
     with_pod_template,
 )
 from bloomery_operator.settings import Settings
@@ -67,6 +68,8 @@ class TrainerTask:
     volumes: tuple[Manifest, ...] = ()
     mounts: tuple[Manifest, ...] = ()
     pod_template: PodTemplate | None = None
+    hashes_pod_template: bool = False
+    """Whether another ``pod_template`` needs another Job; that of a training cannot change."""
     shared_config_map: str | None = None
     """ConfigMap of another Job, if this task uses the same configuration."""
 
@@ -77,8 +80,11 @@ class TrainerTask:
 
     @property
     def job_hash(self) -> str:
-        """Hash of the Job: other resources need another Job, but give the same result."""
-        return digest_of([self.hash_input, self.resources.to_json() if self.resources else None])
+        """Hash of the Job: other resources or nodes need another Job, but give the same result."""
+        pod_template = set_fields(self.pod_template) if self.hashes_pod_template else {}
+        resources = self.resources.to_json() if self.resources else None
+        # Without a template nothing is added: the hashes of stored objects stay.
+        return digest_of([self.hash_input, resources, *([pod_template] if pod_template else [])])
 
 
 def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
@@ -128,7 +134,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
     # The pods of one training find each other by DNS names below this one.
     subdomain = {"subdomain": job_name(owner, task.command)} if task.nodes > 1 else {}
     return (
-        restricted_pod()
+        restricted_pod(settings)
         | subdomain
         | {
             "restartPolicy": "Never",

@@ -6,23 +6,22 @@ from kubernetes.utils.quantity import parse_quantity
 
 from bloomery_operator.api import InvalidResource
 from bloomery_operator.api.base import Manifest, PodTemplate, Resources
+from bloomery_operator.settings import Settings
 
 USER_ID = 10001
 CONFIG_FOLDER = "/etc/bloomery"
 
 
-def restricted_pod() -> Manifest:
-    """Return the pod-level fields that the ``restricted`` Pod Security standard requires."""
+def restricted_pod(settings: Settings) -> Manifest:
+    """Return the pod-level fields that the ``restricted`` Pod Security standard requires, and the image's Secrets."""
+    # A platform that gives each namespace a range of ids, as OpenShift does, refuses any other.
+    ids = {} if settings.platform_ids else {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
+    secrets = [{"name": name} for name in settings.pull_secrets]
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **({"imagePullSecrets": secrets} if secrets else {}),
+        "securityContext": {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}},
     }
 
 
@@ -43,11 +42,16 @@ def with_pod_template(template: Manifest, extra: PodTemplate | None) -> Manifest
         return template
     metadata = template["metadata"] | {"labels": {**extra.labels, **template["metadata"]["labels"]}}
     if extra.annotations:
-        metadata["annotations"] = dict(extra.annotations)
+        metadata["annotations"] = {**extra.annotations, **metadata.get("annotations", {})}
     added = {f: value for f, value in extra.to_json().items() if value and f not in ("labels", "annotations")}
     if extra.tolerations:
         added["tolerations"] = [*template["spec"].get("tolerations", ()), *added["tolerations"]]
     return {"metadata": metadata, "spec": template["spec"] | added}
+
+
+def set_fields(part: PodTemplate | Resources | None) -> Manifest:
+    """Return the fields of a part of a spec that are set: a new field changes the hash of no stored object."""
+    return {name: value for name, value in part.to_json().items() if value} if part is not None else {}
 
 
 def credentials(secret: str, *, prefix: str = "") -> Manifest:

@@ -40,6 +40,8 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
         config=_configuration(dataset, claims, settings),
         resources=spec.resources,
         scratch=_scratch_bytes(dataset),
+        pod_template=spec.pod_template,
+        hashes_pod_template=True,
         secrets=(credentials(secret.name, prefix=SOURCE_PREFIX),) if secret else (),
         environment=_environment(settings),
         volumes=tuple(_claim_volume(number, claim) for number, claim in enumerate(claims)),

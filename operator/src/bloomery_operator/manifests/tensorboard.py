@@ -8,6 +8,7 @@ from bloomery_operator.domain.labels import TENSORBOARD_ROLE, child_labels, serv
 from bloomery_operator.domain.names import tensorboard_name
 from bloomery_operator.domain.ports import TENSORBOARD_PORT
 from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.pinned_template import record_template
 from bloomery_operator.manifests.pod import (
     container_resources,
     credentials,
@@ -15,6 +16,8 @@ from bloomery_operator.manifests.pod import (
     escape_dollar,
     restricted_container,
     restricted_pod,
+    set_fields,
+    with_pod_template,
 )
 from bloomery_operator.manifests.train_job import output_uri
 from bloomery_operator.settings import Settings
@@ -25,7 +28,11 @@ _DEFAULT_RESOURCES = Resources(requests={"cpu": "50m", "memory": "256Mi"}, limit
 def build_tensorboard(job: TrainingJob, settings: Settings) -> tuple[Manifest, Manifest]:
     """Return the Deployment and the Service; both are removed with the job."""
     name, selector = tensorboard_name(job), service_selector(job, role=TENSORBOARD_ROLE)
-    labels = child_labels(job, role=TENSORBOARD_ROLE)
+    # It runs on the nodes that take the training.
+    template = {
+        "metadata": {"labels": child_labels(job, role=TENSORBOARD_ROLE)},
+        "spec": _pod_spec(job, settings),
+    }
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -34,7 +41,7 @@ def build_tensorboard(job: TrainingJob, settings: Settings) -> tuple[Manifest, M
             "replicas": 1,
             "selector": {"matchLabels": selector},
             "strategy": {"type": "Recreate"},
-            "template": {"metadata": {"labels": labels}, "spec": _pod_spec(job, settings)},
+            "template": with_pod_template(template, job.spec.pod_template),
         },
     }
     service = {
@@ -46,7 +53,7 @@ def build_tensorboard(job: TrainingJob, settings: Settings) -> tuple[Manifest, M
             "ports": [{"name": "http", "port": TENSORBOARD_PORT, "targetPort": "http", "protocol": "TCP"}],
         },
     }
-    return deployment, service
+    return record_template(deployment, {"podTemplate": set_fields(job.spec.pod_template)}), service
 
 
 def _pod_spec(job: TrainingJob, settings: Settings) -> Manifest:
@@ -65,4 +72,4 @@ def _pod_spec(job: TrainingJob, settings: Settings) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount],
     }
-    return restricted_pod() | {"containers": [container], "volumes": [volume]}
+    return restricted_pod(settings) | {"containers": [container], "volumes": [volume]}

@@ -15,6 +15,7 @@ from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.reconcile.template_updates import TemplateUpdates
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import PodView
 
@@ -70,6 +71,7 @@ class Context:
     servers: ModelServerMetrics
     apply_cache: ApplyCache = field(default_factory=ApplyCache)
     gateway: Gateway = field(default_factory=Gateway)
+    template_updates: TemplateUpdates = field(default_factory=TemplateUpdates)
     now: Callable[[], datetime] = utc_now
 
 

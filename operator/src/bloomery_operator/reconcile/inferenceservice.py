@@ -8,14 +8,12 @@ from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
-from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
     HTTP_ROUTES,
     INFERENCE_SERVICES,
     PODS,
     SECRETS,
-    SERVICES,
     TRAFFIC_POLICIES,
     ObjectKey,
 )
@@ -26,9 +24,7 @@ from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.service_lifecycle import lifecycle_of
 from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret, read_keys
 from bloomery_operator.manifests.disruption_budget import build_disruption_budget
-from bloomery_operator.manifests.http_route import build_route
-from bloomery_operator.manifests.retry_policy import build_retry_policy
-from bloomery_operator.manifests.service import build_service_alias
+from bloomery_operator.reconcile.address import apply_address
 from bloomery_operator.reconcile.blocked import blocked_by, rejections_block
 from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
 from bloomery_operator.reconcile.context import Context
@@ -39,7 +35,7 @@ from bloomery_operator.reconcile.revisions import apply_revisions, remove_retire
 from bloomery_operator.reconcile.served_tags import tag_served_models
 from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.status.inferenceservice import Outcome, after_outcome, derive_status
-from bloomery_operator.status.service_facts import ServiceFacts
+from bloomery_operator.status.service_facts import ServiceFacts, was_applied
 from bloomery_operator.status.traffic_plan import TrafficPlan, plan_traffic, retired_deployments
 from bloomery_operator.status.workloads import DeploymentView, PodView
 
@@ -89,6 +85,7 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
         has_gateway=context.settings.has_gateway,
         gateway_address=await context.gateway.address(context.cluster, context.settings, namespace),
         path_conflict=find_path_conflict(context, service),
+        was_applied=was_applied(service),
         discovered_models=await discover_models(context, service, resolved.models, pods),
         request_stats=await _read_request_stats(context, service, pods),
     )
@@ -145,7 +142,7 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None
         await _apply_keys(context, service)
         await apply_revisions(context, facts)
         await apply_child(context, service, build_disruption_budget(service))
-        await _apply_address(context, facts, plan)
+        await apply_address(context, facts, plan)
         await remove_retired(context, facts, plan)
 
 
@@ -162,40 +159,6 @@ async def _apply_keys(context: Context, service: InferenceService) -> None:
         # Read again: if it was created meanwhile, its keys are valid.
         secret = await context.cluster.get(SECRETS, key)
     await apply_child(context, service, build_digests_secret(service, read_keys(secret or {})))
-
-
-async def _apply_address(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
-    """Apply the route on the gateway, or without a gateway the Service of the same name."""
-    if not facts.has_gateway:
-        await _apply_service_alias(context, facts, plan)
-    elif facts.path_conflict is None and plan.traffic.backends:
-        route = build_route(facts.service, plan.traffic, context.settings)
-        context.object_cache.put(HTTP_ROUTES, await apply_child(context, facts.service, route))
-        await _apply_retry_policy(context, facts.service)
-
-
-async def _apply_service_alias(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
-    """Select the variant's pods by the Service of the same name: the former ones until the new ones are ready."""
-    service = facts.service
-    if len(service.spec.variants) > 1:
-        # It would still select the pods of the former single variant.
-        await delete_child(context, service, SERVICES, service.metadata.name)
-        return
-    revision = plan.serving[service.spec.variants[0].name]
-    if revision is not None:
-        await apply_child(context, service, build_service_alias(service, revision))
-
-
-async def _apply_retry_policy(context: Context, service: InferenceService) -> None:
-    """Apply the policy by which the gateway retries requests that a pod lost, if the cluster has its kind."""
-    if context.gateway.lacks_policies(context.settings):
-        return
-    try:
-        await apply_child(context, service, build_retry_policy(service))
-    except ClusterError as error:
-        if not error.is_unknown_kind:
-            raise
-        context.gateway.note_lack_of_policies()
 
 
 async def _withdraw_route(context: Context, facts: ServiceFacts) -> None:

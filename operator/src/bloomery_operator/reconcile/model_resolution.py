@@ -46,7 +46,7 @@ async def resolve_models(
     for variant in service.spec.variants:
         recorded = _recorded_model(service, variant, deployments)
         if recorded is not None and not variant.model.follows:
-            models[variant.name] = recorded
+            models[variant.name] = _with_later_registration(context, service, variant, recorded)
             continue
         resolved = await _resolve_model(context, service, variant)
         if not isinstance(resolved, Verdict):
@@ -106,6 +106,19 @@ def _recorded_model(service: InferenceService, variant: Variant, deployments: Se
     }
     candidates = (records.get(revision or ""), model_from_status(service, variant), *records.values())
     return next((model for model in candidates if model is not None), None)
+
+
+def _with_later_registration(
+    context: Context, service: InferenceService, variant: Variant, recorded: ServedModel
+) -> ServedModel:
+    """Return a recorded model with its name and version, if its training was registered after it was deployed."""
+    if recorded.registered_version is not None or variant.model.training_job is None:
+        return recorded
+    key = ObjectKey(service.metadata.namespace, variant.model.training_job)
+    registered = model_from_training_job(find_resource(context, TRAINING_JOBS, TrainingJob, key), key.name)
+    if isinstance(registered, Verdict) or (registered.uri, registered.digest) != (recorded.uri, recorded.digest):
+        return recorded
+    return replace(recorded, name=registered.name, version=registered.version)
 
 
 async def _resolve_model(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:

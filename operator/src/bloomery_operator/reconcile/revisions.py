@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from bloomery_operator.api import InferenceService
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.cluster.apply_cache import owner_of
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import AUTOSCALERS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, ObjectKey
 from bloomery_operator.domain.labels import RETIRED_AT
+from bloomery_operator.domain.names import about_name
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.manifests.autoscaler import build_autoscaler
+from bloomery_operator.manifests.config_map import build_about_config_map
 from bloomery_operator.manifests.deployment import build_deployment
+from bloomery_operator.manifests.pinned_template import has_same_template, keep_template
 from bloomery_operator.manifests.service import build_service
 from bloomery_operator.reconcile.children import apply_child, delete_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.service_facts import ServiceFacts
-from bloomery_operator.status.traffic_plan import TrafficPlan, desired_replicas, is_drained, retired_deployments
+from bloomery_operator.status.traffic_plan import TrafficPlan, is_drained, replicas_now, retired_deployments
 from bloomery_operator.status.workloads import DeploymentView
 
 _MAX_APPLY_TRIES = 5
@@ -34,6 +38,7 @@ async def _apply_revision(context: Context, facts: ServiceFacts, variant: Varian
     autoscaler = build_autoscaler(service, variant, model)
     if seen is not None and autoscaler is None and _has_autoscaler(context, service, seen):
         await delete_child(context, service, AUTOSCALERS, seen.name)
+    await apply_child(context, service, build_about_config_map(service, variant, model))
     await _apply_deployment(context, facts, variant, model)
     await apply_child(context, service, build_service(service, variant, model))
     if autoscaler is not None:
@@ -51,10 +56,12 @@ async def _apply_deployment(
     """Apply a variant's Deployment; if an autoscaler writes to it too, only to the version that was read."""
     service = facts.service
     live = await _read_deployment(context, facts, variant)
-    replicas = _replicas_to_apply(facts, variant, live)
-    manifest = build_deployment(service, variant, model, context.settings, replicas=replicas)
-    if live is not None and live.autoscaled:
-        manifest["metadata"]["resourceVersion"] = live.version
+    view = DeploymentView.of(live) if live is not None else None
+    replicas = _replicas_to_apply(facts, variant, view)
+    built = build_deployment(service, variant, model, context.settings, replicas=replicas)
+    manifest = _choose_template(context, facts, built, live)
+    if view is not None and view.autoscaled:
+        manifest["metadata"]["resourceVersion"] = view.version
     try:
         await apply_child(context, service, manifest)
     except ClusterError as error:
@@ -63,13 +70,28 @@ async def _apply_deployment(
         await _apply_deployment(context, facts, variant, model, tries=tries - 1)
 
 
-async def _read_deployment(context: Context, facts: ServiceFacts, variant: Variant) -> DeploymentView | None:
+def _choose_template(context: Context, facts: ServiceFacts, built: Manifest, live: Manifest | None) -> Manifest:
+    """Return a Deployment with the pod template that it has, or the present one if its pods may be replaced now."""
+    unchanged = keep_template(built, live, adopts=facts.was_applied)
+    key = ObjectKey(facts.service.metadata.namespace, built["metadata"]["name"])
+    if has_same_template(unchanged, built):
+        if live is not None and DeploymentView.of(live).is_complete:
+            context.template_updates.end(key)
+        return built
+    has_pods = live is not None and DeploymentView.of(live).replicas > 0
+    may_update = not has_pods or context.template_updates.begin(key, limit=context.settings.serving_updates)
+    return built if may_update else unchanged
+
+
+async def _read_deployment(context: Context, facts: ServiceFacts, variant: Variant) -> Manifest | None:
     """Return a variant's Deployment; live if it has an autoscaler, which writes to it as well."""
     seen = facts.deployment_of(variant)
-    if seen is None or not seen.autoscaled:
-        return seen
-    manifest = await context.cluster.get(DEPLOYMENTS, ObjectKey(facts.service.metadata.namespace, seen.name))
-    return DeploymentView.of(manifest) if manifest is not None else None
+    if seen is None:
+        return None
+    key = ObjectKey(facts.service.metadata.namespace, seen.name)
+    if seen.autoscaled:
+        return await context.cluster.get(DEPLOYMENTS, key)
+    return context.object_cache.get(DEPLOYMENTS, key)
 
 
 def _replicas_to_apply(facts: ServiceFacts, variant: Variant, deployment: DeploymentView | None) -> int | None:
@@ -78,19 +100,25 @@ def _replicas_to_apply(facts: ServiceFacts, variant: Variant, deployment: Deploy
     Until then each apply must contain the number: a field that its manager no longer applies falls back to 1. An
     autoscaler does nothing at 0 pods, so the Deployment starts with some.
     """
-    if variant.autoscaling is None or facts.is_stopped or deployment is None or deployment.replicas == 0:
-        return desired_replicas(facts, variant)
+    is_set_by_us = variant.autoscaling is None or facts.is_stopped or facts.pods_to_end(variant) > 0
+    if is_set_by_us or deployment is None or deployment.replicas == 0:
+        return replicas_now(facts, variant)
     return None if deployment.scaled_by_others else deployment.replicas
 
 
 async def _scale_former(context: Context, facts: ServiceFacts) -> None:
-    """Stop and start former revisions with their variants, and stop those whose variants are gone."""
-    replicas = {variant.name: desired_replicas(facts, variant) for variant in facts.service.spec.variants}
+    """Stop and start former revisions with their variants, and stop those whose variants are gone or come first."""
+    variants = facts.service.spec.variants
+    replicas = {variant.name: replicas_now(facts, variant) for variant in variants}
+    outgoing = {deployment.name for variant in variants for deployment in facts.outgoing(variant)}
     for deployment in facts.deployments.values():
-        if deployment.name in facts.revisions.values():
+        is_over = facts.service.recreates_pods and deployment.replicas == 0
+        if deployment.name in facts.revisions.values() or is_over:
             continue
         desired = replicas.get(deployment.variant, 0 if facts.is_stopped else deployment.replicas)
         is_kept = desired == 0 and facts.must_keep_pods(deployment.name)
+        if deployment.name in outgoing:
+            desired, is_kept = 0, False
         if not is_kept and (deployment.replicas == 0) != (desired == 0):
             key = ObjectKey(facts.service.metadata.namespace, deployment.name)
             await context.cluster.merge(DEPLOYMENTS, key, {"spec": {"replicas": desired}})
@@ -122,5 +150,6 @@ async def _annotate_retirement(
 async def _delete_revision(context: Context, service: InferenceService, deployment: DeploymentView) -> None:
     autoscalers = [AUTOSCALERS] if _has_autoscaler(context, service, deployment) else []
     # The Deployment last: while it exists, a deletion that failed is repeated.
+    await delete_child(context, service, CONFIG_MAPS, about_name(deployment.name))
     for kind in (*autoscalers, SERVICES, CONFIG_MAPS, DEPLOYMENTS):
         await delete_child(context, service, kind, deployment.name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bloomery_operator.api import TrainingJob
-from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES
+from bloomery_operator.cluster.kinds import DEPLOYMENTS, SERVICES, ObjectKey
 from bloomery_operator.domain.names import tensorboard_name
+from bloomery_operator.manifests.pinned_template import keep_template
 from bloomery_operator.manifests.tensorboard import build_tensorboard
 from bloomery_operator.reconcile.blocked import rejections_block
 from bloomery_operator.reconcile.children import apply_child, delete_child
@@ -18,9 +19,12 @@ async def reconcile_tensorboard(context: Context, job: TrainingJob) -> None:
         Blocked: it cannot be applied.
     """
     if job.spec.tensorboard:
+        deployment, service = build_tensorboard(job, context.settings)
+        live = context.object_cache.get(DEPLOYMENTS, ObjectKey(job.metadata.namespace, tensorboard_name(job)))
         with rejections_block():
-            for manifest in build_tensorboard(job, context.settings):
-                await apply_child(context, job, manifest)
+            # A job's podTemplate cannot change, so a TensorBoard stays as it is until it is closed.
+            await apply_child(context, job, keep_template(deployment, live, adopts=True))
+            await apply_child(context, job, service)
         return
     for kind in (SERVICES, DEPLOYMENTS):
         # An object that was applied a moment ago may not be known yet: its event starts the next reconcile.

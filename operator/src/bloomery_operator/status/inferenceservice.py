@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from bloomery_operator.api import Condition
 from bloomery_operator.api.base import Manifest
@@ -13,13 +14,23 @@ from bloomery_operator.domain.names import keys_secret_name
 from bloomery_operator.domain.served_model import ServedModel, model_hash
 from bloomery_operator.domain.traffic import TOTAL_WEIGHT
 from bloomery_operator.domain.verdict import Verdict
+from bloomery_operator.manifests.accelerators import unused_accelerators
+from bloomery_operator.manifests.http_route import OPTIONAL_FIELDS, missing_fields
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.service_facts import ServiceFacts, is_programmed
-from bloomery_operator.status.traffic_plan import TrafficPlan, desired_replicas, plan_for_rollout
+from bloomery_operator.status.traffic_plan import (
+    MAX_DRAIN,
+    TrafficPlan,
+    desired_replicas,
+    plan_for_rollout,
+    retired_deployments,
+)
 from bloomery_operator.status.workloads import DeploymentView, pod_not_ready_reason
 
 _TRANSIENT_REASONS = frozenset({"StoreUnavailable"})
 """Failures of a server that are not its model's: the store is down, and the server restarts until it is back."""
+_LONG_DRAIN = timedelta(minutes=1)
+"""A drain that takes longer is shown in a condition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +126,10 @@ def _variant_not_ready(facts: ServiceFacts, variant: Variant, desired: int) -> V
     if variant.name in facts.unresolved:
         return facts.unresolved[variant.name]
     deployment = facts.deployment_of(variant)
+    former = facts.pods_to_end(variant)
+    if former and not facts.is_stopped:
+        message = f"Variant {variant.name!r} waits for {former} former pods to end (strategy: Recreate)."
+        return Verdict(Reason.DEPLOYING, message)
     if deployment is None:
         return Verdict(Reason.DEPLOYING, f"Variant {variant.name!r} is about to be deployed.")
     if deployment.settled and deployment.ready >= desired:
@@ -148,6 +163,7 @@ def _variant_status(facts: ServiceFacts, assessed: _VariantAssessment) -> Varian
         dataset=model.dataset or discovered.dataset,
         dataset_version=model.dataset_version or discovered.dataset_version,
         digest=model.digest or discovered.digest,
+        image=(deployment.image if (deployment := facts.deployment_of(variant)) else "") or None,
         revision=revision,
         weight=assessed.weight_percent,
         replicas=sum(d.replicas for d in deployments),
@@ -159,12 +175,13 @@ def _variant_status(facts: ServiceFacts, assessed: _VariantAssessment) -> Varian
 def _conditions(assessment: _Assessment) -> tuple[Condition, ...]:
     """Return the conditions: Ready first, then those that it depends on."""
     variants = _variants_ready(assessment)
-    route = _route_ready(assessment.facts)
+    route = _route_ready(assessment.facts, assessment.plan)
     progressing = _progressing(assessment.plan)
+    draining = _draining(assessment.facts, assessment.plan)
     aborted = progressing if progressing is not None and not progressing.is_true else None
     blocking = next((c for c in (variants, route) if not c.is_true), aborted)
     ready = blocking.model_copy(update={"type": "Ready"}) if blocking else _serving(assessment.facts)
-    return (ready, variants, route, *([progressing] if progressing is not None else []))
+    return (ready, variants, route, *(c for c in (progressing, draining) if c is not None))
 
 
 def _serving(facts: ServiceFacts) -> Condition:
@@ -178,19 +195,37 @@ def _variants_ready(assessment: _Assessment) -> Condition:
     waiting = assessment.blocked_by or facts.lifecycle.stopped or not_ready
     if waiting is not None:
         return condition("VariantsReady", False, waiting)
-    message, error = "Every variant has all its pods ready.", facts.registry_error
-    verdict = Verdict(error.reason, f"{message} {error.message}") if error else Verdict(Reason.ALL_READY, message)
+    message, warning = "Every variant has all its pods ready.", facts.registry_error or _unused_accelerator(facts)
+    verdict = Verdict(warning.reason, f"{message} {warning.message}") if warning else Verdict(Reason.ALL_READY, message)
     return condition("VariantsReady", True, verdict)
 
 
-def _route_ready(facts: ServiceFacts) -> Condition:
+def _unused_accelerator(facts: ServiceFacts) -> Verdict | None:
+    """Return a warning about the first variant whose pods hold an accelerator on which the server cannot compute."""
+    for variant in facts.service.spec.variants:
+        names = unused_accelerators(variant.resources)
+        if names:
+            return Verdict(
+                Reason.ACCELERATOR_UNUSED,
+                f"Variant {variant.name!r} computes on the processor: the model server supports NVIDIA's GPUs only, "
+                f"not {', '.join(names)}. Remove it from resources.limits.",
+            )
+    return None
+
+
+def _route_ready(facts: ServiceFacts, plan: TrafficPlan) -> Condition:
     not_ready = _route_not_ready(facts)
     if not_ready is not None:
         return condition("RouteReady", False, not_ready)
     if not facts.has_gateway:
         message = "No gateway is set up: the only variant answers at the Service of the same name."
+        if facts.service.spec.rollout is not None:
+            message += " spec.rollout has no effect without a gateway: a new model takes over at once."
         return condition("RouteReady", True, Verdict(Reason.NO_GATEWAY, message))
-    return condition("RouteReady", True, Verdict(Reason.ACCEPTED, f"The gateway routes {facts.service.path}."))
+    lacking = missing_fields(facts.route or {}, plan.traffic.mirrors)
+    notes = [f"This cluster's Gateway API has no {field}: {OPTIONAL_FIELDS[field]}." for field in lacking]
+    message = " ".join([f"The gateway routes {facts.service.path}.", *notes])
+    return condition("RouteReady", True, Verdict(Reason.ACCEPTED, message))
 
 
 def _route_not_ready(facts: ServiceFacts) -> Verdict | None:
@@ -228,6 +263,20 @@ def _progressing(plan: TrafficPlan) -> Condition | None:
         return None
     reason = Reason.ROLLOUT_ABORTED if plan.rollout.aborted else Reason.ROLLING_OUT
     return condition("Progressing", not plan.rollout.aborted, Verdict(reason, plan.rollout.message or ""))
+
+
+def _draining(facts: ServiceFacts, plan: TrafficPlan) -> Condition | None:
+    """Return the condition of replaced pods that cannot end yet; None while no drain takes long."""
+    since = {d.name: d.retired_at for d in retired_deployments(facts, plan) if d.retired_at is not None}
+    long = {name: time for name, time in since.items() if facts.now - time >= _LONG_DRAIN}
+    if not long:
+        return None
+    cause = (
+        "they still get requests" if is_programmed(facts.route) else "the gateway has not taken the new route in yet"
+    )
+    names, end = ", ".join(sorted(long)), min(long.values()) + MAX_DRAIN
+    message = f"The replaced pods of {names} stay: {cause}. They end at {end:%Y-%m-%dT%H:%M:%SZ} at the latest."
+    return condition("Draining", True, Verdict(Reason.DRAINING, message))
 
 
 def _phase(assessment: _Assessment, conditions: tuple[Condition, ...]) -> str:

@@ -10,12 +10,16 @@ from functools import cached_property
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import RolloutStatus, Variant
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel, revision_name
 from bloomery_operator.domain.service_lifecycle import Lifecycle
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.http_route import routed_weights
 from bloomery_operator.status.workloads import DeploymentView, PodView
+
+_BLOCKING_REASONS = frozenset({Reason.SECRET_NOT_FOUND, Reason.NAME_TAKEN, Reason.REPLACING, Reason.REFUSED})
+"""Reasons for which a reconcile ended before it wrote everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class ServiceFacts:
     gateway_address: str = ""
     """URL of the gateway without the service's path; empty while the gateway has no address."""
     path_conflict: Verdict | None = None
+    was_applied: bool = False
+    """Whether the Deployments were last applied from the present spec, as far as the status shows."""
 
     @property
     def rollout(self) -> RolloutStatus | None:
@@ -88,6 +94,24 @@ class ServiceFacts:
         # Pods that fail later keep their weight: to move it would overload the others.
         return revision in self.deployments and (revision in self.ready or revision in self.routed)
 
+    def outgoing(self, variant: Variant) -> list[DeploymentView]:
+        """Return the Deployments whose pods must end before those of a variant start: former ones, with Recreate."""
+        deployment = self.deployment_of(variant)
+        if not self.service.recreates_pods or variant.name not in self.revisions or (deployment and deployment.ready):
+            return []
+        others = {v.name for v in self.service.spec.variants} - {variant.name}
+        former = (d for d in self.deployments.values() if d.name not in self.revisions.values())
+        return [d for d in former if d.variant not in others]
+
+    def pods_to_end(self, variant: Variant) -> int:
+        """Return the number of pods that must end before those of a variant start."""
+        # The watch of pods may not have shown all of a Deployment's pods yet.
+        return sum(max(d.replicas, self._pods_on_nodes(d.name)) for d in self.outgoing(variant))
+
+    def _pods_on_nodes(self, revision: str) -> int:
+        pods = self.pods.get(revision, ())
+        return sum(pod.phase in ("Pending", "Running") and not pod.node_lost for pod in pods)
+
     def must_keep_pods(self, revision: str) -> bool:
         """Return whether a revision that should have no pods keeps them until others have its weight."""
         if self.is_stopped or not self.has_serving_variant:
@@ -102,6 +126,13 @@ def desired_revisions(service: InferenceService, models: Mapping[str, ServedMode
         for variant in service.spec.variants
         if variant.name in models
     }
+
+
+def was_applied(service: InferenceService) -> bool:
+    """Return whether an earlier reconcile applied the Deployments from the present spec, as its status shows."""
+    ready = service.status.condition("VariantsReady")
+    is_blocked = ready is not None and ready.reason in _BLOCKING_REASONS
+    return service.status.observed_generation == service.metadata.generation and not is_blocked
 
 
 def is_programmed(route: Manifest | None) -> bool:

@@ -14,9 +14,9 @@ from bloomery_operator.status.service_facts import ServiceFacts, is_programmed
 from bloomery_operator.status.workloads import DeploymentView
 
 MIN_IDLE = timedelta(seconds=10)
-"""A retired revision is removed once its pods have had no request for this long,"""
-MAX_DRAIN = timedelta(seconds=60)
-"""or has been retired for this long."""
+"""A retired revision is removed once the gateway knows, and its pods have had no request for this long,"""
+MAX_DRAIN = timedelta(hours=6)
+"""or has been retired for this long: some client may never let go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,11 @@ def _revision_for_header(facts: ServiceFacts, variant: Variant, serving: str | N
     weighted = {revision: weight for revision, weight in weights.items() if weight and revision in names}
     chosen = max(weighted, key=lambda revision: (weighted[revision], revision == serving), default=serving)
     return chosen if chosen in facts.deployments else None
+
+
+def replicas_now(facts: ServiceFacts, variant: Variant) -> int:
+    """Return the number of pods that a variant may have now: none while others must end before."""
+    return 0 if facts.pods_to_end(variant) else desired_replicas(facts, variant)
 
 
 def desired_replicas(facts: ServiceFacts, variant: Variant) -> int:

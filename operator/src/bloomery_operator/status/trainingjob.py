@@ -24,6 +24,7 @@ from bloomery_operator.domain.names import tensorboard_name
 from bloomery_operator.domain.ports import TENSORBOARD_PORT
 from bloomery_operator.domain.starting_point import StartingPoint
 from bloomery_operator.domain.verdict import Verdict, first_verdict
+from bloomery_operator.manifests.accelerators import unused_accelerators
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
@@ -255,7 +256,10 @@ def _progress_sentence(observation: TrainingJobObservation) -> str:
         return "The trainer is stopping; it evaluates and keeps the best model so far."
     # A pod that has just ended does not answer: its last progress stays until the Job has ended, too.
     progress = read_model(TrainerProgress, observation.progress) or observation.training_job.status.progress
-    return f"The trainer is {(progress and progress.stage) or 'training'}."
+    sentence = f"The trainer is {(progress and progress.stage) or 'training'}."
+    unused = ", ".join(unused_accelerators(observation.training_job.spec.resources))
+    # The spec cannot be changed, but the next job's can.
+    return f"{sentence} It supports NVIDIA's GPUs only: it does not compute on {unused}." if unused else sentence
 
 
 def _phase(observation: TrainingJobObservation, conditions: tuple[Condition, ...]) -> str:

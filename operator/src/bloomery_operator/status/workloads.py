@@ -190,6 +190,13 @@ class DeploymentView:
     """The tag that was last written to its model version in MLflow."""
     version: str = ""
     """The resourceVersion."""
+    image: str = ""
+    """The image of its pods."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all its pods are of the newest template, and ready."""
+        return self.settled and self.ready >= self.replicas
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -217,7 +224,13 @@ class DeploymentView:
             ),
             served_tag=annotations.get(SERVED_TAG, ""),
             version=metadata.get("resourceVersion", ""),
+            image=_server_image(manifest),
         )
+
+
+def _server_image(manifest: Manifest) -> str:
+    containers = manifest["spec"].get("template", {}).get("spec", {}).get("containers", [])
+    return next((str(container.get("image", "")) for container in containers), "")
 
 
 def _job_controller_verdict(failed: Mapping[str, Any]) -> Verdict:

@@ -22,6 +22,8 @@ class Installation:
         store_uri: the root folder of the store.
         storage_secret: the Secret in each namespace of jobs that contains the store's address and keys.
         downloads_weights: whether training pods may download published weights.
+        pull_secrets: the Secrets with the registry's credentials, in each namespace of jobs.
+        uses_platform_ids: whether pods leave their user and group ids to the platform, as on OpenShift.
     """
 
     release: str
@@ -30,6 +32,8 @@ class Installation:
     store_uri: str
     storage_secret: str
     downloads_weights: bool
+    pull_secrets: tuple[str, ...] = ()
+    uses_platform_ids: bool = False
 
 
 def find_installation(kubectl: Kubectl, release_namespace: str | None) -> Installation:
@@ -66,4 +70,6 @@ def _parse_deployment(deployment: Manifest) -> Installation:
         store_uri=values.get("BLOOMERY_STORE_URI", "s3://bloomery"),
         storage_secret=values.get("BLOOMERY_STORAGE_SECRET", "bloomery-storage"),
         downloads_weights=values.get("BLOOMERY_DOWNLOAD_WEIGHTS", "true") == "true",
+        pull_secrets=tuple(filter(None, values.get("BLOOMERY_PULL_SECRETS", "").split(","))),
+        uses_platform_ids=values.get("BLOOMERY_PLATFORM_IDS", "false") == "true",
     )

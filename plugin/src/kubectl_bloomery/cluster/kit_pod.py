@@ -41,10 +41,22 @@ def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str
             "restartPolicy": "Never",
             "activeDeadlineSeconds": LIFETIME_SECONDS,
             "terminationGracePeriodSeconds": 0,
-            "containers": [container | {key: server[key] for key in _COPIED_CONTAINER_FIELDS if key in server}],
+            "containers": [
+                container
+                | {key: server[key] for key in _COPIED_CONTAINER_FIELDS if key in server}
+                | {"env": _with_present_texts(owner, server.get("env", []))}
+            ],
             "volumes": [{"name": "scratch", "emptyDir": {}}],
         },
     }
+
+
+def _with_present_texts(owner: Manifest, env: list[Manifest]) -> list[Manifest]:
+    """Return the variables with the service's texts as they are now: a change of them restarts no serving pod."""
+    texts = {"DISPLAY_NAME": owner["spec"].get("displayName"), "DESCRIPTION": owner["spec"].get("description")}
+    others = [entry for entry in env if entry["name"] not in texts]
+    # Kubernetes expands $(NAME) in a value.
+    return [*others, *({"name": n, "value": text.replace("$", "$$")} for n, text in texts.items() if text)]
 
 
 def _build_metadata(owner: Manifest) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def build_weights_pod(installation: Installation) -> dict[str, Any]:
         },
         "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
     }
+    # A platform that gives each namespace a range of ids, as OpenShift does, refuses any other.
+    ids = {} if installation.uses_platform_ids else dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), _USER_ID)
     labels = {"app.kubernetes.io/name": "weights", "app.kubernetes.io/instance": installation.release}
     return {
         "apiVersion": "v1",
@@ -41,13 +43,8 @@ def build_weights_pod(installation: Installation) -> dict[str, Any]:
             "restartPolicy": "Never",
             "activeDeadlineSeconds": LIFETIME_SECONDS,
             "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER_ID,
-                "runAsGroup": _USER_ID,
-                "fsGroup": _USER_ID,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}},
+            "imagePullSecrets": [{"name": name} for name in installation.pull_secrets],
             "containers": [container],
             "volumes": [{"name": "scratch", "emptyDir": {}}],
         },

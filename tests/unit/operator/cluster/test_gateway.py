@@ -45,15 +45,15 @@ def address(cluster: OneGateway, *, namespace: str = "demo", ask: Gateway | None
 
 
 HTTP, HTTPS = listener("HTTP", 80), listener("HTTPS", 443)
-REDIRECTS = listener("HTTP", 80, allowedRoutes={"namespaces": {"from": "Same"}})
+PRIVATE = listener("HTTPS", 443, allowedRoutes={"namespaces": {"from": "Same"}})
 
 
 @pytest.mark.parametrize(
     ("manifest", "expected"),
     [
-        (gateway(HTTPS, HTTP), "http://192.0.2.1"),
+        (gateway(HTTP, HTTPS), "https://192.0.2.1"),
         (gateway(HTTPS), "https://192.0.2.1"),
-        (gateway(listener("HTTP", 8080), HTTPS), "http://192.0.2.1:8080"),
+        (gateway(listener("HTTP", 8080), listener("HTTPS", 8443)), "https://192.0.2.1:8443"),
         (gateway(listener("HTTPS", 8443)), "https://192.0.2.1:8443"),
         (gateway(HTTP, address="2001:db8::1"), "http://[2001:db8::1]"),
         (gateway(listener("HTTP", 8080), address="2001:db8::1"), "http://[2001:db8::1]:8080"),
@@ -71,7 +71,21 @@ def test_base_url_is_that_of_a_listener_that_accepts_routes(manifest: Manifest |
 
 
 def test_listener_for_its_own_namespace_has_no_url_elsewhere() -> None:
-    cluster, ask = OneGateway(gateway(REDIRECTS, HTTPS)), Gateway()
-    assert address(cluster, ask=ask) == "https://192.0.2.1"
-    assert address(cluster, ask=ask, namespace="gateways") == "http://192.0.2.1"
+    cluster, ask = OneGateway(gateway(PRIVATE, HTTP)), Gateway()
+    assert address(cluster, ask=ask) == "http://192.0.2.1"
+    assert address(cluster, ask=ask, namespace="gateways") == "https://192.0.2.1"
     assert cluster.reads == 1
+
+
+def test_lack_of_a_feature_is_logged_once_and_checked_again_after_a_resync(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    ask, known = Gateway(clock=lambda: now), settings(resync_seconds=60)
+    assert not ask.lacks("timeouts", known)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            ask.note_lack("timeouts", "routes have no timeouts")
+    assert caplog.messages == ["routes have no timeouts"]
+    assert ask.lacks("timeouts", known)
+    assert not ask.lacks("percent", known)
+    now = 60.0
+    assert not ask.lacks("timeouts", known)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from bloomery_operator.api.base import Resources
 from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.domain.served_model import ServedModel, revision_name
@@ -12,7 +14,7 @@ from bloomery_operator.domain.traffic import Backend, Mirror, Traffic
 from bloomery_operator.manifests import prepare_job, register_job, tensorboard, train_job
 from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret
 from bloomery_operator.manifests.autoscaler import build_autoscaler
-from bloomery_operator.manifests.config_map import build_config_map, build_digest_config_map
+from bloomery_operator.manifests.config_map import build_about_config_map, build_config_map, build_digest_config_map
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.disruption_budget import build_disruption_budget
 from bloomery_operator.manifests.http_route import build_route
@@ -61,6 +63,7 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
             "rules": {"check": False, "maxBytes": "1536Ki", "formats": ["png"], "maxAspectRatio": 2.5},
             "shards": {"images": 500},
             "resources": {"requests": {"cpu": 2}, "limits": {"memory": "8Gi"}},
+            "podTemplate": {"labels": {"team": "a"}, "tolerations": [{"key": "data", "operator": "Exists"}]},
         },
         annotations={"bloomery.dev/refresh": "2"},
     )
@@ -145,7 +148,7 @@ def test_later_registration_of_a_training(golden: Golden) -> None:
 
 
 def test_tensorboard_deployment_and_service(golden: Golden) -> None:
-    owner = training_job({"tensorboard": True})
+    owner = training_job({"tensorboard": True, "podTemplate": {"nodeSelector": {"pool": "gpu"}}})
     golden("tensorboard", *tensorboard.build_tensorboard(owner, settings()))
 
 
@@ -168,6 +171,7 @@ def test_open_service_mounts_no_keys(golden: Golden) -> None:
         "serve-open",
         build_deployment(service, variant, model, settings(), replicas=1),
         build_digest_config_map(service, variant, model, "sha256:" + "d" * 64),
+        build_about_config_map(service, variant, model),
     )
 
 
@@ -175,6 +179,7 @@ def test_deployment_and_autoscaler_of_a_gpu_variant(golden: Golden) -> None:
     resources = {"limits": {"nvidia.com/gpu": 1}}
     metrics = [{"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": {"type": "Value", "averageValue": 50}}}]
     variant = {"name": "v1", "model": {"mlflow": "models:/flowers/4"}, "weight": 100, "resources": resources}
+    variant["scratch"] = "40Gi"
     variant["podTemplate"] = {
         "labels": {"team": "a", "app.kubernetes.io/name": "another"},
         "annotations": {"example.com/note": "x"},
@@ -186,6 +191,7 @@ def test_deployment_and_autoscaler_of_a_gpu_variant(golden: Golden) -> None:
         variants=[variant | {"autoscaling": {"min": 2, "max": 8, "metrics": metrics}}],
         displayName="Blumen 花",
         description="Fünf Arten.",
+        strategy="Recreate",
     )
     (scaled,) = service.spec.variants
     golden(
@@ -238,3 +244,28 @@ def test_secrets_of_api_keys(golden: Golden) -> None:
         build_keys_secret(service, "of-default"),
         build_digests_secret(service, {"default": "of-default", "alice": "of-alice"}),
     )
+
+
+@pytest.mark.feature("O6")
+def test_platform_ids_and_pull_secrets_reach_every_pod() -> None:
+    known = settings(platform_ids=True, pull_secrets="registry,mirror")
+    service, images, job = inference_service(), dataset(), training_job()
+    deployment = build_deployment(service, service.spec.variants[0], MODEL, known, replicas=1)
+    board, _ = tensorboard.build_tensorboard(job, known)
+    prepare = build_job(images, prepare_job.build_task(images, known), known)
+    train = build_job(job, train_job.build_task(job, [VERSION], None, known), known)
+    register = build_job(job, register_job.build_task(job, "0123456789"), known)
+    for manifest in (deployment, board, prepare, train, register):
+        spec = manifest["spec"]["template"]["spec"]
+        assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+
+
+@pytest.mark.feature("O6")
+def test_other_nodes_need_another_preparation_job_with_the_same_result() -> None:
+    plain = prepare_job.build_task(dataset(), settings())
+    tolerant = prepare_job.build_task(dataset({"podTemplate": {"tolerations": [{"key": "gpu"}]}}), settings())
+    assert plain.hash == tolerant.hash
+    assert plain.job_hash != tolerant.job_hash
+    empty = prepare_job.build_task(dataset({"podTemplate": {}}), settings())
+    assert empty.job_hash == plain.job_hash

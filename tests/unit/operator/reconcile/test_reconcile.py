@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bloomery_operator.api import InvalidResource
+from bloomery_operator.api import InferenceService, InvalidResource
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus
 from bloomery_operator.cluster.kinds import DATASETS, TRAINING_JOBS, ObjectKey, ResourceKind
 from bloomery_operator.cluster.object_cache import ObjectCache
@@ -23,7 +23,7 @@ from bloomery_operator.status.inferenceservice import Outcome, derive_status
 from bloomery_operator.status.service_facts import ServiceFacts
 from bloomery_operator.status.traffic_plan import plan_traffic
 from bloomery_operator.status.workloads import DeploymentView
-from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings
+from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings, training_job
 
 DEMO = ObjectKey("demo", "flowers")
 UNREADABLE = InvalidResource("spec.preset: is not known")
@@ -177,6 +177,32 @@ def test_changed_model_source_is_resolved_again() -> None:
     )
     found = asyncio.run(resolve_models(context(Recorder()), changed, ())).models
     assert found == {"v1": ServedModel(uri="s3://models/v2")}
+
+
+@pytest.mark.feature("S12")
+def test_name_and_version_of_a_later_registration_are_learned() -> None:
+    """The model is the same, so the revision and its pods are, too."""
+    uri, digest = "s3://b/flowers", "sha256:" + "d" * 64
+    variants = [{"name": "v1", "model": {"trainingJob": "flowers"}, "weight": 100}]
+    service = inference_service(variants=variants)
+    complete = {"type": "Complete", "status": "True", "reason": "NotRegistered", "message": ""}
+
+    def resolve(service: InferenceService, **model: str) -> ServedModel:
+        job = training_job(status={"conditions": [complete], "model": {"uri": uri, "digest": digest} | model})
+        manifest = {"metadata": metadata(), "spec": job.spec.to_json(), "status": job.status.to_json()}
+        object_cache = ObjectCache()
+        object_cache.put(TRAINING_JOBS, manifest)
+        return asyncio.run(resolve_models(context(Recorder(), object_cache), service, ())).models["v1"]
+
+    first = resolve(service)
+    assert first.registered_version is None
+    facts = replace(observe(first), service=service)
+    deployed = service.model_copy(update={"status": status_of(facts)})
+    later = resolve(deployed, name="flowers", version="4")
+    assert later.registered_version == ("flowers", "4")
+    assert revision_name(service, service.spec.variants[0], later) == facts.revisions["v1"]
+    # Another training under the same name does not replace what is deployed.
+    assert resolve(deployed, uri="s3://b/other", name="flowers", version="5") == first
 
 
 @pytest.mark.parametrize("edited", ["", "no JSON", "[]", '{"digest": "a"}', '{"uri": 5}'])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -179,6 +179,45 @@ def test_retired_revision_is_drained_before_it_is_removed() -> None:
     assert not is_drained(stale, retired(MIN_IDLE), silent)
     assert is_drained(facts, retired(MIN_IDLE), silent)
     assert is_drained(stale, retired(MAX_DRAIN), 0)
+
+
+@pytest.mark.feature("S10")
+def test_retired_revision_stays_while_the_gateway_still_sends_to_it() -> None:
+    """The controller of a gateway may be away for an hour while its proxies go on with the former route."""
+    programmed = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    stale = observe({"v1": 100}, {"v1": 1}, route=NEW_ROUTE)
+    old = deployment("a", "v1", 1, retired_at=NOW - timedelta(hours=1))
+    assert not is_drained(stale, old, 3600)
+    assert not is_drained(programmed, old, 0), "it still gets requests"
+    assert is_drained(programmed, old, 3600)
+
+
+def draining(age: timedelta, **fields: Any) -> list[str]:
+    """Return the message of the condition Draining of a service with a revision that retired that long ago."""
+    facts = observe({"v1": 100}, {"v1": 1}, former=1, **fields)
+    old = replace(facts.deployments[FORMER], retired_at=NOW - age)
+    facts = replace(facts, deployments=facts.deployments | {FORMER: old})
+    return [c.message for c in status_of(facts).conditions if c.type == "Draining"]
+
+
+@pytest.mark.feature("S10")
+def test_drain_that_takes_long_has_a_condition_with_the_cause() -> None:
+    assert draining(timedelta(seconds=59), routed={"v1": 100}) == []
+    (busy,) = draining(timedelta(hours=1), routed={"v1": 100})
+    assert "they still get requests" in busy
+    assert "They end at 2026-05-01T17:00:00Z at the latest." in busy
+    route = route_to(inference_service(), {revision(inference_service(), "v1"): 100})
+    (unseen,) = draining(timedelta(hours=1), route=route | {"metadata": route["metadata"] | {"generation": 9}})
+    assert "the gateway has not taken the new route in yet" in unseen
+
+
+@pytest.mark.feature("S16")
+def test_accelerator_that_nothing_computes_on_is_a_warning() -> None:
+    further = {"v1": {"resources": {"limits": {"amd.com/gpu": 1}}}}
+    status = status_of(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}, further=further))
+    (ready,) = [c for c in status.conditions if c.type == "VariantsReady"]
+    assert (ready.status, ready.reason) == ("True", "AcceleratorUnused")
+    assert "not amd.com/gpu" in ready.message
 
 
 @pytest.mark.parametrize(

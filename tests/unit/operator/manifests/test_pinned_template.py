@@ -1,0 +1,93 @@
+"""Pod templates that Deployments keep, and what makes them move on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bloomery_operator.domain.labels import POD_TEMPLATE, SPEC_HASH
+from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.manifests.deployment import build_deployment
+from bloomery_operator.manifests.pinned_template import has_same_template, keep_template
+from bloomery_operator.manifests.tensorboard import build_tensorboard
+from tests.unit.operator.samples import Manifest, inference_service, settings, training_job
+
+pytestmark = pytest.mark.feature("O4")
+
+MODEL = ServedModel(uri="s3://models/v1")
+
+
+def built(*, image: str = "example/serving:1", model: ServedModel = MODEL, **spec: Any) -> Manifest:
+    """Return the Deployment of a service with further fields of its variant or spec, as an operator builds it."""
+    variant = {name: spec.pop(name) for name in ("resources", "podTemplate", "scratch") if name in spec}
+    service = inference_service(further={"v1": variant}, **spec)
+    return build_deployment(service, service.spec.variants[0], model, settings(serving_image=image), replicas=1)
+
+
+def test_record_is_the_template_itself() -> None:
+    for deployment in (built(), build_tensorboard(training_job(), settings())[0]):
+        assert json.loads(deployment["metadata"]["annotations"][POD_TEMPLATE]) == deployment["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        built(image="example/serving:2"),
+        built(image="example/serving:2", displayName="Blumen", description="Arten"),
+        built(image="example/serving:2", model=ServedModel(uri="s3://models/v1", name="flowers", version="4")),
+        built(image="example/serving:2", replicas=3, strategy="Recreate"),
+    ],
+    ids=["another image", "other texts", "a later registration", "another number and strategy"],
+)
+def test_template_is_kept_while_the_users_input_stays(later: Manifest) -> None:
+    live = built()
+    kept = keep_template(later, live, adopts=False)
+    assert has_same_template(kept, live)
+    assert kept["metadata"]["annotations"][POD_TEMPLATE] == live["metadata"]["annotations"][POD_TEMPLATE]
+    assert not has_same_template(kept, later)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        built(resources={"limits": {"memory": "3Gi"}}),
+        built(podTemplate={"labels": {"team": "a"}}),
+        built(scratch="20Gi"),
+        built(auth="None"),
+    ],
+)
+def test_users_change_of_pods_takes_the_present_template(later: Manifest) -> None:
+    assert keep_template(later, built(image="example/serving:0"), adopts=True) == later
+
+
+def test_template_without_a_record_is_adopted_without_a_restart_by_hand() -> None:
+    live = built(image="example/serving:0")
+    for name in (SPEC_HASH, POD_TEMPLATE):
+        del live["metadata"]["annotations"][name]
+    live["spec"]["template"]["metadata"]["annotations"] = {
+        "kubectl.kubernetes.io/restartedAt": "2026-05-01T12:00:00Z",
+        "example.com/note": "x",
+    }
+    kept = keep_template(built(), live, adopts=True)["spec"]["template"]
+    assert kept["spec"] == live["spec"]["template"]["spec"]
+    assert kept["metadata"]["annotations"] == {"example.com/note": "x"}
+    assert keep_template(built(), live, adopts=False) == built()
+
+
+@pytest.mark.parametrize("record", ["", "no JSON", "[]", '{"spec": {}}', "5"])
+def test_edited_record_is_ignored(record: str) -> None:
+    live = built(image="example/serving:0")
+    live["metadata"]["annotations"][POD_TEMPLATE] = record
+    assert keep_template(built(), live, adopts=True) == built()
+
+
+def test_template_too_long_for_an_annotation_is_not_recorded() -> None:
+    """An object with more than 256 KiB of annotations would be refused."""
+    long = {"annotations": {f"example.com/{number}": "x" * 4096 for number in range(32)}}
+    deployment = built(podTemplate=long)
+    assert POD_TEMPLATE not in deployment["metadata"]["annotations"]
+    assert keep_template(built(podTemplate=long, image="example/serving:2"), deployment, adopts=True) == built(
+        podTemplate=long, image="example/serving:2"
+    )

@@ -31,9 +31,38 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end -}}
 {{- end }}
 
-{{- /* The security context of every pod: namespaces may enforce the restricted Pod Security Standard. */ -}}
+{{- /* The podTemplate of a part, as JSON: its own entries win over those of all parts. Call with (list . "operator"). */ -}}
+{{- define "bloomery.podTemplate" -}}
+{{- $values := (index . 0).Values -}}
+{{- $own := (index $values (index . 1)).podTemplate | default dict -}}
+{{- mergeOverwrite (deepCopy ($values.podTemplate | default dict)) $own | toJson -}}
+{{- end }}
+
+{{- /* Labels of a part's pods beside its selector's, which they cannot replace; call with (list . "operator"). */ -}}
+{{- define "bloomery.podLabels" -}}
+{{- $labels := (include "bloomery.podTemplate" . | fromJson).labels | default dict -}}
+{{- with omit $labels "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Annotations of a part's pods; call with (list . "operator"). */ -}}
+{{- define "bloomery.podAnnotations" -}}
+{{- with (include "bloomery.podTemplate" . | fromJson).annotations }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /*
+The nodes of a part's pods, the registry's Secrets, and the security context of every pod: namespaces may enforce the
+restricted Pod Security Standard. Call with (list . "operator").
+*/ -}}
 {{- define "bloomery.pod" -}}
-{{- with .Values.images.pullSecrets }}
+{{- $values := (index . 0).Values -}}
+{{- with omit (include "bloomery.podTemplate" . | fromJson) "labels" "annotations" }}
+{{- toYaml . }}
+{{ end }}
+{{- with $values.images.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
@@ -41,9 +70,11 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   runAsNonRoot: true
+  {{- if not $values.platformIds }}
   runAsUser: 10001
   runAsGroup: 10001
   fsGroup: 10001
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- end }}

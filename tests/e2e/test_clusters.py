@@ -15,25 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import obstore
 import pytest
 import yaml
-from obstore.store import S3Store
 
-from dev import demo
-from dev.paths import LOGS
 from testing.cluster_store import class_folders, digit_images, put_files
 from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl
 from tests.e2e.certificates import make_authority
+from tests.e2e.servers import IMAGES, create, put_secret, run_mlflow, run_store, upload
 from tests.e2e.test_install import CHART, VALUES, helm
 from tests.e2e.test_training import NAMES, RECIPE
 
 pytestmark = [pytest.mark.extended, pytest.mark.feature("O6")]
 
 RAW = "raw/e2e-clusters"
-IMAGES = "localhost/bloomery"
-RESTRICTED = {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
-CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 RESOURCES = {"requests": {"cpu": "100m", "memory": "600Mi"}, "limits": {"memory": "2Gi"}}
 FIRST_USER_ID = 1_000_650_000
 """The first id of a range as OpenShift gives one to each namespace."""
@@ -64,6 +58,11 @@ def resting_operator(system: Kubectl, images: Mapping[str, list[bytes]]) -> Iter
     finally:
         system("scale", "deployment/bloomery-operator", "--replicas=1")
         system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
+
+
+def files(images: Mapping[str, list[bytes]]) -> dict[str, bytes]:
+    """Return the images by their paths in the bucket."""
+    return class_folders(images, below=RAW)
 
 
 @contextmanager
@@ -125,11 +124,6 @@ def train_and_serve(environment: Environment, image: bytes) -> None:
     answer = httpx.post(f"{url}/predict", content=image, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     assert answer.json()["label"] in NAMES
-
-
-def create(kubectl: Kubectl, manifest: Mapping[str, Any]) -> None:
-    done = kubectl.apply(manifest)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_whole_path_works_in_a_namespace_with_quota_and_limit_range(
@@ -233,22 +227,7 @@ def private_services(make_namespace: Callable[[str], Kubectl]) -> Iterator[tuple
         },
     )
     run_store(kubectl, "store", ["--cert", "/tls/tls.crt", "--key", "/tls/tls.key"])
-    run_server(
-        kubectl,
-        "mlflow",
-        image="mlflow",
-        port=5000,
-        command=["mlflow", "server"],
-        args=[
-            "--host=0.0.0.0",
-            "--port=5000",
-            "--workers=1",
-            "--backend-store-uri=sqlite:////data/mlflow.db",
-            "--artifacts-destination=/data/artifacts",
-            "--allowed-hosts=*",
-            "--uvicorn-opts=--ssl-certfile /tls/tls.crt --ssl-keyfile /tls/tls.key",
-        ],
-    )
+    run_mlflow(kubectl, "--uvicorn-opts=--ssl-certfile /tls/tls.crt --ssl-keyfile /tls/tls.key")
     for name in ("store", "mlflow"):
         kubectl("rollout", "status", f"deployment/{name}", "--timeout=180s")
     yield kubectl, authority.root
@@ -262,7 +241,7 @@ def test_the_whole_path_works_behind_a_private_ca(
 ) -> None:
     services, root = private_services
     kubectl = make_namespace("e2e-private-ca")
-    upload(services, "store", class_folders(images), scheme="https")
+    upload(services, "store", files(images), scheme="https")
     put_secret(kubectl, "https://store.e2e-tls.svc:7070", mlflow="https://mlflow.e2e-tls.svc:5000")
     create(
         kubectl,
@@ -285,112 +264,12 @@ def test_the_whole_path_works_with_a_store_of_virtual_hosts_only(
     store = make_namespace("e2e-virtual")
     run_store(store, "bloomery", ["--virtual-domain", "e2e-virtual.svc:7070"])
     store("rollout", "status", "deployment/bloomery", "--timeout=120s")
-    upload(store, "bloomery", class_folders(images), scheme="http")
+    upload(store, "bloomery", files(images), scheme="http")
     kubectl = make_namespace("e2e-virtual-user")
     put_secret(kubectl, "http://e2e-virtual.svc:7070", AWS_S3_ADDRESSING_STYLE="virtual")
     environment = Environment(kubectl)
     with installed(environment, tmp_path):
         train_and_serve(environment, images["null"][0])
-
-
-def put_secret(kubectl: Kubectl, endpoint: str, *, mlflow: str | None = None, **more: str) -> None:
-    """Replace the namespace's Secret by one for another store, and perhaps another MLflow."""
-    data = kubectl.secret(STORAGE_SECRET) | {
-        "AWS_ACCESS_KEY_ID": "clusters",
-        "AWS_SECRET_ACCESS_KEY": "clusters-secret",
-        "AWS_ENDPOINT_URL": endpoint,
-        **more,
-    }
-    if mlflow is not None:
-        data["MLFLOW_TRACKING_URI"] = mlflow
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": STORAGE_SECRET}, "stringData": data}
-    create(kubectl, secret)
-
-
-def run_store(kubectl: Kubectl, name: str, options: list[str]) -> None:
-    """Run an S3 server with the bucket ``bloomery``."""
-    run_server(
-        kubectl,
-        name,
-        image="versitygw",
-        port=7070,
-        args=["--port", ":7070", "--region", "us-east-1", *options, "posix", "/data"],
-        environment={"ROOT_ACCESS_KEY_ID": "clusters", "ROOT_SECRET_ACCESS_KEY": "clusters-secret"},
-        make_folder="/data/bloomery",
-    )
-
-
-def run_server(
-    kubectl: Kubectl,
-    name: str,
-    *,
-    image: str,
-    port: int,
-    args: list[str],
-    command: list[str] | None = None,
-    environment: Mapping[str, str] | None = None,
-    make_folder: str | None = None,
-) -> None:
-    """Run a Deployment with a volume of its own at ``/data``, and a Service in front of it."""
-    mounts = [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}]
-    volumes: list[dict[str, Any]] = [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]
-    if kubectl.run("get", "secret", "tls", check=False).returncode == 0:
-        mounts.append({"name": "tls", "mountPath": "/tls"})
-        volumes.append({"name": "tls", "secret": {"secretName": "tls"}})
-    common = {"imagePullPolicy": "Never", "securityContext": CONFINED, "volumeMounts": mounts}
-    first = {
-        "name": "folder",
-        "image": f"{IMAGES}/mlflow:dev",
-        "command": ["python", "-c", f"import os; os.makedirs({make_folder!r}, exist_ok=True)"],
-        **common,
-    }
-    server = {
-        "name": name,
-        "image": f"{IMAGES}/{image}:dev",
-        "args": args,
-        "env": [{"name": key, "value": value} for key, value in (environment or {}).items()],
-        "ports": [{"containerPort": port}],
-        "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 2},
-        **({"command": command} if command else {}),
-        **common,
-    }
-    labels = {"app": name}
-    spec = {
-        "securityContext": RESTRICTED,
-        "initContainers": [first] if make_folder else [],
-        "containers": [server],
-        "volumes": volumes,
-    }
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
-    }
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name},
-        "spec": {"selector": labels, "ports": [{"port": port}]},
-    }
-    create(kubectl, deployment)
-    create(kubectl, service)
-
-
-def upload(kubectl: Kubectl, service: str, files: Mapping[str, bytes], *, scheme: str) -> None:
-    """Put the images into the bucket of a store, through a port-forward."""
-    address = f"http://{service}.{kubectl.namespace}.svc:7070"
-    with (LOGS / "e2e-store.log").open("a") as log, demo.reachable(address, log) as endpoint:
-        store = S3Store(
-            "bloomery",
-            endpoint=endpoint.replace("http", scheme, 1),
-            region="us-east-1",
-            access_key_id="clusters",
-            secret_access_key="clusters-secret",
-            client_options={"allow_http": True, "allow_invalid_certificates": True},
-        )
-        for path, data in files.items():
-            obstore.put(store, f"{RAW}/{path}", data)
 
 
 @contextmanager

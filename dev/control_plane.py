@@ -107,6 +107,9 @@ def _apiserver() -> list[str | Path]:
         f"--kubelet-client-certificate={PKI / 'kubelet-client.crt'}",
         f"--kubelet-client-key={PKI / 'kubelet-client.key'}",
         "--allow-privileged=true",
+        # Policies that change pods as injectors of sidecars and OpenShift do, for tests of such clusters.
+        "--feature-gates=MutatingAdmissionPolicy=true",
+        "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
     ]
 
 

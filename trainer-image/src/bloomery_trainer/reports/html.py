@@ -22,6 +22,8 @@ _THUMBNAIL = 112
 _THUMBNAILS = 240
 _THUMBNAIL_BYTES = 3 * 1024 * 1024
 _LABELS = 40
+_NOTICEABLE = 0.1
+"""Difference of a temperature from 1 that is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,22 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
         splits=[split for split in ("train", "validation", "test") if split in metadata.dataset.splits],
         few=FEW_TRAINING_IMAGES,
         levels=LEVELS,
+        calibration_sentence=_calibration_sentence(document),
+    )
+
+
+def _calibration_sentence(document: Mapping[str, Any]) -> str:
+    """Return whether the network was too sure of its answers, and how far its scores can be trusted now."""
+    calibration = document["calibration"]
+    if calibration is None:
+        return ""
+    temperature, before, after = calibration["temperature"], calibration["before"], calibration["after"]
+    tendency = "about as sure as it was right"
+    if abs(temperature - 1) > _NOTICEABLE:
+        tendency = "too sure of its answers" if temperature > 1 else "too unsure of its answers"
+    return (
+        f"As trained, the network was {tendency}: score and truth were {percent(before['error'])} apart. With its "
+        f"temperature they are {percent(after['error'])} apart."
     )
 
 

@@ -72,7 +72,7 @@ def _lower_bounds(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return confidences, the highest first, and the lower bound of the precision of all answers down to each.
 
-    Answers of one confidence are taken in together: a threshold cannot tell them apart.
+    Answers of one confidence are taken in together: a threshold cannot separate them.
     """
     order = np.argsort(-confidence, kind="stable")
     confidence, right = confidence[order], right[order]

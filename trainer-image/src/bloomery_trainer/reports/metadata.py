@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.calibration import Calibration
 from bloomery_trainer.engine.evaluation import Evaluation
+from bloomery_trainer.engine.heat_maps import PictureOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class ReportMetadata:
             be the best ones.
         balance: how training balanced unequal classes: None, Loss or Sampling.
         calibration: the model's temperature, and its figures with and without it.
+        picture: makes a picture of where the network looked; None if only a model file is known.
         notes: sentences that people should know.
     """
 
@@ -44,6 +46,7 @@ class ReportMetadata:
     last_epoch: Mapping[str, float] | None = None
     balance: str = "None"
     calibration: Calibration | None = None
+    picture: PictureOf | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -28,7 +28,11 @@ def environment(package: str, *, folder: str = ".", **filters: Callable[..., Any
 
 def thumbnail(data: bytes, *, side: int) -> str:
     """Make a data URI of a small JPEG, at most ``side`` pixels, from an image file; raise what decoding raises."""
-    image = decode(data, min_side=side)
+    return data_uri(decode(data, min_side=side), side=side)
+
+
+def data_uri(image: Image.Image, *, side: int) -> str:
+    """Make a data URI of an image as a small JPEG, at most ``side`` pixels."""
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)

@@ -35,6 +35,13 @@ def answer_always(path: Path, index: int) -> None:
     onnx.save(model, path)
 
 
+def evaluate_folder(train: Train, folder: Path) -> dict[str, Any]:
+    """Evaluate a run's model folder by a job of its own; return evaluation.json."""
+    model = {"initialModel": {"uri": f"file://{folder}/model"}, "evaluateOnly": True}
+    assert train(output={"uri": f"file://{folder}/again"}, uid="again", **model).code == 0
+    return read_json(folder / "again" / "evaluation.json")
+
+
 @pytest.mark.feature("T9")
 @pytest.mark.feature("T10")
 def test_the_final_figures_are_of_the_exported_file(
@@ -56,6 +63,27 @@ def test_the_final_figures_are_of_the_exported_file(
     assert message["metrics"]["top1"] == pytest.approx(1 / 3, abs=1e-6)
     assert read_json(tmp_path / "evaluation.json")["metrics"]["top1"] == pytest.approx(1 / 3)
     assert read_json(tmp_path / "model" / "metadata.json")["metrics"]["top1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.feature("T26", "T27")
+@pytest.mark.parametrize("quantization", ["None", "Int8"])
+def test_the_exported_file_gives_the_calibrated_scores(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
+) -> None:
+    monkeypatch.setattr(quantize, "milliseconds", lambda *_: (40.0, 10.0))
+    train({"maxSteps": 12}, output={"uri": f"file://{tmp_path}", "quantization": quantization})
+    document = read_json(tmp_path / "evaluation.json")
+    metadata = read_json(tmp_path / "model" / "metadata.json")
+
+    model = onnx.load(tmp_path / "model" / "model.onnx")
+    (temperature,) = (weights for weights in model.graph.initializer if weights.name == "temperature")
+    assert float(numpy_helper.to_array(temperature)) == pytest.approx(document["calibration"]["temperature"], abs=1e-5)
+    assert metadata["calibration"] == document["calibration"]
+    assert metadata["thresholds"] == document["thresholds"]
+    # As a server reads it: the folder, evaluated as it is, has the calibrated scores.
+    again = evaluate_folder(train, tmp_path)
+    assert again["metrics"]["loss"] == pytest.approx(document["metrics"]["loss"], abs=1e-4)
+    assert again["metrics"]["loss"] != pytest.approx(document["lastEpoch"]["loss"], abs=1e-4)
 
 
 @pytest.mark.feature("T10")
@@ -148,7 +176,8 @@ def test_a_decision_about_other_weights_is_not_taken_over(tmp_path: Path) -> Non
     for name in ("model.onnx", "labels.txt", "preprocess.json", "state.pt"):
         (folder / name).write_bytes(b"one")
     form = quantize.ModelVariantStats(value=0.5, milliseconds=2.0)
-    decision = quantize.Quantization(metric="f1", split="test", float32=form, int8=form, calibration_images=8)
+    quantization = quantize.Quantization(metric="f1", split="test", float32=form, int8=form, calibration_images=8)
+    decision = quantize.Decision(quantization, 1.5)
     output = open_folder(f"file://{tmp_path}/output", S3Access.from_environment({}), create=True)
     quantize.record(decision, output, folder, uid="1")
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from PIL import Image
 
 from bloomery_trainer.config import DatasetVersion
 from bloomery_trainer.data.dataset import _RECORD, ImageFiles, LocalDataset
+from bloomery_trainer.engine.calibration import calibrate
 from bloomery_trainer.engine.evaluation import Evaluation
+from bloomery_trainer.engine.held_out import EvaluationResult
 from bloomery_trainer.reports.evaluation import ReportMetadata, write_reports
 
 Labels = NDArray[np.int64]
@@ -332,3 +335,34 @@ def test_evaluated_model_has_a_report_without_training(about: Callable[..., Repo
 def warnings(document: dict[str, Any]) -> list[str]:
     found: list[str] = document["verdict"]["warnings"]
     return found
+
+
+@pytest.mark.feature("T28")
+def test_mistakes_have_pictures_of_where_the_network_looked(
+    about: Callable[..., ReportMetadata], tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def picture(data: bytes, answer: int) -> Image.Image:
+        asked.append(answer)
+        return Image.open(io.BytesIO(data))
+
+    write_reports(tmp_path, about(("a", "b"), wrong=40, picture=picture))
+
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('alt="where the network looked"') == len(asked) == 60, "no page takes minutes for its pictures"
+    assert set(asked) == {0, 1}
+
+
+@pytest.mark.feature("T26", "T27")
+def test_the_page_shows_calibration_and_thresholds(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
+    metadata = about(("a", "b", "c"), wrong=10)
+    calibration, _ = calibrate(EvaluationResult(metadata.validation, None))
+
+    document = write_reports(tmp_path, replace(metadata, calibration=calibration))
+
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<polyline") == 2
+    assert "Expected calibration error" in page
+    assert document["calibration"]["temperature"] == calibration.temperature
+    assert document["thresholds"]["levels"][0] == {"confidence": 0.0, "answered": 1.0, "right": 0.75}

@@ -6,6 +6,7 @@ from typing import Any
 
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.unreadable import unreadable_note
+from bloomery_trainer.engine.calibration import calibrate
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.held_out import HeldOutImages
 from bloomery_trainer.errors import BadConfig
@@ -92,6 +93,8 @@ def _report_evaluation(
     context.progress.update(stage="evaluating")
     images = HeldOutImages.of(dataset, classifier.preprocess, context.shutdown, budget=context.memory)
     evaluation = images.evaluate(classifier.network)
+    # The file stays as it is, so the figures are those of its own scores; the temperature is what would suit it.
+    calibration, _ = calibrate(evaluation)
     note = f"{_origin(context)} was evaluated as it is, in {classifier.data_type}; nothing was trained."
     notes = tuple(filter(None, (note, unreadable_note(dataset.unreadable_keys))))
     metadata = ReportMetadata(
@@ -103,6 +106,7 @@ def _report_evaluation(
         validation=evaluation.validation,
         test=evaluation.test,
         data_type=classifier.data_type,
+        calibration=calibration,
         notes=notes,
     )
     metrics = evaluation.final.metrics

@@ -28,15 +28,16 @@ from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.images import views
 from bloomery_trainer.distributed.world import World, joined, leads, peers_watched
-from bloomery_trainer.engine import training
+from bloomery_trainer.engine import thresholds, training
 from bloomery_trainer.engine.attempts import counted_start
+from bloomery_trainer.engine.calibration import Calibration, calibrate, without_temperature
 from bloomery_trainer.engine.context import RunContext, build_run_context
 from bloomery_trainer.engine.evaluation import TOP_K
 from bloomery_trainer.engine.held_out import EvaluationResult, HeldOutImages
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.models import export, quantize
-from bloomery_trainer.models.quantize import Quantization
+from bloomery_trainer.models.quantize import Decision, Quantization
 from bloomery_trainer.output import LOG, RESULT, model_uri
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.publish.mlflow_publisher import TrainedModel
@@ -125,8 +126,11 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
         result = replace(result, notes=(*result.notes, exported.quantization.sentence))
     for name in model_folder.FILES:
         context.output.upload(folder / name, f"model/{name}")
-    evaluation = exported.evaluation
-    report = report_metadata(context, dataset, evaluation, result, data_type=exported.data_type)
+    evaluation, calibration = exported.evaluation, exported.calibration
+    record.log(calibration.metrics(), 0)
+    report = report_metadata(
+        context, dataset, evaluation, result, data_type=exported.data_type, calibration=calibration
+    )
     model = TrainedModel(
         folder=folder,
         reports=publish_reports(context, report),
@@ -136,6 +140,8 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
         evaluation=evaluation.final,
         evaluated_on=evaluation.split,
         quantization=exported.quantization.document() if exported.quantization else None,
+        calibration=calibration.document(),
+        thresholds=thresholds.document(evaluation.final, split=evaluation.split),
     )
     context.progress.update(stage="registering")
     return _finish(context, record, model, result, dataset)
@@ -146,6 +152,7 @@ class _Exported:
     """The answers of the file that will be served, and how it came to its form."""
 
     evaluation: EvaluationResult
+    calibration: Calibration
     quantization: Quantization | None
 
     @property
@@ -164,21 +171,43 @@ def _export(context: RunContext, model: nn.Module, dataset: LocalDataset, held_o
 
 
 def _evaluate_exported(context: RunContext, dataset: LocalDataset, folder: Path, held_out: HeldOutImages) -> _Exported:
-    """Evaluate model.onnx, after putting its int8 form in its place where that was asked for and is worth while."""
+    """Evaluate model.onnx, in int8 where that was asked for and is worth while, and put its temperature into it."""
     model = folder / MODEL
-    wants_int8 = context.config.output.quantization == "Int8"
-    earlier = quantize.recorded(context.output, folder, uid=context.config.uid) if wants_int8 else None
+    if context.config.output.quantization != "Int8":
+        evaluation = _evaluate_file(context, model, held_out)
+        return _calibrate(evaluation, model, quantization=None)
+    earlier = quantize.recorded(context.output, folder, uid=context.config.uid)
+    evaluation = _evaluate_file(context, model, held_out)
     if earlier is not None:
         logger.info("the form of the model was decided by an earlier start")
-    context.progress.update(stage="evaluating")
-    evaluation = held_out.evaluate(export.OnnxNetwork(model))
-    if earlier is not None or not wants_int8:
-        return _Exported(evaluation=evaluation, quantization=earlier)
+        evaluation = without_temperature(evaluation, earlier.temperature)
+        calibration, evaluation = calibrate(evaluation, temperature=earlier.temperature)
+        return _Exported(evaluation=evaluation, calibration=calibration, quantization=earlier.quantization)
     context.progress.update(stage="quantizing")
     quantization, evaluation = _quantize(context, dataset, model, held_out, evaluation)
+    exported = _calibrate(evaluation, model, quantization=quantization)
     # How fast a form is depends on the moment: a start after this one must not decide otherwise.
-    quantize.record(quantization, context.output, folder, uid=context.config.uid)
-    return _Exported(evaluation=evaluation, quantization=quantization)
+    decision = Decision(quantization, exported.calibration.temperature)
+    quantize.record(decision, context.output, folder, uid=context.config.uid)
+    return exported
+
+
+def _evaluate_file(context: RunContext, model: Path, held_out: HeldOutImages) -> EvaluationResult:
+    context.progress.update(stage="evaluating")
+    return held_out.evaluate(export.OnnxNetwork(model))
+
+
+def _calibrate(evaluation: EvaluationResult, model: Path, *, quantization: Quantization | None) -> _Exported:
+    """Fit the temperature of a file's answers, and make the file divide its logits by it."""
+    calibration, evaluation = calibrate(evaluation)
+    export.divide_logits(model, calibration.temperature)
+    logger.info(
+        "temperature %.3f: expected calibration error %.4f, without it %.4f",
+        calibration.temperature,
+        calibration.after.error,
+        calibration.before.error,
+    )
+    return _Exported(evaluation=evaluation, calibration=calibration, quantization=quantization)
 
 
 def _quantize(
@@ -243,6 +272,8 @@ def _model_metadata(context: RunContext, record: RunRecord, model: TrainedModel,
         "metrics": dict(model.metrics),
         "evaluatedOn": model.evaluated_on,
         "quantization": model.quantization,
+        "calibration": model.calibration,
+        "thresholds": model.thresholds,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
         "datasets": [{"name": part.name, "version": part.version} for part in config.datasets],
         "run": record.run_document(),

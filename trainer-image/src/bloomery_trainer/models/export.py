@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,19 @@ def write_model(
     (folder / PREPROCESS).write_text(json.dumps(preprocess.document(), indent=1))
     _write_onnx(folder / MODEL, model, examples)
     return model_digest(file_digests(folder))
+
+
+def divide_logits(path: Path, temperature: float) -> None:
+    """Make an exported model divide its logits by a temperature; every user of the file then has calibrated scores."""
+    model = onnx.load(path)
+    graph = model.graph
+    inner = f"{OUTPUT}_before_temperature"
+    for node in graph.node:
+        node.output[:] = [inner if name == OUTPUT else name for name in node.output]
+        node.input[:] = [inner if name == OUTPUT else name for name in node.input]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(temperature, np.float32), "temperature"))
+    graph.node.append(onnx.helper.make_node("Div", [inner, "temperature"], [OUTPUT], "divide_by_temperature"))
+    onnx.save(model, path)
 
 
 class OnnxNetwork(nn.Module):

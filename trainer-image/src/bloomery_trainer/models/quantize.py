@@ -161,14 +161,27 @@ def write_int8(source: Path, target: Path, images: Iterable[Images]) -> None:
         )
 
 
-def record(quantization: Quantization, output: Folder, folder: Path, *, uid: str) -> None:
+@dataclass(frozen=True)
+class Decision:
+    """The form of the model that is served, and the temperature by which that file divides its logits."""
+
+    quantization: Quantization
+    temperature: float
+
+
+def record(decision: Decision, output: Folder, folder: Path, *, uid: str) -> None:
     """Write the decision and the file that it is about to the output folder, where a later start takes them from."""
     output.upload(folder / MODEL, f"model/{MODEL}")
-    document = {"uid": uid, **_digests(folder), "quantization": quantization.document()}
+    document = {
+        "uid": uid,
+        **_digests(folder),
+        "quantization": decision.quantization.document(),
+        "temperature": decision.temperature,
+    }
     output.write(DECISION, json.dumps(document, indent=1).encode())
 
 
-def recorded(output: Folder, folder: Path, *, uid: str) -> Quantization | None:
+def recorded(output: Folder, folder: Path, *, uid: str) -> Decision | None:
     """Take the decision of an earlier start about the same weights, and its file in place of the folder's.
 
     None, with the folder as it was, where there is no such decision or its file is gone.
@@ -188,7 +201,8 @@ def recorded(output: Folder, folder: Path, *, uid: str) -> Quantization | None:
         earlier.unlink()
         return None
     earlier.replace(folder / MODEL)
-    return Quantization.read(document["quantization"])
+    # A start of an earlier version recorded files without a temperature.
+    return Decision(Quantization.read(document["quantization"]), float(document.get("temperature", 1.0)))
 
 
 def _digests(folder: Path) -> dict[str, str]:

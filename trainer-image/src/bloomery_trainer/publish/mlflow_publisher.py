@@ -46,6 +46,10 @@ class TrainedModel:
     """The split that the figures are of: test or validation."""
     quantization: Mapping[str, Any] | None = None
     """The result of quantization, if it was requested."""
+    calibration: Mapping[str, Any] | None = None
+    """The temperature that the model divides its logits by, and the figures with and without it."""
+    thresholds: Mapping[str, Any] | None = None
+    """Confidences above which a class reaches a precision."""
 
     @property
     def is_int8(self) -> bool:

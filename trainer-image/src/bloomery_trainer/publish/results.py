@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.engine.calibration import Calibration
 from bloomery_trainer.engine.context import RunContext
+from bloomery_trainer.engine.heat_maps import HeatMaps
 from bloomery_trainer.engine.held_out import EvaluationResult
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.output import LOG, RESULT
@@ -50,6 +52,7 @@ def report_metadata(
     training: TrainingResult,
     *,
     data_type: str,
+    calibration: Calibration,
 ) -> ReportMetadata:
     """Collect the metadata of the report on a trained model."""
     config = context.config
@@ -62,6 +65,8 @@ def report_metadata(
         validation=evaluation.validation,
         test=evaluation.test,
         data_type=data_type,
+        calibration=calibration,
+        picture=HeatMaps(training.model, context.preprocess).picture,
         start=context.progress.snapshot()["initialModel"],
         last_epoch=training.last_epoch,
         balance=config.hyperparameters.balance,

@@ -22,6 +22,10 @@ _THUMBNAIL = 112
 _THUMBNAILS = 240
 _THUMBNAIL_BYTES = 3 * 1024 * 1024
 _LABELS = 40
+_HEAT_MAPS = 60
+"""Mistakes that get a heat map: each takes a pass through the network and back."""
+_NOTICEABLE = 0.1
+"""Difference of a temperature from 1 that is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Thumbnail:
     dataset: str
     predicted: str
     score: float
+    seen: str | None
+    """The part that the network saw, bright where it looked."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,23 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
         splits=[split for split in ("train", "validation", "test") if split in metadata.dataset.splits],
         few=FEW_TRAINING_IMAGES,
         levels=LEVELS,
+        looked=metadata.picture is not None,
+        calibration_sentence=_calibration_sentence(document),
+    )
+
+
+def _calibration_sentence(document: Mapping[str, Any]) -> str:
+    """Return whether the network was too sure of its answers, and how far its scores can be trusted now."""
+    calibration = document["calibration"]
+    if calibration is None:
+        return ""
+    temperature, before, after = calibration["temperature"], calibration["before"], calibration["after"]
+    tendency = "about as sure as it was right"
+    if abs(temperature - 1) > _NOTICEABLE:
+        tendency = "too sure of its answers" if temperature > 1 else "too unsure of its answers"
+    return (
+        f"As trained, the network was {tendency}: score and truth were {percent(before['error'])} apart. With its "
+        f"temperature they are {percent(after['error'])} apart."
     )
 
 
@@ -134,24 +157,29 @@ def _mistakes(metadata: ReportMetadata) -> list[Mistakes]:
     counts = np.bincount(judged.labels[wrong], minlength=len(metadata.dataset.classes))
     labels = [int(label) for label in np.argsort(-counts, kind="stable")[:_LABELS] if counts[label]]
     each = max(4, _THUMBNAILS // max(1, len(labels)))
-    mistakes, left = [], _THUMBNAIL_BYTES
+    mistakes, left, heat_maps = [], _THUMBNAIL_BYTES, _HEAT_MAPS
     for label in labels:
         chosen = surest_first[judged.labels[surest_first] == label][:each]
         thumbnails = []
         for index in chosen if left > 0 else []:
-            thumbnails.append(_thumbnail(metadata, files, int(index)))
-            left -= len(thumbnails[-1].source)
+            thumbnails.append(_thumbnail(metadata, files, int(index), with_heat_map=heat_maps > 0))
+            heat_maps -= 1
+            left -= len(thumbnails[-1].source) + len(thumbnails[-1].seen or "")
         mistakes.append(Mistakes(metadata.dataset.classes[label], int(counts[label]), tuple(thumbnails)))
     return mistakes
 
 
-def _thumbnail(metadata: ReportMetadata, files: ImageFiles, index: int) -> Thumbnail:
+def _thumbnail(metadata: ReportMetadata, files: ImageFiles, index: int, *, with_heat_map: bool) -> Thumbnail:
+    data, seen = files.read(index), None
+    if metadata.picture is not None and with_heat_map:
+        seen = pages.data_uri(metadata.picture(data, int(metadata.judged.predicted[index])), side=_THUMBNAIL)
     return Thumbnail(
-        source=pages.thumbnail(files.read(index), side=_THUMBNAIL),
+        source=pages.thumbnail(data, side=_THUMBNAIL),
         key=files.key(index),
         dataset=metadata.dataset.parts[files.parts[index]].name,
         predicted=metadata.dataset.classes[metadata.judged.predicted[index]],
         score=float(metadata.judged.probabilities[index].max()),
+        seen=seen,
     )
 
 

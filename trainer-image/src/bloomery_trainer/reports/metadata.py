@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.engine.calibration import Calibration
 from bloomery_trainer.engine.evaluation import Evaluation
+from bloomery_trainer.engine.heat_maps import PictureOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class ReportMetadata:
         last_epoch: the last epoch's number (``epoch``) and its figures on the validation images, whose weights need not
             be the best ones.
         balance: how training balanced unequal classes: None, Loss or Sampling.
+        calibration: the model's temperature, and its figures with and without it.
+        picture: makes a picture of where the network looked; None if only a model file is known.
         notes: sentences that people should know.
     """
 
@@ -41,6 +45,8 @@ class ReportMetadata:
     start: Mapping[str, str] | None = None
     last_epoch: Mapping[str, float] | None = None
     balance: str = "None"
+    calibration: Calibration | None = None
+    picture: PictureOf | None = None
     notes: tuple[str, ...] = ()
 
     @property

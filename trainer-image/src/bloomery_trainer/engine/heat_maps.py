@@ -1,0 +1,77 @@
+"""Heat maps: where in an image a network found what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from bloomery_model import Preprocess, decode
+from bloomery_trainer.data.decoders import normalise, to_tensor
+
+DIMMED = 0.25
+"""Brightness of the parts that the network did not look at."""
+
+
+def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Compute a class activation map for each image by gradients (Grad-CAM, arXiv:1610.02391).
+
+    Where the network ends in pooling and one linear layer, this is the exact class activation map (arXiv:1512.04150).
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        images: normalised, float32 [N, 3, H, W].
+        classes: the answer to explain, int64 [N].
+
+    Returns:
+        float32 [N, h, w] at the size of the last feature map, 0 to 1; all 0 where nothing speaks for the class.
+    """
+    features: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
+            features[:] = [output]
+
+    handles = [module.register_forward_hook(keep) for module in model.modules() if not list(module.children())]
+    try:
+        with torch.enable_grad():
+            logits = model(images.detach().requires_grad_())
+            chosen = logits.gather(1, classes[:, None]).sum()
+            (gradient,) = torch.autograd.grad(chosen, features[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    maps = (gradient.mean(dim=(2, 3), keepdim=True) * features[0]).sum(dim=1).clamp_min(0).detach()
+    largest = maps.amax(dim=(1, 2), keepdim=True)
+    return maps / largest.clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Pictures of what a network saw, bright where it looked and dark elsewhere."""
+
+    model: nn.Module
+    preprocess: Preprocess
+
+    def picture(self, data: bytes, answer: int) -> Image.Image:
+        """Return the part of an image file that the network saw, for one of its answers."""
+        pixels = self.preprocess.pixels(decode(data, min_side=self.preprocess.min_decode_side))
+        images = normalise(to_tensor(pixels)[None], self.preprocess)
+        (heat,) = grad_cam(self.model, images, torch.tensor([answer])).numpy()
+        return _spotlight(pixels, heat)
+
+
+PictureOf = Callable[[bytes, int], Image.Image]
+"""Makes a picture for an image file and an answer."""
+
+
+def _spotlight(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image.Image:
+    side = pixels.shape[:2]
+    mask = Image.fromarray((255 * heat).astype(np.uint8)).resize((side[1], side[0]), Image.Resampling.BICUBIC)
+    light = DIMMED + (1 - DIMMED) * np.asarray(mask, np.float32)[..., None] / 255
+    return Image.fromarray((pixels * light).astype(np.uint8))

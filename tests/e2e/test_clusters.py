@@ -170,7 +170,7 @@ def test_the_whole_path_works_on_tainted_nodes(
     tolerations = [{"key": "dedicated", "operator": "Equal", "value": "vision", "effect": "NoSchedule"}]
     environment = Environment(
         kubectl,
-        values={"pods": {"tolerations": tolerations}},
+        values={"podTemplate": {"tolerations": tolerations}},
         pod_template={"tolerations": tolerations},
     )
     kubectl("taint", "nodes", "--all", "dedicated=vision:NoSchedule", "--overwrite")
@@ -202,7 +202,7 @@ def test_the_whole_path_works_where_the_platform_gives_user_ids(
         ),
         mutation(kubectl, "e2e-user-ids", filled, kind="ApplyConfiguration", condition=missing),
     ):
-        environment = Environment(kubectl, values={"podSecurityContext": {"platformAssigned": True}})
+        environment = Environment(kubectl, values={"platformIds": True})
         with installed(environment, tmp_path):
             train_and_serve(environment, images["null"][0])
         assert {pod["spec"]["securityContext"]["runAsUser"] for pod in kubectl.get("pods")} == {FIRST_USER_ID}

@@ -135,7 +135,7 @@ def test_errors_put_all_weight_back_and_the_condition_says_the_numbers(world: Wo
     )
     world.wait_for_weights("flowers", {first: 100, second: 0})
     world.accept_route("flowers")
-    ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="RolloutAborted")
+    ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "True", reason="RolloutAborted")
     assert ready["message"] == aborted["message"]
     events = {e["message"] for e in world.list("events") if e["reason"] == "RolloutAborted" and e["type"] == "Warning"}
     assert events == {aborted["message"]}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.base import ApiModel, Resources, SecretReference
+from bloomery_operator.api.base import ApiModel, Resources, SecretReference, at_most, at_most_entries
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 
 MIN_DIGEST_CHARACTERS = 8
 """Length of the shortest prefix of a digest that names a version."""
+MAX_VERSIONS = 20
+MAX_CLASSES = 100
+MAX_WARNINGS = 32
+"""Entries of a status; the manifest in the store has all."""
 
 
 class Source(ApiModel):
@@ -52,16 +56,16 @@ class DatasetVersion(ApiModel):
     """A prepared version, which stays in the store."""
 
     ordinal: int
-    version: str
+    version: Annotated[str, at_most(64)]
     images: int
     created: datetime
-    uri: str
+    uri: Annotated[str, at_most(2048)]
 
 
 class ClassCount(ApiModel):
     """Numbers of images of a class in each split."""
 
-    name: str
+    name: Annotated[str, at_most(256, distinct=True)]
     train: int = 0
     validation: int = 0
     test: int = 0
@@ -70,7 +74,7 @@ class ClassCount(ApiModel):
 class PrepareProgress(ApiModel):
     """Progress of a running preparation."""
 
-    stage: str | None = None
+    stage: Annotated[str | None, at_most(64)] = None
     images: int = 0
     total: int | None = None
 
@@ -78,17 +82,17 @@ class PrepareProgress(ApiModel):
 class DatasetStatus(CustomResourceStatus):
     """Status of a Dataset: its versions, and a preparation in progress."""
 
-    prepared_spec: str | None = None
+    prepared_spec: Annotated[str | None, at_most(64)] = None
     progress: PrepareProgress | None = None
-    version: str | None = None
-    versions: tuple[DatasetVersion, ...] = ()
-    uri: str | None = None
+    version: Annotated[str | None, at_most(64)] = None
+    versions: Annotated[tuple[DatasetVersion, ...], at_most_entries(MAX_VERSIONS)] = ()
+    uri: Annotated[str | None, at_most(2048)] = None
     images: int | None = None
     class_count: int | None = None
-    classes: tuple[ClassCount, ...] = ()
-    report: str | None = None
-    ignored: Mapping[str, int] | None = None
-    warnings: tuple[str, ...] = ()
+    classes: Annotated[tuple[ClassCount, ...], at_most_entries(MAX_CLASSES)] = ()
+    report: Annotated[str | None, at_most(2048)] = None
+    ignored: Annotated[Mapping[str, int] | None, at_most_entries(32)] = None
+    warnings: Annotated[tuple[Annotated[str, at_most(1024)], ...], at_most_entries(MAX_WARNINGS)] = ()
 
 
 class Dataset(CustomResource):

@@ -17,7 +17,8 @@ from bloomery_operator.clients.http import read_limited
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
-from bloomery_operator.status.workloads import PodView, parse_time
+from bloomery_operator.domain.timestamps import read_time
+from bloomery_operator.status.workloads import PodView
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2)
 _MAX_METRICS_BYTES = 1024 * 1024
@@ -130,7 +131,7 @@ class ModelServerMetrics:
             if pod.uid in counters and pod.uid not in baseline.counters:
                 # A pod created after the step began starts from zero; for any other pod the current value is the
                 # baseline.
-                is_new = (parse_time(pod.created) or since) >= since
+                is_new = (read_time(pod.created) or since) >= since
                 baseline.counters[pod.uid] = Counters() if is_new else counters[pod.uid]
         return baseline.counters
 

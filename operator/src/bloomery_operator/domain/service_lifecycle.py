@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.durations import seconds_of
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.labels import STARTED_AT
+from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 
 
@@ -46,14 +47,5 @@ def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) ->
 def _newest_start(service: InferenceService, now: datetime) -> datetime:
     """Return the later of the recorded start and the annotation's, which must not be in the future."""
     recorded = service.status.started_at or now
-    annotated = _read_time(service.metadata.annotations.get(STARTED_AT, ""))
+    annotated = read_time(service.metadata.annotations.get(STARTED_AT, ""))
     return max(recorded, min(annotated, now)) if annotated is not None else recorded
-
-
-def _read_time(text: str) -> datetime | None:
-    """Return an RFC 3339 time; None for another text, which starts nothing."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

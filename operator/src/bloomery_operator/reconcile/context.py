@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from cachetools import LRUCache
+
 from bloomery_operator.cluster.apply_cache import ApplyCache
 from bloomery_operator.cluster.client import Cluster
 from bloomery_operator.cluster.gateway import Gateway
 from bloomery_operator.cluster.kinds import ObjectKey
 from bloomery_operator.cluster.object_cache import ObjectCache
+from bloomery_operator.cluster.pod_refusals import PodRefusals
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import PodView
+
+_MAX_LOST_RESULTS = 4096
 
 ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
 TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
@@ -69,6 +74,9 @@ class Context:
     registry: Registry
     servers: ModelServerMetrics
     apply_cache: ApplyCache = field(default_factory=ApplyCache)
+    pod_refusals: PodRefusals = field(default_factory=PodRefusals)
+    lost_results: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(_MAX_LOST_RESULTS))
+    """Uids of finished Jobs whose pods, read live, have no result: they are not read again."""
     gateway: Gateway = field(default_factory=Gateway)
     now: Callable[[], datetime] = utc_now
 

@@ -217,8 +217,8 @@ def test_retired_revision_is_drained_before_it_is_removed() -> None:
             ("WaitingForTraining", "WaitingForTraining", "NothingToRouteTo"),
         ),
         (
-            observe({"v1": 100}, {"v1": 1}, path_conflict=Verdict(Reason.PATH_TAKEN, "No.")),
-            "Degraded",
+            observe({"v1": 100}, {"v1": 1}, path_conflict=Verdict(Reason.PATH_TAKEN, "No.", failed=True)),
+            "Failed",
             ("PathTaken", "AllReady", "PathTaken"),
         ),
         (
@@ -228,7 +228,7 @@ def test_retired_revision_is_drained_before_it_is_removed() -> None:
         ),
         (
             observe({"v1": 50, "v2": 50}, {"v1": 1, "v2": 1}, has_gateway=False),
-            "Degraded",
+            "Failed",
             ("GatewayRequired", "AllReady", "GatewayRequired"),
         ),
     ],
@@ -238,6 +238,7 @@ def test_conditions_and_phase_of_each_situation(facts: ServiceFacts, phase: str,
     assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
     assert tuple(c.reason for c in status.conditions) == reasons
     assert status.phase == phase
+    assert status.is_true("Ready") == (phase in ("Running", "Degraded"))
 
 
 def test_blocking_verdict_is_the_reason_of_variants_ready() -> None:

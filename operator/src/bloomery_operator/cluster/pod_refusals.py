@@ -1,0 +1,68 @@
+"""Refusals of pods by quotas, limit ranges and admission, as the Job controller reports them in Events.
+
+A Job has no condition for them. Events are not watched: a cluster has far too many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cachetools import LRUCache
+
+from bloomery_operator.api.base import Manifest
+from bloomery_operator.cluster.client import Cluster
+from bloomery_operator.cluster.kinds import EVENTS
+from bloomery_operator.domain.timestamps import read_time
+
+_MAX_JOBS = 4096
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class PodRefusal:
+    """Why the newest pod of a Job could not be created, in the controller's words."""
+
+    message: str
+    time: datetime
+
+
+@dataclass(frozen=True)
+class _Look:
+    refusal: PodRefusal | None
+    at: float
+
+
+class PodRefusals:
+    """Reads the newest refusal of a Job's pods, and remembers it so that events of the Job cost no requests."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with nothing read; ``clock`` gives seconds."""
+        self._clock = clock
+        self._looks: LRUCache[str, _Look] = LRUCache(_MAX_JOBS)
+
+    async def newest(
+        self, cluster: Cluster, namespace: str, job_uid: str, *, max_age_seconds: float
+    ) -> PodRefusal | None:
+        """Return the newest refusal, as it was at most ``max_age_seconds`` ago; None if there is none."""
+        last = self._looks.get(job_uid)
+        if last is None or self._clock() - last.at >= max_age_seconds:
+            fields = f"involvedObject.uid={job_uid},reason=FailedCreate"
+            events = await cluster.list(EVENTS, namespace=namespace, fields=fields)
+            last = self._looks[job_uid] = _Look(_newest_refusal(events.items), self._clock())
+        return last.refusal
+
+
+def _newest_refusal(events: tuple[Manifest, ...]) -> PodRefusal | None:
+    refusals = [PodRefusal(str(event.get("message", "")), _time_of(event)) for event in events]
+    return max(refusals, key=lambda refusal: refusal.time, default=None)
+
+
+def _time_of(event: Manifest) -> datetime:
+    """Return when an Event was last seen; its fields depend on the API by which it was created."""
+    series = event.get("series") or {}
+    texts = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    times = (read_time(text) for text in (*texts, event["metadata"].get("creationTimestamp")))
+    return next((time for time in times if time is not None), _LONG_AGO)

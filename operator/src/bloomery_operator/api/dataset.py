@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from bloomery_operator.api.base import ApiModel, Resources, SecretReference, at_
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 MIN_DIGEST_CHARACTERS = 8
 """Length of the shortest prefix of a digest that names a version."""
 MAX_VERSIONS = 20
@@ -104,11 +106,27 @@ class Dataset(CustomResource):
     spec: DatasetSpec
     status: DatasetStatus = Field(default_factory=DatasetStatus)
 
+    @property
+    def has_unlisted_versions(self) -> bool:
+        """Whether there are versions that the status no longer lists."""
+        return bool(self.status.versions) and self.status.versions[-1].ordinal > 1
+
     def find_version(self, reference: str | int | None) -> DatasetVersion | None:
-        """Return the version with that ordinal or prefix of a digest; with None, the newest."""
+        """Return the version with that ordinal or prefix of a digest; with None, the newest.
+
+        A version that the status no longer lists is found by its whole digest, as that names its folder in the store.
+        """
         versions, text = self.status.versions, str(reference)
         if reference is None:
             return next((v for v in versions if v.version == self.status.version), None)
+        if self.has_unlisted_versions and _DIGEST.fullmatch(text):
+            return next((v for v in versions if v.version == text), None) or self._unlisted_version(text)
         by_ordinal = next((v for v in versions if str(v.ordinal) == text), None)
         is_digest = len(text) >= MIN_DIGEST_CHARACTERS
         return by_ordinal or next((v for v in versions if is_digest and v.version.startswith(text)), None)
+
+    def _unlisted_version(self, digest: str) -> DatasetVersion:
+        newest = self.status.versions[0]
+        return newest.model_copy(
+            update={"version": digest, "uri": f"{newest.uri.removesuffix(newest.version)}{digest}", "ordinal": 0}
+        )

@@ -87,6 +87,8 @@ class Reason(StrEnum):
     """VariantsReady=True: every variant has all its pods ready."""
     STOPPED = "Stopped"
     """VariantsReady=False: ``stopped``, 0 replicas or ``autoStop``."""
+    METRICS_UNREADABLE = "MetricsUnreadable", Severity.WARNING
+    """VariantsReady=True: the metrics of ready pods cannot be read, so that their requests and digests are unknown."""
     NO_GATEWAY = "NoGateway"
     """RouteReady=True: there is no gateway, and the only variant has a Service of the same name."""
     GATEWAY_REQUIRED = "GatewayRequired"

@@ -5,6 +5,7 @@ A Job has no condition for them. Events are not watched: a cluster has far too m
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from datetime import UTC, datetime
 from cachetools import LRUCache
 
 from bloomery_operator.api.base import Manifest
-from bloomery_operator.cluster.client import Cluster
+from bloomery_operator.cluster.client import Cluster, ClusterError
 from bloomery_operator.cluster.kinds import EVENTS
 from bloomery_operator.domain.timestamps import read_time
 
+logger = logging.getLogger(__name__)
+
 _MAX_JOBS = 4096
+_FORBIDDEN = 403
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -49,10 +53,21 @@ class PodRefusals:
         """Return the newest refusal, as it was at most ``max_age_seconds`` ago; None if there is none."""
         last = self._looks.get(job_uid)
         if last is None or self._clock() - last.at >= max_age_seconds:
-            fields = f"involvedObject.uid={job_uid},reason=FailedCreate"
-            events = await cluster.list(EVENTS, namespace=namespace, fields=fields)
-            last = self._looks[job_uid] = _Look(_newest_refusal(events.items), self._clock())
+            last = self._looks[job_uid] = _Look(await _read_newest(cluster, namespace, job_uid), self._clock())
         return last.refusal
+
+
+async def _read_newest(cluster: Cluster, namespace: str, job_uid: str) -> PodRefusal | None:
+    try:
+        fields = f"involvedObject.uid={job_uid},reason=FailedCreate"
+        events = await cluster.list(EVENTS, namespace=namespace, fields=fields)
+    except ClusterError as error:
+        if error.code != _FORBIDDEN:
+            raise
+        # A Role of an earlier version may lack this right, without which everything else still works.
+        logger.warning("the operator may not list Events in namespace %s, so it cannot show refused pods", namespace)
+        return None
+    return _newest_refusal(events.items)
 
 
 def _newest_refusal(events: tuple[Manifest, ...]) -> PodRefusal | None:

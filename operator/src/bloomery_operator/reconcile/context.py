@@ -35,11 +35,15 @@ class ModelServerMetrics(Protocol):
     ) -> dict[str, RequestStats]:
         """Return the requests of each revision's pods in a rollout's step that began at ``since``, as far as known."""
 
-    async def seconds_idle(self, pods: Sequence[PodView]) -> float:
-        """Return the seconds since a revision's pods got their last request, as far as known."""
+    async def seconds_idle(self, pods: Sequence[PodView]) -> float | None:
+        """Return the seconds since a revision's pods got their last request, as far as known; None if unknown."""
 
     async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
-        """Return the digest and lineage of the model that the first ready pod serves."""
+        """Return the digest and lineage of the model that the first ready pod serves.
+
+        Raises:
+            MetricsUnreadable: the pod does not answer.
+        """
 
 
 class Registry(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
@@ -22,6 +23,7 @@ from bloomery_operator.cluster.kinds import (
 from bloomery_operator.cluster.object_cache import POD_REVISION
 from bloomery_operator.cluster.stale_guard import StaleOwner, StaleOwnerGuard
 from bloomery_operator.domain.names import keys_secret_name
+from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.service_lifecycle import lifecycle_of
 from bloomery_operator.domain.verdict import Verdict
@@ -34,7 +36,7 @@ from bloomery_operator.reconcile.blocked import Blocked, blocked_by, rejections_
 from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import read_resource, require_storage_secret
-from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
+from bloomery_operator.reconcile.model_resolution import METRICS_ADVICE, discover_models, resolve_models
 from bloomery_operator.reconcile.path_conflicts import find_path_conflict
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.reconcile.served_tags import tag_served_models
@@ -79,6 +81,8 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
     resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
     pods = _pods_by_revision(context, namespace, deployments)
+    discovered = await discover_models(context, service, resolved.models, pods)
+    request_stats = await _read_request_stats(context, service, pods)
     return ServiceFacts(
         service=service,
         now=now,
@@ -92,8 +96,9 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
         has_gateway=context.settings.has_gateway,
         gateway_address=await context.gateway.address(context.cluster, context.settings, namespace),
         path_conflict=find_path_conflict(context, service),
-        discovered_models=await discover_models(context, service, resolved.models, pods),
-        request_stats=await _read_request_stats(context, service, pods),
+        discovered_models=discovered.models,
+        request_stats=request_stats,
+        metrics_error=discovered.unreadable or _unreadable_stats(request_stats),
     )
 
 
@@ -120,6 +125,15 @@ async def _read_request_stats(
     revisions = {entry.revision for entry in (*rollout.from_, *rollout.to)}
     chosen = {revision: views for revision, views in pods.items() if revision in revisions}
     return await context.servers.request_stats(step, rollout.since, chosen)
+
+
+def _unreadable_stats(stats: Mapping[str, RequestStats]) -> Verdict | None:
+    """Return why a rollout's requests are not known."""
+    names = sorted(name for name, counted in stats.items() if counted.unreadable)
+    if not names:
+        return None
+    message = f"The metrics of pods of {', '.join(names)} cannot be read on port {METRICS_PORT}; {METRICS_ADVICE}"
+    return Verdict(Reason.METRICS_UNREADABLE, message)
 
 
 async def _record_rollout(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> ServiceFacts:

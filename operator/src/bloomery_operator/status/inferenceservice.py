@@ -215,7 +215,7 @@ def _variants_ready(assessment: _Assessment) -> Condition:
     waiting = assessment.blocked_by or facts.lifecycle.stopped or not_ready
     if waiting is not None:
         return condition("VariantsReady", False, waiting)
-    message, error = "Every variant has all its pods ready.", facts.registry_error
+    message, error = "Every variant has all its pods ready.", facts.registry_error or facts.metrics_error
     verdict = Verdict(error.reason, f"{message} {error.message}") if error else Verdict(Reason.ALL_READY, message)
     return condition("VariantsReady", True, verdict)
 

@@ -100,6 +100,8 @@ def _dataset_verdict(observation: TrainingJobObservation, reference: DatasetRefe
     if dataset.status.is_true("Ready"):
         known = ", ".join(f"{v.ordinal} ({v.version[:12]})" for v in dataset.status.versions)
         message = f"Dataset {name!r} has no version {reference.version!r}; it has: {known}."
+        if dataset.has_unlisted_versions:
+            message += " An older one can only be named by its whole digest, which its folder in the store has."
         return Verdict(Reason.DATASET_VERSION_NOT_FOUND, message)
     detail = f": {ready.message}" if ready else "."
     return Verdict(Reason.DATASET_NOT_READY, f"Dataset {name!r} is not ready yet{detail}")

@@ -20,6 +20,8 @@ _SECONDARY_REASONS = frozenset({"PeerLost", "Terminated"})
 _WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _CRASHED = "CrashLoopBackOff"
+_EXIT_CODES_OF_NODES = (143, 255)
+"""Exit codes of a container that got SIGTERM, and of one that was lost with its node."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class PodView:
     def result(self) -> Mapping[str, Any]:
         """The termination message as a JSON object; empty if it is none."""
         return read_document(self.termination_message)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether our container ended by an error of its own, rather than with its node or by a termination."""
+        return self.exit_code not in (None, 0, *_EXIT_CODES_OF_NODES)
 
     @property
     def running_sidecars(self) -> tuple[str, ...]:
@@ -246,6 +253,8 @@ class DeploymentView:
     """The tag that was last written to its model version in MLflow."""
     version: str = ""
     """The resourceVersion."""
+    unavailable_since: datetime | None = None
+    """When it began to have too few ready pods; None while it has enough."""
     refusal: str = ""
     """Why a pod of it cannot be created, in the words of its controller."""
 
@@ -275,8 +284,14 @@ class DeploymentView:
             ),
             served_tag=annotations.get(SERVED_TAG, ""),
             version=metadata.get("resourceVersion", ""),
+            unavailable_since=_unavailable_since(status),
             refusal=_replica_failure(status),
         )
+
+
+def _unavailable_since(status: Mapping[str, Any]) -> datetime | None:
+    conditions = (c for c in status.get("conditions", []) if c["type"] == "Available" and c["status"] == "False")
+    return next((read_time(c.get("lastTransitionTime")) for c in conditions), None)
 
 
 def _replica_failure(status: Mapping[str, Any]) -> str:

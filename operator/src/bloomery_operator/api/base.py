@@ -14,7 +14,7 @@ API_GROUP = "bloomery.dev"
 API_VERSION = "v1alpha1"
 
 _DISTINCT_DIGITS = 8
-"""Hexadecimal digits that tell two cut texts apart."""
+"""Hexadecimal digits of the digest at the end of a cut text."""
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -35,7 +35,7 @@ def at_most(length: int, *, distinct: bool = False) -> BeforeValidator:
 
     Args:
         length: the CRD's ``maxLength``.
-        distinct: end the cut text with its digest, so that two texts with the same beginning stay different.
+        distinct: end the cut text with its digest, so that it differs from others with the same beginning.
     """
 
     def cut(value: Any) -> Any:

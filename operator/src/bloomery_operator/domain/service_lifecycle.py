@@ -13,7 +13,7 @@ from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 
 _CLOCK_SKEW = timedelta(seconds=60)
-"""Time by which the clock of whoever sets the annotation may be ahead."""
+"""Time by which the clock of a user who sets the annotation may be ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from bloomery_operator.cluster.client import Cluster
 from bloomery_operator.cluster.gateway import Gateway
 from bloomery_operator.cluster.kinds import ObjectKey
 from bloomery_operator.cluster.object_cache import ObjectCache
-from bloomery_operator.cluster.pod_refusals import PodRefusals
+from bloomery_operator.cluster.pod_rejections import PodRejections
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
@@ -78,7 +78,7 @@ class Context:
     registry: Registry
     servers: ModelServerMetrics
     apply_cache: ApplyCache = field(default_factory=ApplyCache)
-    pod_refusals: PodRefusals = field(default_factory=PodRefusals)
+    pod_rejections: PodRejections = field(default_factory=PodRejections)
     lost_results: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(_MAX_LOST_RESULTS))
     """Uids of finished Jobs whose pods, read live, have no result: they are not read again."""
     gateway: Gateway = field(default_factory=Gateway)

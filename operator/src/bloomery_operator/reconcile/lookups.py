@@ -21,7 +21,7 @@ Resource = TypeVar("Resource", bound=CustomResource)
 
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller sets on its pods."""
-_REFUSAL_INTERVALS = 3
+_REJECTION_INTERVALS = 3
 """Retry intervals between two reads of the Events of a Job without pods."""
 
 
@@ -64,7 +64,7 @@ async def observe_job(
     uid = jobs[0]["metadata"]["uid"]
     job = JobView.of(jobs[0], context.object_cache.controlled_by(PODS, namespace, uid))
     if job.lacks_pods:
-        return await _with_refusal(context, namespace, job)
+        return await _with_rejection(context, namespace, job)
     if not job.is_finished or job.termination_result or not needs_result or uid in context.lost_results:
         return job
     # The event of the Job's end may overtake its pod's termination message, and a finished job is final: read live.
@@ -75,17 +75,17 @@ async def observe_job(
     return job
 
 
-async def _with_refusal(context: Context, namespace: str, job: JobView) -> JobView:
+async def _with_rejection(context: Context, namespace: str, job: JobView) -> JobView:
     """Return a Job that has been without a pod for a while with the reason why none can be created."""
     interval = context.settings.retry_interval_seconds
     if job.created is None or (context.now() - job.created).total_seconds() < interval:
         return job
-    refusal = await context.pod_refusals.newest(
-        context.cluster, namespace, job.uid, max_age_seconds=_REFUSAL_INTERVALS * interval
+    rejection = await context.pod_rejections.newest(
+        context.cluster, namespace, job.uid, max_age_seconds=_REJECTION_INTERVALS * interval
     )
-    if refusal is None or any(refusal.time < created for pod in job.pods if (created := read_time(pod.created))):
+    if rejection is None or any(rejection.time < created for pod in job.pods if (created := read_time(pod.created))):
         return job
-    return replace(job, refusal=refusal.message)
+    return replace(job, rejection=rejection.message)
 
 
 async def read_job_progress(context: Context, job: JobView | None) -> Mapping[str, Any] | None:

@@ -74,7 +74,7 @@ async def _apply_status(context: Context, resource: CustomResource, status: Cust
 
 
 def _minimal_status(resource: CustomResource, error: ClusterError, now: datetime) -> CustomResourceStatus:
-    """Return the last accepted status with a condition that has the API server's refusal of the new one."""
+    """Return the last accepted status with a condition that has what the API server reports about the new one."""
     before, generation = resource.status, resource.metadata.generation
     type_ = _MAIN_CONDITIONS.get(resource.KIND, "Ready")
     message = f"The API server refuses the status, and the last one that it took is shown: {error}"

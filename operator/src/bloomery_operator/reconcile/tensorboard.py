@@ -31,6 +31,6 @@ async def reconcile_tensorboard(context: Context, job: TrainingJob) -> None:
 
 def _require_pods(context: Context, job: TrainingJob) -> None:
     deployment = context.object_cache.get(DEPLOYMENTS, ObjectKey(job.metadata.namespace, tensorboard_name(job)))
-    refused = pods_refused(DeploymentView.of(deployment).refusal) if deployment is not None else None
+    refused = pods_refused(DeploymentView.of(deployment).rejection) if deployment is not None else None
     if refused is not None:
         raise Blocked(refused)

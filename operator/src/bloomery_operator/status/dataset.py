@@ -89,7 +89,7 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
     if observation.is_prepared or job is None or job.succeeded:
         return None
-    refused = pods_refused(job.refusal)
+    refused = pods_refused(job.rejection)
     if refused is not None:
         return refused
     pod = job.current_pod

@@ -159,7 +159,7 @@ def _pod_problem(facts: ServiceFacts, deployment: DeploymentView) -> Verdict | N
     """Return the error that a pod reported, or why a pod does not start or cannot be created."""
     waiting = (pod for pod in facts.pods.get(deployment.name, ()) if not pod.ready)
     problem = next((verdict for pod in waiting if (verdict := pod.error or pod_not_ready_reason(pod))), None)
-    return problem or pods_refused(deployment.refusal)
+    return problem or pods_refused(deployment.rejection)
 
 
 def _variant_status(facts: ServiceFacts, assessed: _VariantAssessment) -> VariantStatus:

@@ -124,7 +124,7 @@ def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     pending = Verdict(Reason.PENDING, "The training's pod is about to start.")
     if job is None:
         return pending
-    refused = pods_refused(job.refusal)
+    refused = pods_refused(job.rejection)
     if refused is not None:
         return refused
     for pod in job.pods:
@@ -363,7 +363,7 @@ def registered(
 
 def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) -> TrainingJobStatus:
     """Return the status of a finished job whose model MLflow rejected."""
-    failure = job_failure(job) or pods_refused(job.refusal)
+    failure = job_failure(job) or pods_refused(job.rejection)
     if failure is None:
         return status
     message = "The training ended and its model is in the store, but it could not be registered"

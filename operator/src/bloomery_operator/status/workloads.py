@@ -157,7 +157,7 @@ class JobView:
     pods: tuple[PodView, ...]
     created: datetime | None = None
     parallelism: int = 1
-    refusal: str = ""
+    rejection: str = ""
     """Why the Job controller cannot create the Job's next pod, in its own words."""
 
     @classmethod
@@ -255,7 +255,7 @@ class DeploymentView:
     """The resourceVersion."""
     unavailable_since: datetime | None = None
     """When it began to have too few ready pods; None while it has enough."""
-    refusal: str = ""
+    rejection: str = ""
     """Why a pod of it cannot be created, in the words of its controller."""
 
     @classmethod
@@ -285,7 +285,8 @@ class DeploymentView:
             served_tag=annotations.get(SERVED_TAG, ""),
             version=metadata.get("resourceVersion", ""),
             unavailable_since=_unavailable_since(status),
-            refusal=_replica_failure(status),
+            # With all new pods created, the condition is that of an older template's pods.
+            rejection=_replica_failure(status) if status.get("updatedReplicas", 0) < replicas else "",
         )
 
 
@@ -355,9 +356,9 @@ def _injected_problem(pod: PodView, container: InjectedContainer) -> Verdict | N
     return None
 
 
-def pods_refused(refusal: str) -> Verdict | None:
+def pods_refused(rejection: str) -> Verdict | None:
     """Return the verdict of a controller that cannot create a pod: a quota, a limit range, an admission policy."""
-    return Verdict(Reason.REFUSED, f"A pod cannot be created: {refusal}") if refusal else None
+    return Verdict(Reason.REFUSED, f"A pod cannot be created: {rejection}") if rejection else None
 
 
 def sidecars_running(pod: PodView | None, work: str) -> Verdict | None:

@@ -91,21 +91,21 @@ def test_pods_that_are_gone_for_good_are_listed_once() -> None:
 
 
 @pytest.mark.feature("O6")
-def test_job_that_has_been_without_pods_for_a_while_gets_the_refusal() -> None:
+def test_job_that_has_been_without_pods_for_a_while_gets_the_rejection() -> None:
     cluster = Cluster()
-    assert observe(context(cluster, (JOBS, prepare_job()))).refusal == "failed quota: cpus"
+    assert observe(context(cluster, (JOBS, prepare_job()))).rejection == "failed quota: cpus"
     young = prepare_job()
     young["metadata"]["creationTimestamp"] = f"{NOW - timedelta(seconds=9):%FT%TZ}"
     cluster.listed.clear()
-    assert observe(context(cluster, (JOBS, young))).refusal == ""
+    assert observe(context(cluster, (JOBS, young))).rejection == ""
     assert cluster.listed == []
 
 
 @pytest.mark.feature("O6")
-def test_refusal_before_the_newest_pod_is_outdated() -> None:
+def test_rejection_before_the_newest_pod_is_outdated() -> None:
     failed = owned(pod("Failed", exit_code=1), "flowers-prepare-0", "uid-of-flowers-job")
     failed["metadata"]["creationTimestamp"] = "2026-05-01T11:59:30Z"
-    assert observe(context(Cluster(), (JOBS, prepare_job()), (PODS, failed))).refusal == ""
+    assert observe(context(Cluster(), (JOBS, prepare_job()), (PODS, failed))).rejection == ""
 
 
 @pytest.mark.feature("T8")

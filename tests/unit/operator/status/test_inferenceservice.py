@@ -353,7 +353,7 @@ def test_pods_that_a_controller_cannot_create_are_refused_in_its_words() -> None
     quota = 'pods "flowers" is forbidden: failed quota: cpus: must specify limits.cpu for: server'
     name = revision(inference_service(), "v1")
     facts = observe({"v1": 100}, {"v1": 0})
-    refused = replace(facts, deployments={name: deployment(name, "v1", 0, refusal=quota)})
+    refused = replace(facts, deployments={name: deployment(name, "v1", 0, rejection=quota)})
     status = status_of(refused)
     assert (status.phase, status.conditions[0].reason) == ("Deploying", "Refused")
     assert status.conditions[0].message == f"Variant 'v1': A pod cannot be created: {quota}"

@@ -111,3 +111,12 @@ def test_changed_labels_and_annotations_are_ignored() -> None:
     for text, time in (("yesterday", None), ("2026-05-01T12:00:00", NOW), ("2026-05-01T12:00:00Z", NOW)):
         annotated = {"metadata": metadata(annotations={"bloomery.dev/retired-at": text}), "spec": {}}
         assert DeploymentView.of(annotated).retired_at == time
+
+
+@pytest.mark.feature("O6")
+@pytest.mark.parametrize(("created", "message"), [(1, "failed quota"), (2, "")], ids=["one of two", "all"])
+def test_failure_of_an_older_template_is_not_that_of_the_new_pods(created: int, message: str) -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "failed quota"}
+    status = {"updatedReplicas": created, "conditions": [failure]}
+    view = DeploymentView.of({"metadata": metadata(), "spec": {"replicas": 2}, "status": status})
+    assert view.rejection == message

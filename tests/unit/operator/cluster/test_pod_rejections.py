@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.cluster.client import ClusterError, Listing
-from bloomery_operator.cluster.pod_refusals import PodRefusals
+from bloomery_operator.cluster.pod_rejections import PodRejections
 from tests.unit.operator.samples import Manifest
 
 pytestmark = pytest.mark.feature("O6")
@@ -33,34 +33,34 @@ def event(message: str, created: str, **times: Any) -> Manifest:
     return {"metadata": {"creationTimestamp": created}, "message": message} | times
 
 
-def newest(refusals: PodRefusals, events: Events) -> str | None:
-    read = refusals.newest(events, "demo", "uid", max_age_seconds=30)  # type: ignore[arg-type]
-    refusal = asyncio.run(read)
-    return refusal.message if refusal else None
+def newest(rejections: PodRejections, events: Events) -> str | None:
+    read = rejections.newest(events, "demo", "uid", max_age_seconds=30)  # type: ignore[arg-type]
+    rejection = asyncio.run(read)
+    return rejection.message if rejection else None
 
 
-def test_refusal_seen_last_counts_whatever_api_made_the_event() -> None:
+def test_rejection_seen_last_counts_whatever_api_made_the_event() -> None:
     events = Events(
         event("first", "2026-05-01T10:00:00Z", lastTimestamp="2026-05-01T10:09:00Z"),
         event("newest", "2026-05-01T10:00:00Z", series={"lastObservedTime": "2026-05-01T10:10:00.000000Z"}),
         event("other", "2026-05-01T10:08:00Z", eventTime=None, lastTimestamp=None),
     )
-    assert newest(PodRefusals(), events) == "newest"
+    assert newest(PodRejections(), events) == "newest"
     query = {"namespace": "demo", "fields": "involvedObject.uid=uid,reason=FailedCreate"}
     assert events.requests == [("events", query)]
 
 
 def test_events_of_a_job_are_not_read_again_within_the_interval() -> None:
     now = 100.0
-    refusals, events = PodRefusals(clock=lambda: now), Events()
+    rejections, events = PodRejections(clock=lambda: now), Events()
     for seconds, requests in ((0, 1), (29, 1), (1, 2)):
         now += seconds
-        assert newest(refusals, events) is None
+        assert newest(rejections, events) is None
         assert len(events.requests) == requests
 
 
 def test_role_without_the_right_to_list_events_stops_nothing() -> None:
     forbidden = ClusterError(403, "Forbidden", "events is forbidden")
-    assert newest(PodRefusals(), Events(error=forbidden)) is None
+    assert newest(PodRejections(), Events(error=forbidden)) is None
     with pytest.raises(ClusterError):
-        newest(PodRefusals(), Events(error=ClusterError(500, "InternalError", "etcd is away")))
+        newest(PodRejections(), Events(error=ClusterError(500, "InternalError", "etcd is away")))

@@ -1,4 +1,4 @@
-"""Refusals of pods by quotas, limit ranges and admission, as the Job controller reports them in Events.
+"""Rejections of pods by quotas, limit ranges and admission, as the Job controller reports them in Events.
 
 A Job has no condition for them. Events are not watched: a cluster has far too many.
 """
@@ -26,7 +26,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class PodRefusal:
+class PodRejection:
     """Why the newest pod of a Job could not be created, in the controller's words."""
 
     message: str
@@ -35,12 +35,12 @@ class PodRefusal:
 
 @dataclass(frozen=True)
 class _Look:
-    refusal: PodRefusal | None
+    rejection: PodRejection | None
     at: float
 
 
-class PodRefusals:
-    """Reads the newest refusal of a Job's pods, and remembers it so that events of the Job cost no requests."""
+class PodRejections:
+    """Reads the newest rejection of a Job's pods, and remembers it so that events of the Job cost no requests."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing read; ``clock`` gives seconds."""
@@ -49,15 +49,15 @@ class PodRefusals:
 
     async def newest(
         self, cluster: Cluster, namespace: str, job_uid: str, *, max_age_seconds: float
-    ) -> PodRefusal | None:
-        """Return the newest refusal, as it was at most ``max_age_seconds`` ago; None if there is none."""
+    ) -> PodRejection | None:
+        """Return the newest rejection, as it was at most ``max_age_seconds`` ago; None if there is none."""
         last = self._looks.get(job_uid)
         if last is None or self._clock() - last.at >= max_age_seconds:
             last = self._looks[job_uid] = _Look(await _read_newest(cluster, namespace, job_uid), self._clock())
-        return last.refusal
+        return last.rejection
 
 
-async def _read_newest(cluster: Cluster, namespace: str, job_uid: str) -> PodRefusal | None:
+async def _read_newest(cluster: Cluster, namespace: str, job_uid: str) -> PodRejection | None:
     try:
         fields = f"involvedObject.uid={job_uid},reason=FailedCreate"
         events = await cluster.list(EVENTS, namespace=namespace, fields=fields)
@@ -67,12 +67,12 @@ async def _read_newest(cluster: Cluster, namespace: str, job_uid: str) -> PodRef
         # A Role of an earlier version may lack this right, without which everything else still works.
         logger.warning("the operator may not list Events in namespace %s, so it cannot show refused pods", namespace)
         return None
-    return _newest_refusal(events.items)
+    return _newest_rejection(events.items)
 
 
-def _newest_refusal(events: tuple[Manifest, ...]) -> PodRefusal | None:
-    refusals = [PodRefusal(str(event.get("message", "")), _time_of(event)) for event in events]
-    return max(refusals, key=lambda refusal: refusal.time, default=None)
+def _newest_rejection(events: tuple[Manifest, ...]) -> PodRejection | None:
+    rejections = [PodRejection(str(event.get("message", "")), _time_of(event)) for event in events]
+    return max(rejections, key=lambda rejection: rejection.time, default=None)
 
 
 def _time_of(event: Manifest) -> datetime:

@@ -177,7 +177,7 @@ def test_a_model_that_fails_to_load_never_gets_traffic(world: World) -> None:
 @pytest.mark.feature("S10")
 @pytest.mark.usefixtures("operator")
 def test_a_missing_pod_stops_a_rollout_and_a_crashed_one_aborts_it(world: World, servers: Iterator[Server]) -> None:
-    first = serving(world, rollout=rollout(10, interval="1s", errorRate=0.02, minRequests=0))
+    first = serving(world, rollout=rollout(10, interval="10m", errorRate=0.02, minRequests=0))
     second = replace_model(world, first)
     server = next(servers)
     pod = world.run_server(second, ip=server.address)

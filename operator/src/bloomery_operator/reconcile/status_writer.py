@@ -24,7 +24,6 @@ from bloomery_operator.status.conditions import (
 
 logger = logging.getLogger(__name__)
 
-_UNPROCESSABLE = 422
 _MAX_EVENT_MESSAGE_CHARACTERS = 1000
 _FINAL_CONDITIONS = ("Complete", "Failed")
 """Conditions of finished work, whose status stays as it is."""
@@ -42,35 +41,40 @@ async def publish_status(context: Context, resource: CustomResource, status: Sta
     if complete == before:
         return complete
     try:
-        await _apply_status(context, resource, complete)
-        return complete
+        accepted = await _apply_status(context, resource, complete)
+        for changed in _changed_conditions(before, accepted):
+            await context.cluster.create(_build_event(resource, changed, now))
     except ClusterError as error:
-        if error.code != _UNPROCESSABLE:
+        # The object was deleted meanwhile, alone or with its namespace, in which nothing can be created any more.
+        if error.code != 404 and "NamespaceTerminating" not in error.causes:
             raise
-        logger.warning("the status of %s %s is refused: %s", resource.KIND, resource.metadata.name, error)
-        minimal = _minimal_status(resource, error, now)
-    if minimal != before:
-        await _apply_status(context, resource, minimal)
     return complete
 
 
-async def _apply_status(context: Context, resource: CustomResource, status: CustomResourceStatus) -> None:
+async def _apply_status(context: Context, resource: CustomResource, status: Status) -> CustomResourceStatus:
+    """Apply a status, or a minimal one if the API server rejects it; return the one that it accepted."""
+    try:
+        await context.cluster.apply_status(_build_manifest(resource, status))
+        return status
+    except ClusterError as error:
+        if not error.is_refusal:
+            raise
+        logger.warning("the status of %s %s is refused: %s", resource.KIND, resource.metadata.name, error)
+        minimal = _minimal_status(resource, error, context.now())
+    if minimal != resource.status:
+        await context.cluster.apply_status(_build_manifest(resource, minimal))
+    return minimal
+
+
+def _build_manifest(resource: CustomResource, status: CustomResourceStatus) -> Manifest:
     metadata = resource.metadata
-    manifest = {
+    return {
         "apiVersion": f"{API_GROUP}/{API_VERSION}",
         "kind": resource.KIND,
         # With the uid, a new object of the same name does not get the status of the old one.
         "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
         "status": status.to_json(),
     }
-    try:
-        await context.cluster.apply_status(manifest)
-        for changed in _changed_conditions(resource.status, status):
-            await context.cluster.create(_build_event(resource, changed, context.now()))
-    except ClusterError as error:
-        # The object was deleted meanwhile, alone or with its namespace, in which nothing can be created any more.
-        if error.code != 404 and "NamespaceTerminating" not in error.causes:
-            raise
 
 
 def _minimal_status(resource: CustomResource, error: ClusterError, now: datetime) -> CustomResourceStatus:

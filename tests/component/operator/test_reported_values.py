@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from testing.kubernetes_api import Manifest, condition_of
+from testing.kubernetes_api import Manifest
 from testing.operator_process import OperatorProcess
 from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
 from testing.simulated_controllers import World
@@ -119,7 +119,6 @@ def test_job_that_is_not_registered_outlives_its_time_to_live(ready_world: World
     ready_world.create(training_job(ttlSecondsAfterFinished=0))
     ready_world.succeed("flowers-train", trained(version=None))
     ready_world.wait_for("jobs", "flowers-register")
-    job = ready_world.wait_for("trainingjobs", "flowers")
-    assert condition_of(job, "Complete")["reason"] == "NotRegistered"
+    ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="NotRegistered")
     ready_world.succeed("flowers-register", trained("4"))
     ready_world.wait_until_gone("trainingjobs", "flowers")

@@ -238,7 +238,7 @@ def test_an_abort_is_carried_out_although_the_operator_is_killed(
         return call.is_write and call.kind == kind and said in call.body.replace(" ", "")
 
     fault_proxy.faults = lambda call: fault if of_the_abort(call) else PASS
-    world.set_ready(second, 0)
+    world.set_ready(second, 0, unavailable_since="2026-01-01T00:00:00Z")
     assert fault_proxy.struck.wait(TIMEOUT_SECONDS)
     watched_operator.kill()
     assert world.weights("flowers") == {first: 90, second: 10}

@@ -168,7 +168,7 @@ STEPS = (
     Step(
         "it is stopped",
         lambda w: w.patch("inferenceservices", "flowers", {"spec": {"stopped": True}}),
-        _has("inferenceservices", "Ready", "False", "Stopped"),
+        _has("inferenceservices", "Ready", "True", "Stopped"),
     ),
     Step(
         "and started",

@@ -186,8 +186,13 @@ class World:
 
     # The Deployment controller and the gateway's.
 
-    def set_ready(self, deployment: str, ready: int, *, seen: Manifest | None = None) -> None:
-        """Set a Deployment's number of ready pods; without ``seen``, wait for the Deployment."""
+    def set_ready(
+        self, deployment: str, ready: int, *, seen: Manifest | None = None, unavailable_since: str | None = None
+    ) -> None:
+        """Set a Deployment's number of ready pods, and since when it has too few.
+
+        Without ``seen``, wait for the Deployment.
+        """
         manifest = seen or self.wait_for("deployments", deployment)
         replicas = manifest["spec"]["replicas"]
         status = {
@@ -198,6 +203,9 @@ class World:
             "availableReplicas": ready,
             "unavailableReplicas": replicas - ready,
         }
+        if unavailable_since is not None:
+            available = {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable", "message": ""}
+            status["conditions"] = [available | {"lastTransitionTime": unavailable_since}]
         self.patch("deployments", deployment, {"status": status}, subresource="status")
 
     def accept_route(

@@ -177,7 +177,7 @@ def test_auto_stop_is_kept_by_an_operator_that_was_killed_and_an_annotation_star
         own_operator.kill()
         own_operator.start()
         wait_for_replicas(world, revision, 0)
-        stopped = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="Stopped")
+        stopped = world.wait_for_condition("inferenceservices", "flowers", "Ready", "True", reason="Stopped")
         assert "kubectl annotate --overwrite isvc flowers" in stopped["message"]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {STARTED_AT: now}}})
@@ -238,7 +238,7 @@ def test_an_abort_is_carried_out_although_the_operator_is_killed(
         return call.is_write and call.kind == kind and said in call.body.replace(" ", "")
 
     fault_proxy.faults = lambda call: fault if of_the_abort(call) else PASS
-    world.set_ready(second, 0)
+    world.set_ready(second, 0, unavailable_since="2026-01-01T00:00:00Z")
     assert fault_proxy.struck.wait(TIMEOUT_SECONDS)
     watched_operator.kill()
     assert world.weights("flowers") == {first: 90, second: 10}

@@ -135,7 +135,7 @@ def test_errors_put_all_weight_back_and_the_condition_says_the_numbers(world: Wo
     )
     world.wait_for_weights("flowers", {first: 100, second: 0})
     world.accept_route("flowers")
-    ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="RolloutAborted")
+    ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "True", reason="RolloutAborted")
     assert ready["message"] == aborted["message"]
     events = {e["message"] for e in world.list("events") if e["reason"] == "RolloutAborted" and e["type"] == "Warning"}
     assert events == {aborted["message"]}
@@ -172,6 +172,42 @@ def test_a_model_that_fails_to_load_never_gets_traffic(world: World) -> None:
     world.wait_for_condition("inferenceservices", "flowers", "VariantsReady", "False")
     assert world.weights("flowers") == {first: 100}
     assert "rollout" not in status_of(world)
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.usefixtures("operator")
+def test_a_missing_pod_stops_a_rollout_and_a_crashed_one_aborts_it(world: World, servers: Iterator[Server]) -> None:
+    first = serving(world, rollout=rollout(10, interval="10m", errorRate=0.02, minRequests=0))
+    second = replace_model(world, first)
+    server = next(servers)
+    pod = world.run_server(second, ip=server.address)
+    world.wait_for_weights("flowers", {first: 90, second: 10})
+    # As on a node that is drained: a pod is gone, and the next one starts.
+    world.set_ready(second, 0)
+    missing = f"waits for a ready pod of {second}"
+    world.wait_for("inferenceservices", "flowers", lambda m: missing in m["status"]["rollout"].get("message", ""))
+    assert not status_of(world)["rollout"].get("aborted")
+    container = {"name": "server", "image": "i", "imageID": "", "ready": False, "restartCount": 1}
+    container |= {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 139}}}
+    world.patch("pods", pod, {"status": {"containerStatuses": [container]}}, subresource="status")
+    aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+    assert aborted["message"].endswith(f"{second} has no ready pod left, and pod {pod} ended with exit code 139.")
+
+
+@pytest.mark.feature("S10", "O6")
+@pytest.mark.usefixtures("operator")
+def test_metrics_that_nobody_can_read_hold_a_rollout_and_are_shown(world: World) -> None:
+    first = serving(world, rollout=rollout(10, interval="0s", errorRate=0.02, minRequests=0))
+    second = replace_model(world, first)
+    # Nothing listens there, as behind a network policy.
+    world.run_server(second, ip=f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.9")
+    world.wait_for_weights("flowers", {first: 90, second: 10})
+    held = "waits for the metrics of 1 pods, which cannot be read"
+    world.wait_for("inferenceservices", "flowers", lambda m: held in m["status"]["rollout"].get("message", ""))
+    shown = world.wait_for_condition(
+        "inferenceservices", "flowers", "VariantsReady", "True", reason="MetricsUnreadable"
+    )
+    assert ":9090; let the operator's pods reach this port" in shown["message"]
 
 
 @pytest.mark.feature("S9")

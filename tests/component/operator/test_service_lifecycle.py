@@ -55,7 +55,7 @@ def test_a_stopped_service_has_no_pods_keeps_its_path_and_starts_again(world: Wo
     revision = serving(world, replicas=2)
     change(world, stopped=True)
     wait_for_replicas(world, revision, 0)
-    stopped = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="Stopped")
+    stopped = world.wait_for_condition("inferenceservices", "flowers", "Ready", "True", reason="Stopped")
     assert stopped["message"] == "Stopped by spec.stopped; false starts it again."
     assert world.wait_for("inferenceservices", "flowers")["status"]["phase"] == "Stopped"
     assert world.weights("flowers") == {revision: 100}

@@ -276,7 +276,8 @@ def test_a_job_of_another_controller_is_left_alone(ready_world: World) -> None:
     ready_world.create(dataset("tulips"))
     ready_world.wait_for("jobs", "tulips-prepare")
     assert "flowers-train" not in ready_world.names("jobs")
-    assert "status" not in ready_world.wait_for("trainingjobs", "flowers")
+    # What the CRD sets, so that nobody takes the job for finished.
+    assert ready_world.wait_for("trainingjobs", "flowers")["status"] == {"observedGeneration": -1}
 
 
 @pytest.mark.feature("T8")

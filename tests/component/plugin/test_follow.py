@@ -137,6 +137,28 @@ def test_missing_kubectl_and_cluster_are_named(bloomery: Plugin) -> None:
     assert len(no_cluster.stderr.splitlines()) == 1
 
 
+@pytest.mark.feature("O6")
+def test_quota_that_refuses_the_pod_is_shown(bloomery: Plugin, operator: OperatorProcess, ready_world: World) -> None:
+    ready_world.create(training_job())
+    job = ready_world.wait_for("jobs", "flowers-train")
+    followed = bloomery.start("follow", "flowers")
+    message = 'Error creating: pods "flowers-train-x" is forbidden: failed quota: cpus: must specify limits.cpu'
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": "flowers-train", "uid": job["metadata"]["uid"]}
+    ready_world.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": "flowers-train."},
+            "involvedObject": reference | {"namespace": ready_world.namespace},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": message,
+            "source": {"component": "job-controller"},
+        }
+    )
+    followed.wait_for(f"Pending: A pod cannot be created: {message}")
+
+
 @pytest.mark.feature("O5")
 def test_progress_of_real_operator_is_shown(
     bloomery: Plugin, operator: OperatorProcess, ready_world: World, trainer: Trainer

@@ -145,7 +145,7 @@ def test_unreachable_address_falls_back_to_port_forward(
 
 @pytest.mark.feature("O5")
 def test_service_without_ready_pods_says_why(bloomery: Plugin, objects: Objects, pictures: dict[str, Path]) -> None:
-    stopped = condition("Ready", "False", "Stopped", "spec.stopped is true.")
+    stopped = condition("Ready", "True", "Stopped", "spec.stopped is true.")
     publish(objects, "http://127.0.0.1:9", ready=0, ready_condition=stopped)
 
     ended = bloomery("predict", "colours", "red.png")

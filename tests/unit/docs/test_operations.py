@@ -8,6 +8,7 @@ from bloomery_operator.metrics import OperatorMetrics
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
+from bloomery_trainer.progress_server import BETTER_NAMES
 from tests.unit.docs.figures import progress_figures
 from tools.docs_blocks import ROOT
 
@@ -69,12 +70,13 @@ def exposed(text: str) -> set[str]:
 
 def trained() -> set[str]:
     """The gauges that the figures of preparations and trainings become."""
-    return {
+    names = {
         f"bloomery_{kind}_{re.sub(r'(?=[A-Z])', '_', figure).lower()}"
         for kind in ("prepare", "train")
         for figure in progress_figures(kind)
         if figure not in WORDS
     }
+    return names | {BETTER_NAMES[name] for name in names & BETTER_NAMES.keys()}
 
 
 def test_the_operators_rights_are_those_of_the_chart() -> None:

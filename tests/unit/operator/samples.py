@@ -100,10 +100,10 @@ def job(
 def pod(
     phase: str, *, name: str = "flowers-0", message: str = "", exit_code: int | None = None, **state: Any
 ) -> Manifest:
-    """Return a pod with one container."""
+    """Return a pod with the trainer's container."""
     if exit_code is not None:
         state = {"terminated": {"exitCode": exit_code, "message": message}}
     return {
         "metadata": metadata(name),
-        "status": {"phase": phase, "podIP": "10.0.0.1", "containerStatuses": [{"state": state}]},
+        "status": {"phase": phase, "podIP": "10.0.0.1", "containerStatuses": [{"name": "trainer", "state": state}]},
     }

@@ -14,6 +14,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+BETTER_NAMES = {
+    "bloomery_prepare_total": "bloomery_prepare_source_images",
+    "bloomery_train_total_steps": "bloomery_train_steps",
+}
+"""Gauges whose first names read as those of counters: users may still use these, so both are served."""
+
 
 class Progress:
     """The newest figures of the work under way; written by the work, read by the server's threads."""
@@ -94,7 +100,10 @@ class _Figures:
         for key, value in self._progress.snapshot().items():
             if isinstance(value, int | float):
                 words = re.sub(r"(?=[A-Z])", "_", key).lower()
-                yield GaugeMetricFamily(f"{self._prefix}_{words}", f"{key} of the work under way", value=value)
+                name = f"{self._prefix}_{words}"
+                for each in (name, BETTER_NAMES.get(name)):
+                    if each is not None:
+                        yield GaugeMetricFamily(each, f"{key} of the work under way", value=value)
 
 
 def _handler(progress: Progress, registry: CollectorRegistry, stop: _Stop) -> type[BaseHTTPRequestHandler]:

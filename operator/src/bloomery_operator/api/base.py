@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -10,6 +12,9 @@ from pydantic.alias_generators import to_camel
 
 API_GROUP = "bloomery.dev"
 API_VERSION = "v1alpha1"
+
+_DISTINCT_DIGITS = 8
+"""Hexadecimal digits of the digest at the end of a cut text."""
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -25,9 +30,36 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def at_most(length: int) -> BeforeValidator:
-    """Cut a status text of foreign origin to the CRD's limit: a longer one would have the whole status rejected."""
-    return BeforeValidator(lambda text: text[:length] if isinstance(text, str) else text)
+def at_most(length: int, *, distinct: bool = False) -> BeforeValidator:
+    """Cut a text of a status to the CRD's limit: the API server would reject the whole status for a longer one.
+
+    Args:
+        length: the CRD's ``maxLength``.
+        distinct: end the cut text with its digest, so that it differs from others with the same beginning.
+    """
+
+    def cut(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        # A trainer may report half of a surrogate pair, which UTF-8 does not have.
+        text = value.encode(errors="replace").decode()
+        if len(text) <= length:
+            return text
+        end = f"…{hashlib.sha256(text.encode()).hexdigest()[:_DISTINCT_DIGITS]}" if distinct else "…"
+        return text[: length - len(end)] + end
+
+    return BeforeValidator(cut)
+
+
+def at_most_entries(count: int) -> BeforeValidator:
+    """Cut a list or a map of a status to the CRD's ``maxItems`` or ``maxProperties``."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return dict(islice(value.items(), count))
+        return value[:count] if isinstance(value, list | tuple) else value
+
+    return BeforeValidator(cut)
 
 
 class SecretReference(ApiModel):

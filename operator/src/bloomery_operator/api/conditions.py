@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from bloomery_operator.api.base import ApiModel
+from pydantic import BeforeValidator
+
+from bloomery_operator.api.base import ApiModel, at_most, at_most_entries
+
+_MAX_REASON_CHARACTERS = 128
+_NOT_IN_A_REASON = re.compile(r"[^A-Za-z0-9_,:]|^[^A-Za-z]+|[,:]+$")
+
+
+def _as_reason(value: Any) -> Any:
+    """Return a word that a condition may have as its reason: a container may report any text."""
+    if not isinstance(value, str):
+        return value
+    return _NOT_IN_A_REASON.sub("", _NOT_IN_A_REASON.sub("", value)[:_MAX_REASON_CHARACTERS]) or "Unknown"
 
 
 class Condition(ApiModel):
@@ -13,8 +26,8 @@ class Condition(ApiModel):
 
     type: str
     status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str = ""
+    reason: Annotated[str, BeforeValidator(_as_reason)]
+    message: Annotated[str, at_most(32768)] = ""
     observed_generation: int | None = None
     last_transition_time: datetime | None = None
 
@@ -25,10 +38,13 @@ class Condition(ApiModel):
 
 
 class CustomResourceStatus(ApiModel):
-    """The status fields that all three kinds have."""
+    """The status fields that all three kinds have.
+
+    Its texts, lists and maps are cut to the CRD's limits when it is parsed: this is the only place with the limits.
+    """
 
     observed_generation: int | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: Annotated[tuple[Condition, ...], at_most_entries(16)] = ()
     phase: str | None = None
 
     def condition(self, type_: str) -> Condition | None:
@@ -39,3 +55,7 @@ class CustomResourceStatus(ApiModel):
         """Return whether there is a condition of that type with status True."""
         condition = self.condition(type_)
         return condition is not None and condition.is_true
+
+    def within_limits(self) -> Self:
+        """Return the status cut to the CRD's limits."""
+        return self.model_validate(self.to_json())

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, SecretReference
+from bloomery_operator.api.base import (
+    ApiModel,
+    PodTemplate,
+    Resources,
+    SecretReference,
+    at_most,
+    at_most_entries,
+)
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 MIN_DIGEST_CHARACTERS = 8
 """Length of the shortest prefix of a digest that names a version."""
+MAX_VERSIONS = 20
+MAX_CLASSES = 100
+MAX_WARNINGS = 32
+"""Entries of a status; the manifest in the store has all."""
 
 
 class Source(ApiModel):
@@ -53,16 +66,16 @@ class DatasetVersion(ApiModel):
     """A prepared version, which stays in the store."""
 
     ordinal: int
-    version: str
+    version: Annotated[str, at_most(64)]
     images: int
     created: datetime
-    uri: str
+    uri: Annotated[str, at_most(2048)]
 
 
 class ClassCount(ApiModel):
     """Numbers of images of a class in each split."""
 
-    name: str
+    name: Annotated[str, at_most(256, distinct=True)]
     train: int = 0
     validation: int = 0
     test: int = 0
@@ -71,7 +84,7 @@ class ClassCount(ApiModel):
 class PrepareProgress(ApiModel):
     """Progress of a running preparation."""
 
-    stage: str | None = None
+    stage: Annotated[str | None, at_most(64)] = None
     images: int = 0
     total: int | None = None
 
@@ -79,17 +92,17 @@ class PrepareProgress(ApiModel):
 class DatasetStatus(CustomResourceStatus):
     """Status of a Dataset: its versions, and a preparation in progress."""
 
-    prepared_spec: str | None = None
+    prepared_spec: Annotated[str | None, at_most(64)] = None
     progress: PrepareProgress | None = None
-    version: str | None = None
-    versions: tuple[DatasetVersion, ...] = ()
-    uri: str | None = None
+    version: Annotated[str | None, at_most(64)] = None
+    versions: Annotated[tuple[DatasetVersion, ...], at_most_entries(MAX_VERSIONS)] = ()
+    uri: Annotated[str | None, at_most(2048)] = None
     images: int | None = None
     class_count: int | None = None
-    classes: tuple[ClassCount, ...] = ()
-    report: str | None = None
-    ignored: Mapping[str, int] | None = None
-    warnings: tuple[str, ...] = ()
+    classes: Annotated[tuple[ClassCount, ...], at_most_entries(MAX_CLASSES)] = ()
+    report: Annotated[str | None, at_most(2048)] = None
+    ignored: Annotated[Mapping[str, int] | None, at_most_entries(32)] = None
+    warnings: Annotated[tuple[Annotated[str, at_most(1024)], ...], at_most_entries(MAX_WARNINGS)] = ()
 
 
 class Dataset(CustomResource):
@@ -101,11 +114,27 @@ class Dataset(CustomResource):
     spec: DatasetSpec
     status: DatasetStatus = Field(default_factory=DatasetStatus)
 
+    @property
+    def has_unlisted_versions(self) -> bool:
+        """Whether there are versions that the status no longer lists."""
+        return bool(self.status.versions) and self.status.versions[-1].ordinal > 1
+
     def find_version(self, reference: str | int | None) -> DatasetVersion | None:
-        """Return the version with that ordinal or prefix of a digest; with None, the newest."""
+        """Return the version with that ordinal or prefix of a digest; with None, the newest.
+
+        A version that the status no longer lists is found by its whole digest, as that names its folder in the store.
+        """
         versions, text = self.status.versions, str(reference)
         if reference is None:
             return next((v for v in versions if v.version == self.status.version), None)
+        if self.has_unlisted_versions and _DIGEST.fullmatch(text):
+            return next((v for v in versions if v.version == text), None) or self._unlisted_version(text)
         by_ordinal = next((v for v in versions if str(v.ordinal) == text), None)
         is_digest = len(text) >= MIN_DIGEST_CHARACTERS
         return by_ordinal or next((v for v in versions if is_digest and v.version.startswith(text)), None)
+
+    def _unlisted_version(self, digest: str) -> DatasetVersion:
+        newest = self.status.versions[0]
+        return newest.model_copy(
+            update={"version": digest, "uri": f"{newest.uri.removesuffix(newest.version)}{digest}", "ordinal": 0}
+        )

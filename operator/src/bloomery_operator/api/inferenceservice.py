@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most, at_most_entries
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.durations import seconds_of
@@ -93,17 +93,17 @@ class InferenceServiceSpec(ApiModel):
 class VariantStatus(ApiModel):
     """Model and pods of a variant."""
 
-    name: str
+    name: Annotated[str, at_most(63)]
     model: Annotated[str | None, at_most(2048)] = None
     uri: Annotated[str | None, at_most(2048)] = None
-    model_hash: str | None = None
+    model_hash: Annotated[str | None, at_most(64)] = None
     run_id: Annotated[str | None, at_most(64)] = None
     training_job: Annotated[str | None, at_most(253)] = None
     dataset: Annotated[str | None, at_most(328)] = None
     dataset_version: Annotated[str | None, at_most(1024)] = None
     digest: Annotated[str | None, at_most(128)] = None
     image: Annotated[str | None, at_most(1024)] = None
-    revision: str | None = None
+    revision: Annotated[str | None, at_most(63)] = None
     weight: int
     replicas: int = 0
     ready: int = 0
@@ -113,7 +113,7 @@ class VariantStatus(ApiModel):
 class RevisionWeight(ApiModel):
     """The weight of a revision, in basis points."""
 
-    revision: str
+    revision: Annotated[str, at_most(63)]
     weight: int
 
 
@@ -127,7 +127,7 @@ class RolloutStatus(ApiModel):
     since: datetime
     generation: int
     aborted: bool = False
-    message: str | None = None
+    message: Annotated[str | None, at_most(2048)] = None
 
 
 class InferenceServiceStatus(CustomResourceStatus):
@@ -136,14 +136,15 @@ class InferenceServiceStatus(CustomResourceStatus):
     started_at: datetime | None = None
     stops_at: datetime | None = None
     rollout: RolloutStatus | None = None
-    url: str | None = None
-    api_key_secret: str | None = None
+    url: Annotated[str | None, at_most(2048)] = None
+    api_key_secret: Annotated[str | None, at_most(253)] = None
     replicas: int | None = None
     ready_replicas: int | None = None
-    ready: str | None = None
-    selector: str | None = None
-    traffic: str | None = None
-    variants: tuple[VariantStatus, ...] = ()
+    ready: Annotated[str | None, at_most(32)] = None
+    scaled_replicas: int | None = None
+    selector: Annotated[str | None, at_most(1024)] = None
+    traffic: Annotated[str | None, at_most(512)] = None
+    variants: Annotated[tuple[VariantStatus, ...], at_most_entries(16)] = ()
 
 
 class InferenceService(CustomResource):

@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Suspended=False: ``spec.suspend`` is false again."""
     TRAINING = "Training"
     """Running=True: the trainer trains or evaluates."""
+    TRAINER_UNREACHABLE = "TrainerUnreachable", Severity.WARNING
+    """Running=True: ``spec.stop`` is true, but the request does not reach the trainer."""
     NOT_REGISTERED = "NotRegistered", Severity.WARNING
     """Complete=True: the model is in the store, but not yet in MLflow's registry."""
     STOPPED_BEFORE_START = "StoppedBeforeStart"
@@ -85,6 +87,8 @@ class Reason(StrEnum):
     """VariantsReady=True: every variant has all its pods ready."""
     STOPPED = "Stopped"
     """VariantsReady=False: ``stopped``, 0 replicas or ``autoStop``."""
+    METRICS_UNREADABLE = "MetricsUnreadable", Severity.WARNING
+    """VariantsReady=True: the metrics of ready pods cannot be read, so that their requests and digests are unknown."""
     NO_GATEWAY = "NoGateway"
     """RouteReady=True: there is no gateway, and the only variant has a Service of the same name."""
     GATEWAY_REQUIRED = "GatewayRequired"
@@ -123,6 +127,10 @@ class Reason(StrEnum):
     """The pod's image cannot be pulled."""
     POD_NOT_CONFIGURED = "PodNotConfigured", Severity.WARNING
     """The pod's container cannot be created, usually because a Secret or ConfigMap is missing."""
+    SIDECAR_FAILED = "SidecarFailed", Severity.WARNING
+    """A container that others injected into the pod fails again and again."""
+    SIDECAR_RUNNING = "SidecarRunning"
+    """Dataset and TrainingJob: the work has ended, but a container that others injected keeps the pod running."""
     NODE_LOST = "NodeLost", Severity.WARNING
     """The pod's node does not answer, so the pod cannot end."""
     # Child objects of all kinds
@@ -134,6 +142,8 @@ class Reason(StrEnum):
     """A former child of the same name is still being deleted."""
     REFUSED = "Refused", Severity.WARNING
     """The API server rejected a child."""
+    STATUS_REFUSED = "StatusRefused", Severity.WARNING
+    """Ready=False or Running=False: the API server rejects the status, so the former one is shown."""
     INVALID_SPEC = "InvalidSpec"
     """Ready=False: the stored object cannot be read."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.base import ApiModel, PodTemplate, Resources
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most, at_most_entries
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 
@@ -100,13 +100,13 @@ class TrainingJobSpec(ApiModel):
 class TrainProgress(ApiModel):
     """Progress of a running training; ``eta`` is a Go-style duration."""
 
-    stage: str | None = None
+    stage: Annotated[str | None, at_most(64)] = None
     epoch: int | None = None
     step: int | None = None
     total_steps: int | None = None
-    steps: str | None = None
+    steps: Annotated[str | None, at_most(64)] = None
     images_per_second: float | None = None
-    eta: str | None = None
+    eta: Annotated[str | None, at_most(32)] = None
     loss: float | None = None
     metric: float | None = None
 
@@ -115,35 +115,38 @@ class SavedState(ApiModel):
     """A checkpoint in the store."""
 
     step: int
-    uri: str | None = None
+    uri: Annotated[str | None, at_most(2048)] = None
     time: datetime | None = None
 
 
 class MlflowRun(ApiModel):
     """The MLflow run of a job."""
 
-    experiment_id: str | None = None
-    run_id: str | None = None
-    url: str | None = None
+    experiment_id: Annotated[str | None, at_most(64)] = None
+    run_id: Annotated[str | None, at_most(64)] = None
+    url: Annotated[str | None, at_most(2048)] = None
 
 
 class Model(ApiModel):
     """A trained model: its registry version and its folder in the store."""
 
-    name: str | None = None
-    version: str | None = None
-    version_label: str | None = None
-    display: str | None = None
-    uri: str | None = None
-    digest: str | None = None
+    name: Annotated[str | None, at_most(256)] = None
+    version: Annotated[str | None, at_most(64)] = None
+    version_label: Annotated[str | None, at_most(64)] = None
+    display: Annotated[str | None, at_most(328)] = None
+    uri: Annotated[str | None, at_most(2048)] = None
+    digest: Annotated[str | None, at_most(128)] = None
 
 
 class TrainedOn(ApiModel):
     """A dataset version that a job trains on."""
 
-    name: str
-    version: str
-    uri: str
+    name: Annotated[str, at_most(253)]
+    version: Annotated[str, at_most(64)]
+    uri: Annotated[str, at_most(2048)]
+
+
+RecipeText = Annotated[str, at_most(256)]
 
 
 class TrainingJobStatus(CustomResourceStatus):
@@ -154,15 +157,15 @@ class TrainingJobStatus(CustomResourceStatus):
     restarts: int | None = None
     preemptions: int | None = None
     last_checkpoint: SavedState | None = None
-    initial_model: str | None = None
-    recipe: Mapping[str, str] | None = None
-    tensorboard_url: str | None = Field(default=None, alias="tensorboardURL")
-    datasets: tuple[TrainedOn, ...] = ()
+    initial_model: Annotated[str | None, at_most(512)] = None
+    recipe: Annotated[Mapping[str, RecipeText] | None, at_most_entries(32)] = None
+    tensorboard_url: Annotated[str | None, at_most(2048)] = Field(default=None, alias="tensorboardURL")
+    datasets: Annotated[tuple[TrainedOn, ...], at_most_entries(8)] = ()
     progress: TrainProgress | None = None
     mlflow: MlflowRun | None = None
     model: Model | None = None
-    metrics: Mapping[str, float] | None = None
-    metric: str | None = None
+    metrics: Annotated[Mapping[str, float] | None, at_most_entries(32)] = None
+    metric: Annotated[str | None, at_most(64)] = None
 
     @property
     def is_finished(self) -> bool:

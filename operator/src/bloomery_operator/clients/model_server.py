@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import reduce
 from typing import TypeVar
 
 import aiohttp
@@ -17,7 +18,8 @@ from bloomery_operator.clients.http import read_limited
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
-from bloomery_operator.status.workloads import PodView, parse_time
+from bloomery_operator.domain.timestamps import read_time
+from bloomery_operator.status.workloads import PodView
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2)
 _MAX_METRICS_BYTES = 1024 * 1024
@@ -48,10 +50,62 @@ class Counters:
         buckets = {bound: count - baseline.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
         return Counters(self.requests - baseline.requests, self.errors - baseline.errors, buckets, self.model)
 
+    def plus(self, other: Counters) -> Counters:
+        """Return the sum."""
+        buckets = {
+            bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0)
+            for bound in {**self.buckets, **other.buckets}
+        }
+        return Counters(self.requests + other.requests, self.errors + other.errors, buckets, self.model)
+
+
+class MetricsUnreadable(Exception):
+    """A ready pod does not answer with its metrics."""
+
+    def __init__(self, pod: PodView) -> None:
+        """Name the pod and the address."""
+        super().__init__(f"the metrics of pod {pod.name} cannot be read at {pod.host}:{METRICS_PORT}")
+
 
 @dataclass
-class _Baseline:
-    counters: dict[str, Counters]
+class _StepFigures:
+    """Figures of one pod during a rollout step, also of containers and pods that are gone."""
+
+    revision: str
+    restarts: int
+    """Restarts at the last look."""
+    start: Counters | None
+    """Counters at the step's beginning, or of a container that started later; None before they could be read."""
+    last: Counters = field(default_factory=Counters)
+    """Counters at the last look at which they could be read."""
+    former: Counters = field(default_factory=Counters)
+    """What the containers before counted during the step."""
+    crashes: int = 0
+
+    def look(self, pod: PodView, current: Counters | None) -> None:
+        """Take in a look at the pod."""
+        self.crashes += max(0, pod.restarts - self.restarts)
+        self.restarts = pod.restarts
+        if current is None:
+            return
+        if self.start is None:
+            self.start = current
+        elif current.requests < self.last.requests:
+            self.former = self.former.plus(self.last.since(self.start))
+            self.start = Counters()
+        self.last = current
+
+    @property
+    def counted(self) -> Counters:
+        """What was counted during the step, with each crash as a request that failed."""
+        running = self.last.since(self.start) if self.start is not None else Counters()
+        return self.former.plus(running).plus(Counters(self.crashes, self.crashes))
+
+
+@dataclass
+class _Step:
+    pods: dict[str, _StepFigures]
+    """By the pods' uids."""
     last_used: float
 
 
@@ -63,7 +117,7 @@ class _IdlePeriod:
 
 
 _Key = TypeVar("_Key")
-_Entry = TypeVar("_Entry", _Baseline, _IdlePeriod)
+_Entry = TypeVar("_Entry", _Step, _IdlePeriod)
 
 
 class ModelServerMetrics:
@@ -77,32 +131,43 @@ class ModelServerMetrics:
         """Use an HTTP session, which the caller closes."""
         self._session = session
         self._clock = clock
-        self._baselines: dict[str, _Baseline] = {}
+        self._steps: dict[str, _Step] = {}
         self._idle_periods: dict[frozenset[str], _IdlePeriod] = {}
 
     async def request_stats(
         self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]]
     ) -> dict[str, RequestStats]:
-        """Return what each revision's pods counted during a rollout step.
+        """Return what each revision's pods counted during a rollout step, also those that are gone.
+
+        A crash of a server counts as a request that failed: the gateway's answers for a pod that is gone are counted
+        nowhere.
 
         Args:
             step: identifies the step; its first call takes the baseline.
             since: when the step began.
             revisions: the pods of each revision.
         """
-        pods = [pod for group in revisions.values() for pod in group]
-        counters = await self._read_counters(pods)
-        is_first_call = step not in self._baselines
-        baseline = self._baseline(step, since, pods, counters)
-        deltas = {uid: current.since(baseline[uid]) for uid, current in counters.items()}
+        counters = await self._read_counters(pod for group in revisions.values() for pod in group)
+        is_first_call = step not in self._steps
+        figures = self._look(step, since, revisions, counters)
+        unreadable = {name: len(_unread(group, counters)) for name, group in revisions.items()}
         return {
-            revision: _sum_stats([] if is_first_call else [deltas[pod.uid] for pod in group if pod.uid in deltas])
-            for revision, group in revisions.items()
+            name: _sum_stats(
+                [] if is_first_call else [pod.counted for pod in figures.values() if pod.revision == name],
+                unreadable=unreadable[name],
+            )
+            for name in revisions
         }
 
-    async def seconds_idle(self, pods: Sequence[PodView]) -> float:
-        """Return for how many seconds a revision's pods are known to have received no request."""
-        requests = sum(counters.requests for counters in (await self._read_counters(pods)).values())
+    async def seconds_idle(self, pods: Sequence[PodView]) -> float | None:
+        """Return for how many seconds a revision's pods are known to have received no request.
+
+        None if the metrics of a ready pod cannot be read: it may be busy.
+        """
+        counters = await self._read_counters(pods)
+        if _unread(pods, counters):
+            return None
+        requests = sum(read.requests for read in counters.values())
         now = self._clock()
         # Keyed by uid: the name of a revision is unique neither across namespaces nor over time.
         uids = frozenset(pod.uid for pod in pods)
@@ -114,25 +179,35 @@ class ModelServerMetrics:
         return now - period.started
 
     async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
-        """Return the digest and the lineage of the model that the first ready pod serves."""
-        ready = [pod for pod in pods if pod.ready][:1]
-        return next((c.model for c in (await self._read_counters(ready)).values() if c.model), None)
+        """Return the digest and the lineage of the model that the first ready pod serves; None without such a pod.
 
-    def _baseline(
-        self, step: str, since: datetime, pods: Iterable[PodView], counters: Mapping[str, Counters]
-    ) -> Mapping[str, Counters]:
-        """Return the counters at the start of a step, by the pods' uids."""
+        Raises:
+            MetricsUnreadable: the pod does not answer.
+        """
+        ready = [pod for pod in pods if pod.ready][:1]
+        counters = await self._read_counters(ready)
+        for pod in _unread(ready, counters):
+            raise MetricsUnreadable(pod)
+        return next((read.model for read in counters.values() if read.model), None)
+
+    def _look(
+        self, step: str, since: datetime, revisions: Mapping[str, Sequence[PodView]], counters: Mapping[str, Counters]
+    ) -> Mapping[str, _StepFigures]:
+        """Take in a look at a step's pods; return their figures by uid."""
         now = self._clock()
-        baseline = self._baselines.setdefault(step, _Baseline(dict(counters), now))
-        baseline.last_used = now
-        _drop_unused(self._baselines, now)
-        for pod in pods:
-            if pod.uid in counters and pod.uid not in baseline.counters:
-                # A pod created after the step began starts from zero; for any other pod the current value is the
-                # baseline.
-                is_new = (parse_time(pod.created) or since) >= since
-                baseline.counters[pod.uid] = Counters() if is_new else counters[pod.uid]
-        return baseline.counters
+        is_first_call = step not in self._steps
+        known = self._steps.setdefault(step, _Step({}, now))
+        known.last_used = now
+        _drop_unused(self._steps, now)
+        for revision, pods in revisions.items():
+            for pod in pods:
+                # A pod created after the step began starts from zero; for any other pod the first value is the
+                # baseline, as is that of the first call.
+                has_baseline = is_first_call and pod.uid in counters
+                is_new = not has_baseline and (read_time(pod.created) or since) >= since
+                new = _StepFigures(revision, 0 if is_new else pod.restarts, Counters() if is_new else None)
+                known.pods.setdefault(pod.uid, new).look(pod, counters.get(pod.uid))
+        return known.pods
 
     async def _read_counters(self, pods: Iterable[PodView]) -> dict[str, Counters]:
         """Return the counters of the pods that answer, by the pods' uids."""
@@ -217,14 +292,17 @@ def _is_prediction(sample: Sample) -> bool:
     return route in ("/", "/predict") or route.endswith("/infer")
 
 
-def _sum_stats(deltas: Sequence[Counters]) -> RequestStats:
+def _unread(pods: Iterable[PodView], counters: Mapping[str, Counters]) -> list[PodView]:
+    """Return the ready pods whose metrics could not be read."""
+    return [pod for pod in pods if pod.ready and not pod.deleting and pod.uid not in counters]
+
+
+def _sum_stats(counted: Iterable[Counters], *, unreadable: int) -> RequestStats:
     """Return the statistics of several pods together."""
-    buckets: dict[float, float] = {}
-    for counters in deltas:
-        for bound, count in counters.buckets.items():
-            buckets[bound] = buckets.get(bound, 0.0) + count
+    total = reduce(Counters.plus, counted, Counters())
     return RequestStats(
-        requests=sum(counters.requests for counters in deltas),
-        errors=sum(counters.errors for counters in deltas),
-        p99=percentile(buckets, 0.99),
+        requests=total.requests,
+        errors=total.errors,
+        p99=percentile(total.buckets, 0.99),
+        unreadable=unreadable,
     )

@@ -74,8 +74,8 @@ class Cluster(Protocol):
     async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         """Return the current object, or None."""
 
-    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
-        """Return the objects that the label selector matches."""
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str = "", fields: str = "") -> Listing:
+        """Return the objects that the label selector and the field selector match."""
 
     async def create(self, manifest: Manifest) -> Manifest | None:
         """Create the object; return None if its name is in use."""
@@ -128,9 +128,10 @@ class KubernetesCluster:
                 return None
             raise
 
-    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
-        """Return the objects with those labels, without unused fields."""
-        query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str = "", fields: str = "") -> Listing:
+        """Return the objects that the label selector and the field selector match, without unused fields."""
+        selectors = {"labelSelector": selector, "fieldSelector": fields}
+        query = {"limit": str(PAGE_SIZE)} | {name: value for name, value in selectors.items() if value}
         items: list[Manifest] = []
         while True:
             page = await self._request("GET", kind.path(namespace), query=query)

@@ -28,9 +28,9 @@ class StaleOwnerGuard:
         """Return the current object, or None."""
         return await self._cluster.get(kind, key)
 
-    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
-        """Return the objects that the label selector matches."""
-        return await self._cluster.list(kind, namespace=namespace, selector=selector)
+    async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str = "", fields: str = "") -> Listing:
+        """Return the objects that the label selector and the field selector match."""
+        return await self._cluster.list(kind, namespace=namespace, selector=selector, fields=fields)
 
     async def create(self, manifest: Manifest) -> Manifest | None:
         """Create the object; return None if its name is in use."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import DEPLOYMENTS, JOBS, PODS, ResourceKind
 
-_USED_SPEC_FIELDS: dict[ResourceKind, tuple[str, ...]] = {JOBS: ("suspend",), PODS: ("nodeName",)}
-_USED_STATUS_FIELDS: dict[ResourceKind, tuple[str, ...]] = {PODS: ("phase", "podIP", "conditions", "containerStatuses")}
+_USED_SPEC_FIELDS: dict[ResourceKind, tuple[str, ...]] = {JOBS: ("suspend", "parallelism"), PODS: ("nodeName",)}
+_USED_STATUS_FIELDS: dict[ResourceKind, tuple[str, ...]] = {
+    PODS: ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
+}
 """Kinds of which only these fields are read; of all other kinds all fields stay."""
 
 

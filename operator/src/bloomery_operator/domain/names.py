@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.custom_resource import CustomResource
-from bloomery_operator.domain.labels import TENSORBOARD_ROLE
+from bloomery_operator.domain.labels import SERVE_ROLE, TENSORBOARD_ROLE
 
 MAX_NAME_LENGTH = 63
 """Characters of a Service's name and of a label's value (RFC 1123)."""
+TRAINER_CONTAINER = "trainer"
+"""Container of a Job's pods: preparation, training and registration."""
+SERVER_CONTAINER = "server"
+"""Container of a model server's pods."""
+TENSORBOARD_CONTAINER = "tensorboard"
+"""Container of a TensorBoard's pod."""
+_CONTAINERS = {SERVE_ROLE: SERVER_CONTAINER, TENSORBOARD_ROLE: TENSORBOARD_CONTAINER}
+
+
+def container_name(role: str) -> str:
+    """Return the name of our container in a pod of a role; all others were injected, as service meshes do."""
+    return _CONTAINERS.get(role, TRAINER_CONTAINER)
 
 
 def job_name(owner: CustomResource, command: str) -> str:

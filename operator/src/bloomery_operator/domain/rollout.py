@@ -8,7 +8,7 @@ route is a function of that, so a restarted operator continues.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -40,6 +40,8 @@ class RequestStats:
     requests: int = 0
     errors: int = 0
     p99: float | None = None
+    unreadable: int = 0
+    """Ready pods whose metrics cannot be read: what these did is not known."""
 
     @property
     def error_rate(self) -> float:
@@ -65,6 +67,8 @@ class RolloutInput:
     ready: frozenset[str]
     """Revisions that have a ready pod."""
     request_stats: Mapping[str, RequestStats]
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Revisions whose pods have failed or do not come back, and what happened."""
 
     @property
     def phase(self) -> Phase:
@@ -204,16 +208,48 @@ def _next_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: 
     """Go on to the next step once this one has had its time and its requests."""
     step = min(state.step, len(plan.steps) - 1)
     left = plan.interval_seconds - (now - state.since).total_seconds()
-    requests = _total(rollout.request_stats, canary_revisions(state)).requests
-    if left > 0 or requests < plan.min_requests:
-        waits = [f"{requests} of {plan.min_requests} requests"] if requests < plan.min_requests else []
-        waits += [f"{go_duration(plan.interval_seconds)} to pass"] if left > 0 else []
+    waits = _awaited(plan, state, rollout)
+    waits += [f"{go_duration(plan.interval_seconds)} to pass"] if left > 0 else []
+    if waits:
         message = f"{_step_label(plan, step)}; waits for {', '.join(waits)}"
         return state.model_copy(update={"step": step, "message": message})
+    unjudged = _unjudged_latency(plan, step, state, rollout)
     if step + 1 == len(plan.steps):
-        return state.model_copy(update={"percent": _ALL_PERCENT, "message": "All of the traffic has moved"})
+        message = f"All of the traffic has moved{unjudged}"
+        return state.model_copy(update={"percent": _ALL_PERCENT, "message": message})
     following = {"step": step + 1, "percent": plan.steps[step + 1], "since": now}
-    return state.model_copy(update=following | {"message": _step_label(plan, step + 1)})
+    return state.model_copy(update=following | {"message": f"{_step_label(plan, step + 1)}{unjudged}"})
+
+
+def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
+    """Return what the step waits for, other than its time: pods, their metrics, requests."""
+    canary = _total(rollout.request_stats, canary_revisions(state))
+    missing = sorted(canary_revisions(state) - rollout.ready)
+    waits = [f"a ready pod of {', '.join(missing)}"] if missing else []
+    if plan.abort_on is not None and canary.unreadable:
+        waits.append(f"the metrics of {canary.unreadable} pods, which cannot be read")
+    if canary.requests < plan.min_requests:
+        waits.append(f"{canary.requests} of {plan.min_requests} requests")
+    return waits
+
+
+def _unjudged_latency(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutInput) -> str:
+    """Return the end of a message if the step that is over did not compare the 99th percentiles."""
+    if plan.abort_on is None or plan.abort_on.p99_ratio is None:
+        return ""
+    stable = _total(rollout.request_stats, stable_revisions(state))
+    needed = _min_stable_requests(plan.abort_on)
+    if stable.requests >= needed:
+        return ""
+    return (
+        f"; step {step + 1} did not judge the 99th percentile, as what is replaced had {stable.requests} of {needed} "
+        "requests"
+    )
+
+
+def _min_stable_requests(limits: AbortOn) -> int:
+    """Return how many requests to what is replaced make its 99th percentile a measure."""
+    return max(1, limits.min_requests)
 
 
 def _abort(state: RolloutStatus, rollout: RolloutInput, breach: str) -> RolloutStatus:
@@ -232,9 +268,9 @@ def _step_label(plan: Rollout, step: int) -> str:
 
 def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str | None:
     """Return by how much the canary does worse than allowed; None if it does not, or too little is known."""
-    failed = sorted(canary_revisions(state) - rollout.ready)
-    if failed:
-        return f"at {state.percent} percent: {', '.join(failed)} has no ready pod left."
+    lost = [f"{name} {rollout.lost[name]}" for name in sorted(canary_revisions(state) & rollout.lost.keys())]
+    if lost:
+        return f"at {state.percent} percent: {', '.join(lost)}."
     canary = _total(rollout.request_stats, canary_revisions(state))
     stable = _total(rollout.request_stats, stable_revisions(state))
     if canary.requests == 0 or canary.requests < limits.min_requests:
@@ -256,7 +292,7 @@ def _error_rate_breach(limits: AbortOn, canary: RequestStats, stable: RequestSta
 def _latency_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str | None:
     if limits.p99_ratio is None or not canary.p99 or not stable.p99:
         return None
-    if stable.requests < max(1, limits.min_requests) or canary.p99 <= limits.p99_ratio * stable.p99:
+    if stable.requests < _min_stable_requests(limits) or canary.p99 <= limits.p99_ratio * stable.p99:
         return None
     return (
         f"the 99th percentile is {canary.p99 * 1000:.0f} ms, that of what is replaced "
@@ -271,4 +307,5 @@ def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str])
         requests=sum(stats.requests for stats in chosen),
         errors=sum(stats.errors for stats in chosen),
         p99=max((stats.p99 for stats in chosen if stats.p99 is not None), default=None),
+        unreadable=sum(stats.unreadable for stats in chosen),
     )

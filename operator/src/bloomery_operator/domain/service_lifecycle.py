@@ -9,7 +9,11 @@ from bloomery_operator.api import InferenceService
 from bloomery_operator.api.durations import seconds_of
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.labels import STARTED_AT
+from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
+
+_CLOCK_SKEW = timedelta(seconds=60)
+"""Time by which the clock of a user who sets the annotation may be ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +44,24 @@ def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) ->
         return Lifecycle(started_at=started, stops_at=stops_at)
     command = f"kubectl annotate --overwrite isvc {service.metadata.name} {STARTED_AT}=$(date -u +%FT%TZ)"
     message = f"Stopped by itself {service.spec.auto_stop} after its start; to start it again: {command}"
+    announced = _start_in_the_future(service, now)
+    if announced is not None:
+        message += f" (in UTC: {announced:%FT%TZ} is in the future, and it starts then)"
     return Lifecycle(started_at=started, stops_at=stops_at, stopped=Verdict(Reason.STOPPED, message))
 
 
 def _newest_start(service: InferenceService, now: datetime) -> datetime:
-    """Return the later of the recorded start and the annotation's, which must not be in the future."""
+    """Return the later of the recorded start and the annotation's, unless that is in the future.
+
+    A start in the future counts once it has come: if it counted from each look, ``autoStop`` would never end.
+    """
     recorded = service.status.started_at or now
-    annotated = _read_time(service.metadata.annotations.get(STARTED_AT, ""))
-    return max(recorded, min(annotated, now)) if annotated is not None else recorded
+    annotated = read_time(service.metadata.annotations.get(STARTED_AT))
+    if annotated is None or annotated > now + _CLOCK_SKEW:
+        return recorded
+    return max(recorded, min(annotated, now))
 
 
-def _read_time(text: str) -> datetime | None:
-    """Return an RFC 3339 time; None for another text, which starts nothing."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+def _start_in_the_future(service: InferenceService, now: datetime) -> datetime | None:
+    annotated = read_time(service.metadata.annotations.get(STARTED_AT))
+    return annotated.astimezone(UTC) if annotated is not None and annotated > now + _CLOCK_SKEW else None

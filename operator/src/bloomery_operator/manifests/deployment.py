@@ -8,7 +8,7 @@ from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REFRESH, REVISION, SERVE_ROLE, variant_labels
-from bloomery_operator.domain.names import about_name, digests_secret_name
+from bloomery_operator.domain.names import SERVER_CONTAINER, about_name, digests_secret_name
 from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
 from bloomery_operator.domain.served_model import ServedModel, model_annotations, revision_name
 from bloomery_operator.manifests.accelerators import requests_nvidia
@@ -120,7 +120,7 @@ def _server_container(
     service: InferenceService, variant: Variant, model: ServedModel, settings: Settings, mounts: list[Manifest]
 ) -> Manifest:
     return restricted_container() | {
-        "name": "server",
+        "name": SERVER_CONTAINER,
         "image": _server_image(variant, settings),
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_serving"],

@@ -13,7 +13,7 @@ from bloomery_operator.api.base import Manifest, PodTemplate, Resources
 from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.domain.digest import digest_of
 from bloomery_operator.domain.labels import SPEC_HASH, child_labels
-from bloomery_operator.domain.names import config_map_name, job_name
+from bloomery_operator.domain.names import TRAINER_CONTAINER, config_map_name, job_name
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.pod import (
@@ -117,7 +117,9 @@ def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
 
 def _failure_rules() -> list[Manifest]:
     def on_exit_codes(action: str, codes: tuple[int, ...]) -> Manifest:
-        return {"action": action, "onExitCodes": {"operator": "In", "values": list(codes)}}
+        # Without the name, the rules would also match the exit codes of containers that others inject.
+        on_exit = {"containerName": TRAINER_CONTAINER, "operator": "In", "values": list(codes)}
+        return {"action": action, "onExitCodes": on_exit}
 
     return [
         on_exit_codes("FailJob", USER_ERROR_EXIT_CODES),
@@ -149,7 +151,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
 
 def _trainer_container(task: TrainerTask, settings: Settings, mounts: list[Manifest]) -> Manifest:
     return restricted_container() | {
-        "name": "trainer",
+        "name": TRAINER_CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_trainer"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bloomery_operator.api import TrainingJob
 from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.domain.labels import TENSORBOARD_ROLE, child_labels, service_selector
-from bloomery_operator.domain.names import tensorboard_name
+from bloomery_operator.domain.names import TENSORBOARD_CONTAINER, tensorboard_name
 from bloomery_operator.domain.ports import TENSORBOARD_PORT
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.pinned_template import record_template
@@ -59,7 +59,7 @@ def build_tensorboard(job: TrainingJob, settings: Settings) -> tuple[Manifest, M
 def _pod_spec(job: TrainingJob, settings: Settings) -> Manifest:
     volume, mount = empty_dir("scratch", "/tmp", size="2Gi")
     container = restricted_container() | {
-        "name": TENSORBOARD_ROLE,
+        "name": TENSORBOARD_CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_trainer"],

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bloomery_operator.api import TrainingJob
 from bloomery_operator.api.base import ApiModel, Manifest
 from bloomery_operator.api.durations import seconds_of
@@ -21,6 +23,8 @@ from bloomery_operator.manifests.memory import default_resources
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.pod import size_in_bytes
 from bloomery_operator.settings import Settings
+
+_TRAINED_ON = TypeAdapter(tuple[TrainedOn, ...])
 
 COMMAND = "train"
 STOP_TOKEN_KEY = "stop-token"
@@ -86,12 +90,17 @@ def build_stop_secret(job: TrainingJob, token: str) -> Manifest:
 def read_stop_token(secret: Manifest | None) -> str | None:
     """Return the stop token of the job's Secret."""
     value = ((secret or {}).get("data") or {}).get(STOP_TOKEN_KEY)
-    return base64.b64decode(value).decode() if value else None
+    token = base64.b64decode(value).decode(errors="replace") if value else ""
+    # No header could carry another text, which somebody wrote into the Secret.
+    return token if token.isascii() and token.isprintable() and token else None
 
 
 def trained_on(annotations: Mapping[str, str]) -> tuple[TrainedOn, ...]:
-    """Return the dataset versions of a training Job, from its annotations."""
-    return tuple(TrainedOn.model_validate(entry) for entry in json.loads(annotations.get(DATASETS, "[]")))
+    """Return the dataset versions of a training Job, from its annotations; none if somebody changed these."""
+    try:
+        return _TRAINED_ON.validate_json(annotations.get(DATASETS, "[]"))
+    except ValidationError:
+        return ()
 
 
 def started_from(annotations: Mapping[str, str]) -> str | None:

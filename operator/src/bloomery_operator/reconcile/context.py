@@ -7,17 +7,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from cachetools import LRUCache
+
 from bloomery_operator.cluster.apply_cache import ApplyCache
 from bloomery_operator.cluster.client import Cluster
 from bloomery_operator.cluster.gateway import Gateway
 from bloomery_operator.cluster.kinds import ObjectKey
 from bloomery_operator.cluster.object_cache import ObjectCache
+from bloomery_operator.cluster.pod_rejections import PodRejections
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.template_updates import TemplateUpdates
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import PodView
+
+_MAX_LOST_RESULTS = 4096
 
 ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
 TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
@@ -31,11 +36,15 @@ class ModelServerMetrics(Protocol):
     ) -> dict[str, RequestStats]:
         """Return the requests of each revision's pods in a rollout's step that began at ``since``, as far as known."""
 
-    async def seconds_idle(self, pods: Sequence[PodView]) -> float:
-        """Return the seconds since a revision's pods got their last request, as far as known."""
+    async def seconds_idle(self, pods: Sequence[PodView]) -> float | None:
+        """Return the seconds since a revision's pods got their last request, as far as known; None if unknown."""
 
     async def model(self, pods: Sequence[PodView]) -> ServedModel | None:
-        """Return the digest and lineage of the model that the first ready pod serves."""
+        """Return the digest and lineage of the model that the first ready pod serves.
+
+        Raises:
+            MetricsUnreadable: the pod does not answer.
+        """
 
 
 class Registry(Protocol):
@@ -70,6 +79,9 @@ class Context:
     registry: Registry
     servers: ModelServerMetrics
     apply_cache: ApplyCache = field(default_factory=ApplyCache)
+    pod_rejections: PodRejections = field(default_factory=PodRejections)
+    lost_results: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(_MAX_LOST_RESULTS))
+    """Uids of finished Jobs whose pods, read live, have no result: they are not read again."""
     gateway: Gateway = field(default_factory=Gateway)
     template_updates: TemplateUpdates = field(default_factory=TemplateUpdates)
     now: Callable[[], datetime] = utc_now

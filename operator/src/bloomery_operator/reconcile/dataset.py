@@ -22,7 +22,8 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     if dataset is None:
         return None
     task = prepare_job.build_task(dataset, context.settings)
-    job = await observe_job(context, dataset, prepare_job.COMMAND)
+    is_prepared = dataset.status.prepared_spec == task.hash
+    job = await observe_job(context, dataset, prepare_job.COMMAND, needs_result=not is_prepared)
     observation = DatasetObservation(
         dataset=dataset,
         spec_hash=task.hash,
@@ -34,7 +35,8 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     )
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)
-    if observation.blocked_by is not None:
+    # No watch informs of a pod that cannot be created.
+    if observation.blocked_by is not None or (job is not None and job.lacks_pods):
         return context.settings.retry_interval_seconds
     return context.settings.progress_poll_seconds if status.phase == "Preparing" else None
 

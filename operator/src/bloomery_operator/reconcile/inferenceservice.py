@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
     HTTP_ROUTES,
@@ -20,16 +21,18 @@ from bloomery_operator.cluster.kinds import (
 from bloomery_operator.cluster.object_cache import POD_REVISION
 from bloomery_operator.cluster.stale_guard import StaleOwner, StaleOwnerGuard
 from bloomery_operator.domain.names import keys_secret_name
+from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.service_lifecycle import lifecycle_of
+from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret, read_keys
 from bloomery_operator.manifests.disruption_budget import build_disruption_budget
 from bloomery_operator.reconcile.address import apply_address
-from bloomery_operator.reconcile.blocked import blocked_by, rejections_block
+from bloomery_operator.reconcile.blocked import Blocked, blocked_by, rejections_block
 from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import read_resource, require_storage_secret
-from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
+from bloomery_operator.reconcile.model_resolution import METRICS_ADVICE, discover_models, resolve_models
 from bloomery_operator.reconcile.path_conflicts import find_path_conflict
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
 from bloomery_operator.reconcile.served_tags import tag_served_models
@@ -55,10 +58,12 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
 
 
 async def _reconcile(context: Context, service: InferenceService) -> float | None:
+    # Before all that may fail or wait: a key that somebody removes must stop working whatever else is wrong.
+    keys_blocked_by = await blocked_by(_apply_keys(context, service))
     facts = await _observe(context, service)
     plan = plan_traffic(facts)
     facts = await _record_rollout(context, facts, plan)
-    verdict = await blocked_by(_act(context, facts, plan))
+    verdict = await blocked_by(_act(context, facts, plan, keys_blocked_by))
     # Of the children only the route is read again: a Deployment that became ready meanwhile is not part of the plan.
     outcome = Outcome(route=_find_route(context, service), blocked_by=verdict)
     await publish_status(context, facts.service, derive_status(facts, plan, outcome))
@@ -72,6 +77,8 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
     resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
     pods = _pods_by_revision(context, namespace, deployments)
+    discovered = await discover_models(context, service, resolved.models, pods)
+    request_stats = await _read_request_stats(context, service, pods)
     return ServiceFacts(
         service=service,
         now=now,
@@ -86,8 +93,9 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
         gateway_address=await context.gateway.address(context.cluster, context.settings, namespace),
         path_conflict=find_path_conflict(context, service),
         was_applied=was_applied(service),
-        discovered_models=await discover_models(context, service, resolved.models, pods),
-        request_stats=await _read_request_stats(context, service, pods),
+        discovered_models=discovered.models,
+        request_stats=request_stats,
+        metrics_error=discovered.unreadable or _unreadable_stats(request_stats),
     )
 
 
@@ -116,17 +124,25 @@ async def _read_request_stats(
     return await context.servers.request_stats(step, rollout.since, chosen)
 
 
+def _unreadable_stats(stats: Mapping[str, RequestStats]) -> Verdict | None:
+    """Return why a rollout's requests are not known."""
+    names = sorted(name for name, counted in stats.items() if counted.unreadable)
+    if not names:
+        return None
+    message = f"The metrics of pods of {', '.join(names)} cannot be read on port {METRICS_PORT}; {METRICS_ADVICE}"
+    return Verdict(Reason.METRICS_UNREADABLE, message)
+
+
 async def _record_rollout(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> ServiceFacts:
     """Write a rollout's new state before anything is done by it; return the facts with the status written."""
     if plan.rollout == facts.rollout:
         return facts
-    status = derive_status(facts, plan, Outcome(route=facts.route))
-    await publish_status(context, facts.service, status)
+    status = await publish_status(context, facts.service, derive_status(facts, plan, Outcome(route=facts.route)))
     return replace(facts, service=facts.service.model_copy(update={"status": status}))
 
 
-async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
-    """Write the children.
+async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_blocked_by: Verdict | None) -> None:
+    """Write the children; if the keys cannot be applied, only take the route away from a path in conflict.
 
     Raises:
         Blocked: a Secret is missing, or a child cannot be applied.
@@ -135,11 +151,12 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None
     if facts.path_conflict is not None:
         # Even if something else blocks: below the older service's path, our route would take its requests.
         await _withdraw_route(context, facts)
+    if keys_blocked_by is not None:
+        raise Blocked(keys_blocked_by)
     # Running pods have their credentials: a Secret that is deleted later must not stop changes of weights.
     if any(facts.deployment_of(variant) is None for variant in service.spec.variants):
         await require_storage_secret(context, service.metadata.namespace)
     with rejections_block():
-        await _apply_keys(context, service)
         await apply_revisions(context, facts)
         await apply_child(context, service, build_disruption_budget(service))
         await apply_address(context, facts, plan)
@@ -147,18 +164,23 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None
 
 
 async def _apply_keys(context: Context, service: InferenceService) -> None:
-    """Create the first key, and keep the pods' digests equal to the keys of the Secret for people."""
+    """Create the first key, and keep the pods' digests equal to the keys of the Secret for people.
+
+    Raises:
+        Blocked: a Secret belongs to something else, or is rejected.
+    """
     if service.spec.auth != "ApiKey":
         return
     key = ObjectKey(service.metadata.namespace, keys_secret_name(service))
-    secret = await context.cluster.get(SECRETS, key)
-    if secret is not None:
-        require_own_child(service, secret)
-    else:
-        await create_child(context, service, build_keys_secret(service, secrets.token_urlsafe(API_KEY_BYTES)))
-        # Read again: if it was created meanwhile, its keys are valid.
+    with rejections_block():
         secret = await context.cluster.get(SECRETS, key)
-    await apply_child(context, service, build_digests_secret(service, read_keys(secret or {})))
+        if secret is not None:
+            require_own_child(service, secret)
+        else:
+            await create_child(context, service, build_keys_secret(service, secrets.token_urlsafe(API_KEY_BYTES)))
+            # Read again: if it was created meanwhile, its keys are valid.
+            secret = await context.cluster.get(SECRETS, key)
+        await apply_child(context, service, build_digests_secret(service, read_keys(secret or {})))
 
 
 async def _withdraw_route(context: Context, facts: ServiceFacts) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, ObjectKey, ResourceKind
 from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.blocked import Blocked
 from bloomery_operator.reconcile.context import Context
@@ -19,6 +21,8 @@ Resource = TypeVar("Resource", bound=CustomResource)
 
 _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller sets on its pods."""
+_REJECTION_INTERVALS = 3
+"""Retry intervals between two reads of the Events of a Job without pods."""
 
 
 def read_resource(context: Context, kind: ResourceKind, model: type[Resource], key: ObjectKey) -> Resource | None:
@@ -41,8 +45,17 @@ def find_resource(context: Context, kind: ResourceKind, model: type[Resource], k
         return None
 
 
-async def observe_job(context: Context, owner: CustomResource, command: str) -> JobView | None:
-    """Return the owner's Job for a command of the trainer, with its pods."""
+async def observe_job(
+    context: Context, owner: CustomResource, command: str, *, needs_result: bool = True
+) -> JobView | None:
+    """Return the owner's Job for a command of the trainer, with its pods.
+
+    Args:
+        context: the dependencies.
+        owner: the custom resource.
+        command: the trainer's command.
+        needs_result: whether a finished Job's result is still to be read.
+    """
     namespace, name = owner.metadata.namespace, job_name(owner, command)
     owned = context.object_cache.controlled_by(JOBS, namespace, owner.metadata.uid)
     jobs = [job for job in owned if job["metadata"]["name"] == name]
@@ -50,11 +63,29 @@ async def observe_job(context: Context, owner: CustomResource, command: str) -> 
         return None
     uid = jobs[0]["metadata"]["uid"]
     job = JobView.of(jobs[0], context.object_cache.controlled_by(PODS, namespace, uid))
-    if not job.is_finished or job.termination_result:
+    if job.lacks_pods:
+        return await _with_rejection(context, namespace, job)
+    if not job.is_finished or job.termination_result or not needs_result or uid in context.lost_results:
         return job
     # The event of the Job's end may overtake its pod's termination message, and a finished job is final: read live.
     pods = await context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
-    return JobView.of(jobs[0], pods.items)
+    job = JobView.of(jobs[0], pods.items)
+    if not job.termination_result:
+        context.lost_results[uid] = True
+    return job
+
+
+async def _with_rejection(context: Context, namespace: str, job: JobView) -> JobView:
+    """Return a Job that has been without a pod for a while with the reason why none can be created."""
+    interval = context.settings.retry_interval_seconds
+    if job.created is None or (context.now() - job.created).total_seconds() < interval:
+        return job
+    rejection = await context.pod_rejections.newest(
+        context.cluster, namespace, job.uid, max_age_seconds=_REJECTION_INTERVALS * interval
+    )
+    if rejection is None or any(rejection.time < created for pod in job.pods if (created := read_time(pod.created))):
+        return job
+    return replace(job, rejection=rejection.message)
 
 
 async def read_job_progress(context: Context, job: JobView | None) -> Mapping[str, Any] | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.api.reasons import Reason
+from bloomery_operator.clients.model_server import MetricsUnreadable
 from bloomery_operator.cluster.kinds import TRAINING_JOBS, ObjectKey
 from bloomery_operator.domain.served_model import (
     ServedModel,
@@ -25,6 +27,8 @@ from bloomery_operator.reconcile.lookups import find_resource, read_storage_secr
 from bloomery_operator.status.service_facts import desired_revisions
 from bloomery_operator.status.workloads import DeploymentView, PodView
 
+METRICS_ADVICE = "let the operator's pods reach this port (network policies)."
+
 
 @dataclass(frozen=True)
 class ResolvedModels:
@@ -34,6 +38,15 @@ class ResolvedModels:
     unresolved: Mapping[str, Verdict]
     registry_error: Verdict | None = None
     """Why an alias cannot be resolved now, whose variant keeps its former model."""
+
+
+@dataclass(frozen=True)
+class DiscoveredModels:
+    """By revision, the digest and lineage that pods found of models that were named without a digest."""
+
+    models: Mapping[str, ServedModel]
+    unreadable: Verdict | None = None
+    """Why a pod's metrics, which name the digest, cannot be read."""
 
 
 async def resolve_models(
@@ -65,12 +78,13 @@ async def discover_models(
     service: InferenceService,
     models: Mapping[str, ServedModel],
     pods: Mapping[str, Sequence[PodView]],
-) -> dict[str, ServedModel]:
+) -> DiscoveredModels:
     """Return by revision the digest and lineage of each model without a digest, and pin it to the digest found.
 
     A pod is read once: the status records the result.
     """
     discovered: dict[str, ServedModel] = {}
+    unreadable: Verdict | None = None
     revisions = desired_revisions(service, models)
     recorded = {status.revision: status for status in service.status.variants if status.digest is not None}
     for variant in service.spec.variants:
@@ -80,13 +94,18 @@ async def discover_models(
         if revision in recorded:
             discovered[revision] = lineage_from_status(recorded[revision])
             continue
-        served = await context.servers.model(pods.get(revision, ()))
+        try:
+            served = await context.servers.model(pods.get(revision, ()))
+        except MetricsUnreadable as error:
+            message = f"The model is not pinned to its digest yet: {error}; {METRICS_ADVICE}"
+            unreadable = Verdict(Reason.METRICS_UNREADABLE, message)
+            continue
         if served is not None and served.digest is not None:
             pin = build_digest_config_map(service, variant, model, served.digest)
             # An object of something else with that name stays; the pods then are not pinned.
             await blocked_by(create_child(context, service, pin))
             discovered[revision] = served
-    return discovered
+    return DiscoveredModels(discovered, unreadable)
 
 
 def _recorded_model(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:

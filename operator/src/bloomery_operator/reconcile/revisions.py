@@ -132,7 +132,8 @@ async def remove_retired(context: Context, facts: ServiceFacts, plan: TrafficPla
             # Needed again: when it retires the next time, its drain begins again.
             await _annotate_retirement(context, facts, deployment, None)
     for deployment in retired:
-        if deployment.retired_at is None:
+        if deployment.retired_at is None or deployment.retired_at > facts.now:
+            # It has just retired, or somebody changed the annotation to something that has not happened.
             await _annotate_retirement(context, facts, deployment, facts.now.isoformat())
             continue
         seconds_idle = await context.servers.seconds_idle(facts.pods.get(deployment.name, ()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
+from typing import TypeVar
 
-from bloomery_operator.api import Condition, CustomResource, InvalidResource
+from bloomery_operator.api import Condition, CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
 from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.reasons import Reason, Severity, severity_of
@@ -12,42 +14,95 @@ from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.status.conditions import condition, with_transition_times
+from bloomery_operator.status.conditions import (
+    RECONCILING,
+    STALLED,
+    condition,
+    with_kstatus_conditions,
+    with_transition_times,
+)
+
+logger = logging.getLogger(__name__)
 
 _MAX_EVENT_MESSAGE_CHARACTERS = 1000
 _FINAL_CONDITIONS = ("Complete", "Failed")
 """Conditions of finished work, whose status stays as it is."""
+_MAIN_CONDITIONS = {TrainingJob.KIND: "Running"}
+"""The condition that shows what an object waits for; Ready for the other kinds."""
+_FIRST_PHASES = {Dataset.KIND: "Pending", TrainingJob.KIND: "Pending", InferenceService.KIND: "Deploying"}
+
+Status = TypeVar("Status", bound=CustomResourceStatus)
 
 
-async def publish_status(context: Context, resource: CustomResource, status: CustomResourceStatus) -> None:
-    """Apply the status if it differs, and create an Event for each condition that changed."""
-    before = resource.status
-    if status == before:
-        return
-    manifest = {
-        "apiVersion": f"{API_GROUP}/{API_VERSION}",
-        "kind": resource.KIND,
-        # With the uid, a new object of the same name does not get the status of the old one.
-        "metadata": {
-            "name": resource.metadata.name,
-            "namespace": resource.metadata.namespace,
-            "uid": resource.metadata.uid,
-        },
-        "status": status.to_json(),
-    }
+async def publish_status(context: Context, resource: CustomResource, status: Status) -> Status:
+    """Apply the status if it differs, and create an Event for each condition that changed; return it as it is now."""
+    before, now = resource.status, context.now()
+    complete = with_kstatus_conditions(resource.KIND, status, previous=before, now=now).within_limits()
+    if complete == before:
+        return complete
     try:
-        await context.cluster.apply_status(manifest)
-        for changed in _changed_conditions(before, status):
-            await context.cluster.create(_build_event(resource, changed, context.now()))
+        accepted = await _apply_status(context, resource, complete)
+        for changed in _changed_conditions(before, accepted):
+            await context.cluster.create(_build_event(resource, changed, now))
     except ClusterError as error:
         # The object was deleted meanwhile, alone or with its namespace, in which nothing can be created any more.
         if error.code != 404 and "NamespaceTerminating" not in error.causes:
             raise
+    return complete
+
+
+async def _apply_status(context: Context, resource: CustomResource, status: Status) -> CustomResourceStatus:
+    """Apply a status, or a minimal one if the API server rejects it; return the one that it accepted."""
+    try:
+        await context.cluster.apply_status(_build_manifest(resource, status))
+        return status
+    except ClusterError as error:
+        if not error.is_refusal:
+            raise
+        logger.warning("the status of %s %s is refused: %s", resource.KIND, resource.metadata.name, error)
+        minimal = _minimal_status(resource, error, context.now())
+    if minimal != resource.status:
+        await context.cluster.apply_status(_build_manifest(resource, minimal))
+    return minimal
+
+
+def _build_manifest(resource: CustomResource, status: CustomResourceStatus) -> Manifest:
+    metadata = resource.metadata
+    return {
+        "apiVersion": f"{API_GROUP}/{API_VERSION}",
+        "kind": resource.KIND,
+        # With the uid, a new object of the same name does not get the status of the old one.
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
+        "status": status.to_json(),
+    }
+
+
+def _minimal_status(resource: CustomResource, error: ClusterError, now: datetime) -> CustomResourceStatus:
+    """Return the last accepted status with a condition that has what the API server reports about the new one."""
+    before, generation = resource.status, resource.metadata.generation
+    type_ = _MAIN_CONDITIONS.get(resource.KIND, "Ready")
+    message = f"The API server refuses the status, and the last one that it took is shown: {error}"
+    refused = with_transition_times(
+        (condition(type_, False, Verdict(Reason.STATUS_REFUSED, message)),),
+        previous=before.conditions,
+        generation=generation,
+        now=now,
+    )
+    others = tuple(c for c in before.conditions if c.type != type_)
+    phase = before.phase or _FIRST_PHASES[resource.KIND]
+    update = {"observed_generation": generation, "phase": phase, "conditions": (*refused, *others)}
+    minimal = with_kstatus_conditions(resource.KIND, before.model_copy(update=update), previous=before, now=now)
+    return minimal.within_limits()
 
 
 def _changed_conditions(before: CustomResourceStatus, after: CustomResourceStatus) -> list[Condition]:
     known = {(c.type, c.status, c.reason) for c in before.conditions}
-    changed = (c for c in after.conditions if (c.type, c.status, c.reason) not in known)
+    changed = (
+        c
+        for c in after.conditions
+        # Conditions of kstatus repeat another one.
+        if (c.type, c.status, c.reason) not in known and c.type not in (RECONCILING, STALLED)
+    )
     # Two conditions often have the same reason and message: one Event is enough.
     return list({(c.reason, c.message): c for c in changed}.values())
 
@@ -70,6 +125,8 @@ async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, 
     )
     # The rest of the status is applied again, as it would be removed otherwise; another version may read the object.
     conditions["Ready"] = ready.to_json()
+    conditions.pop(RECONCILING, None)
+    conditions[STALLED] = ready.model_copy(update={"type": STALLED, "status": "True"}).to_json()
     status = known | {"phase": "Failed", "conditions": list(conditions.values())}
     metadata = {field: manifest["metadata"][field] for field in ("name", "namespace", "uid")}
     identity = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, ObjectKey
 from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.ownership import controller_uid
+from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.domain.starting_point import (
     SCRATCH,
     StartingPoint,
     starting_point_from_job,
     starting_point_from_registry,
 )
+from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import register_job, train_job
 from bloomery_operator.reconcile import trainer_jobs
@@ -40,8 +43,11 @@ from bloomery_operator.status.trainingjob import (
     registration_failed,
     with_tensorboard,
 )
+from bloomery_operator.status.workloads import JobView, PodView
 
 _STOP_TOKEN_BYTES = 32
+_TRAINER_START = timedelta(seconds=60)
+"""Time that a trainer's pod has to open its port."""
 
 
 async def reconcile(context: Context, key: ObjectKey) -> float | None:
@@ -68,7 +74,9 @@ async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJ
     status = derive_status(observation, context.now())
     if status.is_finished:
         return status, None
-    if observation.blocked_by is not None or isinstance(observation.start, Verdict):
+    lacks_pods = observation.job is not None and observation.job.lacks_pods
+    if observation.blocked_by is not None or isinstance(observation.start, Verdict) or lacks_pods:
+        # No watch informs of these: a missing Secret, a model of the registry, a pod that cannot be created.
         return status, context.settings.retry_interval_seconds
     runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
     return status, context.settings.progress_poll_seconds if runs else None
@@ -125,9 +133,7 @@ async def _act(context: Context, observation: TrainingJobObservation) -> Verdict
     if job.is_finished or job.deleting:
         return None
     await _suspend_or_resume(context, observation)
-    if training_job.spec.stop:
-        await _stop(context, observation)
-    return None
+    return await _stop(context, observation) if training_job.spec.stop else None
 
 
 async def _start(context: Context, observation: TrainingJobObservation) -> None:
@@ -152,16 +158,33 @@ async def _suspend_or_resume(context: Context, observation: TrainingJobObservati
         await context.cluster.merge(JOBS, key, {"spec": {"suspend": suspend}})
 
 
-async def _stop(context: Context, observation: TrainingJobObservation) -> None:
-    """Request the running trainer to stop; each reconcile repeats it until the trainer has stopped."""
+async def _stop(context: Context, observation: TrainingJobObservation) -> Verdict | None:
+    """Request the running trainer to stop; each reconcile repeats it until the trainer has stopped.
+
+    Returns:
+        Why the request cannot reach the trainer.
+    """
     training_job, job = observation.training_job, observation.job
     pod = job.current_pod if job else None
-    if pod is None or pod.phase != "Running" or pod.ip is None:
-        return
-    key = ObjectKey(training_job.metadata.namespace, job_name(training_job, train_job.COMMAND))
-    token = train_job.read_stop_token(await context.cluster.get(SECRETS, key))
-    if token is not None:
-        await context.stop_trainer(pod, token)
+    if pod is None or pod.phase != "Running" or pod.ip is None or pod.has_ended:
+        return None
+    name = job_name(training_job, train_job.COMMAND)
+    token = train_job.read_stop_token(
+        await context.cluster.get(SECRETS, ObjectKey(training_job.metadata.namespace, name))
+    )
+    if token is None:
+        problem = f"the Secret {name!r} has no token in the key {train_job.STOP_TOKEN_KEY!r}"
+    elif await context.stop_trainer(pod, token) or _has_just_started(pod, context.now()):
+        return None
+    else:
+        problem = f"pod {pod.name} does not accept the request on port {PROGRESS_PORT}; check network policies"
+    return Verdict(Reason.TRAINER_UNREACHABLE, f"spec.stop is true, but {problem}. The operator repeats the request.")
+
+
+def _has_just_started(pod: PodView, now: datetime) -> bool:
+    """Return whether a trainer may not have opened its port yet."""
+    created = read_time(pod.created)
+    return created is not None and now - created < _TRAINER_START
 
 
 async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> TrainingJobStatus:
@@ -185,13 +208,30 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
 
 
 async def _expire(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> float | None:
-    """Delete a finished TrainingJob whose TTL has passed; return the seconds that are left of it."""
-    ttl, end = training_job.spec.ttl_seconds_after_finished, status.completion_time
-    if ttl is None or end is None:
+    """Delete a finished TrainingJob whose TTL has passed; return the seconds that are left of it.
+
+    The TTL of a job whose model was registered later counts from then: before, the model would be lost.
+    """
+    ttl, end, complete = (
+        training_job.spec.ttl_seconds_after_finished,
+        status.completion_time,
+        status.condition("Complete"),
+    )
+    if ttl is None or end is None or (complete is not None and complete.reason == Reason.NOT_REGISTERED):
         return None
-    left = (end + timedelta(seconds=ttl) - context.now()).total_seconds()
+    registered_at = _registration_time(context, training_job)
+    left = (max(end, registered_at or end) + timedelta(seconds=ttl) - context.now()).total_seconds()
     if left > 0:
         return left
     metadata = training_job.metadata
     await context.cluster.delete(TRAINING_JOBS, ObjectKey(metadata.namespace, metadata.name), uid=metadata.uid)
     return None
+
+
+def _registration_time(context: Context, training_job: TrainingJob) -> datetime | None:
+    """Return the end of the Job that registered the model later, if there was one."""
+    key = ObjectKey(training_job.metadata.namespace, job_name(training_job, register_job.COMMAND))
+    manifest = context.object_cache.get(JOBS, key)
+    if manifest is None or controller_uid(manifest) != training_job.metadata.uid:
+        return None
+    return JobView.of(manifest, ()).end_time

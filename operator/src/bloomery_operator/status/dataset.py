@@ -8,16 +8,18 @@ from datetime import datetime
 from typing import Any
 
 from bloomery_operator.api import Condition, Dataset
-from bloomery_operator.api.dataset import DatasetStatus, DatasetVersion, PrepareProgress
+from bloomery_operator.api.dataset import MAX_VERSIONS, DatasetStatus, DatasetVersion, PrepareProgress
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import PrepareResult, read_model
-from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
-
-MAX_VERSIONS = 20
-MAX_CLASSES = 100
-MAX_WARNINGS = 20
+from bloomery_operator.status.workloads import (
+    JobView,
+    job_failure,
+    pod_not_ready_reason,
+    pods_refused,
+    sidecars_running,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,9 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
     job = observation.job
     if observation.is_prepared or job is None or job.succeeded:
         return None
+    refused = pods_refused(job.rejection)
+    if refused is not None:
+        return refused
     pod = job.current_pod
     if pod is None:
         return Verdict(Reason.PENDING, "The preparation's pod is about to start.")
@@ -98,6 +103,9 @@ def _not_started(observation: DatasetObservation) -> Verdict | None:
 def _preparing(observation: DatasetObservation) -> Verdict | None:
     if observation.is_prepared or observation.finished_now:
         return None
+    sidecars = sidecars_running(observation.job.current_pod, "preparation") if observation.job else None
+    if sidecars is not None:
+        return sidecars
     progress = _prepare_progress(observation)
     if progress is None or not progress.total:
         return Verdict(Reason.PREPARING, "The images are being listed and checked.")
@@ -135,7 +143,7 @@ def _phase(verdict: Verdict | None) -> str:
         return "Ready"
     if verdict.failed:
         return "Failed"
-    return "Preparing" if verdict.reason == Reason.PREPARING else "Pending"
+    return "Preparing" if verdict.reason in (Reason.PREPARING, Reason.SIDECAR_RUNNING) else "Pending"
 
 
 def _ready_condition(verdict: Verdict | None, status: DatasetStatus) -> Condition:
@@ -164,9 +172,9 @@ def _with_result(observation: DatasetObservation, result: PrepareResult, now: da
             "uri": result.uri,
             "images": result.images,
             "class_count": len(result.classes) if result.class_count is None else result.class_count,
-            "classes": result.classes[:MAX_CLASSES],
+            "classes": result.classes,
             "ignored": result.ignored or None,
-            "warnings": result.warnings[:MAX_WARNINGS],
+            "warnings": result.warnings,
             "versions": _with_version(previous.versions, result, now),
         }
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal
 
 from bloomery_operator.api import Condition
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus, Variant, VariantStatus
 from bloomery_operator.api.reasons import Reason, ReportedReason
-from bloomery_operator.domain.labels import SERVE_ROLE, service_selector
+from bloomery_operator.domain.labels import REVISION, SERVE_ROLE, VARIANT, service_selector
 from bloomery_operator.domain.names import keys_secret_name
 from bloomery_operator.domain.served_model import ServedModel, model_hash
 from bloomery_operator.domain.traffic import TOTAL_WEIGHT
@@ -25,7 +26,7 @@ from bloomery_operator.status.traffic_plan import (
     plan_for_rollout,
     retired_deployments,
 )
-from bloomery_operator.status.workloads import DeploymentView, pod_not_ready_reason
+from bloomery_operator.status.workloads import DeploymentView, pod_not_ready_reason, pods_refused
 
 _TRANSIENT_REASONS = frozenset({"StoreUnavailable"})
 """Failures of a server that are not its model's: the store is down, and the server restarts until it is back."""
@@ -66,13 +67,14 @@ def derive_status(facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> I
     facts, plan = after_outcome(facts, plan, outcome)
     assessment = _assess(facts, plan, outcome.blocked_by)
     variants = tuple(_variant_status(facts, assessed) for assessed in assessment.variants)
-    conditions = _conditions(assessment)
+    phase, conditions = _phase_and_conditions(assessment)
     ready = sum(v.ready for v in variants)
-    selector = service_selector(service, role=SERVE_ROLE)
+    scaled = _scaled_revision(facts, plan)
+    selector = service_selector(service, role=SERVE_ROLE) | scaled.labels
     return service.status.model_copy(
         update={
             "observed_generation": service.metadata.generation,
-            "phase": _phase(assessment, conditions),
+            "phase": phase,
             "started_at": facts.lifecycle.started_at,
             "stops_at": facts.lifecycle.stops_at,
             "rollout": plan.rollout,
@@ -81,6 +83,7 @@ def derive_status(facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> I
             "replicas": sum(v.replicas for v in variants),
             "ready_replicas": ready,
             "ready": f"{ready}/{sum(assessed.desired_replicas for assessed in assessment.variants)}",
+            "scaled_replicas": scaled.replicas,
             "selector": ",".join(f"{key}={value}" for key, value in selector.items()),
             "traffic": " ".join(f"{v.name}={v.weight}" for v in variants),
             "variants": variants,
@@ -91,6 +94,31 @@ def derive_status(facts: ServiceFacts, plan: TrafficPlan, outcome: Outcome) -> I
                 now=facts.now,
             ),
         }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ScaledRevision:
+    """The pods that the scale subresource shows."""
+
+    labels: dict[str, str]
+    replicas: int
+
+
+def _scaled_revision(facts: ServiceFacts, plan: TrafficPlan) -> _ScaledRevision:
+    """Return the pods of one variant that spec.replicas applies to, the one with the largest weight.
+
+    An autoscaler multiplies the number of the pods that it selects, and sets the result for each variant: with the pods
+    of all variants and former revisions it would make too many.
+    """
+    variants = facts.service.spec.variants
+    followers = [v for v in variants if v.replicas is None and v.autoscaling is None]
+    variant = max(followers or variants, key=lambda v: v.weight)
+    revision = plan.serving.get(variant.name) or facts.revisions.get(variant.name)
+    deployment = facts.deployments.get(revision or "")
+    return _ScaledRevision(
+        labels={REVISION: revision} if revision is not None else {VARIANT: variant.name},
+        replicas=deployment.replicas if deployment is not None else 0,
     )
 
 
@@ -143,9 +171,10 @@ def _variant_not_ready(facts: ServiceFacts, variant: Variant, desired: int) -> V
 
 
 def _pod_problem(facts: ServiceFacts, deployment: DeploymentView) -> Verdict | None:
-    """Return the error that a pod reported, or why a pod does not start."""
+    """Return the error that a pod reported, or why a pod does not start or cannot be created."""
     waiting = (pod for pod in facts.pods.get(deployment.name, ()) if not pod.ready)
-    return next((verdict for pod in waiting if (verdict := pod.error or pod_not_ready_reason(pod))), None)
+    problem = next((verdict for pod in waiting if (verdict := pod.error or pod_not_ready_reason(pod))), None)
+    return problem or pods_refused(deployment.rejection)
 
 
 def _variant_status(facts: ServiceFacts, assessed: _VariantAssessment) -> VariantStatus:
@@ -172,19 +201,27 @@ def _variant_status(facts: ServiceFacts, assessed: _VariantAssessment) -> Varian
     )
 
 
-def _conditions(assessment: _Assessment) -> tuple[Condition, ...]:
-    """Return the conditions: Ready first, then those that it depends on."""
+def _phase_and_conditions(assessment: _Assessment) -> tuple[str, tuple[Condition, ...]]:
+    """Return the phase and the conditions: Ready first, then those that it depends on."""
     variants = _variants_ready(assessment)
     route = _route_ready(assessment.facts, assessment.plan)
     progressing = _progressing(assessment.plan)
     draining = _draining(assessment.facts, assessment.plan)
     aborted = progressing if progressing is not None and not progressing.is_true else None
     blocking = next((c for c in (variants, route) if not c.is_true), aborted)
-    ready = blocking.model_copy(update={"type": "Ready"}) if blocking else _serving(assessment.facts)
-    return (ready, variants, route, *(c for c in (progressing, draining) if c is not None))
+    phase = _phase(assessment, is_blocked=blocking is not None)
+    ready = _ready(assessment, phase, blocking)
+    return phase, (ready, variants, route, *(c for c in (progressing, draining) if c is not None))
 
 
-def _serving(facts: ServiceFacts) -> Condition:
+def _ready(assessment: _Assessment, phase: str, blocking: Condition | None) -> Condition:
+    """Return the condition Ready: True if the service answers, or is stopped as its spec describes."""
+    facts = assessment.facts
+    if facts.lifecycle.stopped is not None:
+        return condition("Ready", True, facts.lifecycle.stopped)
+    if blocking is not None:
+        status: Literal["True", "False"] = "True" if phase == "Degraded" else "False"
+        return blocking.model_copy(update={"type": "Ready", "status": status})
     address = _url(facts) or facts.service.path
     return condition("Ready", True, Verdict(Reason.SERVING, f"Answering at {address}."))
 
@@ -195,7 +232,8 @@ def _variants_ready(assessment: _Assessment) -> Condition:
     waiting = assessment.blocked_by or facts.lifecycle.stopped or not_ready
     if waiting is not None:
         return condition("VariantsReady", False, waiting)
-    message, warning = "Every variant has all its pods ready.", facts.registry_error or _unused_accelerator(facts)
+    message = "Every variant has all its pods ready."
+    warning = facts.registry_error or facts.metrics_error or _unused_accelerator(facts)
     verdict = Verdict(warning.reason, f"{message} {warning.message}") if warning else Verdict(Reason.ALL_READY, message)
     return condition("VariantsReady", True, verdict)
 
@@ -233,13 +271,14 @@ def _route_not_ready(facts: ServiceFacts) -> Verdict | None:
         if len(facts.service.spec.variants) == 1:
             return None
         message = "Several variants need a gateway to split the traffic: set the chart's gateway values."
-        return Verdict(Reason.GATEWAY_REQUIRED, message)
+        return Verdict(Reason.GATEWAY_REQUIRED, message, failed=True)
     if facts.path_conflict is not None:
         return facts.path_conflict
     if facts.route is None:
         return Verdict(Reason.NOTHING_TO_ROUTE_TO, "The route is made once a variant has a ready pod.")
     if not facts.is_stopped and not facts.has_serving_variant:
-        return Verdict(Reason.NOTHING_TO_ROUTE_TO, "Every variant that has a weight is scaled to 0 replicas.")
+        message = "Every variant that has a weight is scaled to 0 replicas."
+        return Verdict(Reason.NOTHING_TO_ROUTE_TO, message, failed=True)
     return _route_rejection(facts.route)
 
 
@@ -254,7 +293,7 @@ def _route_rejection(route: Manifest) -> Verdict | None:
     if rejected is None:
         return None
     message = f"The gateway refuses the route: {rejected.get('message', '')}"
-    return Verdict(ReportedReason(rejected["reason"]), message)
+    return Verdict(ReportedReason(rejected["reason"]), message, failed=True)
 
 
 def _progressing(plan: TrafficPlan) -> Condition | None:
@@ -279,16 +318,20 @@ def _draining(facts: ServiceFacts, plan: TrafficPlan) -> Condition | None:
     return condition("Draining", True, Verdict(Reason.DRAINING, message))
 
 
-def _phase(assessment: _Assessment, conditions: tuple[Condition, ...]) -> str:
+def _phase(assessment: _Assessment, *, is_blocked: bool) -> str:
+    """Return the phase; Degraded only if the service still answers."""
     facts = assessment.facts
     if facts.is_stopped:
         return "Stopped"
-    if any(c.type == "Ready" and c.is_true for c in conditions):
+    if not is_blocked:
         return "Running"
-    if any(assessed.not_ready.failed for assessed in assessment.variants if assessed.not_ready is not None):
-        return "Degraded" if facts.ready else "Failed"
+    has_failed = any(assessed.not_ready.failed for assessed in assessment.variants if assessed.not_ready is not None)
+    route = _route_not_ready(facts)
+    if (has_failed and not facts.ready) or (route is not None and route.failed):
+        return "Failed"
     served = all(facts.can_serve(facts.revisions.get(v.name)) for v in facts.service.spec.variants)
-    return "Degraded" if served else "Deploying"
+    answers = route is None and bool(facts.ready)
+    return "Degraded" if answers and (has_failed or served) else "Deploying"
 
 
 def _url(facts: ServiceFacts) -> str | None:

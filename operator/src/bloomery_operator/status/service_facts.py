@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
+from bloomery_operator.api.durations import go_duration
 from bloomery_operator.api.inferenceservice import RolloutStatus, Variant
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.rollout import RequestStats
@@ -20,6 +21,8 @@ from bloomery_operator.status.workloads import DeploymentView, PodView
 
 _BLOCKING_REASONS = frozenset({Reason.SECRET_NOT_FOUND, Reason.NAME_TAKEN, Reason.REPLACING, Reason.REFUSED})
 """Reasons for which a reconcile ended before it wrote everything."""
+LOST_AFTER = timedelta(seconds=60)
+"""Time that a pod has to come back, on another node after a drain for example, before a rollout is aborted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class ServiceFacts:
     """By revision, the digest and lineage that pods found of models that were named without a digest."""
     request_stats: Mapping[str, RequestStats] = field(default_factory=dict)
     """Requests to each revision since the rollout's step began."""
+    metrics_error: Verdict | None = None
+    """Why what pods count is not known."""
     route: Manifest | None = None
     has_gateway: bool = False
     gateway_address: str = ""
@@ -80,6 +85,26 @@ class ServiceFacts:
     def has_serving_variant(self) -> bool:
         """Whether a variant that has a weight should have pods."""
         return any(v.weight > 0 and not self.service.is_off(v) for v in self.service.spec.variants)
+
+    @cached_property
+    def lost_canaries(self) -> Mapping[str, str]:
+        """The revisions to which a rollout moves traffic whose pods have failed or do not come back, and how."""
+        names = [entry.revision for entry in self.rollout.to] if self.rollout is not None else []
+        return {name: how for name in names if (how := self._how_lost(name))}
+
+    def _how_lost(self, revision: str) -> str | None:
+        deployment = self.deployments.get(revision)
+        if deployment is None:
+            return "has no Deployment any more"
+        if deployment.ready > 0 or self.rollout is None:
+            return None
+        failed = next((pod for pod in self.pods.get(revision, ()) if not pod.deleting and pod.has_failed), None)
+        if failed is not None:
+            return f"has no ready pod left, and pod {failed.name} ended with exit code {failed.exit_code}"
+        missing_for = self.now - (deployment.unavailable_since or self.rollout.since)
+        if missing_for < LOST_AFTER:
+            return None
+        return f"has had no ready pod for {go_duration(missing_for.total_seconds())}"
 
     def deployment_of(self, variant: Variant) -> DeploymentView | None:
         """Return the Deployment of the revision that a variant should serve."""

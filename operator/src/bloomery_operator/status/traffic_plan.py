@@ -61,6 +61,7 @@ def _next_rollout(facts: ServiceFacts) -> RolloutStatus | None:
         desired=frozenset(facts.revisions.values()),
         ready=facts.ready,
         request_stats=facts.request_stats,
+        lost=facts.lost_canaries,
     )
     return next_rollout_state(rollout, facts.now)
 
@@ -178,16 +179,17 @@ def retired_deployments(facts: ServiceFacts, plan: TrafficPlan) -> tuple[Deploym
     return tuple(d for d in facts.deployments.values() if d.name not in needed)
 
 
-def is_drained(facts: ServiceFacts, deployment: DeploymentView, seconds_idle: float) -> bool:
+def is_drained(facts: ServiceFacts, deployment: DeploymentView, seconds_idle: float | None) -> bool:
     """Return whether a retired Deployment may be removed: the gateway knows, and its pods have been idle.
 
     Args:
         facts: the service's facts.
         deployment: one of its Deployments.
-        seconds_idle: seconds since its pods got their last request.
+        seconds_idle: seconds since its pods got their last request; None if that is not known.
     """
     if deployment.retired_at is None:
         return False
     age = facts.now - deployment.retired_at
-    is_idle = min(age, timedelta(seconds=seconds_idle)) >= MIN_IDLE and is_programmed(facts.route)
+    known_idle = timedelta(seconds=seconds_idle) if seconds_idle is not None else timedelta()
+    is_idle = min(age, known_idle) >= MIN_IDLE and is_programmed(facts.route)
     return is_idle or age >= MAX_DRAIN

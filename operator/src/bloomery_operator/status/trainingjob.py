@@ -27,12 +27,15 @@ from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.manifests.accelerators import unused_accelerators
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
-from bloomery_operator.status.workloads import JobView, job_failure, pod_not_ready_reason
+from bloomery_operator.status.workloads import (
+    JobView,
+    job_failure,
+    pod_not_ready_reason,
+    pods_refused,
+    sidecars_running,
+)
 
 _TENSORBOARD = "TensorBoardReady"
-_MAX_RECIPE_ENTRIES = 32
-_MAX_RECIPE_VALUE_CHARACTERS = 256
-"""Limits of ``status.recipe`` in the CRD."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class TrainingJobObservation:
     trained_on: tuple[TrainedOn, ...] = ()
     started_from: str | None = None
     blocked_by: Verdict | None = None
-    """Why the Job could not be created: a missing Secret, a rejected manifest."""
+    """Why the Job could not be created or stopped: a missing Secret, a rejected manifest, a trainer out of reach."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
 
@@ -98,6 +101,8 @@ def _dataset_verdict(observation: TrainingJobObservation, reference: DatasetRefe
     if dataset.status.is_true("Ready"):
         known = ", ".join(f"{v.ordinal} ({v.version[:12]})" for v in dataset.status.versions)
         message = f"Dataset {name!r} has no version {reference.version!r}; it has: {known}."
+        if dataset.has_unlisted_versions:
+            message += " An older one can only be named by its whole digest, which its folder in the store has."
         return Verdict(Reason.DATASET_VERSION_NOT_FOUND, message)
     detail = f": {ready.message}" if ready else "."
     return Verdict(Reason.DATASET_NOT_READY, f"Dataset {name!r} is not ready yet{detail}")
@@ -120,6 +125,9 @@ def _not_started(observation: TrainingJobObservation) -> Verdict | None:
     pending = Verdict(Reason.PENDING, "The training's pod is about to start.")
     if job is None:
         return pending
+    refused = pods_refused(job.rejection)
+    if refused is not None:
+        return refused
     for pod in job.pods:
         reason = pod_not_ready_reason(pod) if pod.phase == "Pending" or pod.node_lost else None
         if reason is not None:
@@ -187,7 +195,7 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
         # A Job in a queue is not suspended in the sense of spec.suspend.
         return (running,) if spec.queue else (running, condition("Suspended", True, suspended))
     waiting = first_verdict(CHECKS, observation)
-    verdict = waiting or Verdict(Reason.TRAINING, _progress_sentence(observation))
+    verdict = waiting or _running_verdict(observation)
     return (condition("Running", waiting is None, verdict), *_resumption(observation))
 
 
@@ -251,6 +259,11 @@ def _start_sentences(result: TrainResult) -> list[str]:
     return [sentence for sentence in (origin, warning) if sentence]
 
 
+def _running_verdict(observation: TrainingJobObservation) -> Verdict:
+    sidecars = sidecars_running(observation.job.current_pod, "training") if observation.job else None
+    return observation.blocked_by or sidecars or Verdict(Reason.TRAINING, _progress_sentence(observation))
+
+
 def _progress_sentence(observation: TrainingJobObservation) -> str:
     if observation.training_job.spec.stop:
         return "The trainer is stopping; it evaluates and keeps the best model so far."
@@ -306,9 +319,7 @@ def _start_and_recipe(report: TrainerProgress | TrainResult, status: TrainingJob
     """Return the starting point, if the spec did not name it, and the recipe that the trainer chose."""
     start = report.initial_model.origin if report.initial_model else None
     chosen = {name: value for name, value in (report.recipe or {}).items() if value is not None}
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
-    cut = {name: text[:_MAX_RECIPE_VALUE_CHARACTERS] for name, text in texts.items()}
-    recipe = dict(list(cut.items())[:_MAX_RECIPE_ENTRIES])
+    recipe = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     return {"initial_model": status.initial_model or start, "recipe": recipe or status.recipe}
 
 
@@ -356,7 +367,7 @@ def registered(
 
 def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) -> TrainingJobStatus:
     """Return the status of a finished job whose model MLflow rejected."""
-    failure = job_failure(job)
+    failure = job_failure(job) or pods_refused(job.rejection)
     if failure is None:
         return status
     message = "The training ended and its model is in the store, but it could not be registered"

@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason, ReportedReason
-from bloomery_operator.domain.labels import AUTOSCALED, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
+from bloomery_operator.domain.labels import AUTOSCALED, NAME, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
+from bloomery_operator.domain.names import SERVER_CONTAINER, container_name
+from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.trainer_results import read_document
 
@@ -17,11 +19,39 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 _SECONDARY_REASONS = frozenset({"PeerLost", "Terminated"})
 _WAITING_FOR_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _WAITING_FOR_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_CRASHED = "CrashLoopBackOff"
+_EXIT_CODES_OF_NODES = (143, 255)
+"""Exit codes of a container that got SIGTERM, and of one that was lost with its node."""
+
+
+@dataclass(frozen=True)
+class InjectedContainer:
+    """A container that others added to a pod of ours, such as the proxy of a service mesh."""
+
+    name: str
+    is_running: bool = False
+    is_init: bool = False
+    """Whether it is an init container; those that always restart are native sidecars, which end with the pod."""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any], *, is_init: bool) -> Self:
+        """Read the status of a container."""
+        state = status.get("state", {})
+        waiting = state.get("waiting") or {}
+        return cls(
+            name=str(status.get("name", "")),
+            is_running="running" in state,
+            is_init=is_init,
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+        )
 
 
 @dataclass(frozen=True)
 class PodView:
-    """A pod: its phase, its address and the state of its only container."""
+    """A pod: its phase, its address and the state of our container in it."""
 
     name: str
     phase: str
@@ -36,6 +66,10 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     restarts: int = 0
+    has_ended: bool = False
+    """Whether our container has ended and does not restart."""
+    injected: tuple[InjectedContainer, ...] = ()
+    """The containers that are not ours."""
     index: int = 0
     """Its index in an Indexed Job; the pod with index 0 reports for all."""
     node_lost: str | None = None
@@ -45,7 +79,9 @@ class PodView:
     def of(cls, manifest: Manifest) -> Self:
         """Read a pod."""
         metadata, status = manifest["metadata"], manifest.get("status", {})
-        container: Manifest = next(iter(status.get("containerStatuses", [])), {})
+        labels = metadata.get("labels", {})
+        ours = container_name(labels.get(NAME, ""))
+        container: Manifest = next((c for c in status.get("containerStatuses", []) if c.get("name") == ours), {})
         state = container.get("state", {})
         # A server that crashed waits for its restart; lastState says why it crashed.
         terminated = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
@@ -66,7 +102,9 @@ class PodView:
             waiting_message=waiting.get("message", ""),
             unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
             restarts=container.get("restartCount", 0),
-            index=int(metadata.get("labels", {}).get(_INDEX, 0)),
+            has_ended=bool(state.get("terminated")),
+            injected=_injected_containers(status, ours),
+            index=_completion_index(labels),
             node_lost=_lost_node(manifest, conditions),
         )
 
@@ -79,6 +117,18 @@ class PodView:
     def result(self) -> Mapping[str, Any]:
         """The termination message as a JSON object; empty if it is none."""
         return read_document(self.termination_message)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether our container ended by an error of its own, rather than with its node or by a termination."""
+        return self.exit_code not in (None, 0, *_EXIT_CODES_OF_NODES)
+
+    @property
+    def running_sidecars(self) -> tuple[str, ...]:
+        """Names of the injected containers that keep the pod running although ours has ended."""
+        if self.phase != "Running" or not self.has_ended:
+            return ()
+        return tuple(c.name for c in self.injected if c.is_running and not c.is_init)
 
     @property
     def error(self) -> Verdict | None:
@@ -105,11 +155,15 @@ class JobView:
     start_time: datetime | None
     end_time: datetime | None
     pods: tuple[PodView, ...]
+    created: datetime | None = None
+    parallelism: int = 1
+    rejection: str = ""
+    """Why the Job controller cannot create the Job's next pod, in its own words."""
 
     @classmethod
     def of(cls, manifest: Manifest, pods: Iterable[Manifest]) -> Self:
         """Read a Job; conditions as batch/v1 defines them."""
-        metadata, status = manifest["metadata"], manifest.get("status", {})
+        metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
         conditions = {c["type"]: c for c in status.get("conditions", []) if c.get("status") == "True"}
         failed = conditions.get("Failed")
         end = status.get("completionTime") or (failed or {}).get("lastTransitionTime")
@@ -123,16 +177,25 @@ class JobView:
             succeeded="Complete" in conditions,
             failure=_job_controller_verdict(failed) if failed else None,
             failed_pods=status.get("failed", 0),
-            suspended=bool(manifest.get("spec", {}).get("suspend")),
-            start_time=parse_time(status.get("startTime")),
-            end_time=parse_time(end),
+            suspended=bool(spec.get("suspend")),
+            start_time=read_time(status.get("startTime")),
+            end_time=read_time(end),
             pods=tuple(sorted(map(PodView.of, pods), key=lambda pod: (pod.created, pod.name))),
+            created=read_time(metadata.get("creationTimestamp")),
+            parallelism=spec.get("parallelism", 1),
         )
 
     @property
     def is_finished(self) -> bool:
         """Whether the Job controller has declared its end."""
         return self.succeeded or self.failure is not None
+
+    @property
+    def lacks_pods(self) -> bool:
+        """Whether the Job controller has yet to create a pod."""
+        if self.is_finished or self.suspended or self.deleting:
+            return False
+        return sum(pod.phase != "Failed" for pod in self.pods) < self.parallelism
 
     @property
     def has_begun(self) -> bool:
@@ -192,6 +255,10 @@ class DeploymentView:
     """The resourceVersion."""
     image: str = ""
     """The image of its pods."""
+    unavailable_since: datetime | None = None
+    """When it began to have too few ready pods; None while it has enough."""
+    rejection: str = ""
+    """Why a pod of it cannot be created, in the words of its controller."""
 
     @property
     def is_complete(self) -> bool:
@@ -215,7 +282,7 @@ class DeploymentView:
             replicas=replicas,
             ready=status.get("readyReplicas", 0),
             settled=settled,
-            retired_at=parse_time(annotations.get(RETIRED_AT)),
+            retired_at=read_time(annotations.get(RETIRED_AT)),
             autoscaled=AUTOSCALED in annotations,
             scaled_by_others=any(
                 "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
@@ -225,12 +292,38 @@ class DeploymentView:
             served_tag=annotations.get(SERVED_TAG, ""),
             version=metadata.get("resourceVersion", ""),
             image=_server_image(manifest),
+            unavailable_since=_unavailable_since(status),
+            # With all new pods created, the condition is that of an older template's pods.
+            rejection=_replica_failure(status) if status.get("updatedReplicas", 0) < replicas else "",
         )
 
 
 def _server_image(manifest: Manifest) -> str:
     containers = manifest["spec"].get("template", {}).get("spec", {}).get("containers", [])
-    return next((str(container.get("image", "")) for container in containers), "")
+    return next((str(c.get("image", "")) for c in containers if c.get("name") == SERVER_CONTAINER), "")
+
+
+def _unavailable_since(status: Mapping[str, Any]) -> datetime | None:
+    conditions = (c for c in status.get("conditions", []) if c["type"] == "Available" and c["status"] == "False")
+    return next((read_time(c.get("lastTransitionTime")) for c in conditions), None)
+
+
+def _replica_failure(status: Mapping[str, Any]) -> str:
+    """Return the message of a Deployment's condition ReplicaFailure; empty without one."""
+    conditions = (c for c in status.get("conditions", []) if c["type"] == "ReplicaFailure" and c["status"] == "True")
+    return next((str(c.get("message") or c.get("reason", "")) for c in conditions), "")
+
+
+def _injected_containers(status: Mapping[str, Any], ours: str) -> tuple[InjectedContainer, ...]:
+    init = [InjectedContainer.of(container, is_init=True) for container in status.get("initContainerStatuses", [])]
+    others = [container for container in status.get("containerStatuses", []) if container.get("name") != ours]
+    return (*init, *(InjectedContainer.of(container, is_init=False) for container in others))
+
+
+def _completion_index(labels: Mapping[str, str]) -> int:
+    """Return a pod's index in its Job; 0 for a label that somebody changed to something else."""
+    text = labels.get(_INDEX, "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _job_controller_verdict(failed: Mapping[str, Any]) -> Verdict:
@@ -260,7 +353,37 @@ def pod_not_ready_reason(pod: PodView) -> Verdict | None:
         return Verdict(Reason.IMAGE_NOT_AVAILABLE, f"Pod {pod.name} cannot pull its image: {pod.waiting_message}")
     if pod.waiting_reason in _WAITING_FOR_CONFIG:
         return Verdict(Reason.POD_NOT_CONFIGURED, f"Pod {pod.name} cannot start: {pod.waiting_message}")
+    return next((verdict for container in pod.injected if (verdict := _injected_problem(pod, container))), None)
+
+
+def _injected_problem(pod: PodView, container: InjectedContainer) -> Verdict | None:
+    """Return why a container that others added to a pod does not start."""
+    where = f"Container {container.name!r} of pod {pod.name}, which is not Bloomery's,"
+    detail = f": {container.waiting_message}" if container.waiting_message else "."
+    if container.waiting_reason in _WAITING_FOR_IMAGE:
+        return Verdict(Reason.IMAGE_NOT_AVAILABLE, f"{where} cannot pull its image{detail}")
+    if container.waiting_reason in _WAITING_FOR_CONFIG:
+        return Verdict(Reason.POD_NOT_CONFIGURED, f"{where} cannot start{detail}")
+    if container.waiting_reason == _CRASHED:
+        return Verdict(Reason.SIDECAR_FAILED, f"{where} fails again and again{detail}")
     return None
+
+
+def pods_refused(rejection: str) -> Verdict | None:
+    """Return the verdict of a controller that cannot create a pod: a quota, a limit range, an admission policy."""
+    return Verdict(Reason.REFUSED, f"A pod cannot be created: {rejection}") if rejection else None
+
+
+def sidecars_running(pod: PodView | None, work: str) -> Verdict | None:
+    """Return which containers keep a pod running whose work has ended; ``work`` names it."""
+    if pod is None or not pod.running_sidecars:
+        return None
+    names = ", ".join(pod.running_sidecars)
+    return Verdict(
+        Reason.SIDECAR_RUNNING,
+        f"The {work} has ended, but its pod {pod.name} has not: the container {names} still runs. End it, or let its "
+        "injector add it as a native sidecar or leave these pods out.",
+    )
 
 
 def job_failure(job: JobView) -> Verdict | None:
@@ -282,8 +405,3 @@ def _failure_message(job: JobView) -> str:
     last_line = pod.termination_message.strip().rsplit("\n", 1)[-1]
     end = f": {last_line}" if last_line else ""
     return f"{job.failed_pods} of its pods failed; the last, {pod.name}, ended with exit code {pod.exit_code}{end}"
-
-
-def parse_time(value: str | None) -> datetime | None:
-    """Return an RFC 3339 time of the API server."""
-    return datetime.fromisoformat(value) if value else None

@@ -6,10 +6,11 @@ import secrets
 from typing import Any
 
 from kubectl_bloomery.cluster.kubectl import Manifest
-from kubectl_bloomery.cluster.temporary_pod import LIFETIME_SECONDS
+from kubectl_bloomery.cluster.temporary_pod import DEFAULT_CONTAINER, LIFETIME_SECONDS
 
 _COPIED_POD_FIELDS = ("securityContext", "imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
 _COPIED_CONTAINER_FIELDS = ("env", "envFrom", "imagePullPolicy", "securityContext")
+_CONTAINER = "kit"
 _RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 
 
@@ -24,7 +25,7 @@ def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str
     template = deployment["spec"]["template"]["spec"]
     server = template["containers"][0]
     container = {
-        "name": "kit",
+        "name": _CONTAINER,
         "image": image,
         "command": ["sleep", str(LIFETIME_SECONDS)],
         "resources": _RESOURCES,
@@ -72,5 +73,6 @@ def _build_metadata(owner: Manifest) -> dict[str, Any]:
         "name": f"{metadata['name']}-kit-{secrets.token_hex(3)}",
         "namespace": metadata["namespace"],
         "labels": {"app.kubernetes.io/name": "kit", "app.kubernetes.io/instance": metadata["name"]},
+        "annotations": {DEFAULT_CONTAINER: _CONTAINER},
         "ownerReferences": [reference],
     }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_SECONDS = 300
 LIFETIME_SECONDS = 1800
 """After this time a pod ends by itself if the command could not delete it."""
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+"""Annotation of a pod: the container in which ``kubectl exec`` runs, also if others inject one before it."""
 _POLL_SECONDS = 0.5
 _FATAL_REASONS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from kubectl_bloomery.cluster.kubectl import Manifest
 
+_PROBLEMS_WHILE_RUNNING = ("SidecarRunning", "TrainerUnreachable")
+"""Reasons of the condition Running that matter more than the progress."""
 MAX_NAME_LENGTH = 40
 """Characters in a TrainingJob's name, at most."""
 
@@ -58,7 +60,9 @@ def summarise(job: Manifest) -> JobSummary:
             return JobSummary(end, message, step, total_steps)
     running = conditions.get("Running", {})
     if running.get("status") == "True":
-        return JobSummary("Running", _describe_progress(status), step, total_steps)
+        has_problem = running.get("reason") in _PROBLEMS_WHILE_RUNNING
+        message = running["message"] if has_problem else _describe_progress(status)
+        return JobSummary("Running", message, step, total_steps)
     message = running.get("message") or _explain_missing_status(job)
     return JobSummary(status.get("phase", ""), message, step, total_steps)
 

@@ -6,13 +6,20 @@ import itertools
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import aiohttp
 import pytest
 from prometheus_client import start_http_server
 
-from bloomery_operator.clients.model_server import Counters, ModelServerMetrics, parse_counters, percentile
+from bloomery_operator.clients.model_server import (
+    Counters,
+    MetricsUnreadable,
+    ModelServerMetrics,
+    parse_counters,
+    percentile,
+)
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
@@ -158,3 +165,41 @@ def test_percentile_is_interpolated_as_in_prometheus() -> None:
 
 def test_server_buckets_grow_by_a_fifth_at_most() -> None:
     assert max(high / low for low, high in itertools.pairwise(BUCKETS)) <= 1.2 + 1e-9
+
+
+@pytest.mark.anyio
+async def test_crashes_of_a_server_count_as_failed_requests(stack: ExitStack) -> None:
+    """The counters of a server that crashed start again, and the gateway's answers for it are counted nowhere."""
+    crashing, replaced = Server(1, created=NOW - timedelta(hours=1)), Server(2, created=NOW + timedelta(seconds=5))
+    crashing.start(stack)
+    replaced.start(stack)
+    async with aiohttp.ClientSession() as session:
+        metrics = ModelServerMetrics(session)
+        await metrics.request_stats("step", NOW, {"new": [replace(crashing.pod, restarts=3)]})
+        crashing.answer(8)
+        await metrics.request_stats("step", NOW, {"new": [replace(crashing.pod, restarts=3)]})
+        again = Server(3, created=NOW - timedelta(hours=1))
+        again.pod = replace(again.pod, uid=crashing.pod.uid, restarts=5)
+        again.start(stack)
+        again.answer(1)
+        stats = (await metrics.request_stats("step", NOW, {"new": [again.pod, replaced.pod]}))["new"]
+        assert (stats.requests, stats.errors) == (8 + 1 + 2, 2)
+        replaced.answer(4, code=500)
+        await metrics.request_stats("step", NOW, {"new": [again.pod, replaced.pod]})
+        # What a pod counted stays counted once the pod is gone.
+        stats = (await metrics.request_stats("step", NOW, {"new": [again.pod]}))["new"]
+        assert (stats.requests, stats.errors) == (15, 6)
+
+
+@pytest.mark.anyio
+async def test_ready_pods_that_do_not_answer_are_unknown_and_not_idle() -> None:
+    silent = replace(Server(1, created=NOW).pod, ready=True)
+    async with aiohttp.ClientSession() as session:
+        metrics = ModelServerMetrics(session)
+        assert await metrics.seconds_idle([silent]) is None
+        assert (await metrics.request_stats("step", NOW, {"a": [silent]}))["a"].unreadable == 1
+        with pytest.raises(MetricsUnreadable, match=rf"pod uid-1 cannot be read at {silent.ip}:9090"):
+            await metrics.model([silent])
+        # A pod that is not ready gets no requests.
+        assert await metrics.seconds_idle([replace(silent, ready=False)]) == 0
+        assert await metrics.model([replace(silent, ready=False)]) is None

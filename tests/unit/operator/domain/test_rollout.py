@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bloomery_operator.api.inferenceservice import Rollout, RolloutStatus
+from bloomery_operator.api.inferenceservice import AbortOn, Rollout, RolloutStatus
 from bloomery_operator.domain.rollout import Phase, RequestStats, RolloutInput, next_rollout_state, weights_at
 from bloomery_operator.domain.traffic import normalise_weights
 from tests.unit.operator.samples import NOW
@@ -161,11 +161,45 @@ def test_canary_that_is_not_clearly_worse_continues(request_stats: Mapping[str, 
     assert not after.aborted
 
 
-def test_canary_without_ready_pods_is_aborted() -> None:
-    gone = next_rollout_state(replace(begun(), ready=frozenset({"old"})), NOW + timedelta(seconds=5))
+def test_canary_whose_pods_are_lost_is_aborted() -> None:
+    lost = {"new": "has no ready pod left, and pod new-0 ended with exit code 139"}
+    gone = next_rollout_state(replace(begun(), ready=frozenset({"old"}), lost=lost), NOW + timedelta(seconds=5))
     assert gone is not None
     assert gone.aborted
-    assert gone.message == "Aborted at 10 percent: new has no ready pod left."
+    assert gone.message == f"Aborted at 10 percent: new {lost['new']}."
+
+
+@pytest.mark.parametrize("abort_on", [PLAN.abort_on, None], ids=["judged", "by time alone"])
+def test_step_waits_for_canary_pods_that_may_come_back(abort_on: AbortOn | None) -> None:
+    drained = begun(plan=PLAN.model_copy(update={"abort_on": abort_on}))
+    later = next_rollout_state(replace(drained, ready=frozenset({"old"})), LATER)
+    assert later is not None
+    assert (later.aborted, later.step) == (False, 0)
+    assert later.message == "Step 1 of 2: 10 percent moved; waits for a ready pod of new"
+
+
+def test_unreadable_metrics_are_not_taken_for_silence() -> None:
+    by_time = Rollout.model_validate(
+        {"steps": [10, 50], "interval": "2m", "abortOn": {"errorRate": 0, "minRequests": 0}}
+    )
+    there = begun(plan=by_time, request_stats={"new": RequestStats(unreadable=2)})
+    waiting = next_rollout_state(there, LATER)
+    assert waiting is not None
+    assert waiting.step == 0
+    assert waiting.message == "Step 1 of 2: 10 percent moved; waits for the metrics of 2 pods, which cannot be read"
+
+
+def test_step_that_did_not_judge_the_latency_says_so() -> None:
+    there = begun(request_stats={"new": RequestStats(200, 0, 9.0), "old": RequestStats(12, 0, 0.1)})
+    moved = next_rollout_state(there, LATER)
+    assert moved is not None
+    assert moved.message == (
+        "Step 2 of 2: 50 percent moved; step 1 did not judge the 99th percentile, as what is replaced had 12 of 100 "
+        "requests"
+    )
+    judged = next_rollout_state(begun(), LATER)
+    assert judged is not None
+    assert judged.message == "Step 2 of 2: 50 percent moved"
 
 
 def test_aborted_rollout_is_retried_for_another_spec_or_model() -> None:

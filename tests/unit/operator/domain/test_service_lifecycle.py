@@ -47,10 +47,20 @@ def test_service_with_0_replicas_is_stopped() -> None:
         ({"status": RECORDED, "has_pods": False}, LONG_AGO),
         ({"status": RECORDED, "annotated": "2026-05-01T11:15:00Z"}, NOW - timedelta(minutes=45)),
         ({"status": RECORDED, "annotated": "2026-05-01T11:15:00+02:00"}, LONG_AGO),
-        ({"status": RECORDED, "annotated": "2027-01-01T00:00:00Z"}, NOW),
+        ({"status": RECORDED, "annotated": "2027-01-01T00:00:00Z"}, LONG_AGO),
+        ({"status": RECORDED, "annotated": "2026-05-01T12:00:30Z"}, NOW),
         ({"status": RECORDED, "annotated": "yesterday"}, LONG_AGO),
     ],
-    ids=["first pods", "recorded", "between pods", "annotated", "annotated earlier", "in the future", "no time"],
+    ids=[
+        "first pods",
+        "recorded",
+        "between pods",
+        "annotated",
+        "annotated earlier",
+        "in the future",
+        "skewed clock",
+        "no time",
+    ],
 )
 def test_auto_stop_counts_from_the_newest_start(fields: dict[str, Any], started: datetime) -> None:
     found = life(autoStop="1h", **fields)
@@ -68,6 +78,15 @@ def test_auto_stop_beyond_all_dates_stops_nothing() -> None:
     endless = life(autoStop="99999999h", status=RECORDED)
     assert endless.stops_at is not None
     assert endless.stopped is None
+
+
+def test_start_in_the_future_stops_the_service_until_then() -> None:
+    at_noon = NOW + timedelta(hours=2)
+    announced = {"autoStop": "1h", "annotated": f"{at_noon:%FT%TZ}"}
+    first = life(status={"startedAt": f"{LONG_AGO:%FT%TZ}"}, **announced)
+    assert first.started_at == LONG_AGO
+    assert first.stopped is not None
+    assert "2026-05-01T14:00:00Z is in the future" in first.stopped.message
 
 
 def test_auto_stop_message_has_the_start_command() -> None:

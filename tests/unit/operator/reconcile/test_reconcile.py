@@ -161,7 +161,7 @@ def test_status_keeps_the_discovered_lineage_without_pods() -> None:
     )
     later = replace(facts, service=facts.service.model_copy(update={"status": status}), discovered_models={})
     discovered = asyncio.run(discover_models(context(Recorder()), later.service, later.models, later.pods))
-    kept = replace(later, discovered_models=discovered)
+    kept = replace(later, discovered_models=discovered.models)
     assert status_of(kept).variants == status.variants
 
 

@@ -138,3 +138,32 @@ def test_status_is_read_back_as_written() -> None:
 def test_version_is_found_by_ordinal_or_digest_prefix(wanted: str | int | None, found: str | None) -> None:
     version = dataset(status=prepared_status()).find_version(wanted)
     assert (version.version[0] if version else None) == found
+
+
+LISTED = [
+    {"ordinal": n, "version": f"{n:064}", "images": 1, "created": "2026-05-01T11:00:00Z", "uri": f"s3://b/{n:064}"}
+    for n in range(25, 5, -1)
+]
+"""The newest versions, of which the first five are no longer listed."""
+
+
+@pytest.mark.feature("D10")
+@pytest.mark.parametrize(
+    ("wanted", "uri"),
+    [
+        ("d" * 64, f"s3://b/{'d' * 64}"),
+        (f"{7:064}", f"s3://b/{7:064}"),
+        (7, f"s3://b/{7:064}"),
+        (3, None),
+        ("d" * 12, None),
+    ],
+    ids=["not listed", "listed", "an ordinal", "the ordinal of one not listed", "the beginning of one not listed"],
+)
+def test_version_that_is_not_listed_is_found_by_its_whole_digest(wanted: str | int, uri: str | None) -> None:
+    version = dataset(status=prepared_status(version=f"{25:064}", versions=LISTED)).find_version(wanted)
+    assert (version.uri if version else None) == uri
+
+
+@pytest.mark.feature("D10")
+def test_unknown_digest_is_no_version_while_all_are_listed() -> None:
+    assert dataset(status=prepared_status()).find_version("d" * 64) is None

@@ -256,8 +256,8 @@ def test_accelerator_that_nothing_computes_on_is_a_warning() -> None:
             ("WaitingForTraining", "WaitingForTraining", "NothingToRouteTo"),
         ),
         (
-            observe({"v1": 100}, {"v1": 1}, path_conflict=Verdict(Reason.PATH_TAKEN, "No.")),
-            "Degraded",
+            observe({"v1": 100}, {"v1": 1}, path_conflict=Verdict(Reason.PATH_TAKEN, "No.", failed=True)),
+            "Failed",
             ("PathTaken", "AllReady", "PathTaken"),
         ),
         (
@@ -267,7 +267,7 @@ def test_accelerator_that_nothing_computes_on_is_a_warning() -> None:
         ),
         (
             observe({"v1": 50, "v2": 50}, {"v1": 1, "v2": 1}, has_gateway=False),
-            "Degraded",
+            "Failed",
             ("GatewayRequired", "AllReady", "GatewayRequired"),
         ),
     ],
@@ -277,6 +277,7 @@ def test_conditions_and_phase_of_each_situation(facts: ServiceFacts, phase: str,
     assert [c.type for c in status.conditions] == ["Ready", "VariantsReady", "RouteReady"]
     assert tuple(c.reason for c in status.conditions) == reasons
     assert status.phase == phase
+    assert status.is_true("Ready") == (phase in ("Running", "Degraded"))
 
 
 def test_blocking_verdict_is_the_reason_of_variants_ready() -> None:
@@ -384,3 +385,97 @@ def test_unavailable_store_is_not_a_failure_of_the_model() -> None:
     assert (status.phase, status.conditions[0].reason) == ("Deploying", "StoreUnavailable")
     broken = status_of(observe({"v1": 100}, {"v1": 0}, pods=BROKEN))
     assert (broken.phase, broken.conditions[0].reason) == ("Failed", "DigestMismatch")
+
+
+@pytest.mark.feature("O6")
+def test_pods_that_a_controller_cannot_create_are_refused_in_its_words() -> None:
+    quota = 'pods "flowers" is forbidden: failed quota: cpus: must specify limits.cpu for: server'
+    name = revision(inference_service(), "v1")
+    facts = observe({"v1": 100}, {"v1": 0})
+    refused = replace(facts, deployments={name: deployment(name, "v1", 0, rejection=quota)})
+    status = status_of(refused)
+    assert (status.phase, status.conditions[0].reason) == ("Deploying", "Refused")
+    assert status.conditions[0].message == f"Variant 'v1': A pod cannot be created: {quota}"
+
+
+@pytest.mark.feature("S10")
+def test_model_that_cannot_run_is_shown() -> None:
+    text = SAID.replace("DigestMismatch", "ModelNotRunnable")
+    pods = {revision(inference_service(), "v1"): (PodView("server", "Running", termination_message=text),)}
+    status = status_of(observe({"v1": 100}, {"v1": 0}, pods=pods))
+    assert (status.phase, status.conditions[0].reason) == ("Failed", "ModelNotRunnable")
+
+
+def test_unreadable_metrics_are_a_reason_of_ready_variants() -> None:
+    error = Verdict(Reason.METRICS_UNREADABLE, "The metrics of pods cannot be read.")
+    status = status_of(observe({"v1": 100}, {"v1": 1}, routed={"v1": 100}, metrics_error=error))
+    (_, variants, _) = status.conditions
+    assert (status.phase, variants.status, variants.reason) == ("Running", "True", "MetricsUnreadable")
+
+
+def test_retired_revision_with_unknown_requests_is_kept_until_the_longest_drain() -> None:
+    facts = observe({"v1": 100}, {"v1": 1}, routed={"v1": 100})
+    retired = [deployment("a", "v1", 1, retired_at=NOW - age) for age in (MIN_IDLE, MAX_DRAIN)]
+    assert [is_drained(facts, each, None) for each in retired] == [False, True]
+
+
+def test_outage_of_all_pods_is_not_ready() -> None:
+    status = status_of(observe({"v1": 100}, {"v1": 0}, routed={"v1": 100}))
+    assert (status.phase, status.is_true("Ready")) == ("Deploying", False)
+
+
+def test_stopped_service_is_ready_as_its_spec_describes() -> None:
+    stopped = Lifecycle(started_at=None, stopped=Verdict(Reason.STOPPED, "Stopped by spec.stopped."))
+    status = status_of(observe({"v1": 100}, {"v1": 0}, routed={"v1": 100}, lifecycle=stopped))
+    (ready, variants, _) = status.conditions
+    assert (status.phase, ready.status, ready.reason) == ("Stopped", "True", "Stopped")
+    assert (variants.status, variants.reason) == ("False", "Stopped")
+
+
+@pytest.mark.feature("S15")
+@pytest.mark.parametrize(
+    ("further", "variant"),
+    [({}, "v2"), ({"v2": {"replicas": 3}}, "v1"), ({"v2": {"autoscaling": {"max": 3}}}, "v1")],
+    ids=["the largest weight", "one with its own replicas", "one with an autoscaler"],
+)
+def test_scale_shows_the_pods_of_one_variant(further: dict[str, Manifest], variant: str) -> None:
+    """An autoscaler multiplies what it selects, and each variant gets the result."""
+    weights = {"v1": 20, "v2": 80}
+    facts = observe(weights, {"v1": 1, "v2": 1}, routed=weights, former=1, further=further)
+    chosen = revision(facts.service, variant)
+    sized = {name: replace(view, replicas=4) for name, view in facts.deployments.items()}
+    status = status_of(replace(facts, deployments=sized))
+    assert (status.replicas, status.scaled_replicas) == (12, 4)
+    assert status.selector is not None
+    assert f"bloomery.dev/revision={chosen}" in status.selector.split(",")
+
+
+LOST = "flowers--v1-lost"
+STEPPING = {
+    "from": [{"revision": FORMER, "weight": 10_000}], "to": [{"revision": LOST, "weight": 10_000}],
+    "step": 0, "percent": 10, "since": "2026-05-01T11:59:50Z", "generation": 3,
+}  # fmt: skip
+
+
+@pytest.mark.feature("S10")
+@pytest.mark.parametrize(
+    ("pods", "seconds", "how"),
+    [
+        ((PodView("new", "Pending"),), 59, None),
+        ((PodView("new", "Pending"),), 60, "has had no ready pod for 1m0s"),
+        ((PodView("new", "Running", exit_code=143),), 10, None),
+        ((PodView("new", "Running", exit_code=0, deleting=True),), 10, None),
+        ((PodView("new", "Running", exit_code=139),), 1, "has no ready pod left, and pod new ended with exit code 139"),
+    ],
+    ids=["drained a moment ago", "does not come back", "ended with its node", "evicted", "crashed"],
+)
+def test_canary_is_lost_at_once_by_a_crash_and_after_a_minute_without_a_pod(
+    pods: tuple[PodView, ...], seconds: int, how: str | None
+) -> None:
+    facts = observe({"v1": 100}, {})
+    since = NOW - timedelta(seconds=seconds)
+    view = deployment(LOST, "v1", 0, unavailable_since=since)
+    status = InferenceServiceStatus.model_validate({"rollout": STEPPING})
+    service = facts.service.model_copy(update={"status": status})
+    stepping = replace(facts, service=service, deployments={LOST: view}, pods={LOST: pods})
+    assert stepping.lost_canaries == ({LOST: how} if how else {})

@@ -262,7 +262,7 @@ def test_recipe_of_a_running_training_is_shown() -> None:
 
 def test_recipe_is_cut_to_the_crds_limits() -> None:
     recipe = {f"field{number}": "x" * 300 for number in range(40)}
-    status = derive_status(observe(*ended(RESULT | {"recipe": recipe})), NOW)
+    status = derive_status(observe(*ended(RESULT | {"recipe": recipe})), NOW).within_limits()
     assert status.recipe is not None
     assert (len(status.recipe), len(status.recipe["field0"])) == (32, 256)
 

@@ -24,6 +24,15 @@ def test_missing_figures_are_left_out() -> None:
     assert summarise(job_with_status(status)).line == "Running: evaluating: epoch 3"
 
 
+@pytest.mark.feature("O6")
+@pytest.mark.parametrize("reason", ["SidecarRunning", "TrainerUnreachable"])
+def test_problem_of_a_running_job_is_shown_instead_of_its_progress(reason: str) -> None:
+    running = condition("Running", "True", "A proxy still runs.") | {"reason": reason}
+    status = {"conditions": [running], "progress": {"stage": "evaluating", "epoch": 3}}
+
+    assert summarise(job_with_status(status)).line == "Running: A proxy still runs."
+
+
 @pytest.mark.feature("O5")
 def test_suspended_job_has_not_ended() -> None:
     status = {

@@ -45,7 +45,7 @@ def error_document(code: str, more: str = "") -> bytes:
     return b'<?xml version="1.0" encoding="UTF-8"?>' + text.encode()
 
 
-EMPTY_LISTING = Answer(200, b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>')
+EMPTY_LISTING = Answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
 
 
 @contextmanager

@@ -184,7 +184,8 @@ class Bucket:
             headers = error.headers
         except OSError:
             return None
-        return headers.get("x-amz-bucket-region")
+        region: str | None = headers.get("x-amz-bucket-region")
+        return region
 
     def _address(self, *, virtual: bool) -> str:
         """Return the endpoint, with the bucket in the host's name if it is ``virtual``."""

@@ -90,9 +90,11 @@ def test_style_of_the_secret_is_used_from_the_first_request(monkeypatch: pytest.
 
 
 def test_path_style_of_the_secret_is_kept_and_the_message_names_the_variable() -> None:
-    with run_canned_s3(virtual_only("SecondLevelDomainForbidden")) as server:
-        with pytest.raises(StoreError, match="set AWS_S3_ADDRESSING_STYLE to virtual") as refused:
-            opened(server, AWS_S3_ADDRESSING_STYLE="path").read("a")
+    with (
+        run_canned_s3(virtual_only("SecondLevelDomainForbidden")) as server,
+        pytest.raises(StoreError, match="set AWS_S3_ADDRESSING_STYLE to virtual") as refused,
+    ):
+        opened(server, AWS_S3_ADDRESSING_STYLE="path").read("a")
     assert (refused.value.kind, refused.value.reason) == ("Refused", "InvalidEndpoint")
 
 

@@ -51,7 +51,8 @@ class S3Artifacts(ArtifactRepository):
 
 def use_own_client() -> None:
     """Have MLflow's client use ours for S3."""
-    artifact_repository_registry._artifact_repository_registry.register("s3", S3Artifacts)
+    registry = artifact_repository_registry._artifact_repository_registry
+    registry.register("s3", S3Artifacts)  # type: ignore[no-untyped-call]
 
 
 def require_reachable(artifact_uri: str, server: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kubectl_bloomery.cluster.kubectl import Kubectl, Manifest
 from kubectl_bloomery.errors import CommandError
 
 _SELECTOR = "app.kubernetes.io/name=bloomery,app.kubernetes.io/component=operator"
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _HINT = "name the namespace of the chart's release by --release-namespace"
 
 
@@ -22,6 +24,8 @@ class Installation:
         store_uri: the root folder of the store.
         storage_secret: the Secret in each namespace of jobs that contains the store's address and keys.
         downloads_weights: whether training pods may download published weights.
+        ca_config_map: the ConfigMap with certificates of private CAs; empty: none.
+        proxies: the variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the pods, as far as they are set.
     """
 
     release: str
@@ -30,6 +34,8 @@ class Installation:
     store_uri: str
     storage_secret: str
     downloads_weights: bool
+    ca_config_map: str = ""
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_installation(kubectl: Kubectl, release_namespace: str | None) -> Installation:
@@ -66,4 +72,6 @@ def _parse_deployment(deployment: Manifest) -> Installation:
         store_uri=values.get("BLOOMERY_STORE_URI", "s3://bloomery"),
         storage_secret=values.get("BLOOMERY_STORAGE_SECRET", "bloomery-storage"),
         downloads_weights=values.get("BLOOMERY_DOWNLOAD_WEIGHTS", "true") == "true",
+        ca_config_map=values.get("BLOOMERY_CA_CONFIG_MAP", ""),
+        proxies={name: value for name in _PROXY_VARIABLES if (value := values.get(f"BLOOMERY_{name}"))},
     )

@@ -132,6 +132,14 @@ class StoreAnswer:
         match = re.search(r"https?://[^/?\s]+", self.text)
         return match.group(0) if match else self.text.splitlines()[0]
 
+    @property
+    def tls_hint(self) -> str:
+        """Advice for an address without TLS whose server closes connections; it may also be starting."""
+        is_closed = "ConnectionReset" in self.text or "IncompleteMessage" in self.text
+        if not is_closed or not self.address.startswith("http://"):
+            return ""
+        return "; if it speaks only TLS, AWS_ENDPOINT_URL must begin with https://"
+
     def _element(self, name: str) -> str:
         match = re.search(rf"<{name}>([^<]+)</{name}>", self.text)
         return match.group(1).strip() if match else ""

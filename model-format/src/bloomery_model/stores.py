@@ -324,7 +324,8 @@ def _explain(error: Exception, uri: str) -> StoreError | None:
         message = f"{uri} holds a name that cannot be read: {_first_line(error)}"
         return StoreError("BadContent", "InvalidPath", message)
     if "HTTP error" in text:
-        return StoreError("Unavailable", "StoreUnreachable", f"the store of {uri} does not answer: {answer.address}")
+        message = f"the store of {uri} does not answer: {answer.address}{answer.tls_hint}"
+        return StoreError("Unavailable", "StoreUnreachable", message)
     message = f"the store of {uri} failed{_in_brackets(code)}: {_first_line(error)}"
     return StoreError("Unavailable", "StoreFailed", message)
 

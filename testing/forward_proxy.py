@@ -6,7 +6,7 @@ import http.client
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,10 +18,11 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class ForwardProxy:
-    """The proxy's URL, and the host:port of each request or tunnel so far."""
+    """The proxy's URL, the host:port of each request or tunnel so far, and the headers of the requests."""
 
     url: str
     hosts: list[str]
+    headers: list[Mapping[str, str]]
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which programs find the proxy."""
@@ -37,17 +38,20 @@ def run_forward_proxy(locate: Callable[[str], Address | None]) -> Iterator[Forwa
         locate: returns the address behind a host name, or None: the proxy answers 502.
     """
     hosts: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_class(locate, hosts))
+    headers: list[Mapping[str, str]] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_class(locate, hosts, headers))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield ForwardProxy(f"http://127.0.0.1:{server.server_address[1]}", hosts)
+        yield ForwardProxy(f"http://127.0.0.1:{server.server_address[1]}", hosts, headers)
     finally:
         server.shutdown()
         server.server_close()
 
 
-def _handler_class(locate: Callable[[str], Address | None], hosts: list[str]) -> type[BaseHTTPRequestHandler]:
+def _handler_class(
+    locate: Callable[[str], Address | None], hosts: list[str], seen: list[Mapping[str, str]]
+) -> type[BaseHTTPRequestHandler]:
     class ProxyHandler(BaseHTTPRequestHandler):
         def do_CONNECT(self) -> None:
             hosts.append(self.path)
@@ -64,6 +68,7 @@ def _handler_class(locate: Callable[[str], Address | None], hosts: list[str]) ->
         def _forward(self) -> None:
             target = urlsplit(self.path)
             hosts.append(target.netloc)
+            seen.append({name.lower(): value for name, value in self.headers.items()})
             address = locate(target.hostname or "")
             if address is None:
                 self.send_error(502)

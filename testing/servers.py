@@ -12,8 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import obstore
@@ -90,6 +91,8 @@ class MlflowServer:
     process: subprocess.Popen[bytes] | None = None
     artifact_options: tuple[str, ...] = ()
     """Where it keeps the files of runs; empty: in its folder, passed on by itself."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the server alone."""
 
     @property
     def uri(self) -> str:
@@ -108,7 +111,7 @@ class MlflowServer:
             *(self.artifact_options or ("--artifacts-destination", str(self.folder / "artifacts"))),
         ]
         # As in the chart: its job runner is eight more processes, and nothing of ours uses it.
-        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.variables}
         self.process = started(command, log=self.folder / "mlflow.log", environment=environment)
         until_answered(f"{self.uri}/health", self.process, log=self.folder / "mlflow.log")
 

@@ -40,7 +40,7 @@ def starting_program(folder: Path, mlflow_program: Path) -> Path:
 
 
 @pytest.fixture
-def bundled(mlflow_program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bundled]:
+def bundled(mlflow_program: Path, tmp_path: Path) -> Iterator[Bundled]:
     """MLflow before a store whose buckets are names of hosts, with line breaks in its Secret."""
     if not S3_PROGRAM.exists():
         pytest.skip("`make cluster` builds the S3 server")
@@ -51,16 +51,12 @@ def bundled(mlflow_program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     server.artifact_options = ("--host=", "--artifacts-destination", "s3://files/mlflow")
     store.start()
     (store.folder / "files").mkdir()
-    with run_forward_proxy(lambda _: ("127.0.0.1", store.port)) as proxy, monkeypatch.context() as environment:
+    with run_forward_proxy(lambda _: ("127.0.0.1", store.port)) as proxy:
         secret = {**store.environment(), "AWS_ENDPOINT_URL": "http://store.test", "AWS_S3_ADDRESSING_STYLE": "virtual"}
         variables = {name: f"{value}\n" for name, value in secret.items()}
-        for name, value in (
-            variables | proxy.environment() | dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
-        ).items():
-            environment.setenv(name, value)
+        server.variables = variables | proxy.environment()
         try:
             server.start()
-            environment.undo()
             yield Bundled(server, store, proxy)
         finally:
             server.kill()
@@ -77,7 +73,7 @@ def test_files_of_a_run_are_passed_on_without_checksums_to_a_bucket_in_the_host_
     assert [entry.path for entry in client.list_artifacts(run)] == ["报告.txt"]
     (written,) = (bundled.store.folder / "files/mlflow").rglob("报告.txt")
     assert written.read_text() == "content"
-    assert set(bundled.proxy.hosts) == {"files.store.test"}
+    assert {host for host in bundled.proxy.hosts if host.endswith("store.test")} == {"files.store.test"}
     names = {name for headers in bundled.proxy.headers for name in headers}
     assert not {name for name in names if name.startswith("x-amz-checksum") or name == "x-amz-trailer"}
     for host in ("127.0.0.1", "[::1]") if socket.has_dualstack_ipv6() else ("127.0.0.1",):

@@ -12,8 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import obstore
@@ -88,6 +89,10 @@ class MlflowServer:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    artifact_options: tuple[str, ...] = ()
+    """Where it keeps the files of runs; empty: in its folder, passed on by itself."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the server alone."""
 
     @property
     def uri(self) -> str:
@@ -103,10 +108,10 @@ class MlflowServer:
         command = [
             *(str(self.program), "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
+            *(self.artifact_options or ("--artifacts-destination", str(self.folder / "artifacts"))),
         ]
         # As in the chart: its job runner is eight more processes, and nothing of ours uses it.
-        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.variables}
         self.process = started(command, log=self.folder / "mlflow.log", environment=environment)
         until_answered(f"{self.uri}/health", self.process, log=self.folder / "mlflow.log")
 
@@ -139,12 +144,13 @@ class S3Server:
     folder: Path
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    options: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
-            *(str(S3_PROGRAM), "--port", f"127.0.0.1:{self.port}"),
+            *(str(S3_PROGRAM), "--port", f"127.0.0.1:{self.port}", *self.options),
             *("--access", self.key, "--secret", f"{self.key}-secret", "posix", str(self.folder)),
         ]
         self.process = started(command, log=self.log)

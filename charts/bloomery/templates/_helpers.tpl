@@ -99,6 +99,46 @@ http://{{ include "bloomery.name" . }}-storage.{{ .Release.Namespace }}.svc:7070
 {{- end -}}
 {{- end }}
 
+{{- /* Where MLflow names the bucket; boto3 does not find out by itself what Alibaba's, Tencent's, Huawei's and Volcengine's stores require. */ -}}
+{{- define "bloomery.storage.addressingStyle" -}}
+{{- if .Values.storage.addressingStyle -}}
+{{ .Values.storage.addressingStyle }}
+{{- else if regexMatch "\\.(aliyuncs|myqcloud|myhuaweicloud|volces)\\.com(:[0-9]+)?/?$" .Values.storage.endpoint -}}
+virtual
+{{- else -}}
+path
+{{- end -}}
+{{- end }}
+
+{{- /* The ConfigMap with certificates of private CAs. `helm upgrade --reuse-values` does not know it yet. */ -}}
+{{- define "bloomery.trustedCAs" -}}
+{{- (.Values.trustedCAs | default dict).configMap -}}
+{{- end }}
+
+{{- /* The hosts that are reached without the proxy; empty if there is no proxy. */ -}}
+{{- define "bloomery.noProxy" -}}
+{{- $proxy := .Values.proxy | default dict -}}
+{{- if or $proxy.httpProxy $proxy.httpsProxy -}}
+{{- $cluster := list "localhost" "127.0.0.1" "::1" ".svc" (printf ".%s" .Values.clusterDomain) -}}
+{{- $private := list "10.0.0.0/8" "172.16.0.0/12" "192.168.0.0/16" "fc00::/7" -}}
+{{- concat $cluster $private ($proxy.noProxy | default list) | join "," -}}
+{{- end -}}
+{{- end }}
+
+{{- /* The volume and the mount of the certificates. */ -}}
+{{- define "bloomery.trustedCAs.volume" -}}
+{{- with include "bloomery.trustedCAs" . -}}
+- name: trusted-cas
+  configMap: {name: {{ . }}, optional: true}
+{{- end }}
+{{- end }}
+
+{{- define "bloomery.trustedCAs.mount" -}}
+{{- if include "bloomery.trustedCAs" . -}}
+- {name: trusted-cas, mountPath: /etc/bloomery-ca, readOnly: true}
+{{- end }}
+{{- end }}
+
 {{- /* The Secret in the release's namespace that MLflow and the bucket's Job read. */ -}}
 {{- define "bloomery.storage.ownSecret" -}}
 {{- .Values.storage.existingSecret | default (printf "%s-storage-keys" (include "bloomery.name" .)) -}}

@@ -9,27 +9,29 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config, S3Credential
+from bloomery_model.s3 import Bucket
+from bloomery_model.s3 import Retry as Retry
+from bloomery_model.s3 import S3Access as S3Access
+from bloomery_model.store_faults import StoreAnswer
+from bloomery_model.store_faults import StoreError as StoreError
+from bloomery_model.store_faults import StoreErrorKind as StoreErrorKind
 
 PART_BYTES = 8 * 1024 * 1024
 """Size of one part of a streamed upload: S3 allows 10,000 of them, so a file may reach 78 GiB."""
 
 _MAX_TEXT_CHARACTERS = 300
-
-StoreErrorKind = Literal["Refused", "BadContent", "Unavailable"]
 
 _ACCESS_DENIED_CODES = (
     "AccessDenied",
@@ -41,69 +43,13 @@ _ACCESS_DENIED_CODES = (
 )
 
 
-class StoreError(Exception):
-    """A store that cannot be used; the message is a sentence without its full stop.
-
-    Attributes:
-        kind: Refused: the address or the keys are wrong. BadContent: a name or file there is wrong. Unavailable: the
-            store does not answer or fails, and trying again may help.
-        reason: CamelCase, for conditions.
-    """
-
-    def __init__(self, kind: StoreErrorKind, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.kind: StoreErrorKind = kind
-        self.reason = reason
-
+Result = TypeVar("Result")
 
 ConvertError = Callable[[StoreError], Exception]
 """Returns the exception that a program raises in place of a ``StoreError``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retry:
-    """How often a failed request is repeated, and for how long."""
-
-    max_retries: int
-    seconds: float
-
-
 DEFAULT_RETRY = Retry(max_retries=5, seconds=60)
-
-
-@dataclass(frozen=True, kw_only=True)
-class S3Access:
-    """Address and keys of an S3 store; without a key, access is anonymous."""
-
-    endpoint: str | None
-    region: str
-    key_id: str | None
-    secret: str | None
-    session_token: str | None
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str], prefix: str = "") -> Self:
-        """Read AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …, each with ``prefix`` before it."""
-
-        def value(name: str) -> str | None:
-            return environment.get(f"{prefix}{name}") or None
-
-        return cls(
-            endpoint=value("AWS_ENDPOINT_URL"),
-            region=value("AWS_REGION") or value("AWS_DEFAULT_REGION") or "us-east-1",
-            key_id=value("AWS_ACCESS_KEY_ID"),
-            secret=value("AWS_SECRET_ACCESS_KEY"),
-            session_token=value("AWS_SESSION_TOKEN"),
-        )
-
-    def credentials(self) -> S3Credential:
-        """Return the keys in the form of the client."""
-        return {
-            "access_key_id": self.key_id or "",
-            "secret_access_key": self.secret or "",
-            "token": self.session_token,
-            "expires_at": None,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +68,20 @@ def _unchanged(error: StoreError) -> Exception:
 class Folder:
     """A folder in a store; all paths are relative to it, with ``/`` between their parts."""
 
-    def __init__(self, uri: str, store: S3Store | LocalStore, convert_error: ConvertError = _unchanged) -> None:
+    def __init__(
+        self,
+        uri: str,
+        store: S3Store | LocalStore,
+        convert_error: ConvertError = _unchanged,
+        *,
+        bucket: Bucket | None = None,
+    ) -> None:
         self.uri = uri
         self._store = store
         self._convert_error = convert_error
+        self._bucket = bucket
+        # Whether an answer is still to show how the store wants to be addressed.
+        self._is_style_open = bucket is not None and bucket.is_style_open
 
     @property
     def is_remote(self) -> bool:
@@ -135,7 +91,7 @@ class Folder:
     def list(self, below: str | None = None) -> Iterator[StoredFile]:
         """Yield all files of the folder, a page at a time."""
         with self.explained():
-            for page in obstore.list(self._store, below, chunk_size=1000):
+            for page in self._send(lambda store: _start(obstore.list(store, below, chunk_size=1000))):
                 for entry in page:
                     stamp = entry["e_tag"] or entry["last_modified"].isoformat()
                     yield StoredFile(entry["path"], entry["size"], stamp)
@@ -155,7 +111,7 @@ class Folder:
                 # Half the time of the way through the client, which knows names that are written otherwise on disk.
                 with suppress(FileNotFoundError, NotADirectoryError):
                     return Path(self._store.prefix, path).read_bytes()
-            return bytes(obstore.get(self._store, path).bytes())
+            return bytes(self._send(lambda store: obstore.get(store, path)).bytes())
 
     def read_if_there(self, path: str) -> bytes | None:
         """Return the bytes of one file, or None if there is none."""
@@ -171,7 +127,14 @@ class Folder:
             FileNotFoundError: there is none.
         """
         with self.explained():
-            return int(obstore.head(self._store, path)["size"])
+            try:
+                return int(self._send(lambda store: obstore.head(store, path))["size"])
+            except FileNotFoundError:
+                raise
+            except BaseError:
+                # The answer to HEAD has no body: that to a listing says what is wrong.
+                self.require()
+                return int(obstore.head(self._store, path)["size"])
 
     def stream(self, path: str) -> Iterator[memoryview]:
         """Yield the content of one file in parts.
@@ -180,7 +143,7 @@ class Folder:
             FileNotFoundError: there is none.
         """
         with self.explained():
-            for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
+            for chunk in self._send(lambda store: obstore.get(store, path)).stream(min_chunk_size=PART_BYTES):
                 yield memoryview(chunk)
 
     def download(self, path: str, target: Path, *, on_part: Callable[[int], None] | None = None) -> str:
@@ -197,7 +160,7 @@ class Folder:
         digest = hashlib.sha256()
         # The local file is not the store's: its errors are not explained.
         with target.open("wb") as file, self.explained():
-            for chunk in obstore.get(self._store, path).stream(min_chunk_size=PART_BYTES):
+            for chunk in self._send(lambda store: obstore.get(store, path)).stream(min_chunk_size=PART_BYTES):
                 if on_part is not None:
                     on_part(len(memoryview(chunk)))
                 digest.update(chunk)
@@ -207,18 +170,18 @@ class Folder:
     def write(self, path: str, data: bytes) -> None:
         """Write one small file; readers see all of it or nothing."""
         with self.explained():
-            obstore.put(self._store, path, data)
+            self._send(lambda store: obstore.put(store, path, data))
 
     def upload(self, source: Path, path: str) -> None:
         """Write one local file, in parts if it is large."""
         with self.explained():
-            obstore.put(self._store, path, source, chunk_size=PART_BYTES)
+            self._send(lambda store: obstore.put(store, path, source, chunk_size=PART_BYTES))
 
     def delete(self, path: str) -> None:
         """Remove one file, if it is there."""
         try:
             with self.explained():
-                obstore.delete(self._store, path)
+                self._send(lambda store: obstore.delete(store, path))
         except FileNotFoundError:
             return
 
@@ -227,7 +190,7 @@ class Folder:
         paths = [file.path for file in self.list(below)]
         for first in range(0, len(paths), 1000):
             with suppress(FileNotFoundError), self.explained():
-                obstore.delete(self._store, paths[first : first + 1000])
+                self._delete_all(paths[first : first + 1000])
         if isinstance(self._store, LocalStore) and self._store.prefix is not None:
             # On a disk, a process that is killed in the middle of a write leaves half a file, which no listing shows.
             shutil.rmtree(Path(self._store.prefix, below), ignore_errors=True)
@@ -235,6 +198,9 @@ class Folder:
     @contextmanager
     def writer(self, path: str) -> Iterator[Writer]:
         """Stream one file; it appears only if the block ends well, and a failed part upload harms nobody."""
+        if self._is_style_open:
+            # A stream cannot be sent twice.
+            self.require()
         target = obstore.open_writer(self._store, path, buffer_size=PART_BYTES, max_concurrency=4)
         yield Writer(target, self)
         with self.explained():
@@ -245,11 +211,38 @@ class Folder:
         """Turn a store's errors into sentences; FileNotFoundError stays as it is."""
         try:
             yield
-        except (BaseError, FileNotFoundError, PermissionError, ValueError) as error:
-            explained = _explain(error, self.uri)
+        except (BaseError, OSError, ValueError) as error:
+            if isinstance(error, OSError) and not _is_of_store(error):
+                raise
+            explained = self._find_fault(error) or _explain(error, self.uri)
             if explained is None:
                 raise
             raise self._convert_error(explained) from error
+
+    def _send(self, request: Callable[[S3Store | LocalStore], Result]) -> Result:
+        """Send a request; send it again if the store requires the bucket in the host's name."""
+        if not self._is_style_open or self._bucket is None:
+            return request(self._store)
+        try:
+            result = request(self._store)
+        except BaseError as error:
+            if not StoreAnswer(text=str(error), uri=self.uri).requires_virtual_host:
+                raise
+            self._store = self._bucket.open(virtual=True)
+            result = request(self._store)
+        self._is_style_open = False
+        return result
+
+    def _delete_all(self, paths: Sequence[str]) -> None:
+        self._send(lambda store: obstore.delete(store, paths))
+
+    def _find_fault(self, error: Exception) -> StoreError | None:
+        """Return what is wrong with the address, the region, the clock or the certificate of a remote store."""
+        if self._bucket is None:
+            return None
+        answer = StoreAnswer(text=str(error), uri=self.uri)
+        region = self._bucket.find_region() if answer.is_bare_redirect else None
+        return answer.find_fault(region)
 
 
 class Writer:
@@ -292,20 +285,23 @@ def open_folder(
         convert_error: for the errors of this function and of the folder.
 
     Raises:
-        StoreError: the local folder is missing, or the endpoint is not an address.
+        StoreError: the local folder is missing, or a value of the access cannot be right.
     """
     try:
-        return Folder(uri, _open_store(uri, access, create=create, retry=retry), convert_error)
+        parts = urlsplit(uri, allow_fragments=False)
+        if parts.scheme == "file":
+            return Folder(uri, _open_local(Path(unquote(parts.path)), uri=uri, create=create), convert_error)
+        name, _, prefix = uri.removeprefix("s3://").partition("/")
+        bucket = Bucket(name=name, prefix=prefix.strip("/"), access=access, retry=retry)
+        return Folder(uri, bucket.open(), convert_error, bucket=bucket)
     except StoreError as error:
         raise convert_error(error) from error.__cause__
 
 
-def _open_store(uri: str, access: S3Access, *, create: bool, retry: Retry) -> S3Store | LocalStore:
-    parts = urlsplit(uri, allow_fragments=False)
-    if parts.scheme == "file":
-        return _open_local(Path(unquote(parts.path)), uri=uri, create=create)
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    return _open_s3(bucket, prefix.strip("/"), access, retry)
+def _start(pages: Iterable[Result]) -> Iterator[Result]:
+    """Fetch the first of many pages now; the others are fetched as they are read."""
+    rest = iter(pages)
+    return chain([page for page in [next(rest, None)] if page is not None], rest)
 
 
 def _open_local(path: Path, *, uri: str, create: bool) -> LocalStore:
@@ -318,43 +314,13 @@ def _open_local(path: Path, *, uri: str, create: bool) -> LocalStore:
         raise StoreError("Refused", "StoreRefused", message) from error
 
 
-def _open_s3(bucket: str, prefix: str, access: S3Access, retry: Retry) -> S3Store:
-    # Every setting is explicit: those left out, the client would take from the AWS_* variables of the process,
-    # which belong to the store, not to a source with keys of its own.
-    endpoint = access.endpoint or f"https://s3.{access.region}.amazonaws.com"
-    if not re.fullmatch(r"https?://[^/\s]+/?", endpoint):
-        message = f"AWS_ENDPOINT_URL must be http(s)://host:port, not {endpoint!r}"
-        raise StoreError("Refused", "InvalidEndpoint", message)
-    config: S3Config = {
-        "endpoint": endpoint.rstrip("/"),
-        "region": access.region,
-        "virtual_hosted_style_request": False,
-        "skip_signature": access.key_id is None,
-    }
-    client: ClientConfig = {
-        "allow_http": endpoint.startswith("http://"),
-        "connect_timeout": "5s",
-        "read_timeout": "60s",
-        "timeout": "1h",
-    }
-    return S3Store(
-        bucket,
-        prefix=prefix or None,
-        config=config,
-        client_options=client,
-        retry_config={"max_retries": retry.max_retries, "retry_timeout": timedelta(seconds=retry.seconds)},
-        credential_provider=access.credentials,
-    )
-
-
 def _explain(error: Exception, uri: str) -> StoreError | None:
     """Return a store's error as a sentence, or None if it means that a file is not there."""
     text = str(error)
-    match = re.search(r"<Code>(\w+)</Code>", text)
-    code = match.group(1) if match else ""
-    bucket = uri.removeprefix("s3://").partition("/")[0]
+    answer = StoreAnswer(text=text, uri=uri)
+    code = answer.code
     if code in ("NoSuchBucket", "InvalidBucketName"):
-        message = f"there is no bucket {bucket!r} at the store that {uri} points to"
+        message = f"there is no bucket {answer.bucket!r} at the store that {uri} points to"
         return StoreError("Refused", "BucketNotFound", message)
     if code in _ACCESS_DENIED_CODES or isinstance(error, PermissionError) or "status code: 403" in text:
         message = f"the store refuses access to {uri}{_in_brackets(code)}; check its keys"
@@ -365,18 +331,19 @@ def _explain(error: Exception, uri: str) -> StoreError | None:
         message = f"{uri} holds a name that cannot be read: {_first_line(error)}"
         return StoreError("BadContent", "InvalidPath", message)
     if "HTTP error" in text:
-        return StoreError("Unavailable", "StoreUnreachable", f"the store of {uri} does not answer: {_address(text)}")
+        message = f"the store of {uri} does not answer: {answer.address}{answer.tls_hint}"
+        return StoreError("Unavailable", "StoreUnreachable", message)
     message = f"the store of {uri} failed{_in_brackets(code)}: {_first_line(error)}"
     return StoreError("Unavailable", "StoreFailed", message)
 
 
+def _is_of_store(error: OSError) -> bool:
+    """Return whether an error is the store's: a stream's has no number, that of a local file has one."""
+    return error.errno is None or isinstance(error, FileNotFoundError | PermissionError)
+
+
 def _in_brackets(code: str) -> str:
     return f" ({code})" if code else ""
-
-
-def _address(text: str) -> str:
-    match = re.search(r"https?://[^/?\s]+", text)
-    return match.group(0) if match else text.splitlines()[0]
 
 
 def _first_line(error: Exception) -> str:

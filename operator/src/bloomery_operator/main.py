@@ -15,6 +15,7 @@ import aiohttp
 from kubernetes.aio import client as kube
 from pydantic import ValidationError
 
+from bloomery_operator.clients.http import Proxies, trusting_context
 from bloomery_operator.clients.mlflow import MlflowClient
 from bloomery_operator.clients.model_server import ModelServerMetrics
 from bloomery_operator.clients.trainer import TrainerClient
@@ -64,7 +65,8 @@ async def run(settings: Settings) -> None:
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(connect())
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        connector = aiohttp.TCPConnector(ssl=trusting_context(settings.ca_folder))
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         metrics = OperatorMetrics()
         elector = _build_elector(api, settings)
         context = _build_context(api, session, settings, elector)
@@ -103,7 +105,11 @@ def _build_context(
         settings=settings,
         read_progress=trainers.read_progress,
         stop_trainer=trainers.stop,
-        registry=MlflowClient(session, poll_seconds=settings.mlflow_poll_seconds),
+        registry=MlflowClient(
+            session,
+            poll_seconds=settings.mlflow_poll_seconds,
+            proxies=Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy),
+        ),
         servers=ModelServerMetrics(session),
     )
 

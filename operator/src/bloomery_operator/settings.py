@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -56,6 +57,19 @@ class Settings(BaseSettings):
 
     download_weights: bool = True
     """Whether training pods may download published weights from torchvision's server if the store has none."""
+
+    ca_config_map: str = ""
+    """ConfigMap with certificates of private CAs, in each namespace whose pods are to trust them; empty: none."""
+
+    ca_folder: Path | None = None
+    """Folder with the same certificates, for the operator's own connections."""
+
+    http_proxy: str = ""
+    https_proxy: str = ""
+    """Forward proxies for the pods' and the operator's http and https requests to servers outside of the cluster."""
+
+    no_proxy: str = ""
+    """Hosts that are reached without the proxies: names, ``.suffixes`` and networks, separated by commas."""
 
     gateway_name: str = ""
     gateway_namespace: str = ""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from bloomery_model.certificates import trust_private_authorities
+from bloomery_model.secret_variables import strip_variables
 from bloomery_serving.kit.manifest import BASE, HOST, PORT, START, Flavour, Platform
 
 
@@ -19,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     # ONNX Runtime reports its use to its maker, unless this is set before it is loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     options = _parser().parse_args(arguments)
+    strip_variables(os.environ)
+    trust_private_authorities(os.environ)
     match options.command:
         case "kit":
             from bloomery_serving.kit import pack

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from bloomery_model.listening import any_address
 from bloomery_serving.identity import ModelIdentity
 
 BUCKETS = tuple(0.001 * 1.2**exponent for exponent in range(60))
@@ -43,7 +44,7 @@ class Metrics:
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""
         if port:
-            start_http_server(port, registry=self.registry)
+            start_http_server(port, addr=any_address(), registry=self.registry)
 
     def describe(self, identity: ModelIdentity) -> None:
         """Show the identity of the served model, in place of the one before."""

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from bloomery_model import termination
 from bloomery_model.cgroup import cpu_count
+from bloomery_model.listening import listen_anywhere
 from bloomery_serving.app import create_app
 from bloomery_serving.errors import ModelError
 from bloomery_serving.identity import ModelIdentity
@@ -26,6 +27,9 @@ from bloomery_serving.storage import ensure_model
 from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 3660
+"""Longer than a gateway keeps an idle connection (Envoy: an hour), so that the server never closes one in use."""
 
 
 def run() -> int:
@@ -91,16 +95,13 @@ def serve(
     metrics.serve(settings.metrics_port)
     config = uvicorn.Config(
         create_app(settings, model, identity, metrics, workers=cpu_count()),
-        host="0.0.0.0",
-        port=settings.port,
         log_level="warning",
         access_log=False,
         server_header=False,
-        # Longer than a gateway keeps its idle connections, so that it is never the server that closes one in use.
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
-    uvicorn.Server(config).run(sockets=sockets)
+    uvicorn.Server(config).run(sockets=sockets or [listen_anywhere(settings.port)])
 
 
 def _give_up(reason: str, message: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from bloomery_model.folder import EXTRA_FILES, is_candidate
+from bloomery_model.secret_variables import read_variable
+from bloomery_model.store_faults import CERTIFICATE_ADVICE
 from bloomery_model.stores import Folder, Retry, S3Access, StoreError, open_folder
 from bloomery_serving.errors import ModelError
 from bloomery_serving.transfer import Transfer
@@ -192,7 +195,7 @@ class MlflowArtifacts:
         return f"{self._server()}/{_ARTIFACTS}/{urllib.parse.quote(f'{self.path}/{path}')}"
 
     def _server(self) -> str:
-        server = self.environment.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+        server = (read_variable(self.environment, "MLFLOW_TRACKING_URI") or "").rstrip("/")
         if not server.startswith(("http://", "https://")):
             raise ModelError(
                 "MlflowNotConfigured", f"The model at {self.uri} cannot be read: MLFLOW_TRACKING_URI is not set."
@@ -201,18 +204,23 @@ class MlflowArtifacts:
 
     def _open(self, address: str) -> Any:
         request = urllib.request.Request(address, headers=self._headers())
-        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        insecure = (read_variable(self.environment, "MLFLOW_TRACKING_INSECURE_TLS") or "").lower() in ("true", "1")
+        context = ssl._create_unverified_context() if insecure else None
+        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context)
 
     def _headers(self) -> dict[str, str]:
-        if token := self.environment.get("MLFLOW_TRACKING_TOKEN"):
+        if token := read_variable(self.environment, "MLFLOW_TRACKING_TOKEN"):
             return {"Authorization": f"Bearer {token}"}
-        user, password = (self.environment.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
-        if not user:
+        user, password = (
+            read_variable(self.environment, f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD")
+        )
+        if not user or not password:
             return {}
         return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
     def _unavailable(self, error: Exception) -> ModelError:
-        return ModelError("StoreUnavailable", f"The model at {self.uri} cannot be read from MLflow: {error}")
+        advice = f"; {CERTIFICATE_ADVICE}" if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
+        return ModelError("StoreUnavailable", f"The model at {self.uri} cannot be read from MLflow: {error}{advice}")
 
 
 def _few(uri: str, files: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -438,6 +438,22 @@ REFUSED: dict[str, tuple[Values, str]] = {
         {"storage": {"endpoint": "https://s3.example.com"}},
         "storage.endpoint is the address of your own server: set storage.bundled to false",
     ),
+    "a style of addressing for the bundled store": (
+        {"storage": {"addressingStyle": "virtual"}},
+        "storage.addressingStyle is of your own server",
+    ),
+    "a style of addressing beside a Secret of one's own": (
+        {"storage": OWN_STORE | {"addressingStyle": "virtual"}},
+        "as AWS_S3_ADDRESSING_STYLE",
+    ),
+    "a style of addressing that is none": (
+        {"storage": {"addressingStyle": "host"}},
+        "value must be one of '', 'path', 'virtual'",
+    ),
+    "a proxy without a scheme": (
+        {"proxy": {"httpsProxy": "proxy:3128"}},
+        "at '/proxy/httpsProxy': 'proxy:3128' does not",
+    ),
     "half a key": ({"storage": {"accessKey": "a"}}, "storage.accessKey and storage.secretKey belong together"),
     "keys of another store for the bundled one": (
         {"storage": {"existingSecret": "ours"}},

@@ -61,3 +61,54 @@ def test_errors_become_those_of_the_program() -> None:
 
     with pytest.raises(OwnError, match="SourceNotFound"):
         open_folder("file:///no/such/folder", ANONYMOUS, convert_error=lambda error: OwnError(error.reason))
+
+
+VARIABLES = {
+    "AWS_ENDPOINT_URL": "http://localhost:1",
+    "AWS_REGION": "eu-west-1",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_SESSION_TOKEN": "token",
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize("end", ["\n", " ", "\r\n", "\t"])
+def test_white_space_at_the_end_of_a_value_is_not_a_part_of_it(name: str, end: str) -> None:
+    changed = S3Access.from_environment(VARIABLES | {name: f" {VARIABLES[name]}{end}"})
+    assert changed == S3Access.from_environment(VARIABLES)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIABLES if name != "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize("text", ["a\nb", "a b", "a\u200bb", "\ufeffab"])
+def test_value_that_no_request_can_carry_is_named_and_not_shown(name: str, text: str) -> None:
+    access = S3Access.from_environment(VARIABLES | {name: text})
+    with pytest.raises(StoreError, match=f"{name} contains a space") as refused:
+        open_folder("s3://bucket/folder", access)
+    assert (refused.value.kind, refused.value.reason) == ("Refused", "InvalidCredentials")
+    assert text not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"AWS_ENDPOINT_URL": "s3.example.com"}, "AWS_ENDPOINT_URL must be http"),
+        ({"AWS_ENDPOINT_URL": "https://s3.example.com:port"}, "AWS_ENDPOINT_URL must be http"),
+        ({"AWS_ENDPOINT_URL": "https://key@s3.example.com"}, "AWS_ENDPOINT_URL must be http"),
+        ({"AWS_ENDPOINT_URL": "https://s3.example.com?a=b"}, "AWS_ENDPOINT_URL must be http"),
+        ({"AWS_ENDPOINT_URL": "https://fd00::1"}, "AWS_ENDPOINT_URL must be http"),
+        ({"AWS_S3_ADDRESSING_STYLE": "virtual-host"}, "must be path, virtual or auto"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "AWS_S3_ADDRESSING_STYLE": "virtual"},
+            "not before an IP address",
+        ),
+    ],
+)
+def test_value_that_cannot_be_right_is_refused_before_a_request(variables: dict[str, str], words: str) -> None:
+    with pytest.raises(StoreError, match=words):
+        open_folder("s3://bucket/folder", S3Access.from_environment(VARIABLES | variables))
+
+
+def test_endpoint_of_the_service_wins_over_the_general_one() -> None:
+    variables = VARIABLES | {"AWS_ENDPOINT_URL_S3": "http://s3:2/"}
+    assert S3Access.from_environment(variables).endpoint == "http://s3:2/"

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bloomery_model.certificates import trust_private_authorities
+from bloomery_model.secret_variables import strip_variables
 from bloomery_trainer import config, entrypoint
 
 _CONFIGURED = {
@@ -25,6 +27,8 @@ Subparsers = argparse._SubParsersAction
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parsed = _parser().parse_args(arguments)
+    strip_variables(os.environ)
+    trust_private_authorities(os.environ)
     run: Callable[[argparse.Namespace], int] = parsed.run
     return run(parsed)
 

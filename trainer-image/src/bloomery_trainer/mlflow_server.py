@@ -6,13 +6,18 @@ The library is imported when it is needed: that takes seconds, and without a ser
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bloomery_trainer.errors import BadConfig
+from bloomery_model.store_faults import CERTIFICATE_ADVICE
+from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+OLDEST_VERSION = 3
+"""The oldest version of MLflow whose server takes models: it has logged models of their own."""
 
 
 def connect(uri: str) -> MlflowClient:
@@ -25,10 +30,13 @@ def connect(uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
     from mlflow.utils.logging_utils import disable_logging
 
+    from bloomery_trainer.mlflow_artifacts import use_own_client
+
     # Our own code reports what goes wrong, once.
     disable_logging()  # type: ignore[no-untyped-call]
     for name in ("mlflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    use_own_client()
     mlflow.set_tracking_uri(uri)
     try:
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -48,20 +56,39 @@ def experiment(client: MlflowClient, name: str, tags: Mapping[str, str] | None =
 
 def in_words(error: Exception) -> str:
     """Return the first line of an error, without the chain of what caused it."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    text = str(error)
+    if _is_certificate_fault(error):
+        fault = re.search(r"certificate verify failed: ([^(\n]+)", text)
+        return f"MLflow's certificate is not valid ({fault.group(1).strip() if fault else 'TLS'}): {CERTIFICATE_ADVICE}"
+    if _is_without_endpoint(error):
+        if "/logged-models" in text:
+            return f"this MLflow is older than {OLDEST_VERSION}, the oldest version that takes models: upgrade it"
+        return "MLFLOW_TRACKING_URI is not the address of an MLflow: it answers 404 to MLflow's own requests"
+    line = (text.splitlines() or [type(error).__name__])[0]
     request, unanswered, _ = line.partition(" failed with exception")
     return f"{request} got no answer" if unanswered else line[:300]
 
 
 def is_final(error: Exception) -> bool:
     """Return whether the server answered, and would answer the same again."""
+    if isinstance(error, TrainerError):
+        return not isinstance(error, Unavailable)
     status = _status(error)
-    return status is not None and 400 <= status < 500 and status not in (408, 429)
+    return _is_certificate_fault(error) or (status is not None and 400 <= status < 500 and status not in (408, 429))
 
 
 def is_forbidden(error: Exception) -> bool:
     """Return whether the server does not like the credentials, which people may put right."""
     return _status(error) in (401, 403)
+
+
+def _is_certificate_fault(error: Exception) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _is_without_endpoint(error: Exception) -> bool:
+    """Return whether the server answers with a page: MLflow's API answers 404 with JSON."""
+    return _status(error) == 404 and "Response body: '<" in str(error)
 
 
 def _status(error: Exception) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from bloomery_model.listening import any_address
 
 BETTER_NAMES = {
     "bloomery_prepare_total": "bloomery_prepare_source_images",
@@ -54,8 +57,7 @@ class ProgressServer:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Figures(progress, f"bloomery_{kind}"))
-        self._server = ThreadingHTTPServer(("", port), _handler(progress, registry, _Stop(stop, token)))
-        self._server.daemon_threads = True
+        self._server = _AnyAddressServer((any_address(), port), _handler(progress, registry, _Stop(stop, token)))
 
     @property
     def port(self) -> int:
@@ -70,6 +72,18 @@ class ProgressServer:
         """Close the port."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _AnyAddressServer(ThreadingHTTPServer):
+    """A server that listens by IPv6 and IPv4, where the kernel has both."""
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class _Stop:

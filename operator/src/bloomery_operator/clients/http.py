@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
+from yarl import URL
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """Forward proxies by the scheme of a URL, and the hosts that are reached without them."""
+
+    http: str = ""
+    https: str = ""
+    excluded: str = ""
+
+    def proxy_for(self, url: URL) -> str | None:
+        """Return the proxy for a URL, or None."""
+        proxy = {"http": self.http, "https": self.https}.get(url.scheme)
+        if not proxy or self._excludes(url.host or ""):
+            return None
+        return proxy
+
+    def _excludes(self, host: str) -> bool:
+        entries = [entry.strip() for entry in self.excluded.split(",") if entry.strip()]
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return any(_names_host(entry, host) for entry in entries)
+        return any(_contains_address(entry, address) for entry in entries)
+
+
+NO_PROXIES = Proxies()
+
+
+def _names_host(entry: str, host: str) -> bool:
+    name = entry.lstrip("*.").lower()
+    return entry == "*" or host.lower() == name or host.lower().endswith(f".{name}")
+
+
+def _contains_address(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    try:
+        return address in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return entry == "*"
+
+
+def trusting_context(folder: Path | None) -> ssl.SSLContext:
+    """Return a TLS context that trusts the system's CAs, and those of a folder with certificates in PEM form."""
+    context = ssl.create_default_context()
+    for path in sorted(folder.glob("[!.]*")) if folder else ():
+        if path.is_file() and "BEGIN CERTIFICATE" in (content := path.read_text(errors="replace")):
+            context.load_verify_locations(cadata=content)
+    return context
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -22,6 +75,9 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
         if len(content) > max_bytes:
             raise ValueError(f"the answer is longer than {max_bytes} bytes")
     return bytes(content)
+
+
+_CERTIFICATE_ADVICE = "add the CA's certificate to the ConfigMap that the chart's trustedCAs.configMap names"
 
 
 @dataclass(frozen=True)
@@ -72,6 +128,10 @@ class CircuitBreaker:
 
 def describe_error(error: Exception, timeout_seconds: float) -> str:
     """Return why a request failed; aiohttp's timeouts have no text of their own."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        reason = re.search(r"certificate verify failed: ([^(]+)", str(error))
+        if reason:
+            return f"its certificate is not valid ({reason.group(1).strip()}): {_CERTIFICATE_ADVICE}"
     if text := str(error):
         return text
     return f"no answer within {timeout_seconds:.0f} s" if isinstance(error, TimeoutError) else type(error).__name__

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yarl import URL
 
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.clients.http import CircuitBreaker, describe_error, read_limited
+from bloomery_operator.clients.http import NO_PROXIES, CircuitBreaker, Proxies, describe_error, read_limited
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
 
@@ -89,10 +89,12 @@ class MlflowClient:
         *,
         poll_seconds: float = 0.0,
         timeout_seconds: float = 10.0,
+        proxies: Proxies = NO_PROXIES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Use an HTTP session, which the caller closes."""
         self._session = session
+        self._proxies = proxies
         self._timeout_seconds = timeout_seconds
         self._circuits = CircuitBreaker(open_seconds=poll_seconds, probe_seconds=timeout_seconds, clock=clock)
         self._resolved: TTLCache[tuple[str, ...], ServedModel | Verdict, float] = TTLCache(
@@ -252,7 +254,14 @@ class MlflowClient:
         with self._circuits.guard(server):
             # Users of the namespace choose the address: a redirect must not lead the operator anywhere else.
             async with self._session.request(
-                method, url, json=body, headers=headers, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                json=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=self._proxies.proxy_for(url),
+                ssl=not _is_insecure(environment),
             ) as response:
                 content = await read_limited(response, MAX_RESPONSE_BYTES)
         document = _parse_response(response, content)
@@ -297,6 +306,11 @@ def _quote_filter_value(text: str) -> str:
     if mark is None:
         raise _RequestRejected("MLflow cannot search for a name or label that contains both ' and \".")
     return f"{mark}{text}{mark}"
+
+
+def _is_insecure(environment: Environment) -> bool:
+    """Return whether users switched the check of the certificate off, by the variable that MLflow's client reads."""
+    return environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
 
 
 def _auth_headers(environment: Environment) -> dict[str, str]:

@@ -13,6 +13,7 @@ from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
 from bloomery_operator.domain.served_model import ServedModel, model_annotations, revision_name
 from bloomery_operator.manifests.accelerators import requests_nvidia
 from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.network import with_network
 from bloomery_operator.manifests.pinned_template import record_template
 from bloomery_operator.manifests.pod import (
     container_resources,
@@ -108,12 +109,13 @@ def _pod_spec(service: InferenceService, variant: Variant, model: ServedModel, s
     if service.spec.auth == "ApiKey":
         volumes.append({"name": "keys", "secret": {"secretName": digests_secret_name(service)}})
         mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
-    return restricted_pod(settings) | {
+    pod = restricted_pod(settings) | {
         "terminationGracePeriodSeconds": 90,
         "topologySpreadConstraints": _spread_constraints(revision_name(service, variant, model)),
         "containers": [_server_container(service, variant, model, settings, mounts)],
         "volumes": volumes,
     }
+    return with_network(pod, settings)
 
 
 def _server_container(

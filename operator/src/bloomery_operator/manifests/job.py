@@ -16,6 +16,7 @@ from bloomery_operator.domain.labels import SPEC_HASH, child_labels
 from bloomery_operator.domain.names import TRAINER_CONTAINER, config_map_name, job_name
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.network import with_network
 from bloomery_operator.manifests.pod import (
     CONFIG_FOLDER,
     container_resources,
@@ -135,7 +136,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
     memory_volume, memory_mount = empty_dir("shared-memory", "/dev/shm", memory=True)
     # The pods of one training find each other by DNS names below this one.
     subdomain = {"subdomain": job_name(owner, task.command)} if task.nodes > 1 else {}
-    return (
+    pod = (
         restricted_pod(settings)
         | subdomain
         | {
@@ -147,6 +148,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
             "volumes": [config_volume, scratch_volume, memory_volume, *task.volumes],
         }
     )
+    return with_network(pod, settings)
 
 
 def _trainer_container(task: TrainerTask, settings: Settings, mounts: list[Manifest]) -> Manifest:

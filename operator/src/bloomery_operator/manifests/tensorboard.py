@@ -8,6 +8,7 @@ from bloomery_operator.domain.labels import TENSORBOARD_ROLE, child_labels, serv
 from bloomery_operator.domain.names import TENSORBOARD_CONTAINER, tensorboard_name
 from bloomery_operator.domain.ports import TENSORBOARD_PORT
 from bloomery_operator.manifests.metadata import child_metadata
+from bloomery_operator.manifests.network import with_network
 from bloomery_operator.manifests.pinned_template import record_template
 from bloomery_operator.manifests.pod import (
     container_resources,
@@ -72,4 +73,4 @@ def _pod_spec(job: TrainingJob, settings: Settings) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount],
     }
-    return restricted_pod(settings) | {"containers": [container], "volumes": [volume]}
+    return with_network(restricted_pod(settings) | {"containers": [container], "volumes": [volume]}, settings)

@@ -126,4 +126,4 @@ async def read_storage_secret(context: Context, namespace: str) -> dict[str, str
     """Return the variables that pods of the namespace get from the storage Secret; empty if there is none."""
     secret = await context.cluster.get(SECRETS, ObjectKey(namespace, context.settings.storage_secret))
     data = (secret or {}).get("data") or {}
-    return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}
+    return {name: base64.b64decode(value).decode(errors="replace").strip() for name, value in data.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kubectl_bloomery.cluster.kubectl import Kubectl, Manifest
 from kubectl_bloomery.errors import CommandError
 
 _SELECTOR = "app.kubernetes.io/name=bloomery,app.kubernetes.io/component=operator"
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _HINT = "name the namespace of the chart's release by --release-namespace"
 
 
@@ -24,6 +26,8 @@ class Installation:
         downloads_weights: whether training pods may download published weights.
         pull_secrets: the Secrets with the registry's credentials, in each namespace of jobs.
         uses_platform_ids: whether pods leave their user and group ids to the platform, as on OpenShift.
+        ca_config_map: the ConfigMap with certificates of private CAs; empty: none.
+        proxies: the variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the pods, as far as they are set.
     """
 
     release: str
@@ -34,6 +38,8 @@ class Installation:
     downloads_weights: bool
     pull_secrets: tuple[str, ...] = ()
     uses_platform_ids: bool = False
+    ca_config_map: str = ""
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_installation(kubectl: Kubectl, release_namespace: str | None) -> Installation:
@@ -72,4 +78,6 @@ def _parse_deployment(deployment: Manifest) -> Installation:
         downloads_weights=values.get("BLOOMERY_DOWNLOAD_WEIGHTS", "true") == "true",
         pull_secrets=tuple(filter(None, values.get("BLOOMERY_PULL_SECRETS", "").split(","))),
         uses_platform_ids=values.get("BLOOMERY_PLATFORM_IDS", "false") == "true",
+        ca_config_map=values.get("BLOOMERY_CA_CONFIG_MAP", ""),
+        proxies={name: value for name in _PROXY_VARIABLES if (value := values.get(f"BLOOMERY_{name}"))},
     )

@@ -8,6 +8,9 @@ from typing import Any
 from kubectl_bloomery.cluster.kubectl import Manifest
 from kubectl_bloomery.cluster.temporary_pod import DEFAULT_CONTAINER, LIFETIME_SECONDS
 
+CA_VOLUME = "trusted-cas"
+"""The volume with the certificates of private CAs, in the operator's pods too."""
+
 _COPIED_POD_FIELDS = ("securityContext", "imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
 _COPIED_CONTAINER_FIELDS = ("env", "envFrom", "imagePullPolicy", "securityContext")
 _CONTAINER = "kit"
@@ -29,7 +32,7 @@ def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str
         "image": image,
         "command": ["sleep", str(LIFETIME_SECONDS)],
         "resources": _RESOURCES,
-        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}, *_certificates(server.get("volumeMounts"))],
     }
     return {
         "apiVersion": "v1",
@@ -47,7 +50,7 @@ def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str
                 | {key: server[key] for key in _COPIED_CONTAINER_FIELDS if key in server}
                 | {"env": _with_present_texts(owner, server.get("env", []))}
             ],
-            "volumes": [{"name": "scratch", "emptyDir": {}}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}, *_certificates(template.get("volumes"))],
         },
     }
 
@@ -58,6 +61,11 @@ def _with_present_texts(owner: Manifest, env: list[Manifest]) -> list[Manifest]:
     others = [entry for entry in env if entry["name"] not in texts]
     # Kubernetes expands $(NAME) in a value.
     return [*others, *({"name": n, "value": text.replace("$", "$$")} for n, text in texts.items() if text)]
+
+
+def _certificates(entries: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return the volume, or the mount, of the certificates of private CAs."""
+    return [entry for entry in entries or () if entry["name"] == CA_VOLUME]
 
 
 def _build_metadata(owner: Manifest) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""The circuit breaker: a server that does not answer delays one request at a time."""
+"""The circuit breaker: a server that does not answer delays one request at a time; and the choice of a proxy."""
 
 from __future__ import annotations
 
 import aiohttp
 import pytest
+from yarl import URL
 
-from bloomery_operator.clients.http import CircuitBreaker, describe_error
+from bloomery_operator.clients.http import CircuitBreaker, Proxies, describe_error
 
 
 class Clock:
@@ -77,3 +78,27 @@ def test_errors_without_a_text_are_described() -> None:
     assert describe_error(TimeoutError(), 3) == "no answer within 3 s"
     assert describe_error(aiohttp.ServerTimeoutError(), 3) == "no answer within 3 s"
     assert describe_error(aiohttp.ClientError(), 3) == "ClientError"
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("https://mlflow.example.com/api", "http://proxy:3128"),
+        ("http://mlflow.example.com/api", None),
+        ("https://mlflow.team.svc:5000", None),
+        ("https://MLFLOW.team.SVC", None),
+        ("https://mlflow.internal", None),
+        ("https://internal", None),
+        ("https://not-internal", "http://proxy:3128"),
+        ("https://10.1.2.3", None),
+        ("https://[fd00::1]", None),
+        ("https://11.1.2.3", "http://proxy:3128"),
+    ],
+)
+def test_proxy_is_used_for_hosts_that_are_not_excluded(url: str, proxy: str | None) -> None:
+    proxies = Proxies(https="http://proxy:3128", excluded=".svc, *.internal,10.0.0.0/8,fd00::/8")
+    assert proxies.proxy_for(URL(url)) == proxy
+
+
+def test_star_excludes_every_host() -> None:
+    assert Proxies(https="http://proxy:3128", excluded="*").proxy_for(URL("https://a.example.com")) is None

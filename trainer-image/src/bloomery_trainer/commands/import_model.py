@@ -104,11 +104,13 @@ def _own_run(client: MlflowClient, request: Import) -> Iterator[RunRef]:
     """Yield a run of the import's own, which ends with the block: FINISHED, or FAILED if that raises."""
     from mlflow.exceptions import MlflowException
 
+    from bloomery_trainer.mlflow_artifacts import require_reachable
     from bloomery_trainer.tracking.mlflow_run import RunRef
 
     home = experiment(client, EXPERIMENT)
     run = client.create_run(home, run_name=request.name, tags={IMPORTED_FROM_TAG: request.uri})
     try:
+        require_reachable(run.info.artifact_uri, client.tracking_uri)
         yield RunRef(home, run.info.run_id)
     except BaseException:
         # The block's error is the one to report.

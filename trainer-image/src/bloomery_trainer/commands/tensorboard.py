@@ -78,7 +78,7 @@ def _follow(output_uri: str, mirror: Path, ended: threading.Event) -> None:
 
 
 def _command(mirror: Path, *, port: int, prefix: str) -> list[str]:
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(mirror), "--host", "0.0.0.0"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(mirror), "--bind_all"]
     # Its fast loader does not know that steps after a checkpoint are trained twice.
     command += ["--port", str(port), "--reload_interval", str(_RELOAD_SECONDS), "--load_fast=false"]
     return [*command, "--path_prefix", f"/{prefix.strip('/')}"] if prefix.strip("/") else command

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from bloomery_trainer.mlflow_artifacts import require_reachable
 from bloomery_trainer.mlflow_server import experiment, in_words
 from bloomery_trainer.tracking import lineage
 from bloomery_trainer.tracking.logger import no_run_document
@@ -134,7 +135,7 @@ class MlflowRun:
                 pause = _FLUSH_SECONDS
             except Exception as error:
                 if pause == _FLUSH_SECONDS:
-                    logger.warning("MLflow does not answer, training goes on without it: %s", in_words(error))
+                    logger.warning("MLflow does not take the run, training goes on without it: %s", in_words(error))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._wake.wait(pause)
 
@@ -176,6 +177,7 @@ class MlflowRun:
             tags_of_run = {lineage.UID_TAG: self.metadata.uid}
             began = None if self.metadata.began is None else int(self.metadata.began * 1000)
             run = self.client.create_run(home, start_time=began, run_name=self.metadata.name, tags=tags_of_run)
+        require_reachable(str(run.info.artifact_uri), str(self.client.tracking_uri))
         run_id = str(run.info.run_id)
         self._describe_run(run_id, known=run.data.params)
         logger.info("MLflow run %s in experiment %r", run_id, self.metadata.experiment)

@@ -20,11 +20,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bloomery_trainer.errors import BadConfig
+from bloomery_trainer.errors import BadConfig, Unavailable
 from bloomery_trainer.prepare.sources.download import download_https, parse_networks
+from testing.forward_proxy import ForwardProxy, run_forward_proxy
 
 Prepare = Callable[..., Any]
 ALLOWED = "BLOOMERY_SOURCE_NETWORKS"
+BEHIND_PROXY = "archives.example"
+"""A name that only the proxy resolves: nobody has names of this domain."""
 
 
 @dataclass
@@ -57,7 +60,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(name) for name in ("localhost", BEHIND_PROXY)]), critical=False
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -263,3 +268,97 @@ def test_networks_are_parsed_or_refused() -> None:
     )  # fmt: skip
     with pytest.raises(BadConfig, match=r"networks like 10\.0\.0\.0/8"):
         parse_networks("10.0.0.1/8")
+
+
+@pytest.fixture
+def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForwardProxy]:
+    """A forward proxy that leads every name to the server, whose certificate is trusted; no network is allowed."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    server.files["/flowers.zip"] = b"content"
+    with run_forward_proxy(lambda _: ("127.0.0.1", server.port)) as proxy:
+        for name, value in proxy.environment().items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+def download(url: str, folder: Path, networks: str = "") -> bytes:
+    target = folder / "archive"
+    download_https(url, target, max_bytes=1000, networks=parse_networks(networks))
+    return target.read_bytes()
+
+
+@pytest.mark.feature("O6")
+def test_server_that_only_the_proxy_knows_is_reached_through_it(
+    proxy: ForwardProxy, server: Server, tmp_path: Path
+) -> None:
+    assert download(f"https://{BEHIND_PROXY}/flowers.zip", tmp_path) == b"content"
+    assert proxy.hosts == [f"{BEHIND_PROXY}:443"]
+
+
+@pytest.mark.feature("O6")
+def test_allowed_private_server_is_reached_without_the_proxy(
+    proxy: ForwardProxy, server: Server, tmp_path: Path
+) -> None:
+    assert download(server.url("/flowers.zip"), tmp_path, "127.0.0.0/8, ::1/128") == b"content"
+    assert proxy.hosts == []
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("localhost", "AddressRefused"),
+        ("169.254.169.254", "AddressRefused"),
+        ("10.0.0.1", "AddressRefused"),
+        ("[fd00::1]", "AddressRefused"),
+        ("[::ffff:10.0.0.1]", "AddressRefused"),
+        ("intranet", "SourceNotFound"),
+    ],
+)
+def test_internal_address_is_refused_before_the_proxy_is_asked(
+    host: str, reason: str, proxy: ForwardProxy, tmp_path: Path
+) -> None:
+    with pytest.raises((BadConfig, Unavailable)) as refused:
+        download(f"https://{host}/flowers.zip", tmp_path)
+    assert refused.value.reason in (reason, "SourceUnreachable" if reason == "SourceNotFound" else reason)
+    assert proxy.hosts == []
+
+
+@pytest.mark.feature("O7")
+def test_redirect_behind_the_proxy_to_an_internal_address_is_refused(
+    proxy: ForwardProxy, server: Server, tmp_path: Path
+) -> None:
+    server.redirects["/moved.zip"] = "https://10.0.0.1/flowers.zip"
+    with pytest.raises(BadConfig, match=r"10\.0\.0\.1") as refused:
+        download(f"https://{BEHIND_PROXY}/moved.zip", tmp_path)
+    assert refused.value.reason == "AddressRefused"
+    assert len(proxy.hosts) == 1
+
+
+@pytest.mark.feature("O7")
+def test_certificate_behind_the_proxy_must_be_for_the_name(proxy: ForwardProxy, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig) as refused:
+        download("https://another.example/flowers.zip", tmp_path)
+    assert refused.value.reason == "CertificateRefused"
+
+
+@pytest.mark.feature("O6")
+def test_excluded_host_is_never_asked_through_the_proxy(
+    proxy: ForwardProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", ".example")
+    with pytest.raises((BadConfig, Unavailable)):
+        download(f"https://{BEHIND_PROXY}/flowers.zip", tmp_path)
+    assert proxy.hosts == []
+
+
+@pytest.mark.feature("O6")
+def test_proxy_that_refuses_is_named_and_tried_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_forward_proxy(lambda _: None) as proxy:
+        for name, value in proxy.environment().items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Unavailable, match="502") as unavailable:
+            download(f"https://{BEHIND_PROXY}/flowers.zip", tmp_path)
+    assert unavailable.value.reason == "SourceUnreachable"

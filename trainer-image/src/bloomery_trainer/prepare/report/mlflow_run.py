@@ -50,6 +50,9 @@ def _record_report(
     uri: str, config: PrepareConfig, summary: Mapping[str, Any], page: str | None
 ) -> dict[str, str | None]:
     client = connect(uri)
+    # Imported only now: MLflow takes seconds to load.
+    from bloomery_trainer.mlflow_artifacts import require_reachable
+
     name = f"{config.namespace}/{config.name}"
     experiment_id = experiment(client, name)
     # Trainings on this version have its tag, too, and may be in the same experiment.
@@ -61,6 +64,7 @@ def _record_report(
     # A run without artifacts is one that was interrupted.
     run = runs[0] if runs else client.create_run(experiment_id, run_name=title, tags=_build_tags(config, summary))
     run_id = str(run.info.run_id)
+    require_reachable(str(run.info.artifact_uri), uri)
     client.log_metric(run_id, "images", summary["images"])
     client.log_metric(run_id, "classes", summary["classCount"])
     if page is not None:

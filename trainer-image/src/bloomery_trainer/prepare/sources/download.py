@@ -2,6 +2,10 @@
 
 The author of an https address may have no access to our network. So the name is resolved once, the address is checked,
 and the connection goes to exactly that address; the same again after every redirect.
+
+Behind a forward proxy, the proxy resolves the names of public servers once more. A name that leads to a private address
+here is refused, too; one that is unknown here is left to the proxy, which knows the internet. The certificate must be
+for the name in any case.
 """
 
 from __future__ import annotations
@@ -12,23 +16,28 @@ import ipaddress
 import shutil
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, SSLError
 
+from bloomery_model.store_faults import CERTIFICATE_ADVICE
 from bloomery_trainer.errors import BadConfig, BadData, Unavailable
 from bloomery_trainer.storage import Folder
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+SendRequest = Callable[[str], urllib3.BaseHTTPResponse]
 
 _MAX_REDIRECTS = 5
+_TIMEOUT = urllib3.Timeout(connect=10, read=60)
 _CHUNK_BYTES = 1024 * 1024
 _NAT64_NETWORK = ipaddress.ip_network("64:ff9b::/96")
+_CA_HINT = f"if a private CA issued it, {CERTIFICATE_ADVICE}"
 _NOT_FOUND_STATUSES = {401, 403, 404, 410}
 
 
@@ -131,11 +140,8 @@ def _open_response(url: str, networks: Sequence[Network]) -> Iterator[urllib3.Ba
     """Request the URL and follow its redirects, with every address checked."""
     for _ in range(_MAX_REDIRECTS + 1):
         host, port, path = _split_url(url)
-        address = _resolve_allowed_address(host, port, networks)
-        with closing(_open_pool(host, port, address)) as pool:
-            response = pool.urlopen(
-                "GET", path, headers=_request_headers(host, port), redirect=False, retries=False, preload_content=False
-            )
+        with _open_server(host, port, networks) as request:
+            response = request(path)
             with closing(response):
                 location = response.get_redirect_location()
                 if not location:
@@ -148,12 +154,52 @@ def _open_response(url: str, networks: Sequence[Network]) -> Iterator[urllib3.Ba
     )
 
 
+@contextmanager
+def _open_server(host: str, port: int, networks: Sequence[Network]) -> Iterator[SendRequest]:
+    """Yield the function that requests a path of a server, which is reached directly or by the proxy."""
+    proxy = _proxy_for(host)
+    address = _resolve_allowed_address(host, port, networks, may_be_unknown=proxy is not None)
+    headers, base = _request_headers(host, port), f"https://{_bracketed(host)}:{port}"
+    if proxy is None or _is_private(address):
+        opened: urllib3.HTTPSConnectionPool | urllib3.ProxyManager = _open_pool(host, port, address or host)
+        base = ""
+    else:
+        opened = _open_proxy(proxy)
+    try:
+        yield lambda path: opened.urlopen(
+            "GET", base + path, headers=headers, redirect=False, retries=False, preload_content=False
+        )
+    finally:
+        opened.clear() if isinstance(opened, urllib3.ProxyManager) else opened.close()
+
+
+def _proxy_for(host: str) -> str | None:
+    """Return the proxy for https that the environment names, unless it excludes the host."""
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
+
+
+def _is_private(address: str | None) -> bool:
+    """Return whether an allowed address is in one of our own networks, which a proxy to the internet does not reach."""
+    return address is not None and not ipaddress.ip_address(address).is_global
+
+
+def _open_proxy(proxy: str) -> urllib3.ProxyManager:
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    headers = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=credentials)
+    return urllib3.ProxyManager(
+        parts.geturl(), proxy_headers=headers, timeout=_TIMEOUT, ssl_context=ssl.create_default_context()
+    )
+
+
 def _open_pool(host: str, port: int, address: str) -> urllib3.HTTPSConnectionPool:
     # Connects by address and verifies by name: the name is not resolved again, so a changed DNS answer has no effect.
     return urllib3.HTTPSConnectionPool(
         address,
         port,
-        timeout=urllib3.Timeout(connect=10, read=60),
+        timeout=_TIMEOUT,
         maxsize=1,
         ssl_context=ssl.create_default_context(),
         server_hostname=host,
@@ -162,13 +208,17 @@ def _open_pool(host: str, port: int, address: str) -> urllib3.HTTPSConnectionPoo
 
 
 def _request_headers(host: str, port: int) -> dict[str, str]:
-    name = f"[{host}]" if ":" in host else host
+    name = _bracketed(host)
     return {
         "Host": name if port == 443 else f"{name}:{port}",
         "User-Agent": "bloomery",
         "Accept": "*/*",
         "Accept-Encoding": "identity",
     }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _split_url(url: str) -> tuple[str, int, str]:
@@ -187,13 +237,19 @@ def _split_url(url: str) -> tuple[str, int, str]:
     return host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _resolve_allowed_address(host: str, port: int, networks: Sequence[Network]) -> str:
-    """Return the first address of the host.
+def _resolve_allowed_address(host: str, port: int, networks: Sequence[Network], *, may_be_unknown: bool) -> str | None:
+    """Return the first address of the host; None if it is unknown here and may be.
 
     Raises:
         BadConfig: any address of the host is not allowed.
     """
-    addresses = _resolve(host, port)
+    try:
+        addresses = _resolve(host, port)
+    except (BadConfig, Unavailable):
+        # A name without a dot is one of the proxy's own network.
+        if may_be_unknown and "." in host:
+            return None
+        raise
     for address in addresses:
         if not _is_allowed(ipaddress.ip_address(address), networks):
             raise BadConfig(
@@ -247,7 +303,9 @@ def _translate_errors(label: str) -> Iterator[None]:
         yield
     except SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error) or "hostname" in str(error):
-            raise BadConfig("CertificateRefused", f"the certificate of {label} is not valid: {error}") from error
+            raise BadConfig(
+                "CertificateRefused", f"the certificate of {label} is not valid: {error}; {_CA_HINT}"
+            ) from error
         raise Unavailable("SourceUnreachable", f"{label} cannot be read: {error}") from error
     except HTTPError as error:
         raise Unavailable("SourceUnreachable", f"{label} cannot be read: {error}") from error

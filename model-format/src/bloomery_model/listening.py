@@ -1,0 +1,21 @@
+"""Addresses for servers: all of IPv6 and IPv4 together, or IPv4 alone where the kernel has no IPv6."""
+
+from __future__ import annotations
+
+import socket
+
+
+def any_address() -> str:
+    """Return the address by which a server listens on all interfaces, for each family that the kernel has."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+
+
+def listen_anywhere(port: int) -> socket.socket:
+    """Return a socket that listens on a port of all interfaces, by IPv6 and IPv4.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    if socket.has_dualstack_ipv6():
+        return socket.create_server((any_address(), port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=2048)
+    return socket.create_server((any_address(), port), backlog=2048)

@@ -41,7 +41,10 @@ def any_image(chance: random.Random) -> tuple[str, bytes]:
     """Return the extension and the bytes of a file, which need not fit."""
     way = chance.random()
     if way < 0.05:
-        return "png", flat_png(*chance.choice(LARGE), chance.choice(tuple(BITS_PER_PIXEL)))
+        width, height = chance.choice(LARGE)
+        # The largest one in one bit a pixel: it is as large once it is decoded, and drawn here in a second.
+        colour_type = 0 if width * height > 30_000_000 else chance.choice(tuple(BITS_PER_PIXEL))
+        return "png", flat_png(width, height, colour_type)
     if way < 0.3:
         file = chance.choice(list(damaged_files(15, seed=chance.getrandbits(32))))
         return file.name.rpartition(".")[2], file.data

@@ -166,7 +166,7 @@ def test_an_upgrade_from_the_release_before_makes_nothing_again_and_loses_no_req
     assert status_of(kubectl, "shop")["rollout"]["to"] == rollout["to"]
     eventually("the rollout has ended", lambda: "rollout" not in status_of(kubectl, "shop"), seconds=300, interval=2)
     assert made.items() <= children(kubectl).items()
-    # The pods of services stay; they get the new server once they are told to.
+    # The pods of services stay as they are until this annotation changes.
     kubectl("annotate", "isvc/shop", "bloomery.dev/refresh=0.2.0")
     eventually("the model servers are of the new release", lambda: serve_with(kubectl, "dev"), seconds=180, interval=2)
     kubectl("patch", "tj/long", "--type=merge", '--patch={"spec": {"stop": true}}')

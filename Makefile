@@ -10,7 +10,7 @@ GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
 GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
 
-.PHONY: help demo test test-all test-unit test-component test-e2e test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-memory bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e test-matrix test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-memory bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -34,6 +34,9 @@ test-component: venv binaries ## the operator and the kinds against a real API s
 
 test-e2e: venv cluster ## real pods on the cluster
 	@$(PYTEST) tests/e2e
+
+test-matrix: venv binaries ## the kinds, the operator and the chart with the API server of each supported minor, and with older Gateway APIs (MINORS=1.30,1.35)
+	@$(VENV)/python -m tests.matrix
 
 gpu-wheels: venv ## wheels that the GPU tests need beside torch, for a machine without a registry, into .gpu-wheels/ (GPU_PYTHON=3.12)
 	@rm -rf .gpu-wheels

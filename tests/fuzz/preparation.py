@@ -7,7 +7,8 @@ import random
 import tarfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -83,17 +84,31 @@ def problems(outcome: Outcome | str, files: Mapping[str, bytes]) -> list[str]:
 def lost_files(files: Mapping[str, bytes], keys: Collection[str]) -> list[str]:
     """Return the input files that a preparation neither used nor listed.
 
-    Not counted are the files of operating systems, the empty objects that mark S3 folders, and the label texts of
-    files that are known. In an archive, one folder around all files may be missing in the keys.
+    Not counted are the files of operating systems, the empty objects that mark S3 folders, the label texts of files
+    that are known, and the content of a folder that is listed in its place.
     """
     known = {_normalise(key) for key in keys}
     stems = {key.rpartition(".")[0] for key in known}
-
-    def is_known(path: str) -> bool:
-        return path in known or (path.endswith(".txt") and path.removesuffix(".txt") in stems)
-
     paths = [_normalise(path) for path, data in files.items() if data or "." in path.rpartition("/")[2]]
-    return [path for path in paths if not (is_junk_file(path) or is_known(path) or is_known(path.partition("/")[2]))]
+    return [
+        path
+        for path in paths
+        if not is_junk_file(path) and not any(_is_known(name, known, stems) for name in _spellings(path))
+    ]
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Yield how a listing may name a file: also without the one folder around an archive, and with escapes."""
+    for name in (path, path.partition("/")[2]):
+        yield from (name, repr(name)[1:-1])
+        yield "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in name)
+
+
+def _is_known(name: str, known: Collection[str], stems: Collection[str]) -> bool:
+    if name in known or (name.endswith(".txt") and name.removesuffix(".txt") in stems):
+        return True
+    *folders, _ = accumulate(name.split("/"), "{}/{}".format)
+    return any(f"{folder}/" in known or ("\\" in folder and folder in known) for folder in folders)
 
 
 def _normalise(path: str) -> str:

@@ -44,6 +44,17 @@ def test_labels_junk_and_markers_of_folders_need_no_entry() -> None:
     assert lost_files(files, ["1.png"]) == ["2.txt"]
 
 
+def test_names_that_are_listed_with_escapes_or_by_their_folder_are_no_loss() -> None:
+    files = {
+        "rose/a\x01b.png": b"x",
+        "a\nb/1.png": b"x",
+        "closed/1.png": b"x",
+        "top/rose/2.png": b"x",
+        "open/1.png": b"x",
+    }
+    assert lost_files(files, ["rose/a\\x01b.png", "a\\nb", "closed/", "rose/2.png"]) == ["open/1.png"]
+
+
 @pytest.mark.parametrize(
     "outcome",
     [

@@ -10,7 +10,7 @@ GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
 GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
 
-.PHONY: help demo test test-all test-unit test-component test-e2e test-gpu gpu-wheels features reference soak bench-training bench-quality bench-memory bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e test-matrix test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-memory bench-serving bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -35,6 +35,9 @@ test-component: venv binaries ## the operator and the kinds against a real API s
 test-e2e: venv cluster ## real pods on the cluster
 	@$(PYTEST) tests/e2e
 
+test-matrix: venv binaries ## the kinds, the operator and the chart with the API server of each supported minor, and with older Gateway APIs (MINORS=1.30,1.35)
+	@$(VENV)/python -m tests.matrix
+
 gpu-wheels: venv ## wheels that the GPU tests need beside torch, for a machine without a registry, into .gpu-wheels/ (GPU_PYTHON=3.12)
 	@rm -rf .gpu-wheels
 	@$(VENV)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
@@ -49,6 +52,9 @@ test-gpu: ## the GPU path on a machine with a GPU: a plain checkout, its own tor
 
 soak: venv cluster ## churn, kills and outages for MINUTES=30; fails where something leaks or is lost; the last line is one JSON object
 	@$(VENV)/python -m tests.soak
+
+fuzz: venv ## random archives, images, labels, listings and requests for MINUTES=10 by SEED=1 (ONLY=archives,heads CASE=17); the last line is one JSON object
+	@$(VENV)/python -m tests.fuzz
 
 features: venv ## what users can do, and the tests that show it; fails where there is none
 	@$(VENV)/python -m tools.features

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo": run_demo,
         "packages": install_packages,
         "binaries": build_binaries,
-        "images": lambda: build_images(parsed.names),
+        "images": lambda: build_images([images.by_name(name) for name in parsed.names] or images.OUR_IMAGES),
     }
     try:
         actions[parsed.command]()
@@ -112,11 +112,10 @@ def build_binaries() -> None:
         run_stages([PACKAGES, kubernetes, KUBECONFORM])
 
 
-def build_images(names: Sequence[str]) -> None:
-    """Build the named images, or all of ours."""
+def build_images(chosen: Sequence[images.Image]) -> None:
+    """Build images into the cluster's store."""
     if not target().is_own:
         return
-    chosen = [images.by_name(name) for name in names] or list(images.OUR_IMAGES)
     go = go_stages() if any(image.binary for image in chosen) else [BUILDKIT]
     with sole_command():
         run_stages([PACKAGES, *go, *builder_stages(), *map(_image_stage, chosen)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from dev.paths import BIN, ROOT
+from dev.paths import BIN, ROOT, STATE
 from dev.stages import StageError, run
 from dev.versions import ENVOY_GATEWAY, KUBECONFORM, KUBERNETES, KWOK, TRAINING_OPERATOR, VERSITYGW
 
@@ -27,15 +28,48 @@ KUBERNETES_COMMANDS = (
     "./coredns",
     "./pause",
 )
+_STAGING_FOLDERS = "./staging/"
+"""Folders of Kubernetes' repository with its libraries, each of which is published as a module of its own."""
 
 
 def build_kubernetes(log: TextIO) -> None:
     """Build the control plane, the node's parts, kubectl, helm, CoreDNS and pause: they share one client-go."""
-    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
-    stamps = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    _build(KUBERNETES_COMMANDS, log, module=GO / "kubernetes", flags=_version_flags(KUBERNETES))
+
+
+def build_api_server(version: str, log: TextIO) -> Path:
+    """Build the API server of another version of Kubernetes, in a folder of its own; return the folder."""
+    if version == KUBERNETES:
+        return BIN
+    folder, flags = STATE / "matrix" / version, _version_flags(version)
+    if _is_current("kube-apiserver", version, ["kube-apiserver"], folder=folder):
+        return folder
+    module = folder / "module"
+    module.mkdir(parents=True, exist_ok=True)
+    (module / "go.mod").write_text(_api_server_module(version))
+    command = ("k8s.io/kubernetes/cmd/kube-apiserver",)
+    # The module's requirements are Kubernetes' own, which the build adds to it.
+    _compile(command, log, module=module, flags=flags, folder=folder, options=("-mod=mod",))
+    _stamp_file("kube-apiserver", folder).write_text(version)
+    return folder
+
+
+def _api_server_module(version: str) -> str:
+    """Return the go.mod of a module that builds a version's API server, with the libraries of the same version."""
+    downloaded = json.loads(_go_output("mod", "download", "-json", f"k8s.io/kubernetes@{version}"))
+    described = json.loads(_go_output("mod", "edit", "-json", downloaded["GoMod"]))
+    libraries = [r["Old"]["Path"] for r in described["Replace"] if r["New"]["Path"].startswith(_STAGING_FOLDERS)]
+    lines = ["module bloomery.dev/dev/matrix", f"go {described['Go']}", f"require k8s.io/kubernetes {version}"]
+    lines += [f"replace {library} => {library} {version.replace('v1.', 'v0.', 1)}" for library in libraries]
+    return "\n".join(lines) + "\n"
+
+
+def _version_flags(version: str) -> list[str]:
+    """Return the linker's flags that write a version of Kubernetes into its programs."""
+    major, minor, _ = version.removeprefix("v").split(".")
+    stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     flags = [f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamps.items()]
-    flags.append(f"-X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES}")
-    _build(KUBERNETES_COMMANDS, log, module=GO / "kubernetes", flags=flags)
+    return [*flags, f"-X k8s.io/client-go/pkg/version.gitVersion={version}"]
 
 
 def build_buildkit(log: TextIO) -> None:
@@ -81,10 +115,23 @@ def _build(commands: Sequence[str], log: TextIO, *, module: Path, flags: Sequenc
     names = [command.rpartition("/")[2] for command in commands]
     if _is_current(module.name, stamp, names):
         return
-    BIN.mkdir(parents=True, exist_ok=True)
-    linker = " ".join(["-s", "-w", *flags])
-    run(["go", "build", "-trimpath", "-ldflags", linker, "-o", f"{BIN}/", *commands], log, cwd=module, env=_go())
+    _compile(commands, log, module=module, flags=flags)
     _stamp_file(module.name).write_text(stamp)
+
+
+def _compile(
+    commands: Sequence[str],
+    log: TextIO,
+    *,
+    module: Path,
+    flags: Sequence[str],
+    folder: Path = BIN,
+    options: Sequence[str] = (),
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    linker = " ".join(["-s", "-w", *flags])
+    command = ["go", "build", *options, "-trimpath", "-ldflags", linker, "-o", f"{folder}/", *commands]
+    run(command, log, cwd=module, env=_go())
 
 
 def _install(command: str, log: TextIO) -> None:
@@ -96,13 +143,20 @@ def _install(command: str, log: TextIO) -> None:
     _stamp_file(name).write_text(command)
 
 
-def _is_current(name: str, stamp: str, binaries: Sequence[str]) -> bool:
-    file = _stamp_file(name)
-    return file.exists() and file.read_text() == stamp and all((BIN / binary).exists() for binary in binaries)
+def _is_current(name: str, stamp: str, binaries: Sequence[str], folder: Path = BIN) -> bool:
+    file = _stamp_file(name, folder)
+    return file.exists() and file.read_text() == stamp and all((folder / binary).exists() for binary in binaries)
 
 
-def _stamp_file(name: str) -> Path:
-    return BIN / f".{name}.version"
+def _stamp_file(name: str, folder: Path = BIN) -> Path:
+    return folder / f".{name}.version"
+
+
+def _go_output(*words: str) -> str:
+    done = subprocess.run(["go", *words], capture_output=True, text=True, env=_go(), cwd="/", check=False)
+    if done.returncode:
+        raise StageError(f"go {' '.join(words[:2])} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
 
 
 def _go() -> dict[str, str]:

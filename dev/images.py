@@ -43,11 +43,17 @@ class Image:
     binary: str = ""
     entrypoint: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
+    tag: str = "dev"
 
     @property
     def reference(self) -> str:
         """The image's full name in the kubelet's store."""
-        return f"localhost/bloomery/{self.name}:dev"
+        return f"localhost/bloomery/{self.name}:{self.tag}"
+
+    @property
+    def stamp(self) -> Path:
+        """The file with the hash of what the image in the store is made of."""
+        return STATE / "images" / (self.name if self.tag == "dev" else f"{self.name}-{self.tag}")
 
 
 def static(name: str) -> Image:
@@ -167,9 +173,8 @@ def start_builder(log: TextIO) -> None:
 
 def build(image: Image, log: TextIO) -> None:
     """Build an image unless the kubelet's store has it, made of the same files."""
-    stamp = _content_hash(image)
-    file = STATE / "images" / image.name
-    if file.exists() and file.read_text() == stamp and _is_in_store(image.reference):
+    content, stamp = _content_hash(image), image.stamp
+    if stamp.exists() and stamp.read_text() == content and _is_in_store(image.reference):
         return
     context = image.folder
     if image.binary:
@@ -194,8 +199,8 @@ def build(image: Image, log: TextIO) -> None:
         ],
         log,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(stamp)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(content)
 
 
 def by_name(name: str) -> Image:

@@ -4,6 +4,8 @@ What is built in ``dev/go/*`` is pinned by its go.mod and go.sum; ``kubernetes``
 """
 
 KUBERNETES = "v1.34.4"  # the last minor whose kubelet takes cgroup v1
+KUBERNETES_MATRIX = ("v1.30.14", "v1.31.14", "v1.32.13", "v1.33.13", KUBERNETES, "v1.35.4")
+"""A version of each minor that the chart takes; `make test-matrix` builds their API servers."""
 ENVOY_GATEWAY = "v1.9.1"
 VERSITYGW = "v1.8.0"
 KUBECONFORM = "v0.8.0"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 from testing.api_server import ApiServer, install_crds
 
-GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
+GATEWAY_API = f"sigs.k8s.io/gateway-api@{os.environ.get('GATEWAY_API_VERSION', 'v1.6.1')}"
 CRD_FOLDER = Path("config/crd/standard")
 
 

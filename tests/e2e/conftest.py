@@ -51,6 +51,17 @@ def make_namespace(system: Kubectl) -> Iterator[Callable[[str], Kubectl]]:
         kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
 
 
+@pytest.fixture
+def without_operator(system: Kubectl) -> Iterator[None]:
+    """The operator for the whole cluster rests, for that of a namespace: two would work on the same objects."""
+    system("scale", "deployment/bloomery-operator", "--replicas=0")
+    try:
+        yield
+    finally:
+        system("scale", "deployment/bloomery-operator", "--replicas=1")
+        system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
+
+
 @pytest.fixture(scope="session")
 def digits(system: Kubectl, make_namespace: Callable[[str], Kubectl]) -> Digits:
     """``examples/digits`` from one apply to a served model, the operator being killed every few seconds."""

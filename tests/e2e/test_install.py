@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +164,8 @@ def answers(kubectl: Kubectl, image: bytes) -> bool:
 
 
 @pytest.fixture
-def team(make_namespace: Callable[[str], Kubectl], system: Kubectl, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Give the environment of somebody whose only right is the role admin in a namespace.
-
-    The operator for the whole cluster rests meanwhile: two would work on the same objects.
-    """
+def team(make_namespace: Callable[[str], Kubectl], without_operator: None, tmp_path: Path) -> dict[str, str]:
+    """Give the environment of somebody whose only right is the role admin in a namespace."""
     kubectl = make_namespace(TEAM)
     kubectl("create", "serviceaccount", "ana")
     kubectl("create", "rolebinding", "ana", "--clusterrole=admin", f"--serviceaccount={TEAM}:ana")
@@ -176,12 +173,7 @@ def team(make_namespace: Callable[[str], Kubectl], system: Kubectl, tmp_path: Pa
     token = kubectl("create", "token", "ana", "--duration=1h").strip()
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    system("scale", "deployment/bloomery-operator", "--replicas=0")
-    try:
-        yield target().environment | {"KUBECONFIG": str(tmp_path / "kubeconfig")}
-    finally:
-        system("scale", "deployment/bloomery-operator", "--replicas=1")
-        system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
+    return target().environment | {"KUBECONFIG": str(tmp_path / "kubeconfig")}
 
 
 @pytest.mark.feature("O1", "O3")

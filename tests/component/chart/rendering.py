@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from testing.api_server import KUBE_VERSION
 from tools.docs_blocks import blocks
 
 Object: TypeAlias = dict[str, Any]
@@ -106,7 +107,7 @@ class Chart:
 
     def try_to_render(self, values: Values, *args: str) -> subprocess.CompletedProcess[str]:
         """Render the chart, or be refused."""
-        where = ["bloomery", str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.34.4"]
+        where = ["bloomery", str(CHART), "--namespace", NAMESPACE, "--kube-version", KUBE_VERSION]
         return self.run("template", *where, *args, values=values)
 
     def render(self, values: Values, *args: str) -> list[Object]:

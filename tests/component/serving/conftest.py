@@ -144,7 +144,7 @@ def start_server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     def start(*, ready: bool = True, **settings: str) -> Server:
         folder = tmp_path_factory.mktemp("server")
-        server = _start(folder, {"model_uri": f"file://{model_folder}"} | settings)
+        server = start_process(folder, {"model_uri": f"file://{model_folder}"} | settings)
         servers.append(server)
         if ready:
             server.wait_until_ready()
@@ -156,7 +156,8 @@ def start_server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
         server.client.close()
 
 
-def _start(folder: Path, settings: dict[str, str]) -> Server:
+def start_process(folder: Path, settings: dict[str, str]) -> Server:
+    """Start a server with these settings, by its own files in the folder."""
     with socket.socket() as one, socket.socket() as other:
         for probe in (one, other):
             probe.bind(("127.0.0.1", 0))

@@ -49,6 +49,23 @@ def test_an_image_is_known_by_where_its_files_are_as_well(tmp_path: Path, monkey
     assert images._content_hash(images.Image("image", folder)) != before
 
 
+def test_an_image_of_an_earlier_release_is_known_again_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "BASE", tmp_path)
+    (tmp_path / "index.json").write_text("{}")
+    made = []
+    for checkout in ("first", "second"):
+        folder = tmp_path / checkout / "operator"
+        folder.mkdir(parents=True)
+        (folder / "Dockerfile").write_text("FROM scratch")
+        made.append(images.Image("operator", folder, tag="0.1"))
+    first, second = made
+    assert (images._content_hash(first), first.stamp) == (images._content_hash(second), second.stamp)
+    assert first.reference == "localhost/bloomery/operator:0.1"
+    assert first.stamp != images.by_name("operator").stamp
+
+
 def copied_paths(image: images.Image) -> list[str]:
     """Return what its Dockerfile copies of its context."""
     arguments, copied = dict(image.arguments), []

@@ -55,7 +55,7 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
     spec, metadata = dataset.spec, dataset.metadata
     append = [
         {"uri": _source_uri(addition.uri, claims)}
-        | _given({"class": addition.class_name, "encoding": addition.encoding})
+        | _omit_empty({"class": addition.class_name, "encoding": addition.encoding})
         for addition in spec.append
     ]
     source = {"uri": _source_uri(spec.source.uri, claims), "layout": spec.source.layout}
@@ -71,8 +71,8 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
         "kind": COMMAND,
         "name": metadata.name,
         "namespace": metadata.namespace,
-        "source": source | _given({"encoding": spec.source.encoding}),
-        **_given(optional),
+        "source": source | _omit_empty({"encoding": spec.source.encoding}),
+        **_omit_empty(optional),
         "split": dict(spec.split),
         "rules": {
             name: size_in_bytes(value) if name in _QUANTITY_RULES else value for name, value in spec.rules.items()
@@ -82,8 +82,8 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
     }
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that the spec has."""
+def _omit_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value."""
     return {name: value for name, value in fields.items() if value}
 
 

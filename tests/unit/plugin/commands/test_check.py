@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from testing.archives import ZipFile, write_zip
 from tests.unit.plugin.conftest import Bloomery, Pictures
 
 DATASET = """

@@ -145,7 +145,7 @@ def describe_choice(choice: Choice, sample: Sequence[bytes]) -> str:
     others = " or ".join(f"{_quote_examples(sample, other)} ({other})" for other in choice.alternatives)
     if others:
         words += f", but could also be {others}"
-    return f"{words}; if that is wrong, set the encoding of the source"
+    return f"{words}; if that is wrong, set source.encoding, or that of append"
 
 
 def choose_encoding(texts: Sequence[bytes], candidates: Penalties) -> Choice:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from bloomery_trainer.prepare.sources.base import LeftOut
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.storage import StoredFile
 
 _PAGE_ROWS = 1000

@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.file_table import Assignment, FileTable, ListingQueries, PendingFile, file_extension
-from bloomery_trainer.prepare.sources.base import LeftOut, Source, is_junk_file
+from bloomery_trainer.prepare.left_out import LeftOut
+from bloomery_trainer.prepare.sources.base import Source, is_junk_file
 from bloomery_trainer.prepare.split import SPLIT_FOLDERS
 from bloomery_trainer.storage import StoredFile
 

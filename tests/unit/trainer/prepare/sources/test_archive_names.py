@@ -12,8 +12,8 @@ import pytest
 
 from bloomery_trainer.config import Encoding
 from bloomery_trainer.errors import BadData
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources.archive import Archive
-from bloomery_trainer.prepare.sources.base import LeftOut
 from testing.archives import (
     DOS,
     ENCRYPTED_FLAG,

@@ -16,7 +16,7 @@ import pytest
 from bloomery_trainer.errors import TrainerError
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.layouts import Exclusion, list_source
-from bloomery_trainer.prepare.sources.base import LeftOut
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources.folder import FolderSource
 from bloomery_trainer.prepare.sources.s3_listing import sign_request
 from bloomery_trainer.storage import S3Access, open_folder
@@ -37,6 +37,8 @@ class Bucket(BaseHTTPRequestHandler):
             self._answer(200, unquote(parts.path).encode())
         elif "encoding-type" in query and self.failures:
             self._answer(self.failures.pop(), b"")
+        elif parts.path not in ("/raw", "/raw/"):
+            self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         else:
             self._answer(200, self._page(query).encode())
 

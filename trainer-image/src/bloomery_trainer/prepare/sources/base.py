@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.parallel import map_in_order
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.storage import StoredFile
 
 Item = TypeVar("Item")
@@ -20,14 +21,6 @@ _JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"})
 
 class DamagedFile(Exception):
     """One file of a source can never be read; the others can."""
-
-
-class LeftOut(NamedTuple):
-    """A file of a source that cannot be used: a path for people, a CamelCase reason and a sentence."""
-
-    path: str
-    reason: str
-    detail: str
 
 
 class Source(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.sources.base import LeftOut
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources.names import BadName, check_key, is_junk_name, to_printable
 from bloomery_trainer.prepare.sources.s3_listing import list_keys
 from bloomery_trainer.storage import Folder, S3Access, StoredFile

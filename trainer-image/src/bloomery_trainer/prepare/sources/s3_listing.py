@@ -22,6 +22,9 @@ from bloomery_trainer.storage import S3Access, StoredFile
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 60.0
+_MAX_PAGE_BYTES = 64 * 1024 * 1024
+"""Many times what 1,000 keys need."""
+
 _RETRY_SECONDS = (1.0, 4.0, 15.0)
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -38,9 +41,10 @@ def list_keys(store: S3Store, access: S3Access, *, uri: str) -> Iterator[StoredF
         Unavailable: the store does not answer, or with an error.
         BadData: its answer cannot be parsed.
     """
-    config = cast(Mapping[str, object], store.config)
-    bucket = "" if config.get("virtual_hosted_style_request") else f"/{config['bucket']}"
-    address = f"{str(config['endpoint']).rstrip('/')}{bucket or '/'}"
+    # The client gives all values as text.
+    config = cast(Mapping[str, str], store.config)
+    is_virtual = config.get("virtual_hosted_style_request") == "true"
+    address = f"{config['endpoint'].rstrip('/')}/{'' if is_virtual else config['bucket']}"
     prefix = f"{store.prefix}/" if store.prefix else ""
     token: str | None = None
     while True:
@@ -63,7 +67,7 @@ def _fetch_page(address: str, query: Mapping[str, str], access: S3Access, *, uri
         request = urllib.request.Request(f"{address}?{text}", headers=sign_request(address, text, access))
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-                return ElementTree.fromstring(response.read())
+                return ElementTree.fromstring(response.read(_MAX_PAGE_BYTES))
         except ElementTree.ParseError as error:
             raise BadData("InvalidPath", f"the names in {uri} cannot be listed: {error}") from error
         except OSError as error:

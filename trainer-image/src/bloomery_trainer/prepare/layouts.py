@@ -23,7 +23,7 @@ MAX_LABEL_BYTES = 1024
 """Size of a label text."""
 
 _IMAGE_EXTENSIONS = tuple(EXTENSIONS)
-_EXCLUDED = ("Excluded", "taken out by exclude")
+_EXCLUDED = "taken out by exclude"
 
 Assign = Callable[[PendingFile], Assignment]
 
@@ -78,7 +78,7 @@ def list_source(
     def assignments() -> Iterator[Assignment]:
         for file in listing.files(number):
             if exclusion.matches(file.path):
-                yield Assignment(file.id, None, None, *_EXCLUDED)
+                yield Assignment(file.id, reason="Excluded", detail=_EXCLUDED)
             else:
                 yield assign(file)
 
@@ -92,7 +92,8 @@ def list_source(
 def _list_files(source: Source, exclusion: Exclusion) -> Iterator[StoredFile | LeftOut]:
     for file in source.list():
         if isinstance(file, LeftOut):
-            yield LeftOut(file.path, *_EXCLUDED) if exclusion.matches(file.path) else file
+            is_excluded = exclusion.matches(file.path)
+            yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED) if is_excluded else file
         elif not _is_ignored_silently(file):
             yield file
 

@@ -204,9 +204,9 @@ class Archive:
                 if self._add_member(member, entry.name):
                     duplicates[member.path] = None
             except BadName as error:
-                self._leave_out(to_printable(entry.name), "BadName", str(error))
+                self._leave_out(to_printable(entry.name), reason="BadName", detail=str(error))
             except _UnusableMember as error:
-                self._leave_out(error.path, error.reason, str(error))
+                self._leave_out(error.path, reason=error.reason, detail=str(error))
             if max_linked_bytes < 0:
                 raise _UnsafeArchive("its links repeat the same files too often")
         self._members.executescript("DROP TABLE entry")
@@ -222,7 +222,7 @@ class Archive:
                 if linked is not None:
                     return linked._replace(path=path)
         if entry.problem is not None:
-            raise _UnusableMember(path, "BadMember", f"{path!r} {entry.problem}")
+            raise _UnusableMember(path, f"{path!r} {entry.problem}", reason="BadMember")
         return _Member(path, entry.size, entry.packed, entry.offset, entry.method, entry.crc)
 
     def _add_member(self, member: _Member, name: bytes) -> bool:
@@ -230,7 +230,7 @@ class Archive:
         earlier = self._members.execute("SELECT name FROM member WHERE path = ?", (member.path,)).fetchone()
         if earlier is not None and earlier[0] != name:
             sentence = f"another name in the archive also reads as {member.path!r}"
-            raise _UnusableMember(f"{member.path} (2)", "DuplicateName", sentence)
+            raise _UnusableMember(f"{member.path} (2)", sentence, reason="DuplicateName")
         # The last of several files of one name counts, as it does when an archive is unpacked.
         self._members.execute("INSERT OR REPLACE INTO member VALUES (?, ?, ?, ?, ?, ?, ?)", (*member, name))
         return earlier is not None
@@ -240,7 +240,7 @@ class Archive:
         row = self._members.execute(query, (path,)).fetchone()
         return None if row is None else _Member._make(row)
 
-    def _leave_out(self, path: str, reason: str, detail: str) -> None:
+    def _leave_out(self, path: str, *, reason: str, detail: str) -> None:
         self._members.execute("INSERT INTO left_out VALUES (?, ?, ?)", (path, reason, detail))
 
     def _require_members(self) -> None:
@@ -275,7 +275,7 @@ class _UnsafeArchive(Exception):
 class _UnusableMember(Exception):
     """One member cannot be used, under this path and for this reason; the text is a sentence."""
 
-    def __init__(self, path: str, reason: str, sentence: str) -> None:
+    def __init__(self, path: str, sentence: str, *, reason: str) -> None:
         super().__init__(sentence)
         self.path = path
         self.reason = reason

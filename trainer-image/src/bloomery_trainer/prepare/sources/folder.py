@@ -57,7 +57,7 @@ class FolderSource:
                 check_key(path)
                 yield StoredFile(path, file.size, file.stamp)
             except BadName as error:
-                yield LeftOut(to_printable(path), "BadName", str(error))
+                yield LeftOut(to_printable(path), reason="BadName", detail=str(error))
 
 
 def _skip_listed(files: Iterator[StoredFile | LeftOut], last: str | None) -> Iterator[StoredFile | LeftOut]:

@@ -136,6 +136,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
         dataset(source={"uri": "s3://flowers", "layout": "Coco"}),
         'supported values: "Auto", "SplitFolders", "Folders"',
     ),
+    "an unknown encoding": (
+        dataset(source={"uri": "s3://flowers", "encoding": "ansi"}),
+        'supported values: "utf-8", "utf-16le", "utf-16be", "gbk"',
+    ),
     "shares that leave nothing to train on": (
         dataset(split={"validation": 0.5, "test": 0.5}),
         "spec.split.validation and spec.split.test must together be less than 1",
@@ -436,6 +440,10 @@ ACCEPTED: dict[str, Object] = {
         exclude=["roses/12*.jpg"],
         rename={"tulip": "tulips"},
         classes=["tulips", "美食/凉皮"],
+    ),
+    "encodings": dataset(
+        source={"uri": "s3://flowers/raw.zip", "encoding": "cp949"},
+        append=[{"uri": "s3://flowers/more.zip", "encoding": "shift_jis"}],
     ),
     "a version by ordinal": training_job(datasets=[{"name": "flowers", "version": 2}]),
     "a version by digest": training_job(datasets=[{"name": "flowers", "version": "3f9c0a1b2c3d4e5f"}]),

@@ -88,6 +88,11 @@ class Folder:
         """Whether reading means waiting for a network."""
         return isinstance(self._store, S3Store)
 
+    @property
+    def s3_store(self) -> S3Store | None:
+        """The client of a folder in an S3 store."""
+        return self._store if isinstance(self._store, S3Store) else None
+
     def list(self, below: str | None = None) -> Iterator[StoredFile]:
         """Yield all files of the folder, a page at a time."""
         with self.explained():

@@ -18,6 +18,7 @@ import obstore
 import pytest
 from PIL import Image
 
+from testing.archives import ENCRYPTED_FLAG, ZipFile, write_tar_gz, write_zip
 from testing.processes import free_port
 from testing.servers import S3_PROGRAM, S3Server
 
@@ -152,6 +153,70 @@ def test_every_layout_is_read_from_a_store_with_its_own_keys(
     assert {entry["path"].rpartition("/")[2] for entry in found} == {
         "train-00000.tar", "validation-00000.tar", "manifest.json", "ignored.jsonl", "report.html",
     }  # fmt: skip
+
+
+@pytest.mark.feature("D4")
+@pytest.mark.feature("D6")
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar.gz"])
+def test_archive_with_korean_names_becomes_their_classes(
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command], tmp_path: Path, name: str
+) -> None:
+    files = [
+        (f"{('개', '고양이', '토끼')[number % 3]}/사진_{number}.png".encode("cp949"), image(number))
+        for number in range(60)
+    ]
+    encrypted = ZipFile(name="개/비밀.png".encode("cp949"), data=b"1", flags=ENCRYPTED_FLAG)
+    if name.endswith(".zip"):
+        path = write_zip(tmp_path / name, [*(ZipFile(name=path, data=data) for path, data in files), encrypted])
+    else:
+        path = write_tar_gz(tmp_path / name, files)
+    gateways[1].put("pets", {name: path.read_bytes()})
+    result = command(f"s3://pets/{name}").finish()
+
+    assert result.code == 0, result.log
+    assert [entry["name"] for entry in result.message["classes"]] == ["개", "고양이", "토끼"]
+    assert (
+        f"the names in s3://pets/{name} do not declare their encoding: they were read as cp949"
+        in (result.message["warnings"][0])
+    )
+    assert result.message["ignored"] == ({"BadMember": 1} if name.endswith(".zip") else {})
+
+
+@pytest.mark.feature("D1")
+def test_keys_that_are_no_paths_are_litter_or_left_out_by_name(
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command], tmp_path: Path
+) -> None:
+    gateways[1].put("litter", folders())
+    raw = gateways[1].folder / "litter" / "raw"
+    for name in ("Icon\r", "roses/Icon\r", "roses/line\nbreak.png", "roses/tab\t.png"):
+        # As a program that writes with another client does.
+        (raw / name).write_bytes(image(99))
+    result = command("s3://litter/raw", exclude=["roses/tab*"]).finish()
+
+    assert result.code == 0, result.log
+    assert result.message["images"] == 50
+    assert result.message["ignored"] == {"BadName": 1, "Excluded": 1}
+    entries = obstore.get(gateways[0].bucket("store"), f"{tmp_path.name}/{result.message['version']}/ignored.jsonl")
+    assert {json.loads(line)["key"] for line in bytes(entries.bytes()).splitlines()} == {
+        "roses/line\\nbreak.png", "roses/tab\\t.png",
+    }  # fmt: skip
+
+
+@pytest.mark.feature("D3")
+def test_label_texts_in_gbk_and_utf16_name_their_classes(
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command]
+) -> None:
+    marked = {
+        name: ("\ufeff" + content.decode()).encode("utf-16le") for name, content in pairs().items() if ".txt" in name
+    }
+    plain = {name: content.decode().encode("gbk") for name, content in pairs().items() if ".txt" in name}
+    half = dict(list(marked.items())[:25])
+    gateways[1].put("texts", {**pairs(), **plain, **half, "raw/0.txt": b"roses,tulips"})
+    result = command("s3://texts/raw").finish()
+
+    assert result.code == 0, result.log
+    assert [entry["name"] for entry in result.message["classes"]] == ["roses", "美食/凉皮"]
+    assert (result.message["images"], result.message["ignored"]) == (49, {"BadLabel": 1})
 
 
 @pytest.mark.feature("D11")

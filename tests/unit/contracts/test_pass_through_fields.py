@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
-from bloomery_trainer.config import PrepareConfig, TrainConfig
+from bloomery_trainer.config import Encoding, PrepareConfig, TrainConfig
 from testing.crds import Schema, read_schema
 
 KINDS = {"Dataset": ("datasets", PrepareConfig), "TrainingJob": ("trainingjobs", TrainConfig)}
@@ -77,3 +77,10 @@ def bounds(schema: Schema) -> tuple[float, float]:
         low = max(low, part.get("minimum", low), low if exclusive_low in (None, True) else exclusive_low)
         high = min(high, part.get("maximum", high), high if exclusive_high in (None, True) else exclusive_high)
     return low, high
+
+
+def test_encodings_of_the_crd_are_those_of_the_trainer() -> None:
+    properties = read_schema("datasets")["properties"]
+    encodings = [properties["source"]["properties"], properties["append"]["items"]["properties"]]
+
+    assert [fields["encoding"]["enum"] for fields in encodings] == 2 * [list(get_args(Encoding))]

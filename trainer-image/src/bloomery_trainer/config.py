@@ -19,6 +19,12 @@ SourceUri = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.*)?|file:///.*|https:/
 Share = Annotated[float, Field(ge=0, lt=1)]
 Format = Literal["jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp"]
 Layout = Literal["Auto", "SplitFolders", "Folders", "ImageText"]
+Encoding = Literal[
+    "utf-8", "utf-16le", "utf-16be", "gbk", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr", "cp437", "cp737",
+    "cp775", "cp850", "cp852", "cp855", "cp857", "cp858", "cp862", "cp866", "cp874", "cp932", "cp936", "cp949", "cp950",
+    "cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "iso-8859-1",
+    "iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-9", "iso-8859-15", "koi8-r", "koi8-u", "mac-roman",
+]  # fmt: skip
 Metric = Literal["top1", "top5", "precision", "recall", "f1", "balanced"]
 PresetName = Literal[
     "general",
@@ -46,10 +52,14 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """Where the images lie, a folder or a .zip, .tar.gz or .tgz of one (by https only those), and how to read it."""
+    """Where the images lie, a folder or a .zip, .tar.gz or .tgz of one (by https only those), and how to read it.
+
+    `encoding` is that of names in the archive and of label texts that do not declare one; left out, it is detected.
+    """
 
     uri: SourceUri
     layout: Layout = "Auto"
+    encoding: Encoding | None = None
 
 
 class Addition(_Model):
@@ -57,6 +67,7 @@ class Addition(_Model):
 
     uri: SourceUri
     class_name: str | None = Field(default=None, alias="class")
+    encoding: Encoding | None = None
 
 
 class Split(_Model):

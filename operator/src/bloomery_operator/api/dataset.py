@@ -34,6 +34,7 @@ class Source(ApiModel):
 
     uri: str
     layout: Literal["Auto", "SplitFolders", "Folders", "ImageText"] = "Auto"
+    encoding: str | None = None
     secret_ref: SecretReference | None = None
 
 
@@ -42,6 +43,7 @@ class Addition(ApiModel):
 
     uri: str
     class_name: str | None = Field(default=None, alias="class")
+    encoding: str | None = None
 
 
 class DatasetSpec(ApiModel):

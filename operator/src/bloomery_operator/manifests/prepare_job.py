@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bloomery_operator.api import Dataset
@@ -56,9 +56,11 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
 def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings) -> dict[str, Any]:
     spec, metadata = dataset.spec, dataset.metadata
     append = [
-        {"uri": _source_uri(addition.uri, claims)} | ({"class": addition.class_name} if addition.class_name else {})
+        {"uri": _source_uri(addition.uri, claims)}
+        | _omit_empty({"class": addition.class_name, "encoding": addition.encoding})
         for addition in spec.append
     ]
+    source = {"uri": _source_uri(spec.source.uri, claims), "layout": spec.source.layout}
     optional: dict[str, Any] = {
         "displayName": spec.display_name,
         "description": spec.description,
@@ -71,8 +73,8 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
         "kind": COMMAND,
         "name": metadata.name,
         "namespace": metadata.namespace,
-        "source": {"uri": _source_uri(spec.source.uri, claims), "layout": spec.source.layout},
-        **{key: value for key, value in optional.items() if value},
+        "source": source | _omit_empty({"encoding": spec.source.encoding}),
+        **_omit_empty(optional),
         "split": dict(spec.split),
         "rules": {
             name: size_in_bytes(value) if name in _QUANTITY_RULES else value for name, value in spec.rules.items()
@@ -80,6 +82,11 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
         "shards": dict(spec.shards),
         "output": {"uri": f"{settings.store_uri}/datasets/{metadata.namespace}/{metadata.name}"},
     }
+
+
+def _omit_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def _source_uris(dataset: Dataset) -> Iterable[str]:

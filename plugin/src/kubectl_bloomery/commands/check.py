@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_SHOWN_FILES = 20
 """Ignored files that the table's output names."""
 _SPLITS = ("train", "validation", "test")
+_SOURCE_FIELDS = ("layout", "encoding")
 _COPIED_FIELDS = ("exclude", "rename", "classes", "split")
 _SIZE_RULES = ("maxBytes", "maxArchiveBytes")
 
@@ -30,12 +31,18 @@ def check(
     dataset: Annotated[
         Path | None, typer.Option(help="YAML file with a Dataset: its layout, split, classes and rules hold.")
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding, such as gbk, of names in an archive and of label texts; chosen if left out."),
+    ] = None,
     output: JsonOutput = None,
 ) -> None:
     """Say what a Dataset of these images would be, before any upload; the exit code is 1 where it would fail."""
     if not folder.exists():
         raise CommandError(f"There is no folder or archive {folder}.")
     spec = read_dataset(dataset) if dataset is not None else {}
+    if encoding is not None:
+        spec = {**spec, "source": {**(spec.get("source") or {}), "encoding": encoding}}
     result = _run_dry(folder, spec, name=dataset.name if dataset is not None else "Dataset")
     if output is None:
         _print_result(result)
@@ -77,7 +84,10 @@ def prepare_document(folder: Path, spec: Mapping[str, Any], *, scratch: Path) ->
     return {
         "kind": "prepare",
         "name": "check",
-        "source": {"uri": folder.resolve().as_uri(), "layout": source.get("layout", "Auto")},
+        "source": {
+            "uri": folder.resolve().as_uri(),
+            **{name: source[name] for name in _SOURCE_FIELDS if source.get(name) is not None},
+        },
         **{name: spec[name] for name in _COPIED_FIELDS if spec.get(name) is not None},
         "rules": {name: _parse_size(name, value) if name in _SIZE_RULES else value for name, value in rules.items()},
         "output": {"uri": scratch.as_uri()},

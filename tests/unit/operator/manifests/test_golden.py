@@ -54,8 +54,16 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
     owner = dataset(
         {
             "displayName": "Blumen 花",
-            "source": {"uri": "pvc://photos/raw", "layout": "ImageText", "secretRef": {"name": "mine"}},
-            "append": [{"uri": "https://example.com/more.zip"}, {"uri": "pvc://photos/roses", "class": "美食/凉皮"}],
+            "source": {
+                "uri": "pvc://photos/raw",
+                "layout": "ImageText",
+                "encoding": "gbk",
+                "secretRef": {"name": "mine"},
+            },
+            "append": [
+                {"uri": "https://example.com/more.zip", "encoding": "cp949"},
+                {"uri": "pvc://photos/roses", "class": "美食/凉皮"},
+            ],
             "exclude": ["roses/12*.jpg"],
             "rename": {"tulip": "tulips"},
             "classes": ["tulips", "美食/凉皮"],

@@ -19,6 +19,7 @@ PLAIN = prepare_job.build_task(dataset(), settings())
     [
         {"source": {"uri": "s3://flowers/other"}},
         {"source": {"uri": "s3://flowers/raw", "secretRef": {"name": "mine"}}},
+        {"source": {"uri": "s3://flowers/raw", "encoding": "gbk"}},
         {"split": {"seed": 1}},
         {"rules": {"minImagesPerClass": 10}},
         {"shards": {"images": 10}},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from testing.archives import ZipFile, write_zip
 from tests.unit.plugin.conftest import Bloomery, Pictures
 
 DATASET = """
@@ -76,6 +77,32 @@ def test_dataset_option_applies_its_rules(bloomery: Bloomery, pictures: Pictures
         {"name": "tulips", "train": 2, "validation": 2, "test": 0},
         {"name": "玫瑰", "train": 3, "validation": 3, "test": 0},
     ]
+
+
+@pytest.mark.feature("O5")
+@pytest.mark.parametrize("option", ["--encoding", "--dataset"])
+def test_encoding_of_an_archive_comes_from_option_or_dataset(
+    bloomery: Bloomery, pictures: Pictures, tmp_path: Path, option: str
+) -> None:
+    folder = pictures(roses=20, tulips=20)
+    names = {"roses": "개", "tulips": "고양이"}
+    write_zip(
+        tmp_path / "pets.zip",
+        [
+            ZipFile(name=f"{names[path.parent.name]}/{path.name}".encode("cp949"), data=path.read_bytes())
+            for path in sorted(folder.rglob("*.*"))
+        ],
+    )
+    source = {"uri": "s3://pets/pets.zip", "encoding": "cp949"}
+    (tmp_path / "pets.yaml").write_text(json.dumps({"kind": "Dataset", "spec": {"source": source}}))
+    value = {"--encoding": "cp949", "--dataset": "pets.yaml"}[option]
+
+    result = bloomery("check", tmp_path / "pets.zip", option, value, "-o", "json")
+
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [entry["name"] for entry in document["classes"]] == ["개", "고양이"]
+    assert not any("encoding" in warning for warning in document["warnings"])
 
 
 @pytest.mark.feature("O5")

@@ -70,13 +70,6 @@ def test_few_texts_in_class_folders_are_not_labels(prepare: Prepare, flowers: Pa
     assert result.message["ignored"] == {"Format": 1}
 
 
-def test_label_with_invalid_characters_is_refused(prepare: Prepare, labelled: Path) -> None:
-    (labelled / "0.txt").write_text("<script>")
-    result = prepare(labelled)
-
-    assert (result.code, result.reason) == (3, "BadClassName")
-
-
 @pytest.mark.feature("D8")
 def test_appended_images_give_a_new_version(
     prepare: Prepare, write_image: WriteImage, flowers: Path, tmp_path: Path

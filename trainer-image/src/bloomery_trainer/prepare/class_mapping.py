@@ -45,15 +45,21 @@ def _require_known(field: str, names: Iterable[str], known_names: list[str]) -> 
 
 def _require_valid_names(names: Iterable[str]) -> None:
     for name in sorted(names):
-        invalid = sorted({character for character in name if not _is_allowed(character)})
-        if invalid:
+        problem = find_name_problem(name)
+        if problem is not None:
             raise BadData(
                 "BadClassName",
-                f"the class name {name!r} has {' '.join(map(repr, invalid))}; class names may have letters of any "
-                "script, digits, '_', '-', '/' and spaces",
+                f"the class name {name!r} has {problem}; class names may have letters of any script, digits, '_', '-', "
+                "'/' and spaces",
             )
-        if not all(part.strip() for part in name.split("/")):
-            raise BadData("BadClassName", f"the class name {name!r} has nothing before or after a '/'")
+
+
+def find_name_problem(name: str) -> str | None:
+    """Return what a class name has that none may have."""
+    invalid = sorted({character for character in name if not _is_allowed(character)})
+    if invalid:
+        return " ".join(map(repr, invalid))
+    return None if all(part.strip() for part in name.split("/")) else "nothing before or after a '/'"
 
 
 def _is_allowed(character: str) -> bool:

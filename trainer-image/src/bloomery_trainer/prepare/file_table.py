@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.storage import StoredFile
 
 _PAGE_ROWS = 1000
@@ -29,6 +30,7 @@ CREATE TABLE file (
     size INTEGER NOT NULL,
     stamp TEXT NOT NULL,
     label TEXT,        -- path of the text with its class
+    label_text BLOB,   -- content of that text
     class TEXT,
     given TEXT,        -- folder split: the split that its folder is named as
     sha BLOB,
@@ -67,7 +69,8 @@ class Assignment(NamedTuple):
 class Inspection(NamedTuple):
     """The result of reading a file: its digest and true extension, or why it is ignored.
 
-    It has a class if a text beside the file names it.
+    ``label_text`` is the content of the text beside the file that names its class. Earlier releases decoded it at once,
+    into ``class_name``.
     """
 
     source: int
@@ -79,6 +82,7 @@ class Inspection(NamedTuple):
     class_name: str | None
     reason: str | None
     detail: str | None
+    label_text: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class FileTable:
         listing: for the files of a source, and their classes and splits by name.
         classes: for the names of the classes.
         inspection: for the results of reading the files.
+        labels: for the label texts.
         splits: for the split of each image.
         samples: for the usable images, once each has a split.
         ignored: for the files that are not used.
@@ -121,6 +126,7 @@ class FileTable:
         self.listing = ListingQueries(self._database)
         self.classes = ClassQueries(self._database)
         self.inspection = InspectionQueries(self._database, seed=seed)
+        self.labels = LabelQueries(self._database)
         self.splits = SplitQueries(self._database)
         self.samples = SampleQueries(self._database)
         self.ignored = IgnoredQueries(self._database)
@@ -152,38 +158,47 @@ class _Queries:
 
 _LABEL_PATH = (
     "(SELECT text.path FROM file AS text WHERE text.source = image.source AND stem(text.path) = stem(image.path)"
-    " AND ending(text.path) = 'txt' ORDER BY text.path LIMIT 1)"
+    " AND ending(text.path) = 'txt' AND text.reason IS NULL ORDER BY text.path LIMIT 1)"
 )
 
 
 class ListingQueries(_Queries):
     """The files of a source, and what their names say."""
 
-    def add(self, source: int, files: Iterable[StoredFile]) -> None:
+    def add(self, source: int, files: Iterable[StoredFile | LeftOut]) -> None:
         """Add the files of a source."""
+        # An S3 key and the mark of a folder, which is a key with a slash at its end, may give the same path.
         self._database.executemany(
-            "INSERT INTO file (source, path, size, stamp) VALUES (?, ?, ?, ?)",
-            ((source, file.path, file.size, file.stamp) for file in files),
+            "INSERT OR IGNORE INTO file (source, path, size, stamp, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (source, file.path, 0, "", file.reason, file.detail)
+                if isinstance(file, LeftOut)
+                else (source, file.path, file.size, file.stamp, None, None)
+                for file in files
+            ),
         )
 
     def top_folders(self, source: int, *, limit: int) -> set[str]:
         """Return the names of the top folders, at most one more than ``limit``."""
         query = (
             "SELECT DISTINCT substr(path, 1, instr(path, '/') - 1) FROM file"
-            " WHERE source = ? AND instr(path, '/') LIMIT ?"
+            " WHERE source = ? AND reason IS NULL AND instr(path, '/') LIMIT ?"
         )
         return {name for (name,) in self._database.execute(query, (source, limit + 1))}
 
     def has_texts(self, source: int) -> bool:
         """Whether the source has a .txt file."""
         return bool(
-            self._select_value("SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND ending(path) = 'txt')", source)
+            self._select_value(
+                "SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND reason IS NULL AND ending(path) = 'txt')",
+                source,
+            )
         )
 
     def is_flat(self, source: int) -> bool:
         """Whether no file is in a folder of a folder."""
         return not self._select_value(
-            "SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND path LIKE '%/%/%')", source
+            "SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND reason IS NULL AND path LIKE '%/%/%')", source
         )
 
     def count_labelled(self, source: int, formats: Sequence[str]) -> tuple[int, int]:
@@ -191,7 +206,8 @@ class ListingQueries(_Queries):
         self._index_stems()
         marks = ",".join("?" * len(formats))
         query = (
-            f"SELECT count(*), count({_LABEL_PATH}) FROM file AS image WHERE source = ? AND ending(path) IN ({marks})"
+            f"SELECT count(*), count({_LABEL_PATH}) FROM file AS image"
+            f" WHERE source = ? AND reason IS NULL AND ending(path) IN ({marks})"
         )
         images, labelled = self._database.execute(query, (source, *formats)).fetchone()
         return images, labelled
@@ -201,7 +217,8 @@ class ListingQueries(_Queries):
         self._index_stems()
         marks = ",".join("?" * len(formats))
         self._database.execute(
-            f"UPDATE file AS image SET label = {_LABEL_PATH} WHERE source = ? AND ending(path) IN ({marks})",
+            f"UPDATE file AS image SET label = {_LABEL_PATH}"
+            f" WHERE source = ? AND reason IS NULL AND ending(path) IN ({marks})",
             (source, *formats),
         )
         self._database.execute(
@@ -292,8 +309,9 @@ class InspectionQueries(_Queries):
         """Store the results for files that did not change; return their number."""
         changes_before = self._database.total_changes
         self._database.executemany(
-            "UPDATE file SET sha = ?, extension = ?, class = coalesce(?, class), reason = ?, detail = ?, lot = ?,"
-            " place = ? WHERE source = ? AND path = ? AND size = ? AND stamp = ? AND reason IS NULL",
+            "UPDATE file SET sha = ?, extension = ?, class = coalesce(?, class), reason = ?, detail = ?,"
+            " label_text = ?, lot = ?, place = ?"
+            " WHERE source = ? AND path = ? AND size = ? AND stamp = ? AND reason IS NULL",
             map(self._update_values, inspections),
         )
         return self._database.total_changes - changes_before
@@ -308,6 +326,51 @@ class InspectionQueries(_Queries):
         split_rank = sha256 and hashlib.sha256(self._split_salt + sha256).digest()
         shuffle_rank = sha256 and hashlib.sha256(self._shuffle_salt + sha256).digest()
         return (*inspection[4:], split_rank, shuffle_rank, *inspection[:4])
+
+
+class LabelQueries(_Queries):
+    """The label texts of images, and the classes that they name."""
+
+    def distinct(self, source: int) -> Iterator[bytes]:
+        """Yield the texts of a source, each once, in a fixed order."""
+        query = "SELECT DISTINCT label_text FROM file WHERE source = ? AND label_text NOT NULL ORDER BY 1"
+        for (text,) in self._database.execute(query, (source,)):
+            yield text
+
+    def resolve(self, source: int, read: Callable[[bytes], str | tuple[str, str]]) -> None:
+        """Give each image of a source with a text its class, or ignore it.
+
+        Args:
+            source: its number.
+            read: returns the class that a text names, or a reason and a sentence.
+        """
+
+        def read_class(text: bytes) -> str | None:
+            label = read(text)
+            return label if isinstance(label, str) else None
+
+        def read_detail(text: bytes) -> str | None:
+            label = read(text)
+            return None if isinstance(label, str) else label[1]
+
+        self._database.create_function("label_class", 1, read_class, deterministic=True)
+        self._database.create_function("label_detail", 1, read_detail, deterministic=True)
+        self._database.execute(
+            "UPDATE file SET class = label_class(label_text) WHERE source = ? AND label_text NOT NULL", (source,)
+        )
+        self._database.execute(
+            "UPDATE file SET sha = NULL, extension = NULL, reason = 'BadLabel', detail = label_detail(label_text)"
+            " WHERE source = ? AND label_text NOT NULL AND class IS NULL AND reason IS NULL",
+            (source,),
+        )
+
+    def count_unusable(self, *, limit: int) -> list[tuple[str, int]]:
+        """Return the sentences about texts that name no class, with the number of images, the most frequent first."""
+        query = (
+            "SELECT detail, count(*) FROM file WHERE reason = 'BadLabel' AND label_text NOT NULL GROUP BY detail"
+            " ORDER BY 2 DESC, 1 LIMIT ?"
+        )
+        return list(self._database.execute(query, (limit,)))
 
 
 class SplitQueries(_Queries):

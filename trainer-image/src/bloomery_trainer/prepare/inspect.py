@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -81,41 +80,26 @@ def _inspect_chunk(context: InspectionContext, files: Sequence[PendingFile]) -> 
 
 
 def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection:
-    """Read one image, and its label text if it has one, and check it."""
-    class_name = None
+    """Read one image, and its label text if it has one, and check the image."""
+    label_text = None
     if file.label is not None:
-        label = _read_label(source, file.label)
-        if isinstance(label, Violation):
-            return _ignore(file, label)
-        class_name = label
+        try:
+            label_text = read_listed_file(source, file.label)
+        except DamagedFile as error:
+            return _ignore(file, Violation("BadLabel", f"its label text cannot be read: {error}"))
     violation = rules.check_listing(file.path, file.size, limits)
     if violation is not None:
-        return _ignore(file, violation, class_name)
+        return _ignore(file, violation, label_text)
     try:
         data = read_listed_file(source, file.path)
     except DamagedFile as error:
-        return _ignore(file, Violation("Corrupt", str(error)), class_name)
+        return _ignore(file, Violation("Corrupt", str(error)), label_text)
     extension = rules.check_content(data, limits)
     if isinstance(extension, Violation):
-        return _ignore(file, extension, class_name)
+        return _ignore(file, extension, label_text)
     digest = hashlib.sha256(data).digest()
-    return Inspection(file.source, file.path, file.size, file.stamp, digest, extension, class_name, None, None)
+    return Inspection(file.source, file.path, file.size, file.stamp, digest, extension, None, None, None, label_text)
 
 
-def _read_label(source: Source, path: str) -> str | Violation:
-    """Return the class that a label text names."""
-    try:
-        text = read_listed_file(source, path).decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        return Violation("BadLabel", "its label text is not UTF-8")
-    except DamagedFile as error:
-        return Violation("BadLabel", f"its label text cannot be read: {error}")
-    if not text:
-        return Violation("BadLabel", "its label text is empty")
-    if len(text.splitlines()) > 1:
-        return Violation("BadLabel", "its label text has several lines")
-    return unicodedata.normalize("NFC", text)
-
-
-def _ignore(file: PendingFile, violation: Violation, class_name: str | None = None) -> Inspection:
-    return Inspection(file.source, file.path, file.size, file.stamp, None, None, class_name, *violation)
+def _ignore(file: PendingFile, violation: Violation, label_text: bytes | None = None) -> Inspection:
+    return Inspection(file.source, file.path, file.size, file.stamp, None, None, None, *violation, label_text)

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.file_table import Assignment, FileTable, ListingQueries, PendingFile, file_extension
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources.base import Source, is_junk_file
 from bloomery_trainer.prepare.split import SPLIT_FOLDERS
 from bloomery_trainer.storage import StoredFile
@@ -22,6 +23,7 @@ MAX_LABEL_BYTES = 1024
 """Size of a label text."""
 
 _IMAGE_EXTENSIONS = tuple(EXTENSIONS)
+_EXCLUDED = "taken out by exclude"
 
 Assign = Callable[[PendingFile], Assignment]
 
@@ -70,13 +72,13 @@ def list_source(
         BadData: there is no image, or a split is missing.
     """
     listing = files.listing
-    listing.add(number, (file for file in source.list() if not _is_ignored_silently(file)))
+    listing.add(number, _list_files(source, exclusion))
     assign, has_split_folders = _choose_layout(listing, number, layout, class_name)
 
     def assignments() -> Iterator[Assignment]:
         for file in listing.files(number):
             if exclusion.matches(file.path):
-                yield Assignment(file.id, reason="Excluded", detail="taken out by exclude")
+                yield Assignment(file.id, reason="Excluded", detail=_EXCLUDED)
             else:
                 yield assign(file)
 
@@ -85,6 +87,15 @@ def list_source(
     if has_split_folders:
         _require_splits(listing, number)
     logger.info("%d files to inspect under %s", listing.count_pending(number), source.uri)
+
+
+def _list_files(source: Source, exclusion: Exclusion) -> Iterator[StoredFile | LeftOut]:
+    for file in source.list():
+        if isinstance(file, LeftOut):
+            is_excluded = exclusion.matches(file.path)
+            yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED) if is_excluded else file
+        elif not _is_ignored_silently(file):
+            yield file
 
 
 def _is_ignored_silently(file: StoredFile) -> bool:

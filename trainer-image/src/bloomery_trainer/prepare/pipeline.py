@@ -16,6 +16,7 @@ from bloomery_trainer.prepare import rules
 from bloomery_trainer.prepare.class_mapping import apply_class_mapping
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.inspect import InspectionContext, inspect_files
+from bloomery_trainer.prepare.labels import resolve_labels
 from bloomery_trainer.prepare.layouts import Exclusion, list_source
 from bloomery_trainer.prepare.pack import PackContext, pack_samples
 from bloomery_trainer.prepare.resume import ResumeState
@@ -53,7 +54,10 @@ class Pipeline:
         self._scratch = scratch
         self._resume = resume
         self._progress = progress
+        first = Addition(uri=config.source.uri, encoding=config.source.encoding)
+        self._additions = (first, *config.append)
         self._exclusion = Exclusion(config.exclude)
+        self._label_warnings: list[str] = []
         self._is_listed = False
         self._resources = ExitStack()
         self._resources.enter_context(closing(self.files))
@@ -72,9 +76,8 @@ class Pipeline:
     def list_files(self) -> None:
         """Open the sources, list their files, and assign classes and splits by the paths."""
         source = self._config.source
-        additions = [Addition(uri=source.uri), *self._config.append]
-        self.sources = [self._open_source(number, addition.uri) for number, addition in enumerate(additions)]
-        for number, addition in enumerate(additions):
+        self.sources = [self._open_source(number, addition) for number, addition in enumerate(self._additions)]
+        for number, addition in enumerate(self._additions):
             list_source(
                 self.files,
                 number,
@@ -99,6 +102,7 @@ class Pipeline:
             progress=self._progress,
         )
         if has_labels:
+            self._label_warnings = resolve_labels(self.files.labels, self._additions, renamed=self._config.rename)
             apply_class_mapping(self.files.classes, self._config)
         self._check_classes()
 
@@ -124,14 +128,17 @@ class Pipeline:
         # Before all files are listed, nothing is known of a pattern that fits none.
         unused = self._exclusion.unused_patterns() if self._is_listed else []
         return [
+            *(warning for source in self.sources for warning in source.warnings),
+            *self._label_warnings,
             *rules.class_warnings(counts, self.files.samples.count_duplicates()),
             *rules.exclusion_warnings(unused),
         ]
 
-    def _open_source(self, number: int, uri: str) -> Source:
+    def _open_source(self, number: int, addition: Addition) -> Source:
         folder = self._scratch / str(number)
         folder.mkdir()
-        return open_source(uri, folder, max_archive_bytes=self._config.rules.max_archive_bytes)
+        limit = self._config.rules.max_archive_bytes
+        return open_source(addition.uri, folder, max_archive_bytes=limit, encoding=addition.encoding)
 
     def _open_workers(self) -> WorkerPool:
         """Return the workers; the first call starts as many as the pending files need."""

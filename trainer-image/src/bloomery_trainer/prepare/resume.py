@@ -28,6 +28,9 @@ class ResumeState:
     def __init__(self, target: Folder, config: PrepareConfig) -> None:
         """Name the files by what decides about an image: the sources and the rules."""
         hash_input = config.model_dump(mode="json", include={"source", "append", "rules"})
+        for source in (hash_input["source"], *hash_input["append"]):
+            # The hashes of earlier releases stay as they are, and an encoding changes no inspection.
+            source.pop("encoding")
         document = json.dumps([_INSPECTION_VERSION, hash_input], sort_keys=True)
         self._target = target
         self._folder = f"{_STATE_FOLDER}/{hashlib.sha256(document.encode()).hexdigest()[:16]}"
@@ -40,10 +43,7 @@ class ResumeState:
 
     def save_inspections(self, inspections: Sequence[Inspection]) -> None:
         """Save results."""
-        lines = [
-            json.dumps([*inspection[:4], inspection.sha256 and inspection.sha256.hex(), *inspection[5:]])
-            for inspection in inspections
-        ]
+        lines = [json.dumps(_format_inspection(inspection)) for inspection in inspections]
         self._target.write(f"{self._folder}/checks/{uuid.uuid4().hex}.jsonl", "\n".join(lines).encode())
 
     def find_shard(self, version: str, name: str) -> Shard | None:
@@ -81,6 +81,13 @@ def open_resume_state(target: Folder, config: PrepareConfig) -> Iterator[ResumeS
     state.clear()
 
 
+def _format_inspection(inspection: Inspection) -> list[object]:
+    digest, text = inspection.sha256, inspection.label_text
+    return [*inspection[:4], digest and digest.hex(), *inspection[5:9], *([] if text is None else [text.hex()])]
+
+
 def _parse_inspection(values: list[object]) -> Inspection:
-    source, path, size, stamp, sha256, *rest = values
-    return Inspection._make((source, path, size, stamp, bytes.fromhex(str(sha256)) if sha256 else None, *rest))
+    source, path, size, stamp, sha256, extension, class_name, reason, detail, *rest = values
+    digest = bytes.fromhex(str(sha256)) if sha256 else None
+    text = bytes.fromhex(str(rest[0])) if rest else None
+    return Inspection._make((source, path, size, stamp, digest, extension, class_name, reason, detail, text))

@@ -14,6 +14,7 @@ import pytest
 
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.sources.archive import Archive
+from testing.archives import ENCRYPTED_FLAG, UNIX, ZipFile, write_zip
 
 Prepare = Callable[..., Any]
 WriteImage = Callable[..., None]
@@ -152,10 +153,10 @@ def test_unsafe_names_are_refused(tmp_path: Path, name: str, words: str) -> None
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+def test_tar_of_nothing_but_links_and_devices_is_refused(tmp_path: Path, kind: bytes) -> None:
     path = tar_with(tmp_path / "a.tgz", member("a/b.png", type=kind, linkname="/etc/passwd"))
 
-    assert refusal_message(path) == "it is refused: 'a/b.png' is a link or a device, not a file"
+    assert refusal_message(path).startswith("it is refused: 'a/b.png' is a link ")
 
 
 def test_link_in_a_zip_is_refused(tmp_path: Path) -> None:
@@ -166,20 +167,10 @@ def test_link_in_a_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    path = zip_with(tmp_path / "a.zip", ("a/b.png", b"1"))
-    data = bytearray(path.read_bytes())
-    entry = data.index(b"PK\x01\x02")
-    data[entry + 8] |= 1
-    path.write_bytes(data)
+    """A stored file that is encrypted has 12 bytes more than its size, which is no damage."""
+    path = write_zip(tmp_path / "a.zip", [ZipFile(name=b"a/b.png", data=b"1", flags=ENCRYPTED_FLAG)])
 
     assert refusal_message(path) == "it is refused: 'a/b.png' is encrypted; pack it without a password"
-
-
-def test_duplicate_names_are_refused(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="Duplicate"):
-        path = zip_with(tmp_path / "a.zip", ("a/b.png", b"1"), ("a/b.png", b"2"))
-
-    assert refusal_message(path) == "it is refused: it holds two files named 'a/b.png'"
 
 
 def test_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
@@ -262,6 +253,35 @@ def test_zip64_members_are_listed_and_read(tmp_path: Path) -> None:
 
     assert len(list(archive.list())) == 66_000
     assert archive.read("class/65999.png") == b"65999"
+
+
+@pytest.mark.feature("D4")
+def test_all_files_of_a_zip_with_its_count_modulo_65536_are_listed(tmp_path: Path) -> None:
+    """macOS writes no ZIP64 fields, whatever the number of files."""
+    files = (ZipFile(name=b"class/%d.png" % number, data=b"%d" % number, host=UNIX) for number in range(65_596))
+    archive = open_archive(write_zip(tmp_path / "a.zip", files))
+
+    assert len(list(archive.list())) == 65_596
+    assert archive.read("class/65595.png") == b"65595"
+
+
+@pytest.mark.feature("D4")
+def test_files_beyond_4_gib_are_read_by_offsets_modulo_4_gib(tmp_path: Path) -> None:
+    holes = [ZipFile(name=b"roses/hole%d.png" % number, hole=3 * 2**30, host=UNIX) for number in range(3)]
+    first = ZipFile(name=b"roses/1.png", data=b"1", host=UNIX)
+    last = [ZipFile(name=b"roses/%d.png" % number, data=b"%d" % number, host=UNIX) for number in (2, 3)]
+    archive = open_archive(write_zip(tmp_path / "a.zip", [first, *holes, *last]))
+
+    assert [archive.read(f"roses/{number}.png") for number in (1, 2, 3)] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 65_537])
+def test_zip_whose_end_says_another_number_of_files_is_refused(tmp_path: Path, count: int) -> None:
+    path = write_zip(tmp_path / "a.zip", [ZipFile(name=b"a/1.png"), ZipFile(name=b"a/2.png")], count=count)
+
+    assert refusal_message(path) == (
+        f"it cannot be read: its directory has 2 entries, and its end says {count % 65_536}"
+    )
 
 
 class Zeros(io.RawIOBase):

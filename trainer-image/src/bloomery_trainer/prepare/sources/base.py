@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.parallel import map_in_order
+from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.storage import StoredFile
 
 Item = TypeVar("Item")
@@ -15,7 +16,7 @@ Result = TypeVar("Result")
 _REMOTE_READERS = 16
 """Concurrent reads over a network: enough to hide its latency; at most twice as many files are in memory."""
 
-_JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"})
 
 
 class DamagedFile(Exception):
@@ -23,15 +24,21 @@ class DamagedFile(Exception):
 
 
 class Source(Protocol):
-    """Files by their paths, listed as a stream, readable from many threads at once."""
+    """Files by their paths, listed as a stream, readable from many threads at once.
+
+    Attributes:
+        uri: its address, for messages.
+        warnings: sentences for people about the files that were listed.
+    """
 
     uri: str
+    warnings: Sequence[str]
 
     @property
     def is_remote(self) -> bool:
         """Whether a read waits for a network."""
 
-    def list(self) -> Iterator[StoredFile]:
+    def list(self) -> Iterator[StoredFile | LeftOut]:
         """Yield all files."""
 
     def read(self, path: str) -> bytes:
@@ -64,5 +71,5 @@ def map_reads(function: Callable[[Item], Result], items: Iterable[Item], sources
 
 
 def is_junk_file(path: str) -> bool:
-    """Whether operating systems and tools made the file: hidden files, ``__MACOSX``, ``Thumbs.db``, ``desktop.ini``."""
+    """Whether operating systems and tools made the file: hidden files, ``__MACOSX``, ``Thumbs.db`` and others."""
     return any(part.startswith(".") or part in _JUNK_NAMES for part in path.split("/"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from bloomery_trainer.config import Encoding
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.prepare.sources.archive import SUFFIXES, Archive, is_archive
 from bloomery_trainer.prepare.sources.base import Source
@@ -18,6 +19,7 @@ from bloomery_trainer.prepare.sources.download import (
     parse_networks,
     without_query,
 )
+from bloomery_trainer.prepare.sources.folder import FolderSource
 from bloomery_trainer.storage import open_folder, source_access
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,12 @@ ALLOWED_NETWORKS_VARIABLE = "BLOOMERY_SOURCE_NETWORKS"
 
 
 def open_source(
-    uri: str, scratch: Path, *, max_archive_bytes: int, environment: Mapping[str, str] = os.environ
+    uri: str,
+    scratch: Path,
+    *,
+    max_archive_bytes: int,
+    encoding: Encoding | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Source:
     """Open a folder or an archive.
 
@@ -35,6 +42,7 @@ def open_source(
         uri: its address.
         scratch: an empty folder, which takes the archive.
         max_archive_bytes: ``rules.maxArchiveBytes``.
+        encoding: of the names in the archive that declare none; None to choose one.
         environment: the access to the store of sources, and the allowed networks.
     """
     https = uri.startswith("https://")
@@ -44,7 +52,8 @@ def open_source(
             f"{without_query(uri)} is not an archive: an https source must end in {', '.join(SUFFIXES)}",
         )
     if not is_archive(uri) or (not https and Path(unquote(urlsplit(uri).path)).is_dir()):
-        return open_folder(uri, source_access(environment))
+        access = source_access(environment)
+        return FolderSource(open_folder(uri, access), access)
     path, label = scratch / "archive", without_query(uri)
     logger.info("downloading %s", label)
     if https:
@@ -55,4 +64,4 @@ def open_source(
         folder = open_folder(parent, source_access(environment))
         digest = download_from_store(folder, unquote(name), path, max_bytes=max_archive_bytes)
     logger.info("checking %s, %s", label, format_bytes(path.stat().st_size))
-    return Archive(path, uri=label, stamp=digest, max_archive_bytes=max_archive_bytes)
+    return Archive(path, uri=label, stamp=digest, max_archive_bytes=max_archive_bytes, encoding=encoding)

@@ -14,16 +14,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from bloomery_trainer.prepare.encodings import is_utf8
+
 _END_RECORD = struct.Struct("<4s4H2LH")
 _ZIP64_LOCATOR = struct.Struct("<4sLQL")
 _ZIP64_END_RECORD = struct.Struct("<4sQ2H2L4Q")
 _DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_SIGNATURE = b"PK\x05\x05"
 _MAX_COMMENT_BYTES = 65535
 _MAX_OVERHEAD_BYTES = 64 * 1024
 _UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
-_STORED, _DEFLATED = 0, 8
+_STORED, _DEFLATED, _AES = 0, 8, 99
 _UNICODE_PATH_FIELD, _ZIP64_FIELD = 0x7075, 0x0001
+_UNIX_HOSTS = frozenset({3, 19})
+"""Unix and macOS, of the systems that an entry may name."""
+_WRAP = 2**32
+_COUNT_WRAP = 2**16
 
 
 class DamagedZip(Exception):
@@ -31,9 +38,18 @@ class DamagedZip(Exception):
 
 
 class ZipEntry(NamedTuple):
-    """One file in a ``.zip``, as its directory describes it; ``problem`` is why it cannot be used."""
+    """One file in a ``.zip``, as its directory describes it.
 
-    name: str
+    Attributes:
+        name: as in the archive, with ``/`` between folders.
+        is_utf8: whether the name is declared to be UTF-8, and is.
+        is_unix: whether a program on Unix or macOS wrote the entry.
+        problem: why it cannot be used.
+    """
+
+    name: bytes
+    is_utf8: bool
+    is_unix: bool
     size: int
     packed: int
     offset: int
@@ -47,13 +63,19 @@ class _Directory(NamedTuple):
 
     Attributes:
         start: its offset in the file.
+        end: the offset of the byte behind it.
         entries: their number.
+        counts_all: whether ``entries`` is the number itself, not its lowest 16 bits.
         shift: to add to all offsets, where something precedes the archive in the file.
+        wraps: whether the archive is larger than its offsets of 32 bits can say, and has no ZIP64 fields.
     """
 
     start: int
+    end: int
     entries: int
+    counts_all: bool
     shift: int
+    wraps: bool
 
 
 def read_entries(path: Path) -> Iterator[ZipEntry]:
@@ -63,12 +85,18 @@ def read_entries(path: Path) -> Iterator[ZipEntry]:
         DamagedZip: the directory is missing or damaged.
     """
     with path.open("rb") as file:
-        directory = _find_directory(file)
+        directory, entries = _find_directory(file), 0
         file.seek(directory.start)
-        for _ in range(directory.entries):
-            entry = _read_entry(file, directory.shift)
-            if not entry.name.endswith("/"):
+        while file.tell() < directory.end and (entry := _read_entry(file, directory)) is not None:
+            entries += 1
+            if not entry.name.endswith(b"/"):
                 yield entry
+        # Programs such as macOS' write the count without ZIP64 fields, modulo 65,536.
+        matches = entries == directory.entries or (
+            not directory.counts_all and entries % _COUNT_WRAP == directory.entries
+        )
+        if file.tell() > directory.end or not matches:
+            raise DamagedZip(f"its directory has {entries} entries, and its end says {directory.entries}")
 
 
 def read_member(descriptor: int, *, size: int, packed: int, offset: int, method: int, crc: int) -> bytes:
@@ -106,20 +134,24 @@ def _find_directory(file: IO[bytes]) -> _Directory:
     _, disk, _, _, count, size, start, _ = _END_RECORD.unpack_from(tail, position)
     if disk not in (0, 0xFFFF):
         raise DamagedZip("it is one part of several; pack it as one file")
+    counts_all = False
     if count == 0xFFFF or size == 0xFFFFFFFF or start == 0xFFFFFFFF:
-        end, count, size, start = _read_zip64_end(file, end, (count, size, start))
+        record = _read_zip64_end(file, end)
+        if record is not None:
+            (end, count, size, start), counts_all = record, True
     shift = end - size - start
-    if shift < 0 or start + shift < 0:
+    if shift < 0 or end - size < 0:
         raise DamagedZip("its directory is damaged")
-    return _Directory(start + shift, count, shift)
+    wraps = not counts_all and shift >= _WRAP
+    return _Directory(end - size, end, count, counts_all, shift % _WRAP if wraps else shift, wraps)
 
 
-def _read_zip64_end(file: IO[bytes], end: int, fields: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Return the directory's end, entries, size and start; ``fields`` are the last three without ZIP64."""
+def _read_zip64_end(file: IO[bytes], end: int) -> tuple[int, int, int, int] | None:
+    """Return the directory's end, entries, size and start; None if there is no ZIP64 record."""
     file.seek(max(0, end - _ZIP64_LOCATOR.size))
     locator = file.read(_ZIP64_LOCATOR.size)
     if len(locator) != _ZIP64_LOCATOR.size or locator[:4] != b"PK\x06\x07":
-        return end, *fields
+        return None
     # The offset in the locator is wrong where something precedes the archive; the record ends where the locator begins.
     record_start = end - _ZIP64_LOCATOR.size - _ZIP64_END_RECORD.size
     file.seek(max(0, record_start))
@@ -130,21 +162,36 @@ def _read_zip64_end(file: IO[bytes], end: int, fields: tuple[int, int, int]) -> 
     return record_start, count, size, start
 
 
-def _read_entry(file: IO[bytes], shift: int) -> ZipEntry:
+def _read_entry(file: IO[bytes], directory: _Directory) -> ZipEntry | None:
+    """Read the next entry; return None at the signature that may follow the last one."""
     fixed = file.read(_DIRECTORY_ENTRY.size)
+    if fixed[:4] == _SIGNATURE:
+        file.seek(directory.end)
+        return None
     if len(fixed) != _DIRECTORY_ENTRY.size or fixed[:4] != b"PK\x01\x02":
         raise DamagedZip("its directory is damaged")
-    (_, _, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, _, _, mode, offset) = (
+    (_, made_by, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, _, _, mode, offset) = (
         _DIRECTORY_ENTRY.unpack(fixed)
     )
     raw_name, extra = file.read(name_size), dict(_split_extra_fields(file.read(extra_size)))
     file.seek(comment_size, os.SEEK_CUR)
     size, packed, offset = _apply_zip64_field(extra.get(_ZIP64_FIELD, b""), size, packed, offset)
-    name = _decode_name(raw_name, flags, extra)
-    if method == _STORED and packed != size:
-        raise DamagedZip("its directory is damaged")
-    problem = _entry_problem(flags, method, file_type=stat.S_IFMT(mode >> 16))
-    return ZipEntry(name, size, packed, offset + shift, method, crc, problem)
+    offset += directory.shift
+    problem = _entry_problem(flags, method, size, packed, file_type=stat.S_IFMT(mode >> 16))
+    if directory.wraps:
+        offset = _find_wrapped_header(file, offset, raw_name, directory.start)
+    name, is_utf8 = _declared_name(raw_name, flags, extra)
+    return ZipEntry(name, is_utf8, made_by >> 8 in _UNIX_HOSTS, size, packed, offset, method, crc, problem)
+
+
+def _find_wrapped_header(file: IO[bytes], offset: int, raw_name: bytes, end: int) -> int:
+    """Return the offset of the local header with this name; the directory has only the lowest 32 bits of it."""
+    for candidate in range(offset, end, _WRAP):
+        header = os.pread(file.fileno(), _LOCAL_HEADER.size + len(raw_name), candidate)
+        if header[:4] == b"PK\x03\x04" and header[_LOCAL_HEADER.size :] == raw_name:
+            return candidate
+    # Reading it fails, and leaves out this file alone.
+    return offset
 
 
 def _split_extra_fields(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -166,24 +213,22 @@ def _apply_zip64_field(field: bytes, size: int, packed: int, offset: int) -> tup
     return values[0], values[1], values[2]
 
 
-def _decode_name(raw_name: bytes, flags: int, extra: dict[int, bytes]) -> str:
-    """Decode a name; most tools on Chinese Windows write GBK without declaring it."""
-    unicode_path = extra.get(_UNICODE_PATH_FIELD, b"")
-    if len(unicode_path) > 5 and int.from_bytes(unicode_path[1:5], "little") == zlib.crc32(raw_name):
-        raw_name, flags = unicode_path[5:], flags | _UTF8_FLAG
-    for encoding in ("utf-8",) if flags & _UTF8_FLAG else ("utf-8", "gb18030", "cp437"):
-        try:
-            return raw_name.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DamagedZip(f"the name {raw_name[:100]!r} is not UTF-8")
+def _declared_name(raw_name: bytes, flags: int, extra: dict[int, bytes]) -> tuple[bytes, bool]:
+    """Return the name, and whether it is UTF-8 as the entry declares."""
+    field = extra.get(_UNICODE_PATH_FIELD, b"")
+    is_of_name = len(field) > 5 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw_name)
+    if is_of_name and is_utf8(field[5:]):
+        return field[5:], True
+    return raw_name, bool(flags & _UTF8_FLAG) and is_utf8(raw_name)
 
 
-def _entry_problem(flags: int, method: int, *, file_type: int) -> str | None:
-    if flags & _ENCRYPTED_FLAG:
+def _entry_problem(flags: int, method: int, size: int, packed: int, *, file_type: int) -> str | None:
+    if flags & _ENCRYPTED_FLAG or method == _AES:
         return "is encrypted; pack it without a password"
     if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device, not a file"
     if method not in (_STORED, _DEFLATED):
         return f"is packed by method {method}; pack it with 'deflate', the default of zip programs"
+    if method == _STORED and packed != size:
+        return f"is damaged: it has {packed} bytes, and the archive's directory says {size}"
     return None

@@ -1,0 +1,68 @@
+"""Folders of a store as sources of images; keys of an S3 store that are no paths are left out by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bloomery_trainer.errors import BadData
+from bloomery_trainer.prepare.left_out import LeftOut
+from bloomery_trainer.prepare.sources.names import BadName, check_key, is_junk_name, to_printable
+from bloomery_trainer.prepare.sources.s3_listing import list_keys
+from bloomery_trainer.storage import Folder, S3Access, StoredFile
+
+
+class FolderSource:
+    """The files of a folder by their paths below it."""
+
+    def __init__(self, folder: Folder, access: S3Access) -> None:
+        self.uri = folder.uri
+        self.warnings: Sequence[str] = ()
+        self._folder = folder
+        self._access = access
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+        return self._folder.is_remote
+
+    def list(self) -> Iterator[StoredFile | LeftOut]:
+        """Yield all files, and the keys that cannot be paths."""
+        last: str | None = None
+        try:
+            for file in self._folder.list():
+                last = file.path
+                yield file
+        except BadData as error:
+            if error.reason != "InvalidPath" or self._folder.s3_store is None:
+                raise
+            yield from _skip_listed(self._list_keys(), last)
+
+    def read(self, path: str) -> bytes:
+        """Return the content of one file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self._folder.read(path)
+
+    def _list_keys(self) -> Iterator[StoredFile | LeftOut]:
+        """Yield what ``list`` does, without the store's client, which refuses a page with a key that is no path."""
+        assert self._folder.s3_store is not None
+        for file in list_keys(self._folder.s3_store, self._access, uri=self.uri):
+            # Web consoles mark a folder by a key that ends in a slash.
+            path = file.path.removesuffix("/")
+            if is_junk_name(path):
+                continue
+            try:
+                check_key(path)
+                yield StoredFile(path, file.size, file.stamp)
+            except BadName as error:
+                yield LeftOut(to_printable(path), reason="BadName", detail=str(error))
+
+
+def _skip_listed(files: Iterator[StoredFile | LeftOut], last: str | None) -> Iterator[StoredFile | LeftOut]:
+    """Yield the files behind the last one that the store's client has yielded, in the same order."""
+    if last is not None:
+        while (file := next(files, None)) is not None and file.path != last:
+            pass
+    yield from files

@@ -1,0 +1,110 @@
+"""Lists the keys of an S3 bucket as they are, also those that are no paths, which the client of stores refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import cast
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit
+from xml.etree import ElementTree
+
+from obstore.store import S3Store
+
+from bloomery_trainer.errors import BadData, Unavailable
+from bloomery_trainer.storage import S3Access, StoredFile
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 60.0
+_MAX_PAGE_BYTES = 64 * 1024 * 1024
+"""Many times what 1,000 keys need."""
+
+_RETRY_SECONDS = (1.0, 4.0, 15.0)
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+
+
+def list_keys(store: S3Store, access: S3Access, *, uri: str) -> Iterator[StoredFile]:
+    """Yield all files of a folder in the order of the store, each with its key below the folder as its path.
+
+    Args:
+        store: the client of the folder, with its address.
+        access: to the store.
+        uri: the folder's address, for messages.
+
+    Raises:
+        Unavailable: the store does not answer, or with an error.
+        BadData: its answer cannot be parsed.
+    """
+    # The client gives all values as text.
+    config = cast(Mapping[str, str], store.config)
+    is_virtual = config.get("virtual_hosted_style_request") == "true"
+    address = f"{config['endpoint'].rstrip('/')}/{'' if is_virtual else config['bucket']}"
+    prefix = f"{store.prefix}/" if store.prefix else ""
+    token: str | None = None
+    while True:
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        page = _fetch_page(address, query | ({"continuation-token": token} if token else {}), access, uri=uri)
+        is_encoded = page.findtext("{*}EncodingType") == "url"
+        for entry in page.iterfind("{*}Contents"):
+            key = entry.findtext("{*}Key") or ""
+            key = (unquote_plus(key) if is_encoded else key).removeprefix(prefix)
+            if key:
+                yield StoredFile(key, int(entry.findtext("{*}Size") or 0), entry.findtext("{*}ETag") or "")
+        token = page.findtext("{*}NextContinuationToken")
+        if not token:
+            return
+
+
+def _fetch_page(address: str, query: Mapping[str, str], access: S3Access, *, uri: str) -> ElementTree.Element:
+    text = urlencode(sorted(query.items()), quote_via=quote, safe="-_.~")
+    for delay in (*_RETRY_SECONDS, None):
+        request = urllib.request.Request(f"{address}?{text}", headers=sign_request(address, text, access))
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+                return ElementTree.fromstring(response.read(_MAX_PAGE_BYTES))
+        except ElementTree.ParseError as error:
+            raise BadData("InvalidPath", f"the names in {uri} cannot be listed: {error}") from error
+        except OSError as error:
+            is_final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
+            if delay is None or is_final:
+                raise Unavailable("StoreFailed", f"the store of {uri} cannot be listed: {error}") from error
+            logger.warning("the store of %s cannot be listed now: %s", uri, error)
+            time.sleep(delay)
+    raise AssertionError("the last try returns or raises")
+
+
+def sign_request(address: str, query: str, access: S3Access, *, now: datetime | None = None) -> dict[str, str]:
+    """Return the headers of a GET request without a body, with AWS' Signature Version 4 if there is a key.
+
+    Args:
+        address: without the query.
+        query: encoded and sorted.
+        access: the keys and the region.
+        now: the time of the request.
+    """
+    if access.key_id is None or access.secret is None:
+        return {}
+    parts = urlsplit(address)
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
+    headers = {"host": parts.netloc, "x-amz-content-sha256": _EMPTY_SHA256, "x-amz-date": stamp}
+    if access.session_token is not None:
+        headers["x-amz-security-token"] = access.session_token
+    signed = ";".join(headers)
+    lines = [f"{name}:{value}\n" for name, value in headers.items()]
+    request = "\n".join(["GET", parts.path, query, "".join(lines), signed, _EMPTY_SHA256])
+    scope = f"{stamp[:8]}/{access.region}/s3/aws4_request"
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    key = f"AWS4{access.secret}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.digest(key, f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}".encode(), "sha256").hex()
+    credential = f"{access.key_id}/{scope}"
+    return headers | {
+        "authorization": f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}"
+    }

@@ -190,6 +190,8 @@ def _route_ready(facts: ServiceFacts) -> Condition:
     if not facts.has_gateway:
         message = "No gateway is set up: the only variant answers at the Service of the same name."
         return condition("RouteReady", True, Verdict(Reason.NO_GATEWAY, message))
+    if facts.path_warning is not None:
+        return condition("RouteReady", True, facts.path_warning)
     return condition("RouteReady", True, Verdict(Reason.ACCEPTED, f"The gateway routes {facts.service.path}."))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class LineageHeaders:
@@ -13,7 +16,7 @@ class LineageHeaders:
     def __init__(self, app: ASGIApp, *, headers: Mapping[str, str]) -> None:
         self._app = app
         # Names in other scripts go as UTF-8, as browsers and curl show them.
-        self._headers = [(name.encode("latin-1"), value.encode()) for name, value in headers.items()]
+        self._headers = [(name.encode("latin-1"), _escape(value).encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request with the headers."""
@@ -24,3 +27,8 @@ class LineageHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _escape(value: str) -> str:
+    """Return a header's value without line breaks, with which no answer could be sent; a model's name may have one."""
+    return _CONTROL_CHARACTER.sub(lambda character: f"%{ord(character[0]):02X}", value)

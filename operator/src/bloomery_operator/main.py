@@ -131,7 +131,7 @@ def _build_mlflow_client(
 ) -> MlflowClient:
     return MlflowClient(
         session,
-        allowed=settings.mlflow_addresses,
+        allowed=(settings.own_mlflow_address, *settings.mlflow_addresses),
         poll_seconds=settings.mlflow_poll_seconds,
         released_slot=released_slot,
     )

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     mlflow_addresses: Annotated[tuple[str, ...], NoDecode] = ()
     """The MLflow servers that the operator may contact; it contacts no other one that a storage Secret names."""
 
+    own_mlflow_address: str = ""
+    """The MLflow server in the storage Secret of the release's namespace, which it may contact, too."""
+
     model_names: Literal["Namespaced", "Plain"] = "Namespaced"
     """Names of new models in the registry: with the namespace and a dot before them, or as they are."""
 

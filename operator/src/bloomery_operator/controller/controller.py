@@ -24,6 +24,7 @@ from bloomery_operator.cluster.kinds import (
 )
 from bloomery_operator.cluster.object_cache import USED_DATASET, USED_TRAINING_JOB, key_of
 from bloomery_operator.controller.resync import Resync
+from bloomery_operator.controller.shared_keys import SharedKeys
 from bloomery_operator.controller.workqueue import WorkerSlots, WorkQueue
 from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
 from bloomery_operator.reconcile import RECONCILERS, Context
@@ -99,7 +100,8 @@ class Controller:
         self._resync.begin()
         await self.resync(is_first=True)
         logger.info("everything was listed once; starting to reconcile")
-        await asyncio.gather(self._resync_forever(), self._queue.work(self._reconcile))
+        checks = SharedKeys(self._context).check_forever()
+        await asyncio.gather(self._resync_forever(), self._queue.work(self._reconcile), checks)
 
     async def resync(self, *, is_first: bool = False) -> None:
         """List everything, and queue all owners."""

@@ -62,7 +62,7 @@ def test_the_output_folder_the_label_and_the_promotion_are_as_asked(ready_world:
     ready_world.create(training_job(output=output))
     document = config_of(ready_world, "flowers-train")
     assert document["output"] == {"uri": "s3://mine/out", "logUri": "s3://mine/logs"}
-    assert document["mlflow"]["registeredModel"] == "blumen"
+    assert document["mlflow"]["registeredModel"] == f"{ready_world.namespace}.blumen"
     assert document["mlflow"]["versionLabel"] == "1.0"
     assert document["mlflow"]["promote"] == output["promote"]
     promoted = {"alias": "champion", "moved": True, "message": "champion is version 4 now; there was none before"}

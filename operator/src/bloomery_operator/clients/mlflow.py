@@ -82,7 +82,7 @@ class MlflowClient:
     A resolved reference is cached for ``poll_seconds``, however many events need it. A server that does not answer
     gets no requests for as long, and for longer each time.
 
-    Whoever can write the Secret of a namespace chooses the address: only those that the administrator listed are
+    Users who can write the Secret of a namespace choose the address: only those that the administrator listed are
     contacted. An answer has a limited size, is parsed in a thread, and no text of it becomes part of a verdict.
     """
 

@@ -46,7 +46,7 @@ def check_path(context: Context, service: InferenceService) -> PathCheck:
     if not is_allowed and not is_live:
         return PathCheck(conflict=_not_allowed(service))
     conflict = _older_neighbour(context, service) or (None if is_live else _live_route_elsewhere(context, service))
-    return PathCheck(conflict, None if is_allowed or conflict is not None else _kept(service))
+    return PathCheck(conflict, None if is_allowed or conflict is not None else _kept_route(service))
 
 
 def path_of(manifest: Manifest) -> str:
@@ -108,7 +108,7 @@ def _not_allowed(service: InferenceService) -> Verdict:
     return Verdict(Reason.PATH_NOT_ALLOWED, message, failed=True)
 
 
-def _kept(service: InferenceService) -> Verdict:
+def _kept_route(service: InferenceService) -> Verdict:
     message = (
         f"The gateway routes {service.path}, which does not belong to namespace {service.metadata.namespace!r}. The "
         "route stays as long as spec.path does; the administrator can grant the prefix (gateway.pathPrefixes of the "

@@ -180,8 +180,8 @@ def _missing_tags(revisions: Sequence[_Revision], key: str) -> dict[str, ServedT
     variants: dict[ServedVersion, set[str]] = {}
     for revision in serving:
         variants.setdefault(revision.version, set()).add(revision.deployment.variant)
-    wanted = {
+    tags = {
         revision.deployment.name: ServedTag(key, revision.version, ",".join(sorted(variants[revision.version])))
         for revision in serving
     }
-    return {r.deployment.name: tag for r in serving if str(tag := wanted[r.deployment.name]) != r.deployment.served_tag}
+    return {r.deployment.name: tag for r in serving if str(tag := tags[r.deployment.name]) != r.deployment.served_tag}

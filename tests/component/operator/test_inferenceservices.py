@@ -363,22 +363,13 @@ def test_objects_of_somebody_else_are_left_as_they_are(world: World, foreign: Ma
 
 def test_a_server_that_crashes_is_reported_in_its_own_words(world: World) -> None:
     names = split(world, {"v1": 100})
-    deployment = world.wait_for("deployments", names["v1"])
-    template = deployment["spec"]["template"]
-    world.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "server", "labels": template["metadata"]["labels"]},
-            "spec": template["spec"],
-        }
-    )
+    pod = world.run_server(names["v1"], ip="127.66.0.9")
     said = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
     container = {"name": "server", "image": "i", "imageID": "", "ready": False, "restartCount": 3}
     container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
     container["lastState"] = {"terminated": {"exitCode": 3, "message": said}}
-    status = {"phase": "Running", "containerStatuses": [container]}
-    world.patch("pods", "server", {"status": status}, subresource="status")
+    status = {"phase": "Running", "conditions": [], "containerStatuses": [container]}
+    world.patch("pods", pod, {"status": status}, subresource="status")
     world.set_ready(names["v1"], 0)
     waiting = world.wait_for_condition(
         "inferenceservices", "flowers", "VariantsReady", "False", reason="DigestMismatch"

@@ -259,7 +259,7 @@ class MlflowClient:
                 content = await read_limited(response, MAX_RESPONSE_BYTES)
         # In a thread: a large answer must not stop all other work.
         document = await asyncio.to_thread(_parse_response, content)
-        if document is not None and response.ok:
+        if document is not None and 200 <= response.status < 300:
             return document
         _raise_for_status(response.status, is_document=document is not None)
         return None

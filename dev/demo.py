@@ -159,7 +159,7 @@ def _print_summary(status: dict[str, Any], namespace: str) -> None:
 Endpoint    {status["url"]}/predict
 Key         {prefix}kubectl get secret -n {namespace} {secret} -o jsonpath='{{.data.default}}' | base64 -d
 Ask         curl -H "Authorization: $KEY" -F image=@{image} {status["url"]}/predict
-Dashboard   kubectl get dset,tj,isvc
+Dashboard   kubectl get dset,tj,inferenceservices.bloomery.dev
 MLflow      kubectl port-forward -n {RELEASE_NAMESPACE} svc/bloomery-mlflow 5000, then""")
     for name, job in runs.items():
         print(f"              {name}: {job.get('url') or job.get('runId')}")

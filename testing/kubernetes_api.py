@@ -14,6 +14,7 @@ PATHS = {
     "inferenceservices": "apis/bloomery.dev/v1alpha1",
     "jobs": "apis/batch/v1",
     "deployments": "apis/apps/v1",
+    "replicasets": "apis/apps/v1",
     "horizontalpodautoscalers": "apis/autoscaling/v2",
     "poddisruptionbudgets": "apis/policy/v1",
     "httproutes": "apis/gateway.networking.k8s.io/v1",

@@ -35,6 +35,7 @@ class OperatorProcess:
             "BLOOMERY_SERVING_IMAGE": "example/serving:1",
             "BLOOMERY_GATEWAY_PUBLIC_URL": "http://gateway.example",
             "BLOOMERY_MLFLOW_PUBLIC_URL": "http://mlflow.example",
+            "BLOOMERY_MLFLOW_ADDRESSES": "http://127.0.0.1:9",
             "BLOOMERY_LOG_FORMAT": "text",
             "BLOOMERY_PROGRESS_SECONDS": "0.5",
             "BLOOMERY_OBSTACLE_SECONDS": "1",

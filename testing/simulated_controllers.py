@@ -233,15 +233,30 @@ class World:
 
     def run_server(self, deployment: str, *, ip: str) -> str:
         """Create a ready pod of a Deployment at an IP address; return its name."""
-        template = self.wait_for("deployments", deployment)["spec"]["template"]
+        owner = self.wait_for("deployments", deployment)
+        template = owner["spec"]["template"]
         name = f"{deployment}-{ip.replace('.', '-')}"[-63:].lstrip("-")
-        metadata = {"name": name, "labels": template["metadata"]["labels"]}
+        metadata = {
+            "name": name,
+            "labels": template["metadata"]["labels"],
+            "ownerReferences": [_controller_reference(self._replica_set(owner))],
+        }
         spec = template["spec"] | {"nodeName": "node-1"}
         self.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": _now()}
         status = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}
         self.patch("pods", name, {"status": status}, subresource="status")
         return name
+
+    def _replica_set(self, deployment: Manifest) -> Manifest:
+        """Return the ReplicaSet of a Deployment, which the Deployment controller would create."""
+        name = f"{deployment['metadata']['name']}-simulated"
+        existing = self.get("replicasets", name)
+        if existing is not None:
+            return existing
+        spec = {field: deployment["spec"][field] for field in ("selector", "template")}
+        metadata = {"name": name, "ownerReferences": [_controller_reference(deployment)]}
+        return self.create({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": metadata, "spec": spec})
 
     def deployments_of(self, service: str, variant: str) -> list[str]:
         """Return the names of a variant's revisions."""

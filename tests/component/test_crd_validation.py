@@ -321,6 +321,32 @@ REFUSED: dict[str, tuple[Object, str]] = {
         training_job(output={"registeredModel": "team/flowers"}),
         "spec.output.registeredModel must not contain '/' or ':'",
     ),
+    "a model name with a line break": (
+        training_job(output={"registeredModel": "flowers\nx-key: 1"}),
+        "spec.output.registeredModel must not contain line breaks or other control characters",
+    ),
+    "a model name with a line separator": (
+        training_job(output={"registeredModel": "flowers\u2028"}),
+        "spec.output.registeredModel must not contain line breaks or other control characters",
+    ),
+    **{
+        f"an annotation {key} of a trainer's pod": (
+            training_job(podTemplate={"annotations": {"example.com/team": "a", key: "x"}}),
+            "spec.podTemplate.annotations must not make a pod less confined",
+        )
+        for key in (
+            "container.apparmor.security.beta.kubernetes.io/trainer",
+            "seccomp.security.alpha.kubernetes.io/pod",
+            "vault.hashicorp.com/agent-inject-command",
+        )
+    },
+    **{
+        f"an annotation {key} of a server's pod": (
+            service(variants=[variant("v1", podTemplate={"annotations": {"example.com/team": "a", key: "x"}})]),
+            "podTemplate.annotations must not make a pod less confined",
+        )
+        for key in ("sidecar.istio.io/proxyImage", "k8s.v1.cni.cncf.io/networks", "cdi.k8s.io/gpu")
+    },
     # InferenceService
     "no variant": (service(variants=[]), "should have at least 1 items"),
     "weights that sum to 90": (
@@ -427,6 +453,10 @@ def test_kubectl_apply_refuses_in_words(crds: ApiServer, namespace: str, case: s
 
 
 ACCEPTED: dict[str, Object] = {
+    "annotations that only turn a sidecar off": training_job(
+        podTemplate={"annotations": {"sidecar.istio.io/inject": "false", "example.com/team": "a"}}
+    ),
+    "a model name in any script with a dot": training_job(output={"registeredModel": "花卉 v1.0 👩‍🌾"}),
     "the smallest Dataset": dataset(),
     "a name of 40 characters": dataset("f" * 40),
     "a name of one character": service("f"),

@@ -189,7 +189,7 @@ def test_mlflow_has_the_curves_the_evaluation_and_the_registered_version(digits:
     )
     assert longest >= 8, "a curve has a point for each epoch at least"
     version = mlflow.get(
-        "/model-versions/get", params={"name": "digits", "version": status["model"]["version"]}
+        "/model-versions/get", params={field: status["model"][field] for field in ("name", "version")}
     ).json()["model_version"]
     assert version["run_id"] == run_id
     artifacts = mlflow.get("/artifacts/list", params={"run_id": run_id}).json()["files"]

@@ -196,19 +196,20 @@ def test_a_head_is_trained_on_the_registrys_champion_for_fewer_classes(kubectl: 
         {key: value for key, value in RECIPE.items() if key not in ("maxSteps", "learningRate")}
         | {"trainable": "Head", "learningRateSchedule": "2:0.05,3:0.005"},
         datasets=[{"name": "digits", "classes": ["eins", "美食/凉皮"]}],
-        initialModel={"mlflow": "models:/e2e-digits@champion"},
+        initialModel={"mlflow": f"models:/{kubectl.namespace}.e2e-digits@champion"},
         output={"registeredModel": "e2e-two"},
     )
     reason, status = completed(kubectl, "tuned")
 
     assert reason == "Trained"
-    assert status["initialModel"].startswith("e2e-digits/")
+    assert status["initialModel"].startswith(f"{kubectl.namespace}.e2e-digits/")
     assert read_file(status["model"]["uri"], "labels.txt").decode().splitlines() == ["eins", "美食/凉皮"]
 
 
 @pytest.mark.feature("T18")
 def test_a_registered_version_is_evaluated_by_its_label_without_training(kubectl: Kubectl) -> None:
-    start(kubectl, "judged", evaluateOnly=True, initialModel={"mlflow": f"models:/e2e-digits/{label(kubectl)}"})
+    version = f"models:/{kubectl.namespace}.e2e-digits/{label(kubectl)}"
+    start(kubectl, "judged", evaluateOnly=True, initialModel={"mlflow": version})
     reason, status = completed(kubectl, "judged")
 
     assert reason == "Evaluated"

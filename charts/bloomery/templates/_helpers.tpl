@@ -152,6 +152,16 @@ http://{{ include "bloomery.name" . }}-mlflow.{{ .Release.Namespace }}.svc:5000
 {{- end -}}
 {{- end }}
 
+{{- /* The addresses of MLflow that the operator may contact, as a JSON list. */ -}}
+{{- define "bloomery.mlflow.addresses" -}}
+{{- $own := list (include "bloomery.mlflow.uri" .) -}}
+{{- if .Values.mlflow.bundled -}}
+{{- $host := printf "http://%s-mlflow.%s" (include "bloomery.name" .) .Release.Namespace -}}
+{{- $own = list (printf "%s.svc:5000" $host) (printf "%s.svc.%s:5000" $host .Values.clusterDomain) (printf "%s:5000" $host) -}}
+{{- end -}}
+{{- concat $own (.Values.mlflow.allowedAddresses | default list) | compact | toJson -}}
+{{- end }}
+
 {{- /* Whether MLflow's database is the file on a volume. */ -}}
 {{- define "bloomery.mlflow.sqlite" -}}
 {{- if not (or .Values.mlflow.backendStoreUri .Values.mlflow.backendStoreSecret.name) }}yes{{ end -}}

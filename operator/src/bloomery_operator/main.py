@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio import client as kube
 from pydantic import ValidationError
 
-from bloomery_operator.clients.http import Proxies, trusting_context
+from bloomery_operator.clients.http import Proxies, ReleasedSlot, no_slot, trusting_context
 from bloomery_operator.clients.mlflow import MlflowClient
 from bloomery_operator.clients.model_server import ModelServerMetrics
 from bloomery_operator.clients.trainer import TrainerClient
@@ -27,10 +27,13 @@ from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.controller.controller import Controller, watched_kinds
 from bloomery_operator.controller.kopf_watch import WatchEnded, exit_process, quiet_kopf, run_and_exit, watch
 from bloomery_operator.controller.resync import label_selector
+from bloomery_operator.controller.workqueue import WorkerSlots
+from bloomery_operator.domain.gateway_paths import conflicting_grants
 from bloomery_operator.health import serve_health
 from bloomery_operator.logging import configure_logging
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
+from bloomery_operator.reconcile.served_tags import ServedTags
 from bloomery_operator.settings import Settings, describe_settings_error
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,11 @@ def main() -> NoReturn:
         settings = Settings()  # type: ignore[call-arg]  # the environment sets the required fields
     except ValidationError as error:
         print(f"Wrong environment variables: {describe_settings_error(error)}", file=sys.stderr)
+        exit_process(2)
+    if (prefixes := conflicting_grants(settings.path_prefixes)) is not None:
+        first, second = prefixes
+        message = f"{first!r} and {second!r} overlap, and a prefix belongs to one namespace"
+        print(f"Wrong environment variables: BLOOMERY_PATH_PREFIXES: {message}", file=sys.stderr)
         exit_process(2)
     quiet_kopf(configure_logging(settings.log_format))
     run_and_exit(_run_to_exit_code(settings))
@@ -65,12 +73,16 @@ async def run(settings: Settings) -> None:
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(connect())
-        connector = aiohttp.TCPConnector(ssl=trusting_context(settings.ca_folder))
+        # Connections are not limited: those to servers that do not answer must not delay all others.
+        connector = aiohttp.TCPConnector(limit=0, ssl=trusting_context(settings.ca_folder))
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         metrics = OperatorMetrics()
         elector = _build_elector(api, settings)
-        context = _build_context(api, session, settings, elector)
-        controller = Controller(context, metrics, kinds=watched_kinds(settings))
+        slots = WorkerSlots(settings.workers)
+        context = _build_context(api, session, settings, elector, slots)
+        # A client of its own: what it waits for occupies no slot that it could release.
+        tags = ServedTags(context, _build_mlflow_client(session, settings))
+        controller = Controller(context, metrics, kinds=watched_kinds(settings), slots=slots, served_tags=tags)
         health = serve_health(
             health_port=settings.health_port,
             metrics_port=settings.metrics_port,
@@ -95,22 +107,34 @@ def _build_elector(api: kube.ApiClient, settings: Settings) -> LeaderElector | N
 
 
 def _build_context(
-    api: kube.ApiClient, session: aiohttp.ClientSession, settings: Settings, elector: LeaderElector | None
+    api: kube.ApiClient,
+    session: aiohttp.ClientSession,
+    settings: Settings,
+    elector: LeaderElector | None,
+    slots: WorkerSlots,
 ) -> Context:
     fence = {} if elector is None else {"lease_remaining_seconds": elector.remaining_seconds}
-    trainers = TrainerClient(session, poll_seconds=settings.progress_poll_seconds)
+    trainers = TrainerClient(session, poll_seconds=settings.progress_poll_seconds, released_slot=slots.released)
     return Context(
         cluster=KubernetesCluster(api, timeout=settings.request_seconds, **fence),
         object_cache=ObjectCache(),
         settings=settings,
         read_progress=trainers.read_progress,
         stop_trainer=trainers.stop,
-        registry=MlflowClient(
-            session,
-            poll_seconds=settings.mlflow_poll_seconds,
-            proxies=Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy),
-        ),
-        servers=ModelServerMetrics(session),
+        registry=_build_mlflow_client(session, settings, released_slot=slots.released),
+        servers=ModelServerMetrics(session, released_slot=slots.released),
+    )
+
+
+def _build_mlflow_client(
+    session: aiohttp.ClientSession, settings: Settings, *, released_slot: ReleasedSlot = no_slot
+) -> MlflowClient:
+    return MlflowClient(
+        session,
+        allowed=(settings.own_mlflow_address, *settings.mlflow_addresses),
+        poll_seconds=settings.mlflow_poll_seconds,
+        proxies=Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy),
+        released_slot=released_slot,
     )
 
 

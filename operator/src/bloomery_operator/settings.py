@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,8 +77,23 @@ class Settings(BaseSettings):
     gateway_namespace: str = ""
     """The Gateway to which routes attach; without a name, services have addresses in the cluster only."""
 
+    path_prefixes: Annotated[Mapping[str, tuple[str, ...]], NoDecode] = {}
+    """By namespace, path prefixes on the Gateway that its services may use, besides the one of its name; as JSON."""
+
     gateway_public_url: str = ""
     """Base URL of the services for users; empty: the address of the Gateway."""
+
+    mlflow_addresses: Annotated[tuple[str, ...], NoDecode] = ()
+    """The MLflow servers that the operator may contact; it contacts no other one that a storage Secret names."""
+
+    own_mlflow_address: str = ""
+    """The MLflow server in the storage Secret of the release's namespace, which it may contact, too."""
+
+    model_names: Literal["Namespaced", "Plain"] = "Namespaced"
+    """Names of new models in the registry: with the namespace and a dot before them, or as they are."""
+
+    cluster_name: str = "bloomery"
+    """Name of this installation in MLflow's tags; clusters that share an MLflow have different ones."""
 
     mlflow_public_url: str = ""
     """URL of MLflow for users; links in a status start with it."""
@@ -118,12 +135,22 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "text"] = "json"
 
-    @field_validator("namespaces", "source_networks", "pull_secrets", mode="before")
+    @field_validator("namespaces", "source_networks", "pull_secrets", "mlflow_addresses", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("path_prefixes", mode="before")
+    @classmethod
+    def _read_json(cls, value: object) -> object:
+        return json.loads(value or "{}") if isinstance(value, str) else value
+
+    @property
+    def has_namespaced_models(self) -> bool:
+        """Whether names of new models in the registry have the namespace before them."""
+        return self.model_names == "Namespaced"
 
     @property
     def has_gateway(self) -> bool:

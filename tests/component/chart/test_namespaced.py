@@ -76,7 +76,8 @@ def team(
 ) -> Iterator[Team]:
     """Give a team for which the cluster's admin made namespaces, and put the kinds and their roles into the cluster."""
     chart = Chart(program("helm"))
-    roles = chart.render({"gateway": NO_CLUSTER_RIGHTS["gateway"]}, "--show-only", "templates/access.yaml")
+    gateway = NO_CLUSTER_RIGHTS["gateway"] | {"grantRoutesToAdmins": True}
+    roles = chart.render({"gateway": gateway}, "--show-only", "templates/access.yaml")
     home, *others = names = ("namespaced-home", "namespaced-a", "namespaced-b")
     steps: list[tuple[tuple[str, ...], str | None]] = [(("apply", "-f", "-"), yaml.safe_dump_all(roles))]
     steps += [(("create", "namespace", name), None) for name in (*names, "namespaced-foreign")]

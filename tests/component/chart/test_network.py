@@ -116,9 +116,40 @@ def test_the_operators_pods_are_denied_all_but_what_their_role_needs(
 def test_store_and_mlflow_take_all_of_the_operators_pods_and_kits(policies: dict[str, Object]) -> None:
     for part in ("storage", "mlflow"):
         (rule,) = policies[f"bloomery-system/bloomery-{part}"]["spec"]["ingress"]
-        workers = next(peer for peer in rule["from"] if peer["namespaceSelector"] == {})
+        workers = next(peer for peer in rule["from"] if "matchExpressions" in peer["podSelector"])
         for labels in (*CHILDREN.values(), {"app.kubernetes.io/name": "kit"}):
             assert selects(workers["podSelector"], labels)
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (GUARDED, ["default"]),
+        (GUARDED | {"storage": {"secretNamespaces": ["team-a", "team-b"]}}, ["team-a", "team-b"]),
+        ({"networkPolicy": {"enabled": True, "namespaces": ["team-a"]}}, ["team-a"]),
+        ({"namespaces": ["a", "b"], "networkPolicy": {"enabled": True, "namespaces": ["a"]}}, ["a"]),
+    ],
+)
+def test_store_and_mlflow_take_pods_of_policed_namespaces_only(chart: Chart, values: Any, expected: list[str]) -> None:
+    """Anyone can give a pod of another namespace the labels of a kit."""
+    policies = of_kind(chart.render(values), "NetworkPolicy")
+    for part in ("storage", "mlflow"):
+        (rule,) = policies[f"bloomery-system/bloomery-{part}"]["spec"]["ingress"]
+        for peer in rule["from"]:
+            if "matchExpressions" in peer["podSelector"]:
+                (expression,) = peer["namespaceSelector"]["matchExpressions"]
+                assert (expression["key"], expression["values"]) == ("kubernetes.io/metadata.name", expected)
+            else:
+                assert peer["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "bloomery-system"}}
+
+
+@pytest.mark.feature("O7")
+def test_operator_and_pods_reach_the_ports_of_listed_mlflows(chart: Chart) -> None:
+    listed = {"mlflow": {"allowedAddresses": ["https://mlflow.example.com:8443"]}}
+    policies = of_kind(chart.render(GUARDED | listed), "NetworkPolicy")
+    for name in ("bloomery-system/bloomery-operator", "default/bloomery-training", "default/bloomery-serving"):
+        assert {"ports": [{"port": 8443}]} in policies[name]["spec"]["egress"]
 
 
 def test_ports_are_those_that_the_pods_listen_on(policies: dict[str, Object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,9 +101,11 @@ ALLOWED = {
     "patch gateway.envoyproxy.io/backendtrafficpolicies",
     "get gateway.networking.k8s.io/gateways",
     "get /secrets",
+    "get apps/replicasets",
 }
 DENIED = {
     "list /secrets",
+    "list apps/replicasets",
     "delete /secrets",
     "create /pods",
     "patch bloomery.dev/datasets",
@@ -159,6 +162,11 @@ def test_operator_gets_addresses_of_everything(chart: Chart) -> None:
         "BLOOMERY_GATEWAY_NAME": "bloomery",
         "BLOOMERY_GATEWAY_NAMESPACE": NAMESPACE,
         "BLOOMERY_GATEWAY_PUBLIC_URL": "http://127.0.0.1:30080",
+        "BLOOMERY_PATH_PREFIXES": "{}",
+        "BLOOMERY_MLFLOW_ADDRESSES": f"http://bloomery-mlflow.{NAMESPACE}.svc:5000,"
+        f"http://bloomery-mlflow.{NAMESPACE}.svc.cluster.local:5000,http://bloomery-mlflow.{NAMESPACE}:5000",
+        "BLOOMERY_MODEL_NAMES": "Namespaced",
+        "BLOOMERY_CLUSTER_NAME": "bloomery",
         "BLOOMERY_MLFLOW_PUBLIC_URL": "http://127.0.0.1:5000",
         "BLOOMERY_LOG_FORMAT": "text",
         "BLOOMERY_LEASE_NAMESPACE": NAMESPACE,
@@ -195,6 +203,39 @@ def test_own_store_mlflow_and_gateway_replace_bundled_ones(chart: Chart) -> None
     settings = environment(manifests, "bloomery-operator")
     assert settings["BLOOMERY_STORE_URI"] == "s3://ours/bloomery"
     assert (settings["BLOOMERY_GATEWAY_NAME"], settings["BLOOMERY_GATEWAY_NAMESPACE"]) == ("edge", "infra")
+
+
+@pytest.mark.feature("O7")
+def test_operator_contacts_the_mlflows_that_the_values_list(chart: Chart) -> None:
+    listed = {"allowedAddresses": ["https://mlflow.team-b.example.com/mlflow"]}
+    own = OWN_EVERYTHING | {"mlflow": OWN_EVERYTHING["mlflow"] | listed, "clusterName": "berlin"}
+    settings = environment(chart.render(own), "bloomery-operator")
+    assert settings["BLOOMERY_MLFLOW_ADDRESSES"] == (
+        "https://mlflow.example.com,https://mlflow.team-b.example.com/mlflow"
+    )
+    assert settings["BLOOMERY_CLUSTER_NAME"] == "berlin"
+    container = only_container(chart.render({"storage": OWN_STORE}), "bloomery-operator")
+    (entry,) = [entry for entry in container["env"] if entry["name"] == "BLOOMERY_OWN_MLFLOW_ADDRESS"]
+    source = {"name": "ours", "key": "MLFLOW_TRACKING_URI", "optional": True}
+    assert entry["valueFrom"] == {"secretKeyRef": source}
+
+
+@pytest.mark.feature("O7")
+def test_admins_of_namespaces_may_write_routes_only_if_the_values_say_so(chart: Chart) -> None:
+    def rights(gateway: Values) -> set[str]:
+        role = of_kind(chart.render({"gateway": {"name": "edge"} | gateway}), "ClusterRole")["/bloomery-admin"]
+        return {resource for rule in role["rules"] for resource in rule["resources"]}
+
+    routes = {"httproutes", "backendtrafficpolicies"}
+    assert not routes & rights({})
+    assert routes <= rights({"grantRoutesToAdmins": True})
+
+
+@pytest.mark.feature("O7")
+def test_operator_gets_the_granted_path_prefixes(chart: Chart) -> None:
+    granted = {"team-a": ["/shop", "/login"], "team-b": ["/shopping"]}
+    settings = environment(chart.render({"gateway": {"pathPrefixes": granted}}), "bloomery-operator")
+    assert json.loads(settings["BLOOMERY_PATH_PREFIXES"]) == granted
 
 
 @pytest.mark.feature("O1")
@@ -471,6 +512,26 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "a text for a switch": ({"gateway": {"create": "no"}}, "at '/gateway/create': got string, want boolean"),
     "an unknown log format": ({"operator": {"logFormat": "xml"}}, "value must be one of 'json', 'text'"),
     "a namespace that is no name": ({"namespaces": ["Team A"]}, "at '/namespaces/0': 'Team A' does not match pattern"),
+    "a path prefix of two namespaces": (
+        {"gateway": {"pathPrefixes": {"team-a": ["/shop"], "team-b": ["/shop/all"]}}},
+        "but a prefix belongs to one namespace",
+    ),
+    "a path prefix that is another namespace": (
+        {"namespaces": ["team-a", "team-b"], "gateway": {"pathPrefixes": {"team-a": ["/team-b/x"]}}},
+        "gives /team-b/x to team-a, but team-b is a namespace",
+    ),
+    "the root as a path prefix": (
+        {"gateway": {"pathPrefixes": {"team-a": ["/"]}}},
+        "at '/gateway/pathPrefixes/team-a/0': '/' does not match pattern",
+    ),
+    "an MLflow with a user in its address": (
+        {"mlflow": {"allowedAddresses": ["https://us:pass@mlflow.example.com"]}},
+        "at '/mlflow/allowedAddresses/0': 'https://us:pass@mlflow.example.com' does not match pattern",
+    ),
+    "one's own MLflow with a user in its address": (
+        {"mlflow": OWN_MLFLOW | {"trackingUri": "https://us:pass@mlflow.example.com"}},
+        "mlflow.trackingUri must be an address without user, query and fragment",
+    ),
     "routes by a selector that is not there": (
         {"gateway": CREATED | {"allowedRoutes": {"from": "Selector"}}},
         "at '/gateway/allowedRoutes': missing property 'selector'",

@@ -57,6 +57,13 @@ def registry(mlflow: MlflowServer, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
+def own_operator(own_operator: OperatorProcess, mlflow: MlflowServer) -> OperatorProcess:
+    """Give an operator that may contact the server, and an address where none is."""
+    own_operator.set("BLOOMERY_MLFLOW_ADDRESSES", f"{mlflow.uri},http://127.0.0.1:9")
+    return own_operator
+
+
+@pytest.fixture
 def served(world: World, mlflow: MlflowServer) -> Callable[..., str]:
     """Serve a model of the registry; give its first revision once it has the traffic."""
 
@@ -85,7 +92,7 @@ def another_revision(world: World, *known: str) -> str:
 def test_a_followed_alias_deploys_what_it_points_at_and_mlflow_knows_who_serves_it(
     world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
 ) -> None:
-    served_by = f"bloomery.dev/served-by.{world.namespace}.flowers"
+    served_by = f"bloomery.dev/served-by.bloomery.{world.namespace}.flowers"
     with running(own_operator):
         first = served(f"models:/{registry.name}@champion", update="Follow")
         eventually(lambda: registry.tags("1").get(served_by) == "v1", "MLflow knows who serves version 1")

@@ -33,7 +33,8 @@ def ask(environment: Mapping[str, str], reference: str) -> ServedModel | Verdict
 
     async def find() -> ServedModel | Verdict:
         async with aiohttp.ClientSession() as session:
-            return await MlflowClient(session).find(environment, reference)
+            allowed = [environment.get("MLFLOW_TRACKING_URI", "")]
+            return await MlflowClient(session, allowed=allowed).find(environment, reference)
 
     return asyncio.run(find())
 
@@ -174,19 +175,17 @@ def test_who_serves_a_version_is_noted_on_it_and_taken_off_again(train: Training
 
     async def scenario() -> None:
         async with aiohttp.ClientSession() as session:
-            registry = MlflowClient(session)
-            for service, variants in (("demo/flowers", "v1,v2"), ("demo/other", "v1"), ("prod/flowers", "v1")):
-                assert await registry.tag_served(environment, model, service=service, variants=variants)
-            tags = mlflow.client().get_model_version(*model).tags
-            assert tags["bloomery.dev/served-by.demo.flowers"] == "v1,v2"
-            noted = await registry.list_served(environment, "demo")
-            assert {service for service, found in noted if found == model} == {"demo/flowers", "demo/other"}
-            assert await registry.tag_served(environment, model, service="demo/other", variants="")
-            noted = await registry.list_served(environment, "demo")
-            assert {service for service, found in noted if found == model} == {"demo/flowers"}
             away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-            assert not await registry.tag_served(away, model, service="demo/flowers", variants="v1")
-            assert await registry.list_served(away, "demo") == []
+            registry = MlflowClient(session, allowed=[*environment.values(), *away.values()])
+            for tag, variants in (("served-by.a", "v1,v2"), ("served-by.b", "v1")):
+                assert await registry.tag_served(environment, model, tag=tag, variants=variants)
+            tags = mlflow.client().get_model_version(*model).tags
+            assert (tags["served-by.a"], tags["served-by.b"]) == ("v1,v2", "v1")
+            for _ in range(2):
+                assert await registry.tag_served(environment, model, tag="served-by.b", variants="")
+            tags = mlflow.client().get_model_version(*model).tags
+            assert "served-by.a" in tags and "served-by.b" not in tags
+            assert not await registry.tag_served(away, model, tag="served-by.a", variants="v1")
 
     asyncio.run(scenario())
 

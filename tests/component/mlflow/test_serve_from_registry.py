@@ -68,7 +68,9 @@ def register(server: MlflowServer, name: str, folder: Path) -> None:
 def find(server: MlflowServer, reference: str) -> ServedModel:
     async def ask() -> object:
         async with aiohttp.ClientSession() as session:
-            return await MlflowClient(session).find({"MLFLOW_TRACKING_URI": server.uri}, reference)
+            return await MlflowClient(session, allowed=[server.uri]).find(
+                {"MLFLOW_TRACKING_URI": server.uri}, reference
+            )
 
     found = asyncio.run(ask())
     assert isinstance(found, ServedModel), found

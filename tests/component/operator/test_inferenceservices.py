@@ -143,7 +143,7 @@ def test_a_new_model_of_an_autoscaled_variant_takes_over_with_as_many_pods_as_th
 
 @pytest.mark.feature("S9")
 def test_a_header_picks_any_variant_at_the_services_path(world: World) -> None:
-    names = split(world, {"v1": 100, "v2": 0}, path="/blumen")
+    names = split(world, {"v1": 100, "v2": 0}, path=f"/{world.namespace}/blumen")
     world.set_ready(names["v1"], 1)
     route = world.wait_for("httproutes", "flowers")
     *direct, weighted = route["spec"]["rules"]
@@ -152,7 +152,7 @@ def test_a_header_picks_any_variant_at_the_services_path(world: World) -> None:
     }
     assert picked == {"v1": [names["v1"]], "v2": [names["v2"]]}
     assert "headers" not in weighted["matches"][0]
-    assert {rule["matches"][0]["path"]["value"] for rule in route["spec"]["rules"]} == {"/blumen"}
+    assert {rule["matches"][0]["path"]["value"] for rule in route["spec"]["rules"]} == {f"/{world.namespace}/blumen"}
     assert route["spec"]["parentRefs"][0]["namespace"] == "gateways"
 
 
@@ -238,7 +238,7 @@ def test_a_service_of_a_failed_or_missing_job_says_so(world: World) -> None:
 
 @pytest.mark.feature("S5")
 def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(world: World) -> None:
-    path = f"/{world.namespace}-shop"
+    path = f"/{world.namespace}/shop"
     world.create(inference_service("first", path=path, variants=[variant("v1", 100)]))
     world.set_ready(world.revision("first", "v1"), 1)
     world.wait_for("httproutes", "first")
@@ -256,7 +256,7 @@ def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(
 
 @pytest.mark.feature("S5")
 def test_a_service_whose_path_an_older_one_takes_leaves_it_and_comes_back_when_it_is_free(world: World) -> None:
-    path = f"/{world.namespace}-mall"
+    path = f"/{world.namespace}/mall"
     world.create(inference_service("first", path=f"{path}-of-before", variants=[variant("v1", 100)]))
     # Ages count in whole seconds.
     eventually(lambda: _second(world) > _created(world, "first"), "the next second")
@@ -363,22 +363,13 @@ def test_objects_of_somebody_else_are_left_as_they_are(world: World, foreign: Ma
 
 def test_a_server_that_crashes_is_reported_in_its_own_words(world: World) -> None:
     names = split(world, {"v1": 100})
-    deployment = world.wait_for("deployments", names["v1"])
-    template = deployment["spec"]["template"]
-    world.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "server", "labels": template["metadata"]["labels"]},
-            "spec": template["spec"],
-        }
-    )
+    pod = world.run_server(names["v1"], ip="127.66.0.9")
     said = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
     container = {"name": "server", "image": "i", "imageID": "", "ready": False, "restartCount": 3}
     container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
     container["lastState"] = {"terminated": {"exitCode": 3, "message": said}}
-    status = {"phase": "Running", "containerStatuses": [container]}
-    world.patch("pods", "server", {"status": status}, subresource="status")
+    status = {"phase": "Running", "conditions": [], "containerStatuses": [container]}
+    world.patch("pods", pod, {"status": status}, subresource="status")
     world.set_ready(names["v1"], 0)
     waiting = world.wait_for_condition(
         "inferenceservices", "flowers", "VariantsReady", "False", reason="DigestMismatch"

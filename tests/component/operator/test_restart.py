@@ -178,7 +178,7 @@ def test_auto_stop_is_kept_by_an_operator_that_was_killed_and_an_annotation_star
         own_operator.start()
         wait_for_replicas(world, revision, 0)
         stopped = world.wait_for_condition("inferenceservices", "flowers", "Ready", "True", reason="Stopped")
-        assert "kubectl annotate --overwrite isvc flowers" in stopped["message"]
+        assert "kubectl annotate --overwrite inferenceservices.bloomery.dev flowers" in stopped["message"]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {STARTED_AT: now}}})
         wait_for_replicas(world, revision, 1)

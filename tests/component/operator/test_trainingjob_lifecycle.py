@@ -62,7 +62,7 @@ def test_the_output_folder_the_label_and_the_promotion_are_as_asked(ready_world:
     ready_world.create(training_job(output=output))
     document = config_of(ready_world, "flowers-train")
     assert document["output"] == {"uri": "s3://mine/out", "logUri": "s3://mine/logs"}
-    assert document["mlflow"]["registeredModel"] == "blumen"
+    assert document["mlflow"]["registeredModel"] == f"{ready_world.namespace}.blumen"
     assert document["mlflow"]["versionLabel"] == "1.0"
     assert document["mlflow"]["promote"] == output["promote"]
     promoted = {"alias": "champion", "moved": True, "message": "champion is version 4 now; there was none before"}
@@ -91,9 +91,8 @@ def test_a_model_that_the_registry_can_not_be_asked_for_is_waited_for_in_words(r
         "trainingjobs", "flowers", "Running", "False", reason="RegistryNotConfigured"
     )
     assert "models:/blumen@champion" in running["message"]
-    # Once the Secret has the address, it is asked there; nobody answers at this one.
-    address = {"stringData": {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}}
-    ready_world.patch("secrets", "bloomery-storage", address)
+    # Once the Secret has the address, it is asked there; nobody answers at this one, which the operator may contact.
+    ready_world.use_mlflow("http://127.0.0.1:9")
     running = ready_world.wait_for_condition(
         "trainingjobs", "flowers", "Running", "False", reason="RegistryUnreachable"
     )

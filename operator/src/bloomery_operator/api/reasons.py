@@ -53,6 +53,8 @@ class Reason(StrEnum):
     """Running=False: the TrainingJob to start from failed."""
     MODEL_NOT_OURS = "ModelNotOurs", Severity.WARNING
     """Running=False: the initial model was not trained by a TrainingJob, so it has no weights to start from."""
+    MODEL_NAME_NOT_ALLOWED = "ModelNameNotAllowed", Severity.WARNING
+    """Running=False: ``output.registeredModel`` has the prefix of another namespace, or is too long with its own."""
     QUEUED = "Queued"
     """Running=False: Kueue has not admitted the Job."""
     SUSPENDED = "Suspended"
@@ -95,6 +97,8 @@ class Reason(StrEnum):
     """RouteReady=False: several variants need a gateway."""
     PATH_TAKEN = "PathTaken", Severity.WARNING
     """RouteReady=False: the path overlaps with that of an older service."""
+    PATH_NOT_ALLOWED = "PathNotAllowed", Severity.WARNING
+    """RouteReady=False: the path belongs to another namespace. RouteReady=True: so it does, and its route stays."""
     NOTHING_TO_ROUTE_TO = "NothingToRouteTo"
     """RouteReady=False: no variant with a weight can serve."""
     ROUTE_PENDING = "RoutePending"
@@ -118,6 +122,8 @@ class Reason(StrEnum):
     """The registry has the model version, but it is not ready."""
     REGISTRY_NOT_CONFIGURED = "RegistryNotConfigured", Severity.WARNING
     """The storage Secret has no MLFLOW_TRACKING_URI."""
+    MLFLOW_NOT_ALLOWED = "MLflowNotAllowed", Severity.WARNING
+    """The storage Secret names an MLflow that the installation does not list, so the operator does not contact it."""
     REGISTRY_UNREACHABLE = "RegistryUnreachable", Severity.WARNING
     """MLflow does not answer, or not as expected."""
     # Pods of all kinds

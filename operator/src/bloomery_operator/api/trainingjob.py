@@ -183,11 +183,6 @@ class TrainingJob(CustomResource):
     status: TrainingJobStatus = Field(default_factory=TrainingJobStatus)
 
     @property
-    def registered_model(self) -> str:
-        """Name of the registered model in MLflow."""
-        return self.spec.output.registered_model or self.metadata.name
-
-    @property
     def is_ours(self) -> bool:
         """Whether this operator runs the job, rather than another controller."""
         return self.spec.managed_by in (None, MANAGED_BY_US)

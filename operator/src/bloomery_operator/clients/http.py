@@ -1,18 +1,32 @@
-"""Shared parts of the HTTP clients: bodies of limited size, and a circuit breaker."""
+"""Shared parts of the HTTP clients: bodies of limited size, circuit breakers, and words for failures."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from cachetools import TTLCache
 from yarl import URL
+
+MAX_OPEN_SECONDS = 60.0
+"""The longest time for which a circuit stays open after a failure."""
+_MAX_CIRCUITS = 10_000
+
+ReleasedSlot = Callable[[], AbstractAsyncContextManager[None]]
+"""Returns a block in which a reconcile waits for another server, while its slot is free for the next reconcile."""
+
+
+def no_slot() -> AbstractAsyncContextManager[None]:
+    """Return the block of a caller that has no slot."""
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -84,14 +98,15 @@ _CERTIFICATE_ADVICE = "add the CA's certificate to the ConfigMap that the chart'
 class _OpenCircuit:
     detail: str
     until: float
+    failures: int
 
 
 class CircuitBreaker:
     """Fails requests at once while their server is known not to answer.
 
-    After a failed request the circuit of its server stays open for ``open_seconds``. The first request after that is
-    the probe: until it ends, and for at most ``probe_seconds``, all others still fail at once. So a server that hangs
-    delays one request at a time.
+    After a failed request the circuit of its server stays open for ``open_seconds``, and twice as long after each
+    further one. The first request after that is the probe: until it ends, and for at most ``probe_seconds``, all
+    others still fail at once. So a server that hangs delays one request at a time, and more and more rarely.
     """
 
     def __init__(
@@ -101,7 +116,9 @@ class CircuitBreaker:
         self._open_seconds = open_seconds
         self._probe_seconds = probe_seconds
         self._clock = clock
-        self._open: dict[str, _OpenCircuit] = {}
+        # An entry outlives its circuit, so that the next failure is known to be a further one.
+        seconds = 2 * max(MAX_OPEN_SECONDS, open_seconds)
+        self._open: TTLCache[str, _OpenCircuit, float] = TTLCache(_MAX_CIRCUITS, seconds, timer=clock)
 
     @contextmanager
     def guard(self, server: str) -> Iterator[None]:
@@ -111,27 +128,41 @@ class CircuitBreaker:
             TimeoutError: the circuit is open; the message is that of the last failure.
         """
         circuit = self._open.get(server)
+        failures = circuit.failures if circuit is not None else 0
         if circuit is not None:
             if self._clock() < circuit.until:
                 raise TimeoutError(circuit.detail)
-            self._trip(server, circuit.detail, self._probe_seconds)
+            self._trip(server, circuit.detail, self._probe_seconds, failures)
         try:
             yield
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._trip(server, describe_error(error, self._probe_seconds), self._open_seconds)
+            seconds = min(self._open_seconds * 2**failures, max(MAX_OPEN_SECONDS, self._open_seconds))
+            self._trip(server, describe_error(error, self._probe_seconds), seconds, failures + 1)
             raise
         self._open.pop(server, None)
 
-    def _trip(self, server: str, detail: str, seconds: float) -> None:
-        self._open[server] = _OpenCircuit(detail, self._clock() + seconds)
+    def _trip(self, server: str, detail: str, seconds: float, failures: int) -> None:
+        self._open[server] = _OpenCircuit(detail, self._clock() + seconds, failures)
 
 
 def describe_error(error: Exception, timeout_seconds: float) -> str:
-    """Return why a request failed; aiohttp's timeouts have no text of their own."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        reason = re.search(r"certificate verify failed: ([^(]+)", str(error))
-        if reason:
-            return f"its certificate is not valid ({reason.group(1).strip()}): {_CERTIFICATE_ADVICE}"
-    if text := str(error):
-        return text
-    return f"no answer within {timeout_seconds:.0f} s" if isinstance(error, TimeoutError) else type(error).__name__
+    """Return why a request failed, in words of our own: conditions must not show what the other side sent."""
+    match error:
+        case aiohttp.ClientSSLError():
+            reason = re.search(r"certificate verify failed: ([^(]+)", str(error))
+            detail = f" ({reason.group(1).strip()})" if reason else ""
+            return f"its certificate is not valid{detail}: {_CERTIFICATE_ADVICE}"
+        case aiohttp.ClientConnectorDNSError():
+            return "its name cannot be resolved"
+        case aiohttp.ClientConnectorError():
+            return "it cannot be reached"
+        case aiohttp.ServerTimeoutError():
+            return f"no answer within {timeout_seconds:.0f} s"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return "the connection broke"
+        case TimeoutError():
+            # The circuit breaker's has a text, which is one of these.
+            return str(error) or f"no answer within {timeout_seconds:.0f} s"
+        case aiohttp.ClientError():
+            return "the answer is not HTTP"
+    return str(error)

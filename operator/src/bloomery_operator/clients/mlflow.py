@@ -5,10 +5,10 @@ It uses the REST API directly, so that the operator needs no MLflow package.
 
 from __future__ import annotations
 
-import math
+import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import quote
 
 import aiohttp
@@ -17,24 +17,35 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yarl import URL
 
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.clients.http import NO_PROXIES, CircuitBreaker, Proxies, describe_error, read_limited
+from bloomery_operator.clients.http import (
+    NO_PROXIES,
+    CircuitBreaker,
+    Proxies,
+    ReleasedSlot,
+    describe_error,
+    no_slot,
+    read_limited,
+)
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
 
-MAX_RESPONSE_BYTES = 4 * 1024 * 1024
-_MAX_MESSAGE_CHARACTERS = 300
+MAX_RESPONSE_BYTES = 256 * 1024
+_MAX_CACHED_REFERENCES = 10_000
 _API = "api/2.0/mlflow"
 _URI_TAG, _DIGEST_TAG, _LABEL_TAG = "bloomery.dev/uri", "bloomery.dev/digest", "bloomery.dev/version-label"
 _JOB_TAG, _DATASET_TAG = "bloomery.dev/trainingjob", "bloomery.dev/dataset"
 _DATASET_VERSION_TAG = "bloomery.dev/dataset-version"
-_SERVED_BY = "bloomery.dev/served-by"
-_PAGE_SIZE = 200
+_MAX_FOUND_VERSIONS = 20
+"""Versions that a search returns, the newest first: only the newest is used."""
+_ADDRESS = re.compile(r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~-]*)*)")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_STATUS = re.compile(r"[A-Z_]{1,40}")
 
 Environment = Mapping[str, str]
 
 
 class _RequestRejected(Exception):
-    """MLflow rejected the request as invalid."""
+    """MLflow rejected the request as invalid, or it cannot be expressed."""
 
 
 class _Document(BaseModel):
@@ -62,43 +73,47 @@ class _ModelVersion(_Document):
     run_id: str | None = None
     source: str = ""
     status: str = "READY"
-    status_message: str = ""
     tags: tuple[_Tag, ...] = ()
 
 
 class _Response(_Document):
-    """The fields of all responses that are used here; ``message`` describes an error."""
+    """The fields of all responses that are used here."""
 
     model_version: _ModelVersion | None = None
     model_versions: tuple[_ModelVersion, ...] = ()
-    next_page_token: str = ""
     artifact_uri: str = ""
-    message: str = ""
 
 
 class MlflowClient:
     """Sends requests to the MLflow server that the pods of a namespace use, with their credentials.
 
     A resolved reference is cached for ``poll_seconds``, however many events need it. A server that does not answer
-    gets no requests for as long.
+    gets no requests for as long, and for longer each time.
+
+    Users who can write the Secret of a namespace choose the address: only those that the administrator listed are
+    contacted. An answer has a limited size, is parsed in a thread, and no text of it becomes part of a verdict.
     """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         *,
+        allowed: Iterable[str],
         poll_seconds: float = 0.0,
         timeout_seconds: float = 10.0,
         proxies: Proxies = NO_PROXIES,
         clock: Callable[[], float] = time.monotonic,
+        released_slot: ReleasedSlot = no_slot,
     ) -> None:
-        """Use an HTTP session, which the caller closes."""
+        """Use an HTTP session, which the caller closes, for the servers with the ``allowed`` addresses."""
         self._session = session
         self._proxies = proxies
+        self._allowed = frozenset(address for url in allowed if (address := _canonical_address(url)) is not None)
+        self._released_slot = released_slot
         self._timeout_seconds = timeout_seconds
         self._circuits = CircuitBreaker(open_seconds=poll_seconds, probe_seconds=timeout_seconds, clock=clock)
         self._resolved: TTLCache[tuple[str, ...], ServedModel | Verdict, float] = TTLCache(
-            math.inf, poll_seconds, timer=clock
+            _MAX_CACHED_REFERENCES, poll_seconds, timer=clock
         )
 
     async def find(self, environment: Environment, reference: str) -> ServedModel | Verdict:
@@ -112,11 +127,9 @@ class MlflowClient:
             The model, or the reason why it cannot be had now; a later call may succeed. A model that a TrainingJob
             made is at its address in the store; any other is at MLflow's own address, and has no digest.
         """
-        server = _server_url(environment)
-        if server is None:
-            return Verdict(
-                Reason.REGISTRY_NOT_CONFIGURED, f"{reference} cannot be resolved: MLFLOW_TRACKING_URI is not set."
-            )
+        server = self._server(environment)
+        if isinstance(server, Verdict):
+            return Verdict(server.reason, f"{reference} cannot be resolved: {server.message}")
         # The credentials are part of the key: another user may see other versions.
         key = (server, *_auth_headers(environment).values(), reference)
         resolved = self._resolved.get(key)
@@ -124,58 +137,51 @@ class MlflowClient:
             resolved = self._resolved[key] = await self._resolve(server, environment, reference)
         return resolved
 
-    async def tag_served(
-        self, environment: Environment, model: tuple[str, str], *, service: str, variants: str
-    ) -> bool:
-        """Set the tag of a model version that names the service and the variants that serve it.
+    async def tag_served(self, environment: Environment, model: tuple[str, str], *, tag: str, variants: str) -> bool:
+        """Set the tag of a model version that names a service and the variants that serve it.
 
         Args:
             environment: the pods' variables, as for ``find``.
             model: name and version of the model.
-            service: NAMESPACE/NAME of the InferenceService.
+            tag: key of the tag.
             variants: value of the tag; an empty one removes the tag.
 
         Returns:
             Whether MLflow accepted the change.
         """
-        server = _server_url(environment)
-        if server is None:
+        server = self._server(environment)
+        if isinstance(server, Verdict):
             return False
         name, version = model
-        tag = {"name": name, "version": version, "key": _served_tag(service)}
+        body = {"name": name, "version": version, "key": tag}
         try:
             if variants:
-                await self._request(server, environment, "model-versions/set-tag", body=tag | {"value": variants})
+                await self._request(server, environment, "model-versions/set-tag", body=body | {"value": variants})
             else:
-                await self._request(server, environment, "model-versions/delete-tag", body=tag, method="DELETE")
+                await self._request(server, environment, "model-versions/delete-tag", body=body, method="DELETE")
         except (_RequestRejected, aiohttp.ClientError, TimeoutError, ValueError):
             return False
         return True
 
-    async def list_served(self, environment: Environment, namespace: str) -> list[tuple[str, tuple[str, str]]]:
-        """Return the tags that services of a namespace have on models; an empty list if MLflow does not answer.
-
-        Returns:
-            For each tag NAMESPACE/NAME of the service, and name and version of the model.
-        """
-        server = _server_url(environment)
-        if server is None:
-            return []
-        prefix, token = f"{_SERVED_BY}.{namespace}.", ""
-        served: list[tuple[str, tuple[str, str]]] = []
-        try:
-            while True:
-                query = f"model-versions/search?max_results={_PAGE_SIZE}&page_token={quote(token)}"
-                page = await self._request(server, environment, query) or _Response()
-                for version in page.model_versions:
-                    model = (version.name, str(version.version))
-                    keys = [tag.key for tag in version.tags if tag.key.startswith(prefix)]
-                    served += [(f"{namespace}/{key.removeprefix(prefix)}", model) for key in keys]
-                token = page.next_page_token
-                if not token:
-                    return served
-        except (_RequestRejected, aiohttp.ClientError, TimeoutError, ValueError):
-            return []
+    def _server(self, environment: Environment) -> str | Verdict:
+        """Return the address of the pods' MLflow, or why it is not contacted."""
+        url = environment.get("MLFLOW_TRACKING_URI", "").strip()
+        if not url.startswith(("http://", "https://")):
+            return Verdict(Reason.REGISTRY_NOT_CONFIGURED, "MLFLOW_TRACKING_URI is not set.")
+        address = _canonical_address(url)
+        if address is None:
+            return Verdict(
+                Reason.MLFLOW_NOT_ALLOWED,
+                "MLFLOW_TRACKING_URI must be an address without user, query and fragment; credentials have the keys "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+            )
+        if address not in self._allowed:
+            return Verdict(
+                Reason.MLFLOW_NOT_ALLOWED,
+                "MLFLOW_TRACKING_URI is not an MLflow that this installation lists: use one of those, or ask the "
+                "administrator to add it (mlflow.allowedAddresses of the chart).",
+            )
+        return address
 
     async def _resolve(self, server: str, environment: Environment, reference: str) -> ServedModel | Verdict:
         try:
@@ -183,8 +189,8 @@ class MlflowClient:
             if version is None:
                 return Verdict(Reason.MODEL_NOT_FOUND, f"MLflow's registry has no {reference}.")
             if version.status != "READY":
-                detail = version.status_message or version.status
-                return Verdict(Reason.MODEL_NOT_READY, f"{reference} is not ready in MLflow's registry: {detail}")
+                status = version.status if _STATUS.fullmatch(version.status) else "not READY"
+                return Verdict(Reason.MODEL_NOT_READY, f"{reference} is not ready in MLflow's registry: {status}")
             return await self._served_model(server, environment, version)
         except _RequestRejected as error:
             return Verdict(Reason.MODEL_NOT_FOUND, f"MLflow's registry has no {reference}: {error}")
@@ -228,7 +234,8 @@ class MlflowClient:
         return await self._search_version(server, environment, condition)
 
     async def _search_version(self, server: str, environment: Environment, condition: str) -> _ModelVersion | None:
-        query = f"model-versions/search?filter={quote(condition)}"
+        order = quote("version_number DESC")
+        query = f"model-versions/search?filter={quote(condition)}&max_results={_MAX_FOUND_VERSIONS}&order_by={order}"
         response = await self._request(server, environment, query) or _Response()
         return max(response.model_versions, key=lambda version: version.version, default=None)
 
@@ -252,52 +259,63 @@ class MlflowClient:
         method = method or ("POST" if body else "GET")
         timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
         with self._circuits.guard(server):
-            # Users of the namespace choose the address: a redirect must not lead the operator anywhere else.
-            async with self._session.request(
-                method,
-                url,
-                json=body,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                proxy=self._proxies.proxy_for(url),
-                ssl=not _is_insecure(environment),
-            ) as response:
+            # A redirect must not lead the operator to an address that is not listed.
+            async with (
+                self._released_slot(),
+                self._session.request(
+                    method,
+                    url,
+                    json=body,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    proxy=self._proxies.proxy_for(url),
+                    ssl=not _is_insecure(environment),
+                ) as response,
+            ):
                 content = await read_limited(response, MAX_RESPONSE_BYTES)
-        document = _parse_response(response, content)
-        if response.status == 404:
-            return None
-        if response.status >= 400:
-            error = _RequestRejected if response.status == 400 else ValueError
-            raise error((document.message or str(response.reason))[:_MAX_MESSAGE_CHARACTERS])
-        return document
+        # In a thread: a large answer must not stop all other work.
+        document = await asyncio.to_thread(_parse_response, content)
+        if document is not None and 200 <= response.status < 300:
+            return document
+        _raise_for_status(response.status, is_document=document is not None)
+        return None
 
 
-def _parse_response(response: aiohttp.ClientResponse, content: bytes) -> _Response:
-    """Return a response as a document.
-
-    Raises:
-        ValueError: it is not from MLflow's API, for instance from a proxy in front of it.
-    """
-    summary = f"the answer is {response.status} {response.reason}"
-    if 300 <= response.status < 400:
-        raise ValueError(f"{summary}: set MLFLOW_TRACKING_URI to the address that it redirects to")
+def _parse_response(content: bytes) -> _Response | None:
+    """Return a response as a document; None if it is not from MLflow's API but from a proxy in front of it."""
     try:
         return _Response.model_validate_json(content)
-    except ValidationError as error:
-        if response.ok:
-            raise ValueError(f"{summary}, but it is not from MLflow's registry") from error
-        hint = "; check the credentials in the storage Secret" if response.status in (401, 403) else ""
-        raise ValueError(f"{summary}{hint}") from error
+    except ValidationError:
+        return None
 
 
-def _server_url(environment: Environment) -> str | None:
-    url = environment.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    return url if url.startswith(("http://", "https://")) else None
+def _raise_for_status(status: int, *, is_document: bool) -> None:
+    """Raise for any answer but MLflow's 404, which means that the object does not exist.
+
+    Raises:
+        ValueError, _RequestRejected: it is another one; the message has the status, and nothing else of the answer.
+    """
+    if is_document and status == 404:
+        return
+    if is_document and status == 400:
+        raise _RequestRejected("status 400")
+    hints = {401: "; check the credentials in the storage Secret", 403: "; check the credentials in the storage Secret"}
+    hint = hints.get(status, "")
+    if 200 <= status < 300:
+        hint = ", but the answer is not from MLflow's registry"
+    elif 300 <= status < 400:
+        hint = ": set MLFLOW_TRACKING_URI to the address that it redirects to"
+    raise ValueError(f"status {status}{hint}")
 
 
-def _served_tag(service: str) -> str:
-    return f"{_SERVED_BY}.{service.replace('/', '.')}"
+def _canonical_address(url: str) -> str | None:
+    """Return an address in one form, to be compared; None if it is none, or has a user, a query or a fragment."""
+    address = _ADDRESS.fullmatch(url.strip())
+    if address is None:
+        return None
+    scheme, host, port, path = address.groups()
+    return f"{scheme}://{host.lower()}:{port or _DEFAULT_PORTS[scheme]}{path.rstrip('/')}"
 
 
 def _quote_filter_value(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +12,23 @@ from functools import reduce
 from typing import TypeVar
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
-from bloomery_operator.clients.http import read_limited
+from bloomery_operator.clients.exposition import Sample, read_samples
+from bloomery_operator.clients.http import CircuitBreaker, ReleasedSlot, no_slot, read_limited
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.status.workloads import PodView
 
-_TIMEOUT = aiohttp.ClientTimeout(total=2)
-_MAX_METRICS_BYTES = 1024 * 1024
+_TIMEOUT_SECONDS = 2.0
+_TIMEOUT = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+_PAUSE_SECONDS = 5.0
+"""Pause after a pod did not answer; longer after each further time."""
+_MAX_METRICS_BYTES = 256 * 1024
+"""Twice what a server with all its routes and a dozen keys has for the metrics below."""
+_MODEL, _REQUESTS, _SECONDS = "bloomery_model_info", "bloomery_requests_total", "bloomery_request_seconds_bucket"
+_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS})
 _UNUSED_ENTRY_TTL_SECONDS = 3600.0
 _ERROR_CODE_PREFIXES = ("5", "429", "499")
 """Prefixes of the status codes that count as errors of the model. 499: the client closed the request, as the gateway
@@ -127,10 +133,18 @@ class ModelServerMetrics:
     an idle revision, starts again.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        released_slot: ReleasedSlot = no_slot,
+    ) -> None:
         """Use an HTTP session, which the caller closes."""
         self._session = session
         self._clock = clock
+        self._released_slot = released_slot
+        self._circuits = CircuitBreaker(open_seconds=_PAUSE_SECONDS, probe_seconds=_TIMEOUT_SECONDS)
         self._steps: dict[str, _Step] = {}
         self._idle_periods: dict[frozenset[str], _IdlePeriod] = {}
 
@@ -212,16 +226,27 @@ class ModelServerMetrics:
     async def _read_counters(self, pods: Iterable[PodView]) -> dict[str, Counters]:
         """Return the counters of the pods that answer, by the pods' uids."""
         running = [pod for pod in pods if pod.ip and pod.phase == "Running"]
-        results = await asyncio.gather(*map(self._fetch_counters, running))
+        async with self._released_slot():
+            results = await asyncio.gather(*map(self._fetch_counters, running))
         return {pod.uid: counters for pod, counters in zip(running, results, strict=True) if counters is not None}
 
     async def _fetch_counters(self, pod: PodView) -> Counters | None:
-        url = f"http://{pod.host}:{METRICS_PORT}/metrics"
         try:
-            async with self._session.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
-                content = await read_limited(response, _MAX_METRICS_BYTES)
-                return parse_counters(content.decode()) if response.status == 200 else None
+            with self._circuits.guard(pod.uid):
+                content = await self._fetch(pod)
+            # In a thread: a long text must not stop all other work.
+            return await asyncio.to_thread(parse_counters, content.decode()) if content is not None else None
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
+            return None
+
+    async def _fetch(self, pod: PodView) -> bytes | None:
+        """Return the metrics of a pod that are used here; None if the pod answers with an error."""
+        url, names = f"http://{pod.host}:{METRICS_PORT}/metrics", [("name[]", name) for name in sorted(_METRICS)]
+        try:
+            async with self._session.get(url, params=names, timeout=_TIMEOUT, allow_redirects=False) as response:
+                return await read_limited(response, _MAX_METRICS_BYTES) if response.status == 200 else None
+        except aiohttp.ClientConnectorError:
+            # Refused at once: a server that starts. Only pods that make the caller wait are asked more rarely.
             return None
 
 
@@ -239,17 +264,18 @@ def parse_counters(text: str) -> Counters:
     """
     requests, errors, model = 0.0, 0.0, None
     buckets: dict[float, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = sample.labels
-            if sample.name == "bloomery_model_info":
-                model = _parse_model(labels)
-            elif sample.name == "bloomery_requests_total" and _is_prediction(sample):
-                requests += sample.value
-                errors += sample.value if labels["code"].startswith(_ERROR_CODE_PREFIXES) else 0.0
-            elif sample.name == "bloomery_request_seconds_bucket" and _is_prediction(sample):
-                bound = float(labels["le"])
-                buckets[bound] = buckets.get(bound, 0.0) + sample.value
+    for sample in read_samples(text, _METRICS):
+        labels = sample.labels
+        if sample.name == _MODEL:
+            model = _parse_model(labels)
+        elif sample.name == _REQUESTS and _is_prediction(sample):
+            requests += sample.value
+            errors += sample.value if labels["code"].startswith(_ERROR_CODE_PREFIXES) else 0.0
+        elif sample.name == _SECONDS and _is_prediction(sample):
+            bound = float(labels["le"])
+            if math.isnan(bound):
+                raise ValueError("the bound of a bucket is not a number")
+            buckets[bound] = buckets.get(bound, 0.0) + sample.value
     return Counters(int(requests), int(errors), buckets, model)
 
 

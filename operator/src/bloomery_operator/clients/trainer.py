@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import aiohttp
 from cachetools import TTLCache
 
-from bloomery_operator.clients.http import read_limited
+from bloomery_operator.clients.http import CircuitBreaker, ReleasedSlot, no_slot, read_limited
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.status.trainer_results import read_document
 from bloomery_operator.status.workloads import PodView
 
-_TIMEOUT = aiohttp.ClientTimeout(total=2)
+_TIMEOUT_SECONDS = 2.0
+_TIMEOUT = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
 _MAX_PROGRESS_BYTES = 64 * 1024
+_MAX_CACHED_PODS = 10_000
 
 
 class TrainerClient:
@@ -24,45 +25,62 @@ class TrainerClient:
 
     The progress of a pod is cached for ``poll_seconds``. Progress becomes part of a status, and a changed status
     triggers the next reconcile; without the cache, that one would read new progress and change the status again.
+    A pod that does not answer is asked more and more rarely.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, *, poll_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        poll_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        released_slot: ReleasedSlot = no_slot,
     ) -> None:
         """Use an HTTP session, which the caller closes."""
         self._session = session
-        self._progress: TTLCache[tuple[str | None, str], Mapping[str, Any], float] = TTLCache(
-            math.inf, poll_seconds, timer=clock
-        )
+        self._released_slot = released_slot
+        self._circuits = CircuitBreaker(open_seconds=poll_seconds, probe_seconds=_TIMEOUT_SECONDS, clock=clock)
+        self._progress: TTLCache[str, Mapping[str, Any], float] = TTLCache(_MAX_CACHED_PODS, poll_seconds, timer=clock)
 
     async def read_progress(self, pod: PodView) -> Mapping[str, Any] | None:
         """Return the pod's progress document; None if the pod does not answer with one."""
-        key = (pod.ip, pod.name)
-        progress = self._progress.get(key)
+        progress = self._progress.get(pod.uid)
         if progress is None:
             # An empty document caches that a pod does not answer.
-            progress = self._progress[key] = await self._fetch_progress(pod)
+            progress = self._progress[pod.uid] = await self._fetch_progress(pod)
         return progress or None
 
     async def stop(self, pod: PodView, token: str) -> bool:
         """Ask the pod to finish early and keep its results so far; return whether the pod accepted."""
         headers = {"Authorization": f"Bearer {token}"}
         try:
-            async with self._session.post(
-                _url(pod, "stop"), headers=headers, timeout=_TIMEOUT, allow_redirects=False
-            ) as response:
-                return response.status == 202
-        except (aiohttp.ClientError, TimeoutError):
+            with self._circuits.guard(pod.uid):
+                return await self._request("POST", _url(pod, "stop"), headers=headers) is not None
+        except (aiohttp.ClientError, TimeoutError, ValueError):
             return False
 
     async def _fetch_progress(self, pod: PodView) -> Mapping[str, Any]:
         try:
-            async with self._session.get(_url(pod, "progress"), timeout=_TIMEOUT, allow_redirects=False) as response:
-                if response.status != 200:
-                    return {}
-                return read_document(await read_limited(response, _MAX_PROGRESS_BYTES))
+            with self._circuits.guard(pod.uid):
+                content = await self._request("GET", _url(pod, "progress"))
+            return read_document(content) if content is not None else {}
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return {}
+
+    async def _request(self, method: str, url: str, *, headers: Mapping[str, str] | None = None) -> bytes | None:
+        """Return the answer of a pod; None if it is an error, or the pod accepts no connections."""
+        try:
+            async with (
+                self._released_slot(),
+                self._session.request(
+                    method, url, headers=headers, timeout=_TIMEOUT, allow_redirects=False
+                ) as response,
+            ):
+                is_accepted = response.status in (200, 202)
+                return await read_limited(response, _MAX_PROGRESS_BYTES) if is_accepted else None
+        except aiohttp.ClientConnectorError:
+            # Refused at once: a trainer that starts. Only pods that make the caller wait are asked more rarely.
+            return None
 
 
 def _url(pod: PodView, path: str) -> str:

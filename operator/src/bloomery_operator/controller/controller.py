@@ -24,7 +24,8 @@ from bloomery_operator.cluster.kinds import (
 )
 from bloomery_operator.cluster.object_cache import USED_DATASET, USED_TRAINING_JOB, key_of
 from bloomery_operator.controller.resync import Resync
-from bloomery_operator.controller.workqueue import WorkQueue
+from bloomery_operator.controller.shared_keys import SharedKeys
+from bloomery_operator.controller.workqueue import WorkerSlots, WorkQueue
 from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.path_conflicts import overlapping, path_of
@@ -58,13 +59,22 @@ def watched_kinds(settings: Settings) -> tuple[ResourceKind, ...]:
 class Controller:
     """Fills the work queue, and runs the workers."""
 
-    def __init__(self, context: Context, metrics: OperatorMetrics, *, kinds: Sequence[ResourceKind]) -> None:
-        """Resync ``kinds``, the owners first."""
+    def __init__(
+        self,
+        context: Context,
+        metrics: OperatorMetrics,
+        *,
+        kinds: Sequence[ResourceKind],
+        slots: WorkerSlots,
+        served_tags: ServedTags,
+    ) -> None:
+        """Resync ``kinds``, the owners first; ``slots`` limits the concurrent reconciles."""
         self._context = context
         self._metrics = metrics
-        self._queue: WorkQueue[ObjectReference] = WorkQueue(metrics)
+        # Namespaces take turns: one with very many objects delays no other.
+        self._queue: WorkQueue[ObjectReference] = WorkQueue(metrics, slots=slots, group=lambda item: item.key.namespace)
         self._resync = Resync(context, metrics, kinds=kinds)
-        self._served_tags = ServedTags(context)
+        self._served_tags = served_tags
         metrics.count_objects(self._list_phases)
 
     def liveness_error(self) -> str | None:
@@ -90,18 +100,16 @@ class Controller:
         self._resync.begin()
         await self.resync(is_first=True)
         logger.info("everything was listed once; starting to reconcile")
-        workers = [self._queue.work(self._reconcile) for _ in range(self._context.settings.workers)]
-        await asyncio.gather(self._resync_forever(), self._served_tags.tidy_forever(), *workers)
+        checks = SharedKeys(self._context).check_forever()
+        await asyncio.gather(self._resync_forever(), self._queue.work(self._reconcile), checks)
 
     async def resync(self, *, is_first: bool = False) -> None:
         """List everything, and queue all owners."""
-        changed = await self._resync.run(is_first=is_first)
+        await self._resync.run(is_first=is_first)
         for owner in OWNERS:
             for key, _ in self._context.object_cache.items(owner):
                 self._queue.add(ObjectReference(owner, key))
-                self._served_tags.look_at(key.namespace)
-        for reference in changed:
-            self._served_tags.look_at(reference.key.namespace)
+        self._served_tags.look_at_all()
 
     async def _resync_forever(self) -> None:
         while True:
@@ -121,14 +129,16 @@ class Controller:
             except InvalidResource as error:
                 await publish_invalid(self._context, item.kind, item.key, error)
                 return None
+            finally:
+                if item.kind is INFERENCE_SERVICES:
+                    self._served_tags.look_at(item.key)
 
     def _forget(self, owner: ObjectReference) -> None:
         """Drop what is stored of an owner that was deleted."""
         self._queue.forget(owner)
-        was_known = self._context.apply_cache.forget_owner((owner.kind.kind, owner.key))
-        # The children of the owner are deleted one by one, each with an event; the tags are checked only once.
-        if was_known and owner.kind is INFERENCE_SERVICES:
-            self._served_tags.look_at(owner.key.namespace)
+        self._context.apply_cache.forget_owner((owner.kind.kind, owner.key))
+        if owner.kind is INFERENCE_SERVICES:
+            self._served_tags.look_at(owner.key)
 
     def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest) -> None:
         """Queue an owner and its dependents, or the owners of a child."""
@@ -149,11 +159,17 @@ class Controller:
                 self._queue.add(ObjectReference(dependent, waiting))
 
     def _enqueue_path_neighbours(self, former: Manifest | None, current: Manifest | None) -> None:
-        """Queue the services whose path overlaps with one that was taken or released: they may give way or return."""
+        """Queue the namespace's services whose path overlaps with one that was taken or released.
+
+        They may give way or return. A service of another namespace looks again by itself, so that nobody can make the
+        operator work for other namespaces.
+        """
+        namespaces = {service["metadata"]["namespace"] for service in (former, current) if service is not None}
         before, after = ({path_of(service)} if service is not None else set() for service in (former, current))
         for path in before ^ after:
             for key in overlapping(self._context.object_cache, path):
-                self._queue.add(ObjectReference(INFERENCE_SERVICES, key))
+                if key.namespace in namespaces:
+                    self._queue.add(ObjectReference(INFERENCE_SERVICES, key))
 
     def _list_phases(self) -> Iterator[ObjectPhase]:
         for owner in OWNERS:

@@ -1,7 +1,8 @@
 """Work queue with one reconcile per item at a time, exponential backoff after failures, and delayed requeues.
 
 The semantics are those of client-go's rate-limited workqueue: an item that is added during its own reconcile is
-reconciled once more afterwards, however often it was added.
+reconciled once more afterwards, however often it was added. Beyond these, groups of items take turns, so that a group
+with many items delays no other, and a reconcile that waits for another server occupies no worker.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -34,14 +36,79 @@ class _Timer(Generic[Item]):
     item: Item = field(compare=False)
 
 
+class WorkerSlots:
+    """Limit of concurrent reconciles; one that waits for another server gives its slot to the next meanwhile."""
+
+    def __init__(self, number: int) -> None:
+        """Allow ``number`` reconciles to compute, or to wait for the API server, at a time."""
+        self._free = asyncio.Semaphore(number)
+
+    async def acquire(self) -> None:
+        """Take a slot, once one is free."""
+        await self._free.acquire()
+
+    def release(self) -> None:
+        """Return a slot."""
+        self._free.release()
+
+    @asynccontextmanager
+    async def released(self) -> AsyncIterator[None]:
+        """Wait for another server within the block; only the holder of a slot may do so, and only once at a time."""
+        self.release()
+        try:
+            yield
+        finally:
+            await self.acquire()
+
+
+class _ReadyItems(Generic[Item]):
+    """Items in the order in which they were added, within groups that take turns."""
+
+    def __init__(self, group: Callable[[Item], Hashable]) -> None:
+        """Start empty."""
+        self._group = group
+        self._items: dict[Hashable, dict[Item, None]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._items.values()))
+
+    def __contains__(self, item: Item) -> bool:
+        return item in self._items.get(self._group(item), {})
+
+    def __iter__(self) -> Iterator[Item]:
+        return itertools.chain.from_iterable(self._items.values())
+
+    def add(self, item: Item) -> None:
+        """Add an item, unless it is there."""
+        self._items.setdefault(self._group(item), {})[item] = None
+
+    def pop(self) -> Item:
+        """Remove and return the first item of the group whose turn it is."""
+        group, items = next(iter(self._items.items()))
+        del self._items[group]
+        item = next(iter(items))
+        del items[item]
+        if items:
+            self._items[group] = items
+        return item
+
+
 class WorkQueue(Generic[Item]):
     """Items that wait for a worker; an item is hashable."""
 
-    def __init__(self, metrics: OperatorMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start empty; ``clock`` returns seconds."""
+    def __init__(
+        self,
+        metrics: OperatorMetrics,
+        *,
+        slots: WorkerSlots,
+        group: Callable[[Item], Hashable] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start empty; ``group`` gives the group of an item, ``clock`` seconds."""
         self._metrics = metrics
+        self._slots = slots
         self._clock = clock
-        self._ready: dict[Item, None] = {}
+        self._ready: _ReadyItems[Item] = _ReadyItems(group)
         self._timers: list[_Timer[Item]] = []
         self._delayed: dict[Item, _Timer[Item]] = {}
         self._running: set[Item] = set()
@@ -56,7 +123,7 @@ class WorkQueue(Generic[Item]):
         if item in self._running:
             self._added_while_running.add(item)
         else:
-            self._ready[item] = None
+            self._ready.add(item)
         self._wake()
 
     def add_after(self, item: Item, seconds: float) -> None:
@@ -75,17 +142,27 @@ class WorkQueue(Generic[Item]):
         self._failures.pop(item, None)
 
     async def work(self, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
-        """Run one worker: take an item, reconcile it, requeue it if needed; never returns."""
-        while True:
-            item = await self._next()
-            self._running.add(item)
-            try:
-                await self._reconcile(item, reconcile)
-            finally:
-                self._running.discard(item)
-                if item in self._added_while_running:
-                    self._added_while_running.discard(item)
-                    self.add(item)
+        """Reconcile items as they become ready, each in a task with a slot; never returns."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._wait_for_item()
+                await self._slots.acquire()
+                # Nothing else takes items, so one is still ready.
+                item = self._ready.pop()
+                self._metrics.queue_depth.set(len(self._ready))
+                self._running.add(item)
+                tasks.create_task(self._work_on(item, reconcile))
+
+    async def _work_on(self, item: Item, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
+        """Reconcile an item, and requeue it if needed."""
+        try:
+            await self._reconcile(item, reconcile)
+        finally:
+            self._slots.release()
+            self._running.discard(item)
+            if item in self._added_while_running:
+                self._added_while_running.discard(item)
+                self.add(item)
 
     async def _reconcile(self, item: Item, reconcile: Callable[[Item], Awaitable[float | None]]) -> None:
         try:
@@ -102,14 +179,11 @@ class WorkQueue(Generic[Item]):
         if delay is not None:
             self.add_after(item, delay)
 
-    async def _next(self) -> Item:
+    async def _wait_for_item(self) -> None:
         while True:
             self._promote_due()
             if self._ready:
-                item = next(iter(self._ready))
-                del self._ready[item]
-                self._metrics.queue_depth.set(len(self._ready))
-                return item
+                return
             self._changed.clear()
             timeout = max(0.0, self._timers[0].due - self._clock()) if self._timers else None
             try:

@@ -16,6 +16,9 @@ from bloomery_operator.domain.labels import MODEL, MODEL_SOURCE
 from bloomery_operator.domain.names import MAX_NAME_LENGTH
 from bloomery_operator.domain.verdict import Verdict
 
+ServedVersion = tuple[str, str]
+"""Name and version of a model in MLflow's registry."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
@@ -36,7 +39,7 @@ class ServedModel:
         return f"{self.name}/{self.version}" if self.name and self.version else self.uri
 
     @property
-    def registered_version(self) -> tuple[str, str] | None:
+    def registered_version(self) -> ServedVersion | None:
         """Name and version in MLflow's registry, if the model is from there."""
         return (self.name, self.version) if self.name is not None and self.version is not None else None
 

@@ -42,7 +42,9 @@ def lifecycle_of(service: InferenceService, now: datetime, *, has_pods: bool) ->
     stops_at = started + timedelta(seconds=seconds_of(service.spec.auto_stop))
     if now < stops_at:
         return Lifecycle(started_at=started, stops_at=stops_at)
-    command = f"kubectl annotate --overwrite isvc {service.metadata.name} {STARTED_AT}=$(date -u +%FT%TZ)"
+    # By its full name: KServe, too, has a kind InferenceService.
+    target = f"inferenceservices.bloomery.dev {service.metadata.name}"
+    command = f"kubectl annotate --overwrite {target} {STARTED_AT}=$(date -u +%FT%TZ)"
     message = f"Stopped by itself {service.spec.auto_stop} after its start; to start it again: {command}"
     announced = _start_in_the_future(service, now)
     if announced is not None:

@@ -73,6 +73,13 @@ def routed_weights(route: Manifest | None) -> dict[str, int]:
     return {ref["name"]: ref.get("weight", 1) for ref in rules[-1].get("backendRefs", [])}
 
 
+def routed_path(route: Manifest | None) -> str | None:
+    """Return the path of a route; None if there is no route, or its rules have different paths."""
+    rules = (route or {}).get("spec", {}).get("rules") or []
+    paths = {match.get("path", {}).get("value") for rule in rules for match in rule.get("matches") or [{}]}
+    return paths.pop() if len(paths) == 1 else None
+
+
 def routed_revisions(route: Manifest | None) -> frozenset[str]:
     """Return every revision that a route names: by weight, by header or as a mirror."""
     weighted = (ref["name"] for rule in _rules(route) for ref in rule.get("backendRefs", []))

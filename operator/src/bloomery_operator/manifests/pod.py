@@ -6,6 +6,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from bloomery_operator.api import InvalidResource
 from bloomery_operator.api.base import Manifest, PodTemplate, Resources
+from bloomery_operator.domain.pod_annotations import is_annotation_allowed
 from bloomery_operator.settings import Settings
 
 USER_ID = 10001
@@ -41,8 +42,10 @@ def with_pod_template(template: Manifest, extra: PodTemplate | None) -> Manifest
     if extra is None:
         return template
     metadata = template["metadata"] | {"labels": {**extra.labels, **template["metadata"]["labels"]}}
-    if extra.annotations:
-        metadata["annotations"] = {**extra.annotations, **metadata.get("annotations", {})}
+    # The CRDs refuse them too; an older object may still have some.
+    annotations = {key: value for key, value in extra.annotations.items() if is_annotation_allowed(key)}
+    if annotations:
+        metadata["annotations"] = {**annotations, **metadata.get("annotations", {})}
     added = {f: value for f, value in extra.to_json().items() if value and f not in ("labels", "annotations")}
     if extra.tolerations:
         added["tolerations"] = [*template["spec"].get("tolerations", ()), *added["tolerations"]]

@@ -16,6 +16,7 @@ from bloomery_operator.api.trainingjob import TrainedOn, TrainingJobSpec
 from bloomery_operator.domain.labels import DATASETS, INITIAL_MODEL, QUEUE
 from bloomery_operator.domain.names import job_name
 from bloomery_operator.domain.ports import RENDEZVOUS_PORT
+from bloomery_operator.domain.registered_name import registered_name
 from bloomery_operator.domain.spec_hash import beyond_defaults
 from bloomery_operator.domain.starting_point import SCRATCH, StartingPoint
 from bloomery_operator.manifests.job import TrainerTask
@@ -138,7 +139,7 @@ def _configuration(
         "metric": spec.metric,
         "checkpoint": _checkpoint(spec),
         "scratchBytes": size_in_bytes(spec.scratch),
-        "mlflow": _mlflow(job),
+        "mlflow": _mlflow(job, settings),
         "output": {"uri": output_uri(job, settings)}
         | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {})
         | ({"quantization": spec.output.quantization} if spec.output.quantization != "None" else {}),
@@ -169,12 +170,13 @@ def _checkpoint(spec: TrainingJobSpec) -> dict[str, Any]:
     return {"everySeconds": seconds_of(every), "keep": spec.checkpoint.keep}
 
 
-def _mlflow(job: TrainingJob) -> dict[str, Any]:
+def _mlflow(job: TrainingJob, settings: Settings) -> dict[str, Any]:
     output = job.spec.output
     optional: dict[str, str | ApiModel | None] = {"versionLabel": output.version_label, "promote": output.promote}
     return {
         "experiment": f"{job.metadata.namespace}/{job.spec.datasets[0].name}",
-        "registeredModel": job.registered_model,
+        # Fixed from now on: the registration reads it from the same ConfigMap.
+        "registeredModel": registered_name(job, namespaced=settings.has_namespaced_models),
         "tags": {},
         **{k: v.to_json() if isinstance(v, ApiModel) else v for k, v in optional.items() if v is not None},
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from bloomery_operator.cluster.apply_cache import ApplyCache
 from bloomery_operator.cluster.client import Cluster
@@ -23,6 +23,9 @@ from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import PodView
 
 _MAX_LOST_RESULTS = 4096
+_MAX_REPLICA_SETS = 50_000
+_REPLICA_SET_SECONDS = 600.0
+"""Seconds for which the controller of a ReplicaSet is known."""
 
 ProgressReader = Callable[[PodView], Awaitable[Mapping[str, Any] | None]]
 TrainerStopper = Callable[[PodView, str], Awaitable[bool]]
@@ -53,18 +56,14 @@ class Registry(Protocol):
     async def find(self, environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
         """Return the model that a reference resolves to now, or why it cannot be resolved."""
 
-    async def tag_served(
-        self, environment: Mapping[str, str], model: tuple[str, str], *, service: str, variants: str
-    ) -> bool:
-        """Tag a model version with a service that serves it; return whether MLflow accepted the tag."""
-
-    async def list_served(self, environment: Mapping[str, str], namespace: str) -> list[tuple[str, tuple[str, str]]]:
-        """Return the model versions tagged as served by services of the namespace, with each service."""
-
 
 def utc_now() -> datetime:
     """Return the time in whole seconds, as Kubernetes stores it."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _new_owner_cache() -> MutableMapping[str, str | None]:
+    return TTLCache(_MAX_REPLICA_SETS, _REPLICA_SET_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +83,8 @@ class Context:
     """Uids of finished Jobs whose pods, read live, have no result: they are not read again."""
     gateway: Gateway = field(default_factory=Gateway)
     template_updates: TemplateUpdates = field(default_factory=TemplateUpdates)
+    replica_set_owners: MutableMapping[str, str | None] = field(default_factory=_new_owner_cache)
+    """The uid of the Deployment that controls a ReplicaSet, by the uid of that; None if it is not known."""
     now: Callable[[], datetime] = utc_now
 
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
     HTTP_ROUTES,
     INFERENCE_SERVICES,
-    PODS,
     SECRETS,
     TRAFFIC_POLICIES,
     ObjectKey,
 )
-from bloomery_operator.cluster.object_cache import POD_REVISION
 from bloomery_operator.cluster.stale_guard import StaleOwner, StaleOwnerGuard
 from bloomery_operator.domain.names import keys_secret_name
 from bloomery_operator.domain.ports import METRICS_PORT
@@ -33,9 +30,9 @@ from bloomery_operator.reconcile.children import apply_child, create_child, dele
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import read_resource, require_storage_secret
 from bloomery_operator.reconcile.model_resolution import METRICS_ADVICE, discover_models, resolve_models
-from bloomery_operator.reconcile.path_conflicts import find_path_conflict
+from bloomery_operator.reconcile.path_conflicts import check_path, find_route
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
-from bloomery_operator.reconcile.served_tags import tag_served_models
+from bloomery_operator.reconcile.server_pods import pods_by_revision
 from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.status.inferenceservice import Outcome, after_outcome, derive_status
 from bloomery_operator.status.service_facts import ServiceFacts, was_applied
@@ -65,9 +62,8 @@ async def _reconcile(context: Context, service: InferenceService) -> float | Non
     facts = await _record_rollout(context, facts, plan)
     verdict = await blocked_by(_act(context, facts, plan, keys_blocked_by))
     # Of the children only the route is read again: a Deployment that became ready meanwhile is not part of the plan.
-    outcome = Outcome(route=_find_route(context, service), blocked_by=verdict)
+    outcome = Outcome(route=find_route(context.object_cache, service), blocked_by=verdict)
     await publish_status(context, facts.service, derive_status(facts, plan, outcome))
-    await tag_served_models(context, facts)
     return _next_look(context, facts, plan, outcome)
 
 
@@ -76,9 +72,11 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
     manifests = context.object_cache.controlled_by(DEPLOYMENTS, namespace, service.metadata.uid)
     resolved = await resolve_models(context, service, manifests)
     deployments = {view.name: view for view in map(DeploymentView.of, manifests)}
-    pods = _pods_by_revision(context, namespace, deployments)
+    uids = {manifest["metadata"]["name"]: manifest["metadata"]["uid"] for manifest in manifests}
+    pods = await pods_by_revision(context, namespace, uids)
     discovered = await discover_models(context, service, resolved.models, pods)
     request_stats = await _read_request_stats(context, service, pods)
+    path = check_path(context, service)
     return ServiceFacts(
         service=service,
         now=now,
@@ -88,27 +86,16 @@ async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
         registry_error=resolved.registry_error,
         deployments=deployments,
         pods=pods,
-        route=_find_route(context, service),
+        route=find_route(context.object_cache, service),
         has_gateway=context.settings.has_gateway,
         gateway_address=await context.gateway.address(context.cluster, context.settings, namespace),
-        path_conflict=find_path_conflict(context, service),
+        path_conflict=path.conflict,
+        path_warning=path.warning,
         was_applied=was_applied(service),
         discovered_models=discovered.models,
         request_stats=request_stats,
         metrics_error=discovered.unreadable or _unreadable_stats(request_stats),
     )
-
-
-def _find_route(context: Context, service: InferenceService) -> Manifest | None:
-    routes = context.object_cache.controlled_by(HTTP_ROUTES, service.metadata.namespace, service.metadata.uid)
-    return routes[0] if routes else None
-
-
-def _pods_by_revision(context: Context, namespace: str, revisions: Iterable[str]) -> dict[str, tuple[PodView, ...]]:
-    return {
-        name: tuple(PodView.of(pod) for _, pod in context.object_cache.find(PODS, POD_REVISION, namespace, name))
-        for name in revisions
-    }
 
 
 async def _read_request_stats(

@@ -11,6 +11,7 @@ from bloomery_operator.api import CustomResource, InvalidResource
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, ObjectKey, ResourceKind
 from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.ownership import controller_uid
 from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.blocked import Blocked
@@ -69,7 +70,8 @@ async def observe_job(
         return job
     # The event of the Job's end may overtake its pod's termination message, and a finished job is final: read live.
     pods = await context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
-    job = JobView.of(jobs[0], pods.items)
+    # Anyone may give a pod of theirs that label.
+    job = JobView.of(jobs[0], (pod for pod in pods.items if controller_uid(pod) == uid))
     if not job.termination_result:
         context.lost_results[uid] = True
     return job

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
-from bloomery_operator.cluster.kinds import DATASETS, JOBS, SECRETS, TRAINING_JOBS, ObjectKey
+from bloomery_operator.cluster.kinds import DATASETS, JOBS, OWNERS, SECRETS, TRAINING_JOBS, ObjectKey
 from bloomery_operator.domain.names import job_name
 from bloomery_operator.domain.ownership import controller_uid
 from bloomery_operator.domain.ports import PROGRESS_PORT
+from bloomery_operator.domain.registered_name import rejected_name
 from bloomery_operator.domain.starting_point import (
     SCRATCH,
     StartingPoint,
@@ -23,7 +24,7 @@ from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import register_job, train_job
 from bloomery_operator.reconcile import trainer_jobs
-from bloomery_operator.reconcile.blocked import blocked_by
+from bloomery_operator.reconcile.blocked import Blocked, blocked_by
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import (
     find_resource,
@@ -136,11 +137,28 @@ async def _act(context: Context, observation: TrainingJobObservation) -> Verdict
     return await _stop(context, observation) if training_job.spec.stop else None
 
 
+def _require_model_name(context: Context, training_job: TrainingJob) -> None:
+    """Check that a job may register its model under its name.
+
+    Raises:
+        Blocked: it has the prefix of another namespace, or is too long.
+    """
+
+    def is_namespace(name: str) -> bool:
+        return any(key.namespace == name for kind in OWNERS for key, _ in context.object_cache.items(kind))
+
+    namespaced = context.settings.has_namespaced_models
+    rejection = rejected_name(training_job, namespaced=namespaced, is_namespace=is_namespace)
+    if rejection is not None:
+        raise Blocked(rejection)
+
+
 async def _start(context: Context, observation: TrainingJobObservation) -> None:
     versions, start = observation.dataset_versions, observation.start
     if versions is None or isinstance(start, Verdict):
         return
     training_job = observation.training_job
+    _require_model_name(context, training_job)
     task = train_job.build_task(training_job, versions, start, context.settings)
     secret = train_job.build_stop_secret(training_job, secrets.token_urlsafe(_STOP_TOKEN_BYTES))
     await trainer_jobs.start(context, TRAINING_JOBS, training_job, task, secret=secret)

@@ -260,6 +260,8 @@ def _route_ready(facts: ServiceFacts, plan: TrafficPlan) -> Condition:
         if facts.service.spec.rollout is not None:
             message += " spec.rollout has no effect without a gateway: a new model takes over at once."
         return condition("RouteReady", True, Verdict(Reason.NO_GATEWAY, message))
+    if facts.path_warning is not None:
+        return condition("RouteReady", True, facts.path_warning)
     lacking = missing_fields(facts.route or {}, plan.traffic.mirrors)
     notes = [f"This cluster's Gateway API has no {field}: {OPTIONAL_FIELDS[field]}." for field in lacking]
     message = " ".join([f"The gateway routes {facts.service.path}.", *notes])

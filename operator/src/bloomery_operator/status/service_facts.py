@@ -53,6 +53,9 @@ class ServiceFacts:
     gateway_address: str = ""
     """URL of the gateway without the service's path; empty while the gateway has no address."""
     path_conflict: Verdict | None = None
+    """Why the service gets no route."""
+    path_warning: Verdict | None = None
+    """Why its route stays, although a new one with this path would not be made."""
     was_applied: bool = False
     """Whether the Deployments were last applied from the present spec, as far as the status shows."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloomery_serving.about import About
 from bloomery_serving.identity import ModelIdentity
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class LineageHeaders:
@@ -21,7 +25,8 @@ class LineageHeaders:
         identity = self._about.identity
         if identity is not self._identity:
             # Names in other scripts go as UTF-8, as browsers and curl show them.
-            self._headers = [(name.encode("latin-1"), value.encode()) for name, value in identity.headers.items()]
+            headers = identity.headers.items()
+            self._headers = [(name.encode("latin-1"), _escape(value).encode()) for name, value in headers]
             self._identity = identity
         return self._headers
 
@@ -34,3 +39,8 @@ class LineageHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _escape(value: str) -> str:
+    """Return a header's value without line breaks, with which no answer could be sent; a model's name may have one."""
+    return _CONTROL_CHARACTER.sub(lambda character: f"%{ord(character[0]):02X}", value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from bloomery_operator.api import Dataset, InferenceService, TrainingJob
+from bloomery_operator.domain.pod_annotations import ALLOWED_KEYS, REFUSED_PREFIXES
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
 from testing.crds import read_schema
 
@@ -32,6 +34,19 @@ def test_crd_and_model_have_the_same_defaults(plural: str) -> None:
     for path, default in crd.items():
         if default is not None and default != {} and path in model:
             assert model[path] == default, path
+
+
+def test_crds_and_manifests_refuse_the_same_annotations() -> None:
+    for plural, path in (
+        ("trainingjobs", ("podTemplate",)),
+        ("inferenceservices", ("variants", "items", "podTemplate")),
+    ):
+        schema = read_schema(plural)
+        for field in path:
+            schema = schema["items"] if field == "items" else schema["properties"][field]
+        (rule,) = schema["properties"]["annotations"]["x-kubernetes-validations"]
+        quoted = re.findall(r"'([^']+)'", rule["rule"])
+        assert quoted == [*ALLOWED_KEYS, *REFUSED_PREFIXES]
 
 
 def test_operator_folder_is_no_package() -> None:

@@ -61,8 +61,33 @@ def test_failed_probe_opens_the_circuit_again(breaker: CircuitBreaker, clock: Cl
     with pytest.raises(aiohttp.ClientError), breaker.guard("a"):
         raise aiohttp.ClientError("refused")
     clock.now += 9.9
-    with pytest.raises(TimeoutError, match="refused"), breaker.guard("a"):
+    with pytest.raises(TimeoutError, match="not HTTP"), breaker.guard("a"):
         pytest.fail("the request was sent")
+
+
+@pytest.mark.feature("O7")
+def test_circuit_of_a_server_that_never_answers_stays_open_for_longer_each_time(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    pauses = []
+    for _ in range(5):
+        before = clock.now
+        while True:
+            clock.now += 1
+            try:
+                with breaker.guard("a"):
+                    raise ConnectionAbortedError
+            except TimeoutError:
+                continue
+            except ConnectionAbortedError:
+                break
+        pauses.append(clock.now - before)
+        with pytest.raises(TimeoutError), breaker.guard("a"):
+            pytest.fail("the request was sent")
+        clock.now += 3
+        with pytest.raises(aiohttp.ClientError), breaker.guard("a"):
+            raise aiohttp.ClientError
+    assert pauses == [10, 20, 40, 60, 60]
 
 
 def test_errors_of_another_kind_leave_the_circuit_closed(clock: Clock) -> None:
@@ -73,11 +98,25 @@ def test_errors_of_another_kind_leave_the_circuit_closed(clock: Clock) -> None:
         pass
 
 
+@pytest.mark.feature("O7")
+def test_description_of_an_error_has_no_text_of_the_other_side() -> None:
+    banner = "SSH-2.0-OpenSSH_9.6 internal-host-7"
+    key = aiohttp.client_reqrep.ConnectionKey("internal-host-7", 22, False, True, None, None, None)
+    for error in (
+        aiohttp.ClientError(banner),
+        aiohttp.ClientPayloadError(banner),
+        aiohttp.ServerDisconnectedError(banner),
+        aiohttp.ClientConnectorError(key, OSError(111, banner)),
+        aiohttp.ClientConnectorDNSError(key, OSError(banner)),
+        aiohttp.ClientConnectorCertificateError(key, ValueError(banner)),
+    ):
+        assert "internal" not in describe_error(error, 3)
+
+
 def test_errors_without_a_text_are_described() -> None:
-    assert describe_error(aiohttp.ClientError("refused"), 3) == "refused"
     assert describe_error(TimeoutError(), 3) == "no answer within 3 s"
     assert describe_error(aiohttp.ServerTimeoutError(), 3) == "no answer within 3 s"
-    assert describe_error(aiohttp.ClientError(), 3) == "ClientError"
+    assert describe_error(aiohttp.ClientError(), 3) == "the answer is not HTTP"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
 
 VERSION = {"name": "flowers", "version": "3", "tags": [{"key": "bloomery.dev/uri", "value": "s3://models/3"}]}
+NEWEST = "max_results=20&order_by=version_number DESC"
 SERVED = ServedModel(uri="s3://models/3", name="flowers", version="3")
 
 
@@ -44,8 +45,9 @@ class Server:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
             async with aiohttp.ClientSession() as session:
-                client = MlflowClient(session, poll_seconds=10, clock=lambda: 100.0)
-                yield client, {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{runner.addresses[0][1]}/"}
+                address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                client = MlflowClient(session, allowed=[address], poll_seconds=10, clock=lambda: 100.0)
+                yield client, {"MLFLOW_TRACKING_URI": f"{address}/"}
         finally:
             await runner.cleanup()
 
@@ -66,9 +68,9 @@ def run(server: Server, scenario: Callable[[MlflowClient, dict[str, str]], Corou
         (
             "models:/flowers/spring",
             {"model_versions": [VERSION | {"version": "2"}, VERSION]},
-            "model-versions/search?filter=name = 'flowers' and tag.`bloomery.dev/version-label` = 'spring'",
+            f"model-versions/search?filter=name = 'flowers' and tag.`bloomery.dev/version-label` = 'spring'&{NEWEST}",
         ),
-        ("runs:/abc/model", {"model_versions": [VERSION]}, "model-versions/search?filter=run_id = 'abc'"),
+        ("runs:/abc/model", {"model_versions": [VERSION]}, f"model-versions/search?filter=run_id = 'abc'&{NEWEST}"),
     ],
 )
 def test_reference_is_resolved_to_a_model(reference: str, response: Any, path: str) -> None:
@@ -92,7 +94,8 @@ def test_unresolved_reference_gives_the_reason(response: Any, status: int, reaso
     verdict = run(server, lambda client, environment: client.find(environment, "models:/flowers/3"))
     assert isinstance(verdict, Verdict)
     assert verdict.reason == reason
-    assert status == 404 or response.get("message", "") in verdict.message
+    assert response.get("message", "-") not in verdict.message
+    assert (f"status {status}" in verdict.message) == (status in (400, 500))
 
 
 def test_unset_tracking_uri_is_reported() -> None:
@@ -118,25 +121,66 @@ def test_served_tag_is_set_and_removed() -> None:
     server = Server({})
 
     async def scenario(client: MlflowClient, environment: dict[str, str]) -> None:
-        assert await client.tag_served(environment, ("flowers", "3"), service="demo/shop", variants="v1,v2")
-        assert await client.tag_served(environment, ("flowers", "3"), service="demo/shop", variants="")
-        assert not await client.tag_served({}, ("flowers", "3"), service="demo/shop", variants="v1")
+        assert await client.tag_served(environment, ("flowers", "3"), tag="served-by.shop", variants="v1,v2")
+        assert await client.tag_served(environment, ("flowers", "3"), tag="served-by.shop", variants="")
+        assert not await client.tag_served({}, ("flowers", "3"), tag="served-by.shop", variants="v1")
 
     run(server, scenario)
-    tag = {"name": "flowers", "version": "3", "key": "bloomery.dev/served-by.demo.shop"}
+    tag = {"name": "flowers", "version": "3", "key": "served-by.shop"}
     assert [request.method for request in server.requests] == ["POST", "DELETE"]
     assert server.bodies == [tag | {"value": "v1,v2"}, tag]
 
 
-def test_served_tags_of_a_namespace_are_listed_page_by_page() -> None:
-    def tagged(service: str, version: str) -> dict[str, Any]:
-        tag = {"key": f"bloomery.dev/served-by.{service}", "value": "v1"}
-        return {"name": "flowers", "version": version, "tags": [tag]}
+def find(address: str, allowed: list[str]) -> str:
+    """Return the reason that the client gives for an address, which no server has."""
 
-    server = Server(
-        {"model_versions": [tagged("demo.shop", "1"), tagged("prod.shop", "2")], "next_page_token": "a b"},
-        {"model_versions": [tagged("demo.market", "3")]},
-    )
-    served = run(server, lambda client, environment: client.list_served(environment, "demo"))
-    assert served == [("demo/shop", ("flowers", "1")), ("demo/market", ("flowers", "3"))]
-    assert [request.query["page_token"] for request in server.requests] == ["", "a b"]
+    async def scenario() -> str:
+        async with aiohttp.ClientSession() as session:
+            client = MlflowClient(session, allowed=allowed, timeout_seconds=1)
+            found = await client.find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
+            assert isinstance(found, Verdict)
+            assert not await client.tag_served({"MLFLOW_TRACKING_URI": address}, ("a", "1"), tag="b", variants="c")
+            return found.reason
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:9",
+        "http://127.0.0.1:9/",
+        " http://127.0.0.1:9/mlflow/\n",
+        "HTTPS://127.0.0.1:9",
+        "https://MLflow.Invalid",
+        "https://mlflow.invalid:443/",
+    ],
+)
+def test_listed_address_is_contacted_in_whatever_form(address: str) -> None:
+    listed = ["http://127.0.0.1:9", "http://127.0.0.1:9/mlflow", "https://mlflow.invalid", "not an address"]
+    expected = "RegistryNotConfigured" if address.startswith("HTTPS") else "RegistryUnreachable"
+    assert find(address, listed) == expected
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://10.0.0.5:8080/admin",
+        "http://127.0.0.1:10",
+        "http://127.0.0.1:9/admin",
+        "http://127.0.0.1:9/admin?id=1#",
+        "http://127.0.0.1:9?id=1",
+        "http://127.0.0.1:9#",
+        "http://127.0.0.1:9@10.0.0.5",
+        "http://user:password@127.0.0.1:9",
+        "http://127.0.0.1:9\\@10.0.0.5",
+        "http://127.0.0.1:9/%2e%2e/admin",
+        "http://127.0.0.1:9\r\nX: y",
+        "https://127.0.0.1:9",
+        "http://",
+    ],
+)
+def test_any_other_address_is_not_contacted(address: str) -> None:
+    assert find(address, ["http://127.0.0.1:9"]) == "MLflowNotAllowed"

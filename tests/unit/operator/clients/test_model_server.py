@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -64,6 +65,46 @@ def test_model_info_gives_digest_and_lineage() -> None:
     gauge = "# TYPE bloomery_model_info gauge\nbloomery_model_info"
     assert parse_counters(f'{gauge}{{digest="sha256:d",run_id=""}} 1\n').model == ServedModel(uri="", digest="sha256:d")
     assert parse_counters(f'{gauge}{{digest=""}} 1\n').model is None
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    "line",
+    [
+        'bloomery_requests_total{code="200"',
+        'bloomery_requests_total{code="200",route="/predict"} many',
+        'bloomery_requests_total{code="200",route="/predict"} NaN',
+        'bloomery_requests_total{code="200",route="/predict"} +Inf',
+        'bloomery_requests_total{code=200,route="/predict"} 1',
+        'bloomery_requests_total{route="/predict"} 1',
+        'bloomery_request_seconds_bucket{le="nan",route="/predict"} 1',
+        'bloomery_request_seconds_bucket{le="fast",route="/predict"} 1',
+        "bloomery_model_info{} 1 2 3",
+    ],
+)
+def test_text_that_is_no_exposition_is_rejected(line: str) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        parse_counters(f"{TEXT}{line}\n")
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    "unit",
+    ['\\"', "}", "} ", '",a="', "\\\\", '\\"} 1 '],
+    ids=["quotes", "braces", "ends", "labels", "escapes", "lines"],
+)
+def test_time_of_parsing_grows_with_the_length_only(unit: str) -> None:
+    """A pod of the namespace chooses the text: 256 KiB of escaped quotes took seconds."""
+    text = f'bloomery_model_info{{digest="{unit * (256 * 1024 // len(unit))}"}} 1\n'
+    start = time.process_time()
+    with suppress(ValueError):
+        parse_counters(text)
+    assert time.process_time() - start < 1
+
+
+def test_labels_with_escapes_are_read() -> None:
+    text = 'bloomery_model_info{digest="a\\\\b\\"c\\nd}",run_id="r"} 1.0 1700000000000\n'
+    assert parse_counters(text).model == ServedModel(uri="", digest='a\\b"c\nd}', run_id="r")
 
 
 def test_since_subtracts_the_baseline() -> None:

@@ -21,8 +21,10 @@ from bloomery_operator.cluster.kinds import (
 )
 from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.controller.controller import Controller
+from bloomery_operator.controller.workqueue import WorkerSlots
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
+from bloomery_operator.reconcile.served_tags import ServedTags
 from tests.unit.operator.samples import Manifest, metadata, settings
 
 
@@ -61,7 +63,13 @@ def controller(lists: Lists, object_cache: ObjectCache) -> Controller:
         registry=silent,  # type: ignore[arg-type]
         servers=silent,  # type: ignore[arg-type]
     )
-    return Controller(context, OperatorMetrics(), kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS))
+    return Controller(
+        context,
+        OperatorMetrics(),
+        kinds=(DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, JOBS),
+        slots=WorkerSlots(8),
+        served_tags=ServedTags(context, silent),  # type: ignore[arg-type]
+    )
 
 
 def queued(controller: Controller) -> set[str]:
@@ -107,6 +115,8 @@ def test_changed_path_queues_services_with_overlapping_paths(controller: Control
     others = {"below": "/shop/all", "equal": "/shop", "around": "/old", "beside": "/shopping"}
     for name, path in others.items():
         object_cache.put(INFERENCE_SERVICES, service(name, path))
+    # A service of another namespace looks again by itself: nobody can make the operator work for others.
+    object_cache.put(INFERENCE_SERVICES, service("elsewhere", "/shop/x", namespace="elsewhere"))
     older = service("older", "/old/one")
     object_cache.put(INFERENCE_SERVICES, older)
     controller.observe(INFERENCE_SERVICES, older, deleted=False)

@@ -8,7 +8,12 @@ from contextlib import suppress
 
 import pytest
 
-from bloomery_operator.controller.workqueue import MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS, WorkQueue
+from bloomery_operator.controller.workqueue import (
+    MAX_BACKOFF_SECONDS,
+    MIN_BACKOFF_SECONDS,
+    WorkerSlots,
+    WorkQueue,
+)
 from bloomery_operator.metrics import OperatorMetrics
 
 Reconcile = Callable[[str], Awaitable[float | None]]
@@ -30,22 +35,26 @@ class QueueDriver:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
+        self.slots = WorkerSlots(0)
         self.queue: WorkQueue[str] = self.loop.run_until_complete(self._make())
         self.reconciled: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     async def _make(self) -> WorkQueue[str]:
-        return WorkQueue(OperatorMetrics(), clock=self.clock)
+        # A group is an item's first character.
+        return WorkQueue(OperatorMetrics(), slots=self.slots, group=lambda item: item[0], clock=self.clock)
 
     def start_workers(self, reconcile: Reconcile, *, workers: int = 1) -> None:
-        self.tasks += [self.loop.create_task(self.queue.work(reconcile)) for _ in range(workers)]
+        for _ in range(workers):
+            self.slots.release()
+        self.tasks.append(self.loop.create_task(self.queue.work(reconcile)))
         self.run_tasks()
 
     def run_tasks(self) -> None:
         """Let all tasks run until they wait for something."""
 
         async def yield_often() -> None:
-            for _ in range(20):
+            for _ in range(500):
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(yield_often())
@@ -184,6 +193,59 @@ def test_forgotten_item_is_not_reconciled_again(driver: QueueDriver) -> None:
     driver.queue.forget("a")
     driver.advance(20)
     assert driver.reconciled == []
+
+
+@pytest.mark.feature("O7")
+def test_groups_take_turns_however_many_items_one_has(driver: QueueDriver) -> None:
+    for number in range(100):
+        driver.queue.add(f"a{number}")
+    driver.queue.add("b1")
+    driver.queue.add("b2")
+    driver.queue.add("c1")
+    driver.start_workers(driver.record)
+    assert driver.reconciled[:6] == ["a0", "b1", "c1", "a1", "b2", "a2"]
+    assert len(driver.reconciled) == 103
+
+
+@pytest.mark.feature("O7")
+def test_reconcile_that_waits_for_another_server_delays_no_other(driver: QueueDriver) -> None:
+    answered = asyncio.Event()
+
+    async def ask(item: str) -> None:
+        if item.startswith("hangs"):
+            async with driver.slots.released():
+                await answered.wait()
+        driver.reconciled.append(item)
+
+    driver.start_workers(ask, workers=2)
+    driver.add(*(f"hangs-{number}" for number in range(20)), "a", "b")
+    assert driver.reconciled == ["a", "b"]
+    answered.set()
+    driver.run_tasks()
+    driver.run_tasks()
+    assert len(driver.reconciled) == 22
+
+
+@pytest.mark.feature("O7")
+def test_answer_is_used_only_with_a_free_slot(driver: QueueDriver) -> None:
+    answered, busy = asyncio.Event(), asyncio.Event()
+
+    async def work(item: str) -> None:
+        if item == "asks":
+            async with driver.slots.released():
+                await answered.wait()
+        else:
+            await busy.wait()
+        driver.reconciled.append(item)
+
+    driver.start_workers(work, workers=1)
+    driver.add("asks", "computes")
+    answered.set()
+    driver.run_tasks()
+    assert driver.reconciled == []
+    busy.set()
+    driver.run_tasks()
+    assert driver.reconciled == ["computes", "asks"]
 
 
 def test_stale_timers_are_compacted(driver: QueueDriver) -> None:

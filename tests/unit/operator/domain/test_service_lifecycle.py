@@ -93,4 +93,7 @@ def test_auto_stop_message_has_the_start_command() -> None:
     stopped = life(autoStop="90m", status=RECORDED).stopped
     assert stopped is not None
     assert stopped.message.startswith("Stopped by itself 90m after its start;")
-    assert "kubectl annotate --overwrite isvc flowers bloomery.dev/started-at=" in stopped.message
+    assert (
+        "kubectl annotate --overwrite inferenceservices.bloomery.dev flowers bloomery.dev/started-at="
+        in stopped.message
+    )

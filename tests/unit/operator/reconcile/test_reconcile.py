@@ -1,9 +1,8 @@
-"""Steps of reconciles, with a cluster and a registry that record calls."""
+"""Steps of reconciles, with a cluster that records calls."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +16,10 @@ from bloomery_operator.domain.served_model import ServedModel, recorded_model, r
 from bloomery_operator.domain.service_lifecycle import Lifecycle
 from bloomery_operator.reconcile import Context
 from bloomery_operator.reconcile.model_resolution import discover_models, resolve_models
-from bloomery_operator.reconcile.served_tags import tag_served_models
 from bloomery_operator.reconcile.status_writer import publish_invalid
 from bloomery_operator.status.inferenceservice import Outcome, derive_status
 from bloomery_operator.status.service_facts import ServiceFacts
 from bloomery_operator.status.traffic_plan import plan_traffic
-from bloomery_operator.status.workloads import DeploymentView
 from tests.unit.operator.samples import NOW, Manifest, inference_service, metadata, settings, training_job
 
 DEMO = ObjectKey("demo", "flowers")
@@ -30,12 +27,10 @@ UNREADABLE = InvalidResource("spec.preset: is not known")
 
 
 class Recorder:
-    """A cluster without objects, and a registry, which record what is written."""
+    """A cluster without objects, which records what is written."""
 
     def __init__(self) -> None:
         self.statuses: list[Manifest] = []
-        self.annotated: dict[str, Mapping[str, str | None]] = {}
-        self.tagged: list[str] = []
 
     async def get(self, kind: ResourceKind, key: ObjectKey) -> None:
         del kind, key
@@ -43,15 +38,6 @@ class Recorder:
     async def apply_status(self, manifest: Manifest) -> Manifest:
         self.statuses.append(manifest["status"])
         return manifest
-
-    async def annotate(self, kind: ResourceKind, key: ObjectKey, annotations: Mapping[str, str | None]) -> None:
-        del kind
-        self.annotated[key.name] = annotations
-
-    async def tag_served(self, environment: Any, model: Any, *, service: str, variants: str) -> bool:
-        del environment, model, service
-        self.tagged.append(variants)
-        return True
 
 
 def context(recorder: Recorder, object_cache: ObjectCache | None = None) -> Context:
@@ -100,24 +86,6 @@ def test_unreadable_finished_training_stays_complete() -> None:
     assert published(TRAINING_JOBS, {"phase": "Complete", "conditions": [complete], "model": {"name": "a"}}) == []
     running = {"type": "Complete", "status": "False", "reason": "Training", "message": ""}
     assert published(TRAINING_JOBS, {"phase": "Running", "conditions": [running]}) != []
-
-
-def test_version_is_tagged_while_another_variant_is_not_deployed() -> None:
-    model = ServedModel(uri="s3://models/flowers", name="flowers", version="4")
-    service, recorder = inference_service({"v1": 50, "v2": 50}), Recorder()
-    name = revision_name(service, service.spec.variants[0], model)
-    first = DeploymentView(name=name, variant="v1", replicas=1, ready=1, settled=True, retired_at=None)
-    facts = ServiceFacts(
-        service=service,
-        now=NOW,
-        lifecycle=Lifecycle(started_at=None),
-        models={"v1": model, "v2": model},
-        deployments={name: first},
-        pods={},
-    )
-    asyncio.run(tag_served_models(context(recorder), facts))
-    assert recorder.tagged == ["v1"]
-    assert recorder.annotated == {name: {"bloomery.dev/served-tag": "v1"}}
 
 
 NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", version="4", run_id="r", dataset="flowers")

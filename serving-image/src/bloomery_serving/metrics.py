@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bloomery_serving.identity import ModelIdentity
+from bloomery_serving.metrics_server import start_metrics_server
 
 BUCKETS = tuple(0.001 * 1.2**exponent for exponent in range(60))
 """Seconds, 1 ms to 47 s in steps of 1.2: fine enough to compare two variants' 99th percentiles."""
@@ -42,7 +43,7 @@ class Metrics:
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""
         if port:
-            start_http_server(port, registry=self.registry)
+            start_metrics_server(port, self.registry)
 
     def count(self, route: str, code: int, key: str, seconds: float) -> None:
         """Count one request that was answered."""

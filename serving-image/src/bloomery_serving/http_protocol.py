@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from bloomery_serving.api.errors import RequestError
+
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
 MAX_PIPELINED = 8
@@ -94,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES or self._headers_count > MAX_HEADERS:
             self._refuse_head()
         else:
-            self._refuse(400, "BadRequest", "The request is not valid HTTP/1.1.")
+            self._refuse(RequestError(400, "BadRequest", "The request is not valid HTTP/1.1."))
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -174,17 +176,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         message = f"The head of a request may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers at most."
-        self._refuse(431, "HeadTooLarge", message)
+        self._refuse(RequestError(431, "HeadTooLarge", message))
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def _refuse(self, error: RequestError) -> None:
         """Answer, and read nothing more; where another answer is under way, only close."""
         self._refused_at = time.monotonic()
         if not self.is_idle or self.transport.is_closing():
             self.transport.close()
             return
-        body = json.dumps({"error": {"code": code, "message": message}}).encode()
+        body = json.dumps({"error": error.document}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.write(STATUS_LINE[error.status] + head + body)
         # The client may still send: if the connection were closed now, the answer could be lost.
         self.transport.write_eof()
 

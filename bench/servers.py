@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,11 +109,11 @@ def _mlflow(session: str, port: int, saved: Path, environment: Mapping[str, str]
 
 
 @contextmanager
-def running(contestant: Contestant, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server on the two cores, wait until it is ready, and end it with all its processes."""
+def running(contestant: Contestant, log: Path, *, cores: Sequence[int] = CORES) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server on the cores, wait until it is ready, and end it with all its processes."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            ["taskset", "--cpu-list", ",".join(map(str, CORES)), *contestant.command],
+            ["taskset", "--cpu-list", ",".join(map(str, cores)), *contestant.command],
             env={**os.environ, **contestant.environment},
             stdout=output,
             stderr=subprocess.STDOUT,

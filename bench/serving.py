@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -49,10 +49,10 @@ STARTS = 5
 LIMITS = Limits(bytes=10 * 1024 * 1024, pixels=25_000_000)
 
 
-def write_models(folder: Path) -> dict[str, Path]:
-    """Export both networks with random weights, as a training does."""
+def write_models(folder: Path, presets: Mapping[str, str] = MODELS) -> dict[str, Path]:
+    """Export networks with random weights, as a training does."""
     summary = {}
-    for name, preset in MODELS.items():
+    for name, preset in presets.items():
         summary[name] = folder / name
         summary[name].mkdir()
         network = PRESETS[preset].build(len(CLASSES), image_size=SIDE)

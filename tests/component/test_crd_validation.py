@@ -433,6 +433,11 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "an autoStop after ten years": (service(autoStop="87600h1s"), "at most 10 years (87600h)"),
     "an autoStop that no duration can hold": (service(autoStop="99999999h"), "at most 10 years (87600h)"),
     "an autoStop at once": (service(autoStop="0s"), "spec.autoStop must be a duration such as 1h"),
+    "an origin with a path": (service(cors={"allowOrigins": ["https://a.example.com/app"]}), "without a path"),
+    "an origin without a scheme": (service(cors={"allowOrigins": ["a.example.com"]}), "spec.cors.allowOrigins"),
+    "an origin in capitals": (service(cors={"allowOrigins": ["https://A.example.com"]}), "in small letters"),
+    "two origins in one": (service(cors={"allowOrigins": ["https://a.com,https://b.com"]}), "spec.cors.allowOrigins"),
+    "cors for no origin": (service(cors={"allowOrigins": []}), "should have at least 1 items"),
     "a path without a slash": (service(path="flowers"), "spec.path must begin with '/'"),
     "a path that ends with a slash": (service(path="/flowers/"), "must not end with '/'"),
     "the root path": (service(path="/"), "spec.path must name something after '/'"),
@@ -524,6 +529,9 @@ ACCEPTED: dict[str, Object] = {
         variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
     ),
     "a service for ten years": service(autoStop="87600h"),
+    "a service for pages of other origins": service(
+        cors={"allowOrigins": ["*", "https://app.example.com", "http://localhost:3000", "http://[::1]:8080"]}
+    ),
     "an open service at a deep path": service(path="/team-a/flowers_v1.0", auth="None"),
 }
 

@@ -9,6 +9,7 @@ from bloomery_model.decode import (
     ImageError,
     Pixels,
     decode,
+    decoding_bytes,
     open_image,
     to_rgb,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "PreprocessError",
     "Tensor",
     "decode",
+    "decoding_bytes",
     "open_image",
     "resize_shorter",
     "to_rgb",

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+_ASSUMED_HOST_BYTES = 4 * 1024**3
+"""Memory of a machine that has no ``sysconf``: Windows, which offline kits run on."""
 
 
 def cpu_count(cgroup: Path = CGROUP) -> int:
@@ -19,12 +21,18 @@ def cpu_count(cgroup: Path = CGROUP) -> int:
 
 def memory_bytes(cgroup: Path = CGROUP) -> int:
     """Return the smaller of the host's memory and the cgroup's limit (v2, then v1)."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    host = _host_memory_bytes()
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         limit = _read_cgroup_file(cgroup / name)
         if limit is not None and limit.isdigit():
             return min(host, int(limit))
     return host
+
+
+def _host_memory_bytes() -> int:
+    if not hasattr(os, "sysconf"):
+        return _ASSUMED_HOST_BYTES
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

@@ -53,6 +53,14 @@ _TRANSPOSE = {
 }
 _ROWS = 256
 """Rows of a 16-bit image that are scaled at a time: the whole as float32 would take twice its own memory."""
+_BYTES_PER_PIXEL = 8
+"""Most bytes of memory that a pixel takes while it is decoded: two copies at a time, of four bytes."""
+_WEBP_BYTES_PER_PIXEL = 16
+"""The same of WebP, whose library keeps two canvases of its own."""
+_COEFFICIENT_BYTES = 2
+"""Bytes of a channel of a pixel of a progressive JPEG, which is held as a whole until its last scan."""
+_MAX_JPEG_SCALE = 8
+"""A JPEG can be decoded at 1/2, 1/4 and 1/8 of its size."""
 _MAX_CAUSE_CHARS = 200
 
 
@@ -118,8 +126,23 @@ def open_image(data: bytes, *, formats: Sequence[str] = READABLE_FORMATS, max_pi
     return image
 
 
+def decoding_bytes(image: Image.Image, *, min_side: int | None = None) -> int:
+    """Return the most memory that ``to_rgb`` will take for an image from ``open_image``; no pixel is decoded for it."""
+    width, height = image.size
+    pixels = width * height
+    if image.format == _WEBP:
+        return pixels * _WEBP_BYTES_PER_PIXEL
+    if image.format not in ("JPEG", "MPO"):
+        return pixels * _BYTES_PER_PIXEL
+    scale = 1
+    while min_side is not None and scale < _MAX_JPEG_SCALE and min(width, height) >= 2 * scale * min_side:
+        scale *= 2
+    coefficients = _COEFFICIENT_BYTES * len(image.getbands()) if image.info.get("progressive") else 0
+    return pixels * coefficients + pixels * _BYTES_PER_PIXEL // scale**2
+
+
 def to_rgb(image: Image.Image, *, min_side: int | None = None) -> Image.Image:
-    """Decode the pixels of an image from ``open_image``; ``decode`` explains the rest.
+    """Decode the pixels of an image from ``open_image``, which is closed; ``decode`` explains the rest.
 
     Raises:
         ImageError: as ``decode``.
@@ -133,7 +156,7 @@ def to_rgb(image: Image.Image, *, min_side: int | None = None) -> Image.Image:
         image.load()
         transpose = _TRANSPOSE.get(_orientation(image))
         if transpose is not None:
-            image = image.transpose(transpose)
+            image = _replace(image, image.transpose(transpose))
         rgb = _convert(image)
     except Image.DecompressionBombError as error:
         raise ImageError("ImageTooLarge", "more pixels than can be decoded safely") from error
@@ -160,21 +183,28 @@ def _orientation(image: Image.Image) -> int:
 
 def _convert(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _scale_16_bit(image).convert("RGB")
-    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = _replace(image, _scale_16_bit(image))
+    elif image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+        image = _replace(image, image.convert("RGBA"))
     # Transparent pixels keep their colour.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else _replace(image, image.convert("RGB"))
+
+
+def _replace(image: Image.Image, successor: Image.Image) -> Image.Image:
+    """Free an image's pixels, of which a caller further up may hold a reference, and return its successor."""
+    if successor is not image:
+        image.close()
+    return successor
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
     """Scale 16 bits a pixel to 8; Pillow's own conversion would clip at 255."""
-    pixels = np.asarray(image)
-    scaled = np.empty(pixels.shape, np.uint8)
-    for top in range(0, len(pixels), _ROWS):
-        rows = pixels[top : top + _ROWS].astype(np.float32) / 257
-        scaled[top : top + _ROWS] = np.nan_to_num(rows).clip(0, 255)
-    return Image.fromarray(scaled)
+    width, height = image.size
+    scaled = Image.new("L", image.size)
+    for top in range(0, height, _ROWS):
+        rows = np.asarray(image.crop((0, top, width, min(top + _ROWS, height)))).astype(np.float32) / 257
+        scaled.paste(Image.fromarray(np.nan_to_num(rows).clip(0, 255).astype(np.uint8)), (0, top))
+    return scaled
 
 
 def _cause(error: Exception) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
+
+_BACKLOG = 2048
 
 
 def any_address() -> str:
@@ -17,5 +20,7 @@ def listen_anywhere(port: int) -> socket.socket:
         OSError: the port is in use.
     """
     if socket.has_dualstack_ipv6():
-        return socket.create_server((any_address(), port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=2048)
-    return socket.create_server((any_address(), port), backlog=2048)
+        # Turned off for this network, IPv6 may fail only now. A port that is in use is refused below, too.
+        with suppress(OSError):
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)

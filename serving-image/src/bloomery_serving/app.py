@@ -3,46 +3,58 @@
 from __future__ import annotations
 
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from bloomery_serving import __version__
 from bloomery_serving.about import About
 from bloomery_serving.api import open_inference, pages, predict
 from bloomery_serving.api.errors import add_exception_handlers
+from bloomery_serving.api.open_inference_codec import JSON_LENGTH, RequestLimits
 from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
+from bloomery_serving.capacity import Capacity
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import Limits
+from bloomery_serving.jobs import CallRunner, Watchdog
 from bloomery_serving.key_ring import KeyRing
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.middleware.admission import Admission, AdmissionControl
+from bloomery_serving.middleware.admission import Admission, AdmissionControl, AdmissionLimits
 from bloomery_serving.middleware.api_key import ApiKey
 from bloomery_serving.middleware.body_limits import BodyLimits
 from bloomery_serving.middleware.disconnect import CancelOnDisconnect
 from bloomery_serving.middleware.lineage_headers import LineageHeaders
 from bloomery_serving.middleware.metrics import RequestMetrics
 from bloomery_serving.middleware.refusals import Refusals
+from bloomery_serving.middleware.request_line import RequestLine
 from bloomery_serving.model import Model
 from bloomery_serving.settings import Settings
 
+_CORS_HEADERS = ("Authorization", "Content-Encoding", "X-Variant", JSON_LENGTH)
+"""Headers that a page of another origin may send, beside those that every page may."""
 
-def create_app(settings: Settings, model: Model, identity: ModelIdentity, metrics: Metrics, *, workers: int) -> ASGIApp:
-    """Return the application; ``workers`` is the number of predictions that run side by side."""
+
+def create_app(
+    settings: Settings, model: Model, identity: ModelIdentity, metrics: Metrics, *, capacity: Capacity
+) -> ASGIApp:
+    """Return the application."""
     about = About(settings, identity, on_change=metrics.describe)
-    control = AdmissionControl(
-        max_requests=settings.queue_size, max_bytes=settings.queue_bytes, gauge=metrics.in_flight
-    )
+    limits = AdmissionLimits(receiving=settings.receiving_size, waiting=settings.queue_size, bytes=capacity.queue_bytes)
+    control = AdmissionControl(limits, gauge=metrics.in_flight)
     keys = [] if settings.api_keys_dir is None else [Middleware(ApiKey, keys=KeyRing(settings.api_keys_dir))]
-    # From the outermost to the innermost. The order is the design: every refusal is counted and has the headers; the
-    # key is checked before anything else, and a request is admitted before its body is read.
+    # From the outermost to the innermost. The order is the design: every refusal is counted and has the headers; a
+    # browser's question about another origin has no key, but for that the key is checked before anything else, and a
+    # request is admitted before its body is read.
     return with_middleware(
-        _create_api(settings, model, about, metrics, workers=workers),
+        _create_api(settings, model, about, metrics, capacity),
         [
+            Middleware(RequestLine),
             Middleware(RequestMetrics, metrics=metrics),
             Middleware(LineageHeaders, about=about),
+            *_cors(settings, identity),
             Middleware(Refusals),
             *keys,
-            Middleware(BodyLimits, max_bytes=settings.max_body_bytes, max_seconds=settings.body_seconds),
+            Middleware(BodyLimits, max_bytes=capacity.max_body_bytes, max_seconds=settings.body_seconds),
             Middleware(Admission, control=control),
             Middleware(CancelOnDisconnect),
         ],
@@ -56,7 +68,24 @@ def with_middleware(app: ASGIApp, stack: list[Middleware]) -> ASGIApp:
     return app
 
 
-def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics, *, workers: int) -> ASGIApp:
+def _cors(settings: Settings, identity: ModelIdentity) -> list[Middleware]:
+    """Return the middleware that lets pages of other origins in, if there are any."""
+    if not settings.allowed_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=_CORS_HEADERS,
+            expose_headers=(*identity.headers, "retry-after", JSON_LENGTH),
+            # A page of the internet may ask a service in a private network, if its owner lists it.
+            allow_private_network=True,
+        )
+    ]
+
+
+def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics, capacity: Capacity) -> ASGIApp:
     api = DocumentedAPI(
         keyed=settings.api_keys_dir is not None,
         about=about,
@@ -69,16 +98,18 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
         redirect_slashes=False,
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
-    batcher = Batcher(model, metrics, limits=limits, workers=workers)
+    watchdog = Watchdog(settings.hang_seconds)
+    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity)
     api.include_router(predict.build_router(batcher, metrics, about, max_images=settings.max_images))
     api.include_router(
         open_inference.build_router(
             batcher,
+            CallRunner(watchdog, name="parse"),
             model,
             metrics,
             name=settings.service_name,
             version=about.identity.model_version or "1",
-            max_images=settings.max_images,
+            limits=RequestLimits(images=settings.max_images, side=model.preprocess.crop, bytes=capacity.max_body_bytes),
         )
     )
     api.include_router(pages.build_router(settings, about))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from bloomery_model import ImageError, decode
+from bloomery_model import ImageError, open_image, to_rgb
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """Pillow's names of the formats that are accepted."""
@@ -28,6 +28,17 @@ class Limits:
     pixels: int
 
 
+def open_file(file: ImageFile, limits: Limits) -> Image:
+    """Read the header of an uploaded image, no pixels.
+
+    Raises:
+        ImageError: it is no image, of another format, damaged or too large.
+    """
+    if len(file.data) > limits.bytes:
+        raise ImageError("ImageTooLarge", f"{len(file.data)} bytes, more than {limits.bytes}")
+    return open_image(file.data, formats=FORMATS, max_pixels=limits.pixels)
+
+
 def decode_file(file: ImageFile, limits: Limits, *, min_side: int | None = None) -> Image:
     """Decode an uploaded image as training does.
 
@@ -37,8 +48,6 @@ def decode_file(file: ImageFile, limits: Limits, *, min_side: int | None = None)
         min_side: as for ``bloomery_model.decode``.
 
     Raises:
-        ImageError: it is no image, of another format, damaged or too large.
+        ImageError: as ``open_file``.
     """
-    if len(file.data) > limits.bytes:
-        raise ImageError("ImageTooLarge", f"{len(file.data)} bytes, more than {limits.bytes}")
-    return decode(file.data, min_side=min_side, formats=FORMATS, max_pixels=limits.pixels)
+    return to_rgb(open_file(file, limits), min_side=min_side)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bloomery_model.listening import any_address
 from bloomery_serving.identity import ModelIdentity
+from bloomery_serving.metrics_server import start_metrics_server
 
 BUCKETS = tuple(0.001 * 1.2**exponent for exponent in range(60))
 """Seconds, 1 ms to 47 s in steps of 1.2: fine enough to compare two variants' 99th percentiles."""
@@ -44,7 +44,7 @@ class Metrics:
     def serve(self, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own, until the process ends."""
         if port:
-            start_http_server(port, addr=any_address(), registry=self.registry)
+            start_metrics_server(port, self.registry)
 
     def describe(self, identity: ModelIdentity) -> None:
         """Show the identity of the served model, in place of the one before."""

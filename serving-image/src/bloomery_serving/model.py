@@ -33,6 +33,10 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 GPU_BATCH = 32
 CPU_BATCH = 2
 """Images: a larger batch gains a processor nothing more, and its first image waits for the last."""
+ASSUMED_PREPROCESSING = (
+    "the model folder has no preprocess.json: ImageNet's preprocessing is assumed (the shorter side is resized to %d "
+    "pixels, the centre of %d pixels is cut out, and ImageNet's mean and standard deviation are applied)"
+)
 MAX_BATCH_COST = 0.95
 """Time for an image in a batch, as a share of its time alone, beyond which batches are not worth the wait."""
 MEASURE_SECONDS = 0.1
@@ -47,6 +51,8 @@ class Model:
     labels: tuple[str, ...]
     preprocess: Preprocess
     digest: str
+    assumes_imagenet: bool = False
+    """Whether the folder has no preprocess.json, so that ImageNet's preprocessing is assumed."""
     gives_probabilities: bool = False
     """Whether the network ends in a softmax."""
     best_batch: int = 1
@@ -67,9 +73,12 @@ class Model:
         try:
             session = _open_session(folder / MODEL, threads)
             labels = distinct(read_labels(folder))
+            assumes_imagenet = not (folder / PREPROCESS).exists()
             preprocess = _read_preprocess(folder / PREPROCESS, default_side=image_side(session.get_inputs()))
+            if assumes_imagenet:
+                logger.warning(ASSUMED_PREPROCESSING, preprocess.resize, preprocess.crop)
             require_classifier(session.get_inputs(), session.get_outputs(), side=preprocess.crop)
-            model = cls(session, labels, preprocess, digest)
+            model = cls(session, labels, preprocess, digest, assumes_imagenet)
             model = replace(model, gives_probabilities=model._warm_up())
         except ModelError:
             raise
@@ -97,6 +106,9 @@ class Model:
         except Exception as error:
             raise ModelError("ModelNotRunnable", f"The model cannot be run: {str(error).splitlines()[0]}") from error
         require_labels(outputs, self.labels)
+        if not np.isfinite(softmax(outputs)).all():
+            message = "The model gives NaN or an infinity for ordinary images: one of its weights is probably NaN."
+            raise ModelError("ModelNotRunnable", f"{message} Train or export it again.")
         return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
 
     def _find_best_batch(self) -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,11 @@ import uvicorn
 from pydantic import ValidationError
 
 from bloomery_model import termination
-from bloomery_model.cgroup import cpu_count
 from bloomery_model.listening import listen_anywhere
 from bloomery_serving.app import create_app
+from bloomery_serving.capacity import Capacity
 from bloomery_serving.errors import ModelError
+from bloomery_serving.http_protocol import ConnectionLimits, bounded_protocol, close_overdue
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
@@ -43,7 +45,7 @@ def run() -> int:
     transfer = Transfer(max_bytes=settings.model_max_bytes)
     try:
         with answering_probes(settings.port, transfer):
-            model, identity = load(settings, transfer)
+            model, identity = _load_until_stopped(settings, transfer)
     except ModelError as error:
         return _give_up(error.reason, str(error))
     # uvicorn drains on SIGTERM, then raises it once more for the handler before its own: a drained server ended well.
@@ -51,6 +53,39 @@ def run() -> int:
     with suppress(KeyboardInterrupt):
         serve(settings, model, identity)
     return 0
+
+
+def _load_until_stopped(settings: Settings, transfer: Transfer) -> tuple[Model, ModelIdentity]:
+    """Load the model; SIGTERM ends the process meanwhile.
+
+    The first process of a container ignores a signal for which it has no handler, and Python runs handlers in the main
+    thread alone, which no native code may hold: the model is loaded by another one.
+
+    Raises:
+        ModelError: as ``load``.
+    """
+    outcome: list[tuple[Model, ModelIdentity] | BaseException] = []
+
+    def load_in_thread() -> None:
+        try:
+            outcome.append(load(settings, transfer))
+        except BaseException as error:
+            outcome.append(error)
+
+    signal.signal(signal.SIGTERM, _stop_at_once)
+    thread = threading.Thread(target=load_in_thread, name="load", daemon=True)
+    thread.start()
+    thread.join()
+    match outcome[0]:
+        case BaseException() as error:
+            raise error
+        case loaded:
+            return loaded
+
+
+def _stop_at_once(*_: object) -> None:
+    logger.info("the server is stopped before its model is loaded")
+    os._exit(0)  # the thread that loads cannot be ended
 
 
 def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, ModelIdentity]:
@@ -93,15 +128,28 @@ def serve(
     """
     metrics = Metrics(identity, service=settings.service_name)
     metrics.serve(settings.metrics_port)
+    limits = ConnectionLimits(
+        connections=settings.max_connections,
+        head_seconds=settings.head_seconds,
+        request_seconds=settings.body_seconds,
+    )
     config = uvicorn.Config(
-        create_app(settings, model, identity, metrics, workers=cpu_count()),
+        create_app(settings, model, identity, metrics, capacity=Capacity.of_container(settings)),
+        http=bounded_protocol(limits),
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.drain_seconds,
+        timeout_notify=1,
+        callback_notify=lambda: _close_overdue(server),
     )
-    uvicorn.Server(config).run(sockets=sockets or [listen_anywhere(settings.port)])
+    server = uvicorn.Server(config)
+    server.run(sockets=sockets or [listen_anywhere(settings.port)])
+
+
+async def _close_overdue(server: uvicorn.Server) -> None:
+    close_overdue(server.server_state)
 
 
 def _give_up(reason: str, message: str) -> int:

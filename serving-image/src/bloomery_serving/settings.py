@@ -48,14 +48,32 @@ class Settings(BaseSettings):
     metrics_port: int = 9090
     """0 serves no metrics."""
 
+    cors_allow_origins: str = ""
+    """Origins whose pages a browser lets call the server, with commas between them; * is any."""
+
+    max_connections: int = 512
+    """Open connections; one more takes the place of the oldest that is idle."""
+
+    head_seconds: float = 20
+    """Time for a request's head to arrive."""
+
+    receiving_size: int = 256
+    """Requests whose bodies are arriving; one more is refused with status 429."""
+
     queue_size: int = 64
-    """Requests that are read, wait or are worked on; one more is refused with status 429."""
+    """Requests that wait or are worked on; one more is refused with status 429."""
 
     queue_bytes: int = 256 * 1024 * 1024
-    """Bytes of all their bodies together; a request that finds no room is refused with status 429."""
+    """Bytes of all bodies together; a request that finds no room is refused with status 429."""
 
     body_seconds: float = 60
     """Time for a body to arrive; a gateway gives up on the request by then."""
+
+    memory_bytes: int = 0
+    """Memory that the server may take; 0 is the container's limit."""
+
+    hang_seconds: float = 180
+    """Time for one image to be decoded, or one batch to be computed; a worker that takes longer hangs."""
 
     max_image_bytes: int = 10 * 1024 * 1024
     max_image_pixels: int = 25_000_000
@@ -67,6 +85,11 @@ class Settings(BaseSettings):
     def title(self) -> str:
         """The service's name for people."""
         return self.display_name or self.service_name
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of ``cors_allow_origins``."""
+        return tuple(origin.strip() for origin in self.cors_allow_origins.split(",") if origin.strip())
 
     @property
     def max_body_bytes(self) -> int:

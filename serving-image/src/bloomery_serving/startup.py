@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from bloomery_model.listening import listen_anywhere
 from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ def answering_probes(port: int, transfer: Transfer) -> Iterator[None]:
 
 
 def _listen(port: int, transfer: Transfer) -> ThreadingHTTPServer:
-    is_dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if is_dual else socket.AF_INET
-    listener = socket.create_server(("", port), family=family, dualstack_ipv6=is_dual)
+    listener = listen_anywhere(port)
     server = ThreadingHTTPServer(("", port), _handler_class(transfer), bind_and_activate=False)
     server.daemon_threads = True
     server.block_on_close = False

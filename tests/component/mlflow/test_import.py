@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,11 +54,19 @@ def take(folder: Path | str, name: str, *more: str) -> int:
 
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 def test_a_folder_becomes_a_version_that_is_ready(
-    kind: str, mlflow: MlflowServer, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    mlflow: MlflowServer,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     folder, name = request.getfixturevalue(kind), f"{kind}-{tmp_path.name}"
     assert take(folder, name, "--version-label", "1.0", "--alias", "champion", "--description", "Von auswärts.") == 0
     assert json.loads(capsys.readouterr().out.strip().rsplit("\n", 1)[-1])["uri"] == f"models:/{name}/1"
+    # Nobody but its author knows how the images of a foreign model were prepared.
+    assert ("ImageNet's preprocessing is assumed" in caplog.text) is (kind == "foreign")
     version = mlflow.client().get_model_version_by_alias(name, "champion")
     assert (version.version, version.status, version.description) == ("1", "READY", "Von auswärts.")
     assert version.tags["bloomery.dev/version-label"] == "1.0"

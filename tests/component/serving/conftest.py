@@ -28,7 +28,7 @@ LABELS = ("red", "green", "blue")
 SIDE = 32
 START_SECONDS = 120.0
 """A start takes one second on an idle machine, and twenty where many tests run at once."""
-METRIC_SECONDS = 10.0
+METRIC_SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")

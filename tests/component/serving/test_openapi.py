@@ -144,7 +144,7 @@ PROTOCOL = (
             Call(path, 404, requested=path.replace("{model_name}", "flowers"), request=infer()),
             Call(path, 405, method="GET"),
             Call(path, 413, request={"content": b"[" + b"0," * (30 * SIDE * SIDE + 10_001)}),
-            Call(path, 415, request={"content": b"x", "headers": {"content-encoding": "gzip"}}),
+            Call(path, 415, request={"content": b"x", "headers": {"content-encoding": "br"}}),
         )
     ),
 )

@@ -132,6 +132,15 @@ def test_binary_data_that_do_not_fit_are_refused_in_words(server, length, tail, 
     assert words in answer.json()["error"]
 
 
+def test_nulls_of_what_is_not_set_are_taken_as_left_out(server, tmp_path):
+    # MLServer's documented requests.post(json=inference_request.dict()) sends all of these.
+    entry = bytes_input(base64_picture((9, 200, 9), tmp_path)) | {"parameters": None}
+    answer = infer(server, entry, id=None, parameters=None, outputs=None)
+    assert {output["name"]: output["data"] for output in answer.json()["outputs"]}["label"] == ["green"]
+    answer = infer(server, entry, outputs=[{"name": "label", "parameters": None}])
+    assert [output["data"] for output in answer.json()["outputs"]] == [["green"]]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"inputs": []}', b"\xff"])
 def test_body_that_is_no_request_is_told_in_words(server, body):
     answer = server.client.post("/v2/models/colours/infer", content=body)

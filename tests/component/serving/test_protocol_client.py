@@ -136,9 +136,15 @@ def test_mistake_is_answered_in_words(
         client.infer(model, [inputs])
 
 
-def test_body_that_is_packed_is_refused_in_words(client: InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="packed with gzip is not read"):
-        client.infer(MODEL, [files(picture(RED))], request_compression_algorithm="gzip")
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
+def test_body_in_gzip_is_answered_as_any_other(client: InferenceServerClient, binary: bool) -> None:
+    result = client.infer(MODEL, [tensor(RED, binary=binary)], request_compression_algorithm="gzip")
+    assert names(result.as_numpy("label")) == ["red"]
+
+
+def test_body_that_is_packed_in_another_form_is_refused_in_words(client: InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="packed with deflate is not read: send it as it is, or with"):
+        client.infer(MODEL, [files(picture(RED))], request_compression_algorithm="deflate")
 
 
 def test_it_works_with_a_key_and_under_a_prefix(start_server: StartServer, tmp_path: Path) -> None:

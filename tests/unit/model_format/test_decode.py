@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bloomery_model import ImageError, Preprocess, PreprocessError, decode, resize_shorter
+from bloomery_model import (
+    ImageError,
+    Preprocess,
+    PreprocessError,
+    decode,
+    decoding_bytes,
+    open_image,
+    resize_shorter,
+)
 from tests.unit.model_format.damaged import refused_files, turned_files, upright_files
 from tests.unit.model_format.pictures import LOSSY, PICTURES, encoded, with_orientation
 
@@ -166,3 +175,22 @@ def test_invalid_preprocess_json_names_its_field(change: dict[str, object], fiel
 def test_preprocess_json_that_is_no_json_is_refused() -> None:
     with pytest.raises(PreprocessError, match="the file"):
         Preprocess.read(b"resize: 3")
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize(
+    ("kind", "options", "bytes_per_pixel"),
+    [
+        ("PNG", {}, 8),
+        ("WEBP", {"lossless": True}, 16),
+        ("JPEG", {}, 8 / 4**2),
+        ("JPEG", {"progressive": True}, 8 / 4**2 + 6),
+    ],
+)
+def test_memory_of_decoding_is_known_before_a_pixel_is_decoded(
+    kind: str, options: dict[str, bool], bytes_per_pixel: float
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 400)).save(buffer, kind, **options)
+    image = open_image(buffer.getvalue())
+    assert decoding_bytes(image, min_side=100) == bytes_per_pixel * 400 * 400

@@ -75,6 +75,12 @@ class Rollout(ApiModel):
         return self.abort_on.min_requests if self.abort_on else 0
 
 
+class Cors(ApiModel):
+    """Pages of other origins that browsers let call a service."""
+
+    allow_origins: tuple[str, ...]
+
+
 class InferenceServiceSpec(ApiModel):
     """Spec of an InferenceService; may change at any time."""
 
@@ -86,6 +92,7 @@ class InferenceServiceSpec(ApiModel):
     rollout: Rollout | None = None
     path: str | None = None
     auth: Literal["ApiKey", "None"] = "ApiKey"
+    cors: Cors | None = None
     auto_stop: str | None = None
     stopped: bool | None = None
 

@@ -189,6 +189,7 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "TRAINING_JOB": model.training_job,
         "DATASET_NAME": model.dataset,
         "DATASET_VERSION": model.dataset_version,
+        "CORS_ALLOW_ORIGINS": ",".join(service.spec.cors.allow_origins) if service.spec.cors else None,
         "API_KEYS_DIR": KEYS_FOLDER if service.spec.auth == "ApiKey" else None,
         "PORT": str(HTTP_PORT),
         "METRICS_PORT": str(METRICS_PORT),

@@ -57,6 +57,18 @@ def image_request_error(name: str, error: ImageError) -> RequestError:
             return RequestError(400, "NotAnImage", f"{name} is not an image: JPEG, PNG, BMP and WebP are accepted.")
 
 
+def not_finite_error(name: str, *, is_tensor: bool) -> RequestError:
+    """Return the error for an image or tensor for which the model gave no numbers.
+
+    Every image has the values of an image, so that it is the model's failure; a tensor may have any.
+    """
+    if is_tensor:
+        message = f"The model gives NaN or an infinity for {name}: its values are not those of a normalised image."
+        return RequestError(422, "ResultNotFinite", message)
+    message = f"The model gives NaN or an infinity for {name}: the model fails, not the image."
+    return RequestError(500, "ResultNotFinite", message)
+
+
 def invalid_request(errors: Iterable[ErrorDetails], *, skip: int = 0) -> RequestError:
     """Return the refusal of a request that pydantic finds invalid; the message names the fields.
 

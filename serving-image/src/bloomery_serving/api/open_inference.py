@@ -6,8 +6,8 @@ Source: the protocol's open_inference_rest.yaml, version 2.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from bloomery_model import ImageError
+from bloomery_model.folder import PREPROCESS
 from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.api import open_inference_codec as codec
-from bloomery_serving.api.errors import RequestError, image_request_error
+from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.open_inference_codec import IMAGES, LABEL, SCORES, TENSORS, InferenceRequest, RequestLimits
 from bloomery_serving.api.openapi import BYTES, OPEN, infer_body, refusals
 from bloomery_serving.api.schemas import (
@@ -30,14 +31,17 @@ from bloomery_serving.api.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from bloomery_serving.batcher import Batcher
+from bloomery_serving.batcher import Batcher, NotFinite
+from bloomery_serving.jobs import CallRunner
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
+from bloomery_serving.request_scope import key_name, reserve_bytes
 
 _MISTAKES = (
     "The body is no request of the protocol, an input or output is not one of the model's, its data do not fit its "
     "shape, there are none or too many images, or one of them cannot be read."
 )
+_ASSUMED = f"assumed: the model folder has no {PREPROCESS}, so that ImageNet's preprocessing is applied"
 _EXAMPLE = {
     "inputs": [{"name": IMAGES, "datatype": "BYTES", "shape": [1], "data": ["<base64 of an image>"]}],
     "outputs": [{"name": SCORES}, {"name": LABEL}],
@@ -52,6 +56,7 @@ class _Served:
     version: str
     model: Model
     batcher: Batcher
+    parser: CallRunner
     metrics: Metrics
     limits: RequestLimits
 
@@ -83,28 +88,57 @@ class _Served:
                 TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(self.model.labels)]),
                 TensorMetadata(name=LABEL, datatype="BYTES", shape=[-1]),
             ],
+            parameters={
+                "preprocess": self.model.preprocess.document(),
+                "preprocess_source": _ASSUMED if self.model.assumes_imagenet else PREPROCESS,
+            },
         )
 
     async def infer(self, request: Request) -> Response:
         """Answer a request to infer."""
+        client = key_name(request.scope)
         with self.metrics.stage("parse"):
-            body, length = await request.body(), request.headers.get(codec.JSON_LENGTH)
-            # Off the event loop: a million numbers in JSON take their time.
-            decoded = await asyncio.to_thread(codec.decode_request, body, length, self.limits)
-        scores = await _score(self.batcher, decoded)
+            decoded = await self._decode(request, client)
+        scores = await _score(self.batcher, client, decoded)
         content, headers = codec.encode_answer(
             decoded, scores, self.model.labels, model=self.name, version=self.version
         )
         return Response(content, headers=headers)
 
+    async def _decode(self, request: Request, client: str) -> InferenceRequest:
+        """Read and decode a request; its body is forgotten as soon as it is decoded."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+        decode = partial(_decode_body, request.headers.get(codec.JSON_LENGTH), self.limits)
+        if request.headers.get("content-encoding", "").lower() == "gzip":
+            size = codec.unpacked_size(body, self.limits)
+            reserve_bytes(request.scope, size)
+            decode = partial(decode, unpacked_size=size)
+        # Off the event loop: a million numbers in JSON take their time.
+        return await self.parser.run(client, partial(decode, body))
+
+
+def _decode_body(
+    json_length: str | None, limits: RequestLimits, body: bytearray, *, unpacked_size: int | None = None
+) -> InferenceRequest:
+    whole = body if unpacked_size is None else codec.unpack(body, unpacked_size)
+    return codec.decode_request(whole, json_length, limits)
+
 
 def build_router(
-    batcher: Batcher, model: Model, metrics: Metrics, *, name: str, version: str, max_images: int
+    batcher: Batcher,
+    parser: CallRunner,
+    model: Model,
+    metrics: Metrics,
+    *,
+    name: str,
+    version: str,
+    limits: RequestLimits,
 ) -> APIRouter:
     """Return the protocol's routes for the one model of this server, which has a name and a version in them."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-    limits = RequestLimits(images=max_images, side=model.preprocess.crop)
-    served = _Served(name, version, model, batcher, metrics, limits)
+    served = _Served(name, version, model, batcher, parser, metrics, limits)
     _add_health(router, served)
     _add_metadata(router, served)
     _add_infer(router, served)
@@ -161,7 +195,8 @@ def _add_metadata(router: APIRouter, served: _Served) -> None:
 
 def _add_infer(router: APIRouter, served: _Served) -> None:
     binary = {"application/octet-stream": {"schema": BYTES}}
-    responses = {200: {"model": InferAnswer, "content": binary}} | refusals(ProtocolRefusal, _MISTAKES)
+    too_large = {"model": ProtocolRefusal, "description": "The model gives NaN or an infinity for a tensor."}
+    responses = {200: {"model": InferAnswer, "content": binary}, 422: too_large} | refusals(ProtocolRefusal, _MISTAKES)
     body = infer_body(_EXAMPLE)
 
     @router.post("/models/{model_name}/infer", openapi_extra=body, responses=responses)
@@ -181,12 +216,18 @@ def _unhealthy(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {503: {"model": model, "description": "The last predictions all failed; a new start may help."}}
 
 
-async def _score(batcher: Batcher, request: InferenceRequest) -> Scores:
+async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> Scores:
     """Return the probabilities for all images or tensors of a request."""
     scores = []
-    for number, result in enumerate(await batcher.submit(request.files or request.tensors)):
-        if isinstance(result, ImageError):
-            # The protocol's answer is one tensor: it has no place for the error of one image of several.
-            raise image_request_error(request.files[number].name, result)
-        scores.append(result)
+    for number, result in enumerate(await batcher.submit(client, request.files or request.tensors)):
+        # The protocol's answer is one tensor: it has no place for the error of one image of several.
+        match result:
+            case ImageError():
+                raise image_request_error(request.files[number].name, result)
+            case NotFinite():
+                is_tensor = not request.files
+                name = f"{'tensor' if is_tensor else 'image'} {number}"
+                raise not_finite_error(name, is_tensor=is_tensor)
+            case row:
+                scores.append(row)
     return np.stack(scores)

@@ -25,9 +25,11 @@ _REFUSALS = {
     408: "RequestTimeout: the body did not arrive in time.",
     413: "BodyTooLarge: the request has too many bytes. ImageTooLarge: one image has too many bytes or pixels. "
     "TooManyNumbers: more than the largest tensor has.",
-    415: "UnsupportedMediaType: the body is of a type that is no image. PackedBody: it has a Content-Encoding.",
+    415: "UnsupportedMediaType: the body is of a type that is no image. PackedBody: it has a Content-Encoding that is "
+    "not read here.",
     429: "TooManyRequests: as many wait as the memory can hold; Retry-After says in how many seconds to come again.",
-    500: "InternalError: the server failed; its log says why.",
+    500: "InternalError: the server failed; its log says why. ResultNotFinite: the model gave NaN or an infinity.",
+    503: "ServerStopping: the server is being stopped; send the request again.",
 }
 
 

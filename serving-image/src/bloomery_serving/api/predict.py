@@ -15,14 +15,17 @@ from starlette.exceptions import HTTPException
 from bloomery_model import ImageError
 from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.about import About
-from bloomery_serving.api.errors import RequestError, image_request_error
+from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.openapi import BYTES, refusals
 from bloomery_serving.api.schemas import OneImage, Refusal, SeveralImages
-from bloomery_serving.batcher import Batcher
+from bloomery_serving.batcher import Batcher, NotFinite
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.request_scope import key_name
 
 FIELD = "image"
+OTHER_FIELD = "file"
+"""The name that many clients and pages give to the field of a file; it is read alike."""
 _FORM = "multipart/form-data"
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -75,7 +78,7 @@ def build_router(batcher: Batcher, metrics: Metrics, about: About, *, max_images
         """Classify images: the label of each, and the probability of each class."""
         with metrics.stage("parse"):
             files = await _read_files(request, max_images)
-        outcomes = await _classify(batcher, files)
+        outcomes = await _classify(batcher, key_name(request.scope), files)
         model = about.identity.document
         if len(outcomes) > 1:
             return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model})
@@ -86,15 +89,19 @@ def build_router(batcher: Batcher, metrics: Metrics, about: About, *, max_images
     return router
 
 
-async def _classify(batcher: Batcher, files: Sequence[ImageFile]) -> list[Prediction | Failure]:
+async def _classify(batcher: Batcher, client: str, files: Sequence[ImageFile]) -> list[Prediction | Failure]:
     """Classify images; one that cannot be decoded is a Failure in its place."""
-    results = await batcher.submit(files)
-    return [
-        Failure(file.name, image_request_error(file.name, result))
-        if isinstance(result, ImageError)
-        else _prediction(file, result, batcher.labels)
-        for file, result in zip(files, results, strict=True)
-    ]
+    outcomes: list[Prediction | Failure] = []
+    for file, result in zip(files, await batcher.submit(client, files), strict=True):
+        match result:
+            case ImageError():
+                outcomes.append(Failure(file.name, image_request_error(file.name, result)))
+            case NotFinite():
+                # No mistake of one image: the whole request counts as failed.
+                raise not_finite_error(file.name, is_tensor=False)
+            case scores:
+                outcomes.append(_prediction(file, scores, batcher.labels))
+    return outcomes
 
 
 def _prediction(file: ImageFile, scores: Scores, labels: Sequence[str]) -> Prediction:
@@ -105,7 +112,7 @@ def _prediction(file: ImageFile, scores: Scores, labels: Sequence[str]) -> Predi
 
 def _answer(document: dict[str, Any]) -> Response:
     # A ready response: FastAPI would walk through every score to see whether JSON has it.
-    return Response(json.dumps(document, ensure_ascii=False), media_type="application/json")
+    return Response(json.dumps(document, ensure_ascii=False, allow_nan=False), media_type="application/json")
 
 
 def _entry(outcome: Prediction | Failure) -> dict[str, Any]:
@@ -136,7 +143,7 @@ async def _read_form(request: Request, max_images: int) -> list[ImageFile]:
         if "Too many files" in str(error.detail):
             raise _too_many(max_images) from error
         raise RequestError(400, "BadForm", f"The form cannot be read: {error.detail}") from error
-    uploads = form.getlist(FIELD)
+    uploads = [value for name, value in form.multi_items() if name in (FIELD, OTHER_FIELD)]
     if not uploads:
         names = ", ".join(f"'{name}'" for name in form) or "no field"
         raise RequestError(400, "NoImage", f"The form has {names}; send the image in the field '{FIELD}'.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bloomery_serving import __version__
 
@@ -14,6 +14,10 @@ EXTENSIONS = ("binary_tensor_data", "classification")
 _MAX_ITEMS = 8
 """Inputs, outputs and dimensions: more than there are, so that a few too many get our own error message, but so few
 that a request full of them is no burden."""
+
+
+_Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+"""Parameters of the protocol. Clients that send every field send null for those that are not set."""
 
 
 class _Answer(BaseModel):
@@ -108,6 +112,8 @@ class ModelMetadata(BaseModel):
     platform: str = "onnx_onnxruntime"
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    parameters: dict[str, Any]
+    """``preprocess``: from an image to the tensor; ``preprocess_source``: where that is from."""
 
 
 class InputTensor(BaseModel):
@@ -116,7 +122,7 @@ class InputTensor(BaseModel):
     name: str
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=_MAX_ITEMS)]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
     data: list[Any] | None = None
 
 
@@ -124,16 +130,20 @@ class RequestedOutput(BaseModel):
     """One output that a request asks for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
 
 
 class InferRequest(BaseModel):
     """A request to infer; without ``outputs`` the answer has all of them."""
 
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
     inputs: Annotated[list[InputTensor], Field(max_length=_MAX_ITEMS)]
-    outputs: Annotated[list[RequestedOutput], Field(max_length=_MAX_ITEMS)] = []
+    outputs: Annotated[
+        list[RequestedOutput],
+        Field(max_length=_MAX_ITEMS),
+        BeforeValidator(lambda value: [] if value is None else value),
+    ] = []
 
 
 class OutputTensor(TensorMetadata):

@@ -1,76 +1,131 @@
-"""Admission control: as many predictions, and as many bytes of them together, as the memory can hold."""
+"""Admission control: as many requests, and as many bytes of them together, as the memory can hold.
+
+A request is *received* until its body has arrived, then it *waits* for a worker or is worked on. Both have a bound of
+their own: clients that send slowly keep nobody from the workers. An eighth of every bound is kept for each client, so
+that none can take all of it.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import Gauge
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloomery_serving.api.errors import RequestError
+from bloomery_serving.request_scope import keep_reservation, key_name
+
+_PARTS = 8
+"""One of so many parts of a bound is there for each client, whatever the others have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmissionLimits:
+    """Bounds of all requests together: those received, those that wait or are worked on, and bytes of bodies."""
+
+    receiving: int
+    waiting: int
+    bytes: int
+
+
+class _Bound:
+    """A number of places that clients share."""
+
+    def __init__(self, limit: int) -> None:
+        self.total = 0
+        self._limit = limit
+        self._by_client: Counter[str] = Counter()
+
+    def has_room(self, client: str, count: int = 1) -> bool:
+        """Return whether a client may take so many places."""
+        return self.total + count <= self._limit or self._by_client[client] + count <= self._limit // _PARTS
+
+    def add(self, client: str, count: int = 1) -> None:
+        """Count places of a client; a negative number gives them back."""
+        self.total += count
+        self._by_client[client] += count
+        if not self._by_client[client]:
+            del self._by_client[client]
 
 
 class AdmissionControl:
-    """Counts the requests that are read, wait or are worked on; for one event loop, so that nothing is locked."""
+    """Counts the requests that are received, wait or are worked on; for one event loop, so that nothing is locked."""
 
-    def __init__(self, *, max_requests: int, max_bytes: int, gauge: Gauge) -> None:
-        """``max_bytes`` bounds all bodies together; a request that is alone always has room."""
-        self._max_requests = max_requests
-        self._max_bytes = max_bytes
+    def __init__(self, limits: AdmissionLimits, *, gauge: Gauge) -> None:
+        """A request that is alone always has room for its bytes."""
+        self.receiving = _Bound(limits.receiving)
+        self.waiting = _Bound(limits.waiting)
+        self.bytes = _Bound(limits.bytes)
         self._gauge = gauge
-        self._requests = 0
-        self._bytes = 0
 
     @contextmanager
-    def acquire(self, announced_bytes: int) -> Iterator[Reservation]:
-        """Admit one request while the block runs, with room for a body of that many bytes.
+    def admit(self, client: str) -> Iterator[Reservation]:
+        """Admit one request of a client while the block runs.
 
         Raises:
-            RequestError: 429, there are too many requests or too many bytes.
+            RequestError: 429, there are too many requests.
         """
-        if self._requests >= self._max_requests:
-            raise _too_many(f"{self._requests} requests wait already")
-        reservation = Reservation(self)
-        reservation.grow(announced_bytes)
-        self._count(1)
+        if not self.waiting.has_room(client):
+            raise _too_many(f"{self.waiting.total} requests wait already")
+        if not self.receiving.has_room(client):
+            raise _too_many(f"{self.receiving.total} requests are being sent already")
+        reservation = Reservation(self, client)
         try:
             yield reservation
         finally:
-            self._bytes -= reservation.bytes
-            self._count(-1)
+            reservation.release()
 
-    def reserve(self, reservation: Reservation, more: int) -> None:
-        """Take room for more bytes of one request's body.
+    def update_gauge(self) -> None:
+        """Show the number of requests."""
+        self._gauge.set(self.receiving.total + self.waiting.total)
+
+
+class Reservation:
+    """The places and the bytes of one admitted request."""
+
+    def __init__(self, control: AdmissionControl, client: str) -> None:
+        self._control = control
+        self._client = client
+        self._bytes = 0
+        self._place = control.receiving
+        self._place.add(client)
+        control.update_gauge()
+
+    def add_bytes(self, count: int) -> None:
+        """Take room for more bytes of the request's body.
 
         Raises:
             RequestError: 429, the bodies of all requests have too many bytes.
         """
-        if self._bytes > reservation.bytes and self._bytes + more > self._max_bytes:
-            raise _too_many(f"The requests that wait have {self._bytes} bytes together")
-        self._bytes += more
-        reservation.bytes += more
+        bound = self._control.bytes
+        if bound.total > self._bytes and not bound.has_room(self._client, count):
+            raise _too_many(f"The requests that wait have {bound.total} bytes together")
+        bound.add(self._client, count)
+        self._bytes += count
 
-    def _count(self, change: int) -> None:
-        self._requests += change
-        self._gauge.set(self._requests)
-
-
-class Reservation:
-    """The room that one admitted request's body takes."""
-
-    def __init__(self, control: AdmissionControl) -> None:
-        self.bytes = 0
-        self._control = control
-
-    def grow(self, total: int) -> None:
-        """Make room for a body of ``total`` bytes, if it has more than were reserved.
+    def wait_for_worker(self) -> None:
+        """Note that the body has arrived.
 
         Raises:
-            RequestError: as ``AdmissionControl.reserve``.
+            RequestError: 429, too many requests wait.
         """
-        self._control.reserve(self, max(0, total - self.bytes))
+        control = self._control
+        if self._place is control.waiting:
+            return
+        if not control.waiting.has_room(self._client):
+            raise _too_many(f"{control.waiting.total} requests wait already")
+        self._place.add(self._client, -1)
+        self._place = control.waiting
+        self._place.add(self._client)
+
+    def release(self) -> None:
+        """Give everything back."""
+        self._place.add(self._client, -1)
+        self._control.bytes.add(self._client, -self._bytes)
+        self._control.update_gauge()
 
 
 class Admission:
@@ -84,25 +139,25 @@ class Admission:
         """Answer a request; one that asks for work must be admitted first.
 
         Raises:
-            RequestError: as ``AdmissionControl.acquire``, also from ``receive``.
+            RequestError: as ``AdmissionControl.admit``, also from ``receive``.
         """
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
-        with self._control.acquire(int(length) if length.isdigit() else 0) as reservation:
+        with self._control.admit(key_name(scope)) as reservation:
+            keep_reservation(scope, reservation)
             await self._app(scope, _receive_within(reservation, receive), send)
 
 
 def _receive_within(reservation: Reservation, receive: Receive) -> Receive:
-    """Let a reservation grow with the body, which may be longer than announced."""
-    received = 0
+    """Let a reservation grow with the bytes that arrive; the length that a client announces costs it nothing."""
 
     async def receive_within() -> Message:
-        nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
-        reservation.grow(received)
+        if message["type"] == "http.request":
+            reservation.add_bytes(len(message.get("body", b"")))
+            if not message.get("more_body"):
+                reservation.wait_for_worker()
         return message
 
     return receive_within

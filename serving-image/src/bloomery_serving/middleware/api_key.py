@@ -7,15 +7,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bloomery_serving.api.errors import RequestError
 from bloomery_serving.key_ring import KeyRing, key_of
+from bloomery_serving.request_scope import keep_key_name
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/upload", "/docs", "/openapi.json")
 OPEN_FOLDERS = ("/upload/", "/docs/")
 """Paths that are read without a key: probes, and the pages with their files."""
 
-NO_KEY = ""
-"""The name under which requests without a key are counted; no key can have it."""
-
-_KEY_NAME = "bloomery.key_name"
 _HOW = "send it as 'Authorization: KEY' or 'Authorization: Bearer KEY'"
 _MISSING_KEY = f"This service needs a key: {_HOW}."
 _WRONG_KEY = f"This service needs another key than the one sent: {_HOW}; new keys take up to two minutes."
@@ -35,7 +32,7 @@ class ApiKey:
             RequestError: 401, the key is missing or not one of the service's.
         """
         if scope["type"] == "http" and not _is_open(scope):
-            scope[_KEY_NAME] = self._require_key(Headers(scope=scope).get("authorization", ""))
+            keep_key_name(scope, self._require_key(Headers(scope=scope).get("authorization", "")))
         await self._app(scope, receive, send)
 
     def _require_key(self, authorization: str) -> str:
@@ -45,11 +42,6 @@ class ApiKey:
             message = _WRONG_KEY if authorization else _MISSING_KEY
             raise RequestError(401, "Unauthorized", message, headers={"www-authenticate": "Bearer"})
         return name
-
-
-def key_name(scope: Scope) -> str:
-    """Return the name of the key that let a request in, or NO_KEY."""
-    return str(scope.get(_KEY_NAME, NO_KEY))
 
 
 def _is_open(scope: Scope) -> bool:

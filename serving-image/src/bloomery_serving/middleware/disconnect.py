@@ -47,7 +47,12 @@ class CancelOnDisconnect:
         leaving = asyncio.ensure_future(wait_for_disconnect())
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done() or answering.cancelled():
+            if not answering.done():
+                answering.cancel()
+                # The request counts until the work for it has ended: a worker in the middle of it cannot be stopped.
+                await asyncio.wait((answering,))
+                raise ClientDisconnected
+            if answering.cancelled():
                 raise ClientDisconnected
             answering.result()
         finally:

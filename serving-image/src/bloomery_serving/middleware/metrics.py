@@ -7,8 +7,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.middleware.api_key import key_name
 from bloomery_serving.middleware.disconnect import CLIENT_CLOSED_REQUEST, ClientDisconnected
+from bloomery_serving.request_scope import key_name
 
 OTHER_ROUTE = "other"
 

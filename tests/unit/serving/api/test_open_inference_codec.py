@@ -10,12 +10,13 @@ import pytest
 from bloomery_serving.api.errors import RequestError
 from bloomery_serving.api.open_inference_codec import InferenceRequest, RequestLimits, decode_request
 
+LIMITS = RequestLimits(images=10, side=32, bytes=1_000_000)
 IMAGE = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}
 
 
 def decode(length: str | None = None, **fields: Any) -> InferenceRequest:
     body = json.dumps({"inputs": [IMAGE]} | fields).encode()
-    return decode_request(body, length, RequestLimits(images=10, side=32))
+    return decode_request(body, length, LIMITS)
 
 
 def refusal(length: str | None = None, **fields: Any) -> str:

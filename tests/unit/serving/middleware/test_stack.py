@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ import pytest
 from bloomery_model import Preprocess, Tensor
 from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.app import create_app
+from bloomery_serving.capacity import Capacity
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
 
 SIDE = 2
 SECONDS = 10
+GIB = 1024**3
 IDENTITY = ModelIdentity(digest="sha256:0", variant="v1")
 INFER = (
     b'{"inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 3, 2, 2], "data": [0,0,0,0,0,0,0,0,0,0,0,0]}]}'
@@ -31,6 +34,7 @@ class Model:
     """A model that answers every image alike."""
 
     best_batch = 1
+    assumes_imagenet = False
     labels = ("red", "green")
     preprocess = Preprocess.for_size(SIDE)
 
@@ -58,12 +62,13 @@ class Client:
 
     def __init__(self, keys: Path, model: Model | None = None, **settings: Any) -> None:
         self.metrics = Metrics(IDENTITY, service="colours")
+        served = Settings(model_uri="file:///model", service_name="colours", api_keys_dir=keys, **settings)
         self.app = create_app(
-            Settings(model_uri="file:///model", service_name="colours", api_keys_dir=keys, **settings),
+            served,
             model or Model(),  # type: ignore[arg-type]
             IDENTITY,
             self.metrics,
-            workers=1,
+            capacity=Capacity.of(served, processors=1, memory=2 * GIB),
         )
 
     def send(
@@ -178,3 +183,50 @@ def test_client_that_leaves_is_counted_as_499_without_an_answer(keys: Path) -> N
     assert client.status_of("POST", "/v2/models/colours/infer", chunks=[INFER], closed=True) == 0
     assert client.counted == {("/v2/models/{model_name}/infer", "499", "default"): 1}
     assert client.in_flight == 0
+
+
+class HeldModel(Model):
+    """A model that computes until it may end."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def predict(self, tensors: Sequence[Tensor]) -> Scores:
+        self.began.set()
+        assert self.may_end.wait(SECONDS)
+        return super().predict(tensors)
+
+
+@pytest.mark.feature("O7")
+def test_client_that_leaves_counts_until_its_work_has_ended(keys: Path) -> None:
+    model = HeldModel()
+    client = Client(keys, model)
+
+    async def leave() -> None:
+        left = asyncio.Event()
+        messages = iter([{"type": "http.request", "body": INFER, "more_body": False}])
+        scope = {
+            "type": "http", "method": "POST", "path": "/v2/models/colours/infer", "query_string": b"", "root_path": "",
+            "headers": [(b"authorization", b"secret")],
+        }  # fmt: skip
+
+        async def receive() -> Any:
+            message = next(messages, None)
+            if message is None:
+                await left.wait()
+            return message or {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            raise AssertionError(f"nobody is there for {message}")
+
+        request = asyncio.ensure_future(client.app(scope, receive, send))  # type: ignore[arg-type]
+        assert await asyncio.to_thread(model.began.wait, SECONDS)
+        left.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (client.in_flight, request.done()) == (1, False)
+        model.may_end.set()
+        await request
+        assert client.in_flight == 0
+
+    asyncio.run(asyncio.wait_for(leave(), SECONDS))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from bloomery_model.folder import PREPROCESS
 from bloomery_model.lineage import DIGEST_TAG, IMPORTED_FROM_TAG, URI_TAG, VERSION_LABEL_TAG, read_lineage
 from bloomery_trainer.errors import BadConfig, TrainerError, Unavailable
 from bloomery_trainer.mlflow_server import connect, experiment, in_words, is_final
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "imported"
+_ASSUMED_PREPROCESSING = (
+    "the folder has no %s: ImageNet's preprocessing is assumed when the model is served (mean, standard deviation, and "
+    "256 pixels of which 224 are cut out, in proportion to the model's size); add the file if it was trained otherwise"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,8 @@ def import_model(request: Import, environment: Mapping[str, str]) -> str:
         folder = Path(scratch)
         logger.info("fetching %s", request.uri)
         fetched = fetch_model(source, folder)
+        if not (folder / PREPROCESS).exists():
+            logger.warning(_ASSUMED_PREPROCESSING, PREPROCESS)
         classes = run_once(folder)
         logger.info("it names %d classes and runs", classes)
         return _register(request, fetched, folder, server)

@@ -78,6 +78,8 @@ def run_once(folder: Path) -> int:
         require_classifier(inputs, session.get_outputs(), side=side)
         (output,) = session.run(None, {inputs[0].name: np.zeros((1, 3, side, side), np.float32)})
         require_labels(as_rows(output), labels)
+        if np.isnan(output).any():
+            raise ClassifierError("ModelNotRunnable", "the model gives NaN for an image: one of its weights is NaN")
     except ClassifierError as error:
         raise BadData(error.reason, str(error)) from error
     except PreprocessError as error:

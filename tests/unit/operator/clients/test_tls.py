@@ -60,8 +60,8 @@ def find(
             with run_forward_proxy(lambda _: ("127.0.0.1", port)) as proxy:
                 proxies = Proxies(https=proxy.url if proxied else "")
                 async with aiohttp.ClientSession(connector=connector) as session:
-                    client = MlflowClient(session, proxies=proxies)
                     uri = f"https://{host}" if proxied else f"https://{host}:{port}"
+                    client = MlflowClient(session, allowed=(uri,), proxies=proxies)
                     found = await client.find({"MLFLOW_TRACKING_URI": uri, **variables}, "models:/flowers/3")
                 assert bool(proxy.hosts) is proxied
                 return found

@@ -7,8 +7,10 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from bloomery_serving.about import About
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.middleware.lineage_headers import LineageHeaders
+from bloomery_serving.settings import Settings
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,7 +29,8 @@ def headers_of(model_name: str) -> dict[bytes, bytes]:
         sent.append(message)
 
     identity = ModelIdentity(digest="sha256:0", model_name=model_name, model_version="4")
-    app = LineageHeaders(_answer, headers=identity.headers)
+    settings = Settings(model_uri="file:///model", service_name="flowers", about_file=None)
+    app = LineageHeaders(_answer, about=About(settings, identity))
     asyncio.run(app({"type": "http"}, _receive, send))
     return dict(sent[0]["headers"])
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import Rules
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile
+from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile, file_extension
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.rules import Violation
 from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
@@ -94,8 +94,8 @@ def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection
     try:
         data = read_listed_file(source, file.path)
     except DamagedFile as error:
-        return _ignore(file, Violation("Corrupt", str(error)), class_name)
-    extension = rules.check_content(data, limits)
+        return _ignore(file, Violation(error.reason, str(error)), class_name)
+    extension = rules.check_content(data, limits, has_extension=bool(file_extension(file.path)))
     if isinstance(extension, Violation):
         return _ignore(file, extension, class_name)
     digest = hashlib.sha256(data).digest()
@@ -114,7 +114,7 @@ def _read_label(source: Source, path: str) -> str | Violation:
         return Violation("BadLabel", "its label text is empty")
     if len(text.splitlines()) > 1:
         return Violation("BadLabel", "its label text has several lines")
-    return unicodedata.normalize("NFC", text)
+    return normalize_class_name(text)
 
 
 def _ignore(file: PendingFile, violation: Violation, class_name: str | None = None) -> Inspection:

@@ -18,6 +18,7 @@ from bloomery_trainer.prepare.sources.download import (
     parse_networks,
     without_query,
 )
+from bloomery_trainer.prepare.sources.folder import FolderSource
 from bloomery_trainer.storage import open_folder, source_access
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def open_source(
             f"{without_query(uri)} is not an archive: an https source must end in {', '.join(SUFFIXES)}",
         )
     if not is_archive(uri) or (not https and Path(unquote(urlsplit(uri).path)).is_dir()):
-        return open_folder(uri, source_access(environment))
+        return FolderSource(open_folder(uri, source_access(environment)))
     path, label = scratch / "archive", without_query(uri)
     logger.info("downloading %s", label)
     if https:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_DEPTH = 100
 """Folders in folders: each level costs an open file while it is listed."""
@@ -18,17 +19,24 @@ _UNFINISHED = re.compile(r".*#\d+", re.DOTALL)
 """Name of a file that the store's client is still writing, or had no time to finish."""
 
 
+class Problem(NamedTuple):
+    """Why a file, or every file below a folder, cannot be used: a CamelCase reason and a sentence."""
+
+    reason: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """One file of a folder: its path below the folder, its bytes, and a stamp that changes with its content.
 
-    ``problem`` is why the file, or every file below the folder of that path, cannot be read.
+    With a ``problem``, it stands for a file or a folder that cannot be used.
     """
 
     path: str
     size: int
     stamp: str = ""
-    problem: str | None = None
+    problem: Problem | None = None
 
 
 def list_local_files(root: Path, below: str | None = None) -> Iterator[StoredFile]:
@@ -61,7 +69,7 @@ def _list_folder(root: Path, path: str, identity: _Identity, parents: tuple[_Ide
             try:
                 status = entry.stat()
             except PermissionError as error:
-                yield StoredFile(entry_path, 0, problem=f"it cannot be read: {error.strerror}")
+                yield StoredFile(entry_path, 0, problem=_unreadable(f"it cannot be read: {error.strerror}"))
             except OSError:  # a link that leads nowhere, or a file that was removed meanwhile
                 continue
             else:
@@ -75,16 +83,20 @@ def _list_inner_folder(
     root: Path, path: str, identity: _Identity, parents: tuple[_Identity, ...]
 ) -> Iterator[StoredFile]:
     if identity in parents:
-        yield StoredFile(path, 0, problem="it is a link to a folder around it")
+        yield StoredFile(path, 0, problem=_unreadable("it is a link to a folder around it"))
     elif len(parents) > MAX_DEPTH:
-        yield StoredFile(path, 0, problem=f"it is in more than {MAX_DEPTH} folders")
+        yield StoredFile(path, 0, problem=_unreadable(f"it is in more than {MAX_DEPTH} folders"))
     else:
         try:
             yield from _list_folder(root, path, identity, parents)
         except PermissionError as error:
-            yield StoredFile(path, 0, problem=f"the folder cannot be listed: {error.strerror}")
+            yield StoredFile(path, 0, problem=_unreadable(f"the folder cannot be listed: {error.strerror}"))
         except FileNotFoundError:  # removed meanwhile
             return
+
+
+def _unreadable(detail: str) -> Problem:
+    return Problem("Unreadable", detail)
 
 
 def _identity(status: os.stat_result) -> _Identity:
@@ -95,11 +107,11 @@ def _stamp(status: os.stat_result) -> str:
     return f'"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"'
 
 
-def _name_problem(name: str) -> str | None:
+def _name_problem(name: str) -> Problem | None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return "its name is not UTF-8"
+        return Problem("BadName", "its name is not UTF-8")
     if any(unicodedata.category(character) == "Cc" for character in name):
-        return "its name has a control character, such as a line break"
+        return Problem("BadName", "its name has a control character, such as a line break")
     return None

@@ -14,7 +14,7 @@ from testing.permissions import permissions_obeyed
 
 def problems_of(root: Path) -> dict[str, str | None]:
     with permissions_obeyed():
-        return {file.path: file.problem for file in list_local_files(root)}
+        return {file.path: file.problem and file.problem.detail for file in list_local_files(root)}
 
 
 def test_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.unit.trainer.prepare.results import count_images, read_manifest, version_folder
 
@@ -233,3 +234,42 @@ def test_label_texts_in_capital_split_folders_keep_the_split(
     assert result.message["classes"] == [
         {"name": name, "train": 5, "validation": 5, "test": 0} for name in ("cat", "train/dog")
     ]
+
+
+FIRST_RELEASE = {
+    "Folders": "87afb60411a6217f408765d38ecbf864fa3ce9f53a34ada05cdf22aaf549ff8a",
+    "SplitFolders": "b6c3120398d2b1d50e1cf56e6908a1477ea891fc3388cccf9c124e88398e7695",
+    "ImageText": "b0212e2cfd41bfe46bdf201ca24bba6eb3a1d207ffae4ff2d36b32558d198dd4",
+}
+"""Versions that the release before made of the folders below."""
+
+
+@pytest.mark.feature("O4")
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("Folders", [f"{name}/{number}" for name in ("roses", "美食/凉皮") for number in range(10)]),
+        (
+            "SplitFolders",
+            [
+                f"{split}/{name}/{number}"
+                for split in ("train", "val", "test")
+                for name in ("roses", "tulips")
+                for number in range(4)
+            ],
+        ),
+        ("ImageText", [str(number) for number in range(20)]),
+    ],
+)
+def test_folders_of_earlier_releases_keep_their_version(
+    prepare: Prepare, tmp_path: Path, layout: str, names: list[str]
+) -> None:
+    for number, name in enumerate(names):
+        path = tmp_path / "source" / f"{name}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 0, 7)).save(path)
+        if layout == "ImageText":
+            path.with_suffix(".txt").write_text("roses" if number % 2 else "tulips")
+    result = prepare(tmp_path / "source", rules=RULES, split={"test": 0.1, "seed": 3})
+
+    assert result.message["version"] == FIRST_RELEASE[layout]

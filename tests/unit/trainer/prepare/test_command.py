@@ -260,7 +260,7 @@ def test_file_name_that_is_no_text_leaves_that_file_out(prepare: Prepare, flower
     result = prepare(flowers)
 
     assert (result.code, result.message["images"]) == (0, 44)
-    assert result.message["ignored"] == {"Unreadable": 1}
+    assert result.message["ignored"] == {"BadName": 1}
 
 
 def test_missing_source_is_bad_configuration(prepare: Prepare, tmp_path: Path) -> None:

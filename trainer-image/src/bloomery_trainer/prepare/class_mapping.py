@@ -49,13 +49,13 @@ def apply_class_mapping(classes: ClassQueries, config: PrepareConfig) -> None:
 
 def source_names_in_config(config: PrepareConfig) -> set[str]:
     """Return the class names of the configuration that sources use; ``rename`` makes others of some."""
-    given = filter(None, (addition.class_name for addition in config.append))
+    appended = filter(None, (addition.class_name for addition in config.append))
     chosen = set(config.classes) - set(config.rename.values())
-    return set(map(normalize_class_name, (*config.rename, *chosen, *given)))
+    return set(map(normalize_class_name, (*config.rename, *chosen, *appended)))
 
 
 def _names_in_config(config: PrepareConfig) -> set[str]:
-    """Return the class names that the configuration spells out: whoever wrote them knows what they are."""
+    """Return the class names that the configuration spells out: they are no mistake."""
     new = map(normalize_class_name, (*config.rename.values(), *config.classes))
     return {*source_names_in_config(config), *new}
 
@@ -77,7 +77,7 @@ def _require_valid_names(names: dict[str, str]) -> None:
     Args:
         names: the classes, by the names that their folders or texts have.
     """
-    problems = {old: problem for old, new in sorted(names.items()) if (problem := _name_problem(new))}
+    problems = {old: problem for old, new in sorted(names.items()) if (problem := find_name_problem(new))}
     if not problems:
         return
     suggestions = _suggest_renames(problems, names)
@@ -95,7 +95,8 @@ def _require_valid_names(names: dict[str, str]) -> None:
     )
 
 
-def _name_problem(name: str) -> str | None:
+def find_name_problem(name: str) -> str | None:
+    """Return what a class name has that none may have."""
     invalid = invalid_characters(name)
     if invalid:
         return " ".join(map(repr, invalid))

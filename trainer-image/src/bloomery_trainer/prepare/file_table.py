@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bloomery_model import EXTENSIONS
+from bloomery_trainer.prepare.sources.base import LeftOut
 from bloomery_trainer.storage import StoredFile
 
 _PAGE_ROWS = 1000
@@ -184,11 +185,16 @@ _IN_FOLDER = (
 class ListingQueries(_Queries):
     """The files of a source, and what their names say."""
 
-    def add(self, source: int, files: Iterable[StoredFile]) -> None:
+    def add(self, source: int, files: Iterable[StoredFile | LeftOut]) -> None:
         """Add the files of a source."""
         self._database.executemany(
             "INSERT INTO file (source, path, size, stamp, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
-            ((source, file.path, file.size, file.stamp, file.problem and "Unreadable", file.problem) for file in files),
+            (
+                (source, file.path, 0, "", file.reason, file.detail)
+                if isinstance(file, LeftOut)
+                else (source, file.path, file.size, file.stamp, None, None)
+                for file in files
+            ),
         )
 
     def common_folder(self, source: int) -> str:

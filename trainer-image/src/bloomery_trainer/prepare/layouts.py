@@ -21,7 +21,7 @@ from bloomery_trainer.prepare.file_table import (
     SplitQueries,
     file_extension,
 )
-from bloomery_trainer.prepare.sources.base import Source, is_junk_file
+from bloomery_trainer.prepare.sources.base import LeftOut, Source, is_junk_file
 from bloomery_trainer.prepare.split import folder_split
 from bloomery_trainer.storage import StoredFile
 
@@ -31,6 +31,7 @@ MAX_LABEL_BYTES = 1024
 """Size of a label text."""
 
 _IMAGE_EXTENSIONS = tuple(EXTENSIONS)
+_EXCLUDED = ("Excluded", "taken out by exclude")
 
 Assign = Callable[[PendingFile], Assignment]
 
@@ -87,13 +88,13 @@ def list_source(
         BadData: there is no image.
     """
     listing = files.listing
-    listing.add(number, (file for file in source.list() if not _is_ignored_silently(file)))
+    listing.add(number, _list_files(source, exclusion))
     assign = _choose_assignment(listing, number, layout, class_name, known)
 
     def assignments() -> Iterator[Assignment]:
         for file in listing.files(number):
             if exclusion.matches(file.path):
-                yield Assignment(file.id, reason="Excluded", detail="taken out by exclude")
+                yield Assignment(file.id, None, None, *_EXCLUDED)
             else:
                 yield assign(file)
 
@@ -112,10 +113,18 @@ def require_train(splits: SplitQueries) -> None:
         raise BadData("MissingSplit", "there are no class folders under train/")
 
 
+def _list_files(source: Source, exclusion: Exclusion) -> Iterator[StoredFile | LeftOut]:
+    for file in source.list():
+        if isinstance(file, LeftOut):
+            if not is_junk_file(file.path):
+                yield LeftOut(file.path, *_EXCLUDED) if exclusion.matches(file.path) else file
+        elif not _is_ignored_silently(file):
+            yield file
+
+
 def _is_ignored_silently(file: StoredFile) -> bool:
     # Web consoles mark an S3 "folder" by an empty object with its name.
-    is_marker = file.size == 0 and file.problem is None and "." not in file.path.rpartition("/")[2]
-    return is_junk_file(file.path) or is_marker
+    return is_junk_file(file.path) or (file.size == 0 and "." not in file.path.rpartition("/")[2])
 
 
 def _choose_assignment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.parallel import map_in_order
@@ -46,6 +46,14 @@ class UnreadableFile(DamagedFile):
     reason = "Unreadable"
 
 
+class LeftOut(NamedTuple):
+    """A file of a source that cannot be used: a path for people, a CamelCase reason and a sentence."""
+
+    path: str
+    reason: str
+    detail: str
+
+
 class Source(Protocol):
     """Files by their paths, listed as a stream, readable from many threads at once."""
 
@@ -55,8 +63,8 @@ class Source(Protocol):
     def is_remote(self) -> bool:
         """Whether a read waits for a network."""
 
-    def list(self) -> Iterator[StoredFile]:
-        """Yield all files, and what cannot be read, with its problem."""
+    def list(self) -> Iterator[StoredFile | LeftOut]:
+        """Yield all files."""
 
     def read(self, path: str) -> bytes:
         """Return the content of one file.

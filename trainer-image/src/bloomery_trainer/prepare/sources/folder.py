@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bloomery_trainer.errors import BadConfig, Unavailable
-from bloomery_trainer.prepare.sources.base import UnreadableFile
+from bloomery_trainer.prepare.sources.base import LeftOut, UnreadableFile
 from bloomery_trainer.storage import Folder, StoredFile
 
 
@@ -21,9 +21,10 @@ class FolderSource:
         """Whether a read waits for a network."""
         return self._folder.is_remote
 
-    def list(self) -> Iterator[StoredFile]:
-        """Yield all files, and what cannot be read, with its problem."""
-        return self._folder.list_all()
+    def list(self) -> Iterator[StoredFile | LeftOut]:
+        """Yield all files, and what cannot be used on a volume."""
+        for file in self._folder.list_all():
+            yield file if file.problem is None else LeftOut(file.path, *file.problem)
 
     def read(self, path: str) -> bytes:
         """Return the content of one file.

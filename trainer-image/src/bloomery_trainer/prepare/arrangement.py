@@ -10,7 +10,7 @@ from typing import Literal
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.prepare.file_table import ListingQueries
-from bloomery_trainer.prepare.split import SPLIT_FOLDERS, folder_split
+from bloomery_trainer.prepare.split_folders import SPLIT_FOLDERS, folder_split
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from bloomery_trainer.class_names import (
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare.file_table import ClassQueries
-from bloomery_trainer.prepare.split import begins_with_split
+from bloomery_trainer.prepare.split_folders import begins_with_split
 
 logger = logging.getLogger(__name__)
 

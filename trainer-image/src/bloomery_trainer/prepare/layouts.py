@@ -22,7 +22,7 @@ from bloomery_trainer.prepare.file_table import (
     file_extension,
 )
 from bloomery_trainer.prepare.sources.base import LeftOut, Source, is_junk_file
-from bloomery_trainer.prepare.split import folder_split
+from bloomery_trainer.prepare.split_folders import folder_split
 from bloomery_trainer.storage import StoredFile
 
 logger = logging.getLogger(__name__)

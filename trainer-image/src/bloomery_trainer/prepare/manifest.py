@@ -11,7 +11,7 @@ from typing import Any
 from bloomery_trainer.config import DEFAULT_FORMATS, PrepareConfig
 from bloomery_trainer.prepare.file_table import IgnoredFile
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.split import SPLITS
+from bloomery_trainer.prepare.split_folders import SPLITS
 from bloomery_trainer.storage import Folder
 
 MANIFEST_NAME = "manifest.json"

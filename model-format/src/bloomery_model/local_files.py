@@ -96,7 +96,7 @@ def _list_inner_folder(
 
 
 def _unreadable(detail: str) -> Problem:
-    return Problem("Unreadable", detail)
+    return Problem(reason="Unreadable", detail=detail)
 
 
 def _identity(status: os.stat_result) -> _Identity:
@@ -111,7 +111,7 @@ def _name_problem(name: str) -> Problem | None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return Problem("BadName", "its name is not UTF-8")
+        return Problem(reason="BadName", detail="its name is not UTF-8")
     if any(unicodedata.category(character) == "Cc" for character in name):
-        return Problem("BadName", "its name has a control character, such as a line break")
+        return Problem(reason="BadName", detail="its name has a control character, such as a line break")
     return None

@@ -31,7 +31,7 @@ MAX_LABEL_BYTES = 1024
 """Size of a label text."""
 
 _IMAGE_EXTENSIONS = tuple(EXTENSIONS)
-_EXCLUDED = ("Excluded", "taken out by exclude")
+_EXCLUDED = "taken out by exclude"
 
 Assign = Callable[[PendingFile], Assignment]
 
@@ -94,7 +94,7 @@ def list_source(
     def assignments() -> Iterator[Assignment]:
         for file in listing.files(number):
             if exclusion.matches(file.path):
-                yield Assignment(file.id, None, None, *_EXCLUDED)
+                yield Assignment(file.id, reason="Excluded", detail=_EXCLUDED)
             else:
                 yield assign(file)
 
@@ -117,7 +117,7 @@ def _list_files(source: Source, exclusion: Exclusion) -> Iterator[StoredFile | L
     for file in source.list():
         if isinstance(file, LeftOut):
             if not is_junk_file(file.path):
-                yield LeftOut(file.path, *_EXCLUDED) if exclusion.matches(file.path) else file
+                yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED) if exclusion.matches(file.path) else file
         elif not _is_ignored_silently(file):
             yield file
 

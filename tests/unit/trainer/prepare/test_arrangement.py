@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bloomery_trainer.prepare.arrangement import Arrangement, KnownClasses, find_arrangement
+from bloomery_trainer.prepare.file_table import FileTable
+from bloomery_trainer.prepare.left_out import LeftOut
+from bloomery_trainer.storage import StoredFile
 from tests.unit.trainer.prepare.results import count_images, read_manifest, version_folder
 
 Prepare = Callable[..., Any]
@@ -273,3 +277,25 @@ def test_folders_of_earlier_releases_keep_their_version(
     result = prepare(tmp_path / "source", rules=RULES, split={"test": 0.1, "seed": 3})
 
     assert result.message["version"] == FIRST_RELEASE[layout]
+
+
+@pytest.mark.feature("D1")
+@pytest.mark.parametrize(
+    ("used", "left_out", "arrangement"),
+    [
+        (("1.jpg", "1.txt"), "a/b/2.jpg", Arrangement(is_labelled=True)),
+        (("train/cat/1.jpg", "test/cat/2.jpg"), "other/3.jpg", Arrangement(split="First")),
+        (("photos/cat/1.jpg", "photos/dog/2.jpg"), "other/3.jpg", Arrangement("photos/")),
+        (("cat/1.jpg", "dog/2.jpg"), "dog/2.txt", Arrangement()),
+    ],
+)
+def test_files_left_out_by_name_say_nothing_about_the_arrangement(
+    tmp_path: Path, used: Sequence[str], left_out: str, arrangement: Arrangement
+) -> None:
+    table = FileTable(tmp_path / "files.sqlite", seed=0)
+    bad = LeftOut(left_out, reason="BadName", detail="no path")
+    table.listing.add(0, [*(StoredFile(path, 9) for path in used), bad])
+    found = find_arrangement(table.listing, 0, "Auto", KnownClasses(frozenset(), tuple))
+    table.close()
+
+    assert found == arrangement

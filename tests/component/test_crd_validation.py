@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
         dataset(rules={"minSide": 500, "maxSide": 400}),
         "spec.rules.minSide must not be greater than spec.rules.maxSide",
     ),
-    "an unknown format": (dataset(rules={"formats": ["gif"]}), 'Unsupported value: "gif"'),
+    "an unknown format": (dataset(rules={"formats": ["heic"]}), 'Unsupported value: "heic"'),
     "a largest file of zero": (
         dataset(rules={"maxBytes": 0}),
         "spec.rules.maxBytes must be a quantity such as 4Mi, more than 0",
@@ -551,7 +551,7 @@ def test_defaults_are_filled_in_at_once(api: Api, namespace: str) -> None:
             "minImagesPerClass": 20,
             "minClasses": 2,
             "maxClasses": 1000,
-            "formats": ["jpg", "jpeg", "png", "bmp"],
+            "formats": ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp"],
             "maxBytes": "4Mi",
             "maxArchiveBytes": "5Gi",
             "maxAspectRatio": 3,

@@ -23,6 +23,8 @@ _WEBP = WebPImagePlugin.WebPImageFile.format
 EXTENSIONS = {
     "jpg": "JPEG",
     "jpeg": "JPEG",
+    "jpe": "JPEG",
+    "jfif": "JPEG",
     "png": "PNG",
     "bmp": "BMP",
     "gif": "GIF",

@@ -6,12 +6,12 @@ Every file that leaves or enters a process of the trainer, and every model that 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
+from bloomery_model.local_files import StoredFile as StoredFile
+from bloomery_model.local_files import list_local_files
 from bloomery_model.s3 import Bucket
 from bloomery_model.s3 import Retry as Retry
 from bloomery_model.s3 import S3Access as S3Access
@@ -50,15 +52,6 @@ ConvertError = Callable[[StoreError], Exception]
 
 
 DEFAULT_RETRY = Retry(max_retries=5, seconds=60)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One file of a folder: its path below the folder, its bytes, and a stamp that changes with its content."""
-
-    path: str
-    size: int
-    stamp: str = ""
 
 
 def _unchanged(error: StoreError) -> Exception:
@@ -94,8 +87,15 @@ class Folder:
         return self._store if isinstance(self._store, S3Store) else None
 
     def list(self, below: str | None = None) -> Iterator[StoredFile]:
-        """Yield all files of the folder, a page at a time."""
+        """Yield all files of the folder, a page at a time; on a disk, what cannot be read is passed over."""
+        return (file for file in self.list_all(below) if file.problem is None)
+
+    def list_all(self, below: str | None = None) -> Iterator[StoredFile]:
+        """Yield all files of the folder, and what cannot be read, with its problem."""
         with self.explained():
+            if isinstance(self._store, LocalStore) and self._store.prefix is not None:
+                yield from list_local_files(Path(self._store.prefix), below)
+                return
             for page in self._send(lambda store: _start(obstore.list(store, below, chunk_size=1000))):
                 for entry in page:
                     stamp = entry["e_tag"] or entry["last_modified"].isoformat()
@@ -327,6 +327,9 @@ def _explain(error: Exception, uri: str) -> StoreError | None:
     if code in ("NoSuchBucket", "InvalidBucketName"):
         message = f"there is no bucket {answer.bucket!r} at the store that {uri} points to"
         return StoreError("Refused", "BucketNotFound", message)
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        message = f"{error.filename or uri} cannot be read: {error.strerror}; check who may read it"
+        return StoreError("Refused", "AccessDenied", message)
     if code in _ACCESS_DENIED_CODES or isinstance(error, PermissionError) or "status code: 403" in text:
         message = f"the store refuses access to {uri}{_in_brackets(code)}; check its keys"
         return StoreError("Refused", "AccessDenied", message)

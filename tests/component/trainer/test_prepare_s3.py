@@ -219,6 +219,49 @@ def test_label_texts_in_gbk_and_utf16_name_their_classes(
     assert (result.message["images"], result.message["ignored"]) == (49, {"BadLabel": 1})
 
 
+def mixed_splits() -> dict[str, bytes]:
+    """Folders named by habit, with two folders and the litter of a file server around them."""
+    files = {
+        name.replace("raw/", f"raw/chest/chest/{'Valid' if number % 10 < 2 else 'TRAIN'}/").replace(
+            ".png", ".jfif"
+        ): content
+        for number, (name, content) in enumerate(folders().items())
+    }
+    litter = ("raw/@eaDir/1.jpg", "raw/chest/$RECYCLE.BIN/1.jpg", "raw/chest/chest/TRAIN/.DS_Store")
+    return {**files, **dict.fromkeys(litter, b"x"), "raw/README.md": b"x"}
+
+
+@pytest.mark.feature("D1")
+@pytest.mark.feature("D8")
+def test_splits_of_other_names_inside_folders_are_read_from_a_store(
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command], tmp_path: Path
+) -> None:
+    gateways[1].put("habits", mixed_splits())
+    gateways[1].put("late", {f"raw/test/roses/late{number}.webp": image(100 + number) for number in range(3)})
+    result = command("s3://habits/raw", append=[{"uri": "s3://late/raw"}]).finish()
+
+    assert result.code == 0, result.log
+    assert result.message["classes"] == [
+        {"name": "roses", "train": 20, "validation": 5, "test": 3},
+        {"name": "美食/凉皮", "train": 20, "validation": 5, "test": 0},
+    ]
+    assert result.message["ignored"] == {"NotInFolder": 1}
+
+
+@pytest.mark.feature("O4")
+def test_dataset_with_an_earlier_version_in_the_store_keeps_its_class_names(
+    gateways: tuple[S3Server, S3Server], command: Callable[..., Command]
+) -> None:
+    """Prepare again what an earlier release prepared with the folder around everything in the names."""
+    gateways[1].put("around", {name.replace("raw/", "raw/photos/"): data for name, data in folders().items()})
+    first = command("s3://around/raw", source={"uri": "s3://around/raw", "layout": "Folders"}).finish()
+    second = command("s3://around/raw").finish()
+
+    assert first.code == 0, first.log
+    assert [entry["name"] for entry in first.message["classes"]] == ["photos/roses", "photos/美食/凉皮"]
+    assert second.message["version"] == first.message["version"]
+
+
 @pytest.mark.feature("D11")
 def test_public_bucket_is_read_without_keys(
     gateways: tuple[S3Server, S3Server], command: Callable[..., Command]

@@ -19,7 +19,7 @@ from bloomery_trainer.models import served_files
 from bloomery_trainer.storage import S3Access, open_folder
 
 NAMES = ["Röschen", "犬", "a\u2028b"]
-TOKEN = "FwoGZXIvYXdzEBYaD+/="
+TOKEN = "session+token/of=="
 FILES = {
     "labels.txt": "\n".join(NAMES).encode("utf-8-sig"),
     "classes.txt": "\r\n".join([*NAMES, "", ""]).encode("utf-8-sig"),
@@ -107,7 +107,7 @@ def store() -> Iterator[tuple[str, list[str | None]]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("process_token", [None, "the-process-own"])
+@pytest.mark.parametrize("process_token", [None, "another"])
 def test_session_token_is_that_of_the_environment(
     store: tuple[str, list[str | None]], process_token: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

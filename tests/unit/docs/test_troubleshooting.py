@@ -10,7 +10,7 @@ from tools.docs_blocks import ROOT
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
 
-IMAGES = {"Violation", "Assignment", "LeftOut", "_UnusableMember", "_leave_out"}
+IMAGES = {"Violation", "Assignment", "LeftOut", "Problem", "_UnusableMember", "_leave_out"}
 ANSWERS = {"RequestError"}
 PASSED_ON = {"error.reason", "reason"}
 """Reasons of the trainer and the server that are made elsewhere."""

@@ -17,7 +17,10 @@ from bloomery_trainer.errors import BadConfig
 Uri = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.*)?|file:///.*)$")]
 SourceUri = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.*)?|file:///.*|https://[^/]+/.*)$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Format = Literal["jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp"]
+Format = Literal["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "gif", "tif", "tiff"]
+DEFAULT_FORMATS: tuple[Format, ...] = ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp")
+"""File name extensions of the formats that the model server answers."""
+
 Layout = Literal["Auto", "SplitFolders", "Folders", "ImageText"]
 Encoding = Literal[
     "utf-8", "utf-16le", "utf-16be", "gbk", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr", "cp437", "cp737",
@@ -91,7 +94,7 @@ class Rules(_Model):
     min_images_per_class: Annotated[int, Field(ge=1)] = 20
     min_classes: Annotated[int, Field(ge=2)] = 2
     max_classes: Annotated[int, Field(ge=2)] = 1000
-    formats: tuple[Format, ...] = ("jpg", "jpeg", "png", "bmp")
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
     max_bytes: Annotated[int, Field(ge=1)] = 4 * 1024 * 1024
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3
     min_side: Annotated[int, Field(ge=1)] = 31

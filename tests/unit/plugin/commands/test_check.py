@@ -53,6 +53,34 @@ def test_ignored_image_is_named_with_reason(bloomery: Bloomery, pictures: Pictur
 
 
 @pytest.mark.feature("O5")
+def test_check_knows_the_splits_copies_and_names_that_a_preparation_knows(
+    bloomery: Bloomery, pictures: Pictures, tmp_path: Path
+) -> None:
+    folder = pictures(roses=25, tulips=25)
+    for split, names in {"Train": range(5, 25), "valid": range(5)}.items():
+        for name in ("roses", "tulips"):
+            target = tmp_path / "all" / "data" / split / name
+            target.mkdir(parents=True)
+            for number in names:
+                (folder / name / f"{number}.png").rename(target / f"{number}.jfif")
+    data = tmp_path / "all" / "data"
+    (data / "valid" / "roses" / "copy.png").write_bytes((data / "Train" / "tulips" / "7.jfif").read_bytes())
+    (data / "@eaDir").mkdir()
+    (data / "@eaDir" / "1.jpg").write_bytes(b"x")
+    result = bloomery("check", tmp_path / "all")
+    (data / "extra.1").mkdir()
+    (data / "extra.1" / "1.png").write_bytes((data / "Train" / "roses" / "7.jfif").read_bytes())
+    refused = bloomery("check", tmp_path / "all")
+
+    assert result.returncode == 0, result.stderr
+    assert [line.split() for line in result.stdout.splitlines()[1:3]] == [["roses", "20", "6"], ["tulips", "20", "5"]]
+    pair = "'data/Train/tulips/7.jfif' (tulips) and 'data/valid/roses/copy.png' (roses)"
+    assert f"the same image is in two classes, so that one label must be wrong: {pair}" in result.stdout
+    assert refused.returncode == 1
+    assert 'rename: {"extra.1": "extra 1"}' in refused.stderr
+
+
+@pytest.mark.feature("O5")
 def test_failing_folder_exits_with_1_and_shows_classes(bloomery: Bloomery, pictures: Pictures) -> None:
     result = bloomery("check", pictures(roses=25, tulips=3))
 

@@ -217,6 +217,15 @@ def test_a_learning_rate_that_explodes_is_named_as_the_cause(train: Callable[...
     assert ended.sentence in (tmp_path / "train.log").read_text(encoding="utf-8")
 
 
+def test_divergence_with_one_step_an_epoch_keeps_the_best_model(train: Callable[..., Any], tmp_path: Path) -> None:
+    """Train with a rate of 10 and a batch of all images: the evaluations before the divergence count."""
+    changes = {"learningRate": 10, "optimizer": "adamw", "warmupEpochs": 0, "batchSize": 256, "epochs": 12}
+    ended = train({**changes, "maxSteps": None}, output={"uri": f"file://{tmp_path}"})
+
+    assert (ended.code, ended.message["reason"]) == (0, "Diverged")
+    assert (tmp_path / "model" / "model.onnx").exists()
+
+
 def test_a_dataset_that_is_not_there_is_bad_configuration(train: Callable[..., Any], tmp_path: Path) -> None:
     ended = train(datasets=[{"name": "digits", "version": "0", "uri": f"file://{tmp_path}"}])
 

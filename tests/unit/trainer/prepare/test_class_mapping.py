@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from bloomery_trainer.class_names import invalid_characters, suggest_class_name
 from tests.unit.trainer.prepare.results import count_images
 
 Prepare = Callable[..., Any]
@@ -51,7 +54,7 @@ def test_invalid_class_names_are_refused(prepare: Prepare, flowers: Path, name: 
     result = prepare(flowers)
 
     assert (result.code, result.reason) == (3, "BadClassName")
-    assert f"has {bad}; class names may have letters of any script" in result.sentence
+    assert f"{name!r} has {bad}; class names may have letters and digits of any script" in result.sentence
 
 
 @pytest.mark.feature("D8")
@@ -114,3 +117,86 @@ def test_unknown_class_is_refused(prepare: Prepare, flowers: Path, changes: dict
     result = prepare(flowers, **changes)
 
     assert (result.code, result.reason, result.sentence) == (2, "ClassNotFound", sentence)
+
+
+@pytest.mark.feature("D6")
+@pytest.mark.parametrize("name", ["می‌خواهم", "क्‍ष", "〇一", "コーヒー・豆", "Ⅳ期", "col·legi", "བོད་ཡིག", "m²", "צ׳ק"])
+def test_signs_inside_words_of_any_script_are_valid(name: str) -> None:
+    assert invalid_characters(name) == []
+    assert suggest_class_name(name, ()) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rose\u200d", "\u200crose", "a \u200d b", "\u200d", "a\u200bb", "a\u202eb", "a\u2066b", "a\ufeffb", "a\u00adb",
+        "a\x00b", "a\nb", "a\x85b", "a\u2028b", "a\\b", "a:b", "a🌷b", "a.b",
+    ],
+)  # fmt: skip
+def test_invisible_and_control_characters_are_invalid(name: str) -> None:
+    suggestion = suggest_class_name(name, ())
+
+    assert invalid_characters(name) != []
+    assert invalid_characters(suggestion) == []
+
+
+@pytest.mark.feature("D6")
+def test_spaces_of_each_kind_are_one_space(prepare: Prepare, write_image: WriteImage, flowers: Path) -> None:
+    (flowers / "roses").rename(flowers / "red\u00a0roses")
+    write_image(flowers / "red roses" / "1.png", seed=71)
+    write_image(flowers / "red\u3000roses" / "2.png", seed=72)
+    write_image(flowers / "more" / "3.png", seed=73)
+    result = prepare(flowers, rename={"more": "red\u202froses"}, classes=["red\u00a0roses", "tulips"])
+
+    assert count_images(result.message) == {"red roses": 28, "tulips": 20}
+
+
+@pytest.mark.feature("D5")
+def test_all_invalid_names_are_refused_at_once_with_a_rename_to_paste(
+    prepare: Prepare, write_image: WriteImage, flowers: Path
+) -> None:
+    for name in ("St. Bernard", "a,b", "a b", "AT&T/<x>"):
+        write_image(flowers / name / "1.png", seed=len(name))
+    refused = prepare(flowers, rules={"minImagesPerClass": 1})
+    block = re.search(r"add to spec, rename: (\{.*\})$", refused.sentence)
+    assert block is not None
+    accepted = prepare(flowers, rules={"minImagesPerClass": 1}, rename=yaml.safe_load(block[1]))
+
+    assert refused.reason == "BadClassName"
+    assert yaml.safe_load(block[1]) == {"AT&T/<x>": "AT T/x", "St. Bernard": "St Bernard", "a,b": "a b 2"}
+    assert set(count_images(accepted.message)) == {"AT T/x", "St Bernard", "a b", "a b 2", "roses", "tulips"}
+
+
+def test_hundreds_of_invalid_names_are_counted_and_twenty_listed(prepare: Prepare, flowers: Path) -> None:
+    for number in range(200):
+        (flowers / f"{number}.{'x' * 30}").mkdir()
+        (flowers / f"{number}.{'x' * 30}" / "1.png").write_bytes(b"x")
+    result = prepare(flowers)
+
+    assert result.sentence.startswith("200 class names cannot be used: ")
+    assert result.sentence.endswith("(and 180 more: the log has all)")
+
+
+@pytest.mark.feature("D5")
+def test_names_that_differ_in_case_or_spaces_give_a_warning_with_a_rename(
+    prepare: Prepare, write_image: WriteImage, flowers: Path
+) -> None:
+    for name in ("Healthy", "healthy", "healthy "):
+        for number in range(2):
+            write_image(flowers / name / f"{number}.png", seed=1000 * len(name) + number + ord(name[0]))
+    result = prepare(flowers, rules={"minImagesPerClass": 2})
+    warning = next(warning for warning in result.message["warnings"] if "differ only" in warning)
+
+    assert "'Healthy', 'healthy', 'healthy '" in warning
+    merged = prepare(flowers, rules={"minImagesPerClass": 2}, rename=yaml.safe_load(warning.partition("rename: ")[2]))
+    assert set(count_images(merged.message)) == {"healthy", "roses", "tulips"}
+
+
+def test_class_of_other_case_in_validation_is_named_beside_its_twin(
+    prepare: Prepare, write_image: WriteImage, tmp_path: Path
+) -> None:
+    for name in ("train/Cat", "train/dog", "validation/cat", "validation/dog"):
+        write_image(tmp_path / "source" / name / "1.png")
+    result = prepare(tmp_path / "source")
+
+    assert result.sentence.startswith("class 'cat' is under validation/ but not under train/; is it the class 'Cat'?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -169,6 +170,26 @@ def test_without_rules_only_unreadable_images_are_ignored(
     assert result.message["ignored"] == {"Corrupt": 1}
 
 
+@pytest.mark.feature("D5")
+def test_content_decides_whatever_a_download_named_the_file(
+    prepare: Prepare, write_image: WriteImage, flowers: Path
+) -> None:
+    """Use what the server answers: JPEG, PNG, BMP and WebP, under any of their names or none."""
+    names = {"1.jfif": "jpg", "2.webp": "webp", "3.jpg?w=300": "jpg", "4": "png", "5.jpg": "webp", "6.jpe": "jpg"}
+    for number, (name, extension) in enumerate(names.items()):
+        write_image(flowers / "roses" / f"x.{extension}", seed=900 + number)
+        (flowers / "roses" / f"x.{extension}").rename(flowers / "roses" / name)
+    (flowers / "roses" / "README").write_text("no image")
+    result = prepare(flowers)
+    strict = prepare(flowers, rules={"formats": ["jpg", "jpeg", "png", "bmp"]})
+
+    assert result.message["images"] == 45 + len(names)
+    assert ignored_reasons(result.message) == {"roses/README": "Format"}
+    assert {Path(key).name for key in ignored_reasons(strict.message)} == {
+        "1.jfif", "2.webp", "5.jpg", "6.jpe", "README",
+    }  # fmt: skip
+
+
 def test_png_named_jpg_gets_its_true_extension(prepare: Prepare, flowers: Path) -> None:
     for path in list((flowers / "roses").iterdir()):
         path.rename(path.with_suffix(".JPG"))
@@ -196,7 +217,7 @@ def test_class_with_too_few_images_is_named_with_its_count(prepare: Prepare, flo
 
 
 def test_class_without_usable_images_is_reported(prepare: Prepare, write_image: WriteImage, flowers: Path) -> None:
-    write_image(flowers / "lilies" / "1.webp")
+    write_image(flowers / "lilies" / "1.gif")
     result = prepare(flowers)
 
     assert result.sentence.startswith("class 'lilies' has 0 images (1 Format ignored)")
@@ -228,15 +249,18 @@ def test_few_images_and_duplicates_give_warnings(prepare: Prepare, write_image: 
 
     assert result.message["warnings"] == [
         "under 100 images a class is hard to learn: 'tulips' (20)",
-        "1 images are exact copies of another one",
+        "1 image is an exact copy of another one: 'roses/0.png' and 'roses/copy.png'",
     ]
 
 
-def test_file_name_with_line_break_is_bad_data(prepare: Prepare, flowers: Path) -> None:
-    (flowers / "roses" / "0.png").rename(flowers / "roses" / "a\nb.png")
+@pytest.mark.feature("D5")
+@pytest.mark.parametrize("name", [b"a\nb.png", b"gro\xdf.png"])
+def test_file_name_that_is_no_text_leaves_that_file_out(prepare: Prepare, flowers: Path, name: bytes) -> None:
+    (flowers / "roses" / "0.png").rename(flowers / "roses" / os.fsdecode(name))
     result = prepare(flowers)
 
-    assert (result.code, result.reason) == (3, "InvalidPath")
+    assert (result.code, result.message["images"]) == (0, 44)
+    assert result.message["ignored"] == {"BadName": 1}
 
 
 def test_missing_source_is_bad_configuration(prepare: Prepare, tmp_path: Path) -> None:

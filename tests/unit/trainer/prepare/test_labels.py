@@ -51,6 +51,16 @@ def reasons(table: FileTable) -> dict[str, str]:
 
 
 @pytest.mark.feature("D3")
+def test_all_kinds_of_spaces_in_label_texts_count_as_the_plain_one(resolve: Resolve) -> None:
+    classes, warnings = resolve(
+        *(name.encode() for name in ("美食\u3000凉皮", "美食\u00a0凉皮", "美食 凉皮", "a<\u3000b")),
+        renamed=("a<\u00a0b",),
+    )
+
+    assert (classes, warnings) == ({"a< b": 1, "美食 凉皮": 3}, [])
+
+
+@pytest.mark.feature("D3")
 @pytest.mark.feature("D6")
 @pytest.mark.parametrize(
     "texts",

@@ -114,15 +114,6 @@ def test_split_folders_decide_the_split(prepare: Prepare, write_image: WriteImag
     ]
 
 
-def test_train_folder_without_validation_folder_is_refused(
-    prepare: Prepare, write_image: WriteImage, tmp_path: Path
-) -> None:
-    write_image(tmp_path / "source" / "train" / "cat" / "1.png")
-    result = prepare(tmp_path / "source")
-
-    assert (result.code, result.sentence) == (3, "there are no class folders under validation/")
-
-
 def test_junk_files_are_skipped_silently(prepare: Prepare, flowers: Path) -> None:
     for litter in (".DS_Store", "roses/.DS_Store", "__MACOSX/roses/._1.png", "roses/Thumbs.db", ".git/config"):
         (flowers / litter).parent.mkdir(parents=True, exist_ok=True)

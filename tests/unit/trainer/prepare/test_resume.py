@@ -197,6 +197,7 @@ def test_state_of_an_earlier_release_is_read(tmp_path: Path) -> None:
         "name": "flowers",
         "source": {"uri": "s3://flowers/raw"},
         "append": [{"uri": "s3://flowers/more", "class": "roses"}],
+        "rules": {"formats": ["jpg", "jpeg", "png", "bmp"]},
         "output": {"uri": f"file://{tmp_path}"},
     })  # fmt: skip
     state = tmp_path / ".work" / "aa1c6d4dd8654a8b"

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import tarfile
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import DatasetVersion
 from bloomery_trainer.errors import BadConfig, BadData, Unavailable
 from bloomery_trainer.parallel import map_in_order
@@ -238,7 +238,7 @@ def _require_room(
 
 
 def _choose_classes(version: DatasetVersion, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the classes to use of a version, as its manifest spells them; all in Unicode's normal form C."""
+    """Return the classes to use of a version, as its manifest spells them; all in their one spelling."""
     known = manifest["classes"]
     spelling = dict(zip(_normalise_names(known), known, strict=True))
     requested = _normalise_names(version.classes)
@@ -252,7 +252,7 @@ def _choose_classes(version: DatasetVersion, manifest: Mapping[str, Any]) -> tup
 
 
 def _normalise_names(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(unicodedata.normalize("NFC", name) for name in names)
+    return tuple(map(normalize_class_name, names))
 
 
 def _map_labels(known: Sequence[str], chosen: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:

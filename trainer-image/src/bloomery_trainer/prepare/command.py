@@ -18,6 +18,7 @@ from bloomery_trainer.prepare.manifest import (
     build_manifest,
     build_summary,
     compute_version,
+    read_class_names,
     version_settings,
     write_ignored,
 )
@@ -45,7 +46,13 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
     with (
         open_resume_state(target, config) as resume,
         tempfile.TemporaryDirectory(prefix="bloomery-prepare-") as scratch,
-        Pipeline(config, Path(scratch), resume=resume, progress=progress) as pipeline,
+        Pipeline(
+            config,
+            Path(scratch),
+            resume=resume,
+            progress=progress,
+            earlier_classes=lambda: read_class_names(target),
+        ) as pipeline,
     ):
         pipeline.list_files()
         pipeline.inspect_files()

@@ -47,7 +47,13 @@ def dry_run(config: PrepareConfig, progress: Progress) -> DryRunResult:
     target = open_folder(config.output.uri, S3Access.from_environment(os.environ), create=True)
     with (
         tempfile.TemporaryDirectory(prefix="bloomery-dry-run-") as scratch,
-        Pipeline(config, Path(scratch), resume=ResumeState(target, config), progress=progress) as pipeline,
+        Pipeline(
+            config,
+            Path(scratch),
+            resume=ResumeState(target, config),
+            progress=progress,
+            earlier_classes=lambda: (),
+        ) as pipeline,
     ):
         refusal = _run_stages(pipeline)
         return DryRunResult(

@@ -7,6 +7,8 @@ large results are read as streams.
 from __future__ import annotations
 
 import hashlib
+import posixpath
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bloomery_model import EXTENSIONS
 from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.storage import StoredFile
 
 _PAGE_ROWS = 1000
+
+_EXTENSION_IN_ADDRESS = re.compile(rf"\.({'|'.join(EXTENSIONS)})[?&;#!@:%]", re.IGNORECASE)
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -96,6 +101,15 @@ class Sample:
     extension: str
 
 
+class Copy(NamedTuple):
+    """An image of which there are others with the same content; its split is None before the split."""
+
+    sha256: bytes
+    key: str
+    class_name: str
+    split: str | None
+
+
 class IgnoredFile(NamedTuple):
     """A file that is not used: a CamelCase reason, and a sentence."""
 
@@ -122,6 +136,7 @@ class FileTable:
         self._database = sqlite3.connect(path)
         self._database.create_function("stem", 1, _stem, deterministic=True)
         self._database.create_function("ending", 1, file_extension, deterministic=True)
+        self._database.create_function("folder", 1, _parent_name, deterministic=True)
         self._database.executescript(_SCHEMA)
         self.listing = ListingQueries(self._database)
         self.classes = ClassQueries(self._database)
@@ -162,6 +177,16 @@ _LABEL_PATH = (
 )
 
 
+_MAY_BE_IMAGE = f"reason IS NULL AND ending(path) IN ('', {', '.join(map(repr, EXTENSIONS))})"
+"""By the name; other files say nothing about the layout."""
+
+_IN_FOLDER = (
+    "source = :source AND substr(path, 1, length(:below)) = :below AND instr(substr(path, length(:below) + 1), '/')"
+    f" AND {_MAY_BE_IMAGE}"
+)
+"""Possible images in folders below a folder."""
+
+
 class ListingQueries(_Queries):
     """The files of a source, and what their names say."""
 
@@ -178,13 +203,41 @@ class ListingQueries(_Queries):
             ),
         )
 
-    def top_folders(self, source: int, *, limit: int) -> set[str]:
-        """Return the names of the top folders, at most one more than ``limit``."""
+    def common_folder(self, source: int) -> str:
+        """Return the folders, each with a slash at its end, that are around all images and hold none themselves."""
+        query = f"SELECT min(path), max(path) FROM file WHERE {_IN_FOLDER}"
+        first, last = self._database.execute(query, {"source": source, "below": ""}).fetchone()
+        # A prefix of the first and the last path is one of all.
+        prefix = posixpath.commonprefix([first or "", last or ""])
+        folder = prefix[: prefix.rfind("/") + 1]
+        holds_images = self._database.execute(
+            "SELECT EXISTS (SELECT 1 FROM file WHERE source = :source AND substr(path, 1, length(:below)) = :below"
+            f" AND NOT instr(substr(path, length(:below) + 1), '/') AND {_MAY_BE_IMAGE})",
+            {"source": source, "below": folder},
+        ).fetchone()[0]
+        return _outer_folder(folder) if holds_images else folder
+
+    def top_folders(self, source: int, below: str, *, limit: int) -> set[str]:
+        """Return the names of the folders directly below a folder, at most one more than ``limit``."""
         query = (
-            "SELECT DISTINCT substr(path, 1, instr(path, '/') - 1) FROM file"
-            " WHERE source = ? AND reason IS NULL AND instr(path, '/') LIMIT ?"
+            "SELECT DISTINCT substr(path, length(:below) + 1, instr(substr(path, length(:below) + 1), '/') - 1)"
+            f" FROM file WHERE {_IN_FOLDER} LIMIT :limit"
         )
-        return {name for (name,) in self._database.execute(query, (source, limit + 1))}
+        values = {"source": source, "below": below, "limit": limit + 1}
+        return {name for (name,) in self._database.execute(query, values)}
+
+    def inner_folders(self, source: int, below: str, *, limit: int) -> set[str]:
+        """Return the names of the folders that images are directly in, at most one more than ``limit``."""
+        query = f"SELECT DISTINCT folder(path) FROM file WHERE {_IN_FOLDER} LIMIT :limit"
+        values = {"source": source, "below": below, "limit": limit + 1}
+        return {name for (name,) in self._database.execute(query, values)}
+
+    def has_nested_folders(self, source: int, below: str) -> bool:
+        """Whether an image is in a folder of a folder below a folder."""
+        query = (
+            f"SELECT EXISTS (SELECT 1 FROM file WHERE {_IN_FOLDER} AND substr(path, length(:below) + 1) LIKE '%/%/%')"
+        )
+        return bool(self._database.execute(query, {"source": source, "below": below}).fetchone()[0])
 
     def has_texts(self, source: int) -> bool:
         """Whether the source has a .txt file."""
@@ -195,10 +248,13 @@ class ListingQueries(_Queries):
             )
         )
 
-    def is_flat(self, source: int) -> bool:
-        """Whether no file is in a folder of a folder."""
+    def is_flat(self, source: int, below: str) -> bool:
+        """Whether no file is in a folder of a folder below a folder."""
         return not self._select_value(
-            "SELECT EXISTS (SELECT 1 FROM file WHERE source = ? AND reason IS NULL AND path LIKE '%/%/%')", source
+            "SELECT EXISTS (SELECT 1 FROM file WHERE source = ?1 AND reason IS NULL"
+            " AND substr(path, 1, length(?2)) = ?2 AND substr(path, length(?2) + 1) LIKE '%/%/%')",
+            source,
+            below,
         )
 
     def count_labelled(self, source: int, formats: Sequence[str]) -> tuple[int, int]:
@@ -251,11 +307,6 @@ class ListingQueries(_Queries):
             "SELECT count(*) FROM file WHERE source = ? AND sha IS NULL AND reason IS NULL", source
         )
 
-    def folder_splits(self, source: int) -> set[str]:
-        """Return the splits that the folders of a source are named as."""
-        query = "SELECT DISTINCT given FROM file WHERE source = ? AND given NOT NULL AND reason IS NULL"
-        return {split for (split,) in self._database.execute(query, (source,))}
-
     def _index_stems(self) -> None:
         self._database.execute("CREATE INDEX IF NOT EXISTS by_stem ON file (source, stem(path))")
 
@@ -266,6 +317,11 @@ class ClassQueries(_Queries):
     def names(self) -> list[str]:
         """Return the classes of all files, sorted."""
         query = "SELECT DISTINCT class FROM file WHERE class NOT NULL ORDER BY 1"
+        return [name for (name,) in self._database.execute(query)]
+
+    def folder_names(self) -> list[str]:
+        """Return the classes that folders name, or ``append``; not those of texts."""
+        query = "SELECT DISTINCT class FROM file WHERE class NOT NULL AND label IS NULL ORDER BY 1"
         return [name for (name,) in self._database.execute(query)]
 
     def rename(self, names: Mapping[str, str | None]) -> None:
@@ -376,6 +432,20 @@ class LabelQueries(_Queries):
 class SplitQueries(_Queries):
     """The split of each image."""
 
+    def folder_splits(self) -> set[str]:
+        """Return the splits that folders are named as."""
+        query = "SELECT DISTINCT given FROM file WHERE given NOT NULL AND reason IS NULL"
+        return {split for (split,) in self._database.execute(query)}
+
+    def has_free_files(self) -> bool:
+        """Whether files are in no split folder."""
+        query = "SELECT EXISTS (SELECT 1 FROM file WHERE given IS NULL AND reason IS NULL)"
+        return bool(self._select_value(query))
+
+    def release_train_folders(self) -> None:
+        """Treat the files under ``train/`` as files in no split folder."""
+        self._database.execute("UPDATE file SET given = NULL WHERE given = 'train'")
+
     def start(self) -> None:
         """Give the images in split folders their split; the files must not change any more."""
         self._database.execute("UPDATE file SET split = given WHERE sha NOT NULL")
@@ -417,9 +487,14 @@ class SampleQueries(_Queries):
         query = "SELECT class, split, count(*) FROM file WHERE sha NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
         return {(name, split): count for name, split, count in self._database.execute(query)}
 
-    def count_duplicates(self) -> int:
-        """Count the images with the same content as another one."""
-        return self._select_value("SELECT count(sha) - count(DISTINCT sha) FROM file")
+    def copies(self) -> Iterator[Copy]:
+        """Yield the images of which there are others with the same content, those of one content together."""
+        query = (
+            "SELECT sha, path, class, split FROM file JOIN"
+            " (SELECT sha AS content, min(path) AS first FROM file WHERE sha NOT NULL GROUP BY sha HAVING count(*) > 1)"
+            " ON sha = content ORDER BY first, sha, path, source"
+        )
+        yield from map(Copy._make, self._database.execute(query))
 
     def contents(self) -> Iterator[tuple[str, str, bytes]]:
         """Yield class, split and digest of every image, sorted."""
@@ -469,8 +544,23 @@ class IgnoredQueries(_Queries):
 
 
 def file_extension(path: str) -> str:
-    """Return the lower-case extension of a file name, without its dot."""
-    return PurePosixPath(path).suffix.removeprefix(".").lower()
+    """Return the lower-case extension of a file name, without its dot.
+
+    Downloads may have the rest of their address behind it: 1.jpg?w=300 and 1.jpg!small are of extension jpg.
+    """
+    extension = PurePosixPath(path).suffix.removeprefix(".").lower()
+    if extension in EXTENSIONS:
+        return extension
+    match = _EXTENSION_IN_ADDRESS.search(path.rpartition("/")[2])
+    return match[1].lower() if match else extension
+
+
+def _parent_name(path: str) -> str:
+    return path.rpartition("/")[0].rpartition("/")[2]
+
+
+def _outer_folder(folder: str) -> str:
+    return folder[: folder.rstrip("/").rfind("/") + 1]
 
 
 def _stem(path: str) -> str:

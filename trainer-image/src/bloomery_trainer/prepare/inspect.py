@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 from bloomery_trainer.config import Rules
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile
+from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile, file_extension
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.rules import Violation
 from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
@@ -93,8 +93,8 @@ def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection
     try:
         data = read_listed_file(source, file.path)
     except DamagedFile as error:
-        return _ignore(file, Violation("Corrupt", str(error)), label_text)
-    extension = rules.check_content(data, limits)
+        return _ignore(file, Violation(error.reason, str(error)), label_text)
+    extension = rules.check_content(data, limits, has_extension=bool(file_extension(file.path)))
     if isinstance(extension, Violation):
         return _ignore(file, extension, label_text)
     digest = hashlib.sha256(data).digest()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import Addition, Encoding
 from bloomery_trainer.prepare.class_mapping import find_name_problem
 from bloomery_trainer.prepare.encodings import (
@@ -40,9 +40,10 @@ def resolve_labels(labels: LabelQueries, sources: Sequence[Addition], *, renamed
         renamed: class names that ``rename`` replaces, and which may therefore have any character.
     """
     warnings: list[str] = []
+    replaced = frozenset(map(normalize_class_name, renamed))
     for number, source in enumerate(sources):
         choice, sample = _choose_label_encoding(labels.distinct(number), source.encoding)
-        labels.resolve(number, _label_reader(choice, frozenset(renamed)))
+        labels.resolve(number, _label_reader(choice, replaced))
         if choice.is_guess:
             sentence = f"the label texts in {source.uri.partition('?')[0]} do not declare their encoding"
             warnings.append(f"{sentence}: {describe_choice(choice, sample)}")
@@ -74,7 +75,7 @@ def _label_reader(choice: Choice, renamed: Collection[str]) -> Callable[[bytes],
         mark, content = _split_mark(text)
         encoding = mark or choice.encoding
         try:
-            label = unicodedata.normalize("NFC", decode(content, encoding).strip())
+            label = normalize_class_name(decode(content, encoding).strip())
         except UnicodeDecodeError:
             return Violation("BadLabel", f"its label text is not {encoding.upper()}")
         return _check_label(label, renamed)

@@ -6,15 +6,25 @@ import fnmatch
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from bloomery_model import EXTENSIONS
-from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.file_table import Assignment, FileTable, ListingQueries, PendingFile, file_extension
+from bloomery_trainer.class_names import normalize_class_name
+from bloomery_trainer.errors import BadConfig, BadData
+from bloomery_trainer.prepare.arrangement import Arrangement, KnownClasses, find_arrangement
+from bloomery_trainer.prepare.file_table import (
+    Assignment,
+    FileTable,
+    ListingQueries,
+    PendingFile,
+    SplitQueries,
+    file_extension,
+)
 from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources.base import Source, is_junk_file
-from bloomery_trainer.prepare.split import SPLIT_FOLDERS
+from bloomery_trainer.prepare.sources.names import is_junk_name
+from bloomery_trainer.prepare.split_folders import folder_split
 from bloomery_trainer.storage import StoredFile
 
 logger = logging.getLogger(__name__)
@@ -55,7 +65,14 @@ class Exclusion:
 
 
 def list_source(
-    files: FileTable, number: int, source: Source, *, layout: str, class_name: str | None, exclusion: Exclusion
+    files: FileTable,
+    number: int,
+    source: Source,
+    *,
+    layout: str,
+    class_name: str | None,
+    known: KnownClasses,
+    exclusion: Exclusion,
 ) -> None:
     """List a source and assign each of its files a class and a split by the folders it is in.
 
@@ -66,14 +83,15 @@ def list_source(
         layout: ``Folders`` (``class/…/file``), ``SplitFolders`` (``train/class/…/file``), ``ImageText`` (``n.jpg`` and
             ``n.txt``), or ``Auto`` to choose by the paths.
         class_name: the class of all files, whatever their folders.
+        known: the classes that are known already.
         exclusion: the files to leave out.
 
     Raises:
-        BadData: there is no image, or a split is missing.
+        BadData: there is no image.
     """
     listing = files.listing
     listing.add(number, _list_files(source, exclusion))
-    assign, has_split_folders = _choose_layout(listing, number, layout, class_name)
+    assign = _choose_assignment(listing, number, layout, class_name, known)
 
     def assignments() -> Iterator[Assignment]:
         for file in listing.files(number):
@@ -84,16 +102,24 @@ def list_source(
 
     listing.assign(assignments())
     _require_images(files, number, source.uri, layout)
-    if has_split_folders:
-        _require_splits(listing, number)
     logger.info("%d files to inspect under %s", listing.count_pending(number), source.uri)
+
+
+def require_train(splits: SplitQueries) -> None:
+    """Check, once all sources are listed, that there is something to train with.
+
+    Raises:
+        BadData: all images are in folders for validation and test.
+    """
+    if "train" not in splits.folder_splits() and not splits.has_free_files():
+        raise BadData("MissingSplit", "there are no class folders under train/")
 
 
 def _list_files(source: Source, exclusion: Exclusion) -> Iterator[StoredFile | LeftOut]:
     for file in source.list():
         if isinstance(file, LeftOut):
-            is_excluded = exclusion.matches(file.path)
-            yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED) if is_excluded else file
+            if not is_junk_name(file.path):
+                yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED) if exclusion.matches(file.path) else file
         elif not _is_ignored_silently(file):
             yield file
 
@@ -103,33 +129,24 @@ def _is_ignored_silently(file: StoredFile) -> bool:
     return is_junk_file(file.path) or (file.size == 0 and "." not in file.path.rpartition("/")[2])
 
 
-def _choose_layout(listing: ListingQueries, number: int, layout: str, class_name: str | None) -> tuple[Assign, bool]:
-    """Return the function that assigns a file, and whether folders name the split."""
+def _choose_assignment(
+    listing: ListingQueries, number: int, layout: str, class_name: str | None, known: KnownClasses
+) -> Assign:
+    """Return the function that assigns a file."""
     if class_name is not None:
-        normalized = unicodedata.normalize("NFC", class_name)
-        return (lambda file: Assignment(file.id, normalized)), False
-    folders = listing.top_folders(number, limit=len(SPLIT_FOLDERS))
-    looks_split = "train" in folders and folders <= SPLIT_FOLDERS.keys()
-    if layout == "ImageText" or (layout == "Auto" and _looks_labelled(listing, number)):
+        normalized = normalize_class_name(class_name)
+        return lambda file: Assignment(file.id, normalized)
+    arrangement = find_arrangement(listing, number, layout, known)
+    if arrangement.is_labelled:
         listing.attach_labels(number, _IMAGE_EXTENSIONS, max_bytes=MAX_LABEL_BYTES)
-        has_split_folders = looks_split and len(folders) > 1
-        return (lambda file: _assign_by_text(file, split_folders=has_split_folders)), has_split_folders
-    if layout == "SplitFolders" or (layout == "Auto" and looks_split):
-        return _assign_by_split_folders, True
-    return _assign_by_folders, False
+        return lambda file: _assign_by_text(file, arrangement)
+    return lambda file: _assign_by_folders(file, arrangement)
 
 
-def _looks_labelled(listing: ListingQueries, number: int) -> bool:
-    # Class folders, too, may hold a few notes.
-    if not listing.has_texts(number) or not listing.is_flat(number):
-        return False
-    images, labelled = listing.count_labelled(number, _IMAGE_EXTENSIONS)
-    return labelled > 0 and 2 * labelled >= images
-
-
-def _assign_by_text(file: PendingFile, *, split_folders: bool) -> Assignment:
+def _assign_by_text(file: PendingFile, arrangement: Arrangement) -> Assignment:
     if file.label is not None:
-        return Assignment(file.id, split=SPLIT_FOLDERS.get(file.path.split("/")[0]) if split_folders else None)
+        folders = _inner_folders(file, arrangement)
+        return Assignment(file.id, split=folder_split(folders[0]) if folders and arrangement.split else None)
     extension = file_extension(file.path)
     if extension == "txt":
         return Assignment(file.id, reason="NoImage", detail="a label without an image of its name")
@@ -138,28 +155,47 @@ def _assign_by_text(file: PendingFile, *, split_folders: bool) -> Assignment:
     return Assignment(file.id, reason="Format", detail="neither an image nor a label")
 
 
-def _assign_by_split_folders(file: PendingFile) -> Assignment:
-    folders = PurePosixPath(file.path).parts[:-1]
-    if not folders or folders[0] not in SPLIT_FOLDERS:
-        return Assignment(file.id, reason="NotInFolder", detail="not under train/, validation/ or test/")
-    return _assign_class(file, folders[1:], SPLIT_FOLDERS[folders[0]])
-
-
-def _assign_by_folders(file: PendingFile) -> Assignment:
-    return _assign_class(file, PurePosixPath(file.path).parts[:-1], None)
-
-
-def _assign_class(file: PendingFile, folders: tuple[str, ...], split: str | None) -> Assignment:
+def _assign_by_folders(file: PendingFile, arrangement: Arrangement) -> Assignment:
+    folders = _inner_folders(file, arrangement)
+    split = None
+    if arrangement.split:
+        name = folders[0 if arrangement.split == "First" else -1] if folders else ""
+        split = folder_split(name)
+        if split is None:
+            return Assignment(file.id, reason="NotInFolder", detail="not under train/, validation/ or test/")
+        folders = _remove_split(folders, arrangement, split)
     if not folders:
         return Assignment(file.id, reason="NotInFolder", detail="not in a folder that names its class")
-    # File systems compose accents differently; a class has one spelling.
-    return Assignment(file.id, unicodedata.normalize("NFC", "/".join(folders)), split)
+    return Assignment(file.id, normalize_class_name("/".join(folders)), split)
+
+
+def _remove_split(folders: Sequence[str], arrangement: Arrangement, split: str) -> Sequence[str]:
+    """Return the folders of the class; a split may be in a folder of its own name, as train/train/class."""
+    if arrangement.split == "Last":
+        return folders[:-1]
+    folders = folders[1:]
+    while len(folders) > 1 and folder_split(folders[0]) == split:
+        folders = folders[1:]
+    return folders
+
+
+def _inner_folders(file: PendingFile, arrangement: Arrangement) -> Sequence[str]:
+    """Return the folders of a file below the wrapper; none for a file beside it."""
+    if not file.path.startswith(arrangement.wrapper):
+        return ()
+    return PurePosixPath(file.path.removeprefix(arrangement.wrapper)).parts[:-1]
 
 
 def _require_images(files: FileTable, number: int, uri: str, layout: str) -> None:
     if files.listing.count_pending(number):
         return
     reasons = files.ignored.count_by_reason(number)
+    if reasons.get("Unreadable"):
+        count = reasons["Unreadable"]
+        raise BadConfig(
+            "AccessDenied",
+            f"no file under {uri} can be read, and {count} cannot: check who may read the files and folders",
+        )
     if reasons.get("Excluded"):
         content = "are only images that exclude takes out"
     elif layout == "ImageText" and reasons:
@@ -167,10 +203,3 @@ def _require_images(files: FileTable, number: int, uri: str, layout: str) -> Non
     else:
         content = "are loose files but no class folders" if reasons else "is nothing"
     raise BadData("NoImages", f"there {content} under {uri}")
-
-
-def _require_splits(listing: ListingQueries, number: int) -> None:
-    present = listing.folder_splits(number)
-    for split in ("train", "validation"):
-        if split not in present:
-            raise BadData("MissingSplit", f"there are no class folders under {split}/")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bloomery_trainer.config import PrepareConfig
+from bloomery_trainer.config import DEFAULT_FORMATS, PrepareConfig
 from bloomery_trainer.prepare.file_table import IgnoredFile
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.split import SPLITS
+from bloomery_trainer.prepare.split_folders import SPLITS
 from bloomery_trainer.storage import Folder
 
 MANIFEST_NAME = "manifest.json"
@@ -19,6 +19,9 @@ IGNORED_NAME = "ignored.jsonl"
 REPORT_NAME = "report.html"
 MAX_LISTED_FILES = 1000
 """Ignored files that the manifest and the report list; ignored.jsonl lists all."""
+
+_FIRST_DEFAULT_FORMATS = ("jpg", "jpeg", "png", "bmp")
+"""Stands for the default in the digest, whatever the default is: the same images keep their version."""
 
 _PACKING_VERSION = 1
 """Increased when the same images and settings give other shards."""
@@ -34,10 +37,22 @@ def version_settings(config: PrepareConfig) -> dict[str, Any]:
 
 def compute_version(contents: Iterable[tuple[str, str, bytes]], settings: Mapping[str, Any]) -> str:
     """Return the content digest: hex sha256 of the settings and the sorted (class, split, image sha256) triples."""
+    rules = settings["rules"]
+    if tuple(rules["formats"]) == DEFAULT_FORMATS:
+        settings = {**settings, "rules": {**rules, "formats": _FIRST_DEFAULT_FORMATS}}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for class_name, split, sha256 in contents:
         digest.update(f"\n{class_name}\t{split}\t{sha256.hex()}".encode())
     return digest.hexdigest()
+
+
+def read_class_names(target: Folder) -> Iterator[str]:
+    """Yield the classes of all complete versions in the folder of a dataset's versions."""
+    for file in target.list():
+        version, _, name = file.path.partition("/")
+        content = target.read_if_there(f"{version}/{MANIFEST_NAME}") if name == MANIFEST_NAME else None
+        if content is not None:
+            yield from json.loads(content)["classes"]
 
 
 def write_ignored(target: Folder, path: str, ignored: Iterable[IgnoredFile]) -> list[dict[str, str]]:

@@ -6,18 +6,26 @@ Both the command and the dry run go through them. The images are read twice, and
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bloomery_trainer.config import Addition, PrepareConfig
 from bloomery_trainer.prepare import rules
-from bloomery_trainer.prepare.class_mapping import apply_class_mapping
+from bloomery_trainer.prepare.arrangement import KnownClasses
+from bloomery_trainer.prepare.class_mapping import (
+    apply_class_mapping,
+    source_names_in_config,
+    split_name_warnings,
+)
+from bloomery_trainer.prepare.copies import describe_copies
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.inspect import InspectionContext, inspect_files
 from bloomery_trainer.prepare.labels import resolve_labels
-from bloomery_trainer.prepare.layouts import Exclusion, list_source
+from bloomery_trainer.prepare.layouts import Exclusion, list_source, require_train
 from bloomery_trainer.prepare.pack import PackContext, pack_samples
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.shards import Shard
@@ -39,7 +47,15 @@ class Pipeline:
         sources: the opened sources, after ``list_files``.
     """
 
-    def __init__(self, config: PrepareConfig, scratch: Path, *, resume: ResumeState, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: PrepareConfig,
+        scratch: Path,
+        *,
+        resume: ResumeState,
+        progress: Progress,
+        earlier_classes: Callable[[], Iterable[str]],
+    ) -> None:
         """Create a pipeline without files.
 
         Args:
@@ -47,6 +63,7 @@ class Pipeline:
             scratch: an empty folder for the table and the archives.
             resume: the results of earlier runs; takes those of this one.
             progress: takes the number of images done in each stage.
+            earlier_classes: returns the class names of the dataset's earlier versions.
         """
         self.files = FileTable(scratch / "index.sqlite", seed=config.split.seed)
         self.sources: list[Source] = []
@@ -56,8 +73,10 @@ class Pipeline:
         self._progress = progress
         first = Addition(uri=config.source.uri, encoding=config.source.encoding)
         self._additions = (first, *config.append)
+        self._earlier_classes = cache(lambda: tuple(earlier_classes()))
         self._exclusion = Exclusion(config.exclude)
         self._label_warnings: list[str] = []
+        self._split_warnings: list[str] = []
         self._is_listed = False
         self._resources = ExitStack()
         self._resources.enter_context(closing(self.files))
@@ -84,9 +103,11 @@ class Pipeline:
                 self.sources[number],
                 layout=source.layout if number == 0 else "Auto",
                 class_name=addition.class_name,
+                known=self._known_classes(),
                 exclusion=self._exclusion,
             )
         self._is_listed = True
+        require_train(self.files.splits)
 
     def inspect_files(self) -> None:
         """Apply the class mapping, inspect every image, and check the rules for classes."""
@@ -108,7 +129,7 @@ class Pipeline:
 
     def split_files(self) -> None:
         """Give every usable image a split."""
-        split_files(self.files, self._config.split)
+        self._split_warnings = split_files(self.files, self._config.split)
 
     def pack_shards(self, target: Folder, version: str) -> dict[str, list[Shard]]:
         """Write the shards of each split below ``target``."""
@@ -130,9 +151,16 @@ class Pipeline:
         return [
             *(warning for source in self.sources for warning in source.warnings),
             *self._label_warnings,
-            *rules.class_warnings(counts, self.files.samples.count_duplicates()),
+            *rules.class_warnings(counts),
+            *split_name_warnings(counts, self._config.source.layout),
+            *describe_copies(self.files.samples.copies()),
+            *self._split_warnings,
             *rules.exclusion_warnings(unused),
         ]
+
+    def _known_classes(self) -> KnownClasses:
+        names = source_names_in_config(self._config) | set(self.files.classes.names())
+        return KnownClasses(frozenset(names), self._earlier_classes)
 
     def _open_source(self, number: int, addition: Addition) -> Source:
         folder = self._scratch / str(number)

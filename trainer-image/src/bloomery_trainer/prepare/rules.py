@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from bloomery_model import EXTENSIONS, ImageError, open_image, to_rgb
+from bloomery_trainer.class_names import find_similar_names
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.file_table import file_extension
@@ -39,16 +41,22 @@ def check_listing(path: str, size: int, rules: Rules) -> Violation | None:
     """Check the rules that need only the file's name and size."""
     extension = file_extension(path)
     allowed = rules.formats if rules.check else tuple(EXTENSIONS)
-    if extension not in allowed:
-        return Violation("Format", f"the name ends in .{extension}" if extension else "the name has no ending")
+    # Without an extension, the content decides.
+    if extension and extension not in allowed:
+        return Violation("Format", f"the name ends in .{extension}")
     max_bytes = rules.max_bytes if rules.check else MAX_READ_BYTES
     if size > max_bytes:
         return Violation("TooManyBytes", f"{size} bytes, more than {max_bytes}")
     return None
 
 
-def check_content(data: bytes, rules: Rules) -> str | Violation:
+def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> str | Violation:
     """Check the header, then, if that keeps the rules, decode every pixel.
+
+    Args:
+        data: the file's bytes.
+        rules: for images.
+        has_extension: whether the file's name says that it is an image.
 
     Returns:
         The extension of the content's format (``jpg``, ``png``, …), or the rule that it breaks.
@@ -62,6 +70,8 @@ def check_content(data: bytes, rules: Rules) -> str | Violation:
         # The decoder of training and serving, on fewer pixels: at an eighth of its size, a JPEG is still read whole.
         to_rgb(image, min_side=max(1, min(image.size) // 8))
     except ImageError as error:
+        if error.code == "NotAnImage" and not has_extension:
+            return Violation("Format", "the name has no extension, and the content is no image")
         return _violation_of(error)
     return extension
 
@@ -94,17 +104,35 @@ def check_classes(counts: Mapping[str, int], ignored: Mapping[str, Mapping[str, 
         )
 
 
-def class_warnings(counts: Mapping[str, int], duplicates: int) -> list[str]:
-    """Return sentences about few images of a class, and about duplicates."""
+def class_warnings(counts: Mapping[str, int]) -> list[str]:
+    """Return sentences about few images of a class, and about names that may be of one class."""
     warnings = []
     small = [(name, count) for name, count in sorted(counts.items()) if count < FEW_IMAGES]
     if small:
         named = ", ".join(f"{name!r} ({count})" for name, count in small[:_WARNED_CLASSES])
         more = f" and {len(small) - _WARNED_CLASSES} more" if len(small) > _WARNED_CLASSES else ""
         warnings.append(f"under {FEW_IMAGES} images a class is hard to learn: {named}{more}")
-    if duplicates:
-        warnings.append(f"{duplicates} images are exact copies of another one")
-    return warnings
+    return [*warnings, *_similarity_warnings(find_similar_names(counts))]
+
+
+def _similarity_warnings(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Return a sentence about names that may be of one class."""
+    if not groups:
+        return []
+    listed = groups[:_WARNED_CLASSES]
+    named = "; ".join(", ".join(map(repr, group)) for group in listed)
+    more = f" and {len(groups) - _WARNED_CLASSES} more groups" if len(groups) > _WARNED_CLASSES else ""
+    renames = {name: _plainest(group) for group in listed for name in group if name != _plainest(group)}
+    block = json.dumps(renames, ensure_ascii=False)
+    return [
+        f"class names differ only in case, spaces or invisible characters: {named}{more}; "
+        f"to make each group one class, add to spec, rename: {block}"
+    ]
+
+
+def _plainest(names: Sequence[str]) -> str:
+    """Return the name with the fewest characters, such as spaces at its end; of these the last, in lower case."""
+    return min(reversed(names), key=len)
 
 
 def exclusion_warnings(unused_patterns: Sequence[str]) -> list[str]:

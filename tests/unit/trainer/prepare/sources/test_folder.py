@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from bloomery_trainer.errors import TrainerError
+from bloomery_trainer.prepare.arrangement import KnownClasses
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.layouts import Exclusion, list_source
 from bloomery_trainer.prepare.left_out import LeftOut
@@ -106,7 +107,8 @@ def test_bad_key_after_a_page_leaves_out_only_itself(source: FolderSource) -> No
 def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Path) -> None:
     fill("roses//1.png", "roses//2.png", "tulips/line\n.png")
     table, exclusion = FileTable(tmp_path / "files.sqlite", seed=0), Exclusion(["roses//*", "tulips/line\\n.png"])
-    list_source(table, 0, source, layout="Auto", class_name=None, exclusion=exclusion)
+    known = KnownClasses(frozenset(), tuple)
+    list_source(table, 0, source, layout="Auto", class_name=None, known=known, exclusion=exclusion)
     reasons = table.ignored.count_by_reason()
     table.close()
 

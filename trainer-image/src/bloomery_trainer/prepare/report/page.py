@@ -14,7 +14,7 @@ from bloomery_trainer.prepare.manifest import IGNORED_NAME, MAX_LISTED_FILES
 from bloomery_trainer.prepare.rules import FEW_IMAGES
 from bloomery_trainer.prepare.sources.base import Source, map_reads, read_listed_file
 from bloomery_trainer.prepare.sources.download import without_query
-from bloomery_trainer.prepare.split import SPLITS
+from bloomery_trainer.prepare.split_folders import SPLITS
 
 logger = logging.getLogger(__name__)
 

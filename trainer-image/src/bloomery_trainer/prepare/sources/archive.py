@@ -26,7 +26,7 @@ from bloomery_trainer.prepare.sources import zip_reader
 from bloomery_trainer.prepare.sources.base import DamagedFile
 from bloomery_trainer.prepare.sources.download import format_bytes
 from bloomery_trainer.prepare.sources.names import BadName, NameDecoder, RawName, check_path, is_junk_name, to_printable
-from bloomery_trainer.prepare.split import SPLIT_FOLDERS
+from bloomery_trainer.prepare.split_folders import folder_split
 from bloomery_trainer.storage import StoredFile
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
@@ -260,7 +260,7 @@ class Archive:
             return ""
         top, slash, _ = first.partition("/")
         # The paths are sorted: a prefix of the first and the last is one of all.
-        if not slash or not last.startswith(f"{top}/") or top in SPLIT_FOLDERS:
+        if not slash or not last.startswith(f"{top}/") or folder_split(top) is not None:
             return ""
         has_folders = self._members.execute(
             "SELECT EXISTS (SELECT 1 FROM member WHERE instr(substr(path, ?), '/'))", (len(top) + 2,)

@@ -16,11 +16,35 @@ Result = TypeVar("Result")
 _REMOTE_READERS = 16
 """Concurrent reads over a network: enough to hide its latency; at most twice as many files are in memory."""
 
-_JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"})
+_JUNK_NAMES = frozenset(
+    {
+        # macOS and Windows
+        "__macosx", "icon\r", "icon\\r", "network trash folder", "temporary items",
+        "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
+        "$recycle.bin", "recycler", "recycled", "system volume information", "found.000",
+        # NAS: Synology and QNAP
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin",
+        # NetApp and Linux
+        "~snapshot", "lost+found",
+    }
+)  # fmt: skip
+"""Names of folders and files in lower case: Windows and its file servers do not distinguish the cases."""
 
 
 class DamagedFile(Exception):
-    """One file of a source can never be read; the others can."""
+    """One file of a source can never be read; the others can.
+
+    Attributes:
+        reason: CamelCase, why the file is ignored.
+    """
+
+    reason = "Corrupt"
+
+
+class UnreadableFile(DamagedFile):
+    """One file of a source may not be read."""
+
+    reason = "Unreadable"
 
 
 class Source(Protocol):
@@ -71,5 +95,5 @@ def map_reads(function: Callable[[Item], Result], items: Iterable[Item], sources
 
 
 def is_junk_file(path: str) -> bool:
-    """Whether operating systems and tools made the file: hidden files, ``__MACOSX``, ``Thumbs.db`` and others."""
-    return any(part.startswith(".") or part in _JUNK_NAMES for part in path.split("/"))
+    """Whether systems and tools made the file: hidden files, ``__MACOSX``, ``@eaDir``, ``lost+found`` and others."""
+    return any(part.startswith(".") or part.casefold() in _JUNK_NAMES for part in path.split("/"))

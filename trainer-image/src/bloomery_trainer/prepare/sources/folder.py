@@ -1,11 +1,12 @@
-"""Folders of a store as sources of images; keys of an S3 store that are no paths are left out by name."""
+"""A folder of a store or a volume as a source of images; one file that cannot be used does not end the preparation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bloomery_trainer.errors import BadData
+from bloomery_trainer.errors import BadConfig, BadData, Unavailable
 from bloomery_trainer.prepare.left_out import LeftOut
+from bloomery_trainer.prepare.sources.base import UnreadableFile
 from bloomery_trainer.prepare.sources.names import BadName, check_key, is_junk_name, to_printable
 from bloomery_trainer.prepare.sources.s3_listing import list_keys
 from bloomery_trainer.storage import Folder, S3Access, StoredFile
@@ -26,12 +27,12 @@ class FolderSource:
         return self._folder.is_remote
 
     def list(self) -> Iterator[StoredFile | LeftOut]:
-        """Yield all files, and the keys that cannot be paths."""
+        """Yield all files, the keys of a store that cannot be paths, and what cannot be used on a volume."""
         last: str | None = None
         try:
-            for file in self._folder.list():
+            for file in self._folder.list_all():
                 last = file.path
-                yield file
+                yield file if file.problem is None else LeftOut(file.path, *file.problem)
         except BadData as error:
             if error.reason != "InvalidPath" or self._folder.s3_store is None:
                 raise
@@ -42,8 +43,18 @@ class FolderSource:
 
         Raises:
             FileNotFoundError: there is no such file.
+            UnreadableFile: this process may not read the file; on a volume, each file has permissions of its own.
         """
-        return self._folder.read(path)
+        try:
+            return self._folder.read(path)
+        except BadConfig as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise UnreadableFile(f"it cannot be read: {error.__cause__.strerror}") from error
+            raise
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # a volume that fails
+            raise Unavailable("StoreFailed", f"{path} cannot be read: {error.strerror}") from error
 
     def _list_keys(self) -> Iterator[StoredFile | LeftOut]:
         """Yield what ``list`` does, without the store's client, which refuses a page with a key that is no path."""

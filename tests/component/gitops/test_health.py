@@ -169,13 +169,11 @@ def _services(world: World) -> list[Manifest]:
 
 def _crash(world: World, revision: str) -> None:
     """Let the only pod of a revision report an error."""
-    template = world.wait_for("deployments", revision)["spec"]["template"]
-    metadata = {"name": "server", "labels": template["metadata"]["labels"]}
-    world.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    name = world.run_server(revision, ip="10.0.0.9")
     terminated = {"exitCode": 3, "message": '{"error": {"reason": "ModelNotRunnable", "message": "It returns NaN."}}'}
     container = {"name": "server", "image": "i", "imageID": "", "ready": False, "restartCount": 3}
     container |= {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": terminated}}
-    world.patch(
-        "pods", "server", {"status": {"phase": "Running", "containerStatuses": [container]}}, subresource="status"
-    )
+    not_ready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    status = {"phase": "Running", "containerStatuses": [container], "conditions": [not_ready]}
+    world.patch("pods", name, {"status": status}, subresource="status")
     world.set_ready(revision, 0)

@@ -99,7 +99,7 @@ def test_every_child_goes_with_its_owner(served: World) -> None:
     config_maps = served.names("configmaps")
     owners[("datasets", "Dataset")] += [("configmaps", n) for n in config_maps if n.startswith("flowers-prepare-")]
     owners[("trainingjobs", "TrainingJob")] += [("configmaps", n) for n in config_maps if n.startswith("flowers-train")]
-    assert len(config_maps - {"kube-root-ca.crt"}) == 2
+    assert len(config_maps - {"kube-root-ca.crt"}) == 3
     for (plural, kind), children in owners.items():
         owner = served.get(plural, "flowers")
         assert owner is not None

@@ -100,8 +100,11 @@ class Controller:
         self._resync.begin()
         await self.resync(is_first=True)
         logger.info("everything was listed once; starting to reconcile")
-        checks = SharedKeys(self._context).check_forever()
-        await asyncio.gather(self._resync_forever(), self._queue.work(self._reconcile), checks)
+        # Not asyncio.gather, which ends with its first part that is cancelled: no request may outlive the connection.
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resync_forever())
+            tasks.create_task(self._queue.work(self._reconcile))
+            tasks.create_task(SharedKeys(self._context).check_forever())
 
     async def resync(self, *, is_first: bool = False) -> None:
         """List everything, and queue all owners."""

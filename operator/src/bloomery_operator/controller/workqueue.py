@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -186,10 +186,10 @@ class WorkQueue(Generic[Item]):
                 return
             self._changed.clear()
             timeout = max(0.0, self._timers[0].due - self._clock()) if self._timers else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            # Not asyncio.wait_for: before Python 3.12, it loses a cancellation that comes together with its result.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
 
     def _promote_due(self) -> None:
         now = self._clock()

@@ -340,6 +340,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
             "vault.hashicorp.com/agent-inject-command",
         )
     },
+    "an annotation for injected secrets of a preparing pod": (
+        dataset(podTemplate={"annotations": {"example.com/team": "a", "vault.hashicorp.com/agent-inject": "true"}}),
+        "spec.podTemplate.annotations must not make a pod less confined",
+    ),
     **{
         f"an annotation {key} of a server's pod": (
             service(variants=[variant("v1", podTemplate={"annotations": {"example.com/team": "a", key: "x"}})]),

@@ -148,17 +148,23 @@ class CircuitBreaker:
 def describe_error(error: Exception, timeout_seconds: float) -> str:
     """Return why a request failed, in words of our own: conditions must not show what the other side sent."""
     match error:
-        case aiohttp.ClientSSLError():
+        case aiohttp.ClientConnectorCertificateError():
             reason = re.search(r"certificate verify failed: ([^(]+)", str(error))
             detail = f" ({reason.group(1).strip()})" if reason else ""
             return f"its certificate is not valid{detail}: {_CERTIFICATE_ADVICE}"
+        case aiohttp.ClientSSLError():
+            return "it does not answer by https as expected; check the address"
+        case aiohttp.ClientProxyConnectionError():
+            return "the proxy cannot be reached"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy refuses the connection with status {error.status}"
         case aiohttp.ClientConnectorDNSError():
             return "its name cannot be resolved"
         case aiohttp.ClientConnectorError():
             return "it cannot be reached"
         case aiohttp.ServerTimeoutError():
             return f"no answer within {timeout_seconds:.0f} s"
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | aiohttp.ClientPayloadError():
             return "the connection broke"
         case TimeoutError():
             # The circuit breaker's has a text, which is one of these.

@@ -100,11 +100,11 @@ class Controller:
         self._resync.begin()
         await self.resync(is_first=True)
         logger.info("everything was listed once; starting to reconcile")
-        # Not asyncio.gather, which ends with its first part that is cancelled: no request may outlive the connection.
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._resync_forever())
-            tasks.create_task(self._queue.work(self._reconcile))
-            tasks.create_task(SharedKeys(self._context).check_forever())
+        # Unlike gather, a group ends only when all parts have: the caller then closes the connections that they use.
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._resync_forever())
+            parts.create_task(self._queue.work(self._reconcile))
+            parts.create_task(SharedKeys(self._context).check_forever())
 
     async def resync(self, *, is_first: bool = False) -> None:
         """List everything, and queue all owners."""

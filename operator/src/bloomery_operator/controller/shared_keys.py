@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import NoReturn
 
-from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import OWNERS
 from bloomery_operator.reconcile import Context
 from bloomery_operator.reconcile.lookups import read_storage_secret
@@ -41,8 +40,9 @@ class SharedKeys:
         while True:
             try:
                 await self.check()
-            except ClusterError as error:
-                logger.debug("the storage Secrets were not compared: %s", error)
+            except Exception as error:
+                # Also an API server that does not answer: without this check, everything else still works.
+                logger.debug("the storage Secrets were not compared: %r", error)
             await asyncio.sleep(self._context.settings.resync_seconds)
 
     async def check(self) -> None:

@@ -83,6 +83,7 @@ def _template_input(service: InferenceService, variant: Variant) -> dict[str, An
     """
     return {
         "auth": service.spec.auth,
+        "cors": service.spec.cors.to_json() if service.spec.cors else None,
         "resources": set_fields(variant.resources),
         "scratch": variant.scratch,
         "podTemplate": set_fields(variant.pod_template),

@@ -6,16 +6,16 @@ its pods. Therefore each Deployment records its template, with the hash of the u
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.domain.digest import digest_of
 from bloomery_operator.domain.labels import POD_TEMPLATE, SPEC_HASH
+from bloomery_operator.domain.pod_annotations import is_annotation_allowed
 
-_MAX_RECORD_CHARACTERS = 128 * 1024
+_MAX_RECORD_BYTES = 128 * 1024
 """An object's annotations may have 256 KiB. A longer template is not recorded, and follows the operator."""
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 """Annotation of a template by ``kubectl rollout restart``: if the operator owned it, it would undo the next restart."""
@@ -43,7 +43,9 @@ def keep_template(deployment: Manifest, live: Manifest | None, *, adopts: bool) 
     template = _template_to_keep(deployment, live, adopts=adopts)
     if template is None:
         return deployment
-    return _with_template(deployment, template, deployment["metadata"]["annotations"][SPEC_HASH])
+    # A version before the list of refused annotations may have passed some on.
+    allowed = _with_annotations(template, is_annotation_allowed)
+    return _with_template(deployment, allowed, deployment["metadata"]["annotations"][SPEC_HASH])
 
 
 def has_same_template(deployment: Manifest, other: Manifest) -> bool:
@@ -56,7 +58,7 @@ def _template_to_keep(deployment: Manifest, live: Manifest | None, *, adopts: bo
         return None
     annotations = live["metadata"].get("annotations", {})
     if SPEC_HASH not in annotations:
-        return _without_restart(live["spec"]["template"]) if adopts else None
+        return _with_annotations(live["spec"]["template"], lambda key: key != _RESTARTED_AT) if adopts else None
     if annotations[SPEC_HASH] != deployment["metadata"]["annotations"][SPEC_HASH]:
         return None
     try:
@@ -64,20 +66,29 @@ def _template_to_keep(deployment: Manifest, live: Manifest | None, *, adopts: bo
     except ValueError:
         # A record that was edited is ignored.
         return None
-    return template if isinstance(template, dict) and {"metadata", "spec"} <= template.keys() else None
+    return template if _is_template(template) else None
 
 
-def _without_restart(template: Manifest) -> Manifest:
-    copied = copy.deepcopy(template)
-    copied["metadata"].pop("creationTimestamp", None)
-    copied["metadata"].get("annotations", {}).pop(_RESTARTED_AT, None)
-    return copied
+def _is_template(document: object) -> bool:
+    if not isinstance(document, dict) or "spec" not in document:
+        return False
+    metadata = document.get("metadata")
+    return isinstance(metadata, dict) and isinstance(metadata.get("annotations", {}), dict)
+
+
+def _with_annotations(template: Manifest, keeps: Callable[[str], bool]) -> Manifest:
+    """Return a template with those of its annotations that are to be kept."""
+    annotations = {key: value for key, value in template["metadata"].get("annotations", {}).items() if keeps(key)}
+    others = {
+        name: value for name, value in template["metadata"].items() if name not in ("annotations", "creationTimestamp")
+    }
+    return template | {"metadata": others | ({"annotations": annotations} if annotations else {})}
 
 
 def _with_template(deployment: Manifest, template: Manifest, input_hash: str) -> Manifest:
     record = json.dumps(template, ensure_ascii=False)
     annotations = {**deployment["metadata"].get("annotations", {}), SPEC_HASH: input_hash}
-    if len(record.encode()) <= _MAX_RECORD_CHARACTERS:
+    if len(record.encode()) <= _MAX_RECORD_BYTES:
         annotations[POD_TEMPLATE] = record
     else:
         annotations.pop(POD_TEMPLATE, None)

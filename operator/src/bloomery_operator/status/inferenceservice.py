@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Literal
 
 from bloomery_operator.api import Condition
@@ -313,9 +313,11 @@ def _draining(facts: ServiceFacts, plan: TrafficPlan) -> Condition | None:
     if not long:
         return None
     cause = (
-        "they still get requests" if is_programmed(facts.route) else "the gateway has not taken the new route in yet"
+        "they still get requests, or their metrics cannot be read"
+        if is_programmed(facts.route)
+        else "the gateway has not taken the new route in yet"
     )
-    names, end = ", ".join(sorted(long)), min(long.values()) + MAX_DRAIN
+    names, end = ", ".join(sorted(long)), (min(long.values()) + MAX_DRAIN).astimezone(UTC)
     message = f"The replaced pods of {names} stay: {cause}. They end at {end:%Y-%m-%dT%H:%M:%SZ} at the latest."
     return condition("Draining", True, Verdict(Reason.DRAINING, message))
 

@@ -38,6 +38,7 @@ def test_crd_and_model_have_the_same_defaults(plural: str) -> None:
 
 def test_crds_and_manifests_refuse_the_same_annotations() -> None:
     for plural, path in (
+        ("datasets", ("podTemplate",)),
         ("trainingjobs", ("podTemplate",)),
         ("inferenceservices", ("variants", "items", "podTemplate")),
     ):

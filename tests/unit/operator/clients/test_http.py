@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
+
 import aiohttp
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from bloomery_operator.clients.http import CircuitBreaker, Proxies, describe_error
+
+CONNECTION = aiohttp.client_reqrep.ConnectionKey("internal-host-7", 22, False, True, None, None, None)
 
 
 class Clock:
@@ -101,14 +106,13 @@ def test_errors_of_another_kind_leave_the_circuit_closed(clock: Clock) -> None:
 @pytest.mark.feature("O7")
 def test_description_of_an_error_has_no_text_of_the_other_side() -> None:
     banner = "SSH-2.0-OpenSSH_9.6 internal-host-7"
-    key = aiohttp.client_reqrep.ConnectionKey("internal-host-7", 22, False, True, None, None, None)
     for error in (
         aiohttp.ClientError(banner),
         aiohttp.ClientPayloadError(banner),
         aiohttp.ServerDisconnectedError(banner),
-        aiohttp.ClientConnectorError(key, OSError(111, banner)),
-        aiohttp.ClientConnectorDNSError(key, OSError(banner)),
-        aiohttp.ClientConnectorCertificateError(key, ValueError(banner)),
+        aiohttp.ClientConnectorError(CONNECTION, OSError(111, banner)),
+        aiohttp.ClientConnectorDNSError(CONNECTION, OSError(banner)),
+        aiohttp.ClientConnectorCertificateError(CONNECTION, ValueError(banner)),
     ):
         assert "internal" not in describe_error(error, 3)
 
@@ -117,6 +121,26 @@ def test_errors_without_a_text_are_described() -> None:
     assert describe_error(TimeoutError(), 3) == "no answer within 3 s"
     assert describe_error(aiohttp.ServerTimeoutError(), 3) == "no answer within 3 s"
     assert describe_error(aiohttp.ClientError(), 3) == "the answer is not HTTP"
+    assert describe_error(aiohttp.ClientPayloadError(), 3) == "the connection broke"
+
+
+@pytest.mark.feature("O6")
+def test_error_of_a_proxy_names_the_proxy() -> None:
+    request = aiohttp.RequestInfo(URL("http://proxy:3128"), "CONNECT", CIMultiDictProxy(CIMultiDict()))
+    refusal = aiohttp.ClientHttpProxyError(request, (), status=407, message="internal-host-7")
+    assert describe_error(refusal, 3) == "the proxy refuses the connection with status 407"
+    error = aiohttp.ClientProxyConnectionError(CONNECTION, OSError(111, "refused"))
+    assert describe_error(error, 3) == "the proxy cannot be reached"
+
+
+@pytest.mark.feature("O6")
+def test_only_an_error_of_the_certificate_is_named_as_one() -> None:
+    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate (_ssl.c:1016)")
+    text = describe_error(aiohttp.ClientConnectorCertificateError(CONNECTION, untrusted), 3)
+    assert text.startswith("its certificate is not valid (self-signed certificate): add the CA")
+    plain = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1016)")
+    text = describe_error(aiohttp.ClientConnectorSSLError(CONNECTION, plain), 3)
+    assert text == "it does not answer by https as expected; check the address"
 
 
 @pytest.mark.parametrize(

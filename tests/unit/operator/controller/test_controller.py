@@ -20,7 +20,7 @@ from bloomery_operator.cluster.kinds import (
     ResourceKind,
 )
 from bloomery_operator.cluster.object_cache import ObjectCache
-from bloomery_operator.controller.controller import Controller
+from bloomery_operator.controller.controller import RECONCILERS, Controller
 from bloomery_operator.controller.workqueue import WorkerSlots
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
@@ -29,7 +29,7 @@ from tests.unit.operator.samples import Manifest, metadata, settings
 
 
 class Lists:
-    """A cluster that can only be listed."""
+    """A cluster that can only be listed, and has nothing to get."""
 
     def __init__(self) -> None:
         self.objects: dict[ResourceKind, tuple[Manifest, ...]] = {}
@@ -37,6 +37,9 @@ class Lists:
     async def list(self, kind: ResourceKind, *, namespace: str | None, selector: str) -> Listing:
         del namespace, selector
         return Listing(self.objects.get(kind, ()), versions=("1000",))
+
+    async def get(self, *_: Any) -> None:
+        return None
 
 
 @pytest.fixture
@@ -172,3 +175,33 @@ def test_missed_changes_do_not_count_the_first_list(controller: Controller, list
 
     asyncio.run(start_and_list_again())
     assert b'bloomery_missed_changes_total{kind="Job"} 1.0' in controller._metrics.exposition()
+
+
+def test_cancelled_run_ends_only_after_the_reconciles_have_ended(
+    controller: Controller, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connections that they use are closed right after it."""
+    ended = []
+
+    async def scenario() -> None:
+        began = asyncio.Event()
+
+        async def reconcile(*_: Any) -> None:
+            try:
+                began.set()
+                await asyncio.Event().wait()
+            finally:
+                # As the end of a request does, which takes some rounds of the event loop.
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                ended.append(True)
+
+        monkeypatch.setitem(RECONCILERS, DATASETS, reconcile)
+        lists.objects[DATASETS] = ({"metadata": metadata()},)
+        run = asyncio.create_task(controller.run())
+        await began.wait()
+        run.cancel()
+        await asyncio.wait([run])
+        assert ended == [True]
+
+    asyncio.run(scenario())

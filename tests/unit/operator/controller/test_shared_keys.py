@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
 import pytest
 
 from bloomery_operator.cluster.kinds import DATASETS, ObjectKey, ResourceKind
@@ -74,3 +75,21 @@ def test_namespaces_with_users_of_their_own_are_apart(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         asyncio.run(Secrets(users).checks().check())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), aiohttp.ServerDisconnectedError()])
+def test_api_server_that_does_not_answer_ends_no_checks(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Secrets({"a": BUNDLED})
+
+    async def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(world, "get", fail)
+
+    async def scenario() -> None:
+        checking = asyncio.create_task(world.checks().check_forever())
+        await asyncio.wait([checking], timeout=0.1)
+        assert not checking.done()
+        checking.cancel()
+
+    asyncio.run(scenario())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bloomery_operator.api.inferenceservice import InferenceServiceSpec
 from bloomery_operator.domain.labels import POD_TEMPLATE, SPEC_HASH
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.manifests.deployment import build_deployment
@@ -56,6 +57,7 @@ def test_template_is_kept_while_the_users_input_stays(later: Manifest) -> None:
         built(podTemplate={"labels": {"team": "a"}}),
         built(scratch="20Gi"),
         built(auth="None"),
+        built(cors={"allowOrigins": ["https://shop.example.com"]}),
     ],
 )
 def test_users_change_of_pods_takes_the_present_template(later: Manifest) -> None:
@@ -74,6 +76,51 @@ def test_template_without_a_record_is_adopted_without_a_restart_by_hand() -> Non
     assert kept["spec"] == live["spec"]["template"]["spec"]
     assert kept["metadata"]["annotations"] == {"example.com/note": "x"}
     assert keep_template(built(), live, adopts=False) == built()
+
+
+SAMPLES: dict[str, Any] = {
+    "displayName": "Flowers",
+    "description": "Species",
+    "replicas": 2,
+    "strategy": "Recreate",
+    "rollout": {"steps": [50]},
+    "path": "/default/shop",
+    "auth": "None",
+    "cors": {"allowOrigins": ["https://shop.example.com"]},
+    "autoStop": "1h",
+    "stopped": True,
+}
+"""A value of each field of a spec but the variants."""
+FIELDS_WITHOUT_RESTART = {"displayName", "description"}
+"""Fields that servers follow without a restart."""
+
+
+@pytest.mark.parametrize("field", [field.alias for field in InferenceServiceSpec.model_fields.values()])
+def test_each_field_of_the_template_moves_the_pods_on_when_it_changes(field: str) -> None:
+    if field == "variants":
+        return
+    changed, before = built(**{field: SAMPLES[field]}), built()
+    hashes = {deployment["metadata"]["annotations"][SPEC_HASH] for deployment in (changed, before)}
+    is_followed = has_same_template(changed, before) or field in FIELDS_WITHOUT_RESTART
+    assert is_followed == (len(hashes) == 1)
+
+
+@pytest.mark.feature("O7")
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an earlier version"])
+def test_kept_template_loses_annotations_that_are_refused(recorded: bool) -> None:
+    live = built(image="example/serving:0")
+    live["spec"]["template"]["metadata"]["annotations"] = {
+        "container.apparmor.security.beta.kubernetes.io/server": "unconfined",
+        "example.com/note": "x",
+    }
+    live["metadata"]["annotations"][POD_TEMPLATE] = json.dumps(live["spec"]["template"])
+    if not recorded:
+        for name in (SPEC_HASH, POD_TEMPLATE):
+            del live["metadata"]["annotations"][name]
+    kept = keep_template(built(), live, adopts=True)
+    assert kept["spec"]["template"]["metadata"]["annotations"] == {"example.com/note": "x"}
+    assert kept["spec"]["template"]["spec"] == live["spec"]["template"]["spec"]
+    assert json.loads(kept["metadata"]["annotations"][POD_TEMPLATE]) == kept["spec"]["template"]
 
 
 @pytest.mark.parametrize("record", ["", "no JSON", "[]", '{"spec": {}}', "5"])

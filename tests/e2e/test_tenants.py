@@ -250,7 +250,7 @@ def apply_followed(eve: User, name: str) -> None:
         "apiVersion": "bloomery.dev/v1alpha1",
         "kind": "InferenceService",
         "metadata": {"name": name, "namespace": HOSTILE},
-        "spec": {"variants": [{"name": "v1", "model": {"uri": "models:/flowers/1"}, "weight": 100}]},
+        "spec": {"variants": [{"name": "v1", "model": {"mlflow": "models:/flowers/1"}, "weight": 100}]},
     }
     done = eve.run("apply", "--filename=-", stdin=yaml.safe_dump(manifest))
     assert done.returncode == 0, done.stderr

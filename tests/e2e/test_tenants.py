@@ -261,15 +261,18 @@ def test_pods_with_our_labels_are_never_asked_for_metrics(
 ) -> None:
     """A pod that claims to be a revision's, with an answer that takes seconds to parse, delays nobody."""
     serve(hostile, "bait", [variant("v1", 100, "s3://bloomery/models/evil")])
-    (deployment,) = eventually(
-        "the deployment", lambda: hostile.get("deployments", "", "--selector=bloomery.dev/revision"), seconds=60
-    )
+    deployment = eventually("the deployment", lambda: deployment_of(hostile, "bait"), seconds=60)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     run_script(eve, "a0", QUADRATIC_METRICS, {}, labels=labels)
     for _ in range(5):
         hostile("annotate", "inferenceservices.bloomery.dev/bait", f"touched={time.monotonic()}", "--overwrite")
         assert reconcile_seconds(good) < quiet_seconds + MOST_DELAY_SECONDS
     assert "asked for" not in hostile("logs", "a0")
+
+
+def deployment_of(kubectl: Kubectl, service: str) -> dict[str, Any] | None:
+    deployments = kubectl.get("deployments", "", "--selector=bloomery.dev/revision")
+    return next((each for each in deployments if each["metadata"]["name"].startswith(f"{service}--")), None)
 
 
 def test_a_registered_name_of_another_namespace_is_refused(hostile: Kubectl, eve: User) -> None:

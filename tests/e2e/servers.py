@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import obstore
@@ -15,6 +16,7 @@ from testing.dev_cluster import STORAGE_SECRET, Kubectl
 IMAGES = "localhost/bloomery"
 ACCESS_KEY = "tests"
 SECRET_KEY = "tests-secret"
+MAX_FORWARDS = 100
 RESTRICTED = {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -110,7 +112,18 @@ def run_server(
 
 
 def upload(kubectl: Kubectl, service: str, files: Mapping[str, bytes], *, scheme: str) -> None:
-    """Put files into the bucket of a store, through a port-forward."""
+    """Put files into the bucket of a store, through port-forwards: each ends with the first connection that breaks."""
+    waiting = dict(files)
+    attempts = 0
+    while waiting:
+        attempts += 1
+        assert attempts <= MAX_FORWARDS, f"{len(waiting)} of {len(files)} files could not be uploaded"
+        with suppress(obstore.exceptions.GenericError):
+            _upload_some(kubectl, service, waiting, scheme=scheme)
+
+
+def _upload_some(kubectl: Kubectl, service: str, waiting: dict[str, bytes], *, scheme: str) -> None:
+    """Upload files until the port-forward ends, and take out those that are there."""
     address = f"http://{service}.{kubectl.namespace}.svc:7070"
     with (LOGS / "e2e-store.log").open("a") as log, demo.reachable(address, log) as endpoint:
         store = S3Store(
@@ -120,9 +133,11 @@ def upload(kubectl: Kubectl, service: str, files: Mapping[str, bytes], *, scheme
             access_key_id=ACCESS_KEY,
             secret_access_key=SECRET_KEY,
             client_options={"allow_http": True, "allow_invalid_certificates": True},
+            retry_config={"max_retries": 0},
         )
-        for path, data in files.items():
-            obstore.put(store, path, data)
+        for path in list(waiting):
+            obstore.put(store, path, waiting[path])
+            del waiting[path]
 
 
 def run_mlflow(kubectl: Kubectl, *options: str) -> None:

@@ -8,6 +8,8 @@ answers a request.
 from __future__ import annotations
 
 import base64
+import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +21,9 @@ import pytest
 import yaml
 
 from testing.cluster_store import class_folders, digit_images, put_files
-from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually
 from tests.e2e.certificates import make_authority
-from tests.e2e.servers import IMAGES, create, put_secret, run_mlflow, run_store, upload
+from tests.e2e.servers import CONFINED, IMAGES, create, put_secret, run_mlflow, run_store, upload
 from tests.e2e.test_install import CHART, VALUES, helm
 from tests.e2e.test_training import NAMES, RECIPE
 
@@ -146,14 +148,13 @@ def test_the_whole_path_works_where_a_sidecar_is_injected(
     make_namespace: Callable[[str], Kubectl], images: Mapping[str, list[bytes]], tmp_path: Path
 ) -> None:
     kubectl = make_namespace("e2e-sidecar")
+    # Such namespaces are not restricted: the policy cannot set the list of capabilities that the sidecar drops.
+    kubectl("label", "--overwrite", "namespace", "e2e-sidecar", "pod-security.kubernetes.io/enforce=baseline")
     sidecar = (
-        "JSONPatch{op: 'add', path: '/spec/initContainers', value: [Object.spec.initContainers{"
-        f"name: 'istio-proxy', image: '{IMAGES}/serving:dev', restartPolicy: 'Always', "
-        "command: ['sleep', 'infinity'], "
-        "securityContext: Object.spec.initContainers.securityContext{allowPrivilegeEscalation: false, "
-        "capabilities: Object.spec.initContainers.securityContext.capabilities{drop: ['ALL']}}}]}"
+        f"Object.spec.initContainers{{name: 'istio-proxy', image: '{IMAGES}/pause:dev', restartPolicy: 'Always', "
+        "securityContext: Object.spec.initContainers.securityContext{allowPrivilegeEscalation: false}}"
     )
-    with mutation(kubectl, "e2e-sidecar", f"[{sidecar}]"):
+    with mutation(kubectl, "e2e-sidecar", f"Object{{spec: Object.spec{{initContainers: [{sidecar}]}}}}"):
         environment = Environment(kubectl)
         with installed(environment, tmp_path):
             train_and_serve(environment, images["null"][0])
@@ -200,7 +201,7 @@ def test_the_whole_path_works_where_the_platform_gives_user_ids(
             f"object.spec.?securityContext.?fsGroup.orValue(0) >= {FIRST_USER_ID} && "
             f"object.spec.containers.all(c, c.?securityContext.?runAsUser.orValue({FIRST_USER_ID}) >= {FIRST_USER_ID})",
         ),
-        mutation(kubectl, "e2e-user-ids", filled, kind="ApplyConfiguration", condition=missing),
+        mutation(kubectl, "e2e-user-ids", filled, condition=missing),
     ):
         environment = Environment(kubectl, values={"platformIds": True})
         with installed(environment, tmp_path):
@@ -273,22 +274,17 @@ def test_the_whole_path_works_with_a_store_of_virtual_hosts_only(
 
 
 @contextmanager
-def mutation(
-    kubectl: Kubectl, name: str, expression: str, *, kind: str = "JSONPatch", condition: str = "true"
-) -> Iterator[None]:
+def mutation(kubectl: Kubectl, name: str, expression: str, *, condition: str = "true") -> Iterator[None]:
     """Change each new pod of a namespace by a MutatingAdmissionPolicy."""
-    body = (
-        {"jsonPatch": {"expression": expression}}
-        if kind == "JSONPatch"
-        else {"applyConfiguration": {"expression": expression}}
-    )
     spec = {
         "matchConditions": [{"name": "condition", "expression": condition}],
-        "mutations": [{"patchType": kind, **body}],
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}],
         "reinvocationPolicy": "Never",
         "failurePolicy": "Fail",
     }
     with policy(kubectl, name, "MutatingAdmissionPolicy", "admissionregistration.k8s.io/v1beta1", spec):
+        plain = probe(kubectl, dry_run="client").stdout
+        eventually("pods are changed", lambda: is_changed(plain, probe(kubectl, dry_run="server").stdout), seconds=30)
         yield
 
 
@@ -297,7 +293,32 @@ def refusal(kubectl: Kubectl, name: str, expression: str) -> Iterator[None]:
     """Refuse the pods of a namespace for which an expression does not hold."""
     spec = {"validations": [{"expression": expression, "message": "ids must be in the namespace's range"}]}
     with policy(kubectl, name, "ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1", spec):
+        refused = "ids must be in the namespace's range"
+        eventually("pods are refused", lambda: refused in probe(kubectl, dry_run="server").stderr, seconds=30)
         yield
+
+
+def probe(kubectl: Kubectl, *, dry_run: str) -> subprocess.CompletedProcess[str]:
+    """Create a pod without creating it."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "probe"},
+        "spec": {
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "probe", "image": "probe", "securityContext": CONFINED}],
+        },
+    }
+    words = ("create", f"--dry-run={dry_run}", "--filename=-", "--output=json")
+    return kubectl.run(*words, stdin=json.dumps(pod), check=False)
+
+
+def is_changed(before: str, after: str) -> bool:
+    """Return whether a policy has changed a pod: its ids or its initial containers."""
+    if not after:
+        return False
+    old, new = json.loads(before)["spec"], json.loads(after)["spec"]
+    return any(old[field] != new[field] for field in ("securityContext",)) or "initContainers" in new
 
 
 @contextmanager

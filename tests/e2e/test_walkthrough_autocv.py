@@ -59,9 +59,8 @@ def kit_image() -> None:
 @pytest.mark.feature("D4", "D5", "D7", "D12")
 @pytest.mark.feature("T1", "T3", "T4", "T8", "T10")
 @pytest.mark.feature("S5", "S6", "S7", "O5")
-def test_a_zip_becomes_a_model_by_each_preset_and_one_is_checked_published_taken_along_and_trained_on(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_a_zip_becomes_a_model_by_each_preset(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """One model is checked, published, packed as a kit and trained further."""
     kubectl = make_namespace("walk-autocv")
     with open_walkthrough("autocv", kubectl, tmp_path, run_by(__file__)) as (shell, commands):
         check, dataset, train, follow, report, publish, eleven, stop, kit, start, retrain, away = commands

@@ -29,9 +29,8 @@ DISHES = ["美食/凉皮", "美食/肉夹馍", "美食/羊肉泡馍", "美食/�
 @pytest.mark.feature("D6", "D8", "D10")
 @pytest.mark.feature("T2", "T5", "T9", "T12")
 @pytest.mark.feature("S4", "S5", "S6")
-def test_food_in_its_first_version_is_learned_by_two_pods_and_served_for_an_hour_with_a_page(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_food_of_its_first_version_is_trained_and_served(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """Two pods train; the service has a page and runs for an hour."""
     kubectl = make_namespace("walk-food")
     for folder in (OUTPUT, LOGS):
         remove_files(folder)

@@ -98,7 +98,7 @@ class Trainers:
         path.write_text(json.dumps(config), encoding="utf-8")
         log = self.folder / f"log-{number}.txt"
         port = free_port()
-        # MLflow's client leaves its server's address in the environment of whoever used it in this process.
+        # MLflow's client leaves its server's address in this process' environment.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         variables = {
             **inherited,
@@ -132,9 +132,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def trainers(tmp_path: Path) -> Iterator[Trainers]:
-    found = Trainers(tmp_path)
-    yield found
-    for trainer in found.started:
+    factory = Trainers(tmp_path)
+    yield factory
+    for trainer in factory.started:
         if trainer.process.poll() is None:
             trainer.kill()
 

@@ -65,7 +65,7 @@ def test_training_ends_well_and_says_so(trained: tuple[Any, Path]) -> None:
 
 def test_the_loss_falls(trained: tuple[Any, Path]) -> None:
     log = (trained[1] / "train.log").read_text(encoding="utf-8")
-    losses = [float(found) for found in re.findall(r"training loss ([\d.]+)", log)]
+    losses = [float(loss) for loss in re.findall(r"training loss ([\d.]+)", log)]
 
     assert len(losses) == 5
     assert losses[-1] < 0.7 * losses[0]

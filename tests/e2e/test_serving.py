@@ -341,7 +341,7 @@ def test_a_shadow_gets_copies_and_its_answers_reach_no_client(
 
 
 def predictions(kubectl: Kubectl, name: str, of_variant: str) -> float:
-    """What a variant's pod has counted by itself."""
+    """Return the number of predictions that a variant's pod counted."""
     fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
     text = kubectl("exec", pod_of(kubectl, name, of_variant), "--", "python", "-c", fetch)
     lines = [line for line in text.splitlines() if line.startswith("bloomery_requests_total") and "/predict" in line]

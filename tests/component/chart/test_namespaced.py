@@ -24,7 +24,7 @@ ADMIN = [
     *(f"system:aggregate-to-{role}" for role in ("admin", "edit", "view")),
     *(f"{RELEASE}-{role}" for role in ("admin", "edit", "view")),
 ]
-"""What the role admin is put together of, by a controller that does not run here."""
+"""The parts of the role admin, which a controller aggregates that does not run here."""
 
 
 @dataclass(frozen=True)

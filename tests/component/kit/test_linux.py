@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.feature("S7"), pytest.mark.extended]
 
 START_SECONDS = 60.0
 FILES = ("upload/upload.js", "upload/upload.css", "docs/swagger-ui-bundle.js")
-"""What the pages load."""
+"""The files that the pages load."""
 GLIBC = "ld-linux-x86-64.so.2 libc.so.6 libdl.so.2 libm.so.6 libpthread.so.0 libresolv.so.2 librt.so.1 libutil.so.1"
 CLIENT = """
 import json, sys

@@ -29,7 +29,7 @@ Find = Callable[[str], ServedModel | Verdict]
 
 
 def ask(environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
-    """What the operator finds with the variables of a namespace's Secret."""
+    """Resolve a reference with the variables of a namespace's Secret."""
 
     async def find() -> ServedModel | Verdict:
         async with aiohttp.ClientSession() as session:

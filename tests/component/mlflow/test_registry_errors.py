@@ -20,7 +20,7 @@ from tests.component.mlflow.test_serve_from_registry import register
 pytestmark = pytest.mark.feature("S1")
 
 GIVEN_UP_SECONDS = 12
-"""What the operator's own limit of ten seconds may take on a busy machine."""
+"""The longest time that the operator's limit of ten seconds takes on a busy machine."""
 
 
 @pytest.fixture

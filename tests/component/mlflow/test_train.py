@@ -150,7 +150,7 @@ def test_a_training_without_mlflow_is_registered_afterwards_with_all_its_curves(
 
 
 def expected(trained: Trained, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the model directory in the output folder answers."""
+    """Return the answers of the model directory in the output folder."""
     folder = Path(trained[0]["output"]["uri"].removeprefix("file://"))
     session = onnxruntime.InferenceSession(folder / "model" / "model.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images})

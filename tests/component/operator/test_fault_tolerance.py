@@ -100,7 +100,7 @@ def is_list(call: Call) -> bool:
 
 @dataclass(frozen=True)
 class Weather:
-    """What happens to requests, and how often the operator lists everything meanwhile."""
+    """Faults of requests, and the number of lists of everything meanwhile."""
 
     faults: Callable[[], Faults]
     resync_seconds: int = 30

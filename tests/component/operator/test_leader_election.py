@@ -163,7 +163,7 @@ def test_operators_that_start_together_agree_on_one(new_replica: NewReplica, wor
 
 
 def _work(fault_proxy: FaultProxy) -> list[str]:
-    """What it wrote besides the Lease."""
+    """Return its writes besides the Lease."""
     return [call.what for call in fault_proxy.writes if call.kind != "leases"]
 
 

@@ -44,7 +44,7 @@ class Trainer:
         return self.log_path.read_text(encoding="utf-8")
 
     def progress(self) -> dict[str, Any]:
-        """What it says of itself; empty while it does not answer yet."""
+        """Return its progress; empty while it does not answer yet."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/progress", timeout=5) as answer:
                 document: dict[str, Any] = json.load(answer)

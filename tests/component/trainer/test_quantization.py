@@ -28,7 +28,7 @@ def quantized(folder: Path) -> bool:
 
 
 def require_digests(folder: Path, message: dict[str, Any]) -> None:
-    """What metadata.json says is what lies there, and what the result says."""
+    """Require that metadata.json agrees with the files and with the result."""
     metadata = json.loads((folder / "model" / "metadata.json").read_text())
     for name, digest in metadata["files"].items():
         assert digest == f"sha256:{hashlib.sha256((folder / 'model' / name).read_bytes()).hexdigest()}"

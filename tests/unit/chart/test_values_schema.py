@@ -16,7 +16,7 @@ CHART = Path(__file__).resolve().parents[3] / "charts" / "bloomery"
 SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 OPTIONAL = {"global", "gateway.infrastructure", "gateway.allowedRoutes.selector"}
-"""What the schema knows and values.yaml leaves to its reader."""
+"""Values that the schema knows and values.yaml leaves to its reader."""
 
 
 def properties(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:

@@ -26,7 +26,7 @@ _POSITIONS = {
     "StoreError": 1,
     "RequestError": 1,
 }
-"""What makes a reason, and which of its arguments that is; subclasses as their base."""
+"""Calls that make a reason, with the position of that argument; subclasses as their base."""
 _BY_NAME = "reason"
 """The keyword argument that is a reason in every call."""
 _ENDINGS = "Ending"

@@ -15,7 +15,7 @@ ANSWERS = {"RequestError"}
 PASSED_ON = {"error.reason", "reason"}
 """Reasons of the trainer and the server that are made elsewhere."""
 OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
-"""Where an answer shows the sentence only, by the protocol's own form."""
+"""The files whose answers show the sentence only, by the protocol's own form."""
 
 
 def listed(text: str) -> set[str]:

@@ -39,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def served_input(data: bytes, preprocess: dict[str, Any]) -> NDArray[np.float32]:
-    """What the contract of preprocess.json says to do, written down a second time."""
+    """Preprocess as the contract of preprocess.json demands, written a second time."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     scale = preprocess["resize"] / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)

@@ -157,7 +157,7 @@ def test_frozen_batch_norm_is_not_synchronised() -> None:
 
 
 def in_processes(count: int, work: Callable[[World], Any]) -> list[Any]:
-    """What the work returns on each of some processes that have met; an error as its text."""
+    """Return the work's result on each of some connected processes; an error as its text."""
     context = multiprocessing.get_context("fork")
     answers: Any = context.Queue()
     rendezvous = f"127.0.0.1:{free_port()}"

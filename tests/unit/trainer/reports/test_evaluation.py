@@ -90,7 +90,7 @@ def about(tmp_path: Path) -> Callable[..., ReportMetadata]:
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, their attributes, and the text."""
+    """Parser of what a browser would see: elements, their attributes, and the text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

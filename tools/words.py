@@ -26,8 +26,8 @@ PACKAGES: Mapping[str, str] = {
     "trainer-image/src": "trainer",
     "plugin/src": "plugin",
 }
-CHECKED_PATHS = (*PACKAGES, "dev", "testing", "tools", "bench", "crds", "charts", "docs", "examples", "*.md")
-"""Default paths; the tests are checked only on request."""
+CHECKED_PATHS = (*PACKAGES, "dev", "testing", "tests", "tools", "bench", "crds", "charts", "docs", "examples", "*.md")
+"""Default paths."""
 
 _SUFFIXES = frozenset({".py", ".md", ".yaml", ".html", ".js", ".txt", ".tpl"})
 _EXEMPT = frozenset({"tools/glossary.py", "tests/unit/tools/test_words.py", "docs/reference.md"})

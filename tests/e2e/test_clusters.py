@@ -128,7 +128,7 @@ def train_and_serve(environment: Environment, image: bytes) -> None:
     assert answer.json()["label"] in NAMES
 
 
-def test_the_whole_path_works_in_a_namespace_with_quota_and_limit_range(
+def test_the_whole_path_works_with_quota_and_limit_range(
     make_namespace: Callable[[str], Kubectl], images: Mapping[str, list[bytes]], tmp_path: Path
 ) -> None:
     kubectl = make_namespace("e2e-quota")

@@ -61,7 +61,7 @@ def counts(status: dict[str, Any]) -> dict[str, tuple[int, int]]:
 @pytest.mark.feature("D6")
 @pytest.mark.feature("D11")
 @pytest.mark.feature("D13")
-def test_split_folders_with_names_in_any_script_by_keys_of_the_users_own(
+def test_split_folders_of_any_script_are_read_with_the_users_keys(
     kubectl: Kubectl, images: dict[str, list[bytes]]
 ) -> None:
     folders = {name: files[:24] for name, files in images.items()}
@@ -131,9 +131,7 @@ def test_a_zip_is_split_and_packed_as_asked(kubectl: Kubectl, images: dict[str, 
 @pytest.mark.feature("D8")
 @pytest.mark.feature("D10")
 @pytest.mark.feature("D12")
-def test_a_changed_dataset_is_a_new_version_and_the_old_one_stays(
-    kubectl: Kubectl, images: dict[str, list[bytes]]
-) -> None:
+def test_a_changed_dataset_is_a_new_version_beside_the_old(kubectl: Kubectl, images: dict[str, list[bytes]]) -> None:
     put_files(f"{RAW}/first", class_folders({name: files[:22] for name, files in images.items()}))
     put_files(f"{RAW}/later", {f"{n}.png": data for n, data in enumerate(images["roses"][22:])})
     first = prepared(kubectl, dataset("growing", f"{RAW}/first"))
@@ -158,7 +156,8 @@ def test_a_changed_dataset_is_a_new_version_and_the_old_one_stays(
 
 
 @pytest.mark.feature("D4")
-def test_an_archive_that_would_write_elsewhere_is_refused_by_the_name_of_its_entry(kubectl: Kubectl) -> None:
+def test_an_archive_that_would_write_elsewhere_is_refused(kubectl: Kubectl) -> None:
+    """The message names the entry."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("../../etc/passwd", b"root")

@@ -26,7 +26,7 @@ def ask(digits: Digits, path: str = "/predict", *, key: str | None = None, **req
     return httpx.post(digits.url + path, headers=headers, timeout=60, **request)  # type: ignore[arg-type]
 
 
-def test_one_apply_ends_in_a_good_classifier_whatever_happens_to_the_operator(digits: Digits) -> None:
+def test_one_apply_ends_in_a_good_classifier_despite_operator_kills(digits: Digits) -> None:
     assert digits.operator_kills >= 5
     for job in digits.kubectl.get("tj"):
         assert job["status"]["metrics"]["top1"] >= 0.97, job["metadata"]["name"]
@@ -41,7 +41,7 @@ def test_one_apply_ends_in_a_good_classifier_whatever_happens_to_the_operator(di
 
 
 @pytest.mark.feature("S3")
-def test_images_that_no_model_has_seen_are_named_right_through_the_gateway(digits: Digits) -> None:
+def test_unseen_images_are_classified_right_through_the_gateway(digits: Digits) -> None:
     images = sorted((demo.IMAGES / "unseen").glob("*.png"))
     named = [ask(digits, files={"image": (p.name, p.read_bytes())}).json()["label"] for p in images]
     right = sum(name == path.stem.partition("-")[0] for name, path in zip(named, images, strict=True))
@@ -49,7 +49,8 @@ def test_images_that_no_model_has_seen_are_named_right_through_the_gateway(digit
 
 
 @pytest.mark.feature("S3")
-def test_without_the_key_the_answer_is_401_and_with_a_text_file_400_and_a_sentence(digits: Digits) -> None:
+def test_missing_key_is_401_and_a_text_file_400(digits: Digits) -> None:
+    """Each answer has a sentence."""
     assert ask(digits, key="", content=b"x").status_code == 401
     assert ask(digits, key="wrong", content=b"x").status_code == 401
     answer = ask(digits, files={"image": ("notes.txt", b"hello")})
@@ -58,7 +59,7 @@ def test_without_the_key_the_answer_is_401_and_with_a_text_file_400_and_a_senten
 
 
 @pytest.mark.feature("S12")
-def test_an_answer_is_traced_to_the_variant_the_run_and_the_dataset(digits: Digits) -> None:
+def test_an_answer_is_traced_to_variant_run_and_dataset(digits: Digits) -> None:
     image = next((demo.IMAGES / "unseen").glob("*.png"))
     answer = ask(digits, content=image.read_bytes())
     job = digits.kubectl.get("tj", answer.headers["x-training-job"])
@@ -116,7 +117,7 @@ def test_traffic_is_split_by_weight_within_two_points(digits: Digits) -> None:
 
 
 @pytest.mark.feature("S8")
-def test_new_weights_reach_the_traffic_in_five_seconds_and_lose_no_request(digits: Digits) -> None:
+def test_new_weights_take_effect_in_five_seconds_without_lost_requests(digits: Digits) -> None:
     async def scenario() -> float:
         stop = asyncio.Event()
         steady = asyncio.create_task(traffic(digits, 100_000, until=stop))

@@ -129,9 +129,7 @@ def test_upgrades_lose_no_request_and_a_training_goes_on(
 
 
 @pytest.mark.feature("O1", "O3")
-def test_an_uninstall_leaves_what_people_made_and_a_new_installation_takes_it_up(
-    kubectl: Kubectl, system: Kubectl, image: bytes
-) -> None:
+def test_user_objects_survive_an_uninstall_and_reinstall(kubectl: Kubectl, system: Kubectl, image: bytes) -> None:
     key, keys = key_of(kubectl, "shop"), system.secret("bloomery-storage-keys")
     made = children(kubectl)
     jobs = {item["metadata"]["name"]: item["status"]["phase"] for item in kubectl.get("tj")}
@@ -177,7 +175,7 @@ def team(make_namespace: Callable[[str], Kubectl], without_operator: None, tmp_p
 
 
 @pytest.mark.feature("O1", "O3")
-def test_a_team_without_rights_in_the_cluster_installs_an_operator_of_its_own(
+def test_a_team_without_cluster_rights_installs_its_own_operator(
     kubectl: Kubectl, team: dict[str, str], tmp_path: Path
 ) -> None:
     development: dict[str, Any] = yaml.safe_load(VALUES.read_text(encoding="utf-8"))

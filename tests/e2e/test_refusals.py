@@ -65,7 +65,7 @@ def test_an_empty_prefix_fails_the_dataset_and_names_it(kubectl: Kubectl) -> Non
     assert "Traceback" not in text
 
 
-def test_a_service_of_an_unknown_training_job_waits_and_says_for_what(kubectl: Kubectl) -> None:
+def test_a_service_reports_that_it_waits_for_an_unknown_job(kubectl: Kubectl) -> None:
     assert kubectl.apply(manifest("InferenceService", "waiting", variants=[variant("x", 100)])).returncode == 0
     reason, text = eventually(
         "the condition", lambda: (m := message(kubectl, "isvc", "waiting", "Ready"))[0] and m, seconds=20
@@ -73,7 +73,7 @@ def test_a_service_of_an_unknown_training_job_waits_and_says_for_what(kubectl: K
     assert (reason, "'nothing'" in text) == ("TrainingJobNotFound", True)
 
 
-def test_a_namespace_without_storage_keys_is_told_the_command_that_makes_them(
+def test_missing_storage_keys_are_reported_with_their_command(
     make_namespace: Callable[[str], Kubectl],
 ) -> None:
     bare = make_namespace("e2e-bare")

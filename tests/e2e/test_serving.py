@@ -208,7 +208,7 @@ def models_of(kubectl: Kubectl, name: str) -> set[str]:
 
 
 @pytest.mark.feature("S10")
-def test_a_slower_model_is_rolled_back_by_itself_and_the_condition_tells_the_numbers(
+def test_a_slower_model_is_rolled_back_with_numbers_in_the_condition(
     kubectl: Kubectl, gateway: str, models: Mapping[str, str], image: bytes
 ) -> None:
     rollout = {"steps": [30, 60], "interval": "2s", "abortOn": {"p99Ratio": 3, "errorRate": 0.05, "minRequests": 40}}
@@ -242,7 +242,7 @@ def digest_of(kubectl: Kubectl, name: str, model: str, image: bytes) -> str:
 
 
 @pytest.mark.feature("S10", "S12")
-def test_a_model_whose_bytes_are_not_what_it_says_never_gets_traffic(
+def test_a_model_with_a_wrong_digest_never_gets_traffic(
     kubectl: Kubectl, models: Mapping[str, str], image: bytes
 ) -> None:
     serve(kubectl, "careful", [variant("v1", 100, models["first"])])
@@ -306,7 +306,7 @@ def test_moving_an_alias_in_mlflow_deploys_the_version_within_thirty_seconds(
 
 
 @pytest.mark.feature("S1", "S2")
-def test_a_model_of_elsewhere_is_imported_by_a_job_and_served_by_its_alias(
+def test_a_foreign_model_is_imported_by_a_job_and_served(
     kubectl: Kubectl, models: Mapping[str, str], image: bytes
 ) -> None:
     job = yaml.safe_load((ROOT / "examples" / "import" / "import.yaml").read_text(encoding="utf-8"))
@@ -327,7 +327,7 @@ def test_a_model_of_elsewhere_is_imported_by_a_job_and_served_by_its_alias(
 
 
 @pytest.mark.feature("S9")
-def test_a_shadow_sees_copies_and_its_answers_reach_nobody(
+def test_a_shadow_gets_copies_and_its_answers_reach_no_client(
     kubectl: Kubectl, models: Mapping[str, str], image: bytes
 ) -> None:
     shadow = variant("shadow", 0, models["second"], mirrorPercent=100)
@@ -341,7 +341,7 @@ def test_a_shadow_sees_copies_and_its_answers_reach_nobody(
 
 
 def predictions(kubectl: Kubectl, name: str, of_variant: str) -> float:
-    """What a variant's pod has counted by itself."""
+    """Return the number of predictions that a variant's pod counted."""
     fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
     text = kubectl("exec", pod_of(kubectl, name, of_variant), "--", "python", "-c", fetch)
     lines = [line for line in text.splitlines() if line.startswith("bloomery_requests_total") and "/predict" in line]
@@ -349,7 +349,7 @@ def predictions(kubectl: Kubectl, name: str, of_variant: str) -> float:
 
 
 @pytest.mark.feature("S13")
-def test_keys_are_added_and_taken_away_without_a_restart_and_counted_by_name(
+def test_keys_change_without_a_restart_and_are_counted_by_name(
     kubectl: Kubectl, models: Mapping[str, str], image: bytes
 ) -> None:
     serve(kubectl, "keyed", [variant("v1", 100, models["first"])])
@@ -410,9 +410,10 @@ def test_a_service_is_stopped_started_stops_by_itself_and_leaves_nothing(
 
 
 @pytest.mark.feature("S5")
-def test_a_path_that_an_older_service_has_is_refused_in_words_and_the_older_one_answers(
+def test_the_path_of_an_older_service_is_refused_in_words(
     kubectl: Kubectl, models: Mapping[str, str], image: bytes
 ) -> None:
+    """The older service goes on answering."""
     serve(kubectl, "older", [variant("v1", 100, models["first"])], path=f"/{kubectl.namespace}/e2e-clash")
     kubectl.wait("isvc/older", "Ready", seconds=120)
     serve(kubectl, "younger", [variant("v1", 100, models["second"])], path=f"/{kubectl.namespace}/e2e-clash/more")
@@ -453,9 +454,9 @@ def evict(kubectl: Kubectl, pod: str) -> int:
 
 
 @pytest.mark.feature("S8", "S15")
-def test_the_clusters_own_autoscaler_moves_a_variants_pods_and_the_operator_leaves_them(
-    kubectl: Kubectl, models: Mapping[str, str]
-) -> None:
+def test_the_clusters_autoscaler_sets_a_variants_pods(kubectl: Kubectl, models: Mapping[str, str]) -> None:
+    """The operator leaves the number as it is."""
+
     def scaled(fewest: int) -> dict[str, Any]:
         return variant("v1", 100, models["first"], autoscaling={"min": fewest, "max": 3})
 
@@ -480,9 +481,8 @@ def is_observed(kubectl: Kubectl, name: str) -> bool:
 
 
 @pytest.mark.feature("S16")
-def test_a_gpu_is_one_line_more_and_the_scheduler_says_when_there_is_none(
-    kubectl: Kubectl, models: Mapping[str, str]
-) -> None:
+def test_a_gpu_is_one_more_line_of_the_spec(kubectl: Kubectl, models: Mapping[str, str]) -> None:
+    """The condition shows the scheduler's message if there is no GPU."""
     resources = SMALL | {"limits": SMALL["limits"] | {"nvidia.com/gpu": 1}}
     serve(kubectl, "gpu", [variant("v1", 100, models["first"]) | {"resources": resources}])
     waiting = eventually(

@@ -189,11 +189,11 @@ def reconcile_seconds(good: Kubectl) -> float:
 def refused(kubectl: Kubectl, kind: str, name: str, reason: str) -> dict[str, Any]:
     """Wait until an object has a condition with a reason; return the condition."""
 
-    def found() -> dict[str, Any]:
+    def rejection() -> dict[str, Any]:
         conditions = kubectl.get(f"{kind}.bloomery.dev", name).get("status", {}).get("conditions", [])
         return next((each for each in conditions if each["reason"] == reason), {})
 
-    result: dict[str, Any] = eventually(f"{kind}/{name} is {reason}", found, seconds=60)
+    result: dict[str, Any] = eventually(f"{kind}/{name} is {reason}", rejection, seconds=60)
     return result
 
 
@@ -244,7 +244,7 @@ def test_another_mlflow_is_never_contacted(good: Kubectl, hostile: Kubectl, eve:
 
 
 def apply_followed(eve: User, name: str) -> None:
-    """Apply a service that needs MLflow, anew."""
+    """Delete a service that needs MLflow, and apply it again."""
     eve.run("delete", f"inferenceservices.bloomery.dev/{name}", f"--namespace={HOSTILE}", "--ignore-not-found")
     manifest = {
         "apiVersion": "bloomery.dev/v1alpha1",

@@ -95,7 +95,8 @@ def step(kubectl: Kubectl, name: str, at_least: int) -> int:
 @pytest.mark.feature("T9")
 @pytest.mark.feature("T15")
 @pytest.mark.feature("D13")
-def test_a_training_leaves_model_report_predictions_and_log_where_asked_and_moves_the_alias(kubectl: Kubectl) -> None:
+def test_a_training_fills_its_output_folder_and_moves_the_alias(kubectl: Kubectl) -> None:
+    """The folder gets model, report, predictions and log."""
     out = f"s3://bloomery/e2e-out/{kubectl.get('dataset', 'digits')['metadata']['uid']}"
     promote = {"alias": "champion", "atLeast": 0.3, "betterThanCurrent": False}
     output = {"uri": out, "registeredModel": "e2e-digits", "versionLabel": label(kubectl), "promote": promote}
@@ -121,7 +122,7 @@ def test_a_training_leaves_model_report_predictions_and_log_where_asked_and_move
 
 
 @pytest.mark.feature("T12")
-def test_two_pods_train_the_same_model_as_one_on_the_same_batches(kubectl: Kubectl) -> None:
+def test_two_pods_train_the_model_of_one_on_equal_batches(kubectl: Kubectl) -> None:
     start(kubectl, "two-pods", nodes=2)
     reason, status = completed(kubectl, "two-pods", seconds=300)
 
@@ -133,7 +134,7 @@ def test_two_pods_train_the_same_model_as_one_on_the_same_batches(kubectl: Kubec
 
 
 @pytest.mark.feature("T13")
-def test_an_evicted_pod_is_replaced_and_goes_on_and_no_failure_is_counted(kubectl: Kubectl) -> None:
+def test_an_evicted_pod_is_replaced_and_counts_as_no_failure(kubectl: Kubectl) -> None:
     start(kubectl, "evicted", RECIPE | {"maxSteps": 250}, backoffLimit=0)
     step(kubectl, "evicted", 20)
     (pod,) = kubectl.get("pods", "", "--selector=batch.kubernetes.io/job-name=evicted-train")
@@ -150,7 +151,7 @@ def test_an_evicted_pod_is_replaced_and_goes_on_and_no_failure_is_counted(kubect
 
 @pytest.mark.feature("T14")
 @pytest.mark.feature("T6")
-def test_a_suspended_job_has_no_pods_and_goes_on_where_it_was(kubectl: Kubectl) -> None:
+def test_a_suspended_job_has_no_pods_and_continues_later(kubectl: Kubectl) -> None:
     start(kubectl, "suspended", RECIPE | {"maxSteps": 250})
     before = step(kubectl, "suspended", 20)
     kubectl("patch", "tj/suspended", "--type=merge", '--patch={"spec": {"suspend": true}}')
@@ -237,7 +238,7 @@ def test_tensorboard_shows_the_curves_after_the_end(kubectl: Kubectl) -> None:
     )
 
 
-def test_the_users_mistake_ends_the_job_at_once_and_names_what_is_wrong(kubectl: Kubectl) -> None:
+def test_a_users_mistake_ends_the_job_and_is_named(kubectl: Kubectl) -> None:
     start(kubectl, "wrong", datasets=[{"name": "digits", "classes": ["zwei", "null"]}])
     kubectl.wait("tj/wrong", "Failed", seconds=90)
     status = status_of(kubectl, "wrong")

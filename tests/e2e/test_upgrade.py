@@ -147,9 +147,8 @@ def percent_moved(kubectl: Kubectl) -> int:
 
 
 @pytest.mark.feature("O1", "O4")
-def test_an_upgrade_from_the_release_before_makes_nothing_again_and_loses_no_request(
-    kubectl: Kubectl, system: Kubectl, tmp_path: Path
-) -> None:
+def test_an_upgrade_repeats_no_work_and_loses_no_request(kubectl: Kubectl, system: Kubectl, tmp_path: Path) -> None:
+    """It starts from the release before."""
     first = train_and_serve(kubectl)
     start(kubectl, "long", ENDLESS, output=OUTPUT)
     image = digit_images({"null": 0}, each=1)["null"][0]

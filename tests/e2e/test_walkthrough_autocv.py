@@ -45,7 +45,7 @@ BAD = {
     "roses/wide.jpg": ("AspectRatio", "400×100, more than 3:1"),
 }
 TEN = [*(name for name in CHOSEN for _ in range(3)), "roses"]
-"""What the ten images show."""
+"""The classes of the ten images."""
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,8 @@ def kit_image() -> None:
 @pytest.mark.feature("D4", "D5", "D7", "D12")
 @pytest.mark.feature("T1", "T3", "T4", "T8", "T10")
 @pytest.mark.feature("S5", "S6", "S7", "O5")
-def test_a_zip_becomes_a_model_by_each_preset_and_one_is_checked_published_taken_along_and_trained_on(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_a_zip_becomes_a_model_by_each_preset(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """One model is checked, published, packed as a kit and trained further."""
     kubectl = make_namespace("walk-autocv")
     with open_walkthrough("autocv", kubectl, tmp_path, run_by(__file__)) as (shell, commands):
         check, dataset, train, follow, report, publish, eleven, stop, kit, start, retrain, away = commands
@@ -78,7 +77,7 @@ def test_a_zip_becomes_a_model_by_each_preset_and_one_is_checked_published_taken
         assert_an_eleventh_is_refused(shell.run(eleven))
         url, key = address(kubectl), kubectl.secret("autocv-api-key")
         shell.run(stop)
-        assert_it_is_off_the_air(kubectl, url)
+        assert_no_server_is_left(kubectl, url)
         assert_the_kit_has_the_same_model(kubectl, shell.run(kit))
         assert named(shell.run(start)) == [("tulips", "tulips")]
         assert kubectl.secret("autocv-api-key") == key
@@ -153,14 +152,14 @@ def assert_an_eleventh_is_refused(output: str) -> None:
     assert json.loads(output)["error"] == {"code": "TooManyImages", "message": sentence}
 
 
-def assert_it_is_off_the_air(kubectl: Kubectl, url: str) -> None:
+def assert_no_server_is_left(kubectl: Kubectl, url: str) -> None:
     of_service = "--selector=bloomery.dev/inferenceservice=autocv"
     eventually("no pod is left", lambda: not kubectl.get("pods", "", of_service), seconds=90)
     eventually("503", lambda: httpx.post(f"{url}/predict", timeout=60).status_code == 503, seconds=60)
 
 
 def assert_the_kit_has_the_same_model(kubectl: Kubectl, output: str) -> None:
-    """What the server on this machine answered is of the model that the service has."""
+    """Require that the answers of the server on this machine are of the service's model."""
     answer = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     model = kubectl.get("tj", "autocv-general")["status"]["model"]
     assert answer["label"] == "roses"
@@ -191,7 +190,7 @@ def named(output: str) -> list[tuple[str, str]]:
 
 
 def alive(output: str) -> set[tuple[str, str, str]]:
-    """What `live` lists: kind, name, and what it does."""
+    """Return the kinds, names and activities that `live` lists."""
     return set(re.findall(r"^([A-Z][A-Za-z]+) +(\S+) +(.+?) {2,}\d", output, re.MULTILINE))
 
 

@@ -29,9 +29,8 @@ DISHES = ["美食/凉皮", "美食/肉夹馍", "美食/羊肉泡馍", "美食/�
 @pytest.mark.feature("D6", "D8", "D10")
 @pytest.mark.feature("T2", "T5", "T9", "T12")
 @pytest.mark.feature("S4", "S5", "S6")
-def test_food_in_its_first_version_is_learned_by_two_pods_and_served_for_an_hour_with_a_page(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_food_of_its_first_version_is_trained_and_served(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """Two pods train; the service has a page and runs for an hour."""
     kubectl = make_namespace("walk-food")
     for folder in (OUTPUT, LOGS):
         remove_files(folder)
@@ -50,7 +49,7 @@ def test_food_in_its_first_version_is_learned_by_two_pods_and_served_for_an_hour
         assert_the_page_shows_the_same(kubectl, tmp_path / "unseen", answers)
         key = kubectl.secret("food-api-key")
         shell.run(stop)
-        assert_it_is_off_the_air(kubectl)
+        assert_no_server_is_left(kubectl)
         shell.run(start)
         assert (kubectl.secret("food-api-key"), labels(shell.run(ask))) == (key, DISHES)
         assert_it_stops_by_itself_and_says_how_to_start_it(kubectl, shell)
@@ -125,8 +124,8 @@ def assert_the_page_shows_the_same(kubectl: Kubectl, unseen: Path, answers: str)
     assert (visit.strangers(), visit.complaints) == ([], [])
 
 
-def assert_it_is_off_the_air(kubectl: Kubectl) -> None:
-    """What the page says of a stopped service, once the last pod has drained."""
+def assert_no_server_is_left(kubectl: Kubectl) -> None:
+    """Wait until the last pod has drained and the URL answers 503."""
     of_food = "--selector=bloomery.dev/inferenceservice=food"
     eventually("no pod is left", lambda: not kubectl.get("pods", "", of_food), seconds=90)
     url = kubectl.get("isvc", "food")["status"]["url"]

@@ -32,9 +32,8 @@ NAME = "flowers-inception-v1"
 @pytest.mark.feature("T3")
 @pytest.mark.feature("T11")
 @pytest.mark.feature("O5")
-def test_flowers_split_8_to_2_are_fine_tuned_from_a_checkpoint_in_one_apply_that_is_followed(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_flowers_are_fine_tuned_from_a_checkpoint_in_one_apply(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """The images are split 8 to 2; the command follows the job to its end."""
     kubectl, output = make_namespace("walk-inception-v1"), f"s3://bloomery/output/{NAME}"
     remove_files(output)
     with open_walkthrough(NAME, kubectl, tmp_path, run_by(__file__)) as (shell, (images, apply, look, ask, away)):
@@ -68,7 +67,7 @@ def test_flowers_split_8_to_2_are_fine_tuned_from_a_checkpoint_in_one_apply_that
 
 
 @pytest.mark.feature("T5")
-def test_the_number_of_gpus_is_one_line_that_the_api_server_takes(make_namespace: MakeNamespace) -> None:
+def test_the_api_server_accepts_the_line_for_gpus(make_namespace: MakeNamespace) -> None:
     kubectl = make_namespace("walk-inception-v1-gpu")
     manifests = kubectl("kustomize", str(ROOT / "examples" / NAME / "gpu"))
     words = ("apply", "--server-side", "--dry-run=server", "--output=json", "--filename=-")

@@ -30,9 +30,8 @@ pytestmark = pytest.mark.extended
 @pytest.mark.feature("D2")
 @pytest.mark.feature("T2")
 @pytest.mark.feature("S2")
-def test_flowers_in_split_folders_become_a_labelled_version_and_a_service_that_names_unseen_ones(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_flowers_in_split_folders_become_a_service(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """The version has a label; the service names unseen flowers."""
     kubectl, output = make_namespace("walk-inception-v3"), "s3://bloomery/output/flowers-inception-v3"
     remove_files(output)
     with open_walkthrough("flowers-inception-v3", kubectl, tmp_path, run_by(__file__)) as (
@@ -70,9 +69,8 @@ def test_flowers_in_split_folders_become_a_labelled_version_and_a_service_that_n
 @pytest.mark.feature("D2")
 @pytest.mark.feature("T7")
 @pytest.mark.feature("T8")
-def test_flowers_beside_text_files_are_trained_for_as_long_as_they_may_with_a_tensorboard_and_served(
-    make_namespace: MakeNamespace, tmp_path: Path
-) -> None:
+def test_flowers_with_text_files_are_trained_and_served(make_namespace: MakeNamespace, tmp_path: Path) -> None:
+    """The training has a time limit and a TensorBoard."""
     kubectl, output = make_namespace("walk-resnet50"), "s3://bloomery/output/flowers-resnet50"
     remove_files(output)
     with open_walkthrough("flowers-resnet50", kubectl, tmp_path, run_by(__file__)) as (

@@ -91,7 +91,7 @@ def _serve(pipe: Connection, log: Path) -> None:
 
 
 def forget_peak(process: int | str) -> None:
-    """Begin to measure a process' largest memory anew (proc(5), clear_refs)."""
+    """Reset a process' peak of memory (proc(5), clear_refs)."""
     Path(f"/proc/{process}/clear_refs").write_text("5")
 
 

@@ -104,7 +104,7 @@ def train_config(dataset: dict[str, str], tmp_path: Path) -> Callable[..., dict[
 
 @pytest.fixture
 def trainer_log() -> Iterator[list[str]]:
-    """What the trainer logs during the test."""
+    """Return the trainer's log of the test."""
     lines: list[str] = []
 
     class Lines(logging.Handler):

@@ -17,7 +17,7 @@ from testing.dev_cluster import OPERATOR, Kubectl
 LEASE = "bloomery-operator"
 OWNERS = "datasets,trainingjobs,inferenceservices"
 MORE_FILES, MORE_THREADS = 10, 8
-"""What a process may have at the end beyond the start: connections kept alive, a pool of threads not used before."""
+"""The allowed growth of a process: connections kept alive, a pool of threads not used before."""
 MORE_MEMORY, ENOUGH_SAMPLES = 0.15, 12
 """The relative growth that is a leak, and the number of samples that separate growth from noise."""
 CHILDREN = (
@@ -42,7 +42,7 @@ _READ_METRICS = "import urllib.request; print(urllib.request.urlopen('http://127
 
 @dataclass(frozen=True)
 class Usage:
-    """What a pod's processes hold: resident MiB, open files, threads."""
+    """Resources of a pod's processes: resident MiB, open files, threads."""
 
     memory: float
     files: int
@@ -51,7 +51,7 @@ class Usage:
 
 @dataclass
 class Record:
-    """What was done, how long things took, what went wrong; users and faults write it side by side."""
+    """Actions, durations and errors; users and faults write it side by side."""
 
     counts: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -74,11 +74,11 @@ class Record:
         print(f"        WRONG: {sentence}", flush=True)
 
     def meanwhile(self, moment: float) -> str:
-        """What was being done to the system at a moment, or shortly before."""
+        """Return the faults that were active at a moment, or shortly before."""
         return ", ".join(what for began, ended, what in self.faults if began <= moment <= ended + 15) or "no fault"
 
     def percentiles(self) -> dict[str, dict[str, float]]:
-        """How long each thing took, in seconds."""
+        """Return the durations of each action, in seconds."""
         return {
             what: {
                 "count": len(taken),
@@ -102,7 +102,7 @@ class Record:
 
 
 def usage_of(kubectl: Kubectl, pod: str) -> Usage | None:
-    """What a pod's processes hold; None where it is gone or about to go."""
+    """Return the resources of a pod's processes; None where it is gone or about to go."""
     done = kubectl.run("exec", pod, "--", "python", "-c", _READ_PROCESSES, check=False)
     return Usage(**json.loads(done.stdout)) if done.returncode == 0 else None
 
@@ -148,7 +148,7 @@ class Watched:
         return samples | {"samplesOfLastPod": len(self.life), "growth": self.growth}
 
     def leaks(self) -> list[str]:
-        """What it holds at the end that it should not, in sentences."""
+        """Return sentences about resources that grew and should not have."""
         first, last = self._samples[0][1], self._samples[-1][1]
         leaks = []
         if self.growth is not None and self.growth > MORE_MEMORY:
@@ -180,13 +180,13 @@ def leader(system: Kubectl) -> str | None:
 
 
 def restarts(kubectl: Kubectl, selector: str) -> int:
-    """How often containers ended by themselves and were started again."""
+    """Return the number of restarts of containers that ended by themselves."""
     pods = kubectl.get("pods", "", f"--selector={selector}")
     return sum(status["restartCount"] for pod in pods for status in pod["status"].get("containerStatuses", []))
 
 
 def count_objects(kubectl: Kubectl, kinds: str) -> Counter[str]:
-    """How many objects of each kind there are."""
+    """Return the number of objects of each kind."""
     return Counter(item["kind"] for item in kubectl.get(kinds))
 
 

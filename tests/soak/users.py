@@ -145,7 +145,7 @@ class User:
             self._record.problem(f"{name} was deleted, and left {', '.join(left())}")
 
     def _keep(self, name: str) -> None:
-        """What there is of all three, for who looks into it later."""
+        """Return the state of all three, for later analysis."""
         done = self._kubectl.run("get", *self._all_three(name), "--output=yaml", check=False)
         of_name = f"--selector=app.kubernetes.io/instance={name}"
         pods = self._kubectl.run("describe", "pods,jobs,deployments", of_name, check=False)

@@ -129,7 +129,7 @@ def test_kubeconform_would_find_a_mistyped_field(chart: Chart, program: Callable
 
 
 def created_where_restricted_is_enforced(server: ApiServer, namespace: str, name: str, spec: Object) -> str:
-    """What the API server says against a pod in such a namespace; empty where it takes it."""
+    """Return the API server's rejection of a pod in such a namespace; empty where it accepts it."""
     label = "pod-security.kubernetes.io/enforce=restricted"
     assert server.kubectl("label", "--overwrite", "namespace", namespace, label).returncode == 0
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}

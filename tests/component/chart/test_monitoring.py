@@ -37,7 +37,7 @@ def test_there_is_nothing_of_it_unless_it_is_asked_for(chart: Chart) -> None:
 
 
 @pytest.mark.parametrize(("role", "monitor"), {"prepare": "training", "train": "training", "serve": "serving"}.items())
-def test_prometheus_reads_each_pod_that_has_metrics_at_a_port_that_it_has(
+def test_prometheus_reads_each_pod_with_metrics_at_one_of_its_ports(
     manifests: list[Object], role: str, monitor: str
 ) -> None:
     pod, monitors = PODS[role], of_kind(manifests, "PodMonitor")

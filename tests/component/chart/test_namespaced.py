@@ -24,7 +24,7 @@ ADMIN = [
     *(f"system:aggregate-to-{role}" for role in ("admin", "edit", "view")),
     *(f"{RELEASE}-{role}" for role in ("admin", "edit", "view")),
 ]
-"""What the role admin is put together of, by a controller that does not run here."""
+"""The parts of the role admin, which a controller aggregates that does not run here."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def operator(installed: Team, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.feature("O1")
-def test_the_team_has_no_right_in_the_cluster_and_none_in_other_namespaces(team: Team) -> None:
+def test_the_team_has_no_rights_outside_of_its_namespaces(team: Team) -> None:
     assert not team.may("list", "namespaces")
     assert not team.may("create", "clusterroles")
     assert not team.may("create", "customresourcedefinitions")
@@ -126,7 +126,7 @@ def test_the_team_has_no_right_in_the_cluster_and_none_in_other_namespaces(team:
 
 @pytest.mark.feature("O1")
 @pytest.mark.usefixtures("operator")
-def test_a_team_without_rights_in_the_cluster_has_models_served_in_its_namespaces(installed: Team) -> None:
+def test_a_team_without_cluster_rights_serves_models_in_its_namespaces(installed: Team) -> None:
     with installed.server.http() as client:
         for namespace in installed.namespaces:
             world = World(client, namespace)

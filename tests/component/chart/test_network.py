@@ -161,9 +161,10 @@ def test_ports_are_those_that_the_pods_listen_on(policies: dict[str, Object]) ->
     assert ports("serving") == {HTTP_PORT, METRICS_PORT}
 
 
-def test_training_pods_reach_public_https_but_no_private_network_and_no_cloud_metadata(
+def test_training_pods_reach_public_https_only(
     policies: dict[str, Object],
 ) -> None:
+    """Private networks and the cloud's metadata stay out of reach."""
     rules = policies[f"{HERE}/bloomery-training"]["spec"]["egress"]
     (public,) = [rule for rule in rules if any("ipBlock" in peer for peer in rule.get("to", []))]
     assert public["ports"] == [{"port": 443}]

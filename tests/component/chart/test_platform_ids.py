@@ -113,9 +113,7 @@ def workload_pods(known: Settings) -> dict[str, Object]:
     }
 
 
-def test_pods_of_all_kinds_are_admitted_with_platform_ids_and_refused_without(
-    apiserver: ApiServer, guarded: str
-) -> None:
+def test_all_pods_are_admitted_with_platform_ids_and_refused_without(apiserver: ApiServer, guarded: str) -> None:
     fixed, platform = workload_pods(settings()), workload_pods(settings(platform_ids=True))
     for name, spec in fixed.items():
         assert "must be in the range" in refusal(apiserver, guarded, spec), name

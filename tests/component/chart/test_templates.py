@@ -67,7 +67,8 @@ def test_helm_lint_has_nothing_to_say(chart: Chart, variant: str) -> None:
 
 @pytest.mark.feature("O3")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_pod_has_a_read_only_root_and_only_the_operator_a_token(chart: Chart, variant: str) -> None:
+def test_every_pod_has_a_read_only_root(chart: Chart, variant: str) -> None:
+    """Only the operator's pod has a token."""
     for name, template in pod_templates(chart.render(VARIANTS[variant])):
         pod = template["spec"]
         assert pod["automountServiceAccountToken"] is (name == "bloomery-operator")
@@ -116,7 +117,7 @@ DENIED = {
 
 
 @pytest.mark.feature("O3")
-def test_a_real_api_server_grants_what_the_operator_needs_and_no_more(chart: Chart, apiserver: ApiServer) -> None:
+def test_an_api_server_grants_only_what_the_operator_needs(chart: Chart, apiserver: ApiServer) -> None:
     manifests = chart.render({"gateway": {"name": "edge"}}, "--show-only", "templates/rbac.yaml")
     for kind in ("ClusterRole", "ClusterRoleBinding"):
         for manifest in of_kind(manifests, kind).values():
@@ -221,7 +222,7 @@ def test_operator_contacts_the_mlflows_that_the_values_list(chart: Chart) -> Non
 
 
 @pytest.mark.feature("O7")
-def test_admins_of_namespaces_may_write_routes_only_if_the_values_say_so(chart: Chart) -> None:
+def test_namespace_admins_may_write_routes_only_if_the_values_allow_it(chart: Chart) -> None:
     def rights(gateway: Values) -> set[str]:
         role = of_kind(chart.render({"gateway": {"name": "edge"} | gateway}), "ClusterRole")["/bloomery-admin"]
         return {resource for rule in role["rules"] for resource in rule["resources"]}
@@ -261,7 +262,8 @@ def test_a_gateway_without_a_public_url_is_read_where_it_is(chart: Chart) -> Non
     ]
 
 
-def test_without_a_gateway_the_operator_may_only_remove_the_routes_of_a_former_one(chart: Chart) -> None:
+def test_without_a_gateway_the_operator_may_only_remove_routes(chart: Chart) -> None:
+    """The routes are those of a former gateway."""
     (role,) = [r for name, r in of_kind(chart.render({}), "ClusterRole").items() if "operator" in name]
     on_routes = [rule for rule in role["rules"] if any("gateway" in group for group in rule["apiGroups"])]
     assert [rule["resources"] for rule in on_routes] == [["httproutes"], ["backendtrafficpolicies"]]
@@ -335,7 +337,7 @@ def test_uninstalling_keeps_data_and_kinds(chart: Chart) -> None:
     }
 
 
-def test_an_upgrade_restarts_no_store_and_no_mlflow_for_a_new_version_alone(chart: Chart) -> None:
+def test_a_new_version_alone_restarts_neither_store_nor_mlflow(chart: Chart) -> None:
     for name, template in pod_templates(chart.render({})):
         if name != "bloomery-bucket":
             assert set(template["metadata"]["labels"]) == {

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.feature("S7"), pytest.mark.extended]
 
 START_SECONDS = 60.0
 FILES = ("upload/upload.js", "upload/upload.css", "docs/swagger-ui-bundle.js")
-"""What the pages load."""
+"""The files that the pages load."""
 GLIBC = "ld-linux-x86-64.so.2 libc.so.6 libdl.so.2 libm.so.6 libpthread.so.0 libresolv.so.2 librt.so.1 libutil.so.1"
 CLIENT = """
 import json, sys
@@ -86,7 +86,7 @@ def test_glibc_of_the_readme_is_the_newest_of_all_files(bare_root: Path) -> None
     assert int(named[1]) == max(minors)
 
 
-def test_it_needs_no_links_and_no_rights_that_a_usb_stick_loses(bare_root: Path) -> None:
+def test_kit_needs_no_links_or_modes_that_a_usb_stick_loses(bare_root: Path) -> None:
     assert not [path for path in (bare_root / "colours-kit").rglob("*") if path.is_symlink()]
 
 

@@ -152,7 +152,7 @@ def test_damaged_kit_is_not_served(unpacked: Path, start: Start) -> None:
         (("--flavour", "nvidia"), {}, "has no folder linux-nvidia"),
     ],
 )
-def test_what_can_not_be_packed_is_refused_in_words_and_leaves_no_file(
+def test_refused_pack_explains_why_and_leaves_no_file(
     words: tuple[str, ...], environment: dict[str, str], message: str, small_base: Path, pack: Pack, tmp_path: Path
 ) -> None:
     target = tmp_path / "out" / "kit.zip"
@@ -182,9 +182,9 @@ def _listeners(port: int) -> list[str]:
     end = time.monotonic() + 10
     while time.monotonic() < end:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        found = [row[1] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
-        if found:
-            return [socket.inet_ntoa(bytes.fromhex(place.split(":")[0])[::-1]) for place in found]
+        addresses = [row[1] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
+        if addresses:
+            return [socket.inet_ntoa(bytes.fromhex(place.split(":")[0])[::-1]) for place in addresses]
         time.sleep(0.05)
     raise AssertionError(f"nobody listens at {port}")
 

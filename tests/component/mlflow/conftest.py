@@ -63,7 +63,7 @@ def mlflow(shared_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Mlfl
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The end of a command."""
 
     code: int
     message: dict[str, Any]

@@ -81,17 +81,18 @@ def served(world: World, mlflow: MlflowServer) -> Callable[..., str]:
 
 
 def another_revision(world: World, *known: str) -> str:
-    def found() -> set[str]:
+    def other_revisions() -> set[str]:
         return set(world.deployments_of("flowers", "v1")) - set(known)
 
-    (another,) = eventually(found, "the new version is deployed", seconds=FOLLOWED_SECONDS)
+    (another,) = eventually(other_revisions, "the new version is deployed", seconds=FOLLOWED_SECONDS)
     return another
 
 
 @pytest.mark.feature("S11", "S12")
-def test_a_followed_alias_deploys_what_it_points_at_and_mlflow_knows_who_serves_it(
+def test_a_followed_alias_deploys_its_version_and_tags_it_in_mlflow(
     world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
 ) -> None:
+    """The tag names the service."""
     served_by = f"bloomery.dev/served-by.bloomery.{world.namespace}.flowers"
     with running(own_operator):
         first = served(f"models:/{registry.name}@champion", update="Follow")
@@ -113,9 +114,10 @@ def test_a_followed_alias_deploys_what_it_points_at_and_mlflow_knows_who_serves_
 
 
 @pytest.mark.feature("S10", "S11")
-def test_a_followed_alias_takes_over_by_the_steps_and_is_tried_again_when_it_moves_on(
+def test_a_followed_alias_rolls_out_by_the_steps(
     world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
 ) -> None:
+    """After an abort, the next version of the alias is tried."""
     plan = {"steps": [10], "interval": "1h", "abortOn": {"errorRate": 0.5}}
     with running(own_operator):
         first = served(f"models:/{registry.name}@champion", update="Follow", spec={"rollout": plan})
@@ -139,7 +141,7 @@ def test_an_alias_that_is_pinned_stays_what_it_meant(
     with running(own_operator):
         first = served(f"models:/{registry.name}@champion")
         registry.champion(registry.add())
-        # Whoever begins anew asks nobody either.
+        # A restarted operator does not ask the registry either.
         own_operator.kill()
         own_operator.start()
         world.patch("inferenceservices", "flowers", {"spec": {"replicas": 2}})
@@ -148,7 +150,7 @@ def test_an_alias_that_is_pinned_stays_what_it_meant(
 
 
 @pytest.mark.feature("S11")
-def test_a_registry_that_is_down_changes_nothing_that_runs_and_is_said(
+def test_an_unreachable_registry_is_reported_and_changes_nothing_that_runs(
     world: World, own_operator: OperatorProcess, registry: Registry, served: Callable[..., str]
 ) -> None:
     with running(own_operator):

@@ -63,9 +63,7 @@ def bundled(mlflow_program: Path, tmp_path: Path) -> Iterator[Bundled]:
             store.kill()
 
 
-def test_files_of_a_run_are_passed_on_without_checksums_to_a_bucket_in_the_host_name(
-    bundled: Bundled, tmp_path: Path
-) -> None:
+def test_files_of_a_run_reach_a_virtual_host_bucket_without_checksums(bundled: Bundled, tmp_path: Path) -> None:
     client = bundled.mlflow.client()
     run = client.create_run("0").info.run_id
     (tmp_path / "报告.txt").write_text("content")

@@ -132,7 +132,7 @@ def damaged(folder: Path) -> None:
         ),
     ],
 )
-def test_what_can_not_be_served_is_refused_in_words(
+def test_a_model_that_cannot_be_served_is_refused_in_words(
     kind: str,
     spoil: Callable[[Path], object],
     code: int,

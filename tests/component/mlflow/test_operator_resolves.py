@@ -29,7 +29,7 @@ Find = Callable[[str], ServedModel | Verdict]
 
 
 def ask(environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
-    """What the operator finds with the variables of a namespace's Secret."""
+    """Resolve a reference with the variables of a namespace's Secret."""
 
     async def find() -> ServedModel | Verdict:
         async with aiohttp.ClientSession() as session:
@@ -85,35 +85,33 @@ def find(mlflow: MlflowServer) -> Find:
     return lambda reference: ask({"MLFLOW_TRACKING_URI": mlflow.uri}, reference)
 
 
-def reason(found: ServedModel | Verdict) -> str:
-    assert isinstance(found, Verdict), found
-    return found.reason
+def reason(verdict: ServedModel | Verdict) -> str:
+    assert isinstance(verdict, Verdict), verdict
+    return verdict.reason
 
 
-def test_a_version_is_found_by_number_by_alias_by_label_and_by_its_run(
-    train: Trainings, find: Find, mlflow: MlflowServer
-) -> None:
+def test_a_version_is_found_by_number_alias_label_and_run(train: Trainings, find: Find, mlflow: MlflowServer) -> None:
     first, second = train(versionLabel="1.0"), train(versionLabel="1.1")
     mlflow.client().set_registered_model_alias(train.model, "champion", first.number)
 
     for reference in (f"/{first.number}", "@champion", "/1.0"):
-        found = find(f"models:/{train.model}{reference}")
-        assert isinstance(found, ServedModel)
-        assert (found.uri, found.digest, found.run_id) == (first.uri, first.digest, first.run)
-        assert found.display == f"{train.model}/{first.number}"
+        model = find(f"models:/{train.model}{reference}")
+        assert isinstance(model, ServedModel)
+        assert (model.uri, model.digest, model.run_id) == (first.uri, first.digest, first.run)
+        assert model.display == f"{train.model}/{first.number}"
     newer = find(f"models:/{train.model}/1.1")
     assert getattr(newer, "uri", None) == second.uri
     assert find(f"runs:/{second.run}") == find(f"runs:/{second.run}/model") == newer
 
 
 @pytest.mark.feature("S12")
-def test_a_version_tells_which_job_made_it_on_which_data(train: Trainings, find: Find) -> None:
+def test_a_version_names_its_job_and_its_dataset(train: Trainings, find: Find) -> None:
     version = train()
-    found = find(f"models:/{train.model}/{version.number}")
-    assert isinstance(found, ServedModel)
-    assert (found.training_job or "").startswith("demo/")
-    assert found.dataset == "flowers"
-    assert len(found.dataset_version or "") == 64
+    model = find(f"models:/{train.model}/{version.number}")
+    assert isinstance(model, ServedModel)
+    assert (model.training_job or "").startswith("demo/")
+    assert model.dataset == "flowers"
+    assert len(model.dataset_version or "") == 64
 
 
 def test_an_alias_means_the_version_that_it_points_at_now(train: Trainings, find: Find, mlflow: MlflowServer) -> None:
@@ -130,46 +128,46 @@ def test_of_several_versions_with_one_label_the_newest_is_meant(train: Trainings
     assert getattr(find(f"models:/{train.model}/1.0"), "uri", None) == newest.uri
 
 
-def test_names_and_labels_are_in_any_script_and_may_hold_a_quotation_mark(train: Trainings, find: Find) -> None:
+def test_names_and_labels_may_have_any_script_and_quotation_marks(train: Trainings, find: Find) -> None:
     model = f"{train.model} 花's"
     version = train(registeredModel=model, versionLabel="erste's 一号")
     for reference in (f"models:/{model}/{version.number}", f"models:/{model}/erste's 一号"):
-        found = find(reference)
-        assert isinstance(found, ServedModel) and found.uri == version.uri
+        served = find(reference)
+        assert isinstance(served, ServedModel) and served.uri == version.uri
 
 
 def test_what_is_not_there_is_named(train: Trainings, find: Find) -> None:
     train()
-    wanted = [f"models:/{train.model}/{which}" for which in ("99", "9.9", """'9"9""")]
+    missing = [f"models:/{train.model}/{which}" for which in ("99", "9.9", """'9"9""")]
     for reference in [
-        *wanted,
+        *missing,
         f"models:/{train.model}@nobody",
         "models:/nothing/1",
         "models:/nothing@champion",
         "runs:/" + "0" * 32,
     ]:
-        found = find(reference)
-        assert reason(found) == "ModelNotFound"
-        assert isinstance(found, Verdict) and reference in found.message
+        verdict = find(reference)
+        assert reason(verdict) == "ModelNotFound"
+        assert isinstance(verdict, Verdict) and reference in verdict.message
 
 
-def test_a_model_of_somebody_else_can_be_served_but_not_trained_further(
+def test_a_foreign_model_can_be_served_but_not_trained_further(
     find: Find, mlflow: MlflowServer, tmp_path: Path
 ) -> None:
     client, name = mlflow.client(), f"foreign-{tmp_path.name}"
     client.create_registered_model(name)
     client.create_model_version(name, source="s3://elsewhere/model")
     reference = f"models:/{name}/1"
-    found = find(reference)
-    assert isinstance(found, ServedModel)
-    assert (found.uri, found.digest, found.training_job) == ("s3://elsewhere/model", None, None)
-    refused = starting_point_from_registry(found, reference)
+    model = find(reference)
+    assert isinstance(model, ServedModel)
+    assert (model.uri, model.digest, model.training_job) == ("s3://elsewhere/model", None, None)
+    refused = starting_point_from_registry(model, reference)
     assert isinstance(refused, Verdict)
     assert refused.reason == "ModelNotOurs"
     assert "not made by a TrainingJob" in refused.message
 
 
-def test_who_serves_a_version_is_noted_on_it_and_taken_off_again(train: Trainings, mlflow: MlflowServer) -> None:
+def test_the_tag_of_a_served_version_is_written_and_removed(train: Trainings, mlflow: MlflowServer) -> None:
     version, environment = train(), {"MLFLOW_TRACKING_URI": mlflow.uri}
     model = (train.model, version.number)
 
@@ -190,7 +188,7 @@ def test_who_serves_a_version_is_noted_on_it_and_taken_off_again(train: Training
     asyncio.run(scenario())
 
 
-def test_a_registry_that_is_away_or_not_set_is_said_and_may_be_asked_again(mlflow: MlflowServer) -> None:
+def test_a_missing_or_unreachable_registry_is_reported_and_asked_again(mlflow: MlflowServer) -> None:
     assert reason(ask({}, "models:/flowers/1")) == "RegistryNotConfigured"
     assert reason(ask({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "models:/flowers/1")) == "RegistryUnreachable"
     assert reason(ask({"MLFLOW_TRACKING_URI": mlflow.uri}, "models:/flowers/1")) == "ModelNotFound"

@@ -78,10 +78,10 @@ def test_imported_model_goes_to_the_store_and_is_served_from_it(
 ) -> None:
     variables = point_at(in_s3, store.environment(), monkeypatch)
     assert main(["import", foreign.as_uri(), "--name", "brightness"]) == 0
-    found = ask({name: value.strip() for name, value in variables.items()}, "models:/brightness/1")
-    assert isinstance(found, ServedModel), found
-    assert found.uri.startswith("s3://mlflow/root/")
-    stored = fetch_model(found.uri, tmp_path / "served", digest="", environment=variables)
+    model = ask({name: value.strip() for name, value in variables.items()}, "models:/brightness/1")
+    assert isinstance(model, ServedModel), model
+    assert model.uri.startswith("s3://mlflow/root/")
+    stored = fetch_model(model.uri, tmp_path / "served", digest="", environment=variables)
     assert "model.onnx" in stored.files
     assert (tmp_path / "served/labels.txt").read_text() == "dark\nbright\n"
 
@@ -128,7 +128,7 @@ def test_store_without_a_client_of_ours_is_named_at_once(
     assert "--serve-artifacts" in caplog.text
 
 
-def test_end_of_a_training_does_not_wait_for_files_that_cannot_be_written(
+def test_end_of_training_does_not_wait_for_unwritable_files(
     elsewhere: MlflowServer, document: Documents, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = time.monotonic()

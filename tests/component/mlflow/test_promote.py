@@ -23,7 +23,7 @@ from testing.servers import MlflowServer
 from tests.component.mlflow.conftest import Documents, Ended, config_of, made_model
 
 SHADES = ("dunkel", "mittel", "hell")
-"""Classes that the made model tells apart: the brighter an image, the later the class."""
+"""Classes of the made model: the brighter an image, the later the class."""
 
 pytestmark = pytest.mark.feature("T15")
 
@@ -131,9 +131,9 @@ def test_the_first_model_becomes_champion(
 def test_a_model_below_the_limit_is_registered_but_not_promoted(
     train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
 ) -> None:
-    wanted = {"alias": "champion", "atLeast": 0.9}
-    train(0.95, wanted, dataset=bright_and_dark)
-    version, promoted = train(0.8, wanted, dataset=bright_and_dark)
+    promotion = {"alias": "champion", "atLeast": 0.9}
+    train(0.95, promotion, dataset=bright_and_dark)
+    version, promoted = train(0.8, promotion, dataset=bright_and_dark)
 
     assert version == "2"
     assert champion() == "1"
@@ -154,10 +154,10 @@ def test_without_a_condition_the_newest_is_champion(
 def test_on_the_same_images_the_recorded_figures_are_compared(
     train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any], top1: float, moves: bool
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True}
+    promotion = {"alias": "champion", "betterThanCurrent": True}
     # Its files are gone: only what is recorded can be compared.
-    train(0.9, wanted, dataset=bright_and_dark, without_files=True)
-    version, promoted = train(top1, wanted, dataset=bright_and_dark)
+    train(0.9, promotion, dataset=bright_and_dark, without_files=True)
+    version, promoted = train(top1, promotion, dataset=bright_and_dark)
 
     assert promoted["moved"] is moves
     assert champion() == (version if moves else "1")
@@ -168,7 +168,7 @@ HALF = ("hell", "mittel")
 
 
 @pytest.mark.parametrize(("classes", "moves"), [(("neu", "hell"), True), (("hell", "neu"), False)])
-def test_on_other_images_the_champion_is_judged_anew_by_this_jobs_images(
+def test_the_champion_of_other_images_is_evaluated_on_the_jobs_images(
     train: Trainings,
     champion: Callable[[], str],
     shades: Callable[..., dict[str, Any]],
@@ -176,11 +176,11 @@ def test_on_other_images_the_champion_is_judged_anew_by_this_jobs_images(
     classes: tuple[str, ...],
     moves: bool,
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True}
+    promotion = {"alias": "champion", "betterThanCurrent": True}
     # It says 0.99 of itself, but of these images it gets half right: those of "neu" it does not know.
-    train(0.99, wanted, dataset=bright_and_dark)
+    train(0.99, promotion, dataset=bright_and_dark)
     other = shades("other", {"hell": 230, "neu": 20})
-    _, promoted = train(0.7, wanted, dataset=other, classes=classes)
+    _, promoted = train(0.7, promotion, dataset=other, classes=classes)
 
     assert promoted["moved"] is moves
     assert champion() == ("2" if moves else "1")
@@ -194,9 +194,9 @@ def test_on_other_images_the_champion_is_judged_anew_by_this_jobs_images(
 def test_the_message_gives_the_interval_and_warns_of_validation_images(
     train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True}
-    train(0.5, wanted, dataset=bright_and_dark, classes=HALF)
-    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+    promotion = {"alias": "champion", "betterThanCurrent": True}
+    train(0.5, promotion, dataset=bright_and_dark, classes=HALF)
+    _, promoted = train(1.0, promotion, dataset=bright_and_dark)
 
     assert champion() == "2"
     assert promoted["message"].startswith(
@@ -207,16 +207,16 @@ def test_the_message_gives_the_interval_and_warns_of_validation_images(
 
 
 @pytest.mark.parametrize(("confidence", "moves"), [(0.95, True), (0.99, False)])
-def test_a_confidence_is_shown_by_a_paired_test_or_the_alias_stays(
+def test_the_alias_moves_only_if_a_paired_test_shows_the_confidence(
     train: Trainings,
     champion: Callable[[], str],
     bright_and_dark: dict[str, Any],
     confidence: float,
     moves: bool,
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True, "confidence": confidence}
-    train(0.5, wanted, dataset=bright_and_dark, classes=HALF)
-    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+    promotion = {"alias": "champion", "betterThanCurrent": True, "confidence": confidence}
+    train(0.5, promotion, dataset=bright_and_dark, classes=HALF)
+    _, promoted = train(1.0, promotion, dataset=bright_and_dark)
 
     # Five of ten images only the candidate gets right, none only the champion: 1 - 1/32.
     assert champion() == ("2" if moves else "1")
@@ -228,9 +228,9 @@ def test_a_confidence_is_shown_by_a_paired_test_or_the_alias_stays(
 def test_the_gain_must_exceed_the_least_one(
     train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any], least: float, moves: bool
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True, "leastGain": least}
-    train(0.5, wanted, dataset=bright_and_dark, classes=HALF)
-    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+    promotion = {"alias": "champion", "betterThanCurrent": True, "leastGain": least}
+    train(0.5, promotion, dataset=bright_and_dark, classes=HALF)
+    _, promoted = train(1.0, promotion, dataset=bright_and_dark)
 
     assert champion() == ("2" if moves else "1")
     assert ("more than 0.5 more is asked for" in promoted["message"]) is not moves
@@ -239,9 +239,9 @@ def test_the_gain_must_exceed_the_least_one(
 def test_without_the_champions_files_no_confidence_can_be_shown(
     train: Trainings, champion: Callable[[], str], bright_and_dark: dict[str, Any]
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True, "confidence": 0.9}
-    train(0.5, wanted, dataset=bright_and_dark, classes=HALF, without_files=True)
-    _, promoted = train(1.0, wanted, dataset=bright_and_dark)
+    promotion = {"alias": "champion", "betterThanCurrent": True, "confidence": 0.9}
+    train(0.5, promotion, dataset=bright_and_dark, classes=HALF, without_files=True)
+    _, promoted = train(1.0, promotion, dataset=bright_and_dark)
 
     assert champion() == "1"
     assert "its top1 is 0.5000 as recorded" in promoted["message"]
@@ -254,9 +254,9 @@ def test_a_champion_that_cannot_be_judged_keeps_its_place(
     shades: Callable[..., dict[str, Any]],
     bright_and_dark: dict[str, Any],
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True}
-    train(0.5, wanted, dataset=bright_and_dark, without_files=True)
-    _, promoted = train(0.9, wanted, dataset=shades("others", {"hell": 230, "dunkel": 20, "mittel": 120}))
+    promotion = {"alias": "champion", "betterThanCurrent": True}
+    train(0.5, promotion, dataset=bright_and_dark, without_files=True)
+    _, promoted = train(0.9, promotion, dataset=shades("others", {"hell": 230, "dunkel": 20, "mittel": 120}))
 
     assert champion() == "1"
     assert promoted["moved"] is False
@@ -264,7 +264,7 @@ def test_a_champion_that_cannot_be_judged_keeps_its_place(
 
 
 @pytest.mark.parametrize("address", ["s3://elsewhere/model", "http://169.254.169.254/", "nonsense"])
-def test_an_address_that_somebody_wrote_into_a_tag_is_not_followed(
+def test_an_address_in_a_tag_is_not_followed(
     train: Trainings,
     champion: Callable[[], str],
     mlflow: MlflowServer,
@@ -273,10 +273,10 @@ def test_an_address_that_somebody_wrote_into_a_tag_is_not_followed(
     tmp_path: Path,
     address: str,
 ) -> None:
-    wanted = {"alias": "champion", "betterThanCurrent": True}
-    train(0.5, wanted, dataset=bright_and_dark)
+    promotion = {"alias": "champion", "betterThanCurrent": True}
+    train(0.5, promotion, dataset=bright_and_dark)
     mlflow.client().set_model_version_tag(tmp_path.name.replace("_", "-"), "1", "bloomery.dev/uri", address)
-    _, promoted = train(0.9, wanted, dataset=shades("others", {"hell": 230, "dunkel": 20, "mittel": 120}))
+    _, promoted = train(0.9, promotion, dataset=shades("others", {"hell": 230, "dunkel": 20, "mittel": 120}))
 
     assert champion() == "1"
     assert f"version 1 lies at {address}, which this job does not read" in promoted["message"]

@@ -44,7 +44,7 @@ def history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]
 @pytest.mark.feature("T18")
 @pytest.mark.feature("D10")
 @pytest.mark.feature("D13")
-def test_a_run_holds_its_parameters_curves_datasets_and_where_it_comes_from(
+def test_a_run_holds_its_parameters_curves_datasets_and_origin(
     mlflow: MlflowServer, document: Documents, digits: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     more = digits("more", first=40, count=25)
@@ -77,14 +77,14 @@ def test_a_run_holds_its_parameters_curves_datasets_and_where_it_comes_from(
     assert run.data.tags["bloomery.dev/uid"] == config.uid
     assert run.data.tags["team"] == "a"
     assert run.data.tags["mlflow.note.content"] == "花卉\n\n给花店用的"
-    inputs = {given.dataset.name: given.dataset.digest for given in run.inputs.dataset_inputs}
+    inputs = {input_.dataset.name: input_.dataset.digest for input_ in run.inputs.dataset_inputs}
     assert inputs == {"flowers": document.dataset["version"][:36], "more": more["version"][:36]}
 
-    found = client.get_model_version("curves", version)
-    assert found.run_id == run.info.run_id
-    assert found.tags["bloomery.dev/version-label"] == "1.0"
-    assert found.tags["bloomery.dev/uri"] == f"{config.output.uri}/model"
-    assert "给花店用的" in found.description
+    registered = client.get_model_version("curves", version)
+    assert registered.run_id == run.info.run_id
+    assert registered.tags["bloomery.dev/version-label"] == "1.0"
+    assert registered.tags["bloomery.dev/uri"] == f"{config.output.uri}/model"
+    assert "给花店用的" in registered.description
     assert client.get_registered_model("curves").description == "花卉\n\n给花店用的"
 
 
@@ -103,7 +103,7 @@ def test_the_machines_own_figures_are_recorded_too(mlflow: MlflowServer, documen
 
 @pytest.mark.feature("T7")
 @pytest.mark.feature("T9")
-def test_the_reports_the_log_the_labels_and_the_events_lie_with_the_run(
+def test_reports_log_labels_and_events_are_artifacts_of_the_run(
     mlflow: MlflowServer, document: Documents, tmp_path: Path
 ) -> None:
     config = config_of(document())
@@ -126,7 +126,7 @@ def test_the_reports_the_log_the_labels_and_the_events_lie_with_the_run(
 
 
 @pytest.mark.feature("T13")
-def test_a_pod_that_starts_again_goes_on_in_the_same_run_and_no_step_is_there_twice(
+def test_a_restarted_pod_continues_the_run_without_repeated_steps(
     mlflow: MlflowServer, document: Documents, tmp_path: Path
 ) -> None:
     config = config_of(document())
@@ -182,7 +182,7 @@ def test_a_server_that_goes_away_and_comes_back_gets_every_step(
 
 @pytest.mark.extended
 @pytest.mark.feature("O4")
-def test_a_server_that_hangs_holds_up_nobody(
+def test_a_server_that_hangs_delays_no_training(
     new_server: Callable[[], MlflowServer], document: Documents, tmp_path: Path
 ) -> None:
     server, config = new_server(), config_of(document())

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.feature("T6")
 @pytest.fixture
 def ended(document: Documents, tmp_path: Path) -> dict[str, Any]:
     """The document of a training that left everything in its output folder, with MLflow away all the time."""
-    given = document(
+    job = document(
         mlflow={"experiment": "demo/later", "registeredModel": "later", "promote": {"alias": "champion"}},
         hyperparameters={"imageSize": 32, "batchSize": 16, "epochs": 2},
     )
-    config = config_of(given)
+    config = config_of(job)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     output = open_folder(config.output.uri, S3Access.from_environment({}), create=True)
@@ -57,7 +57,7 @@ def ended(document: Documents, tmp_path: Path) -> dict[str, Any]:
         "metrics": dict(model.metrics), "starts": 1, "lastCheckpoint": None, "promoted": None, "notes": [],
     }  # fmt: skip
     output.write("result.json", json.dumps(result).encode())
-    return given
+    return job
 
 
 def test_what_mlflow_could_not_take_is_registered_when_it_is_back(
@@ -130,10 +130,10 @@ def test_while_mlflow_is_still_away_it_is_worth_trying_again(
 def test_a_training_that_has_not_ended_cannot_be_registered(
     mlflow: MlflowServer, document: Documents, command: Callable[..., Ended]
 ) -> None:
-    given = document()
-    os.makedirs(given["output"]["uri"].removeprefix("file://"))  # noqa: PTH103
+    job = document()
+    os.makedirs(job["output"]["uri"].removeprefix("file://"))  # noqa: PTH103
 
-    code, message = command(given, "register")
+    code, message = command(job, "register")
 
     assert code == 2
     assert "the training has not ended" in message["error"]["message"]

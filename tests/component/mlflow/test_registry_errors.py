@@ -20,7 +20,7 @@ from tests.component.mlflow.test_serve_from_registry import register
 pytestmark = pytest.mark.feature("S1")
 
 GIVEN_UP_SECONDS = 12
-"""What the operator's own limit of ten seconds may take on a busy machine."""
+"""The longest time that the operator's limit of ten seconds takes on a busy machine."""
 
 
 @pytest.fixture
@@ -36,19 +36,19 @@ def test_a_registry_that_asks_for_credentials_gets_those_of_the_secret(
     name = f"guarded-{tmp_path.name}"
     register(mlflow, name, tmp_path)
     environment = {"MLFLOW_TRACKING_URI": door, **credentials}
-    found = ask(environment, f"models:/{name}/1")
-    assert isinstance(found, ServedModel), found
-    assert fetch_model(found.uri, tmp_path / "served", digest="", environment=environment).digest.startswith("sha256:")
+    model = ask(environment, f"models:/{name}/1")
+    assert isinstance(model, ServedModel), model
+    assert fetch_model(model.uri, tmp_path / "served", digest="", environment=environment).digest.startswith("sha256:")
     assert (tmp_path / "served/labels.txt").read_text() == "dark\nbright\n"
 
 
-def test_credentials_that_the_registry_refuses_are_said_in_words(
+def test_credentials_that_the_registry_refuses_are_reported_in_words(
     door: str, mlflow: MlflowServer, tmp_path: Path
 ) -> None:
     name = f"refused-{tmp_path.name}"
     register(mlflow, name, tmp_path)
-    found = ask({"MLFLOW_TRACKING_URI": mlflow.uri}, f"models:/{name}/1")
-    assert isinstance(found, ServedModel)
+    model = ask({"MLFLOW_TRACKING_URI": mlflow.uri}, f"models:/{name}/1")
+    assert isinstance(model, ServedModel)
     for credentials in ({}, BASIC | {"MLFLOW_TRACKING_PASSWORD": "wrong"}, {"MLFLOW_TRACKING_TOKEN": "wrong"}):
         environment = {"MLFLOW_TRACKING_URI": door, **credentials}
         refused = ask(environment, f"models:/{name}/1")
@@ -56,21 +56,21 @@ def test_credentials_that_the_registry_refuses_are_said_in_words(
         assert refused.reason == "RegistryUnreachable"
         assert "401 Unauthorized; check the credentials" in refused.message
         with pytest.raises(ModelError, match=r"cannot be read from MLflow: .*401"):
-            fetch_model(found.uri, tmp_path / "served", digest="", environment=environment)
+            fetch_model(model.uri, tmp_path / "served", digest="", environment=environment)
 
 
 @pytest.mark.feature("S11")
-def test_a_registry_that_hangs_holds_nobody_up_for_long(mlflow: MlflowServer) -> None:
+def test_a_registry_that_hangs_delays_no_caller_for_long(mlflow: MlflowServer) -> None:
     environment = {"MLFLOW_TRACKING_URI": mlflow.uri}
     mlflow.pause()
     try:
         began = time.monotonic()
-        found = ask(environment, "models:/flowers@champion")
+        verdict = ask(environment, "models:/flowers@champion")
         seconds = time.monotonic() - began
     finally:
         mlflow.go_on()
-    assert isinstance(found, Verdict)
-    assert found.reason == "RegistryUnreachable"
+    assert isinstance(verdict, Verdict)
+    assert verdict.reason == "RegistryUnreachable"
     assert seconds < GIVEN_UP_SECONDS
     again = ask(environment, "models:/flowers@champion")
     assert isinstance(again, Verdict)
@@ -104,9 +104,9 @@ def test_an_alias_that_moves_back_means_the_older_version_again(mlflow: MlflowSe
         client.create_model_version(name, source=f"s3://models/{number}", tags=tags)
     for number in ("1", "2", "1"):
         client.set_registered_model_alias(name, "champion", number)
-        found = ask(environment, f"models:/{name}@champion")
-        assert isinstance(found, ServedModel)
-        assert (found.version, found.digest) == (number, f"sha256:{number * 64}")
+        model = ask(environment, f"models:/{name}@champion")
+        assert isinstance(model, ServedModel)
+        assert (model.version, model.digest) == (number, f"sha256:{number * 64}")
     client.delete_registered_model_alias(name, "champion")
     gone = ask(environment, f"models:/{name}@champion")
     assert isinstance(gone, Verdict)

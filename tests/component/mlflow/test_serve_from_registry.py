@@ -72,9 +72,9 @@ def find(server: MlflowServer, reference: str) -> ServedModel:
                 {"MLFLOW_TRACKING_URI": server.uri}, reference
             )
 
-    found = asyncio.run(ask())
-    assert isinstance(found, ServedModel), found
-    return found
+    model = asyncio.run(ask())
+    assert isinstance(model, ServedModel), model
+    return model
 
 
 @pytest.mark.usefixtures("mlflow")
@@ -113,7 +113,7 @@ def test_a_model_that_others_registered_is_served(mlflow: MlflowServer, tmp_path
     ("address", "reason"),
     [("http://127.0.0.1:9", "StoreUnavailable"), ("", "MlflowNotConfigured"), (None, "ModelNotFound")],
 )
-def test_a_model_that_mlflow_does_not_hand_out_is_said_in_words(
+def test_a_model_that_mlflow_withholds_is_reported_in_words(
     mlflow: MlflowServer, tmp_path: Path, address: str | None, reason: str
 ) -> None:
     settings = {

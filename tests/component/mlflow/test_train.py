@@ -30,15 +30,15 @@ def trained(
 ) -> Trained:
     """A training's document and how it ended."""
     document = Documents(tmp_path_factory.mktemp("trained"), flowers)
-    given = document(
+    job = document(
         displayName="花卉识别",
         mlflow={"experiment": "demo/花卉", "registeredModel": "flowers", "promote": {"alias": "champion"}},
     )
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MLFLOW_TRACKING_URI", shared_server.uri)
-        ended = command(given)
+        ended = command(job)
     assert ended.code == 0, ended.message
-    return given, ended
+    return job, ended
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_mlflow_refuses_what_the_signature_does_not_fit(served: str) -> None:
 @pytest.mark.feature("D6")
 @pytest.mark.feature("D13")
 def test_the_curves_of_a_whole_training_are_in_mlflow(trained: Trained, shared_server: MlflowServer) -> None:
-    given, ended = trained
+    job, ended = trained
     client = shared_server.client()
     run = client.get_run(ended.message["mlflow"]["runId"])
 
@@ -99,24 +99,22 @@ def test_the_curves_of_a_whole_training_are_in_mlflow(trained: Trained, shared_s
     assert run.data.metrics["train/images_per_second"] > 0
     assert run.data.metrics["top1"] == pytest.approx(ended.message["metrics"]["top1"], abs=1e-6)
     assert run.data.tags["bloomery.dev/evaluated-on"] == "validation"
-    assert run.info.run_name == given["name"]
+    assert run.info.run_name == job["name"]
     assert run.info.status == "FINISHED"
     assert run.data.tags["bloomery.dev/display-name"] == "花卉识别"
 
 
 @pytest.mark.feature("T9")
 @pytest.mark.feature("T10")
-def test_the_report_and_the_log_are_in_mlflow_and_in_the_output_folder(
-    trained: Trained, shared_server: MlflowServer
-) -> None:
-    given, ended = trained
+def test_report_and_log_are_in_mlflow_and_in_the_output_folder(trained: Trained, shared_server: MlflowServer) -> None:
+    job, ended = trained
     files = {file.path for file in shared_server.client().list_artifacts(ended.message["mlflow"]["runId"])}
-    folder = Path(given["output"]["uri"].removeprefix("file://"))
-    kept = {path.name for path in folder.iterdir()}
+    folder = Path(job["output"]["uri"].removeprefix("file://"))
+    output_files = {path.name for path in folder.iterdir()}
 
-    wanted = {"report.html", "evaluation.json", "predictions.csv", "train.log", "tensorboard"}
-    assert wanted <= files
-    assert wanted | {"model", "result.json"} <= kept
+    expected = {"report.html", "evaluation.json", "predictions.csv", "train.log", "tensorboard"}
+    assert expected <= files
+    assert expected | {"model", "result.json"} <= output_files
 
 
 @pytest.mark.feature("T15")
@@ -131,15 +129,15 @@ def test_the_new_version_is_promoted_and_the_result_says_so(trained: Trained, sh
 def test_a_training_without_mlflow_is_registered_afterwards_with_all_its_curves(
     mlflow: MlflowServer, document: Documents, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = document()
+    job = document()
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
         away.setenv("BLOOMERY_MLFLOW_WAIT_SECONDS", "0")
-        before = command(given)
+        before = command(job)
     assert before.code == 0, before.message
     assert before.message["model"]["version"] is None
 
-    after = command(given, "register")
+    after = command(job, "register")
 
     assert after.code == 0, after.message
     assert after.message == {
@@ -152,7 +150,7 @@ def test_a_training_without_mlflow_is_registered_afterwards_with_all_its_curves(
 
 
 def expected(trained: Trained, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the model directory in the output folder answers."""
+    """Return the answers of the model directory in the output folder."""
     folder = Path(trained[0]["output"]["uri"].removeprefix("file://"))
     session = onnxruntime.InferenceSession(folder / "model" / "model.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images})

@@ -24,7 +24,7 @@ def test_a_failed_preparation_says_why_in_the_pods_own_words(world: World) -> No
     assert world.wait_for("datasets", "flowers")["status"]["phase"] == "Failed"
 
 
-def test_a_mended_spec_is_prepared_again_after_a_failure(world: World) -> None:
+def test_a_fixed_spec_is_prepared_again_after_a_failure(world: World) -> None:
     world.create(dataset())
     world.fail("flowers-prepare", TOO_FEW, exit_code=3)
     world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="TooFewImages")
@@ -36,7 +36,7 @@ def test_a_mended_spec_is_prepared_again_after_a_failure(world: World) -> None:
     world.wait_for_condition("datasets", "flowers", "Ready", "True")
 
 
-def test_more_memory_starts_a_failed_preparation_again_but_not_a_finished_one(world: World) -> None:
+def test_more_memory_restarts_a_failed_preparation_but_no_finished_one(world: World) -> None:
     world.create(dataset())
     world.fail("flowers-prepare", "Killed", exit_code=3)
     world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="PodFailurePolicy")
@@ -56,7 +56,7 @@ def test_more_memory_starts_a_failed_preparation_again_but_not_a_finished_one(wo
 
 
 @pytest.mark.feature("O6")
-def test_a_preparation_that_no_node_takes_moves_to_others_and_a_ready_one_stays(world: World) -> None:
+def test_an_unschedulable_preparation_moves_and_a_ready_one_stays(world: World) -> None:
     taint = {"key": "data", "operator": "Exists"}
     world.create(dataset(podTemplate={"nodeSelector": {"pool": "none"}}))
     first = world.wait_for("jobs", "flowers-prepare")
@@ -92,7 +92,7 @@ def test_a_changed_spec_makes_a_new_version_and_keeps_the_old(world: World) -> N
     assert both["phase"] == "Ready"
 
 
-def test_when_an_earlier_spec_is_back_what_runs_for_the_other_is_ended(world: World) -> None:
+def test_return_to_an_earlier_spec_ends_the_others_preparation(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared("a"))
     world.wait_for_condition("datasets", "flowers", "Ready", "True")
@@ -105,7 +105,7 @@ def test_when_an_earlier_spec_is_back_what_runs_for_the_other_is_ended(world: Wo
     assert status["version"] == "a" * 64
 
 
-def test_a_refresh_looks_for_new_images_and_the_same_ones_are_the_same_version(world: World) -> None:
+def test_a_refresh_without_new_images_keeps_the_version(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared("a"))
     world.wait_for_condition("datasets", "flowers", "Ready", "True")
@@ -119,7 +119,8 @@ def test_a_refresh_looks_for_new_images_and_the_same_ones_are_the_same_version(w
     assert len(world.wait_for("datasets", "flowers")["status"]["versions"]) == 1
 
 
-def test_a_missing_storage_secret_is_answered_with_the_command_that_makes_it_and_heals(world: World) -> None:
+def test_a_missing_storage_secret_is_reported_with_its_command(world: World) -> None:
+    """The Dataset recovers once the Secret exists."""
     world.delete("secrets", "bloomery-storage")
     world.create(dataset())
     ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="SecretNotFound")
@@ -150,7 +151,7 @@ def test_a_source_secret_of_an_impossible_name_is_not_asked_for(name: str, world
     assert repr(name) in ready["message"]
 
 
-def test_a_job_of_somebody_else_is_not_adopted(world: World) -> None:
+def test_a_foreign_job_is_not_adopted(world: World) -> None:
     container = {"name": "c", "image": "example"}
     template = {"spec": {"containers": [container], "restartPolicy": "Never"}}
     foreign = {
@@ -169,7 +170,7 @@ def test_a_job_of_somebody_else_is_not_adopted(world: World) -> None:
     world.wait_for("jobs", "flowers-prepare", lambda job: job["metadata"].get("ownerReferences"))
 
 
-def test_a_result_that_nobody_can_read_is_said_and_stops_nothing(world: World) -> None:
+def test_an_unreadable_result_is_reported_and_stops_nothing(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", "done.")
     ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="ResultLost")

@@ -100,7 +100,7 @@ def is_list(call: Call) -> bool:
 
 @dataclass(frozen=True)
 class Weather:
-    """What happens to requests, and how often the operator lists everything meanwhile."""
+    """Faults of requests, and the number of lists of everything meanwhile."""
 
     faults: Callable[[], Faults]
     resync_seconds: int = 30
@@ -114,7 +114,7 @@ FAULTS = {
     "500": Weather(lambda: once(Fault(status=500), each=2)),
     "connections that end after the write": Weather(lambda: once(Fault(cut=True))),
     "answers that never come": Weather(lambda: once(Fault(unanswered=True), each=3)),
-    # An operator that can not read at its start ends, and is started again.
+    # An operator that cannot read at its start ends, and is started again.
     "reads that fail": Weather(
         lambda: now_and_then(Fault(status=503), of=is_read, share=0.1), resync_seconds=5, from_the_start=False
     ),
@@ -149,7 +149,7 @@ def test_faults_of_the_api_server_change_nothing_in_the_end(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_each_of_its_writes_it_ends_where_it_would_have(
+def test_kill_at_each_write_leads_to_the_same_end(
     moment: str, undisturbed: dict[str, Any], tried_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     # One thing at a time: no other work goes on while a request is held back.
@@ -188,7 +188,7 @@ def test_killed_at_each_of_its_writes_it_ends_where_it_would_have(
     [("datasets", dataset()), ("inferenceservices", inference_service(variants=[variant("v1", 100)]))],
     ids=["Dataset", "InferenceService"],
 )
-def test_for_an_object_that_is_gone_nothing_is_made_even_if_no_watch_says_so(
+def test_nothing_is_made_for_an_object_whose_deletion_was_missed(
     plural: str, parent: Manifest, tried_operator: OperatorProcess, fault_proxy: FaultProxy, world: World
 ) -> None:
     looks: list[Call] = []

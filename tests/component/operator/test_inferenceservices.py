@@ -31,13 +31,13 @@ def test_a_name_for_people_may_have_any_character(world: World) -> None:
 
 
 @pytest.mark.feature("S2", "S8")
-def test_only_variants_with_a_ready_pod_get_weight_and_the_rest_get_it_when_ready(world: World) -> None:
+def test_variants_get_weight_once_they_have_a_ready_pod(world: World) -> None:
     names = split(world, {"v1": 90, "v2": 10})
     world.set_ready(names["v1"], 1)
     # What the one that waits would get goes to the other.
     world.wait_for_weights("flowers", {names["v1"]: 100, names["v2"]: 0})
-    said = "Variant 'v2' has 0 of 1 pods ready."
-    world.wait_for("inferenceservices", "flowers", lambda m: condition_of(m, "VariantsReady").get("message") == said)
+    message = "Variant 'v2' has 0 of 1 pods ready."
+    world.wait_for("inferenceservices", "flowers", lambda m: condition_of(m, "VariantsReady").get("message") == message)
     world.set_ready(names["v2"], 1)
     world.wait_for_weights("flowers", {names["v1"]: 90, names["v2"]: 10})
     world.accept_route("flowers")
@@ -67,7 +67,7 @@ def test_patched_weights_are_the_routes_weights(world: World) -> None:
     assert world.names("deployments") == set(names.values())
 
 
-def test_what_somebody_edits_or_deletes_among_the_children_is_put_right(world: World) -> None:
+def test_edited_or_deleted_children_are_restored(world: World) -> None:
     name = split(world, {"v1": 100})["v1"]
     world.set_ready(name, 1)
     world.wait_for_weights("flowers", {name: 100})
@@ -98,7 +98,7 @@ def test_weights_change_although_the_storage_keys_were_taken_away(world: World) 
 
 
 @pytest.mark.feature("S8", "S15")
-def test_a_variant_that_is_scaled_to_0_gives_its_share_away_before_its_pods_go(world: World) -> None:
+def test_variant_scaled_to_0_loses_its_weight_before_its_pods(world: World) -> None:
     names = split(world, {"v1": 50, "v2": 30, "v3": 20})
     for name in names.values():
         world.set_ready(name, 1)
@@ -116,7 +116,8 @@ def test_a_variant_that_is_scaled_to_0_gives_its_share_away_before_its_pods_go(w
 
 
 @pytest.mark.feature("S8", "S15")
-def test_a_new_model_of_an_autoscaled_variant_takes_over_with_as_many_pods_as_the_old_one_has(world: World) -> None:
+def test_new_model_of_an_autoscaled_variant_starts_with_as_many_pods(world: World) -> None:
+    """The old model's number of pods counts."""
     scaled = {"autoscaling": {"min": 1, "max": 8}}
     world.create(inference_service(variants=[variant("v1", 100, **scaled)]))
     first = world.revision("flowers", "v1")
@@ -156,7 +157,7 @@ def test_a_header_picks_any_variant_at_the_services_path(world: World) -> None:
     assert route["spec"]["parentRefs"][0]["namespace"] == "gateways"
 
 
-def test_a_new_model_stands_beside_the_old_one_which_goes_after_the_drain(world: World) -> None:
+def test_the_old_model_runs_beside_the_new_one_until_drained(world: World) -> None:
     names = split(world, {"v1": 100})
     world.set_ready(names["v1"], 1)
     world.wait_for_weights("flowers", {names["v1"]: 100})
@@ -167,7 +168,7 @@ def test_a_new_model_stands_beside_the_old_one_which_goes_after_the_drain(world:
         lambda: both if len(both := world.deployments_of("flowers", "v1")) == 2 else None, "a second revision"
     )
     (new,) = set(both) - {names["v1"]}
-    # The old one answers as long as the new one can not.
+    # The old one answers until the new one can.
     assert world.weights("flowers") == {names["v1"]: 100}
     world.set_ready(new, 1)
     world.wait_for_weights("flowers", {new: 100})
@@ -202,7 +203,7 @@ def test_a_removed_variant_loses_its_traffic_and_then_its_pods(world: World) -> 
 
 
 @pytest.mark.feature("S2")
-def test_a_trained_model_stays_on_the_air_when_its_job_is_gone(world: World) -> None:
+def test_a_trained_model_is_served_after_its_job_is_gone(world: World) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared())
     world.create(training_job())
@@ -237,7 +238,8 @@ def test_a_service_of_a_failed_or_missing_job_says_so(world: World) -> None:
 
 
 @pytest.mark.feature("S5")
-def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(world: World) -> None:
+def test_the_older_service_keeps_a_path_until_it_is_free(world: World) -> None:
+    """The younger service gets the path then."""
     path = f"/{world.namespace}/shop"
     world.create(inference_service("first", path=path, variants=[variant("v1", 100)]))
     world.set_ready(world.revision("first", "v1"), 1)
@@ -255,7 +257,8 @@ def test_the_older_service_keeps_a_path_and_the_younger_gets_it_when_it_is_free(
 
 
 @pytest.mark.feature("S5")
-def test_a_service_whose_path_an_older_one_takes_leaves_it_and_comes_back_when_it_is_free(world: World) -> None:
+def test_a_service_yields_its_path_to_an_older_one(world: World) -> None:
+    """It gets the path back when it is free."""
     path = f"/{world.namespace}/mall"
     world.create(inference_service("first", path=f"{path}-of-before", variants=[variant("v1", 100)]))
     # Ages count in whole seconds.
@@ -296,7 +299,7 @@ def test_requests_that_a_pod_loses_are_sent_again_by_envoy_gateway(world: World)
     assert after["metadata"]["resourceVersion"] == policy["metadata"]["resourceVersion"]
 
 
-def test_a_refused_route_says_what_the_gateway_said(world: World) -> None:
+def test_a_refused_route_is_reported_with_the_gateways_message(world: World) -> None:
     names = split(world, {"v1": 100})
     world.set_ready(names["v1"], 1)
     world.wait_for("httproutes", "flowers")
@@ -321,15 +324,15 @@ def test_keys_that_users_change_reach_the_pods_as_digests(world: World) -> None:
     added = base64.b64encode(b"of-alice\n").decode()
     world.patch("secrets", "flowers-api-key", {"data": {"default": None, "alice": added}})
     world.wait_for("secrets", "flowers-api-key-digests", lambda s: _digests(s) == {"alice": _digest("of-alice")})
-    kept = world.wait_for("secrets", "flowers-api-key")
-    assert set(kept["data"]) == {"alice"}
+    remaining = world.wait_for("secrets", "flowers-api-key")
+    assert set(remaining["data"]) == {"alice"}
 
 
 def test_an_open_service_has_no_keys(world: World) -> None:
     names = split(world, {"v1": 100}, auth="None")
     deployment = world.wait_for("deployments", names["v1"])
-    told = {e["name"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert "API_KEYS_DIR" not in told
+    variables = {e["name"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert "API_KEYS_DIR" not in variables
     assert world.names("secrets") == {"bloomery-storage"}
 
 
@@ -347,7 +350,7 @@ def test_an_open_service_has_no_keys(world: World) -> None:
     ],
     ids=["route", "digests", "keys"],
 )
-def test_objects_of_somebody_else_are_left_as_they_are(world: World, foreign: Manifest) -> None:
+def test_foreign_objects_are_left_as_they_are(world: World, foreign: Manifest) -> None:
     plural = f"{foreign['kind'].lower()}s"
     before = world.create(foreign)
     world.create(inference_service(variants=[variant("v1", 100)]))
@@ -364,10 +367,10 @@ def test_objects_of_somebody_else_are_left_as_they_are(world: World, foreign: Ma
 def test_a_server_that_crashes_is_reported_in_its_own_words(world: World) -> None:
     names = split(world, {"v1": 100})
     pod = world.run_server(names["v1"], ip="127.66.0.9")
-    said = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
+    message = '{"error": {"reason": "DigestMismatch", "message": "The model is another one."}}'
     container = {"name": "server", "image": "i", "imageID": "", "ready": False, "restartCount": 3}
     container["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
-    container["lastState"] = {"terminated": {"exitCode": 3, "message": said}}
+    container["lastState"] = {"terminated": {"exitCode": 3, "message": message}}
     status = {"phase": "Running", "conditions": [], "containerStatuses": [container]}
     world.patch("pods", pod, {"status": status}, subresource="status")
     world.set_ready(names["v1"], 0)

@@ -57,8 +57,8 @@ def cluster(controlled: ApiServer) -> Iterator[World]:
 
 def pods_of(world: World, job: str) -> list[Manifest]:
     """The pods of a Job that have not ended."""
-    found = [p for p in world.list("pods") if p["metadata"]["labels"].get("batch.kubernetes.io/job-name") == job]
-    return [p for p in found if p["status"]["phase"] in ("Pending", "Running") and not gone(p)]
+    pods = [p for p in world.list("pods") if p["metadata"]["labels"].get("batch.kubernetes.io/job-name") == job]
+    return [p for p in pods if p["status"]["phase"] in ("Pending", "Running") and not gone(p)]
 
 
 def gone(pod: Manifest) -> bool:
@@ -84,7 +84,8 @@ def counts(world: World, name: str = "flowers") -> tuple[int, int]:
 
 
 @pytest.mark.feature("T13")
-def test_pods_that_saved_or_lost_a_peer_or_were_evicted_are_replaced_and_count_as_no_failure(cluster: World) -> None:
+def test_interrupted_pods_are_replaced_and_count_as_no_failure(cluster: World) -> None:
+    """Pods end because they saved their state, lost a peer or were evicted."""
     # Side by side, as the Job controller waits ten seconds before it replaces a pod, and then twice as long.
     ends = {"saved": 143, "peer-lost": 75, "evicted": 137}
     for name in ends:
@@ -122,7 +123,7 @@ def test_a_mistake_of_the_users_is_never_tried_again(cluster: World, exit_code: 
 
 
 @pytest.mark.feature("T14")
-def test_a_suspended_training_has_no_pods_and_gets_one_when_it_is_resumed(cluster: World) -> None:
+def test_a_suspended_training_has_no_pods_until_it_is_resumed(cluster: World) -> None:
     cluster.create(training_job())
     start(cluster, "flowers-train")
     cluster.wait_for_condition("trainingjobs", "flowers", "Running", "True")
@@ -138,7 +139,8 @@ def test_a_suspended_training_has_no_pods_and_gets_one_when_it_is_resumed(cluste
 
 @pytest.mark.feature("T8")
 @pytest.mark.feature("T14")
-def test_a_suspended_training_that_is_stopped_gets_one_pod_that_keeps_its_model(cluster: World) -> None:
+def test_a_stopped_suspended_training_gets_one_pod_for_its_model(cluster: World) -> None:
+    """The pod publishes the model."""
     cluster.create(training_job())
     start(cluster, "flowers-train")
     cluster.wait_for_condition("trainingjobs", "flowers", "Running", "True")
@@ -160,7 +162,7 @@ def test_a_queued_training_has_no_pods_until_kueue_admits_it(cluster: World) -> 
 
 
 @pytest.mark.feature("T12")
-def test_each_node_has_a_number_and_a_name_by_which_the_others_find_it(cluster: World) -> None:
+def test_each_node_has_a_number_and_a_resolvable_name(cluster: World) -> None:
     cluster.create(training_job(nodes=2))
     eventually(lambda: len(pods_of(cluster, "flowers-train")) == 2, "two pods")
     pods = pods_of(cluster, "flowers-train")
@@ -184,7 +186,7 @@ def test_a_training_stopped_before_it_began_leaves_nothing_behind(cluster: World
 
 
 @pytest.mark.feature("T16")
-def test_what_a_job_left_goes_with_it_when_its_time_is_over(cluster: World) -> None:
+def test_remains_of_a_job_are_deleted_with_it_after_its_ttl(cluster: World) -> None:
     cluster.create(training_job(ttlSecondsAfterFinished=2, tensorboard=True))
     end(cluster, start(cluster, "flowers-train"), exit_code=0, message=trained())
     cluster.wait_until_gone("trainingjobs", "flowers")

@@ -111,7 +111,7 @@ def test_one_that_was_frozen_and_wakes_up_writes_nothing_and_ends(
     world.wait_for("jobs", "tulips-prepare")
 
 
-def test_one_that_wakes_up_and_hears_nothing_of_its_lease_does_not_even_try_to_write(
+def test_replica_that_wakes_without_news_of_its_lease_writes_nothing(
     leader: tuple[OperatorProcess, FaultProxy], standby: tuple[OperatorProcess, FaultProxy], world: World
 ) -> None:
     tried: list[str] = []
@@ -142,7 +142,7 @@ def test_one_that_is_cut_off_ends_before_the_other_begins(
     assert "could not be renewed for 7 s" in leader[0].log_text()
     world.create(dataset("tulips"))
     world.wait_for("jobs", "tulips-prepare")
-    assert _said_at(leader[0], "the operator ends") < _said_at(standby[0], "took the lease")
+    assert _logged_at(leader[0], "the operator ends") < _logged_at(standby[0], "took the lease")
 
 
 def test_the_rights_that_the_chart_gives_are_enough(new_operator: NewOperator, world: World) -> None:
@@ -163,12 +163,12 @@ def test_operators_that_start_together_agree_on_one(new_replica: NewReplica, wor
 
 
 def _work(fault_proxy: FaultProxy) -> list[str]:
-    """What it wrote besides the Lease."""
+    """Return its writes besides the Lease."""
     return [call.what for call in fault_proxy.writes if call.kind != "leases"]
 
 
-def _said_at(operator: OperatorProcess, words: str) -> datetime:
+def _logged_at(operator: OperatorProcess, words: str) -> datetime:
     line = next(line for line in operator.log_text().splitlines() if words in line)
-    found = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", line)
-    assert found, line
-    return datetime.strptime(found.group(), "%Y-%m-%d %H:%M:%S,%f")
+    timestamp = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", line)
+    assert timestamp, line
+    return datetime.strptime(timestamp.group(), "%Y-%m-%d %H:%M:%S,%f")

@@ -83,9 +83,10 @@ def old_server(tmp_path: Path) -> Iterator[ApiServer]:
 
 
 @pytest.mark.feature("O6")
-def test_services_answer_with_an_older_gateway_api_and_their_conditions_name_what_it_lacks(
+def test_services_answer_with_an_older_gateway_api(
     old_server: ApiServer, program: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    """Their conditions name the features that it lacks."""
     rights = tmp_path / "operator-kubeconfig"
     grant_rights(old_server, rights, helm=program("helm"), release="old-gateways", home=HOME)
     operator = OperatorProcess(kubeconfig=rights, log=tmp_path / "operator.log", environment=GATEWAY)

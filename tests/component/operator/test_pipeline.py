@@ -111,7 +111,7 @@ def test_every_child_goes_with_its_owner(served: World) -> None:
             assert reference["controller"], name
 
 
-def test_the_pods_are_told_where_all_came_from_and_hold_no_keys(served: World) -> None:
+def test_the_pods_get_the_models_lineage_and_no_keys(served: World) -> None:
     (document,) = [
         json.loads(c["data"]["config.json"])
         for c in served.list("configmaps")
@@ -126,19 +126,19 @@ def test_the_pods_are_told_where_all_came_from_and_hold_no_keys(served: World) -
     deployment = served.get("deployments", served.revision("flowers", "v1"))
     assert deployment is not None
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
-    told = {entry["name"]: entry["value"] for entry in server["env"]}
-    assert told["MODEL_DIGEST"] == "sha256:" + "d" * 64
-    assert (told["MODEL_NAME"], told["MODEL_VERSION"], told["TRAINING_JOB"]) == ("flowers", "1", "flowers")
+    env = {entry["name"]: entry["value"] for entry in server["env"]}
+    assert env["MODEL_DIGEST"] == "sha256:" + "d" * 64
+    assert (env["MODEL_NAME"], env["MODEL_VERSION"], env["TRAINING_JOB"]) == ("flowers", "1", "flowers")
     volumes = json.dumps(deployment["spec"]["template"]["spec"]["volumes"])
     assert "flowers-api-key-digests" in volumes
     assert '"flowers-api-key"' not in volumes
 
 
-def test_a_transition_is_an_event_and_each_is_told_once(served: World) -> None:
-    told = [
+def test_each_transition_is_one_event(served: World) -> None:
+    events = [
         (event["involvedObject"]["kind"], event["reason"], event["message"])
         for event in served.list("events")
         if event["involvedObject"]["name"] == "flowers"
     ]
     for expected in (("Dataset", "Prepared"), ("TrainingJob", "Trained"), ("InferenceService", "Serving")):
-        assert len([t for t in told if t[:2] == expected]) == 1, told
+        assert len([t for t in events if t[:2] == expected]) == 1, events

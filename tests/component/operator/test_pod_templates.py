@@ -83,7 +83,7 @@ def test_another_image_reaches_a_service_with_its_next_change_of_pods(
 
 
 @pytest.mark.feature("O4")
-def test_a_deployment_of_an_earlier_version_keeps_its_pods_until_its_next_change(
+def test_an_earlier_versions_deployment_keeps_its_pods_until_its_next_change(
     own_operator: OperatorProcess, world: World
 ) -> None:
     with running(own_operator):
@@ -99,8 +99,8 @@ def test_a_deployment_of_an_earlier_version_keeps_its_pods_until_its_next_change
         world.patch("deployments", revision, {"spec": {"template": {"metadata": {"annotations": restarted}}}})
         change(world, "flowers", displayName="Blumen")
         pass_a_marker(world, "second-marker")
-        kept = deployment(world, revision)["spec"]["template"]
-        assert kept["metadata"]["annotations"] == restarted
+        template = deployment(world, revision)["spec"]["template"]
+        assert template["metadata"]["annotations"] == restarted
         # A new value of the annotation creates the pods again.
         world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {"bloomery.dev/refresh": "1"}}})
         world.wait_for("deployments", revision, lambda d: image_of(d) == "example/serving:1")

@@ -38,9 +38,8 @@ def any_operator(new_operator: NewOperator) -> Iterator[OperatorProcess]:
 
 
 @pytest.mark.parametrize("plural", BASES)
-def test_any_spec_is_refused_in_words_or_reconciled_and_forgotten_once_the_old_one_is_back(
-    plural: str, any_operator: OperatorProcess, world: World
-) -> None:
+def test_any_spec_is_refused_in_words_or_reconciled(plural: str, any_operator: OperatorProcess, world: World) -> None:
+    """It leaves nothing behind once the former spec is back."""
     base = BASES[plural]
     accepted: list[Manifest] = []
     settled = _settled_ending(world, plural, base)
@@ -64,7 +63,9 @@ def test_any_spec_is_refused_in_words_or_reconciled_and_forgotten_once_the_old_o
     attempt()
     assert len(accepted) >= 35, "too few of the specs were good ones"
     assert _offer(world, plural, base)
-    eventually(lambda: _is_like(_played(world), settled), lambda: _told(world, settled), seconds=SETTLE_SECONDS)
+    eventually(
+        lambda: _is_like(_played(world), settled), lambda: _describe_differences(world, settled), seconds=SETTLE_SECONDS
+    )
 
 
 SPECS: dict[str, tuple[Manifest, ...]] = {
@@ -86,15 +87,17 @@ SPECS: dict[str, tuple[Manifest, ...]] = {
 @pytest.mark.parametrize(
     ("plural", "number"), [(plural, n) for plural, specs in SPECS.items() for n in range(len(specs))]
 )
-def test_a_spec_that_was_another_before_ends_as_if_it_had_always_been_so(
-    plural: str, number: int, world: World, fresh: World
-) -> None:
-    wanted = BASES[plural] | {"spec": SPECS[plural][number]}
-    expected = _settled_ending(fresh, plural, wanted)
+def test_a_changed_spec_ends_like_a_fresh_one(plural: str, number: int, world: World, fresh: World) -> None:
+    manifest = BASES[plural] | {"spec": SPECS[plural][number]}
+    expected = _settled_ending(fresh, plural, manifest)
     for other in SPECS[plural]:
         _settled_ending(world, plural, BASES[plural] | {"spec": other}, patient=False)
-    assert _offer(world, plural, wanted)
-    eventually(lambda: _is_like(_played(world), expected), lambda: _told(world, expected), seconds=SETTLE_SECONDS)
+    assert _offer(world, plural, manifest)
+    eventually(
+        lambda: _is_like(_played(world), expected),
+        lambda: _describe_differences(world, expected),
+        seconds=SETTLE_SECONDS,
+    )
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ def _settled_ending(world: World, plural: str, manifest: Manifest, *, patient: b
 
     def still() -> bool:
         last.append(_played(world))
-        return len(last) > 30 and all(found == last[-1] for found in last[-30:])
+        return len(last) > 30 and all(state == last[-1] for state in last[-30:])
 
     if patient:
         eventually(still, "it settles", seconds=SETTLE_SECONDS)
@@ -160,20 +163,20 @@ def _played(world: World) -> dict[str, Any]:
     return final_state(world)
 
 
-def _is_like(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+def _is_like(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     """Whether all is as expected; which preparation was the last one does not matter, and keys are kept."""
-    return not _differences(found, expected)
+    return not _differences(actual, expected)
 
 
-def _told(world: World, expected: dict[str, Any]) -> str:
+def _describe_differences(world: World, expected: dict[str, Any]) -> str:
     return "\n".join(["", *_differences(final_state(world), expected)])
 
 
-def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+def _differences(actual: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     lines = []
     for plural in expected:
-        for name in expected[plural] | found[plural]:
-            one, other = found[plural].get(name), expected[plural].get(name)
+        for name in expected[plural] | actual[plural]:
+            one, other = actual[plural].get(name), expected[plural].get(name)
             is_record = plural in ("jobs", "configmaps") and "-prepare" in name
             is_kept = other is None and plural == "secrets"
             if not is_record and not is_kept:

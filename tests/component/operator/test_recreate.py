@@ -27,7 +27,7 @@ def serve(world: World, **fields: object) -> tuple[str, str]:
     return first, pod
 
 
-def test_a_new_model_waits_until_the_pods_of_the_former_one_are_gone(world: World) -> None:
+def test_a_new_model_waits_until_the_former_pods_are_gone(world: World) -> None:
     first, pod = serve(world, strategy="Recreate")
     assert world.wait_for("deployments", first)["spec"]["strategy"] == {"type": "Recreate"}
     world.patch("inferenceservices", "flowers", {"spec": {"variants": [variant("v1", 100, model="s3://models/next")]}})

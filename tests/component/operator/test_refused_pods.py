@@ -91,7 +91,7 @@ def test_quota_that_refuses_a_training_and_its_tensorboard_is_shown(cluster: Wor
     wait_for_refusal(cluster, "trainingjobs", "TensorBoardReady", "tensorboard")
 
 
-def test_quota_that_refuses_a_server_is_shown_until_its_pods_are_created(cluster: World) -> None:
+def test_quota_that_refuses_server_pods_is_shown_until_they_exist(cluster: World) -> None:
     cluster.create(inference_service(variants=[variant("v1", 100)]))
     wait_for_refusal(cluster, "inferenceservices", "VariantsReady", "server")
     limited = [variant("v1", 100, resources=LIMITED)]

@@ -40,9 +40,7 @@ def test_training_from_a_long_address_is_complete(ready_world: World) -> None:
     assert len(shown) == 512 and uri.startswith(shown[:-1])
 
 
-def test_status_that_the_api_server_refuses_is_replaced_by_one_that_says_so(
-    world: World, operator: OperatorProcess
-) -> None:
+def test_refused_status_is_replaced_by_one_that_reports_it(world: World, operator: OperatorProcess) -> None:
     world.create(dataset())
     world.succeed("flowers-prepare", prepared() | {"images": 10**30})
     ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="StatusRefused")

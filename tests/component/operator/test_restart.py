@@ -32,9 +32,7 @@ def watched_operator(
     return new_operator(GATEWAY | environment)
 
 
-def test_what_happened_while_the_operator_was_down_is_seen_when_it_is_back(
-    own_operator: OperatorProcess, world: World
-) -> None:
+def test_a_restarted_operator_sees_what_happened_meanwhile(own_operator: OperatorProcess, world: World) -> None:
     world.create(dataset())
     own_operator.start()
     world.wait_for("jobs", "flowers-prepare")
@@ -46,9 +44,7 @@ def test_what_happened_while_the_operator_was_down_is_seen_when_it_is_back(
         world.wait_for("jobs", "flowers-train")
 
 
-def test_a_preparation_whose_pod_went_before_anybody_read_its_result_runs_again(
-    own_operator: OperatorProcess, world: World
-) -> None:
+def test_a_preparation_whose_result_was_never_read_runs_again(own_operator: OperatorProcess, world: World) -> None:
     world.create(dataset())
     own_operator.start()
     first = world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"]
@@ -62,9 +58,7 @@ def test_a_preparation_whose_pod_went_before_anybody_read_its_result_runs_again(
         world.wait_for_condition("datasets", "flowers", "Ready", "True")
 
 
-def test_a_job_that_ended_while_the_operator_was_down_does_not_run_again(
-    own_operator: OperatorProcess, world: World
-) -> None:
+def test_a_job_that_ended_during_downtime_does_not_run_again(own_operator: OperatorProcess, world: World) -> None:
     world.create(dataset())
     world.create(training_job())
     own_operator.start()
@@ -111,9 +105,7 @@ def test_it_ends_at_once_when_asked(own_operator: OperatorProcess) -> None:
     own_operator.assert_calm()
 
 
-def test_it_has_nothing_to_say_when_it_is_asked_in_the_midst_of_news(
-    own_operator: OperatorProcess, world: World
-) -> None:
+def test_a_stop_amid_many_events_is_calm(own_operator: OperatorProcess, world: World) -> None:
     for number in range(100):
         world.create(dataset(f"flowers{number}"))
     for _ in range(5):
@@ -122,9 +114,8 @@ def test_it_has_nothing_to_say_when_it_is_asked_in_the_midst_of_news(
     own_operator.assert_calm()
 
 
-def test_without_a_gateway_one_variant_is_served_at_its_service_and_several_are_refused_in_words(
-    new_operator: NewOperator, world: World
-) -> None:
+def test_without_a_gateway_only_one_variant_is_served(new_operator: NewOperator, world: World) -> None:
+    """Several variants are refused in words."""
     with running(new_operator({"BLOOMERY_NAMESPACES": world.namespace})):
         world.create(inference_service("one", variants=[variant("v1", 100)]))
         world.set_ready(world.revision("one", "v1"), 1)
@@ -139,9 +130,7 @@ def test_without_a_gateway_one_variant_is_served_at_its_service_and_several_are_
 
 
 @pytest.mark.feature("S2")
-def test_without_a_gateway_the_services_own_address_stays_whatever_model_it_serves(
-    world: World, new_operator: NewOperator
-) -> None:
+def test_without_a_gateway_the_address_outlives_a_change_of_model(world: World, new_operator: NewOperator) -> None:
     with running(new_operator({"BLOOMERY_NAMESPACES": world.namespace})):
         world.create(inference_service(variants=[variant("v1", 100)]))
         first = world.revision("flowers", "v1")
@@ -166,9 +155,8 @@ def test_without_a_gateway_the_services_own_address_stays_whatever_model_it_serv
 
 
 @pytest.mark.feature("S5")
-def test_auto_stop_is_kept_by_an_operator_that_was_killed_and_an_annotation_starts_again(
-    world: World, own_operator: OperatorProcess
-) -> None:
+def test_auto_stop_survives_a_kill_of_the_operator(world: World, own_operator: OperatorProcess) -> None:
+    """An annotation starts the service again."""
     with running(own_operator):
         world.create(inference_service(variants=[variant("v1", 100)], autoStop="8s"))
         revision = world.revision("flowers", "v1")
@@ -214,7 +202,7 @@ def test_an_operator_that_was_killed_goes_on_with_the_rollout(world: World, own_
 
 @pytest.mark.feature("S10")
 @pytest.mark.parametrize(
-    ("kind", "said", "fault"),
+    ("kind", "body_part", "fault"),
     [
         ("inferenceservices/status", '"aborted":true', Fault(unanswered=True)),
         ("httproutes", '"weight":0', Fault(lost=True)),
@@ -222,7 +210,7 @@ def test_an_operator_that_was_killed_goes_on_with_the_rollout(world: World, own_
     ids=["once it is written down", "before the route has it"],
 )
 def test_an_abort_is_carried_out_although_the_operator_is_killed(
-    kind: str, said: str, fault: Fault, world: World, watched_operator: OperatorProcess, fault_proxy: FaultProxy
+    kind: str, body_part: str, fault: Fault, world: World, watched_operator: OperatorProcess, fault_proxy: FaultProxy
 ) -> None:
     plan = {"steps": [10], "interval": "1h", "abortOn": {"errorRate": 0.5}}
     watched_operator.start()
@@ -235,7 +223,7 @@ def test_an_abort_is_carried_out_although_the_operator_is_killed(
     world.wait_for_weights("flowers", {first: 90, second: 10})
 
     def of_the_abort(call: Call) -> bool:
-        return call.is_write and call.kind == kind and said in call.body.replace(" ", "")
+        return call.is_write and call.kind == kind and body_part in call.body.replace(" ", "")
 
     fault_proxy.faults = lambda call: fault if of_the_abort(call) else PASS
     world.set_ready(second, 0, unavailable_since="2026-01-01T00:00:00Z")
@@ -257,23 +245,24 @@ def test_an_environment_that_is_not_right_is_answered_in_a_sentence(new_operator
     assert "Traceback" not in operator.log_text()
 
 
-def test_an_api_server_that_is_not_there_is_answered_in_a_sentence(new_operator: NewOperator, tmp_path: Path) -> None:
+def test_a_missing_api_server_is_reported_in_a_sentence(new_operator: NewOperator, tmp_path: Path) -> None:
     operator = new_operator({"KUBECONFIG": str(tmp_path / "none")})
     assert operator.run_to_its_end() == 1
     assert "the operator cannot start" in operator.log_text()
     assert "Traceback" not in operator.log_text()
 
 
-def test_an_api_server_that_goes_during_the_first_list_is_answered_in_a_sentence(
+def test_loss_of_the_api_server_while_listing_is_reported(
     watched_operator: OperatorProcess, fault_proxy: FaultProxy
 ) -> None:
+    """The report is one sentence."""
     fault_proxy.faults = lambda call: Fault(cut=call.is_list)
     assert watched_operator.run_to_its_end() == 1
     assert "the operator cannot start: Server disconnected" in watched_operator.log_text()
     assert "Traceback" not in watched_operator.log_text()
 
 
-def test_a_watch_that_fails_beyond_repair_ends_the_operator_in_a_sentence(
+def test_an_unrecoverable_watch_ends_the_operator_with_a_sentence(
     watched_operator: OperatorProcess, fault_proxy: FaultProxy
 ) -> None:
     fault_proxy.faults = lambda call: Fault(failed=500 if call.is_watch else None)
@@ -298,8 +287,8 @@ def _play(world: World) -> Iterator[None]:
     """Be the Job controller, the kubelet and the gateway: look once at each turn, and let everything go well."""
     while True:
         for job, result in (("flowers-prepare", prepared()), ("flowers-train", trained())):
-            found = world.get("jobs", job)
-            if found is not None and not found.get("status", {}).get("completionTime"):
+            manifest = world.get("jobs", job)
+            if manifest is not None and not manifest.get("status", {}).get("completionTime"):
                 world.succeed(job, result)
         for name in world.deployments_of("flowers", "v1"):
             deployment = world.get("deployments", name)

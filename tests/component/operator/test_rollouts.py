@@ -176,7 +176,7 @@ def test_a_model_that_fails_to_load_never_gets_traffic(world: World) -> None:
 
 @pytest.mark.feature("S10")
 @pytest.mark.usefixtures("operator")
-def test_a_missing_pod_stops_a_rollout_and_a_crashed_one_aborts_it(world: World, servers: Iterator[Server]) -> None:
+def test_a_missing_pod_pauses_a_rollout_and_a_crash_aborts_it(world: World, servers: Iterator[Server]) -> None:
     first = serving(world, rollout=rollout(10, interval="10m", errorRate=0.02, minRequests=0))
     second = replace_model(world, first)
     server = next(servers)
@@ -196,7 +196,7 @@ def test_a_missing_pod_stops_a_rollout_and_a_crashed_one_aborts_it(world: World,
 
 @pytest.mark.feature("S10", "O6")
 @pytest.mark.usefixtures("operator")
-def test_metrics_that_nobody_can_read_hold_a_rollout_and_are_shown(world: World) -> None:
+def test_unreadable_metrics_pause_a_rollout_and_are_shown(world: World) -> None:
     first = serving(world, rollout=rollout(10, interval="0s", errorRate=0.02, minRequests=0))
     second = replace_model(world, first)
     # Nothing listens there, as behind a network policy.
@@ -227,20 +227,18 @@ def test_a_shadow_gets_copies_and_no_weight(world: World) -> None:
 
 @pytest.mark.feature("S12")
 @pytest.mark.usefixtures("operator")
-def test_a_model_without_a_digest_is_pinned_to_the_one_that_its_first_pod_found(
-    world: World, servers: Iterator[Server]
-) -> None:
+def test_a_model_without_digest_is_pinned_to_its_first_pods_digest(world: World, servers: Iterator[Server]) -> None:
     first = serving(world)
     before = world.wait_for("deployments", first)["metadata"]["generation"]
     world.run_server(first, ip=next(servers).address)
     shown = world.wait_for("inferenceservices", "flowers", lambda m: m["status"]["variants"][0].get("digest"))
     assert shown["status"]["variants"][0]["digest"] == DIGEST
     assert world.wait_for("configmaps", first)["data"] == {"digest": DIGEST}
-    (told,) = [
+    (reference,) = [
         entry["valueFrom"]["configMapKeyRef"]
         for entry in world.wait_for("deployments", first)["spec"]["template"]["spec"]["containers"][0]["env"]
         if entry["name"] == "MODEL_DIGEST"
     ]
-    assert told == {"name": first, "key": "digest", "optional": True}
+    assert reference == {"name": first, "key": "digest", "optional": True}
     # No pod restarts for it.
     assert world.wait_for("deployments", first)["metadata"]["generation"] == before

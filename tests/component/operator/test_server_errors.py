@@ -70,14 +70,14 @@ ODD = {
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-def test_whatever_a_registry_answers_is_said_in_words(text: str) -> None:
+def test_any_bad_answer_of_a_registry_is_reported_in_words(text: str) -> None:
     async def scenario() -> None:
         async with answering(always(text)) as address, aiohttp.ClientSession() as session:
             client, environment = MlflowClient(session, allowed=[address]), {"MLFLOW_TRACKING_URI": address}
-            found = await client.find(environment, "models:/flowers@champion")
-            assert isinstance(found, Verdict)
-            assert found.reason == "RegistryUnreachable"
-            assert found.message.startswith("MLflow could not resolve models:/flowers@champion: ")
+            verdict = await client.find(environment, "models:/flowers@champion")
+            assert isinstance(verdict, Verdict)
+            assert verdict.reason == "RegistryUnreachable"
+            assert verdict.message.startswith("MLflow could not resolve models:/flowers@champion: ")
 
     asyncio.run(scenario())
 
@@ -87,52 +87,52 @@ def test_fields_that_are_null_count_as_not_there() -> None:
 
     async def scenario() -> None:
         async with answering(always(text)) as address, aiohttp.ClientSession() as session:
-            found = await MlflowClient(session, allowed=[address]).find(
+            model = await MlflowClient(session, allowed=[address]).find(
                 {"MLFLOW_TRACKING_URI": address}, "models:/flowers/3"
             )
-            assert found == ServedModel(uri="s3://models/3", name="flowers", version="3")
+            assert model == ServedModel(uri="s3://models/3", name="flowers", version="3")
 
     asyncio.run(scenario())
 
 
-def test_a_registrys_answer_without_an_end_is_not_read_to_its_end() -> None:
+def test_an_endless_answer_of_a_registry_is_cut_off() -> None:
     async def scenario() -> None:
         async with answering(endless) as address, aiohttp.ClientSession() as session:
-            found = await MlflowClient(session, allowed=[address]).find(
+            verdict = await MlflowClient(session, allowed=[address]).find(
                 {"MLFLOW_TRACKING_URI": address}, "models:/flowers/1"
             )
-            assert isinstance(found, Verdict)
-            assert f"longer than {mlflow.MAX_RESPONSE_BYTES} bytes" in found.message
+            assert isinstance(verdict, Verdict)
+            assert f"longer than {mlflow.MAX_RESPONSE_BYTES} bytes" in verdict.message
 
     asyncio.run(scenario())
 
 
 def test_a_registry_leads_the_operator_to_no_other_address() -> None:
-    asked: list[str] = []
+    paths: list[str] = []
 
     async def elsewhere(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        paths.append(request.path)
         return web.json_response({"model_version": VERSION})
 
     async def scenario() -> None:
         async with answering(elsewhere) as target, aiohttp.ClientSession() as session:
             async with answering(always("{}", status=302, Location=target)) as address:
-                found = await MlflowClient(session, allowed=[address]).find(
+                verdict = await MlflowClient(session, allowed=[address]).find(
                     {"MLFLOW_TRACKING_URI": address}, "models:/flowers/1"
                 )
-            assert isinstance(found, Verdict)
-            assert "status 302: set MLFLOW_TRACKING_URI to the address that it redirects to" in found.message
-            assert asked == []
+            assert isinstance(verdict, Verdict)
+            assert "status 302: set MLFLOW_TRACKING_URI to the address that it redirects to" in verdict.message
+            assert paths == []
 
     asyncio.run(scenario())
 
 
-def test_a_registry_that_hangs_is_asked_by_one_and_holds_up_no_other() -> None:
-    now, asked, healthy = 100.0, 0, False
+def test_a_hanging_registry_gets_one_request_and_delays_no_other() -> None:
+    now, requests, healthy = 100.0, 0, False
 
     async def hang(_: web.Request) -> web.Response:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         if not healthy:
             await asyncio.Event().wait()
         return web.json_response({"model_version": VERSION})
@@ -150,27 +150,27 @@ def test_a_registry_that_hangs_is_asked_by_one_and_holds_up_no_other() -> None:
             verdicts = await find(*range(1, 20))
             assert {verdict.reason for verdict in verdicts} == {"RegistryUnreachable"}
             assert not await client.tag_served(environment, ("m", "1"), tag="served-by", variants="v1")
-            assert asked == 1
+            assert requests == 1
             now += 11
             await find(*range(20))
-            assert asked == 2, "one finds out for all"
+            assert requests == 2, "one finds out for all"
             now += 11
             await find(*range(20))
-            assert asked == 2, "and more rarely each time"
+            assert requests == 2, "and more rarely each time"
             now, healthy = now + 11, True
             assert isinstance((await find(0))[0], ServedModel)
-            assert all(isinstance(found, ServedModel) for found in await find(*range(20)))
+            assert all(isinstance(model, ServedModel) for model in await find(*range(20)))
 
     asyncio.run(scenario())
 
 
 def test_events_do_not_each_ask_the_registry_what_an_alias_means() -> None:
-    now, asked = 100.0, 0
+    now, requests = 100.0, 0
 
     async def answer(_: web.Request) -> web.Response:
-        nonlocal asked
-        asked += 1
-        return web.json_response({"model_version": VERSION | {"version": asked}})
+        nonlocal requests
+        requests += 1
+        return web.json_response({"model_version": VERSION | {"version": requests}})
 
     async def scenario() -> None:
         nonlocal now
@@ -180,14 +180,14 @@ def test_events_do_not_each_ask_the_registry_what_an_alias_means() -> None:
             versions = []
             for seconds in (0, 5, 4.9, 0.1, 9):
                 now += seconds
-                found = await client.find(environment, "models:/flowers@champion")
-                assert isinstance(found, ServedModel)
-                versions.append(found.version)
+                model = await client.find(environment, "models:/flowers@champion")
+                assert isinstance(model, ServedModel)
+                versions.append(model.version)
             assert versions == ["1", "1", "1", "2", "2"]
             other = environment | {"MLFLOW_TRACKING_TOKEN": "another's"}
-            found = await client.find(other, "models:/flowers@champion")
-            assert isinstance(found, ServedModel)
-            assert found.version == "3", "who has other credentials is told what those may know"
+            model = await client.find(other, "models:/flowers@champion")
+            assert isinstance(model, ServedModel)
+            assert model.version == "3", "other credentials get an answer of their own"
 
     asyncio.run(scenario())
 
@@ -199,7 +199,7 @@ def pod(ip: str) -> PodView:
 
 
 @pytest.mark.parametrize("handler", [endless, always("[" * 50_000), always("[1]")], ids=["endless", "nested", "list"])
-def test_pods_that_answer_oddly_tell_nothing(handler: Handler) -> None:
+def test_odd_answers_of_pods_are_ignored(handler: Handler) -> None:
     ip = "127.66.0.1"
 
     async def scenario() -> None:

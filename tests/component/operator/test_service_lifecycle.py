@@ -38,7 +38,7 @@ def change(world: World, **spec: Any) -> None:
 
 @pytest.mark.feature("S5")
 @pytest.mark.usefixtures("operator")
-def test_a_variant_that_goes_while_the_service_stops_has_no_pods_either(world: World) -> None:
+def test_a_variant_removed_during_a_stop_has_no_pods(world: World) -> None:
     world.create(inference_service(variants=[variant("v1", 60), variant("v2", 40)]))
     names = {name: world.revision("flowers", name) for name in ("v1", "v2")}
     for name in names.values():
@@ -51,7 +51,8 @@ def test_a_variant_that_goes_while_the_service_stops_has_no_pods_either(world: W
 
 @pytest.mark.feature("S5")
 @pytest.mark.usefixtures("operator")
-def test_a_stopped_service_has_no_pods_keeps_its_path_and_starts_again(world: World) -> None:
+def test_a_stopped_service_keeps_its_path_and_starts_again(world: World) -> None:
+    """It has no pods meanwhile."""
     revision = serving(world, replicas=2)
     change(world, stopped=True)
     wait_for_replicas(world, revision, 0)
@@ -100,7 +101,7 @@ def test_metrics_that_no_autoscaler_knows_are_refused_in_words(world: World) -> 
 
 @pytest.mark.feature("S15")
 @pytest.mark.usefixtures("operator")
-def test_kubectl_scale_moves_the_variants_that_name_no_replicas_of_their_own(world: World) -> None:
+def test_kubectl_scale_moves_the_variants_without_own_replicas(world: World) -> None:
     revision = serving(world)
     world.patch("inferenceservices", "flowers", {"spec": {"replicas": 3}}, subresource="scale")
     wait_for_replicas(world, revision, 3)
@@ -108,7 +109,8 @@ def test_kubectl_scale_moves_the_variants_that_name_no_replicas_of_their_own(wor
 
 @pytest.mark.feature("S15")
 @pytest.mark.usefixtures("operator")
-def test_a_drain_takes_the_pods_one_at_a_time_and_they_spread_over_the_nodes(world: World) -> None:
+def test_a_drain_evicts_one_pod_at_a_time(world: World) -> None:
+    """The pods spread over the nodes."""
     revision = serving(world)
     budget = world.wait_for("poddisruptionbudgets", "flowers")["spec"]
     template = world.wait_for("deployments", revision)["spec"]["template"]

@@ -119,8 +119,8 @@ def test_a_route_from_before_the_prefixes_stays_with_a_warning(
     two_tenants.set("BLOOMERY_PATH_PREFIXES", "{}")
     with running(two_tenants):
         world.accept_route("shop")
-        kept = world.wait_for_condition("inferenceservices", "shop", "RouteReady", "True", reason="PathNotAllowed")
-        assert kept["message"].startswith("The gateway routes /shop, which does not belong to namespace")
+        condition = world.wait_for_condition("inferenceservices", "shop", "RouteReady", "True", reason="PathNotAllowed")
+        assert condition["message"].startswith("The gateway routes /shop, which does not belong to namespace")
         # The service goes on as before: it changes its model.
         another = [variant("v1", 100, model="s3://models/another")]
         world.patch("inferenceservices", "shop", {"spec": {"variants": another}})
@@ -246,7 +246,7 @@ def test_only_listed_mlflows_are_contacted_and_what_is_deployed_stays(
         world.patch("inferenceservices", "flowers", {"spec": {"replicas": 2}})
         world.wait_for("deployments", revision, lambda d: d["spec"]["replicas"] == 2)
         assert world.weights("flowers") == {revision: 100}
-        # What needs the registry anew waits, and says why.
+        # A new object that needs the registry waits, and says why.
         world.create(inference_service("second", variants=followed()))
         world.wait_for_condition("inferenceservices", "second", "Ready", "False", reason="MLflowNotAllowed")
         world.create(training_job("tuned", initialModel={"mlflow": "models:/flowers/1"}))
@@ -329,11 +329,11 @@ def metrics_of(requests: list[str], *, digest: str) -> Callable[[BaseHTTPRequest
 
 def test_a_pod_with_the_labels_of_a_server_is_not_asked(world: World, own_operator: OperatorProcess) -> None:
     own, forged = (f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{last}" for last in (1, 2))
-    asked: dict[str, list[str]] = {own: [], forged: []}
+    requests: dict[str, list[str]] = {own: [], forged: []}
     digests = {own: "sha256:" + "a" * 64, forged: "sha256:" + "f" * 64}
     with (
-        serving(own, METRICS_PORT, metrics_of(asked[own], digest=digests[own])),
-        serving(forged, METRICS_PORT, metrics_of(asked[forged], digest=digests[forged])),
+        serving(own, METRICS_PORT, metrics_of(requests[own], digest=digests[own])),
+        serving(forged, METRICS_PORT, metrics_of(requests[forged], digest=digests[forged])),
         running(own_operator),
     ):
         revision = serve(world)
@@ -346,11 +346,11 @@ def test_a_pod_with_the_labels_of_a_server_is_not_asked(world: World, own_operat
         status = {"phase": "Running", "podIP": forged, "podIPs": [{"ip": forged}], "conditions": [ready]}
         world.patch("pods", "a0", {"status": status}, subresource="status")
         world.run_server(revision, ip=own)
-        found = world.wait_for(
+        service = world.wait_for(
             "inferenceservices", "flowers", lambda m: m["status"]["variants"][0].get("digest") is not None
         )
-    assert found["status"]["variants"][0]["digest"] == digests[own]
-    assert asked[own] and not asked[forged]
+    assert service["status"]["variants"][0]["digest"] == digests[own]
+    assert requests[own] and not requests[forged]
 
 
 @contextmanager
@@ -381,9 +381,10 @@ def test_trainers_that_do_not_answer_delay_no_other_namespace(
         assert max(seconds) < 5, seconds
 
 
-def test_a_large_answer_of_mlflow_neither_stops_the_operator_nor_reaches_a_condition(
+def test_a_large_answer_of_mlflow_reaches_no_condition(
     world: World, neighbour: World, two_tenants: OperatorProcess
 ) -> None:
+    """Nor does it stop the operator."""
     version = {"name": "a", "version": 1, "tags": [{"key": ""}] * 300_000}
     texts: Mapping[str, str] = {
         "too long": json.dumps({"model_version": version}),

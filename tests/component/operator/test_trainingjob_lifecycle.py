@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("operator")
 @pytest.mark.feature("T1")
 @pytest.mark.feature("T2")
 @pytest.mark.feature("T4")
-def test_what_is_asked_for_reaches_the_trainer_and_what_is_not_is_left_to_the_preset(ready_world: World) -> None:
-    asked = {
+def test_only_set_hyperparameters_reach_the_trainer(ready_world: World) -> None:
+    """The preset decides the others."""
+    hyperparameters = {
         "learningRateSchedule": "20:0.001,30:0.0001",
         "batchSize": 16,
         "optimizer": "adamw",
@@ -31,7 +32,7 @@ def test_what_is_asked_for_reaches_the_trainer_and_what_is_not_is_left_to_the_pr
     ready_world.create(
         training_job(
             preset="inception-v3",
-            hyperparameters=asked,
+            hyperparameters=hyperparameters,
             metric="f1",
             earlyStopping={},
             checkpoint={"every": "200steps", "keep": 1},
@@ -40,7 +41,7 @@ def test_what_is_asked_for_reaches_the_trainer_and_what_is_not_is_left_to_the_pr
     )
     document = config_of(ready_world, "flowers-train")
     assert document["preset"] == "inception-v3"
-    assert document["hyperparameters"].items() >= asked.items()
+    assert document["hyperparameters"].items() >= hyperparameters.items()
     # 299 pixels, the augmentation and the weight decay are inception-v3's own.
     assert not {"imageSize", "augmentation", "weightDecay", "epochs"} & document["hyperparameters"].keys()
     assert (document["metric"], document["earlyStopping"]) == ("f1", {"patience": 5})
@@ -85,7 +86,7 @@ def test_a_model_is_evaluated_on_another_dataset_without_training(ready_world: W
 
 
 @pytest.mark.feature("T3")
-def test_a_model_that_the_registry_can_not_be_asked_for_is_waited_for_in_words(ready_world: World) -> None:
+def test_a_job_reports_that_it_waits_for_an_unreachable_registry(ready_world: World) -> None:
     ready_world.create(training_job(initialModel={"mlflow": "models:/blumen@champion"}))
     running = ready_world.wait_for_condition(
         "trainingjobs", "flowers", "Running", "False", reason="RegistryNotConfigured"
@@ -124,7 +125,8 @@ def test_what_is_put_over_the_pods_loosens_nothing(ready_world: World) -> None:
 
 
 @pytest.mark.feature("T13")
-def test_a_pod_on_a_lost_node_is_named_with_the_command_that_frees_it(ready_world: World) -> None:
+def test_a_pod_on_a_lost_node_is_named_with_its_remedy(ready_world: World) -> None:
+    """The remedy is the command that taints the node."""
     ready_world.create(training_job())
     pod = ready_world.start_pod("flowers-train")
     ready_world.wait_for_condition("trainingjobs", "flowers", "Running", "True")
@@ -140,9 +142,9 @@ def test_a_pod_on_a_lost_node_is_named_with_the_command_that_frees_it(ready_worl
 
 
 @pytest.mark.feature("T14")
-def test_a_suspended_job_says_where_it_goes_on_also_when_that_was_saved_last(
-    ready_world: World, trainer: Trainer
-) -> None:
+def test_a_suspended_job_shows_the_step_that_it_continues_from(ready_world: World, trainer: Trainer) -> None:
+    """The step may be one that the trainer saved at its end."""
+
     def at(step: int) -> dict[str, Any]:
         saved = {"step": step, "uri": "s3://b/checkpoints/step.pt", "time": "2026-05-01T11:00:00Z"}
         return {"step": step, "totalSteps": 6000, "etaSeconds": 60, "imagesPerSecond": 9.0, "lastCheckpoint": saved}
@@ -159,8 +161,8 @@ def test_a_suspended_job_says_where_it_goes_on_also_when_that_was_saved_last(
     ready_world.delete("pods", pod)
 
     def rests(job: Manifest) -> bool:
-        said = condition_of(job, "Suspended")["message"]
-        return "no pods" in said and "from step 417" in said and "eta" not in job["status"]["progress"]
+        message = condition_of(job, "Suspended")["message"]
+        return "no pods" in message and "from step 417" in message and "eta" not in job["status"]["progress"]
 
     status = ready_world.wait_for("trainingjobs", "flowers", rests)["status"]
     assert (status["phase"], status["progress"]["steps"]) == ("Suspended", "417/6000")
@@ -169,9 +171,10 @@ def test_a_suspended_job_says_where_it_goes_on_also_when_that_was_saved_last(
 
 
 @pytest.mark.feature("T6")
-def test_a_model_that_mlflow_refuses_is_said_with_what_mlflow_said_and_is_tried_again_when_asked(
+def test_a_refused_registration_shows_the_error_and_can_be_retried(
     ready_world: World,
 ) -> None:
+    """A user deletes the Job of the registration to retry."""
     ready_world.create(training_job(podTemplate={"nodeSelector": {"team": "a"}}))
     ready_world.succeed("flowers-train", trained(version=None))
     place = ready_world.wait_for("jobs", "flowers-register")["spec"]["template"]["spec"]["nodeSelector"]
@@ -179,11 +182,11 @@ def test_a_model_that_mlflow_refuses_is_said_with_what_mlflow_said_and_is_tried_
     error = {"error": {"reason": "MlflowRefused", "message": "MLflow refuses the model: no such experiment"}}
     ready_world.fail("flowers-register", error, exit_code=2)
 
-    def said(job: Manifest) -> bool:
+    def shows_error(job: Manifest) -> bool:
         complete = condition_of(job, "Complete")
         return complete["reason"] == "NotRegistered" and "no such experiment" in complete["message"]
 
-    ready_world.wait_for("trainingjobs", "flowers", said)
+    ready_world.wait_for("trainingjobs", "flowers", shows_error)
     before = ready_world.wait_for("jobs", "flowers-register")["metadata"]["uid"]
     ready_world.delete("jobs", "flowers-register")
     ready_world.wait_for("jobs", "flowers-register", lambda job: job["metadata"]["uid"] != before)
@@ -221,7 +224,7 @@ def test_kueue_alone_owns_the_suspension_of_a_queued_job(ready_world: World) -> 
 
 
 @pytest.mark.feature("T16")
-def test_a_time_to_live_that_is_set_after_the_end_holds_too(ready_world: World) -> None:
+def test_a_time_to_live_set_after_the_end_counts(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained())
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
@@ -240,7 +243,7 @@ def test_a_time_to_live_that_is_set_after_the_end_holds_too(ready_world: World) 
 
 @pytest.mark.feature("T16")
 @pytest.mark.feature("T11")
-def test_a_finished_job_trains_nothing_more_when_its_dataset_has_a_new_version(ready_world: World) -> None:
+def test_a_new_version_of_its_dataset_restarts_no_finished_job(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained())
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")

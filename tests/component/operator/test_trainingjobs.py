@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("operator")
 PROGRESS_SECONDS = 0.5
 
 
-def test_a_job_that_waits_for_no_dataset_says_which_one_and_starts_once_it_is_there(world: World) -> None:
+def test_a_job_names_its_missing_dataset_and_starts_with_it(world: World) -> None:
     world.create(training_job())
     running = world.wait_for_condition("trainingjobs", "flowers", "Running", "False", reason="DatasetNotFound")
     assert "'flowers'" in running["message"]
@@ -36,7 +36,7 @@ def test_a_failed_dataset_fails_no_job_but_is_named_by_it(world: World) -> None:
     assert running["message"].endswith("There are none.")
 
 
-def test_a_version_that_is_not_there_is_answered_with_those_that_are(ready_world: World) -> None:
+def test_a_missing_version_is_reported_with_the_existing_ones(ready_world: World) -> None:
     ready_world.create(training_job(datasets=[{"name": "flowers", "version": 2}]))
     running = ready_world.wait_for_condition(
         "trainingjobs", "flowers", "Running", "False", reason="DatasetVersionNotFound"
@@ -44,7 +44,7 @@ def test_a_version_that_is_not_there_is_answered_with_those_that_are(ready_world
     assert "1 (aaaaaaaaaaaa)" in running["message"]
 
 
-def test_a_job_trains_on_the_version_that_it_names_while_a_newer_one_is_being_made(ready_world: World) -> None:
+def test_a_job_trains_on_its_version_during_the_next_preparation(ready_world: World) -> None:
     ready_world.patch("datasets", "flowers", {"spec": {"split": {"seed": 1}}})
     ready_world.wait_for_condition("datasets", "flowers", "Ready", "False")
     ready_world.create(training_job("newest"))
@@ -62,7 +62,7 @@ def test_a_job_trains_on_the_version_that_it_names_while_a_newer_one_is_being_ma
         (3, "BadShard", "train-00000.tar is damaged."),
     ],
 )
-def test_a_mistake_of_the_users_fails_the_job_in_the_trainers_words(
+def test_a_users_mistake_fails_the_job_with_the_trainers_message(
     ready_world: World, exit_code: int, reason: str, message: str
 ) -> None:
     ready_world.create(training_job())
@@ -99,9 +99,9 @@ def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Train
     }
     ready_world.start_pod("flowers-train", ip=trainer.address)
 
-    def step(wanted: str) -> Manifest:
+    def step(expected: str) -> Manifest:
         def shown(job: Manifest) -> bool:
-            return job["status"].get("progress", {}).get("steps") == wanted
+            return job["status"].get("progress", {}).get("steps") == expected
 
         status: Manifest = ready_world.wait_for("trainingjobs", "flowers", shown)["status"]
         return status
@@ -124,19 +124,17 @@ def test_progress_of_the_running_pod_is_shown(ready_world: World, trainer: Train
     assert done["reason"] == "Trained"
 
 
-def test_a_trainer_that_fails_before_it_has_any_figures_fails_in_its_own_words(
-    ready_world: World, trainer: Trainer
-) -> None:
+def test_failure_before_any_figures_has_the_trainers_message(ready_world: World, trainer: Trainer) -> None:
     trainer.progress = lambda: {"stage": "starting"}
     ready_world.create(training_job())
     pod = ready_world.start_pod("flowers-train", ip=trainer.address)
     ready_world.wait_for("trainingjobs", "flowers", lambda job: job.get("status", {}).get("progress"))
-    said = {"error": {"reason": "OutputTaken", "message": "Take another."}}
-    ready_world.fail("flowers-train", said, exit_code=2, pod=pod)
+    message = {"error": {"reason": "OutputTaken", "message": "Take another."}}
+    ready_world.fail("flowers-train", message, exit_code=2, pod=pod)
     ready_world.wait_for_condition("trainingjobs", "flowers", "Failed", "True", reason="OutputTaken")
 
 
-def test_a_trainer_that_is_always_further_is_asked_no_more_often_for_that(ready_world: World, trainer: Trainer) -> None:
+def test_steady_progress_of_a_trainer_causes_no_extra_requests(ready_world: World, trainer: Trainer) -> None:
     trainer.progress = lambda: {"step": trainer.requests, "totalSteps": 6000}
     ready_world.create(training_job())
     ready_world.start_pod("flowers-train", ip=trainer.address)
@@ -148,7 +146,7 @@ def test_a_trainer_that_is_always_further_is_asked_no_more_often_for_that(ready_
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
 
 
-def test_a_job_that_could_not_be_registered_is_complete_and_says_so(ready_world: World) -> None:
+def test_an_unregistered_job_is_complete_and_reports_it(ready_world: World) -> None:
     ready_world.create(training_job())
     result = trained(version=None) | {"mlflow": {"experimentId": None, "runId": None}}
     ready_world.succeed("flowers-train", result)
@@ -168,7 +166,7 @@ def test_the_last_words_count_even_if_they_come_with_the_end(ready_world: World)
 
 
 @pytest.mark.feature("T16")
-def test_a_finished_job_stays_as_it_is_whatever_happens_to_its_children(ready_world: World) -> None:
+def test_a_finished_job_is_unaffected_by_changes_of_its_children(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained())
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
@@ -192,7 +190,7 @@ def test_a_job_is_gone_when_its_time_to_live_is_over(ready_world: World) -> None
     ready_world.wait_until_gone("trainingjobs", "flowers")
 
 
-def test_a_deleted_job_of_the_same_name_is_not_mixed_up_with_the_new_one(ready_world: World) -> None:
+def test_a_new_job_is_distinct_from_a_deleted_namesake(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained())
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
@@ -212,7 +210,7 @@ def test_a_deleted_job_of_the_same_name_is_not_mixed_up_with_the_new_one(ready_w
     assert "version 2" in complete["message"]
 
 
-def test_a_refused_job_says_what_the_api_server_said_and_heals(ready_world: World) -> None:
+def test_a_refused_job_shows_the_api_servers_message_and_recovers(ready_world: World) -> None:
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -238,7 +236,7 @@ def test_a_refused_job_says_what_the_api_server_said_and_heals(ready_world: Worl
 
 
 @pytest.mark.feature("T14")
-def test_a_suspended_job_frees_its_pods_and_goes_on_when_it_is_resumed(ready_world: World) -> None:
+def test_a_suspended_job_frees_its_pods_and_can_be_resumed(ready_world: World) -> None:
     ready_world.create(training_job(suspend=True))
     ready_world.wait_for_condition("trainingjobs", "flowers", "Suspended", "True")
     assert ready_world.wait_for("jobs", "flowers-train")["spec"]["suspend"] is True
@@ -281,13 +279,13 @@ def test_a_job_of_another_controller_is_left_alone(ready_world: World) -> None:
 
 
 @pytest.mark.feature("T8")
-def test_a_running_trainer_is_told_to_stop_with_the_jobs_own_token(ready_world: World, trainer: Trainer) -> None:
+def test_a_running_trainer_is_stopped_with_the_jobs_own_token(ready_world: World, trainer: Trainer) -> None:
     trainer.progress = lambda: {"stage": "training", "step": 7, "totalSteps": 6000}
     ready_world.create(training_job())
     ready_world.start_pod("flowers-train", ip=trainer.address)
     ready_world.wait_for_condition("trainingjobs", "flowers", "Running", "True")
     ready_world.patch("trainingjobs", "flowers", {"spec": {"stop": True}})
-    eventually(lambda: trainer.stopped, "the trainer is told to stop")
+    eventually(lambda: trainer.stopped, "the trainer gets the request to stop")
     secret = ready_world.wait_for("secrets", "flowers-train")
     token = base64.b64decode(secret["data"]["stop-token"]).decode()
     assert trainer.stopped[0] == ("/stop", f"Bearer {token}")
@@ -306,7 +304,8 @@ def test_a_job_stopped_before_it_began_has_failed_and_nothing_runs(ready_world: 
 
 
 @pytest.mark.feature("T8")
-def test_a_suspended_training_that_is_stopped_gets_a_pod_once_more_to_keep_its_model(ready_world: World) -> None:
+def test_a_stopped_suspended_job_gets_a_pod_for_its_model(ready_world: World) -> None:
+    """The pod publishes the model."""
     ready_world.create(training_job())
     ready_world.start_pod("flowers-train")
     ready_world.wait_for_condition("trainingjobs", "flowers", "Running", "True")
@@ -320,7 +319,7 @@ def test_a_suspended_training_that_is_stopped_gets_a_pod_once_more_to_keep_its_m
 
 
 @pytest.mark.feature("D12")
-def test_a_job_waits_for_all_its_datasets_and_trains_on_the_chosen_classes(ready_world: World) -> None:
+def test_a_job_waits_for_all_datasets_and_trains_on_chosen_classes(ready_world: World) -> None:
     ready_world.create(training_job(datasets=[{"name": "flowers", "classes": ["roses"]}, {"name": "more"}]))
     running = ready_world.wait_for_condition("trainingjobs", "flowers", "Running", "False", reason="DatasetNotFound")
     assert "'more'" in running["message"]
@@ -376,7 +375,7 @@ def test_processors_gpus_scratch_and_the_pods_place_are_as_asked(ready_world: Wo
 
 
 @pytest.mark.feature("T6")
-def test_a_model_that_mlflow_could_not_take_is_registered_by_a_job_of_its_own(ready_world: World) -> None:
+def test_a_model_that_mlflow_missed_is_registered_by_another_job(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained(version=None))
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="NotRegistered")
@@ -410,16 +409,16 @@ def test_lost_pods_and_failures_are_counted_apart(ready_world: World, trainer: T
 
 
 @pytest.mark.feature("T7")
-def test_a_tensorboard_comes_and_goes_with_its_field_also_after_the_end(ready_world: World) -> None:
+def test_the_tensorboard_field_counts_after_the_end_as_well(ready_world: World) -> None:
     ready_world.create(training_job())
     ready_world.succeed("flowers-train", trained())
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
     ready_world.patch("trainingjobs", "flowers", {"spec": {"tensorboard": True}})
 
-    def told(job: Manifest) -> bool:
+    def names_tensorboard(job: Manifest) -> bool:
         return "service/flowers-tensorboard 6006:6006" in job["status"].get("tensorboardURL", "")
 
-    ready_world.wait_for("trainingjobs", "flowers", told)
+    ready_world.wait_for("trainingjobs", "flowers", names_tensorboard)
     (container,) = ready_world.wait_for("deployments", "flowers-tensorboard")["spec"]["template"]["spec"]["containers"]
     assert container["args"][0] == "tensorboard"
     ready_world.wait_for("services", "flowers-tensorboard")
@@ -439,7 +438,8 @@ def test_a_deleted_service_of_a_tensorboard_is_made_again(ready_world: World) ->
 
 
 @pytest.mark.feature("T7")
-def test_a_tensorboard_takes_no_object_of_somebody_elses_and_says_so_until_the_name_is_free(ready_world: World) -> None:
+def test_a_tensorboard_takes_no_foreign_object(ready_world: World) -> None:
+    """The job reports the conflict until the name is free."""
     theirs = {
         "apiVersion": "v1",
         "kind": "Service",

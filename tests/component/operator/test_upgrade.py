@@ -29,11 +29,14 @@ def stored_objects(kind: str) -> list[Stored]:
 
 
 def create(world: World, entry: Stored) -> Stored:
-    """Create a stored object under a name that tells its kind; return it with its new uid."""
+    """Create a stored object under a name that shows its kind; return it with its new uid."""
     manifest = copy.deepcopy(entry["object"])
     metadata = manifest["metadata"]
-    kept = {"name": f"{manifest['kind'][0].lower()}-{metadata['name']}", "annotations": metadata.get("annotations", {})}
-    return world.create(manifest | {"metadata": kept})
+    fields = {
+        "name": f"{manifest['kind'][0].lower()}-{metadata['name']}",
+        "annotations": metadata.get("annotations", {}),
+    }
+    return world.create(manifest | {"metadata": fields})
 
 
 def report(world: World, plural: str, manifest: Stored, status: Stored) -> None:

@@ -79,7 +79,7 @@ def test_request_too_many_is_refused_before_its_body_is_read(start_server: Start
 
 
 @pytest.mark.feature("O7")
-def test_bodies_that_do_not_come_take_no_place_of_those_that_do(start_server: StartServer) -> None:
+def test_missing_bodies_take_no_place_of_complete_ones(start_server: StartServer) -> None:
     server = start_server(queue_size="1", receiving_size="3")
     with stalled(server, 2):
         server.wait_for(2, IN_FLIGHT)

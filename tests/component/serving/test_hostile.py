@@ -84,7 +84,7 @@ def test_infer_request_with_unusable_data_is_refused_in_words(server, entry, wor
     assert words in answer.json()["error"]
 
 
-def test_slash_too_many_is_told_in_words_and_redirects_nowhere(server):
+def test_extra_slash_is_refused_in_words_and_redirects_nowhere(server):
     # A redirect's address would lack the prefix that the gateway took off.
     answer = server.client.post("/predict/", content=b"x")
     assert answer.status_code == 404

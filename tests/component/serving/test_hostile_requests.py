@@ -267,8 +267,8 @@ def test_browser_is_answered_about_a_page_before_the_key_is_asked(
     open_to_pages: Callable[[str], Server], origins: str
 ) -> None:
     server = open_to_pages(origins)
-    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
-    preflight = server.client.options("/predict", headers={"origin": PAGE} | asked)
+    headers = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    preflight = server.client.options("/predict", headers={"origin": PAGE} | headers)
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] in (PAGE, "*")
     assert "Authorization" in preflight.headers["access-control-allow-headers"]
@@ -281,8 +281,8 @@ def test_browser_is_answered_about_a_page_before_the_key_is_asked(
 @pytest.mark.feature("S3")
 def test_browser_gets_no_leave_for_a_page_that_is_not_listed(open_to_pages: Callable[[str], Server]) -> None:
     server = open_to_pages(PAGE)
-    asked = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
-    preflight = server.client.options("/predict", headers=asked)
+    headers = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
+    preflight = server.client.options("/predict", headers=headers)
     assert (preflight.status_code, "access-control-allow-origin" in preflight.headers) == (400, False)
 
 

@@ -128,11 +128,11 @@ def test_key_may_be_of_any_script(start_server, tmp_path):
     assert guarded.client.get("/v2", headers={"authorization": "钥匙-ключ".encode()}).status_code == 200
 
 
-def test_service_without_keys_answers_whoever_asks(server):
+def test_service_without_keys_answers_every_client(server):
     assert server.client.get("/v2").status_code == 200
     assert server.client.get("/v2", headers={"authorization": "any"}).status_code == 200
 
 
-def test_empty_folder_of_keys_opens_for_nobody(start_server, tmp_path):
+def test_empty_folder_of_keys_admits_no_client(start_server, tmp_path):
     closed = start_server(api_keys_dir=str(tmp_path))
     assert closed.client.get("/v2", headers={"authorization": KEY}).status_code == 401

@@ -31,7 +31,7 @@ def load(folder: Path) -> Model:
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is done, in its order, where ONNX Runtime is the one with CUDA."""
+    """Return the calls, in their order, where ONNX Runtime is the one with CUDA."""
     done: list[object] = []
     real = onnxruntime.InferenceSession
 

@@ -60,9 +60,8 @@ def test_model_with_a_nan_weight_does_not_start(start_server: StartServer, tmp_p
     assert (error["reason"], "NaN" in error["message"]) == ("ModelNotRunnable", True)
 
 
-def test_image_and_tensor_with_nan_are_errors_and_only_the_image_counts(
-    start_server: StartServer, tmp_path: Path
-) -> None:
+def test_nan_for_an_image_or_a_tensor_is_an_error(start_server: StartServer, tmp_path: Path) -> None:
+    """Only the image's error counts against the server's health."""
     server = start_server(model_uri=f"file://{write_changed_model(tmp_path, nan_for_red_images())}")
     red = np.zeros((1, 3, SIDE, SIDE), np.float32)
     red[:, 0] = 1

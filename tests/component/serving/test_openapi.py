@@ -69,7 +69,7 @@ def test_only_routes_described_as_open_need_no_key(guarded: Server) -> None:
 
 @pytest.mark.feature("S13")
 @pytest.mark.parametrize("page", ["/docs", "/upload"])
-def test_page_gets_all_of_its_files_from_the_server_without_a_key(guarded: Server, page: str) -> None:
+def test_page_gets_all_files_from_the_server_without_a_key(guarded: Server, page: str) -> None:
     addresses = re.findall(r'<(?:link|script)[^>]* (?:href|src)="([^"]+)"', guarded.client.get(page).text)
     assert len(addresses) >= 3
     # Relative to the page, below whatever prefix the gateway takes off.

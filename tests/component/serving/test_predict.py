@@ -88,7 +88,7 @@ def test_text_file_is_refused_with_the_accepted_formats(server):
     assert "JPEG, PNG, BMP and WebP" in answer.json()["error"]["message"]
 
 
-def test_damaged_image_is_told_from_one_that_is_none(server):
+def test_damaged_image_differs_from_a_file_that_is_none(server):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     cut = encoded(Image.fromarray(noise), "PNG")[:2000]
     answer = server.client.post("/predict", files=form(("cut.png", cut)))

@@ -28,7 +28,7 @@ def base64_picture(colour, tmp_path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def test_metadata_tells_what_goes_in_and_what_comes_out(server):
+def test_metadata_describes_inputs_and_outputs(server):
     answer = server.client.get("/v2/models/colours/versions/4").json()
     assert (answer["name"], answer["versions"], answer["platform"]) == ("colours", ["4"], "onnx_onnxruntime")
     assert {i["name"]: i["shape"] for i in answer["inputs"]} == {"image": [-1], "images": [-1, 3, SIDE, SIDE]}
@@ -142,7 +142,7 @@ def test_nulls_of_what_is_not_set_are_taken_as_left_out(server, tmp_path):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"inputs": []}', b"\xff"])
-def test_body_that_is_no_request_is_told_in_words(server, body):
+def test_body_that_is_no_request_is_refused_in_words(server, body):
     answer = server.client.post("/v2/models/colours/infer", content=body)
     assert answer.status_code == 400
     assert len(answer.json()["error"]) > 20

@@ -81,9 +81,7 @@ def test_images_go_in_and_scores_and_labels_come_out(
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
-def test_tensors_go_in_and_all_outputs_come_out_where_none_is_named(
-    client: InferenceServerClient, binary: bool
-) -> None:
+def test_request_that_names_no_outputs_gets_all(client: InferenceServerClient, binary: bool) -> None:
     result = client.infer(MODEL, [tensor(BLUE, RED, binary=binary)])
     assert names(result.as_numpy("label")) == ["blue", "red"]
     assert result.as_numpy("scores").dtype == np.float32

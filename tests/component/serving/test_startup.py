@@ -112,8 +112,8 @@ def test_texts_and_names_of_a_running_server_follow_their_file(start_server: Sta
     file.write_text(json.dumps(about))
 
     def headers() -> httpx.Headers | None:
-        found = server.client.get("/v2/health/live").headers
-        return found if "x-model" in found else None
+        response_headers = server.client.get("/v2/health/live").headers
+        return response_headers if "x-model" in response_headers else None
 
     assert eventually(headers, "the header names the model")["x-model"] == "colours/4"
     page = server.client.get("/upload").text

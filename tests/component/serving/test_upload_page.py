@@ -52,7 +52,7 @@ def flowers(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory)
     return start_server(
         model_uri=f"file://{folder}",
         display_name="花卉识别 & <flowers>",
-        description="Tells eight flowers apart.\n拍一张花的照片，看看它是什么。",
+        description="Recognises eight flowers.\n拍一张花的照片，看看它是什么。",
         model_name="flowers",
         model_version="4",
         variant="v1",
@@ -269,9 +269,8 @@ def test_pages_need_no_key(guarded: Server, path: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
-def test_page_can_be_used_by_all_and_a_picture_of_it_is_kept(
-    open_page: Open, flowers: Server, scheme: str, width: int
-) -> None:
+def test_page_is_accessible(open_page: Open, flowers: Server, scheme: str, width: int) -> None:
+    """A screenshot of it is stored."""
     page = open_page(flowers, color_scheme=scheme, viewport={"width": width, "height": 900}).page
     names = ["玫瑰", "向日葵", "薰衣草", "鸢尾花"]
     broken = FilePayload(name="a very long name of some notes.jpg", mimeType="image/jpeg", buffer=b"no image")

@@ -44,7 +44,7 @@ class Trainer:
         return self.log_path.read_text(encoding="utf-8")
 
     def progress(self) -> dict[str, Any]:
-        """What it says of itself; empty while it does not answer yet."""
+        """Return its progress; empty while it does not answer yet."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/progress", timeout=5) as answer:
                 document: dict[str, Any] = json.load(answer)
@@ -98,7 +98,7 @@ class Trainers:
         path.write_text(json.dumps(config), encoding="utf-8")
         log = self.folder / f"log-{number}.txt"
         port = free_port()
-        # MLflow's client leaves its server's address in the environment of whoever used it in this process.
+        # MLflow's client leaves its server's address in this process' environment.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         variables = {
             **inherited,
@@ -132,9 +132,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def trainers(tmp_path: Path) -> Iterator[Trainers]:
-    found = Trainers(tmp_path)
-    yield found
-    for trainer in found.started:
+    factory = Trainers(tmp_path)
+    yield factory
+    for trainer in factory.started:
         if trainer.process.poll() is None:
             trainer.kill()
 

@@ -1,4 +1,4 @@
-"""A training that is killed, told to go, stopped or out of time: nothing is lost that was learned."""
+"""Trainings that are killed, terminated, stopped or out of time lose nothing that they learned."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_training_killed_at_three_points_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.feature("T13")
-def test_on_sigterm_the_state_is_saved_at_once_and_the_exit_code_says_so(
+def test_sigterm_saves_the_state_and_sets_the_exit_code(
     trainers: Trainers, train_config: Config, tmp_path: Path
 ) -> None:
     config = train_config("told", checkpoint={"everySeconds": 3600})
@@ -104,9 +104,8 @@ def test_a_stopped_training_keeps_the_best_model_so_far(
 
 @pytest.mark.extended
 @pytest.mark.feature("T8")
-def test_training_time_is_counted_over_all_starts_and_then_the_best_is_kept(
-    trainers: Trainers, train_config: Config, tmp_path: Path
-) -> None:
+def test_training_time_counts_over_all_starts(trainers: Trainers, train_config: Config, tmp_path: Path) -> None:
+    """The best model is kept at its end."""
     config = train_config("limited", {"maxSteps": 100_000}, maxTrainingSeconds=8)
     trainer = trainers.start(config)
     trainer.until(lambda progress: progress.get("step", 0) >= 10)

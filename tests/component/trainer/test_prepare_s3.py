@@ -149,8 +149,8 @@ def test_every_layout_is_read_from_a_store_with_its_own_keys(
     assert result.message["classes"] == [
         {"name": name, "train": 25 - held_out, "validation": held_out, "test": 0} for name in ("roses", "美食/凉皮")
     ]
-    found = [entry for page in obstore.list(gateways[0].bucket("store"), tmp_path.name) for entry in page]
-    assert {entry["path"].rpartition("/")[2] for entry in found} == {
+    entries = [entry for page in obstore.list(gateways[0].bucket("store"), tmp_path.name) for entry in page]
+    assert {entry["path"].rpartition("/")[2] for entry in entries} == {
         "train-00000.tar", "validation-00000.tar", "manifest.json", "ignored.jsonl", "report.html",
     }  # fmt: skip
 
@@ -183,7 +183,7 @@ def test_archive_with_korean_names_becomes_their_classes(
 
 
 @pytest.mark.feature("D1")
-def test_keys_that_are_no_paths_are_litter_or_left_out_by_name(
+def test_keys_that_are_no_paths_are_junk_or_left_out(
     gateways: tuple[S3Server, S3Server], command: Callable[..., Command], tmp_path: Path
 ) -> None:
     gateways[1].put("litter", folders())
@@ -249,7 +249,7 @@ def test_splits_of_other_names_inside_folders_are_read_from_a_store(
 
 
 @pytest.mark.feature("O4")
-def test_dataset_with_an_earlier_version_in_the_store_keeps_its_class_names(
+def test_dataset_with_a_stored_earlier_version_keeps_its_class_names(
     gateways: tuple[S3Server, S3Server], command: Callable[..., Command]
 ) -> None:
     """Prepare again what an earlier release prepared with the folder around everything in the names."""
@@ -306,8 +306,8 @@ def test_inspected_images_are_not_read_again_after_a_kill(
     work = f"{tmp_path.name}/.work"
 
     def check_files() -> list[str]:
-        found = [entry["path"] for page in obstore.list(store.bucket("store"), work) for entry in page]
-        return [path for path in found if "/checks/" in path]
+        paths = [entry["path"] for page in obstore.list(store.bucket("store"), work) for entry in page]
+        return [path for path in paths if "/checks/" in path]
 
     while not check_files():
         assert process.poll() is None, "it ended before it could be killed"

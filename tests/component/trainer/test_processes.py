@@ -27,12 +27,12 @@ def two_nodes(train_config: Config) -> Callable[..., dict[str, Any]]:
 
 
 def node(number: int) -> dict[str, str]:
-    """What Kubernetes tells the pod of an Indexed Job."""
+    """Return the variables that Kubernetes sets for a pod of an Indexed Job."""
     return {"JOB_COMPLETION_INDEX": str(number), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.feature("T12")
-def test_two_nodes_train_to_the_same_metric_as_one_on_the_same_batches(
+def test_two_nodes_reach_the_metric_of_one_on_equal_batches(
     trainers: Trainers, train_config: Config, two_nodes: Config, tmp_path: Path
 ) -> None:
     alone = trainers.run(train_config("alone")).message
@@ -48,9 +48,10 @@ def test_two_nodes_train_to_the_same_metric_as_one_on_the_same_batches(
 
 @pytest.mark.extended
 @pytest.mark.feature("T13")
-def test_when_one_node_is_lost_the_other_gives_way_and_both_go_on_from_one_checkpoint(
+def test_both_nodes_continue_from_one_checkpoint_after_a_loss(
     trainers: Trainers, two_nodes: Config, tmp_path: Path
 ) -> None:
+    """The other node ends when it loses its peer."""
     first = [trainers.start(two_nodes("lost"), node(number)) for number in (0, 1)]
     first[0].until(lambda progress: progress.get("step", 0) >= 16)
     first[1].kill()
@@ -64,16 +65,16 @@ def test_when_one_node_is_lost_the_other_gives_way_and_both_go_on_from_one_check
 
 @pytest.mark.extended
 @pytest.mark.feature("T13")
-def test_when_one_node_is_told_to_go_all_save_the_same_step(
+def test_termination_of_one_node_makes_all_save_the_same_step(
     trainers: Trainers, two_nodes: Config, tmp_path: Path
 ) -> None:
-    config = two_nodes("told", checkpoint={"everySeconds": 3600})
+    config = two_nodes("terminated", checkpoint={"everySeconds": 3600})
     nodes = [trainers.start(config, node(number)) for number in (0, 1)]
     nodes[0].until(lambda progress: progress.get("step", 0) >= 5)
 
     assert nodes[1].terminate() == 143
     assert nodes[0].wait() == 143
-    assert len(list((tmp_path / "told" / "checkpoints").glob("*.pt"))) == 1
+    assert len(list((tmp_path / "terminated" / "checkpoints").glob("*.pt"))) == 1
 
 
 @pytest.mark.extended
@@ -86,7 +87,7 @@ def test_two_processes_on_one_node_are_one_training(trainers: Trainers, train_co
 
 
 @pytest.mark.extended
-def test_a_batch_that_can_not_be_shared_is_refused_in_words(trainers: Trainers, train_config: Config) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused_in_words(trainers: Trainers, train_config: Config) -> None:
     trainer = trainers.start(train_config("odd", {"batchSize": 15}), {"BLOOMERY_PROCESSES": "2"})
 
     assert trainer.wait() == 2

@@ -1,4 +1,4 @@
-"""A training whose model is asked for in int8: what is served, what it costs, and what is said when it does not pay."""
+"""Trainings with int8 output: the model that is served, its cost, and the note when int8 does not pay."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def quantized(folder: Path) -> bool:
 
 
 def require_digests(folder: Path, message: dict[str, Any]) -> None:
-    """What metadata.json says is what lies there, and what the result says."""
-    said = json.loads((folder / "model" / "metadata.json").read_text())
-    for name, digest in said["files"].items():
+    """Require that metadata.json agrees with the files and with the result."""
+    metadata = json.loads((folder / "model" / "metadata.json").read_text())
+    for name, digest in metadata["files"].items():
         assert digest == f"sha256:{hashlib.sha256((folder / 'model' / name).read_bytes()).hexdigest()}"
-    canonical = json.dumps(said["files"], sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(metadata["files"], sort_keys=True, separators=(",", ":"))
     assert message["model"]["digest"] == f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
-    assert said["quantization"] == message["quantization"]
+    assert metadata["quantization"] == message["quantization"]
 
 
-def test_a_model_is_served_as_int8_with_the_scores_of_its_report(
+def test_an_int8_model_is_served_with_the_scores_reported(
     trainers: Trainers, train_config: Callable[..., dict[str, Any]], digits: dict[str, Any], tmp_path: Path
 ) -> None:
     config = train_config("int8", {"imageSize": 64, "maxSteps": 70})
     config["output"]["quantization"] = "Int8"
     message = trainers.run(config).message
 
-    found, output = message["quantization"], tmp_path / "int8"
-    assert found["kept"]
-    assert found["speedUp"] > 1.05
-    assert found["int8"]["top1"] >= found["float32"]["top1"] - 0.01
-    assert message["metrics"]["top1"] == pytest.approx(found["int8"]["top1"], abs=1e-6)
+    quantization, output = message["quantization"], tmp_path / "int8"
+    assert quantization["kept"]
+    assert quantization["speedUp"] > 1.05
+    assert quantization["int8"]["top1"] >= quantization["float32"]["top1"] - 0.01
+    assert message["metrics"]["top1"] == pytest.approx(quantization["int8"]["top1"], abs=1e-6)
     assert message["notes"][-1].startswith("The model is served as int8, calibrated on 128 training images")
     assert message["notes"][-1].endswith("on a GPU, int8 is slower than float32.")
     assert message["notes"][-1] in (output / "report.html").read_text(encoding="utf-8")
@@ -66,22 +66,23 @@ def test_a_model_is_served_as_int8_with_the_scores_of_its_report(
         assert model.labels[int(np.argmax(scores))] == row["predicted"]
 
 
-def test_the_float_model_stays_and_the_numbers_are_said_where_int8_is_not_faster(
+def test_the_float_model_stays_where_int8_is_not_faster(
     trainers: Trainers, train_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
+    """A note has the numbers."""
     # Small depthwise convolutions: changing between the forms costs more than int8 saves.
     config = train_config("slower", {"imageSize": 64, "maxSteps": 7}, preset="mobilenet-v3-small")
     config["output"]["quantization"] = "Int8"
     trainer = trainers.run(config)
 
     message, output = trainer.message, tmp_path / "slower"
-    found = message["quantization"]
-    assert not found["kept"]
-    assert found["speedUp"] < 1.05
-    assert message["metrics"]["top1"] == pytest.approx(found["float32"]["top1"], abs=1e-6)
-    (said,) = (note for note in message["notes"] if "int8" in note)
-    assert said.startswith("The model is served as float32, though int8 was asked for: in int8, ")
-    assert "which is not at least 1.05 times as fast" in said
-    assert said in trainer.log
+    quantization = message["quantization"]
+    assert not quantization["kept"]
+    assert quantization["speedUp"] < 1.05
+    assert message["metrics"]["top1"] == pytest.approx(quantization["float32"]["top1"], abs=1e-6)
+    (int8_note,) = (note for note in message["notes"] if "int8" in note)
+    assert int8_note.startswith("The model is served as float32, though int8 was asked for: in int8, ")
+    assert "which is not at least 1.05 times as fast" in int8_note
+    assert int8_note in trainer.log
     assert not quantized(output)
     require_digests(output, message)

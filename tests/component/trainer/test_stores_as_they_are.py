@@ -77,7 +77,7 @@ def secured_environment(server: S3Server) -> dict[str, str]:
     return server.environment() | {"AWS_ENDPOINT_URL": f"https://localhost:{server.port}"}
 
 
-def test_folder_is_written_listed_and_cleared_with_the_bucket_in_the_host_name(
+def test_folder_of_a_virtual_host_bucket_is_written_listed_and_cleared(
     virtual: tuple[S3Server, ForwardProxy], tmp_path: Path
 ) -> None:
     server, proxy = virtual

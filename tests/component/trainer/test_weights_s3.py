@@ -83,10 +83,10 @@ def test_pushed_weights_are_used_by_a_pod_without_internet(store: S3Server, tmp_
         open_folder=lambda uri: open_folder(uri, access(store)),
         scratch=tmp_path,
     )
-    found = finder.find()
-    assert isinstance(found, LocalWeights)
-    assert (found.kind, found.where) == ("Pushed", f"{URI}/mobilenet-v2/mine.pt")
-    assert found.path.read_bytes() == content
+    weights = finder.find()
+    assert isinstance(weights, LocalWeights)
+    assert (weights.kind, weights.where) == ("Pushed", f"{URI}/mobilenet-v2/mine.pt")
+    assert weights.path.read_bytes() == content
 
 
 @pytest.mark.feature("T19")

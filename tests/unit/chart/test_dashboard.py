@@ -56,7 +56,7 @@ def metrics_of_a_server() -> str:
 
 
 def metrics_of_a_trainer(kind: str) -> str:
-    """What a trainer shows that has every figure which its code ever sets."""
+    """Return the metrics of a trainer that has every figure which its code ever sets."""
     figures = dict.fromkeys(progress_figures(kind), 1)
     server = ProgressServer(Progress(**figures), kind=kind, port=0)
     server.start()

@@ -16,7 +16,7 @@ CHART = Path(__file__).resolve().parents[3] / "charts" / "bloomery"
 SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 OPTIONAL = {"global", "gateway.infrastructure", "gateway.allowedRoutes.selector"}
-"""What the schema knows and values.yaml leaves to its reader."""
+"""Values that the schema knows and values.yaml leaves to its reader."""
 
 
 def properties(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
@@ -53,7 +53,7 @@ def test_every_value_is_explained() -> None:
     assert [path for path, schema in KNOWN.items() if not schema.get("description", "").endswith(".")] == []
 
 
-def test_a_key_that_nobody_reads_is_refused_everywhere() -> None:
+def test_an_unused_key_is_refused_everywhere() -> None:
     open_groups = [
         path for path, s in KNOWN.items() if "properties" in s and s.get("additionalProperties") is not False
     ]

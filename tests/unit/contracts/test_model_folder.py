@@ -67,7 +67,7 @@ def test_files_in_extra_files_are_those_of_the_model(name: str, source: Path, tm
     assert (tmp_path / "served" / "preprocess.json").read_text() == preprocess
 
 
-def test_byte_order_mark_in_a_trainings_own_folder_is_no_part_of_a_class(tmp_path: Path) -> None:
+def test_byte_order_mark_of_a_trainings_folder_is_no_class_text(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     contents = {"model.onnx": b"a network", "labels.txt": FILES["labels.txt"], "preprocess.json": b"{}"}

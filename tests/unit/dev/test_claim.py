@@ -42,7 +42,7 @@ def test_a_running_cluster_of_another_checkout_is_left_alone_and_named(
         processes.stop("containerd")
 
 
-def test_a_dead_cluster_of_another_checkout_is_removed_by_its_own_command(
+def test_another_checkouts_dead_cluster_is_removed_by_its_own_command(
     other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note(other, "1 0 digest")
@@ -52,7 +52,7 @@ def test_a_dead_cluster_of_another_checkout_is_removed_by_its_own_command(
     assert f"The cluster of {other} is dead" in capsys.readouterr().out
 
 
-def test_remains_that_can_not_be_removed_are_told_with_the_reason(other: Path) -> None:
+def test_remains_that_cannot_be_removed_are_reported_with_the_reason(other: Path) -> None:
     note(other, "1 0 digest")
     (other / "Makefile").write_text("cluster-down:\n\t@echo still mounted >&2; exit 1\n")
     with pytest.raises(StageError, match=r"in the way: still mounted"):

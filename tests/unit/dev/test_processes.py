@@ -30,7 +30,7 @@ def test_a_daemon_that_runs_is_left_running(folder: Path) -> None:
     assert pid(folder) == first
 
 
-def test_other_arguments_start_it_anew(folder: Path) -> None:
+def test_other_arguments_restart_the_daemon(folder: Path) -> None:
     processes.start("daemon", ["sleep", "60"])
     first = pid(folder)
     processes.start("daemon", ["sleep", "61"])
@@ -38,7 +38,7 @@ def test_other_arguments_start_it_anew(folder: Path) -> None:
     assert not Path("/proc", first, "exe").exists()
 
 
-def test_another_configuration_starts_it_anew(folder: Path) -> None:
+def test_another_configuration_restarts_the_daemon(folder: Path) -> None:
     config = folder / "config"
     config.write_text("a")
     processes.start("daemon", ["sleep", "60"], reads=[config])
@@ -63,7 +63,7 @@ def test_a_pid_that_now_belongs_to_another_process_is_not_ours(folder: Path) -> 
     assert Path("/proc/1").exists()
 
 
-def test_a_daemon_that_ended_is_told_at_once_with_its_log(folder: Path) -> None:
+def test_a_daemon_that_ended_is_reported_at_once_with_its_log(folder: Path) -> None:
     processes.start("daemon", ["sh", "-c", "echo no such flag; exit 2"])
     with pytest.raises(StageError, match=r"daemon ended at once; its own log is .*/daemons/daemon\.log"):
         while True:

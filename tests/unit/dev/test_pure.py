@@ -49,7 +49,7 @@ def test_an_image_is_known_by_where_its_files_are_as_well(tmp_path: Path, monkey
     assert images._content_hash(images.Image("image", folder)) != before
 
 
-def test_an_image_of_an_earlier_release_is_known_again_in_another_folder(
+def test_an_earlier_releases_image_is_recognised_in_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "BASE", tmp_path)

@@ -43,7 +43,7 @@ def test_independent_stages_run_side_by_side() -> None:
     run_stages([Stage(name, name, meet) for name in "ab"])
 
 
-def test_stages_of_one_lane_run_one_at_a_time_in_the_order_given() -> None:
+def test_stages_of_one_lane_run_one_by_one_in_order() -> None:
     running: list[str] = []
     order: list[str] = []
 
@@ -107,7 +107,7 @@ def test_a_command_reads_what_it_is_given(logs: Path) -> None:
     assert (logs / "x.log").read_text() == "+ cat\nhello"
 
 
-def test_a_stage_that_had_nothing_to_do_keeps_the_time_that_its_work_took(logs: Path) -> None:
+def test_a_stage_without_work_keeps_its_former_duration(logs: Path) -> None:
     stages.record("build", 300)
     stages.record("build", 0.04)
     assert json.loads((logs / "timings.json").read_text()) == {"build": 300}

@@ -26,9 +26,9 @@ _POSITIONS = {
     "StoreError": 1,
     "RequestError": 1,
 }
-"""What makes a reason, and which of its arguments that is; subclasses as their base."""
+"""Calls that make a reason, with the position of that argument; subclasses as their base."""
 _BY_NAME = "reason"
-"""The keyword argument that is a reason wherever it is given."""
+"""The keyword argument that is a reason in every call."""
 _ENDINGS = "Ending"
 """The type whose members are the ways in which a training ends well."""
 
@@ -102,13 +102,13 @@ def _reason_of(call: ast.Call, positions: dict[str, int]) -> Iterator[tuple[str,
 
 
 def _assigned(body: list[ast.stmt] | list[ast.AST]) -> dict[str, ast.expr]:
-    found: dict[str, ast.expr] = {}
+    values: dict[str, ast.expr] = {}
     for node in body:
         if isinstance(node, ast.Assign):
-            found |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+            values |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
-            found[node.target.id] = node.value
-    return found
+            values[node.target.id] = node.value
+    return values
 
 
 def _words(expression: ast.expr | None, names: dict[str, ast.expr]) -> list[str]:

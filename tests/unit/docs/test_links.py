@@ -21,7 +21,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_each_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+def test_each_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
     for name, anchor in _LINK.findall(_FENCED.sub("", page.read_text(encoding="utf-8"))):
         target = page if not name else (page.parent / name).resolve()
         assert target.exists(), f"{page.name} links to {name}"

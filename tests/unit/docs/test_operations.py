@@ -1,4 +1,4 @@
-"""The metrics and rights that the pages tell of are those of the code and the chart."""
+"""The metrics and rights on the pages are those of the code and the chart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RBAC = (ROOT / "charts" / "bloomery" / "templates" / "rbac.yaml").read_text(encoding="utf-8")
 
 WORDS = {"stage", "mlflow", "lastCheckpoint", "initialModel", "recipe"}
-"""What a trainer tells that is no number, and so no metric."""
+"""Fields of a trainer's progress that are no numbers, and so no metrics."""
 
 
 def listed(page: str, prefix: str) -> set[str]:
@@ -48,14 +48,14 @@ def test_a_services_metrics_are_listed_with_their_labels() -> None:
 
 def test_a_services_limits_are_those_that_it_has() -> None:
     limits = Settings(model_uri="file:///model")
-    said = " ".join(SERVING.partition("## Calling a service")[2].split())
+    section = " ".join(SERVING.partition("## Calling a service")[2].split())
 
-    assert f"up to {limits.max_image_bytes // 2**20} MiB and {limits.max_image_pixels // 10**6} million" in said
+    assert f"up to {limits.max_image_bytes // 2**20} MiB and {limits.max_image_pixels // 10**6} million" in section
     queue = f"{limits.queue_size} requests, or {limits.queue_bytes // 2**20} MiB of them"
-    assert queue in said
+    assert queue in section
     assert f"up to {queue}, wait in a pod" in OPERATIONS
     assert (limits.max_images, limits.body_seconds) == (10, 60)
-    assert "a request up to ten images. A request must arrive and be answered within 60 seconds." in said
+    assert "a request up to ten images. A request must arrive and be answered within 60 seconds." in section
 
 
 def test_a_trainings_figures_are_listed() -> None:

@@ -18,7 +18,7 @@ def test_the_page_is_that_of_the_crds_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("path", reference.CRDS, ids=lambda path: path.stem)
-def test_every_field_and_every_sentence_of_a_refusal_is_on_the_page(path: Any) -> None:
+def test_every_field_and_rejection_sentence_is_on_the_page(path: Any) -> None:
     crd = yaml.safe_load(path.read_text(encoding="utf-8"))
     (version,) = crd["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]

@@ -15,7 +15,7 @@ ANSWERS = {"RequestError"}
 PASSED_ON = {"error.reason", "reason"}
 """Reasons of the trainer and the server that are made elsewhere."""
 OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
-"""Where an answer shows the sentence only, by the protocol's own form."""
+"""The files whose answers show the sentence only, by the protocol's own form."""
 
 
 def listed(text: str) -> set[str]:
@@ -29,14 +29,14 @@ def page_parts() -> tuple[str, str]:
     return conditions, images
 
 
-def test_every_reason_that_is_not_a_word_is_known_to_come_from_elsewhere() -> None:
+def test_every_reason_that_is_no_literal_comes_from_elsewhere() -> None:
     assert {reason.expression for reason in reasons() if not reason.word} == PASSED_ON
 
 
-def test_every_reason_of_a_condition_is_explained_and_none_that_is_gone() -> None:
+def test_exactly_the_reasons_of_conditions_are_explained() -> None:
     conditions, _ = page_parts()
-    given = {r.word for r in reasons() if r.word and r.made_by not in IMAGES | ANSWERS}
-    assert listed(conditions) == given
+    expected = {r.word for r in reasons() if r.word and r.made_by not in IMAGES | ANSWERS}
+    assert listed(conditions) == expected
 
 
 def test_every_reason_to_leave_an_image_out_is_explained() -> None:
@@ -45,8 +45,9 @@ def test_every_reason_to_leave_an_image_out_is_explained() -> None:
     assert listed(images) == {r.word for r in reasons() if r.word and r.made_by in IMAGES}
 
 
-def test_every_code_of_a_refused_request_is_on_the_page_about_calling() -> None:
-    given = {r.word for r in reasons() if r.made_by in ANSWERS and not r.file.endswith(OF_THE_PROTOCOL)}
+def test_every_code_of_a_refused_request_is_explained() -> None:
+    """The page about calling a service has the table."""
+    expected = {r.word for r in reasons() if r.made_by in ANSWERS and not r.file.endswith(OF_THE_PROTOCOL)}
     table = "\n".join(line for line in CALLING.splitlines() if re.match(r"\| \d{3}", line))
 
-    assert set(re.findall(r"`([A-Z]\w+)`", table)) == given
+    assert set(re.findall(r"`([A-Z]\w+)`", table)) == expected

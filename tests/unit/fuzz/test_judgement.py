@@ -44,7 +44,7 @@ def test_labels_junk_and_markers_of_folders_need_no_entry() -> None:
     assert lost_files(files, ["1.png"]) == ["2.txt"]
 
 
-def test_names_that_are_listed_with_escapes_or_by_their_folder_are_no_loss() -> None:
+def test_names_listed_with_escapes_or_by_folder_are_no_loss() -> None:
     files = {
         "rose/a\x01b.png": b"x",
         "a\nb/1.png": b"x",

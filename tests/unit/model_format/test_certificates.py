@@ -41,9 +41,9 @@ def test_private_authorities_join_those_of_the_system(tmp_path: Path, monkeypatc
 def test_private_authority_is_read_from_the_bundle(tmp_path: Path) -> None:
     environment = {"BLOOMERY_CA_FOLDER": str(make_authority(tmp_path / "private").folder)}
     trust_private_authorities(environment)
-    found = authorities(environment["SSL_CERT_FILE"])
-    assert any("a private CA" in subject for subject in found)
-    assert len(found) > 1
+    subjects = authorities(environment["SSL_CERT_FILE"])
+    assert any("a private CA" in subject for subject in subjects)
+    assert len(subjects) > 1
 
 
 @pytest.mark.parametrize("folder", [None, "", "missing", "empty"])

@@ -37,7 +37,7 @@ INVERSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""How a picture is stored so that its orientation turns it back."""
+"""The transposition with which a picture is stored so that its orientation turns it back."""
 
 
 def refusal(data: bytes, **options: int) -> tuple[str, str]:

@@ -70,7 +70,7 @@ DATE = "Mon, 30 Nov 2026 00:00:00 GMT"
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("code", PATH_STYLE_CODES)
-def test_store_that_wants_the_bucket_in_the_host_name_gets_it_there(
+def test_virtual_host_store_gets_the_bucket_in_the_host_name(
     code: str, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with run_virtual_only(code, monkeypatch) as server:
@@ -89,7 +89,8 @@ def test_style_of_the_secret_is_used_from_the_first_request(monkeypatch: pytest.
     assert [request.path for request in server.requests] == ["/folder/a"]
 
 
-def test_path_style_of_the_secret_is_kept_and_the_message_names_the_variable() -> None:
+def test_path_style_of_the_secret_is_kept() -> None:
+    """The message names the variable."""
     with (
         run_canned_s3(virtual_only("SecondLevelDomainForbidden")) as server,
         pytest.raises(StoreError, match="set AWS_S3_ADDRESSING_STYLE to virtual") as refused,
@@ -107,7 +108,8 @@ def test_path_style_of_the_secret_is_kept_and_the_message_names_the_variable() -
     ],
     ids=["301", "400"],
 )
-def test_bucket_in_another_region_is_named_with_it_and_not_asked_again(answer: Answer, operation: str) -> None:
+def test_bucket_in_another_region_is_named_with_it(answer: Answer, operation: str) -> None:
+    """No request is sent again."""
     with run_canned_s3(lambda _: answer) as server, pytest.raises(StoreError) as refused:
         OPERATIONS[operation](opened(server))
     assert (refused.value.kind, refused.value.reason) == ("Refused", "WrongRegion")

@@ -74,7 +74,7 @@ VARIABLES = {
 
 @pytest.mark.parametrize("name", VARIABLES)
 @pytest.mark.parametrize("end", ["\n", " ", "\r\n", "\t"])
-def test_white_space_at_the_end_of_a_value_is_not_a_part_of_it(name: str, end: str) -> None:
+def test_trailing_white_space_of_a_value_is_ignored(name: str, end: str) -> None:
     changed = S3Access.from_environment(VARIABLES | {name: f" {VARIABLES[name]}{end}"})
     assert changed == S3Access.from_environment(VARIABLES)
 

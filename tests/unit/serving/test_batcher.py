@@ -194,7 +194,7 @@ def test_second_image_is_not_decoded_for_a_client_that_left(monkeypatch: pytest.
 
 
 @pytest.mark.feature("S2")
-def test_probes_fail_while_a_worker_hangs_and_pass_once_it_goes_on() -> None:
+def test_probes_fail_while_a_worker_hangs_and_then_pass() -> None:
     network = Network()
     settings = SETTINGS.model_copy(update={"hang_seconds": 0.05})
     transport = httpx.ASGITransport(create_app(settings, network, IDENTITY, metrics(), capacity=CAPACITY))  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def test_defaults_hold_for_a_pod_of_default_size() -> None:
     assert (capacity.queue_bytes, capacity.max_body_bytes) == (SETTINGS.queue_bytes, SETTINGS.max_body_bytes)
 
 
-def test_budget_lets_nobody_in_who_does_not_fit_unless_alone() -> None:
+def test_budget_admits_only_requests_that_fit_unless_alone() -> None:
     budget, entered = MemoryBudget(100), threading.Event()
 
     def take() -> None:

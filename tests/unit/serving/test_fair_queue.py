@@ -16,7 +16,7 @@ pytestmark = pytest.mark.feature("O7")
 SECONDS = 10
 
 
-def test_client_with_long_work_gets_no_more_time_than_one_with_short_work() -> None:
+def test_clients_with_long_and_short_work_get_equal_time() -> None:
     queue: FairQueue[str] = FairQueue()
     for client in ("long", "short"):
         for _ in range(1000):
@@ -60,7 +60,7 @@ def test_item_is_taken_out_once_and_never_served() -> None:
     assert queue.get() == 2
 
 
-def test_call_of_a_client_that_left_before_its_turn_is_never_run() -> None:
+def test_call_of_a_client_that_left_early_never_runs() -> None:
     began, may_end, ran = threading.Event(), threading.Event(), []
     runner = CallRunner(Watchdog(SECONDS), name="parse")
 

@@ -10,7 +10,7 @@ from tests.soak.gauges import leader
 FIRST, SECOND = "bloomery-operator-a", "bloomery-operator-b"
 
 
-def test_the_operator_that_works_is_the_pod_that_holds_the_lease_and_is_not_going() -> None:
+def test_leader_holds_the_lease_and_is_not_terminating() -> None:
     system = create_autospec(Kubectl, instance=True)
     system.get.return_value = [
         {

@@ -14,7 +14,7 @@ def test_every_row_of_the_page_is_read() -> None:
     assert sorted(row for row in rows if row.startswith("T")) == sorted(f"T{n}" for n in range(1, 29))
 
 
-def test_a_row_is_shown_with_its_suites_and_one_without_a_test_says_so() -> None:
+def test_rows_show_their_suites_or_the_lack_of_tests() -> None:
     shown = table({"D1": "train", "D2": "split"}, {"D1": ["tests/unit/a.py::test_x", "tests/e2e/b.py::test_y"]})
 
     assert "D1   train\n     e2e, unit\n       e2e/b.py::test_y\n       unit/a.py::test_x" in shown

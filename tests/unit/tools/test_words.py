@@ -145,6 +145,10 @@ def test_files_are_listed_by_folder_and_pattern(tmp_path: Path) -> None:
     assert files == ["docs/a.md", "README.md"]
 
 
+def test_tests_are_checked_by_default() -> None:
+    assert words.ROOT / "tests/unit/trainer/conftest.py" in list_files(words.CHECKED_PATHS)
+
+
 def test_exit_code_is_1_if_there_is_a_finding(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from bloomery_trainer.cli import main
 
 
 class Ended(NamedTuple):
-    """How a command ended: its exit code and the message it left for Kubernetes."""
+    """The end of a command: its exit code and the message it left for Kubernetes."""
 
     code: int
     message: dict[str, Any]

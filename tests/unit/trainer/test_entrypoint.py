@@ -111,7 +111,7 @@ def test_progress_is_there_for_the_operator_and_for_prometheus() -> None:
     assert "process_cpu_seconds_total" in metrics
 
 
-def test_a_source_with_keys_of_its_own_gets_nothing_of_the_stores() -> None:
+def test_a_source_with_own_keys_gets_none_of_the_stores() -> None:
     store = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://store"}
 
     assert source_access(store) == S3Access.from_environment(store)

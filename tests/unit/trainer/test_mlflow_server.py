@@ -65,7 +65,7 @@ def test_own_errors_are_final_unless_something_did_not_answer(error: Exception, 
         ("/home/anna/mlruns/1/a/artifacts", "sqlite:///mlflow.db"),
     ],
 )
-def test_files_go_to_the_server_to_a_store_or_to_this_machine(artifacts: str, server: str) -> None:
+def test_files_go_to_the_server_a_store_or_this_machine(artifacts: str, server: str) -> None:
     require_reachable(artifacts, server)
 
 

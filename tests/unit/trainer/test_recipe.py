@@ -19,9 +19,9 @@ from bloomery_trainer.recipe import Recipe, images_seen, notes, resolve
 
 
 def recipe(
-    *, preset: str = "resnet18", images: int = 3_000, start: Start = "scratch", processes: int = 1, **given: Any
+    *, preset: str = "resnet18", images: int = 3_000, start: Start = "scratch", processes: int = 1, **fields: Any
 ) -> Recipe:
-    hyperparameters = Hyperparameters.model_validate(given)
+    hyperparameters = Hyperparameters.model_validate(fields)
     return resolve(hyperparameters, PRESETS[preset], images=images, start=start, processes=processes)
 
 
@@ -72,11 +72,11 @@ def test_larger_sets_never_train_shorter() -> None:
 
 
 @pytest.mark.feature("T22")
-@pytest.mark.parametrize("given", [{"epochs": 4}, {"epochs": 1}, {"maxSteps": 60}, {}])
+@pytest.mark.parametrize("fields", [{"epochs": 4}, {"epochs": 1}, {"maxSteps": 60}, {}])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_default_warmup_is_at_most_a_tenth_of_all_steps(preset: str, given: dict[str, int]) -> None:
+def test_default_warmup_is_at_most_a_tenth_of_all_steps(preset: str, fields: dict[str, int]) -> None:
     for start in ("scratch", "pretrained"):
-        resolved = recipe(preset=preset, images=2_936, start=start, **given)
+        resolved = recipe(preset=preset, images=2_936, start=start, **fields)
         total = resolved.total_steps(91)
         assert 0 < resolved.warmup_steps(91) <= total / 10 + 0.5
 
@@ -96,7 +96,7 @@ def test_explicit_warmup_beyond_half_the_run_is_taken_and_noted() -> None:
 
 @pytest.mark.feature("T22")
 @pytest.mark.parametrize(
-    ("images", "start", "given", "augmentation"),
+    ("images", "start", "fields", "augmentation"),
     [
         (3_000, "scratch", {}, "Crops"),
         (3_000, "scratch", {"imageSize": 32}, "Light"),
@@ -107,9 +107,9 @@ def test_explicit_warmup_beyond_half_the_run_is_taken_and_noted() -> None:
     ],
 )
 def test_augmentation_follows_length_start_and_image_size(
-    images: int, start: Start, given: dict[str, Any], augmentation: str
+    images: int, start: Start, fields: dict[str, Any], augmentation: str
 ) -> None:
-    assert recipe(images=images, start=start, **given).augmentation == augmentation
+    assert recipe(images=images, start=start, **fields).augmentation == augmentation
 
 
 @pytest.mark.feature("T22")
@@ -130,7 +130,7 @@ def test_explicit_rate_holds_for_body_and_head() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "processes", "given", "batch"),
+    ("images", "processes", "fields", "batch"),
     [
         (3_000, 1, {}, 32),
         (3_000, 8, {}, 256),
@@ -141,9 +141,9 @@ def test_explicit_rate_holds_for_body_and_head() -> None:
     ],
 )
 def test_batch_is_for_each_process_and_shrinks_to_the_set(
-    images: int, processes: int, given: dict[str, int], batch: int
+    images: int, processes: int, fields: dict[str, int], batch: int
 ) -> None:
-    resolved = recipe(images=images, processes=processes, **given)
+    resolved = recipe(images=images, processes=processes, **fields)
 
     assert resolved.batch_size == batch
     assert resolved.learning_rate == pytest.approx(0.05 * (batch / 32) ** 0.5)
@@ -154,8 +154,8 @@ def test_fewer_images_than_processes_give_each_process_two() -> None:
 
 
 def test_recipe_survives_json() -> None:
-    for given in ({}, {"learningRateSchedule": "20:0.001,30:0.0001"}):
-        resolved = recipe(**given)
+    for fields in ({}, {"learningRateSchedule": "20:0.001,30:0.0001"}):
+        resolved = recipe(**fields)
         assert Recipe.of_document(json.loads(json.dumps(resolved.document()))) == resolved
 
 
@@ -227,10 +227,10 @@ def test_training_at_224_sees_crops_of_176_under_strong_augmentation() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"augmentation": "TrivialAugment", "imageSize": 64}, {"augmentation": "Light", "imageSize": 64}]
+    "fields", [{"augmentation": "TrivialAugment", "imageSize": 64}, {"augmentation": "Light", "imageSize": 64}]
 )
-def test_augmented_images_have_one_size_whatever_came_in(given: dict[str, Any]) -> None:
-    augment = augmentation(recipe(**given))
+def test_augmented_images_have_one_size_whatever_came_in(fields: dict[str, Any]) -> None:
+    augment = augmentation(recipe(**fields))
     assert augment is not None
     for size in ((64, 90), (70, 64)):
         image = augment(torch.zeros((3, *size), dtype=torch.uint8))

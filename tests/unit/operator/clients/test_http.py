@@ -71,9 +71,7 @@ def test_failed_probe_opens_the_circuit_again(breaker: CircuitBreaker, clock: Cl
 
 
 @pytest.mark.feature("O7")
-def test_circuit_of_a_server_that_never_answers_stays_open_for_longer_each_time(
-    breaker: CircuitBreaker, clock: Clock
-) -> None:
+def test_circuit_of_a_silent_server_stays_open_longer_each_time(breaker: CircuitBreaker, clock: Clock) -> None:
     pauses = []
     for _ in range(5):
         before = clock.now

@@ -137,10 +137,10 @@ def find(address: str, allowed: list[str]) -> str:
     async def scenario() -> str:
         async with aiohttp.ClientSession() as session:
             client = MlflowClient(session, allowed=allowed, timeout_seconds=1)
-            found = await client.find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
-            assert isinstance(found, Verdict)
+            verdict = await client.find({"MLFLOW_TRACKING_URI": address}, "models:/flowers/1")
+            assert isinstance(verdict, Verdict)
             assert not await client.tag_served({"MLFLOW_TRACKING_URI": address}, ("a", "1"), tag="b", variants="c")
-            return found.reason
+            return verdict.reason
 
     return asyncio.run(scenario())
 

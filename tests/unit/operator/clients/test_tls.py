@@ -62,9 +62,9 @@ def find(
                 async with aiohttp.ClientSession(connector=connector) as session:
                     uri = f"https://{host}" if proxied else f"https://{host}:{port}"
                     client = MlflowClient(session, allowed=(uri,), proxies=proxies)
-                    found = await client.find({"MLFLOW_TRACKING_URI": uri, **variables}, "models:/flowers/3")
+                    result = await client.find({"MLFLOW_TRACKING_URI": uri, **variables}, "models:/flowers/3")
                 assert bool(proxy.hosts) is proxied
-                return found
+                return result
 
     return asyncio.run(run())
 

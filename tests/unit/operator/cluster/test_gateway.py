@@ -77,7 +77,7 @@ def test_listener_for_its_own_namespace_has_no_url_elsewhere() -> None:
     assert cluster.reads == 1
 
 
-def test_lack_of_a_feature_is_logged_once_and_checked_again_after_a_resync(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_feature_is_logged_once_and_checked_after_a_resync(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     ask, known = Gateway(clock=lambda: now), settings(resync_seconds=60)
     assert not ask.lacks("timeouts", known)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.feature("O7")
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("field", "name"),
     [
         (None, "demo.flowers"),
         ("snacks", "demo.snacks"),
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.feature("O7")
         ("Demo.snacks", "demo.Demo.snacks"),
     ],
 )
-def test_name_begins_with_the_namespace_once(given: str | None, name: str) -> None:
-    job = training_job({"output": {"registeredModel": given} if given else {}})
+def test_name_begins_with_the_namespace_once(field: str | None, name: str) -> None:
+    job = training_job({"output": {"registeredModel": field} if field else {}})
     assert registered_name(job, namespaced=True) == name
-    assert registered_name(job, namespaced=False) == (given or "flowers")
+    assert registered_name(job, namespaced=False) == (field or "flowers")
 
 
 def rejection(name: str, *, namespaced: bool = True, evaluate_only: bool = False) -> str | None:

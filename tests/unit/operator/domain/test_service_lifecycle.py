@@ -63,10 +63,10 @@ def test_service_with_0_replicas_is_stopped() -> None:
     ],
 )
 def test_auto_stop_counts_from_the_newest_start(fields: dict[str, Any], started: datetime) -> None:
-    found = life(autoStop="1h", **fields)
-    assert found.started_at == started
-    assert found.stops_at == started + timedelta(hours=1)
-    assert (found.stopped is not None) == (started + timedelta(hours=1) <= NOW)
+    lifecycle = life(autoStop="1h", **fields)
+    assert lifecycle.started_at == started
+    assert lifecycle.stops_at == started + timedelta(hours=1)
+    assert (lifecycle.stopped is not None) == (started + timedelta(hours=1) <= NOW)
 
 
 def test_auto_stop_does_not_count_before_the_first_pods() -> None:

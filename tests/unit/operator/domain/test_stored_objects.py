@@ -71,8 +71,8 @@ def test_stored_service_gets_no_new_revision(entry: Stored) -> None:
 
 @pytest.mark.parametrize("entry", stored_objects("TrainingJob"))
 def test_stored_values_are_explicit_for_the_trainer(entry: Stored) -> None:
-    given = entry["object"]["spec"]["hyperparameters"]
-    assert training_task(TrainingJob.parse(entry["object"])).config["hyperparameters"] == given
+    hyperparameters = entry["object"]["spec"]["hyperparameters"]
+    assert training_task(TrainingJob.parse(entry["object"])).config["hyperparameters"] == hyperparameters
 
 
 @pytest.mark.parametrize("kind", [Dataset, TrainingJob])

@@ -44,10 +44,10 @@ def test_record_is_the_template_itself() -> None:
 )
 def test_template_is_kept_while_the_users_input_stays(later: Manifest) -> None:
     live = built()
-    kept = keep_template(later, live, adopts=False)
-    assert has_same_template(kept, live)
-    assert kept["metadata"]["annotations"][POD_TEMPLATE] == live["metadata"]["annotations"][POD_TEMPLATE]
-    assert not has_same_template(kept, later)
+    pinned = keep_template(later, live, adopts=False)
+    assert has_same_template(pinned, live)
+    assert pinned["metadata"]["annotations"][POD_TEMPLATE] == live["metadata"]["annotations"][POD_TEMPLATE]
+    assert not has_same_template(pinned, later)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_template_without_a_record_is_adopted_without_a_restart_by_hand() -> Non
         "kubectl.kubernetes.io/restartedAt": "2026-05-01T12:00:00Z",
         "example.com/note": "x",
     }
-    kept = keep_template(built(), live, adopts=True)["spec"]["template"]
-    assert kept["spec"] == live["spec"]["template"]["spec"]
-    assert kept["metadata"]["annotations"] == {"example.com/note": "x"}
+    template = keep_template(built(), live, adopts=True)["spec"]["template"]
+    assert template["spec"] == live["spec"]["template"]["spec"]
+    assert template["metadata"]["annotations"] == {"example.com/note": "x"}
     assert keep_template(built(), live, adopts=False) == built()
 
 

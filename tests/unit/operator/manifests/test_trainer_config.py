@@ -21,12 +21,12 @@ TRAINING_PAGE = Path(__file__).resolve().parents[4] / "docs" / "guides" / "train
 
 def documents() -> list[Any]:
     """Return each configuration that the golden manifests hold, with its file's name."""
-    found = []
+    parameters = []
     for path in sorted(GOLDEN.glob("*.yaml")):
         for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
             if manifest["kind"] == "ConfigMap" and "config.json" in manifest["data"]:
-                found.append(pytest.param(manifest["data"]["config.json"], id=path.stem))
-    return found
+                parameters.append(pytest.param(manifest["data"]["config.json"], id=path.stem))
+    return parameters
 
 
 @pytest.mark.parametrize("document", documents())

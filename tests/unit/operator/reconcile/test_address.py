@@ -59,7 +59,7 @@ def context(cluster: Guarded, *, gateway: str) -> Context:
     )
 
 
-def test_route_of_a_former_gateway_that_may_not_be_removed_is_logged_with_its_name(
+def test_undeletable_route_of_a_former_gateway_is_logged_by_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     former = Condition(type="RouteReady", status="True", reason="Accepted", message="")

@@ -91,7 +91,7 @@ def test_pods_that_are_gone_for_good_are_listed_once() -> None:
 
 
 @pytest.mark.feature("O6")
-def test_job_that_has_been_without_pods_for_a_while_gets_the_rejection() -> None:
+def test_job_without_pods_for_a_while_gets_the_rejection() -> None:
     cluster = Cluster()
     assert observe(context(cluster, (JOBS, prepare_job()))).rejection == "failed quota: cpus"
     young = prepare_job()

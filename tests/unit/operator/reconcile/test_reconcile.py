@@ -92,7 +92,7 @@ NUMBERED = ServedModel(uri="s3://b/4", digest="sha256:4", name="flowers", versio
 FOLDER = ServedModel(uri="s3://b/any")
 
 
-def observe(model: ServedModel, *, found: ServedModel | None = None) -> ServiceFacts:
+def observe(model: ServedModel, *, discovered: ServedModel | None = None) -> ServiceFacts:
     """Observe a service whose only model was found, and whose pods may have found out more of it."""
     service = inference_service()
     name = revision_name(service, service.spec.variants[0], model)
@@ -103,22 +103,22 @@ def observe(model: ServedModel, *, found: ServedModel | None = None) -> ServiceF
         models={"v1": model},
         deployments={},
         pods={},
-        discovered_models={name: found} if found else {},
+        discovered_models={name: discovered} if discovered else {},
     )
 
 
 @pytest.mark.parametrize(
-    ("model", "found"), [(NUMBERED, None), (FOLDER, None), (FOLDER, ServedModel(uri="", digest="sha256:found"))]
+    ("model", "discovered"), [(NUMBERED, None), (FOLDER, None), (FOLDER, ServedModel(uri="", digest="sha256:found"))]
 )
-def test_recorded_model_outlives_its_deployment(model: ServedModel, found: ServedModel | None) -> None:
-    facts = observe(model, found=found)
+def test_recorded_model_outlives_its_deployment(model: ServedModel, discovered: ServedModel | None) -> None:
+    facts = observe(model, discovered=discovered)
     later = facts.service.model_copy(update={"status": status_of(facts)})
     assert asyncio.run(resolve_models(context(Recorder()), later, ())).models == {"v1": model}
 
 
 def test_status_keeps_the_discovered_lineage_without_pods() -> None:
-    found = ServedModel(uri="", digest="sha256:found", run_id="r", training_job="flowers", dataset="flowers")
-    facts = observe(FOLDER, found=found)
+    lineage = ServedModel(uri="", digest="sha256:found", run_id="r", training_job="flowers", dataset="flowers")
+    facts = observe(FOLDER, discovered=lineage)
     status = status_of(facts)
     (noted,) = status.variants
     assert (noted.digest, noted.run_id, noted.training_job, noted.dataset) == (
@@ -129,8 +129,8 @@ def test_status_keeps_the_discovered_lineage_without_pods() -> None:
     )
     later = replace(facts, service=facts.service.model_copy(update={"status": status}), discovered_models={})
     discovered = asyncio.run(discover_models(context(Recorder()), later.service, later.models, later.pods))
-    kept = replace(later, discovered_models=discovered.models)
-    assert status_of(kept).variants == status.variants
+    without_pods = replace(later, discovered_models=discovered.models)
+    assert status_of(without_pods).variants == status.variants
 
 
 def test_changed_model_source_is_resolved_again() -> None:
@@ -143,8 +143,8 @@ def test_changed_model_source_is_resolved_again() -> None:
             "spec": service.spec.model_copy(update={"variants": (other,)}),
         }
     )
-    found = asyncio.run(resolve_models(context(Recorder()), changed, ())).models
-    assert found == {"v1": ServedModel(uri="s3://models/v2")}
+    models = asyncio.run(resolve_models(context(Recorder()), changed, ())).models
+    assert models == {"v1": ServedModel(uri="s3://models/v2")}
 
 
 @pytest.mark.feature("S12")

@@ -72,8 +72,8 @@ class World:
         manifest = self.object_cache.get(kind, key)
         assert manifest is not None
         known = manifest["metadata"]["annotations"]
-        kept = {name: value for name, value in {**known, **annotations}.items() if value is not None}
-        changed = {"annotations": kept, "resourceVersion": str(int(manifest["metadata"]["resourceVersion"]) + 1)}
+        values = {name: value for name, value in {**known, **annotations}.items() if value is not None}
+        changed = {"annotations": values, "resourceVersion": str(int(manifest["metadata"]["resourceVersion"]) + 1)}
         self.object_cache.put(kind, {**manifest, "metadata": manifest["metadata"] | changed})
 
     def serve(self, namespace: str = "demo") -> None:
@@ -176,7 +176,7 @@ def test_tag_that_mlflow_did_not_take_is_written_after_a_pause() -> None:
 
 
 @pytest.mark.feature("O7")
-def test_tags_of_a_service_that_is_gone_are_not_tried_for_ever() -> None:
+def test_tags_of_a_deleted_service_are_not_retried_for_ever() -> None:
     async def scenario(world: World) -> None:
         world.serve()
         world.deploy("4")

@@ -64,15 +64,15 @@ def context(cluster: Cluster, *pods: Manifest) -> Context:
 
 
 def pods_of(context: Context) -> list[str]:
-    found = asyncio.run(pods_by_revision(context, "demo", {REVISION: "uid-of-deployment"}))
-    return [view.name for view in found[REVISION]]
+    pods = asyncio.run(pods_by_revision(context, "demo", {REVISION: "uid-of-deployment"}))
+    return [view.name for view in pods[REVISION]]
 
 
 def test_pod_with_the_labels_alone_is_none_of_the_service() -> None:
     cluster = Cluster(
         own=replica_set("rs-1", deployment="uid-of-deployment"), other=replica_set("rs-2", deployment="another")
     )
-    found = context(
+    service_context = context(
         cluster,
         server("own", controlled_by("ReplicaSet", f"{REVISION}-own", "rs-1")),
         server("a-label-only", []),
@@ -82,9 +82,9 @@ def test_pod_with_the_labels_alone_is_none_of_the_service() -> None:
         server("a-of-a-job", controlled_by("Job", f"{REVISION}-own", "rs-1-job")),
         server("a-of-another-name", controlled_by("ReplicaSet", "any", "rs-4")),
     )
-    assert pods_of(found) == ["own"]
+    assert pods_of(service_context) == ["own"]
     requests = cluster.requests
-    assert pods_of(found) == ["own"]
+    assert pods_of(service_context) == ["own"]
     assert cluster.requests == requests, "each ReplicaSet is read once"
 
 

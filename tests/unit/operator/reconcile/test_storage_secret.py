@@ -14,7 +14,7 @@ from tests.unit.operator.samples import settings
 
 
 @pytest.mark.feature("O6")
-def test_white_space_at_the_ends_of_a_value_is_not_a_part_of_it() -> None:
+def test_white_space_around_a_value_is_ignored() -> None:
     values = {"MLFLOW_TRACKING_URI": "http://mlflow:5000\n", "MLFLOW_TRACKING_TOKEN": " token \r\n"}
     data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
 

@@ -123,7 +123,7 @@ def test_status_is_read_back_as_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("reference", "expected"),
     [
         (None, "a"),
         (1, "a"),
@@ -135,9 +135,9 @@ def test_status_is_read_back_as_written() -> None:
         ("b" * 64, None),
     ],
 )
-def test_version_is_found_by_ordinal_or_digest_prefix(wanted: str | int | None, found: str | None) -> None:
-    version = dataset(status=prepared_status()).find_version(wanted)
-    assert (version.version[0] if version else None) == found
+def test_version_is_found_by_ordinal_or_digest_prefix(reference: str | int | None, expected: str | None) -> None:
+    version = dataset(status=prepared_status()).find_version(reference)
+    assert (version.version[0] if version else None) == expected
 
 
 LISTED = [
@@ -149,7 +149,7 @@ LISTED = [
 
 @pytest.mark.feature("D10")
 @pytest.mark.parametrize(
-    ("wanted", "uri"),
+    ("reference", "uri"),
     [
         ("d" * 64, f"s3://b/{'d' * 64}"),
         (f"{7:064}", f"s3://b/{7:064}"),
@@ -159,8 +159,8 @@ LISTED = [
     ],
     ids=["not listed", "listed", "an ordinal", "the ordinal of one not listed", "the beginning of one not listed"],
 )
-def test_version_that_is_not_listed_is_found_by_its_whole_digest(wanted: str | int, uri: str | None) -> None:
-    version = dataset(status=prepared_status(version=f"{25:064}", versions=LISTED)).find_version(wanted)
+def test_version_that_is_not_listed_is_found_by_its_whole_digest(reference: str | int, uri: str | None) -> None:
+    version = dataset(status=prepared_status(version=f"{25:064}", versions=LISTED)).find_version(reference)
     assert (version.uri if version else None) == uri
 
 

@@ -41,8 +41,8 @@ NEW_ROUTE = {"metadata": {"generation": 2}, "status": {"parents": []}}
 
 
 def revision(service: InferenceService, variant: str) -> str:
-    (found,) = [v for v in service.spec.variants if v.name == variant]
-    return revision_name(service, found, ServedModel(uri=f"s3://models/{variant}"))
+    (spec,) = [v for v in service.spec.variants if v.name == variant]
+    return revision_name(service, spec, ServedModel(uri=f"s3://models/{variant}"))
 
 
 def deployment(name: str, variant: str, ready: int, **fields: Any) -> DeploymentView:
@@ -296,8 +296,8 @@ def test_status_shows_the_weights_in_force() -> None:
 
 
 def pods_of(facts: ServiceFacts, variant: str) -> int:
-    (found,) = [v for v in facts.service.spec.variants if v.name == variant]
-    return desired_replicas(facts, found)
+    (spec,) = [v for v in facts.service.spec.variants if v.name == variant]
+    return desired_replicas(facts, spec)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ STEPPING = {
     ],
     ids=["drained a moment ago", "does not come back", "ended with its node", "evicted", "crashed"],
 )
-def test_canary_is_lost_at_once_by_a_crash_and_after_a_minute_without_a_pod(
+def test_canary_aborts_on_a_crash_or_a_minute_without_pods(
     pods: tuple[PodView, ...], seconds: int, how: str | None
 ) -> None:
     facts = observe({"v1": 100}, {})

@@ -156,7 +156,7 @@ def test_starts_that_no_failure_explains_are_preemptions() -> None:
 
 @pytest.mark.feature("T12")
 @pytest.mark.feature("O6")
-def test_accelerator_that_the_trainer_does_not_use_is_named_while_it_runs() -> None:
+def test_unused_accelerator_is_named_while_the_trainer_runs() -> None:
     resources = {"limits": {"amd.com/gpu": 2, "memory": "8Gi"}}
     status = derive_status(observe(job(spec_hash="x"), pod("Running"), spec={"resources": resources}), NOW)
     (running,) = [c for c in status.conditions if c.type == "Running"]

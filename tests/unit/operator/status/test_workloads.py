@@ -115,7 +115,7 @@ def test_changed_labels_and_annotations_are_ignored() -> None:
 
 @pytest.mark.feature("O6")
 @pytest.mark.parametrize(("created", "message"), [(1, "failed quota"), (2, "")], ids=["one of two", "all"])
-def test_failure_of_an_older_template_is_not_that_of_the_new_pods(created: int, message: str) -> None:
+def test_failure_of_an_older_template_is_none_of_new_pods(created: int, message: str) -> None:
     failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "failed quota"}
     status = {"updatedReplicas": created, "conditions": [failure]}
     view = DeploymentView.of({"metadata": metadata(), "spec": {"replicas": 2}, "status": status})

@@ -36,7 +36,7 @@ def test_weights_pod_has_the_ids_and_secrets_of_the_installation() -> None:
 
 
 @pytest.mark.feature("S7")
-def test_kit_has_the_present_texts_of_the_service_not_those_of_its_pods() -> None:
+def test_kit_has_the_texts_of_the_service_not_its_pods() -> None:
     """A change of a text restarts no pod, so the Deployment may have former ones."""
     owner = {
         "apiVersion": "bloomery.dev/v1alpha1",

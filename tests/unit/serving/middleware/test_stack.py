@@ -172,7 +172,7 @@ def test_body_that_outgrows_its_announced_length_gives_its_room_back(keys: Path)
 
 
 @pytest.mark.feature("S3")
-def test_time_limit_of_the_body_does_not_end_the_wait_for_the_answer(keys: Path) -> None:
+def test_time_limit_of_the_body_does_not_limit_the_answer(keys: Path) -> None:
     client = Client(keys, SlowModel(), body_seconds=0.2)
     assert client.status_of("POST", "/v2/models/colours/infer", chunks=[INFER]) == 200
 

@@ -99,7 +99,7 @@ def test_an_int8_model_is_evaluated_in_int8(evaluate: Train, base: Path, int8: P
 
 
 @pytest.mark.parametrize("what", ["", "/model", "/checkpoints", "/checkpoints/step-000000004.pt"])
-def test_a_trained_model_is_evaluated_wherever_it_lies(evaluate: Train, base: Path, what: str) -> None:
+def test_a_trained_model_is_evaluated_from_any_place(evaluate: Train, base: Path, what: str) -> None:
     message = evaluate(f"file://{base}{what}").message
 
     trained = json.loads((base / "result.json").read_text(encoding="utf-8"))["metrics"]

@@ -154,14 +154,14 @@ def test_a_start_after_training_ended_only_evaluates_and_exports(train: Train, t
 def test_int8_is_decided_once_whatever_a_later_start_measures(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"output": {"uri": f"file://{tmp_path}", "quantization": "Int8"}}
+    fields = {"output": {"uri": f"file://{tmp_path}", "quantization": "Int8"}}
     monkeypatch.setattr(quantize, "milliseconds", lambda *_: (40.0, 10.0))
-    first = train({"maxSteps": 4, "learningRate": 1e-9}, **given).message
+    first = train({"maxSteps": 4, "learningRate": 1e-9}, **fields).message
     assert first["quantization"]["kept"], first["notes"]
     (tmp_path / "result.json").unlink()
     # The machine of the next start is slower at int8.
     monkeypatch.setattr(quantize, "milliseconds", lambda *_: (10.0, 40.0))
-    again = train({"maxSteps": 4, "learningRate": 1e-9}, **given).message
+    again = train({"maxSteps": 4, "learningRate": 1e-9}, **fields).message
 
     assert again["model"]["digest"] == first["model"]["digest"]
     assert again["quantization"] == first["quantization"]

@@ -177,19 +177,19 @@ def test_a_model_is_evaluated_on_other_images_without_training(
 
 
 @pytest.mark.feature("T18")
-def test_classes_that_the_model_does_not_know_can_not_be_evaluated(train: Train, base: Path) -> None:
+def test_classes_unknown_to_the_model_cannot_be_evaluated(train: Train, base: Path) -> None:
     ended = train(evaluateOnly=True, initialModel={"uri": f"file://{base}/model"})
 
     assert (ended.code, ended.reason) == (2, "ClassNotFound")
     assert "the model has no class '零'; it has 'eins', 'null'" in ended.sentence
 
 
-@pytest.mark.parametrize(("given", "words"), [
+@pytest.mark.parametrize(("fields", "words"), [
     ({"evaluateOnly": True}, "evaluateOnly needs an initialModel"),
     ({"hyperparameters": {"trainable": "Head"}}, "hyperparameters.trainable Head needs trained weights"),
 ])  # fmt: skip
-def test_what_needs_an_initial_model_says_so(train: Train, given: dict[str, Any], words: str) -> None:
-    ended = train(given.get("hyperparameters"), **{k: v for k, v in given.items() if k != "hyperparameters"})
+def test_what_needs_an_initial_model_says_so(train: Train, fields: dict[str, Any], words: str) -> None:
+    ended = train(fields.get("hyperparameters"), **{k: v for k, v in fields.items() if k != "hyperparameters"})
 
     assert (ended.code, ended.reason) == (2, "InvalidConfig")
     assert words in ended.sentence

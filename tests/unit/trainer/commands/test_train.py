@@ -39,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def served_input(data: bytes, preprocess: dict[str, Any]) -> NDArray[np.float32]:
-    """What the contract of preprocess.json says to do, written down a second time."""
+    """Preprocess as the contract of preprocess.json demands, written a second time."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     scale = preprocess["resize"] / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
@@ -65,7 +65,7 @@ def test_training_ends_well_and_says_so(trained: tuple[Any, Path]) -> None:
 
 def test_the_loss_falls(trained: tuple[Any, Path]) -> None:
     log = (trained[1] / "train.log").read_text(encoding="utf-8")
-    losses = [float(found) for found in re.findall(r"training loss ([\d.]+)", log)]
+    losses = [float(loss) for loss in re.findall(r"training loss ([\d.]+)", log)]
 
     assert len(losses) == 5
     assert losses[-1] < 0.7 * losses[0]

@@ -54,7 +54,7 @@ def fetched(version: DatasetVersion, scratch: Path, **options: Any) -> LocalData
 
 
 def read_all_under_a_low_limit(folder: Path, *, shards: int) -> int:
-    """How many images of a version can be read by a process that may have few files open."""
+    """Return the number of images that a process with few open files can read."""
     version = write_version(folder / "store", shards=shards)
     resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_LIMIT, SOFT_LIMIT))
     dataset = fetched(version, folder / "scratch")

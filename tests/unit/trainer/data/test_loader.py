@@ -39,9 +39,9 @@ PREPROCESS = Preprocess.for_size(32)
 NO_MEMORY = MemoryBudget(0, reserved_bytes=0)
 
 
-def recipe(**given: Any) -> Recipe:
+def recipe(**fields: Any) -> Recipe:
     plain = {"batchSize": 4, "imageSize": 32, "augmentation": "None", "horizontalFlip": False}
-    return resolve(Hyperparameters.model_validate({**plain, **given}), PRESETS["resnet18"], images=24, start="scratch")
+    return resolve(Hyperparameters.model_validate({**plain, **fields}), PRESETS["resnet18"], images=24, start="scratch")
 
 
 @pytest.fixture(params=["kept in memory", "decoded each time", "decoded by workers"])
@@ -251,18 +251,18 @@ def test_what_is_erased_has_the_mean_colour() -> None:
 
 def test_views_are_the_evaluated_one_its_mirror_image_and_crops(tmp_path: Path) -> None:
     files = some_damaged(tmp_path, [2])
-    found = dict(views(files, PREPROCESS, count=4, seed=7, world=World()))
+    batches = dict(views(files, PREPROCESS, count=4, seed=7, world=World()))
     again = dict(views(files, PREPROCESS, count=4, seed=7, world=World()))
     other = dict(views(files, PREPROCESS, count=4, seed=8, world=World()))
     framed, _ = next(iter(evaluation_loader(files.subset([0]), PREPROCESS, batch=1, device=CPU, world=World())))
 
-    assert sorted(found) == [0, 1, *range(3, 24)]
-    assert (found[0].shape, found[0].dtype) == ((4, 3, 32, 32), torch.uint8)
-    assert torch.equal(found[0][0], framed[0])
-    assert torch.equal(found[0][1], framed[0].flip(-1))
-    assert all(torch.equal(found[index], again[index]) for index in found)
-    assert not torch.equal(found[0][2], found[0][3])
-    assert not torch.equal(found[0][2], other[0][2])
+    assert sorted(batches) == [0, 1, *range(3, 24)]
+    assert (batches[0].shape, batches[0].dtype) == ((4, 3, 32, 32), torch.uint8)
+    assert torch.equal(batches[0][0], framed[0])
+    assert torch.equal(batches[0][1], framed[0].flip(-1))
+    assert all(torch.equal(batches[index], again[index]) for index in batches)
+    assert not torch.equal(batches[0][2], batches[0][3])
+    assert not torch.equal(batches[0][2], other[0][2])
 
 
 def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None:

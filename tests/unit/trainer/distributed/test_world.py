@@ -110,7 +110,7 @@ def test_a_port_in_use_is_no_lost_peer() -> None:
         ("The client socket has timed out after 2000ms while trying to connect to (a, 29500).", "PeerLost"),
     ],
 )
-def test_faults_of_the_meeting_are_told_from_lost_peers(text: str, reason: str) -> None:
+def test_faults_of_the_rendezvous_differ_from_lost_peers(text: str, reason: str) -> None:
     explained = explain(dist.DistBackendError(text))
 
     assert explained is not None
@@ -157,7 +157,7 @@ def test_frozen_batch_norm_is_not_synchronised() -> None:
 
 
 def in_processes(count: int, work: Callable[[World], Any]) -> list[Any]:
-    """What the work returns on each of some processes that have met; an error as its text."""
+    """Return the work's result on each of some connected processes; an error as its text."""
     context = multiprocessing.get_context("fork")
     answers: Any = context.Queue()
     rendezvous = f"127.0.0.1:{free_port()}"
@@ -174,10 +174,10 @@ def in_processes(count: int, work: Callable[[World], Any]) -> list[Any]:
     started = [context.Process(target=run, args=(rank,)) for rank in range(count)]
     for process in started:
         process.start()
-    found = dict(answers.get(timeout=300) for _ in started)
+    results = dict(answers.get(timeout=300) for _ in started)
     for process in started:
         process.join(timeout=300)
-    return [found[rank] for rank in range(count)]
+    return [results[rank] for rank in range(count)]
 
 
 def test_running_statistics_are_averaged_and_counters_left_alone() -> None:
@@ -238,7 +238,7 @@ def test_a_number_of_processes_that_is_none_is_refused(requested: str, monkeypat
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "the pod has too little memory"),
     ],
 )
-def test_a_shortage_of_memory_is_said_in_words(error: Exception, words: str) -> None:
+def test_a_shortage_of_memory_is_reported_in_words(error: Exception, words: str) -> None:
     explained = explain_memory(error)
 
     assert explained is not None

@@ -29,8 +29,8 @@ def start(output: Folder, error: Exception | None = None) -> None:
 def test_a_meeting_that_never_succeeds_fails_with_its_last_error(output: Folder) -> None:
     for number in range(5):
         with pytest.raises(PeerLost):
-            start(output, PeerLost("PeerLost", f"NCCL said {number}"))
-    with pytest.raises(BadConfig, match=r"started 5 times at step 0.*NCCL said 4") as caught:
+            start(output, PeerLost("PeerLost", f"NCCL error {number}"))
+    with pytest.raises(BadConfig, match=r"started 5 times at step 0.*NCCL error 4") as caught:
         start(output)
 
     assert caught.value.reason == "NoProgress"

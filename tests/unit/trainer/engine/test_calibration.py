@@ -33,12 +33,12 @@ def test_the_temperature_undoes_how_much_too_sure_a_model_is(sharpness: float) -
 def test_calibration_lowers_the_error_of_scores_that_chose_nothing() -> None:
     validation, test = (Evaluation.of(*drawn(3000, sharpness=3.0, seed=seed)) for seed in (1, 2))
 
-    found, after = calibrate(EvaluationResult(validation, test))
+    calibration, after = calibrate(EvaluationResult(validation, test))
 
-    assert found.split == "test"
-    assert found.before.error > 0.15
-    assert found.after.error < 0.03
-    assert found.after.brier < found.before.brier
+    assert calibration.split == "test"
+    assert calibration.before.error > 0.15
+    assert calibration.after.error < 0.03
+    assert calibration.after.brier < calibration.before.brier
     assert after.final.metrics["top1"] == test.metrics["top1"]
     assert after.final.metrics["loss"] < test.metrics["loss"]
 
@@ -51,10 +51,10 @@ def test_figures_on_validation_images_are_cross_fitted(monkeypatch: pytest.Monke
         return fit_temperature(probabilities, labels)
 
     monkeypatch.setattr(calibration, "fit_temperature", fit)
-    found, _ = calibrate(EvaluationResult(Evaluation.of(*drawn(200, sharpness=3.0)), None))
+    result, _ = calibrate(EvaluationResult(Evaluation.of(*drawn(200, sharpness=3.0)), None))
 
     assert fitted == [200, *[100] * 20]
-    assert (found.split, found.fitted_on) == ("validation", 200)
+    assert (result.split, result.fitted_on) == ("validation", 200)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -84,8 +84,8 @@ def test_the_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10, np.float32)
     labels = np.array([0] * 8 + [1] * 2 + [0] * 6 + [1] * 4)
 
-    found = Reliability.of(probabilities, labels)
+    reliability = Reliability.of(probabilities, labels)
 
-    assert found.error == pytest.approx(0.5 * 0.1)
-    assert found.brier == pytest.approx((8 * 0.02 + 2 * 1.62 + 6 * 0.32 + 4 * 0.72) / 20)
-    assert [(each.images, each.accuracy) for each in found.bins] == [(10, 0.6), (10, 0.8)]
+    assert reliability.error == pytest.approx(0.5 * 0.1)
+    assert reliability.brier == pytest.approx((8 * 0.02 + 2 * 1.62 + 6 * 0.32 + 4 * 0.72) / 20)
+    assert [(each.images, each.accuracy) for each in reliability.bins] == [(10, 0.6), (10, 0.8)]

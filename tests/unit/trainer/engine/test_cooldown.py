@@ -34,7 +34,7 @@ def test_stop_cools_down_for_five_minutes_at_most() -> None:
     assert pace(100, max_seconds=110, evaluation_seconds=4.5).cooldown_steps("Stopped") == 5
 
 
-def test_time_is_near_when_a_fifth_of_the_steps_done_is_left() -> None:
+def test_time_is_near_with_a_fifth_of_the_finished_steps_left() -> None:
     assert not pace(100, max_seconds=150).is_time_near
     assert pace(130, max_seconds=150).is_time_near
     assert pace(130, max_seconds=150).cooldown_steps("TrainingTimeReached") == 19

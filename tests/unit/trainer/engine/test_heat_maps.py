@@ -1,4 +1,4 @@
-"""Where in an image a network found its answer."""
+"""Heat maps of the part of an image that a network based its answer on."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_networks_of_each_family_have_a_map(name: str) -> None:
     torch.manual_seed(0)
     model = PRESETS[name].build(3, image_size=96).eval()
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    (found,) = grad_cam(model, torch.randn(1, 3, 96, 96), torch.tensor([1]))
+    (heat_map,) = grad_cam(model, torch.randn(1, 3, 96, 96), torch.tensor([1]))
 
-    assert found.shape == (3, 3)
-    assert torch.isfinite(found).all()
-    assert found.max() in (0, 1)
+    assert heat_map.shape == (3, 3)
+    assert torch.isfinite(heat_map).all()
+    assert heat_map.max() in (0, 1)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 

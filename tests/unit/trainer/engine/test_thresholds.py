@@ -23,25 +23,26 @@ def answers(*groups: tuple[int, float, int, int]) -> Evaluation:
 
 
 def test_levels_count_answers_above_a_confidence_and_right_ones_among_them() -> None:
-    found = {level.confidence: level for level in thresholds.levels(answers((60, 0.95, 57, 0), (40, 0.65, 20, 1)))}
+    levels = {level.confidence: level for level in thresholds.levels(answers((60, 0.95, 57, 0), (40, 0.65, 20, 1)))}
 
-    assert (found[0.0].answered, found[0.0].right) == (1.0, pytest.approx(0.77))
-    assert (found[0.7].answered, found[0.7].right) == (0.6, pytest.approx(0.95))
-    assert (found[0.98].answered, found[0.98].right) == (0.0, None)
+    assert (levels[0.0].answered, levels[0.0].right) == (1.0, pytest.approx(0.77))
+    assert (levels[0.7].answered, levels[0.7].right) == (0.6, pytest.approx(0.95))
+    assert (levels[0.98].answered, levels[0.98].right) == (0.0, None)
 
 
-def test_a_threshold_is_the_least_confidence_whose_lower_bound_reaches_the_precision() -> None:
+def test_a_threshold_is_the_least_confidence_that_proves_the_precision() -> None:
+    """The lower bound of the precision counts."""
     evaluation = answers((200, 0.95, 199, 0), (100, 0.7, 50, 0), (10, 0.8, 10, 1))
 
-    found = thresholds.precision_thresholds(evaluation)
+    by_precision = thresholds.precision_thresholds(evaluation)
 
     assert interval95(199 / 200, 200)[0] > 0.95
     assert interval95(249 / 300, 300)[0] < 0.8
-    assert found["0.95"] == [pytest.approx(0.95, abs=1e-5), None], "ten right answers prove no precision of 0.95"
-    assert found["0.8"][0] == pytest.approx(0.95, abs=1e-5)
-    assert found["0.99"] == [None, None]
-    assert found["0.95"][0] is not None
-    assert found["0.95"][0] <= np.float32(0.95), "the answers that reached it stay above it"
+    assert by_precision["0.95"] == [pytest.approx(0.95, abs=1e-5), None], "ten right answers prove no precision of 0.95"
+    assert by_precision["0.8"][0] == pytest.approx(0.95, abs=1e-5)
+    assert by_precision["0.99"] == [None, None]
+    assert by_precision["0.95"][0] is not None
+    assert by_precision["0.95"][0] <= np.float32(0.95), "the answers that reached it stay above it"
 
 
 def test_answers_of_one_confidence_share_their_threshold() -> None:

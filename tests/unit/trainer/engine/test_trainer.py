@@ -110,7 +110,7 @@ class States:
 
 
 def make_plan(*, batches: Batches | None = None, **changes: Any) -> Plan:
-    given = {"imageSize": SIZE, "batchSize": BATCH, "epochs": 10, "learningRate": 0.05, **changes.pop("given", {})}
+    fields = {"imageSize": SIZE, "batchSize": BATCH, "epochs": 10, "learningRate": 0.05, **changes.pop("fields", {})}
     preprocess = Preprocess.for_size(SIZE)
 
     def validate(model: nn.Module) -> Evaluation:
@@ -120,7 +120,7 @@ def make_plan(*, batches: Batches | None = None, **changes: Any) -> Plan:
         return Evaluation.of(probabilities, LABELS.numpy())
 
     values: dict[str, Any] = {
-        "recipe": resolve(Hyperparameters.model_validate(given), PRESETS["resnet18"], images=32, start="scratch"),
+        "recipe": resolve(Hyperparameters.model_validate(fields), PRESETS["resnet18"], images=32, start="scratch"),
         "batches": cast(TrainingBatches, batches or Batches()),
         "classes": 3,
         "preprocess": preprocess,
@@ -164,7 +164,7 @@ def test_run_to_its_end_anneals_and_learns() -> None:
 def test_stop_cools_down_before_it_ends() -> None:
     shutdown = Shutdown()
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
-    plan = make_plan(batches=batches, shutdown=shutdown, given={"epochs": 100})
+    plan = make_plan(batches=batches, shutdown=shutdown, fields={"epochs": 100})
     trainer = make_trainer(plan)
     state = trainer.state
     trainer.train()
@@ -177,8 +177,8 @@ def test_stop_cools_down_before_it_ends() -> None:
 def test_stop_with_a_given_schedule_ends_at_once() -> None:
     shutdown = Shutdown()
     batches = Batches(on_step=lambda step: shutdown.stop() if step == 21 else None)
-    given = {"epochs": 100, "learningRate": None, "learningRateSchedule": "100:0.05"}
-    plan = make_plan(batches=batches, shutdown=shutdown, given=given)
+    fields = {"epochs": 100, "learningRate": None, "learningRateSchedule": "100:0.05"}
+    plan = make_plan(batches=batches, shutdown=shutdown, fields=fields)
     trainer = make_trainer(plan)
     state = trainer.state
     trainer.train()
@@ -194,7 +194,7 @@ def test_end_of_time_finds_an_annealed_model(monkeypatch: pytest.MonkeyPatch) ->
     def advance(_: int) -> None:
         now[0] += 1.0
 
-    plan = make_plan(batches=Batches(on_step=advance), max_seconds=60.0, given={"epochs": 1_000})
+    plan = make_plan(batches=Batches(on_step=advance), max_seconds=60.0, fields={"epochs": 1_000})
     trainer = make_trainer(plan)
     state = trainer.state
     trainer.train()
@@ -211,7 +211,7 @@ def test_early_stopping_goes_by_the_metric_and_cools_down() -> None:
         metrics = {"top1": 1.0, "loss": float(next(losses))}
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
-    plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 0})
+    plan = make_plan(validate=validate, patience=2, fields={"epochs": 100, "warmupEpochs": 0})
     trainer = make_trainer(plan)
     state = trainer.state
     best = trainer.train()
@@ -226,7 +226,7 @@ def test_early_stopping_waits_for_the_end_of_the_warmup() -> None:
         metrics = {"top1": 0.5, "loss": 1.0}
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
-    plan = make_plan(validate=validate, patience=2, given={"epochs": 100, "warmupEpochs": 6})
+    plan = make_plan(validate=validate, patience=2, fields={"epochs": 100, "warmupEpochs": 6})
     trainer = make_trainer(plan)
     state = trainer.state
     trainer.train()
@@ -240,14 +240,14 @@ def test_resume_in_the_cooldown_gives_the_same_weights() -> None:
     for name in ("whole", "resumed"):
         shutdown = Shutdown()
         batches = Batches(on_step=lambda step, shutdown=shutdown: shutdown.stop() if step == 41 else None)  # type: ignore[misc]
-        given = {"epochs": 100, "ema": 0.9}
-        plan = make_plan(batches=batches, shutdown=shutdown, given=given, patience=50)
+        fields = {"epochs": 100, "ema": 0.9}
+        plan = make_plan(batches=batches, shutdown=shutdown, fields=fields, patience=50)
         trainer = make_trainer(plan)
         state = trainer.state
         if name == "resumed":
             trainer.train()
             saved = cast(States, plan.checkpoints).at(41)
-            plan = make_plan(given=given, patience=50)
+            plan = make_plan(fields=fields, patience=50)
             trainer = make_trainer(plan)
             state = trainer.state
             trainer.resume(saved)
@@ -290,7 +290,7 @@ def test_non_finite_first_step_leaves_the_momentum_at_zero() -> None:
 
 
 def test_divergence_ends_with_the_best_model() -> None:
-    plan = make_plan(given={"epochs": 50})
+    plan = make_plan(fields={"epochs": 50})
     trainer = make_trainer(plan)
     state = trainer.state
     cast(Network, state.model).before = lambda images: images * (float("nan") if state.step >= 12 else 1)
@@ -304,7 +304,7 @@ def test_divergence_ends_with_the_best_model() -> None:
 
 
 def test_non_finite_weights_are_divergence() -> None:
-    plan = make_plan(given={"learningRate": 1e38, "warmupEpochs": 0})
+    plan = make_plan(fields={"learningRate": 1e38, "warmupEpochs": 0})
     trainer = make_trainer(plan)
 
     with pytest.raises(BadConfig, match=r"no number any more at step 4; lower hyperparameters.learningRate") as raised:
@@ -313,7 +313,7 @@ def test_non_finite_weights_are_divergence() -> None:
 
 
 def test_gradient_is_clipped() -> None:
-    plan = make_plan(given={"momentum": 0, "weightDecay": 0, "learningRate": 1.0, "warmupEpochs": 0})
+    plan = make_plan(fields={"momentum": 0, "weightDecay": 0, "learningRate": 1.0, "warmupEpochs": 0})
     trainer = make_trainer(plan)
     state = trainer.state
     cast(Network, state.model).fc.weight.data *= 1e4
@@ -325,7 +325,7 @@ def test_gradient_is_clipped() -> None:
 
 
 def test_average_follows_the_weights_from_the_first_steps_on() -> None:
-    plan = make_plan(given={"ema": 0.9999, "epochs": 2})
+    plan = make_plan(fields={"ema": 0.9999, "epochs": 2})
     trainer = make_trainer(plan)
     state = trainer.state
     expected = copy.deepcopy(dict(state.model.named_parameters()))
@@ -341,11 +341,11 @@ def test_average_follows_the_weights_from_the_first_steps_on() -> None:
 
 
 @pytest.mark.feature("T25")
-@pytest.mark.parametrize("given", [{}, {"mixup": 0.2}])
-def test_batch_in_parts_has_the_same_gradient(given: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", [{}, {"mixup": 0.2}])
+def test_batch_in_parts_has_the_same_gradient(fields: dict[str, Any]) -> None:
     results = []
     for size in (BATCH, 3):
-        plan = make_plan(given=given, class_weights=torch.tensor([0.5, 1.0, 1.5]), micro_batch=size)
+        plan = make_plan(fields=fields, class_weights=torch.tensor([0.5, 1.0, 1.5]), micro_batch=size)
         trainer = make_trainer(plan)
         state = trainer.state
         # Batch norm takes its statistics over a part, so the gradient is the same without it only.
@@ -421,14 +421,14 @@ def test_reported_metric_is_the_best_so_far() -> None:
         metrics = {"top1": next(values), "loss": 1.0}
         return Evaluation(np.ones((1, 3), np.float32), np.zeros(1, np.int64), metrics)
 
-    plan = make_plan(validate=validate, given={"epochs": 4})
+    plan = make_plan(validate=validate, fields={"epochs": 4})
     make_trainer(plan).train()
 
     assert cast(Recorded, plan.observer).best == [0.5, 0.5, 0.6, 0.6]
 
 
 def test_checkpoint_has_the_keys_of_its_format() -> None:
-    plan = make_plan(given={"epochs": 1, "ema": 0.9})
+    plan = make_plan(fields={"epochs": 1, "ema": 0.9})
     make_trainer(plan).train()
     saved = cast(States, plan.checkpoints).at(STEPS)
 

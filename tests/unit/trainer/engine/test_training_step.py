@@ -22,8 +22,8 @@ from bloomery_trainer.recipe import Recipe, resolve
 GIB = 2**30
 
 
-def recipe(preset: str = "resnet18", **given: object) -> Recipe:
-    return resolve(Hyperparameters.model_validate(given), PRESETS[preset], images=3_000, start="pretrained")
+def recipe(preset: str = "resnet18", **fields: object) -> Recipe:
+    return resolve(Hyperparameters.model_validate(fields), PRESETS[preset], images=3_000, start="pretrained")
 
 
 @pytest.mark.feature("T25")

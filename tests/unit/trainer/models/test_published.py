@@ -139,10 +139,10 @@ def test_auxiliary_heads_of_the_file_are_ignored_at_small_image_sizes(tmp_path: 
 @pytest.mark.parametrize(("preset", "pushed_as"), [("general", "resnet50"), ("resnet50", "general")])
 def test_pushed_weights_are_found_under_the_alias_too(preset: str, pushed_as: str, small: Path, scratch: Path) -> None:
     push(small.parent / "store", pushed_as, small)
-    found = finder(published.published_file(preset, "DEFAULT"), small.parent / "store", scratch).find()
+    weights = finder(published.published_file(preset, "DEFAULT"), small.parent / "store", scratch).find()
 
-    assert isinstance(found, LocalWeights)
-    assert (found.kind, found.origin) == ("Pushed", f"the pushed weights weights.pth of {pushed_as}")
+    assert isinstance(weights, LocalWeights)
+    assert (weights.kind, weights.origin) == ("Pushed", f"the pushed weights weights.pth of {pushed_as}")
 
 
 def finder(
@@ -161,11 +161,11 @@ def test_pushed_weights_win_over_torchvisions_file_of_the_store(small: Path, scr
     file = named_after(b"other")
     (store / file.name).write_bytes(b"other")
 
-    found = finder(file, store, scratch).find()
+    weights = finder(file, store, scratch).find()
     by_name = finder(file, store, scratch, any_pushed=False).find()
 
-    assert isinstance(found, LocalWeights) and isinstance(by_name, LocalWeights)
-    assert (found.kind, found.path.read_bytes()) == ("Pushed", small.read_bytes())
+    assert isinstance(weights, LocalWeights) and isinstance(by_name, LocalWeights)
+    assert (weights.kind, weights.path.read_bytes()) == ("Pushed", small.read_bytes())
     assert (by_name.kind, by_name.path.read_bytes()) == ("Published", b"other")
 
 
@@ -173,10 +173,10 @@ def test_pushed_weights_win_over_torchvisions_file_of_the_store(small: Path, scr
 def test_a_pushed_file_of_torchvisions_name_and_digest_is_that_file(small: Path, scratch: Path) -> None:
     file = named_after(small.read_bytes())
     push(small.parent / "store", "resnet18", small, file.name)
-    found = finder(file, small.parent / "store", scratch, any_pushed=False).find()
+    weights = finder(file, small.parent / "store", scratch, any_pushed=False).find()
 
-    assert isinstance(found, LocalWeights)
-    assert (found.kind, len(found.classes)) == ("Pushed", 1000)
+    assert isinstance(weights, LocalWeights)
+    assert (weights.kind, len(weights.classes)) == ("Pushed", 1000)
 
 
 @pytest.mark.feature("T19")
@@ -210,9 +210,9 @@ def test_torchvision_file_is_checked_by_the_digits_in_its_name(
     folder.mkdir(parents=True)
     good = named_after(small.read_bytes())
     (folder / good.name).write_bytes(small.read_bytes())
-    found = finder(good, tmp_path / "store", scratch).find()
-    assert isinstance(found, LocalWeights)
-    assert (found.kind, found.path.read_bytes()) == ("Published", small.read_bytes())
+    weights = finder(good, tmp_path / "store", scratch).find()
+    assert isinstance(weights, LocalWeights)
+    assert (weights.kind, weights.path.read_bytes()) == ("Published", small.read_bytes())
 
     (folder / good.name).write_bytes(b"damaged on the way")
     with pytest.raises(BadConfig, match="is damaged: its sha256 is") as caught:
@@ -253,10 +253,10 @@ def test_a_download_is_put_into_the_store_for_the_next_pod(
 ) -> None:
     store, content = small.parent / "store", small.read_bytes()
     file = named_after(content, url=serve(content))
-    found = finder(file, store, scratch, download=True).find()
+    weights = finder(file, store, scratch, download=True).find()
 
-    assert isinstance(found, LocalWeights)
-    assert found.path.read_bytes() == content
+    assert isinstance(weights, LocalWeights)
+    assert weights.path.read_bytes() == content
     assert (store / file.name).read_bytes() == content
     again = finder(replace(file, url=f"http://127.0.0.1:1/{file.name}"), store, scratch, download=True).find()
     assert isinstance(again, LocalWeights) and again.where.startswith("file://")
@@ -269,9 +269,9 @@ def test_a_store_that_takes_nothing_costs_only_a_warning(
     content = small.read_bytes()
     file = named_after(content, url=serve(content))
     (small.parent / "store").write_text("a file where a folder should be", encoding="utf-8")
-    found = finder(file, small.parent / "store", scratch, download=True).find()
+    weights = finder(file, small.parent / "store", scratch, download=True).find()
 
-    assert isinstance(found, LocalWeights)
+    assert isinstance(weights, LocalWeights)
     assert "could not be put into" in caplog.text
 
 

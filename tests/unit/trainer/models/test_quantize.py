@@ -22,10 +22,10 @@ def compared(*, top1: float = 0.94, milliseconds: float = 11.7, metric: str = "t
 
 @pytest.mark.parametrize("top1", [0.94, 0.96, 0.93])
 def test_int8_is_kept_where_it_costs_a_point_at_most(top1: float) -> None:
-    found = compared(top1=top1)
+    decision = compared(top1=top1)
 
-    assert found.is_better
-    assert found.sentence == (
+    assert decision.is_better
+    assert decision.sentence == (
         f"The model is served as int8, calibrated on 128 training images: top1 is {top1:.4f} instead of 0.9400 on the "
         "validation images, and an image takes 11.7 ms instead of 38.3 ms, 3.27 times as fast. This holds for "
         "processors; on a GPU, int8 is slower than float32."
@@ -33,10 +33,10 @@ def test_int8_is_kept_where_it_costs_a_point_at_most(top1: float) -> None:
 
 
 def test_int8_is_refused_where_it_costs_more_than_a_point() -> None:
-    found = compared(top1=0.929)
+    decision = compared(top1=0.929)
 
-    assert not found.is_better
-    assert found.sentence == (
+    assert not decision.is_better
+    assert decision.sentence == (
         "The model is served as float32, though int8 was asked for: in int8, top1 is 0.9290 instead of 0.9400 on the "
         "validation images, more than 1 point less."
     )
@@ -44,28 +44,28 @@ def test_int8_is_refused_where_it_costs_more_than_a_point() -> None:
 
 @pytest.mark.parametrize("milliseconds", [37.0, 38.3, 60.0])
 def test_int8_is_refused_where_it_is_hardly_faster_or_slower(milliseconds: float) -> None:
-    found = compared(milliseconds=milliseconds)
+    decision = compared(milliseconds=milliseconds)
 
-    assert not found.is_better
-    assert f"an image takes {milliseconds:.1f} ms instead of 38.3 ms, which is not at least 1.05" in found.sentence
+    assert not decision.is_better
+    assert f"an image takes {milliseconds:.1f} ms instead of 38.3 ms, which is not at least 1.05" in decision.sentence
 
 
-def test_both_reasons_are_said_where_both_hold() -> None:
+def test_both_reasons_are_reported_where_both_hold() -> None:
     sentence = compared(top1=0.5, milliseconds=50).sentence
 
     assert "more than 1 point less; and an image takes 50.0 ms" in sentence
 
 
 def test_the_jobs_metric_is_what_int8_may_not_cost() -> None:
-    found = compared(top1=0.9, metric="balanced")
+    decision = compared(top1=0.9, metric="balanced")
 
-    assert not found.is_better
-    assert "balanced is 0.9000 instead of 0.9400 on the validation images" in found.sentence
-    assert found.metrics()["quantization/int8_balanced"] == 0.9
+    assert not decision.is_better
+    assert "balanced is 0.9000 instead of 0.9400 on the validation images" in decision.sentence
+    assert decision.metrics()["quantization/int8_balanced"] == 0.9
 
 
 @pytest.mark.parametrize("metric", ["top1", "f1"])
 def test_a_decision_survives_being_written_down(metric: str) -> None:
-    found = compared(top1=1 / 3, metric=metric)
+    decision = compared(top1=1 / 3, metric=metric)
 
-    assert Quantization.read(json.loads(json.dumps(found.document()))) == found
+    assert Quantization.read(json.loads(json.dumps(decision.document()))) == decision

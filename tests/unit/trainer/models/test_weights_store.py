@@ -169,6 +169,6 @@ def test_pushed_weights_are_found_by_a_training_without_downloads(folder: Folder
         open_folder=lambda uri: open_folder(uri, S3Access.from_environment({})),
         scratch=tmp_path,
     )
-    found = finder.find()
-    assert isinstance(found, LocalWeights)
-    assert (found.kind, found.path.read_bytes()) == ("Pushed", content)
+    weights = finder.find()
+    assert isinstance(weights, LocalWeights)
+    assert (weights.kind, weights.path.read_bytes()) == ("Pushed", content)

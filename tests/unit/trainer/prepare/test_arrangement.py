@@ -165,10 +165,10 @@ def test_folders_around_everything_are_no_part_of_classes(
 ) -> None:
     source = make_source([f"{inside}cat", f"{inside}dog", f"{inside}dog/wet"])
     result = prepare(source, rules=RULES)
-    kept = prepare(source, source={"uri": f"file://{source}", "layout": "Folders"}, rules=RULES)
+    prepared = prepare(source, source={"uri": f"file://{source}", "layout": "Folders"}, rules=RULES)
 
     assert set(count_images(result.message)) == {"cat", "dog", "dog/wet"}
-    assert set(count_images(kept.message)) == {f"{inside}cat", f"{inside}dog", f"{inside}dog/wet"}
+    assert set(count_images(prepared.message)) == {f"{inside}cat", f"{inside}dog", f"{inside}dog/wet"}
 
 
 def test_folder_that_holds_images_stays_a_class(prepare: Prepare, make_source: Callable[..., Path]) -> None:
@@ -295,7 +295,7 @@ def test_files_left_out_by_name_say_nothing_about_the_arrangement(
     table = FileTable(tmp_path / "files.sqlite", seed=0)
     bad = LeftOut(left_out, reason="BadName", detail="no path")
     table.listing.add(0, [*(StoredFile(path, 9) for path in used), bad])
-    found = find_arrangement(table.listing, 0, "Auto", KnownClasses(frozenset(), tuple))
+    result = find_arrangement(table.listing, 0, "Auto", KnownClasses(frozenset(), tuple))
     table.close()
 
-    assert found == arrangement
+    assert result == arrangement

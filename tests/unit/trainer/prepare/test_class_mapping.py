@@ -152,7 +152,7 @@ def test_spaces_of_each_kind_are_one_space(prepare: Prepare, write_image: WriteI
 
 
 @pytest.mark.feature("D5")
-def test_all_invalid_names_are_refused_at_once_with_a_rename_to_paste(
+def test_all_invalid_names_are_refused_together_with_a_suggested_rename(
     prepare: Prepare, write_image: WriteImage, flowers: Path
 ) -> None:
     for name in ("St. Bernard", "a,b", "a b", "AT&T/<x>"):
@@ -178,9 +178,10 @@ def test_hundreds_of_invalid_names_are_counted_and_twenty_listed(prepare: Prepar
 
 
 @pytest.mark.feature("D5")
-def test_names_that_differ_in_case_or_spaces_give_a_warning_with_a_rename(
+def test_names_that_differ_in_case_or_spaces_give_a_warning(
     prepare: Prepare, write_image: WriteImage, flowers: Path
 ) -> None:
+    """The warning suggests a rename."""
     for name in ("Healthy", "healthy", "healthy "):
         for number in range(2):
             write_image(flowers / name / f"{number}.png", seed=1000 * len(name) + number + ord(name[0]))

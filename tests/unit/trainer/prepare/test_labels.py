@@ -51,7 +51,7 @@ def reasons(table: FileTable) -> dict[str, str]:
 
 
 @pytest.mark.feature("D3")
-def test_all_kinds_of_spaces_in_label_texts_count_as_the_plain_one(resolve: Resolve) -> None:
+def test_every_kind_of_space_in_label_texts_counts_as_plain(resolve: Resolve) -> None:
     classes, warnings = resolve(
         *(name.encode() for name in ("美食\u3000凉皮", "美食\u00a0凉皮", "美食 凉皮", "a<\u3000b")),
         renamed=("a<\u00a0b",),

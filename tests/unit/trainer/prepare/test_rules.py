@@ -27,7 +27,7 @@ def test_too_narrow_image_is_a_violation_without_rules() -> None:
         ("1.jpg_original", "jpg_original"), ("a.b/1", ""), ("1", ""), ("1.jpg.", ""), ("what?", ""),
     ],
 )  # fmt: skip
-def test_extension_is_read_also_in_front_of_the_rest_of_an_address(name: str, extension: str) -> None:
+def test_extension_is_read_in_front_of_query_and_fragment(name: str, extension: str) -> None:
     assert file_extension(name) == extension
 
 

@@ -10,15 +10,15 @@ from bloomery_trainer.publish.promotion import remembered
 
 
 def test_a_promotion_tried_again_runs_each_model_once() -> None:
-    asked: list[tuple[str, str]] = []
-    found = Comparison(value=0.9, other=0.8, low=0.0, high=0.2, p_value=0.1)
+    calls: list[tuple[str, str]] = []
+    comparison = Comparison(value=0.9, other=0.8, low=0.0, high=0.2, p_value=0.1)
 
     def judge(version: Any, metric: str) -> tuple[Comparison, str]:
-        asked.append((version.version, metric))
-        return found, "test"
+        calls.append((version.version, metric))
+        return comparison, "test"
 
     again = remembered(judge)
     first, second = (cast(Any, SimpleNamespace(version=number)) for number in ("1", "2"))
 
-    assert [again(first, "top1"), again(first, "top1"), again(second, "top1")] == [(found, "test")] * 3
-    assert asked == [("1", "top1"), ("2", "top1")]
+    assert [again(first, "top1"), again(first, "top1"), again(second, "top1")] == [(comparison, "test")] * 3
+    assert calls == [("1", "top1"), ("2", "top1")]

@@ -42,11 +42,11 @@ def stored(path: Path, labels: Labels, parts: Labels, key: Callable[[int], str])
     return ImageFiles(np.array(records, _RECORD), (path,))
 
 
-def evaluation(labels: Labels, given: Labels, classes: int) -> Evaluation:
-    """A model that answers `given`, with a probability of 0.7."""
+def evaluation(labels: Labels, answers: Labels, classes: int) -> Evaluation:
+    """Return the evaluation of a model that gives `answers`, with a probability of 0.7."""
     rest = 0.3 / (classes - 1)
     probabilities = np.full((len(labels), classes), rest, np.float32)
-    probabilities[np.arange(len(labels)), given] = 0.7
+    probabilities[np.arange(len(labels)), answers] = 0.7
     return Evaluation.of(probabilities, labels)
 
 
@@ -75,8 +75,8 @@ def about(tmp_path: Path) -> Callable[..., ReportMetadata]:
             splits[split] = stored(tmp_path / split, labels, np.arange(len(labels)) % datasets, key)
             mistakes = wrong_on_test if split == "test" and wrong_on_test is not None else wrong
             place = np.arange(len(labels)) % (per_class or 1)
-            given = np.where(place < mistakes, (labels + 1) % len(classes), labels)
-            evaluations[split] = evaluation(labels, given, len(classes))
+            answers = np.where(place < mistakes, (labels + 1) % len(classes), labels)
+            evaluations[split] = evaluation(labels, answers, len(classes))
         names = ["flowers", "more", "most"][:datasets]
         parts = tuple(DatasetVersion(name=name, version=name[0] * 64, uri=f"file:///{name}") for name in names)
         return ReportMetadata(
@@ -90,7 +90,7 @@ def about(tmp_path: Path) -> Callable[..., ReportMetadata]:
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, their attributes, and the text."""
+    """Parser of what a browser would see: elements, their attributes, and the text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -210,12 +210,12 @@ def test_the_verdict_names_what_is_confused_most(about: Callable[..., ReportMeta
 
 @pytest.mark.feature("T10")
 def test_too_few_images_are_warned_about(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
-    said = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=[500, 30], validation=8, wrong=1))))
+    text = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=[500, 30], validation=8, wrong=1))))
 
-    assert "1 class has under 100: “b” (30)" in said
-    assert "The training set is uneven: 500 images of “a”, 30 of “b”" in said
-    assert "Judged by 16 images only" in said
-    assert "2 classes have under 20 validation images" in said
+    assert "1 class has under 100: “b” (30)" in text
+    assert "The training set is uneven: 500 images of “a”, 30 of “b”" in text
+    assert "Judged by 16 images only" in text
+    assert "2 classes have under 20 validation images" in text
 
 
 @pytest.mark.feature("T24")
@@ -230,11 +230,11 @@ def test_too_few_images_are_warned_about(about: Callable[..., ReportMetadata], t
 def test_balance_is_proposed_where_classes_differ_five_to_one(
     about: Callable[..., ReportMetadata], tmp_path: Path, counts: list[int], balance: str, words: str | None
 ) -> None:
-    said = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=counts, balance=balance))))
+    text = "\n".join(warnings(write_reports(tmp_path, about(("a", "b"), train=counts, balance=balance))))
 
-    assert ("The training set is uneven" in said) is (words is not None)
-    assert words is None or words in said
-    assert ("Sampling or Loss" in said) is (words is not None and balance == "None")
+    assert ("The training set is uneven" in text) is (words is not None)
+    assert words is None or words in text
+    assert ("Sampling or Loss" in text) is (words is not None and balance == "None")
 
 
 @pytest.mark.feature("T24")
@@ -333,25 +333,25 @@ def test_evaluated_model_has_a_report_without_training(about: Callable[..., Repo
 
 
 def warnings(document: dict[str, Any]) -> list[str]:
-    found: list[str] = document["verdict"]["warnings"]
-    return found
+    texts: list[str] = document["verdict"]["warnings"]
+    return texts
 
 
 @pytest.mark.feature("T28")
 def test_mistakes_have_pictures_of_where_the_network_looked(
     about: Callable[..., ReportMetadata], tmp_path: Path
 ) -> None:
-    asked: list[int] = []
+    classes: list[int] = []
 
     def picture(data: bytes, answer: int) -> Image.Image:
-        asked.append(answer)
+        classes.append(answer)
         return Image.open(io.BytesIO(data))
 
     write_reports(tmp_path, about(("a", "b"), wrong=40, picture=picture))
 
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count('alt="where the network looked"') == len(asked) == 60, "no page takes minutes for its pictures"
-    assert set(asked) == {0, 1}
+    assert page.count('alt="where the network looked"') == len(classes) == 60, "no page takes minutes for its pictures"
+    assert set(classes) == {0, 1}
 
 
 @pytest.mark.feature("T26", "T27")

@@ -31,8 +31,8 @@ def output(tmp_path: Path) -> Folder:
     return open_folder(f"file://{tmp_path}/output", ACCESS, create=True)
 
 
-def found(output: Folder, folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What a reader of the output folder sees."""
+def read_scalars(output: Folder, folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the scalars that a reader of the output folder gets."""
     folder.mkdir()
     fetch_events(output, folder)
     values: dict[str, list[tuple[int, float]]] = {}
@@ -48,7 +48,7 @@ def test_every_metric_reaches_the_output_folder(output: Folder, tmp_path: Path) 
     events.log({"train/loss": 0.25}, 2)
     events.close("FINISHED")
 
-    assert found(output, tmp_path / "read") == {
+    assert read_scalars(output, tmp_path / "read") == {
         "train/loss": [(1, 0.5), (2, 0.25)],
         "train/learning_rate": [(1, 0.25)],
     }
@@ -75,7 +75,7 @@ def test_steps_that_a_pod_did_again_are_there_once(output: Folder, tmp_path: Pat
         second.log({"train/loss": 9.0}, step)
     second.close("FINISHED")
 
-    assert found(output, tmp_path / "read")["train/loss"] == [
+    assert read_scalars(output, tmp_path / "read")["train/loss"] == [
         *((step, 8.0) for step in range(1, 7)),
         *((step, 9.0) for step in range(7, 11)),
     ]

@@ -256,7 +256,7 @@ def test_zip64_members_are_listed_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.feature("D4")
-def test_all_files_of_a_zip_with_its_count_modulo_65536_are_listed(tmp_path: Path) -> None:
+def test_all_files_of_a_zip_with_count_modulo_65536_are_listed(tmp_path: Path) -> None:
     """macOS writes no ZIP64 fields, whatever the number of files."""
     files = (ZipFile(name=b"class/%d.png" % number, data=b"%d" % number, host=UNIX) for number in range(65_596))
     archive = open_archive(write_zip(tmp_path / "a.zip", files))

@@ -162,7 +162,7 @@ def test_different_names_that_decode_to_one_path_are_not_merged(tmp_path: Path) 
     assert left_out(archive) == {"Gänse/ö.jpg (2)": "DuplicateName"}
 
 
-def test_last_of_several_files_of_one_name_is_used_with_a_warning(tmp_path: Path) -> None:
+def test_last_of_several_namesake_files_is_used_with_a_warning(tmp_path: Path) -> None:
     names = ("a/1.jpg", "a/2.jpg", "a/1.jpg")
     files = [ZipFile(name=name.encode(), data=bytes([number])) for number, name in enumerate(names)]
     archive = open_archive(write_zip(tmp_path / "a.zip", files))

@@ -116,7 +116,7 @@ def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Pat
     assert exclusion.unused_patterns() == []
 
 
-def test_listing_of_bad_keys_is_retried_and_then_fails_with_a_sentence(
+def test_listing_of_bad_keys_fails_with_a_sentence_after_retries(
     source: FolderSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bloomery_trainer.prepare.sources.s3_listing._RETRY_SECONDS", (0.0, 0.0))

@@ -17,7 +17,7 @@ WriteImage = Callable[..., None]
 
 
 @pytest.mark.feature("O6")
-def test_files_and_folders_that_cannot_be_read_are_left_out_by_name(
+def test_unreadable_files_and_folders_are_left_out_by_name(
     prepare: Prepare, write_image: WriteImage, flowers: Path
 ) -> None:
     write_image(flowers / "roses" / "closed.png")

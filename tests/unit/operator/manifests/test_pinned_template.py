@@ -117,10 +117,10 @@ def test_kept_template_loses_annotations_that_are_refused(recorded: bool) -> Non
     if not recorded:
         for name in (SPEC_HASH, POD_TEMPLATE):
             del live["metadata"]["annotations"][name]
-    kept = keep_template(built(), live, adopts=True)
-    assert kept["spec"]["template"]["metadata"]["annotations"] == {"example.com/note": "x"}
-    assert kept["spec"]["template"]["spec"] == live["spec"]["template"]["spec"]
-    assert json.loads(kept["metadata"]["annotations"][POD_TEMPLATE]) == kept["spec"]["template"]
+    pinned = keep_template(built(), live, adopts=True)
+    assert pinned["spec"]["template"]["metadata"]["annotations"] == {"example.com/note": "x"}
+    assert pinned["spec"]["template"]["spec"] == live["spec"]["template"]["spec"]
+    assert json.loads(pinned["metadata"]["annotations"][POD_TEMPLATE]) == pinned["spec"]["template"]
 
 
 @pytest.mark.parametrize("record", ["", "no JSON", "[]", '{"spec": {}}', "5"])

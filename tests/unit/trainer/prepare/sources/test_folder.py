@@ -23,6 +23,8 @@ from bloomery_trainer.prepare.sources.s3_listing import sign_request
 from bloomery_trainer.storage import S3Access, open_folder
 
 PAGE = 4
+CLIENT_PAGE = 1000
+"""Keys that the client of stores yields at a time."""
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -102,6 +104,20 @@ def test_bad_key_after_a_page_leaves_out_only_itself(source: FolderSource) -> No
         ("roses//1.png", "tulips/line\\n.png", "tulips/../up.png"), "BadName"
     )
     assert source.read("花卉 1+1%/1.png") == "/raw/data/花卉 1+1%/1.png".encode()
+
+
+@pytest.mark.parametrize("last_of_page", ["roses/.DS_Store", "roses/1\u0085.png", "roses/"])
+def test_bad_key_after_a_page_that_ends_in_an_unusual_key_hides_no_others(
+    last_of_page: str, source: FolderSource
+) -> None:
+    first = [f"a/{number:03}.png" for number in range(CLIENT_PAGE - 1)]
+    Bucket.keys = [f"data/{key}" for key in (*first, last_of_page, "x//1.png", "z/1.png")]
+    files = list(source.list())
+    paths = {file.path for file in files if not isinstance(file, LeftOut)}
+    left_out = {file.path for file in files if isinstance(file, LeftOut)}
+
+    assert paths >= {*first, "z/1.png"}
+    assert left_out == {"x//1.png"}
 
 
 def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Path) -> None:

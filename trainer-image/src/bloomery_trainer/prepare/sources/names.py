@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from bloomery_model.file_names import has_control_character, to_printable
 from bloomery_trainer.config import Encoding
 from bloomery_trainer.prepare.encodings import (
     DOS_ENCODINGS,
@@ -118,30 +119,18 @@ def check_path(name: str) -> str:
 
 
 def check_key(key: str) -> None:
-    """Check the path of a file in a folder.
+    """Check the path of a file in a folder, as the client of stores does.
 
     Raises:
         BadName: it could be taken for another path, or has a control character.
     """
-    if to_printable(key) != key or not all(part not in ("", ".", "..") for part in key.split("/")):
+    if has_control_character(key) or not all(part not in ("", ".", "..") for part in key.split("/")):
         raise BadName(f"the name {key!r} is not a valid path")
 
 
 def is_junk_name(name: str) -> bool:
     """Whether systems and tools made the file, whatever else is wrong with its name."""
     return is_junk_file("/".join(part for part in name.split("/") if part not in ("", ".", "..")))
-
-
-def to_printable(name: str | bytes) -> str:
-    """Return a name for people and for a listing, with escapes for what is no character of a name."""
-    if isinstance(name, str):
-        # Python keeps bytes of a file name that are not UTF-8 as surrogates.
-        name = name.encode("utf-8", "surrogateescape")
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) == "Cc" else character
-        for character in text
-    )
 
 
 def _sample_undeclared(names: Iterable[RawName], *, is_unix: bool) -> Sequence[bytes]:

@@ -39,7 +39,8 @@ class Bucket(BaseHTTPRequestHandler):
         if "list-type" not in query:
             self._answer(200, unquote(parts.path).encode())
         elif "encoding-type" in query and self.failures:
-            self._answer(self.failures.pop(), b"")
+            status = self.failures.pop()
+            self._answer(status, b"", missing_bytes=10 if status == 200 else 0)
         elif parts.path not in ("/raw", "/raw/"):
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         else:
@@ -62,9 +63,9 @@ class Bucket(BaseHTTPRequestHandler):
             f"{encoding}{token}{contents}</ListBucketResult>"
         )
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, *, missing_bytes: int = 0) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + missing_bytes))
         self.send_header("ETag", '"1"')
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         self.end_headers()
@@ -137,7 +138,7 @@ def test_listing_of_bad_keys_is_retried_and_then_fails_with_a_sentence(
 ) -> None:
     monkeypatch.setattr("bloomery_trainer.prepare.sources.s3_listing._RETRY_SECONDS", (0.0, 0.0))
     fill("roses//1.png")
-    Bucket.failures = [503]
+    Bucket.failures = [503, 200]
     assert len(list(source.list())) == len(GOOD) + 1
 
     Bucket.failures = [403]

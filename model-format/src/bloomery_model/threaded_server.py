@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from socketserver import ThreadingMixIn, TCPServer
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, ClassVar
 
 from bloomery_model.listening import listen_anywhere

@@ -1,4 +1,4 @@
-"""The life of the process: settings of the HTTP server that depend on the cluster's network, and the end by a signal."""
+"""The life of the process: settings of the HTTP server for the cluster's network, signals, and ports in use."""
 
 from __future__ import annotations
 

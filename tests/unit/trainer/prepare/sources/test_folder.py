@@ -121,6 +121,16 @@ def test_bad_key_after_a_page_that_ends_in_an_unusual_key_hides_no_others(
     assert left_out == {"x//1.png"}
 
 
+def test_refusal_of_a_source_of_bad_keys_alone_names_the_names(source: FolderSource, tmp_path: Path) -> None:
+    Bucket.keys = ["data/roses//1.png", "data/tulips//2.png"]
+    table, known = FileTable(tmp_path / "files.sqlite", seed=0), KnownClasses(frozenset(), tuple)
+    with pytest.raises(TrainerError, match="only files whose names cannot be used") as refused:
+        list_source(table, 0, source, layout="Auto", class_name=None, known=known, exclusion=Exclusion(()))
+    table.close()
+
+    assert refused.value.reason == "NoImages"
+
+
 def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Path) -> None:
     fill("roses//1.png", "roses//2.png", "tulips/line\n.png")
     table, exclusion = FileTable(tmp_path / "files.sqlite", seed=0), Exclusion(["roses//*", "tulips/line\\n.png"])

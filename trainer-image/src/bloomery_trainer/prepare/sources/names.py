@@ -72,7 +72,7 @@ class NameDecoder:
             encoding: ``source.encoding``, which needs no choice.
         """
         return cls(
-            unix=_choose_decoder(_sample_undeclared(names, is_unix=True), UNIX_ENCODINGS, encoding),
+            unix=_choose_unix_decoder(_sample_undeclared(names, is_unix=True), encoding),
             dos=_choose_decoder(_sample_undeclared(names, is_unix=False), DOS_ENCODINGS, encoding),
         )
 
@@ -135,6 +135,13 @@ def is_junk_name(name: str) -> bool:
 
 def _sample_undeclared(names: Iterable[RawName], *, is_unix: bool) -> Sequence[bytes]:
     return sample_words(name.text for name in names if name.is_unix == is_unix and not name.is_utf8)
+
+
+def _choose_unix_decoder(sample: Sequence[bytes], encoding: Encoding | None) -> _Decoder:
+    if encoding is None and all(map(is_utf8, sample)):
+        # The default there: also a short word, which may be another one in GBK.
+        return _Decoder(Choice("utf-8"), keeps_utf8=True, sample=())
+    return _choose_decoder(sample, UNIX_ENCODINGS, encoding)
 
 
 def _choose_decoder(sample: Sequence[bytes], candidates: Penalties, encoding: Encoding | None) -> _Decoder:

@@ -32,9 +32,9 @@ import torch
 from bench.images import write_photos
 from bench.parts import run
 from bench.servers import CORES, Contestant, ours, peers, running, starts
-from bloomery_model import Preprocess
+from bloomery_model import Preprocess, to_rgb
 from bloomery_model.folder import METADATA
-from bloomery_serving.image_file import ImageFile, Limits, decode_file
+from bloomery_serving.image_file import ImageFile, Limits, open_file
 from bloomery_serving.model import Model
 from bloomery_trainer import model_folder
 from bloomery_trainer.models import export, quantize
@@ -98,7 +98,7 @@ def loop(folder: Path, jpeg: bytes, *, seconds: float) -> float:
 
     def work(number: int) -> None:
         while time.perf_counter() < end:
-            image = decode_file(ImageFile("photo", jpeg), LIMITS, min_side=model.preprocess.min_decode_side)
+            image = to_rgb(open_file(ImageFile("photo", jpeg), LIMITS), min_side=model.preprocess.min_decode_side)
             tensor = model.preprocess.tensor(image)
             model.predict([tensor])
             counts[number] += 1
@@ -180,7 +180,7 @@ def compare_int8(folder: Path, bodies: dict[str, tuple[Path, str]], scratch: Pat
     shutil.copytree(folder, int8)
     (int8 / "model.onnx").unlink()
     model = Model.load(folder, digest="", threads=1)
-    photos = [decode_file(ImageFile(path.name, path.read_bytes()), LIMITS) for path in _photos(scratch, 16)]
+    photos = [to_rgb(open_file(ImageFile(path.name, path.read_bytes()), LIMITS)) for path in _photos(scratch, 16)]
     quantize.write_int8(folder / "model.onnx", int8 / "model.onnx", [model.preprocess.tensor(p)[None] for p in photos])
     (int8 / METADATA).write_bytes(model_folder.metadata(int8, {}))
     contestants = [ours(folder, port=18000), replace(ours(int8, port=18001), name="bloomery int8")]

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bloomery_model.file_names import to_printable
 from bloomery_trainer.prepare.sources.base import is_junk_file
 from tests.fuzz.archives import any_archive
 from tests.fuzz.images import any_image, good_image
@@ -100,8 +101,7 @@ def lost_files(files: Mapping[str, bytes], keys: Collection[str]) -> list[str]:
 def _spellings(path: str) -> Iterator[str]:
     """Yield how a listing may name a file: also without the one folder around an archive, and with escapes."""
     for name in (path, path.partition("/")[2]):
-        yield from (name, repr(name)[1:-1])
-        yield "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in name)
+        yield from (name, to_printable(name))
 
 
 def _is_known(name: str, known: Collection[str], stems: Collection[str]) -> bool:

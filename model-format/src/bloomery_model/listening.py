@@ -1,4 +1,4 @@
-"""Addresses for servers: all of IPv6 and IPv4 together, or IPv4 alone where the kernel has no IPv6."""
+"""Sockets of servers: on all interfaces by IPv6 and IPv4 together, or by IPv4 alone where the kernel has no IPv6."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import socket
 from contextlib import suppress
 
 _BACKLOG = 2048
-
-
-def any_address() -> str:
-    """Return the address by which a server listens on all interfaces, for each family that the kernel has."""
-    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
 def listen_anywhere(port: int) -> socket.socket:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from bloomery_model.file_names import has_control_character, to_printable
 
 MAX_DEPTH = 100
 """Folders in folders: each level costs an open file while it is listed."""
@@ -64,7 +65,7 @@ def _list_folder(root: Path, path: str, identity: _Identity, parents: tuple[_Ide
         for entry in entries:
             entry_path, problem = f"{path}{entry.name}", _name_problem(entry.name)
             if problem is not None:
-                yield StoredFile(repr(entry_path)[1:-1], 0, problem=problem)
+                yield StoredFile(to_printable(entry_path), 0, problem=problem)
                 continue
             try:
                 status = entry.stat()
@@ -112,6 +113,6 @@ def _name_problem(name: str) -> Problem | None:
         name.encode()
     except UnicodeEncodeError:
         return Problem(reason="BadName", detail="its name is not UTF-8")
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if has_control_character(name):
         return Problem(reason="BadName", detail="its name has a control character, such as a line break")
     return None

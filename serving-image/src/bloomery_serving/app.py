@@ -14,7 +14,7 @@ from bloomery_serving.api.open_inference_codec import JSON_LENGTH, RequestLimits
 from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
-from bloomery_serving.identity import ModelIdentity
+from bloomery_serving.identity import HEADERS, ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.jobs import CallRunner, Watchdog
 from bloomery_serving.key_ring import KeyRing
@@ -51,7 +51,7 @@ def create_app(
             Middleware(RequestLine),
             Middleware(RequestMetrics, metrics=metrics),
             Middleware(LineageHeaders, about=about),
-            *_cors(settings, identity),
+            *_cors(settings),
             Middleware(Refusals),
             *keys,
             Middleware(BodyLimits, max_bytes=capacity.max_body_bytes, max_seconds=settings.body_seconds),
@@ -68,7 +68,7 @@ def with_middleware(app: ASGIApp, stack: list[Middleware]) -> ASGIApp:
     return app
 
 
-def _cors(settings: Settings, identity: ModelIdentity) -> list[Middleware]:
+def _cors(settings: Settings) -> list[Middleware]:
     """Return the middleware that lets pages of other origins in, if there are any."""
     if not settings.allowed_origins:
         return []
@@ -78,7 +78,7 @@ def _cors(settings: Settings, identity: ModelIdentity) -> list[Middleware]:
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=_CORS_HEADERS,
-            expose_headers=(*identity.headers, "retry-after", JSON_LENGTH),
+            expose_headers=(*HEADERS, "retry-after", JSON_LENGTH),
             # A page of the internet may ask a service in a private network, if its owner lists it.
             allow_private_network=True,
         )
@@ -108,7 +108,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
             model,
             metrics,
             name=settings.service_name,
-            version=about.identity.model_version or "1",
+            about=about,
             limits=RequestLimits(images=settings.max_images, side=model.preprocess.crop, bytes=capacity.max_body_bytes),
         )
     )

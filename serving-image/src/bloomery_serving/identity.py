@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from bloomery_model.lineage import Lineage
 from bloomery_serving.settings import Settings
 
+HEADERS = ("x-variant", "x-model", "x-run-id", "x-training-job", "x-dataset", "x-model-digest")
+"""Names of all headers that an answer may have; a name of the model may become known while the server runs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
@@ -51,14 +54,9 @@ class ModelIdentity:
     def headers(self) -> dict[str, str]:
         """The headers that trace an answer back to its variant, model, run and dataset, as far as they are known."""
         version = f"/{self.model_version}" if self.model_version else ""
-        known = {
-            "x-variant": self.variant,
-            "x-model": f"{self.model_name}{version}",
-            "x-run-id": self.run_id,
-            "x-training-job": self.training_job,
-            "x-dataset": self.dataset,
-        }
-        return {name: value for name, value in known.items() if value} | {"x-model-digest": self.digest}
+        model = f"{self.model_name}{version}"
+        values = (self.variant, model, self.run_id, self.training_job, self.dataset, self.digest)
+        return {name: value for name, value in zip(HEADERS, values, strict=True) if value}
 
     @property
     def document(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An uploaded image: its limits and its decoding."""
+"""An uploaded image, and its limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from bloomery_model import ImageError, open_image, to_rgb
+from bloomery_model import ImageError, open_image
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """Pillow's names of the formats that are accepted."""
@@ -37,17 +37,3 @@ def open_file(file: ImageFile, limits: Limits) -> Image:
     if len(file.data) > limits.bytes:
         raise ImageError("ImageTooLarge", f"{len(file.data)} bytes, more than {limits.bytes}")
     return open_image(file.data, formats=FORMATS, max_pixels=limits.pixels)
-
-
-def decode_file(file: ImageFile, limits: Limits, *, min_side: int | None = None) -> Image:
-    """Decode an uploaded image as training does.
-
-    Args:
-        file: the upload.
-        limits: of the file and of the image in it.
-        min_side: as for ``bloomery_model.decode``.
-
-    Raises:
-        ImageError: as ``open_file``.
-    """
-    return to_rgb(open_file(file, limits), min_side=min_side)

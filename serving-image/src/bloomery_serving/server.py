@@ -35,7 +35,7 @@ KEEP_ALIVE_SECONDS = 3660
 
 
 def run() -> int:
-    """Serve until SIGTERM; return the process' exit code: 1 if the model cannot be served."""
+    """Serve until SIGTERM, which raises SystemExit; return the exit code: 1 if the model cannot be served."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = Settings()  # type: ignore[call-arg]  # the environment has the required fields
@@ -46,12 +46,13 @@ def run() -> int:
     try:
         with answering_probes(settings.port, transfer):
             model, identity = _load_until_stopped(settings, transfer)
+        # uvicorn drains on SIGTERM, then raises it once more for the handler before its own: a drained server ended
+        # well, as does one that gets the signal before uvicorn has its handler.
+        signal.signal(signal.SIGTERM, _exit_well)
+        with suppress(KeyboardInterrupt):
+            serve(settings, model, identity)
     except ModelError as error:
         return _give_up(error.reason, str(error))
-    # uvicorn drains on SIGTERM, then raises it once more for the handler before its own: a drained server ended well.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with suppress(KeyboardInterrupt):
-        serve(settings, model, identity)
     return 0
 
 
@@ -86,6 +87,10 @@ def _load_until_stopped(settings: Settings, transfer: Transfer) -> tuple[Model, 
 def _stop_at_once(*_: object) -> None:
     logger.info("the server is stopped before its model is loaded")
     os._exit(0)  # the thread that loads cannot be ended
+
+
+def _exit_well(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, ModelIdentity]:
@@ -125,9 +130,15 @@ def serve(
 
     Raises:
         KeyboardInterrupt: Ctrl+C, after the server has drained.
+        ModelError: a port is in use.
     """
     metrics = Metrics(identity, service=settings.service_name)
-    metrics.serve(settings.metrics_port)
+    try:
+        metrics.serve(settings.metrics_port)
+        sockets = sockets or [listen_anywhere(settings.port)]
+    except OSError as error:
+        ports = f"PORT ({settings.port}) or METRICS_PORT ({settings.metrics_port})"
+        raise ModelError("BadSettings", f"{ports} cannot be used: {error.strerror}.") from error
     limits = ConnectionLimits(
         connections=settings.max_connections,
         head_seconds=settings.head_seconds,
@@ -145,7 +156,7 @@ def serve(
         callback_notify=lambda: _close_overdue(server),
     )
     server = uvicorn.Server(config)
-    server.run(sockets=sockets or [listen_anywhere(settings.port)])
+    server.run(sockets=sockets)
 
 
 async def _close_overdue(server: uvicorn.Server) -> None:

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -30,6 +31,8 @@ _RETRY = Retry(max_retries=10, seconds=180)
 _MAX_FILES = 10_000
 """Files of a folder, without those of its sub-folders, beyond which it is no model's."""
 _ARTIFACTS = "api/2.0/mlflow-artifacts/artifacts"
+_FAILURES = (OSError, HTTPException)
+"""Errors of a connection: an answer that is no HTTP, or ends too early, is no OSError."""
 _SCHEMES = "s3://BUCKET/FOLDER, mlflow-artifacts:/PATH or file:///FOLDER"
 
 
@@ -147,14 +150,14 @@ class MlflowArtifacts:
             if error.code in (404, 500):
                 return None
             raise self._unavailable(error) from error
-        except OSError as error:
+        except _FAILURES as error:
             raise self._unavailable(error) from error
 
     def sizes(self) -> Mapping[str, int]:
         """Return the size of each file that may belong to a model, by its path; 0 where MLflow lists none."""
         try:
             return _few(self.uri, self._list(""))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (*_FAILURES, ValueError, KeyError, TypeError) as error:
             raise self._unavailable(error) from error
 
     def sizes_of(self, paths: Iterable[str]) -> list[int]:
@@ -175,8 +178,11 @@ class MlflowArtifacts:
                     transfer.count(self.uri, len(chunk))
                     digest.update(chunk)
                     file.write(chunk)
+                # Reading in parts, Python takes a connection that breaks for the end of the file.
+                if response.length:
+                    raise OSError(f"the connection broke {response.length} bytes before the end of {path}")
             return f"sha256:{digest.hexdigest()}"
-        except OSError as error:
+        except _FAILURES as error:
             raise self._unavailable(error) from error
 
     def _list(self, folder: str) -> Iterator[tuple[str, int]]:

@@ -7,9 +7,9 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from bloomery_model.listening import listen_anywhere
+from bloomery_model.threaded_server import ThreadedServer
 from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _CLIENT_SECONDS = 5
 def answering_probes(port: int, transfer: Transfer) -> Iterator[None]:
     """Answer requests on a port during the block; the port is free after it."""
     try:
-        server = _listen(port, transfer)
+        server = _Server(port, _handler_class(transfer))
     except OSError as error:
         # The server itself reports a port that is in use, once it has its model.
         logger.warning("probes are not answered while the model is fetched: %s", error)
@@ -40,14 +40,9 @@ def answering_probes(port: int, transfer: Transfer) -> Iterator[None]:
         server.server_close()
 
 
-def _listen(port: int, transfer: Transfer) -> ThreadingHTTPServer:
-    listener = listen_anywhere(port)
-    server = ThreadingHTTPServer(("", port), _handler_class(transfer), bind_and_activate=False)
-    server.daemon_threads = True
-    server.block_on_close = False
-    server.socket.close()
-    server.socket = listener
-    return server
+class _Server(ThreadedServer, HTTPServer):
+    max_connections = 256
+    """A probe must find a place beside clients that are slow."""
 
 
 def _handler_class(transfer: Transfer) -> type[BaseHTTPRequestHandler]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def test_model_larger_than_its_room_is_refused_before_it_is_fetched(
 @pytest.mark.feature("S12")
 def test_texts_and_names_of_a_running_server_follow_their_file(start_server: StartServer, tmp_path: Path) -> None:
     file = tmp_path / "about.json"
-    server = start_server(about_file=str(file), display_name="Farbne", variant="v1")
+    server = start_server(about_file=str(file), display_name="Farbne", variant="v1", cors_allow_origins="*")
     assert "Farbne" in server.client.get("/upload").text
     assert "x-model" not in server.client.get("/v2/health/live").headers
     about = {"display_name": "Farben", "description": "Drei.", "model_name": "colours", "model_version": "4"}
@@ -120,6 +121,10 @@ def test_texts_and_names_of_a_running_server_follow_their_file(start_server: Sta
     assert "Farben" in page
     assert "Farbne" not in page
     assert server.client.get("/openapi.json").json()["info"]["title"] == "Farben"
+    document = server.client.get("/v2/models/colours").json()
+    assert document["versions"] == ["4"], "all replicas have one version, whenever they started"
+    answer = server.client.get("/v2/health/live", headers={"origin": "https://app.example.com"})
+    assert "x-model" in re.split(", *", answer.headers["access-control-expose-headers"])
     assert server.metric("bloomery_model_info", model="colours", version="4") == 1
     assert server.metric("bloomery_model_info") == 1, "the former identity is gone"
     # A file that holds something else leaves what is known.

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bloomery_serving.image_file import ImageFile, Limits, decode_file
+from bloomery_model import to_rgb
+from bloomery_serving.image_file import ImageFile, Limits, open_file
 from bloomery_serving.model import Model
 from tests.component.trainer.conftest import Trainers
 
@@ -61,7 +62,7 @@ def test_an_int8_model_is_served_with_the_scores_reported(
     with (output / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:9]
     for row in rows:
-        image = decode_file(ImageFile("digit", next(raw.rglob(row["image"])).read_bytes()), LIMITS)
+        image = to_rgb(open_file(ImageFile("digit", next(raw.rglob(row["image"])).read_bytes()), LIMITS))
         (scores,) = model.predict([model.preprocess.tensor(image)])
         assert model.labels[int(np.argmax(scores))] == row["predicted"]
 

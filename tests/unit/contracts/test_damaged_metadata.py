@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloomery_model import ImageError, Preprocess, decode
+from bloomery_model import ImageError, Preprocess, decode, to_rgb
 from bloomery_serving.api.errors import RequestError, image_request_error
-from bloomery_serving.image_file import FORMATS, ImageFile, Limits, decode_file
+from bloomery_serving.image_file import FORMATS, ImageFile, Limits, open_file
 from bloomery_trainer.config import Rules
 from bloomery_trainer.data.decoders import CenterCropDecoder, ResizeDecoder
 from bloomery_trainer.prepare.rules import Violation, check_content
@@ -43,7 +43,7 @@ def trained_pixels(file: Damaged) -> NDArray[np.uint8] | None:
 def served_pixels(file: Damaged) -> NDArray[np.uint8] | RequestError:
     """Return what the server's model sees, or its answer."""
     try:
-        image = decode_file(ImageFile(file.name, file.data), LIMITS, min_side=PREPROCESS.min_decode_side)
+        image = to_rgb(open_file(ImageFile(file.name, file.data), LIMITS), min_side=PREPROCESS.min_decode_side)
     except ImageError as error:
         return image_request_error(file.name, error)
     return PREPROCESS.pixels(image)

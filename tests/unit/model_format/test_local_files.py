@@ -44,13 +44,20 @@ def test_file_in_folder_that_cannot_be_searched_is_named(tmp_path: Path) -> None
     ("name", "shown", "problem"),
     [
         (b"a\nb", "a\\nb", "its name has a control character, such as a line break"),
-        (b"\xb2\xe2", "\\udcb2\\udce2", "its name is not UTF-8"),
+        (b"\xb2\xe2", "\\xb2\\xe2", "its name is not UTF-8"),
     ],
 )
 def test_name_that_no_path_can_have_is_shown(tmp_path: Path, name: bytes, shown: str, problem: str) -> None:
     (tmp_path / os.fsdecode(name)).write_bytes(b"x")
 
     assert problems_of(tmp_path) == {shown: problem}
+
+
+def test_garbled_name_with_control_characters_of_latin_1_is_no_problem(tmp_path: Path) -> None:
+    name = "ångström.png".encode().decode("latin-1")
+    (tmp_path / name).write_bytes(b"x")
+
+    assert problems_of(tmp_path) == {name: None}
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

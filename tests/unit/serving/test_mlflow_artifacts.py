@@ -13,6 +13,7 @@ import pytest
 
 from bloomery_serving.errors import ModelError
 from bloomery_serving.sources import open_source
+from bloomery_serving.transfer import Transfer
 from testing.authorities import make_authority
 
 pytestmark = pytest.mark.feature("O6")
@@ -64,3 +65,35 @@ def test_path_and_line_breaks_of_the_secret_are_understood(registry: tuple[str, 
     credentials = base64.b64encode(b"anna:secret").decode()
     path = "/ml/flow/api/2.0/mlflow-artifacts/artifacts/1/model/labels.txt"
     assert requests == [(path, f"Basic {credentials}")]
+
+
+@pytest.fixture
+def broken_server() -> Iterator[str]:
+    """The address of a server that ends each connection in the middle of its answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"content")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Suppress the log."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_answer_that_ends_too_early_is_no_file(broken_server: str, tmp_path: Path) -> None:
+    source = open_source("mlflow-artifacts:/1/model", {"MLFLOW_TRACKING_URI": broken_server})
+    with pytest.raises(ModelError, match="cannot be read from MLflow") as refused:
+        source.read("labels.txt")
+    assert refused.value.reason == "StoreUnavailable"
+    with pytest.raises(ModelError, match="93 bytes before the end"):
+        source.fetch("model.onnx", tmp_path / "model.onnx", Transfer())
+    with pytest.raises(ModelError, match="cannot be read from MLflow"):
+        source.sizes()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hmac
 import json
 import re
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from bloomery_model.listening import any_address
+from bloomery_model.threaded_server import ThreadedServer
+
+CLIENT_SECONDS = 10
+"""Time for a client to send its request, or to take the answer."""
 
 BETTER_NAMES = {
     "bloomery_prepare_total": "bloomery_prepare_source_images",
@@ -57,12 +59,12 @@ class ProgressServer:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Figures(progress, f"bloomery_{kind}"))
-        self._server = _AnyAddressServer((any_address(), port), _handler(progress, registry, _Stop(stop, token)))
+        self._server = _Server(port, _handler(progress, registry, _Stop(stop, token)))
 
     @property
     def port(self) -> int:
         """The port in use, also where 0 was asked for."""
-        return int(self._server.server_address[1])
+        return self._server.port
 
     def start(self) -> None:
         """Start to answer requests."""
@@ -74,16 +76,8 @@ class ProgressServer:
         self._server.server_close()
 
 
-class _AnyAddressServer(ThreadingHTTPServer):
-    """A server that listens by IPv6 and IPv4, where the kernel has both."""
-
-    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
+class _Server(ThreadedServer, HTTPServer):
+    """The HTTP server."""
 
 
 class _Stop:
@@ -122,6 +116,8 @@ class _Figures:
 
 def _handler(progress: Progress, registry: CollectorRegistry, stop: _Stop) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = CLIENT_SECONDS
+
         def do_GET(self) -> None:
             if self.path == "/progress":
                 self._answer("application/json", json.dumps(progress.snapshot(), ensure_ascii=False).encode())

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from bloomery_model import ImageError
 from bloomery_model.folder import PREPROCESS
 from bloomery_model.onnx_classifier import Scores
+from bloomery_serving.about import About
 from bloomery_serving.api import open_inference_codec as codec
 from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.open_inference_codec import IMAGES, LABEL, SCORES, TENSORS, InferenceRequest, RequestLimits
@@ -53,12 +54,17 @@ class _Served:
     """The one model of this server, under the name and version that the protocol knows it by."""
 
     name: str
-    version: str
+    about: About
     model: Model
     batcher: Batcher
     parser: CallRunner
     metrics: Metrics
     limits: RequestLimits
+
+    @property
+    def version(self) -> str:
+        """The version in the registry; a model may be registered while it is served, and 1 stands for none."""
+        return self.about.identity.model_version or "1"
 
     def require(self, name: str, version: str | None = None) -> None:
         """Refuse another model's name or version."""
@@ -133,12 +139,12 @@ def build_router(
     metrics: Metrics,
     *,
     name: str,
-    version: str,
+    about: About,
     limits: RequestLimits,
 ) -> APIRouter:
     """Return the protocol's routes for the one model of this server, which has a name and a version in them."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-    served = _Served(name, version, model, batcher, parser, metrics, limits)
+    served = _Served(name, about, model, batcher, parser, metrics, limits)
     _add_health(router, served)
     _add_metadata(router, served)
     _add_infer(router, served)

@@ -12,7 +12,6 @@ from bloomery_trainer.data.sampling import (
     EpochBatches,
     SampleIndex,
     SampleOrder,
-    class_ratio,
     class_weights,
 )
 from bloomery_trainer.distributed.world import World
@@ -133,8 +132,3 @@ def test_class_weights_differ_by_ten_at_most() -> None:
     weights = class_weights(np.repeat([0, 1], [1000, 3]), 3)
 
     assert float(weights.max() / weights.min()) == pytest.approx(10)
-
-
-@pytest.mark.feature("T24")
-def test_class_ratio_compares_the_largest_with_the_smallest_class() -> None:
-    assert class_ratio(np.repeat([0, 2, 5], [50, 10, 25])) == 5

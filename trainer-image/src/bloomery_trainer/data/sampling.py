@@ -110,12 +110,6 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 
 
-def class_ratio(labels: NDArray[np.int64]) -> float:
-    """Return the size of the largest class divided by that of the smallest, among the classes that have images."""
-    counts = np.bincount(labels)
-    return float(counts.max() / counts[counts > 0].min())
-
-
 def mix_seed(*numbers: int) -> int:
     """Return a seed of 32 bits, all that a generator takes, from several numbers."""
     return zlib.crc32(repr(numbers).encode())

@@ -191,8 +191,9 @@ class ListingQueries(_Queries):
     """The files of a source, and what their names say."""
 
     def add(self, source: int, files: Iterable[StoredFile | LeftOut]) -> None:
-        """Add the files of a source."""
-        # An S3 key and the mark of a folder, which is a key with a slash at its end, may give the same path.
+        """Add the files of a source, each once."""
+        # A source may list a file twice, and the mark of an S3 folder, a key with a slash at its end, may give the path
+        # of another key.
         self._database.executemany(
             "INSERT OR IGNORE INTO file (source, path, size, stamp, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
             (

@@ -196,7 +196,9 @@ def _require_images(files: FileTable, number: int, uri: str, layout: str) -> Non
             "AccessDenied",
             f"no file under {uri} can be read, and {count} cannot: check who may read the files and folders",
         )
-    if reasons.get("Excluded"):
+    if set(reasons) == {"BadName"}:
+        content = "are only files whose names cannot be used"
+    elif reasons.get("Excluded"):
         content = "are only images that exclude takes out"
     elif layout == "ImageText" and reasons:
         content = "is no image with a label text of its name (n.jpg and n.txt)"

@@ -130,6 +130,14 @@ def test_short_word_in_gbk_that_is_valid_utf8_is_a_guess(tmp_path: Path) -> None
     assert "could also be '챔' (cp949)" in archive.warnings[0]
 
 
+@pytest.mark.parametrize("name", ["é", "né", "Öl", "Ål", "ñu"])
+def test_short_word_in_utf8_of_a_tar_is_read_as_such(tmp_path: Path, name: str) -> None:
+    archive = open_archive(write_tar_gz(tmp_path / "a.tgz", [(f"{name}/1.jpg".encode(), b"1"), (b"cat/1.jpg", b"1")]))
+
+    assert used(archive) == ["cat/1.jpg", f"{name}/1.jpg"]
+    assert archive.warnings == []
+
+
 def test_names_of_two_systems_in_one_zip_are_decoded_apart(tmp_path: Path) -> None:
     files = [
         ZipFile(name="Gänse/1.jpg".encode("cp850"), host=DOS),

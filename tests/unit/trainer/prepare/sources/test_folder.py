@@ -23,6 +23,8 @@ from bloomery_trainer.prepare.sources.s3_listing import sign_request
 from bloomery_trainer.storage import S3Access, open_folder
 
 PAGE = 4
+CLIENT_PAGE = 1000
+"""Keys that the client of stores yields at a time."""
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -37,7 +39,8 @@ class Bucket(BaseHTTPRequestHandler):
         if "list-type" not in query:
             self._answer(200, unquote(parts.path).encode())
         elif "encoding-type" in query and self.failures:
-            self._answer(self.failures.pop(), b"")
+            status = self.failures.pop()
+            self._answer(status, b"", missing_bytes=10 if status == 200 else 0)
         elif parts.path not in ("/raw", "/raw/"):
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         else:
@@ -60,9 +63,9 @@ class Bucket(BaseHTTPRequestHandler):
             f"{encoding}{token}{contents}</ListBucketResult>"
         )
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, *, missing_bytes: int = 0) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + missing_bytes))
         self.send_header("ETag", '"1"')
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         self.end_headers()
@@ -104,6 +107,30 @@ def test_bad_key_after_a_page_leaves_out_only_itself(source: FolderSource) -> No
     assert source.read("花卉 1+1%/1.png") == "/raw/data/花卉 1+1%/1.png".encode()
 
 
+@pytest.mark.parametrize("last_of_page", ["roses/.DS_Store", "roses/1\u0085.png", "roses/"])
+def test_bad_key_after_a_page_that_ends_in_an_unusual_key_hides_no_others(
+    last_of_page: str, source: FolderSource
+) -> None:
+    first = [f"a/{number:03}.png" for number in range(CLIENT_PAGE - 1)]
+    Bucket.keys = [f"data/{key}" for key in (*first, last_of_page, "x//1.png", "z/1.png")]
+    files = list(source.list())
+    paths = {file.path for file in files if not isinstance(file, LeftOut)}
+    left_out = {file.path for file in files if isinstance(file, LeftOut)}
+
+    assert paths >= {*first, "z/1.png"}
+    assert left_out == {"x//1.png"}
+
+
+def test_refusal_of_a_source_of_bad_keys_alone_names_the_names(source: FolderSource, tmp_path: Path) -> None:
+    Bucket.keys = ["data/roses//1.png", "data/tulips//2.png"]
+    table, known = FileTable(tmp_path / "files.sqlite", seed=0), KnownClasses(frozenset(), tuple)
+    with pytest.raises(TrainerError, match="only files whose names cannot be used") as refused:
+        list_source(table, 0, source, layout="Auto", class_name=None, known=known, exclusion=Exclusion(()))
+    table.close()
+
+    assert refused.value.reason == "NoImages"
+
+
 def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Path) -> None:
     fill("roses//1.png", "roses//2.png", "tulips/line\n.png")
     table, exclusion = FileTable(tmp_path / "files.sqlite", seed=0), Exclusion(["roses//*", "tulips/line\\n.png"])
@@ -121,7 +148,7 @@ def test_listing_of_bad_keys_fails_with_a_sentence_after_retries(
 ) -> None:
     monkeypatch.setattr("bloomery_trainer.prepare.sources.s3_listing._RETRY_SECONDS", (0.0, 0.0))
     fill("roses//1.png")
-    Bucket.failures = [503]
+    Bucket.failures = [503, 200]
     assert len(list(source.list())) == len(GOOD) + 1
 
     Bucket.failures = [403]

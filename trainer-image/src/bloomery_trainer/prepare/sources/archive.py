@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from bloomery_model.file_names import to_printable
 from bloomery_trainer.config import Encoding
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare.encodings import is_utf8
@@ -25,7 +26,7 @@ from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources import zip_reader
 from bloomery_trainer.prepare.sources.base import DamagedFile
 from bloomery_trainer.prepare.sources.download import format_bytes
-from bloomery_trainer.prepare.sources.names import BadName, NameDecoder, RawName, check_path, is_junk_name, to_printable
+from bloomery_trainer.prepare.sources.names import BadName, NameDecoder, RawName, check_path, is_junk_name
 from bloomery_trainer.prepare.split_folders import folder_split
 from bloomery_trainer.storage import StoredFile
 

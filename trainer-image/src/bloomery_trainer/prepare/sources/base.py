@@ -63,7 +63,7 @@ class Source(Protocol):
         """Whether a read waits for a network."""
 
     def list(self) -> Iterator[StoredFile | LeftOut]:
-        """Yield all files."""
+        """Yield all files; one may come twice."""
 
     def read(self, path: str) -> bytes:
         """Return the content of one file.

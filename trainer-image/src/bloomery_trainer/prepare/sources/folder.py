@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bloomery_model.file_names import to_printable
 from bloomery_trainer.errors import BadConfig, BadData, Unavailable
 from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.sources.base import UnreadableFile
-from bloomery_trainer.prepare.sources.names import BadName, check_key, is_junk_name, to_printable
+from bloomery_trainer.prepare.sources.names import BadName, check_key, is_junk_name
 from bloomery_trainer.prepare.sources.s3_listing import list_keys
 from bloomery_trainer.storage import Folder, S3Access, StoredFile
 
@@ -27,16 +28,18 @@ class FolderSource:
         return self._folder.is_remote
 
     def list(self) -> Iterator[StoredFile | LeftOut]:
-        """Yield all files, the keys of a store that cannot be paths, and what cannot be used on a volume."""
-        last: str | None = None
+        """Yield all files, the keys of a store that cannot be paths, and what cannot be used on a volume.
+
+        Files before a key that cannot be a path come twice: a place in a listing by another client cannot be found
+        again for certain, as files may be added or removed meanwhile.
+        """
         try:
             for file in self._folder.list_all():
-                last = file.path
                 yield file if file.problem is None else LeftOut(file.path, *file.problem)
         except BadData as error:
             if error.reason != "InvalidPath" or self._folder.s3_store is None:
                 raise
-            yield from _skip_listed(self._list_keys(), last)
+            yield from self._list_keys()
 
     def read(self, path: str) -> bytes:
         """Return the content of one file.
@@ -69,11 +72,3 @@ class FolderSource:
                 yield StoredFile(path, file.size, file.stamp)
             except BadName as error:
                 yield LeftOut(to_printable(path), reason="BadName", detail=str(error))
-
-
-def _skip_listed(files: Iterator[StoredFile | LeftOut], last: str | None) -> Iterator[StoredFile | LeftOut]:
-    """Yield the files behind the last one that the store's client has yielded, in the same order."""
-    if last is not None:
-        while (file := next(files, None)) is not None and file.path != last:
-            pass
-    yield from files

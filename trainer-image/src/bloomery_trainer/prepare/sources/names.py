@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from bloomery_model.file_names import has_control_character, to_printable
 from bloomery_trainer.config import Encoding
 from bloomery_trainer.prepare.encodings import (
     DOS_ENCODINGS,
@@ -71,7 +72,7 @@ class NameDecoder:
             encoding: ``source.encoding``, which needs no choice.
         """
         return cls(
-            unix=_choose_decoder(_sample_undeclared(names, is_unix=True), UNIX_ENCODINGS, encoding),
+            unix=_choose_unix_decoder(_sample_undeclared(names, is_unix=True), encoding),
             dos=_choose_decoder(_sample_undeclared(names, is_unix=False), DOS_ENCODINGS, encoding),
         )
 
@@ -118,12 +119,12 @@ def check_path(name: str) -> str:
 
 
 def check_key(key: str) -> None:
-    """Check the path of a file in a folder.
+    """Check the path of a file in a folder, as the client of stores does.
 
     Raises:
         BadName: it could be taken for another path, or has a control character.
     """
-    if to_printable(key) != key or not all(part not in ("", ".", "..") for part in key.split("/")):
+    if has_control_character(key) or not all(part not in ("", ".", "..") for part in key.split("/")):
         raise BadName(f"the name {key!r} is not a valid path")
 
 
@@ -132,20 +133,15 @@ def is_junk_name(name: str) -> bool:
     return is_junk_file("/".join(part for part in name.split("/") if part not in ("", ".", "..")))
 
 
-def to_printable(name: str | bytes) -> str:
-    """Return a name for people and for a listing, with escapes for what is no character of a name."""
-    if isinstance(name, str):
-        # Python keeps bytes of a file name that are not UTF-8 as surrogates.
-        name = name.encode("utf-8", "surrogateescape")
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) == "Cc" else character
-        for character in text
-    )
-
-
 def _sample_undeclared(names: Iterable[RawName], *, is_unix: bool) -> Sequence[bytes]:
     return sample_words(name.text for name in names if name.is_unix == is_unix and not name.is_utf8)
+
+
+def _choose_unix_decoder(sample: Sequence[bytes], encoding: Encoding | None) -> _Decoder:
+    if encoding is None and all(map(is_utf8, sample)):
+        # The default there: also a short word, which may be another one in GBK.
+        return _Decoder(Choice("utf-8"), keeps_utf8=True, sample=())
+    return _choose_decoder(sample, UNIX_ENCODINGS, encoding)
 
 
 def _choose_decoder(sample: Sequence[bytes], candidates: Penalties, encoding: Encoding | None) -> _Decoder:

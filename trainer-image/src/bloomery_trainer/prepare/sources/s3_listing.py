@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import cast
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from xml.etree import ElementTree
@@ -67,10 +68,14 @@ def _fetch_page(address: str, query: Mapping[str, str], access: S3Access, *, uri
         request = urllib.request.Request(f"{address}?{text}", headers=sign_request(address, text, access))
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-                return ElementTree.fromstring(response.read(_MAX_PAGE_BYTES))
+                page = response.read(_MAX_PAGE_BYTES)
+                # Python takes a connection that breaks for the end of the page.
+                if response.length:
+                    raise OSError("the connection broke before the end of a page, or the page is far too long")
+                return ElementTree.fromstring(page)
         except ElementTree.ParseError as error:
             raise BadData("InvalidPath", f"the names in {uri} cannot be listed: {error}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             is_final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
             if delay is None or is_final:
                 raise Unavailable("StoreFailed", f"the store of {uri} cannot be listed: {error}") from error

@@ -84,9 +84,10 @@ def _template_input(service: InferenceService, variant: Variant) -> dict[str, An
     return {
         "auth": service.spec.auth,
         "cors": service.spec.cors.to_json() if service.spec.cors else None,
-        "resources": set_fields(variant.resources),
+        # Empty ones have no limits; without any, there are defaults.
+        "resources": None if variant.resources is None else set_fields(variant.resources),
         "scratch": variant.scratch,
-        "podTemplate": set_fields(variant.pod_template),
+        "podTemplate": set_fields(variant.pod_template) or None,
         "refresh": service.metadata.annotations.get(REFRESH),
     }
 

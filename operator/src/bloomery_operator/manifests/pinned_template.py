@@ -26,9 +26,9 @@ def record_template(deployment: Manifest, user_input: Mapping[str, Any]) -> Mani
 
     Args:
         deployment: as the operator builds it now.
-        user_input: the parts of a spec that the template is made of; entries without a value do not count.
+        user_input: the parts of a spec that the template is made of; those that are None do not count.
     """
-    set_input = {name: value for name, value in user_input.items() if value}
+    set_input = {name: value for name, value in user_input.items() if value is not None}
     return _with_template(deployment, deployment["spec"]["template"], digest_of(set_input))
 
 

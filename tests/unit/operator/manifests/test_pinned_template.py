@@ -54,6 +54,7 @@ def test_template_is_kept_while_the_users_input_stays(later: Manifest) -> None:
     "later",
     [
         built(resources={"limits": {"memory": "3Gi"}}),
+        built(resources={}),
         built(podTemplate={"labels": {"team": "a"}}),
         built(scratch="20Gi"),
         built(auth="None"),

@@ -54,7 +54,7 @@ def test_credentials_that_the_registry_refuses_are_reported_in_words(
         refused = ask(environment, f"models:/{name}/1")
         assert isinstance(refused, Verdict)
         assert refused.reason == "RegistryUnreachable"
-        assert "401 Unauthorized; check the credentials" in refused.message
+        assert "status 401; check the credentials" in refused.message
         with pytest.raises(ModelError, match=r"cannot be read from MLflow: .*401"):
             fetch_model(model.uri, tmp_path / "served", digest="", environment=environment)
 

@@ -113,10 +113,14 @@ def test_a_followed_alias_deploys_its_version_and_tags_it_in_mlflow(
         eventually(lambda: served_by not in registry.tags("1"), "and from the version that it served before")
 
 
-def set_ready_once_tagged(world: World, deployment: str) -> None:
-    """Set a Deployment's pod ready, after its last annotation: each is a new generation to its controller."""
-    world.wait_for("deployments", deployment, lambda d: "bloomery.dev/served-tag" in d["metadata"]["annotations"])
-    world.set_ready(deployment, 1)
+def gain_traffic(world: World, deployment: str, weights: dict[str, int]) -> None:
+    """Keep a Deployment ready until the weights are as they should be: each annotation is a new generation to it."""
+
+    def has_weights() -> bool:
+        world.set_ready(deployment, 1)
+        return world.weights("flowers") == weights
+
+    eventually(has_weights, f"weights {weights}")
 
 
 @pytest.mark.feature("S10", "S11")
@@ -129,15 +133,13 @@ def test_a_followed_alias_rolls_out_by_the_steps(
         first = served(f"models:/{registry.name}@champion", update="Follow", spec={"rollout": plan})
         registry.champion(registry.add())
         second = another_revision(world, first)
-        set_ready_once_tagged(world, second)
-        world.wait_for_weights("flowers", {first: 90, second: 10})
+        gain_traffic(world, second, {first: 90, second: 10})
         world.set_ready(second, 0, unavailable_since="2026-01-01T00:00:00Z")
         world.wait_for_weights("flowers", {first: 100, second: 0})
         world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
         registry.champion(registry.add())
         third = another_revision(world, first, second)
-        set_ready_once_tagged(world, third)
-        world.wait_for_weights("flowers", {first: 90, third: 10})
+        gain_traffic(world, third, {first: 90, third: 10})
 
 
 @pytest.mark.feature("S11")

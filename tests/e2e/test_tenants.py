@@ -273,8 +273,8 @@ def test_pods_with_our_labels_are_never_asked_for_metrics(
 
 def deployment_of(kubectl: Kubectl, service: str) -> dict[str, Any] | None:
     """Return a Deployment of a service; None while there is none."""
-    found = [each for each in kubectl.get("deployments") if each["metadata"]["name"].startswith(f"{service}--")]
-    return found[0] if found else None
+    deployments = [each for each in kubectl.get("deployments") if each["metadata"]["name"].startswith(f"{service}--")]
+    return deployments[0] if deployments else None
 
 
 def test_a_registered_name_of_another_namespace_is_refused(hostile: Kubectl, eve: User) -> None:

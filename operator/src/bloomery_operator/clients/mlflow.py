@@ -300,8 +300,7 @@ def _raise_for_status(status: int, *, is_document: bool) -> None:
         return
     if is_document and status == 400:
         raise _RequestRejected("status 400")
-    hints = {401: "; check the credentials in the storage Secret", 403: "; check the credentials in the storage Secret"}
-    hint = hints.get(status, "")
+    hint = "; check the credentials in the storage Secret" if status in (401, 403) else ""
     if 200 <= status < 300:
         hint = ", but the answer is not from MLflow's registry"
     elif 300 <= status < 400:

@@ -75,8 +75,7 @@ def routed_weights(route: Manifest | None) -> dict[str, int]:
 
 def routed_path(route: Manifest | None) -> str | None:
     """Return the path of a route; None if there is no route, or its rules have different paths."""
-    rules = (route or {}).get("spec", {}).get("rules") or []
-    paths = {match.get("path", {}).get("value") for rule in rules for match in rule.get("matches") or [{}]}
+    paths = {match.get("path", {}).get("value") for rule in _rules(route) for match in rule.get("matches") or [{}]}
     return paths.pop() if len(paths) == 1 else None
 
 

@@ -59,7 +59,7 @@ async def _apply_deployment(
     view = DeploymentView.of(live) if live is not None else None
     replicas = _replicas_to_apply(facts, variant, view)
     built = build_deployment(service, variant, model, context.settings, replicas=replicas)
-    manifest = _choose_template(context, facts, built, live)
+    manifest = _choose_template(context, facts, built, live, view)
     if view is not None and view.autoscaled:
         manifest["metadata"]["resourceVersion"] = view.version
     try:
@@ -70,15 +70,17 @@ async def _apply_deployment(
         await _apply_deployment(context, facts, variant, model, tries=tries - 1)
 
 
-def _choose_template(context: Context, facts: ServiceFacts, built: Manifest, live: Manifest | None) -> Manifest:
+def _choose_template(
+    context: Context, facts: ServiceFacts, built: Manifest, live: Manifest | None, view: DeploymentView | None
+) -> Manifest:
     """Return a Deployment with the pod template that it has, or the present one if its pods may be replaced now."""
     unchanged = keep_template(built, live, adopts=facts.was_applied)
     key = ObjectKey(facts.service.metadata.namespace, built["metadata"]["name"])
     if has_same_template(unchanged, built):
-        if live is not None and DeploymentView.of(live).is_complete:
+        if view is not None and view.is_complete:
             context.template_updates.end(key)
         return built
-    has_pods = live is not None and DeploymentView.of(live).replicas > 0
+    has_pods = view is not None and view.replicas > 0
     may_update = not has_pods or context.template_updates.begin(key, limit=context.settings.serving_updates)
     return built if may_update else unchanged
 

@@ -12,8 +12,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 from obstore.store import S3Store
 
 from bloomery_trainer.mlflow_server import connect
+from testing.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 S3_PROGRAM = ROOT / ".dev/bin/versitygw"
@@ -195,3 +196,15 @@ class S3Server:
     def reads(self, bucket: str) -> list[str]:
         """Return the objects of a bucket that were read, according to the server's log."""
         return re.findall(rf"\| GET \| /{bucket}/(\S+) ", self.log.read_text())
+
+
+@contextmanager
+def running_store(folder: Path, bucket: str) -> Iterator[S3Server]:
+    """Run an S3 server with an empty bucket until the block ends."""
+    server = S3Server(free_port(), "store", folder / "store", folder / "store.log")
+    server.start()
+    server.bucket(bucket)
+    try:
+        yield server
+    finally:
+        server.kill()

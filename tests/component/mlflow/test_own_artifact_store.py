@@ -15,8 +15,7 @@ from bloomery_operator.domain.served_model import ServedModel
 from bloomery_serving.storage import fetch_model
 from bloomery_trainer.cli import main
 from bloomery_trainer.publish.run_record import open_record
-from testing.processes import free_port
-from testing.servers import S3_PROGRAM, MlflowServer, S3Server
+from testing.servers import S3_PROGRAM, MlflowServer, S3Server, running_store
 from tests.component.mlflow.conftest import Documents, config_of, made_model
 from tests.component.mlflow.test_operator_resolves import ask
 from tests.component.mlflow.test_serve_from_registry import brightness
@@ -31,12 +30,8 @@ AT_ONCE_SECONDS = 60
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     if not S3_PROGRAM.exists():
         pytest.skip("`make cluster` builds the S3 server")
-    folder = tmp_path_factory.mktemp("s3")
-    server = S3Server(free_port(), "store", folder / "store", folder / "store.log")
-    server.start()
-    server.bucket("mlflow")
-    yield server
-    server.kill()
+    with running_store(tmp_path_factory.mktemp("s3"), "mlflow") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from testing.api_server import ApiServer, find_binary, install_kinds, private_apiserver
+from testing.api_server import ApiServer
+from testing.controller_manager import running_controllers
 from testing.kubernetes_api import Manifest, condition_of
-from testing.operator_process import OperatorProcess, running
-from testing.processes import running_program
 from testing.samples import dataset, prepared, trained, training_job
 from testing.simulated_controllers import World
 from testing.waiting import eventually
@@ -26,19 +25,9 @@ MAY_TAKE_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """Give an API server with the Job controller, the garbage collector and our operator at work."""
-    folder = tmp_path_factory.mktemp("controlled")
-    with private_apiserver(folder) as server:
-        install_kinds(server)
-        command = [
-            str(find_binary("kube-controller-manager")),
-            f"--kubeconfig={server.kubeconfig}",
-            "--controllers=job-controller,garbage-collector-controller",
-            "--leader-elect=false",
-            "--secure-port=0",
-        ]
-        operator = OperatorProcess(kubeconfig=server.kubeconfig, log=folder / "operator.log", environment={})
-        with running_program(command, log=folder / "controllers.log"), running(operator):
-            yield server
+    controllers = ["job-controller", "garbage-collector-controller"]
+    with running_controllers(tmp_path_factory.mktemp("controlled"), controllers) as server:
+        yield server
 
 
 @pytest.fixture

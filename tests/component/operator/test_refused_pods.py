@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from testing.api_server import ApiServer, find_binary, install_kinds, private_apiserver
+from testing.api_server import ApiServer
+from testing.controller_manager import running_controllers
 from testing.kubernetes_api import Manifest, condition_of
-from testing.operator_process import OperatorProcess, running
-from testing.processes import running_program
 from testing.samples import dataset, inference_service, prepared, training_job, variant
 from testing.simulated_controllers import World
 from testing.waiting import eventually
@@ -26,20 +25,9 @@ LIMITED = {"limits": {"cpu": "1", "memory": "1Gi"}}
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """Give an API server with the controllers that create pods, that of quotas, and our operator."""
-    folder = tmp_path_factory.mktemp("controlled")
-    with private_apiserver(folder) as server:
-        install_kinds(server)
-        controllers = "job-controller,deployment-controller,replicaset-controller,resourcequota-controller"
-        command = [
-            str(find_binary("kube-controller-manager")),
-            f"--kubeconfig={server.kubeconfig}",
-            f"--controllers={controllers}",
-            "--leader-elect=false",
-            "--secure-port=0",
-        ]
-        operator = OperatorProcess(kubeconfig=server.kubeconfig, log=folder / "operator.log", environment={})
-        with running_program(command, log=folder / "controllers.log"), running(operator):
-            yield server
+    controllers = ["job-controller", "deployment-controller", "replicaset-controller", "resourcequota-controller"]
+    with running_controllers(tmp_path_factory.mktemp("controlled"), controllers) as server:
+        yield server
 
 
 @pytest.fixture

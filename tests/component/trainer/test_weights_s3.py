@@ -22,8 +22,7 @@ from bloomery_trainer.config import PublishedWeights
 from bloomery_trainer.models import weights_store
 from bloomery_trainer.models.published import LocalWeights, WeightsFinder, published_file
 from bloomery_trainer.storage import S3Access, open_folder
-from testing.processes import free_port
-from testing.servers import S3_PROGRAM, S3Server
+from testing.servers import S3_PROGRAM, S3Server, running_store
 
 URI = "s3://store/weights"
 
@@ -33,12 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server with an empty bucket."""
     if not S3_PROGRAM.exists():
         pytest.skip("`make cluster` builds the S3 server")
-    folder = tmp_path_factory.mktemp("s3")
-    server = S3Server(free_port(), "store", folder / "store", folder / "store.log")
-    server.start()
-    server.bucket("store")
-    yield server
-    server.kill()
+    with running_store(tmp_path_factory.mktemp("s3"), "store") as server:
+        yield server
 
 
 def access(server: S3Server) -> S3Access:

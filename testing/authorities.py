@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +13,35 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_PEM = serialization.Encoding.PEM
+VALID_DAYS = 2
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "store.test", "*.store.test")
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA, and the certificate of one server on loopback.
+    """PEM of a CA's certificate, and of the certificate and the key of a server."""
+
+    root: bytes
+    certificate: bytes
+    key: bytes
+
+    def write(self, folder: Path) -> AuthorityFiles:
+        """Write all three to a folder."""
+        files = AuthorityFiles(folder / "cas", folder / "server.pem", folder / "server.key")
+        files.folder.mkdir(parents=True)
+        (files.folder / "ca.crt").write_bytes(self.root)
+        files.certificate.write_bytes(self.certificate)
+        files.key.write_bytes(self.key)
+        return files
+
+
+@dataclass(frozen=True)
+class AuthorityFiles:
+    """An authority on disk.
 
     Attributes:
         folder: holds the CA's certificate alone, as a mounted ConfigMap would.
-        certificate: of the server, for localhost, 127.0.0.1 and the names below ``store.test``.
+        certificate: of the server.
         key: of the server.
     """
 
@@ -30,40 +50,47 @@ class Authority:
     key: Path
 
 
-def make_authority(folder: Path) -> Authority:
-    """Make a CA and the certificate of a server in a folder."""
-    ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = _certificate("a private CA", "a private CA", ca_key, ca_key, authority=True)
-    server = _certificate("localhost", "a private CA", server_key, ca_key, authority=False)
-    made = Authority(folder / "cas", folder / "server.pem", folder / "server.key")
-    made.folder.mkdir(parents=True)
-    (made.folder / "ca.crt").write_bytes(ca.public_bytes(_PEM))
-    made.certificate.write_bytes(server.public_bytes(_PEM))
-    encoding = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    made.key.write_bytes(server_key.private_bytes(_PEM, *encoding))
-    return made
+def make_authority(hosts: Sequence[str] = LOOPBACK_HOSTS) -> Authority:
+    """Make a CA, and one certificate for all host names and addresses."""
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_name = _name("a private CA")
+    root = (
+        _builder(root_name, root_name, root_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(root_key.public_key()), critical=False)
+        .sign(root_key, hashes.SHA256())
+    )
+    certificate = (
+        _builder(_name(hosts[0]), root_name, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(list(map(_alternative_name, hosts))), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
+        .sign(root_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Authority(root.public_bytes(pem), certificate.public_bytes(pem), private)
 
 
-def _certificate(
-    subject: str,
-    issuer: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    *,
-    authority: bool,
-) -> x509.Certificate:
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _alternative_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in ("localhost", "store.test", "*.store.test")]
-    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .subject_name(subject)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(issuer_key, hashes.SHA256())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
     )

@@ -10,6 +10,7 @@ from dev import demo
 from dev.paths import LOGS
 from dev.stages import run_stages
 from testing.dev_cluster import EXAMPLE, OPERATOR, SYSTEM, Digits, Kubectl, OperatorKiller, user_namespace
+from tests.e2e.chart import scaled_to_zero
 from tests.e2e.logs import Logs
 
 
@@ -53,13 +54,9 @@ def make_namespace(system: Kubectl) -> Iterator[Callable[[str], Kubectl]]:
 
 @pytest.fixture
 def without_operator(system: Kubectl) -> Iterator[None]:
-    """The operator for the whole cluster rests, for that of a namespace: two would work on the same objects."""
-    system("scale", "deployment/bloomery-operator", "--replicas=0")
-    try:
+    """The operator for the whole cluster rests."""
+    with scaled_to_zero(system):
         yield
-    finally:
-        system("scale", "deployment/bloomery-operator", "--replicas=1")
-        system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,12 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
+from testing.authorities import make_authority
 from testing.cluster_store import class_folders, digit_images, put_files
-from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually
-from tests.e2e.certificates import make_authority
+from testing.dev_cluster import Kubectl, eventually
+from tests.e2e.chart import CHART, helm, namespaced_values, scaled_to_zero
 from tests.e2e.servers import CONFINED, IMAGES, create, put_secret, run_mlflow, run_store, upload
-from tests.e2e.test_install import CHART, VALUES, helm
 from tests.e2e.test_training import NAMES, RECIPE
 
 pytestmark = [pytest.mark.extended, pytest.mark.feature("O6")]
@@ -54,12 +53,8 @@ def images() -> dict[str, list[bytes]]:
 def resting_operator(system: Kubectl, images: Mapping[str, list[bytes]]) -> Iterator[None]:
     """Stop the operator for the whole cluster: two would work on the same objects."""
     put_files(f"s3://bloomery/{RAW}", class_folders(images))
-    system("scale", "deployment/bloomery-operator", "--replicas=0")
-    try:
+    with scaled_to_zero(system):
         yield
-    finally:
-        system("scale", "deployment/bloomery-operator", "--replicas=1")
-        system("rollout", "status", "deployment/bloomery-operator", "--timeout=120s")
 
 
 def files(images: Mapping[str, list[bytes]]) -> dict[str, bytes]:
@@ -71,20 +66,7 @@ def files(images: Mapping[str, list[bytes]]) -> dict[str, bytes]:
 def installed(environment: Environment, folder: Path) -> Iterator[None]:
     """Install an operator for the environment's namespace alone."""
     namespace = environment.kubectl.namespace
-    development: dict[str, Any] = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
-    values = {
-        "images": development["images"],
-        "operator": development["operator"],
-        "training": development["training"],
-        "crds": {"install": False},
-        "namespaces": [namespace],
-        "storage": {"bundled": False, "existingSecret": STORAGE_SECRET},
-        "mlflow": {"bundled": False},
-        "gateway": {"name": "bloomery", "namespace": SYSTEM, "publicURL": "http://127.0.0.1:30080"},
-        **environment.values,
-    }
-    path = folder / "values.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path = namespaced_values(namespace, folder, {"training": {"downloadWeights": False}, **environment.values})
     helm("install", "bloomery", CHART, f"--namespace={namespace}", "--wait", "--timeout=3m", f"--values={path}")
     try:
         yield

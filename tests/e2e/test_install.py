@@ -5,24 +5,20 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 
-from dev import demo
-from dev.paths import LOGS, ROOT, target
+from dev.paths import ROOT, target
 from testing.cluster_store import class_folders, digit_images, put_files
-from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually, gateway_address
+from testing.dev_cluster import SYSTEM, Kubectl, eventually, gateway_address
 from testing.load import Load
+from tests.e2e.chart import CHART, VALUES, helm, install, namespaced_values, service_account_config
 from tests.e2e.test_serving import ask, assert_nothing_lost, key_of, make_model, serve, variant
 from tests.e2e.test_training import ENDLESS, NAMES, completed, start, status_of, step
 
 pytestmark = pytest.mark.extended
 
-CHART = ROOT / "charts" / "bloomery"
-VALUES = ROOT / "dev" / "values.yaml"
 SCHEMA = "charts/bloomery/values.schema.json"
 """The chart that came before is the last one without this file: of the same kinds, without a Lease."""
 RAW = "s3://bloomery/raw/e2e-install"
@@ -30,27 +26,11 @@ MODEL = "s3://bloomery/models/e2e-install"
 TEAM = "e2e-team"
 
 
-def helm(*words: str | Path, environment: dict[str, str] | None = None) -> str:
-    """Run helm, which must work."""
-    command = [demo.tool("helm"), *map(str, words)]
-    done = subprocess.run(
-        command, env=environment or target().environment, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def git(*words: str) -> str:
     """Run git in this checkout, which must work."""
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def install() -> None:
-    """Install this chart, or upgrade to it, as `make demo` does."""
-    with (LOGS / "e2e-install.log").open("a") as log:
-        demo.install_chart(log)
 
 
 @pytest.fixture(scope="module")
@@ -167,32 +147,16 @@ def team(make_namespace: Callable[[str], Kubectl], without_operator: None, tmp_p
     kubectl = make_namespace(TEAM)
     kubectl("create", "serviceaccount", "ana")
     kubectl("create", "rolebinding", "ana", "--clusterrole=admin", f"--serviceaccount={TEAM}:ana")
-    config = yaml.safe_load(kubectl("config", "view", "--raw", "--minify", "--flatten"))
-    token = kubectl("create", "token", "ana", "--duration=1h").strip()
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    return target().environment | {"KUBECONFIG": str(tmp_path / "kubeconfig")}
+    return target().environment | {"KUBECONFIG": str(service_account_config(kubectl, "ana", tmp_path))}
 
 
 @pytest.mark.feature("O1", "O3")
 def test_a_team_without_cluster_rights_installs_its_own_operator(
     kubectl: Kubectl, team: dict[str, str], tmp_path: Path
 ) -> None:
-    development: dict[str, Any] = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
-    values = {
-        "images": development["images"],
-        "operator": development["operator"],
-        "crds": {"install": False},
-        "namespaces": [TEAM],
-        # The store and MLflow that are there already.
-        "storage": {"bundled": False, "existingSecret": STORAGE_SECRET},
-        "mlflow": {"bundled": False},
-        "gateway": {"name": "bloomery", "namespace": SYSTEM, "publicURL": "http://127.0.0.1:30080"},
-        "networkPolicy": {"enabled": True},
-    }
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    where = (f"--namespace={TEAM}", "--wait", "--timeout=2m")
-    helm("install", "bloomery", CHART, *where, f"--values={tmp_path / 'values.yaml'}", environment=team)
+    values = namespaced_values(TEAM, tmp_path, {"networkPolicy": {"enabled": True}})
+    where = (f"--namespace={TEAM}", "--wait", "--timeout=2m", f"--values={values}")
+    helm("install", "bloomery", CHART, *where, environment=team)
     try:
         mine = Kubectl(TEAM)
         raw = {"uri": RAW}

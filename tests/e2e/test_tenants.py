@@ -23,8 +23,8 @@ from dev.paths import target
 from testing.cluster_store import class_folders, digit_images
 from testing.dev_cluster import SYSTEM, Kubectl, eventually, gateway_address
 from testing.load import Load
+from tests.e2e.chart import CHART, VALUES, helm, install, service_account_config
 from tests.e2e.servers import CONFINED, IMAGES, RESTRICTED, put_secret, run_mlflow, run_store, upload
-from tests.e2e.test_install import CHART, VALUES, helm, install
 from tests.e2e.test_serving import assert_nothing_lost, key_of, make_model, serve, variant
 
 pytestmark = [pytest.mark.extended, pytest.mark.feature("O7")]
@@ -127,12 +127,7 @@ def with_servers(kubectl: Kubectl) -> Kubectl:
 @pytest.fixture(scope="module")
 def eve(hostile: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> User:
     """Give the hostile tenant's credentials."""
-    config = yaml.safe_load(hostile("config", "view", "--raw", "--minify", "--flatten"))
-    token = hostile("create", "token", "eve", "--duration=1h").strip()
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    path = tmp_path_factory.mktemp("eve") / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return User(path)
+    return User(service_account_config(hostile, "eve", tmp_path_factory.mktemp("eve")))
 
 
 @pytest.fixture(scope="module", autouse=True)

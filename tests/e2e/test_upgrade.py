@@ -16,9 +16,10 @@ from dev.__main__ import build_images
 from dev.images import Image
 from dev.paths import ROOT, target
 from testing.cluster_store import class_folders, digit_images, put_files
-from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually, gateway_address
+from testing.dev_cluster import Kubectl, eventually, gateway_address
 from testing.load import Load
-from tests.e2e.test_install import CHART, RAW, VALUES, children, git, helm
+from tests.e2e.chart import CHART, development_values, helm, namespaced_values
+from tests.e2e.test_install import RAW, children, git
 from tests.e2e.test_serving import (
     assert_nothing_lost,
     change_weights,
@@ -56,19 +57,8 @@ class Release:
     def install(self, folder: Path) -> None:
         """Install the kinds and then the chart, or upgrade both, for one namespace of its own."""
         set_kinds(self.kinds)
-        development = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
-        values = {
-            "images": development["images"] | {"tag": self.tag},
-            "operator": development["operator"],
-            "crds": {"install": False},
-            "namespaces": [NAMESPACE],
-            "storage": {"bundled": False, "existingSecret": STORAGE_SECRET},
-            "mlflow": {"bundled": False},
-            "gateway": {"name": "bloomery", "namespace": SYSTEM, "publicURL": "http://127.0.0.1:30080"},
-            **self.values,
-        }
-        file = folder / f"values-{self.tag}.yaml"
-        file.write_text(yaml.safe_dump(values))
+        images = development_values()["images"] | {"tag": self.tag}
+        file = namespaced_values(NAMESPACE, folder, {"images": images, **self.values})
         where = (f"--namespace={NAMESPACE}", "--wait", "--timeout=5m", f"--values={file}")
         helm("upgrade", "--install", "bloomery", self.chart, *where)
 

@@ -16,7 +16,7 @@ import pytest
 
 from bloomery_model.stores import Retry, S3Access, StoreError, open_folder
 from bloomery_serving.storage import fetch_model
-from testing.authorities import Authority, make_authority
+from testing.authorities import AuthorityFiles, make_authority
 from testing.forward_proxy import ForwardProxy, run_forward_proxy
 from testing.processes import free_port
 from testing.servers import S3_PROGRAM, S3Server
@@ -58,12 +58,12 @@ def virtual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return make_authority(tmp_path / "tls")
+def authority(tmp_path: Path) -> AuthorityFiles:
+    return make_authority().write(tmp_path / "tls")
 
 
 @pytest.fixture
-def secured(tmp_path: Path, authority: Authority) -> Iterator[S3Server]:
+def secured(tmp_path: Path, authority: AuthorityFiles) -> Iterator[S3Server]:
     """A store whose certificate is of a private CA."""
     with running_store(tmp_path, "--cert", str(authority.certificate), "--key", str(authority.key)) as server:
         yield server
@@ -116,7 +116,9 @@ def list_weights(environment: Mapping[str, str]) -> subprocess.CompletedProcess[
     )
 
 
-def test_store_of_a_private_ca_is_trusted_by_the_mounted_certificates(secured: S3Server, authority: Authority) -> None:
+def test_store_of_a_private_ca_is_trusted_by_the_mounted_certificates(
+    secured: S3Server, authority: AuthorityFiles
+) -> None:
     environment = secured_environment(secured)
     refused = list_weights(environment)
     assert refused.returncode == 2
@@ -126,7 +128,7 @@ def test_store_of_a_private_ca_is_trusted_by_the_mounted_certificates(secured: S
     assert trusted.returncode == 0, trusted.stderr
 
 
-def test_line_breaks_in_a_secret_do_not_reach_the_store(secured: S3Server, authority: Authority) -> None:
+def test_line_breaks_in_a_secret_do_not_reach_the_store(secured: S3Server, authority: AuthorityFiles) -> None:
     environment = {name: f"{value}\n" for name, value in secured_environment(secured).items()}
     done = list_weights(environment | {"AWS_REGION": "us-east-1\n", "BLOOMERY_CA_FOLDER": str(authority.folder)})
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,7 @@ def test_variables_of_the_secret_win_and_lose_their_line_breaks(tmp_path: Path) 
 
 @pytest.mark.feature("O6")
 def test_private_authorities_are_in_the_bundle_of_every_library(tmp_path: Path) -> None:
-    folder = make_authority(tmp_path / "tls").folder
+    folder = make_authority().write(tmp_path / "tls").folder
     (folder / "bundle.jks").write_bytes(b"\xfe\xed")
     _, environment = start(tmp_path, BLOOMERY_CA_FOLDER=str(folder))
     names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")

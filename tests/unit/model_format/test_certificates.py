@@ -22,9 +22,9 @@ def authorities(bundle: str) -> set[str]:
 
 
 def test_private_authorities_join_those_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = make_authority(tmp_path / "system").folder / "ca.crt"
+    system = make_authority().write(tmp_path / "system").folder / "ca.crt"
     monkeypatch.setenv("SSL_CERT_FILE", str(system))
-    folder = make_authority(tmp_path / "private").folder
+    folder = make_authority().write(tmp_path / "private").folder
     # A ConfigMap may hold the same certificates in other forms, and its volume has hidden folders.
     (folder / "bundle.jks").write_bytes(b"\xfe\xed\xfe\xed")
     (folder / "..data").mkdir()
@@ -39,7 +39,7 @@ def test_private_authorities_join_those_of_the_system(tmp_path: Path, monkeypatc
 
 
 def test_private_authority_is_read_from_the_bundle(tmp_path: Path) -> None:
-    environment = {"BLOOMERY_CA_FOLDER": str(make_authority(tmp_path / "private").folder)}
+    environment = {"BLOOMERY_CA_FOLDER": str(make_authority().write(tmp_path / "private").folder)}
     trust_private_authorities(environment)
     subjects = authorities(environment["SSL_CERT_FILE"])
     assert any("a private CA" in subject for subject in subjects)

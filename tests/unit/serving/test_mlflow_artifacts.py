@@ -37,7 +37,7 @@ def registry(tmp_path: Path) -> Iterator[tuple[str, Requests]]:
         def log_message(self, format: str, *args: object) -> None:
             """Suppress the log."""
 
-    authority = make_authority(tmp_path / "tls")
+    authority = make_authority().write(tmp_path / "tls")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)

@@ -1,4 +1,8 @@
-"""Durations in Go's form, such as ``1h30m``: parsed from a spec, printed in a status."""
+"""Durations in Go's form, such as ``1h30m``: parsed from a spec, printed in a status.
+
+``kubernetes.utils.duration`` parses five digits a unit (GEP-2257); objects that were stored before the CRDs had a limit
+may hold more, and must not end a reconcile.
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ import ipaddress
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -77,6 +77,18 @@ def trusting_context(folder: Path | None) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, kw_only=True)
+class PodRequest:
+    """A request to a pod that the operator made itself."""
+
+    url: str
+    max_bytes: int
+    """The longest body of an answer."""
+    method: str = "GET"
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """Return the body of a response.
 
@@ -89,6 +101,30 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
         if len(content) > max_bytes:
             raise ValueError(f"the answer is longer than {max_bytes} bytes")
     return bytes(content)
+
+
+async def fetch_from_pod(
+    session: aiohttp.ClientSession, request: PodRequest, *, timeout: aiohttp.ClientTimeout
+) -> bytes | None:
+    """Return the body of a pod's answer; None if it is an error, or the pod accepts no connections.
+
+    Raises:
+        aiohttp.ClientError, TimeoutError: the pod does not answer in time, or not by HTTP.
+        ValueError: the body is longer than ``request.max_bytes``.
+    """
+    try:
+        async with session.request(
+            request.method,
+            request.url,
+            params=request.query,
+            headers=request.headers,
+            timeout=timeout,
+            allow_redirects=False,
+        ) as response:
+            return await read_limited(response, request.max_bytes) if response.status in (200, 202) else None
+    except aiohttp.ClientConnectorError:
+        # Refused at once: a program that starts. Only pods that make the caller wait are asked more rarely.
+        return None
 
 
 _CERTIFICATE_ADVICE = "add the CA's certificate to the ConfigMap that the chart's trustedCAs.configMap names"

@@ -14,7 +14,7 @@ from typing import TypeVar
 import aiohttp
 
 from bloomery_operator.clients.exposition import Sample, read_samples
-from bloomery_operator.clients.http import CircuitBreaker, ReleasedSlot, no_slot, read_limited
+from bloomery_operator.clients.http import CircuitBreaker, PodRequest, ReleasedSlot, fetch_from_pod, no_slot
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
@@ -233,21 +233,20 @@ class ModelServerMetrics:
     async def _fetch_counters(self, pod: PodView) -> Counters | None:
         try:
             with self._circuits.guard(pod.uid):
-                content = await self._fetch(pod)
+                content = await fetch_from_pod(self._session, _metrics_request(pod), timeout=_TIMEOUT)
             # In a thread: a long text must not stop all other work.
             return await asyncio.to_thread(parse_counters, content.decode()) if content is not None else None
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
             return None
 
-    async def _fetch(self, pod: PodView) -> bytes | None:
-        """Return the metrics of a pod that are used here; None if the pod answers with an error."""
-        url, names = f"http://{pod.host}:{METRICS_PORT}/metrics", [("name[]", name) for name in sorted(_METRICS)]
-        try:
-            async with self._session.get(url, params=names, timeout=_TIMEOUT, allow_redirects=False) as response:
-                return await read_limited(response, _MAX_METRICS_BYTES) if response.status == 200 else None
-        except aiohttp.ClientConnectorError:
-            # Refused at once: a server that starts. Only pods that make the caller wait are asked more rarely.
-            return None
+
+def _metrics_request(pod: PodView) -> PodRequest:
+    """Return the request for those metrics of a pod that are used here."""
+    return PodRequest(
+        url=f"http://{pod.host}:{METRICS_PORT}/metrics",
+        query=[("name[]", name) for name in sorted(_METRICS)],
+        max_bytes=_MAX_METRICS_BYTES,
+    )
 
 
 def _drop_unused(entries: dict[_Key, _Entry], now: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from cachetools import TTLCache
 
-from bloomery_operator.clients.http import CircuitBreaker, ReleasedSlot, no_slot, read_limited
+from bloomery_operator.clients.http import CircuitBreaker, PodRequest, ReleasedSlot, fetch_from_pod, no_slot
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.status.trainer_results import read_document
 from bloomery_operator.status.workloads import PodView
@@ -53,34 +53,24 @@ class TrainerClient:
     async def stop(self, pod: PodView, token: str) -> bool:
         """Ask the pod to finish early and keep its results so far; return whether the pod accepted."""
         headers = {"Authorization": f"Bearer {token}"}
+        request = PodRequest(method="POST", url=_url(pod, "stop"), headers=headers, max_bytes=_MAX_PROGRESS_BYTES)
         try:
             with self._circuits.guard(pod.uid):
-                return await self._request("POST", _url(pod, "stop"), headers=headers) is not None
+                return await self._request(request) is not None
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return False
 
     async def _fetch_progress(self, pod: PodView) -> Mapping[str, Any]:
         try:
             with self._circuits.guard(pod.uid):
-                content = await self._request("GET", _url(pod, "progress"))
+                content = await self._request(PodRequest(url=_url(pod, "progress"), max_bytes=_MAX_PROGRESS_BYTES))
             return read_document(content) if content is not None else {}
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return {}
 
-    async def _request(self, method: str, url: str, *, headers: Mapping[str, str] | None = None) -> bytes | None:
-        """Return the answer of a pod; None if it is an error, or the pod accepts no connections."""
-        try:
-            async with (
-                self._released_slot(),
-                self._session.request(
-                    method, url, headers=headers, timeout=_TIMEOUT, allow_redirects=False
-                ) as response,
-            ):
-                is_accepted = response.status in (200, 202)
-                return await read_limited(response, _MAX_PROGRESS_BYTES) if is_accepted else None
-        except aiohttp.ClientConnectorError:
-            # Refused at once: a trainer that starts. Only pods that make the caller wait are asked more rarely.
-            return None
+    async def _request(self, request: PodRequest) -> bytes | None:
+        async with self._released_slot():
+            return await fetch_from_pod(self._session, request, timeout=_TIMEOUT)
 
 
 def _url(pod: PodView, path: str) -> str:

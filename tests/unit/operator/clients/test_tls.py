@@ -16,7 +16,7 @@ from bloomery_operator.clients.http import Proxies, trusting_context
 from bloomery_operator.clients.mlflow import MlflowClient
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
-from testing.authorities import Authority, make_authority
+from testing.authorities import AuthorityFiles, make_authority
 from testing.forward_proxy import run_forward_proxy
 
 pytestmark = pytest.mark.feature("O6")
@@ -25,12 +25,12 @@ VERSION = {"name": "flowers", "version": "3", "tags": [{"key": "bloomery.dev/uri
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return make_authority(tmp_path / "tls")
+def authority(tmp_path: Path) -> AuthorityFiles:
+    return make_authority().write(tmp_path / "tls")
 
 
 @asynccontextmanager
-async def running_registry(authority: Authority) -> AsyncIterator[int]:
+async def running_registry(authority: AuthorityFiles) -> AsyncIterator[int]:
     """Runs a registry that knows one version, by https; yields its port."""
 
     async def answer(_: web.Request) -> web.Response:
@@ -50,7 +50,7 @@ async def running_registry(authority: Authority) -> AsyncIterator[int]:
 
 
 def find(
-    authority: Authority, folder: Path | None, *, host: str = "localhost", proxied: bool = False, **variables: str
+    authority: AuthorityFiles, folder: Path | None, *, host: str = "localhost", proxied: bool = False, **variables: str
 ) -> ServedModel | Verdict:
     """Resolve a reference while the operator trusts the certificates of a folder."""
 
@@ -69,22 +69,22 @@ def find(
     return asyncio.run(run())
 
 
-def test_unknown_authority_is_named_with_the_value_of_the_chart(authority: Authority) -> None:
+def test_unknown_authority_is_named_with_the_value_of_the_chart(authority: AuthorityFiles) -> None:
     refused = find(authority, None)
     assert isinstance(refused, Verdict)
     assert "its certificate is not valid" in refused.message
     assert "trustedCAs.configMap" in refused.message
 
 
-def test_mounted_authority_is_trusted_by_the_operator(authority: Authority) -> None:
+def test_mounted_authority_is_trusted_by_the_operator(authority: AuthorityFiles) -> None:
     (authority.folder / "bundle.p12").write_bytes(b"\x30\x82")
     assert isinstance(find(authority, authority.folder), ServedModel)
 
 
-def test_check_of_the_certificate_is_off_where_the_secret_says_so(authority: Authority) -> None:
+def test_check_of_the_certificate_is_off_where_the_secret_says_so(authority: AuthorityFiles) -> None:
     assert isinstance(find(authority, None, MLFLOW_TRACKING_INSECURE_TLS="true"), ServedModel)
     assert isinstance(find(authority, None, MLFLOW_TRACKING_INSECURE_TLS="false"), Verdict)
 
 
-def test_registry_that_only_the_proxy_knows_is_reached_through_it(authority: Authority) -> None:
+def test_registry_that_only_the_proxy_knows_is_reached_through_it(authority: AuthorityFiles) -> None:
     assert isinstance(find(authority, authority.folder, host="mlflow.store.test", proxied=True), ServedModel)

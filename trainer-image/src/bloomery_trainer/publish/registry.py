@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -19,6 +18,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from bloomery_model.folder import LABELS, MODEL, PREPROCESS, read_labels
 from bloomery_model.lineage import DIGEST_TAG
@@ -28,6 +28,8 @@ from bloomery_trainer.tracking.mlflow_run import RunRef
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+_MAX_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +46,24 @@ class ModelMetadata:
 
 def retry_for(seconds: float, action: Callable[[], Result]) -> Result:
     """Try ``action`` until it succeeds; raise its error when the time is over or MLflow refuses for good."""
-    deadline = time.monotonic() + seconds
-    pause = 1.0
-    while True:
-        try:
-            return action()
-        except Exception as error:
-            if is_final(error) or time.monotonic() + pause > deadline:
-                raise
-            logger.info("waiting for MLflow: %s", in_words(error))
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
+    retrying = Retrying(
+        stop=stop_before_delay(seconds),
+        wait=wait_exponential(max=_MAX_PAUSE_SECONDS),
+        retry=retry_if_exception(_may_pass),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+    return retrying(action)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not is_final(error)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, Exception):
+        logger.info("waiting for MLflow: %s", in_words(error))
 
 
 def register(client: MlflowClient, run: RunRef, model: ModelMetadata) -> str:

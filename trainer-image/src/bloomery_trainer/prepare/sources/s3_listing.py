@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,14 @@ from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from xml.etree import ElementTree
 
 from obstore.store import S3Store
+from tenacity import (
+    Retrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_chain,
+    wait_fixed,
+)
 
 from bloomery_trainer.errors import BadData, Unavailable
 from bloomery_trainer.storage import S3Access, StoredFile
@@ -64,24 +71,36 @@ def list_keys(store: S3Store, access: S3Access, *, uri: str) -> Iterator[StoredF
 
 def _fetch_page(address: str, query: Mapping[str, str], access: S3Access, *, uri: str) -> ElementTree.Element:
     text = urlencode(sorted(query.items()), quote_via=quote, safe="-_.~")
-    for delay in (*_RETRY_SECONDS, None):
-        request = urllib.request.Request(f"{address}?{text}", headers=sign_request(address, text, access))
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-                page = response.read(_MAX_PAGE_BYTES)
-                # Python takes a connection that breaks for the end of the page.
-                if response.length:
-                    raise OSError("the connection broke before the end of a page, or the page is far too long")
-                return ElementTree.fromstring(page)
-        except ElementTree.ParseError as error:
-            raise BadData("InvalidPath", f"the names in {uri} cannot be listed: {error}") from error
-        except (OSError, HTTPException) as error:
-            is_final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
-            if delay is None or is_final:
-                raise Unavailable("StoreFailed", f"the store of {uri} cannot be listed: {error}") from error
-            logger.warning("the store of %s cannot be listed now: %s", uri, error)
-            time.sleep(delay)
-    raise AssertionError("the last try returns or raises")
+    retrying = Retrying(
+        stop=stop_after_attempt(len(_RETRY_SECONDS) + 1),
+        wait=wait_chain(*map(wait_fixed, _RETRY_SECONDS)),
+        retry=retry_if_exception(_may_pass),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    try:
+        return ElementTree.fromstring(retrying(_read_page, address, text, access))
+    except ElementTree.ParseError as error:
+        raise BadData("InvalidPath", f"the names in {uri} cannot be listed: {error}") from error
+    except (OSError, HTTPException) as error:
+        raise Unavailable("StoreFailed", f"the store of {uri} cannot be listed: {error}") from error
+
+
+def _read_page(address: str, query: str, access: S3Access) -> bytes:
+    request = urllib.request.Request(f"{address}?{query}", headers=sign_request(address, query, access))
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+        page: bytes = response.read(_MAX_PAGE_BYTES)
+        # Python takes a connection that breaks for the end of the page.
+        if response.length:
+            raise OSError("the connection broke before the end of a page, or the page is far too long")
+    return page
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether a fault of the store may pass by itself."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500 or error.code == 429
+    return isinstance(error, OSError | HTTPException)
 
 
 def sign_request(address: str, query: str, access: S3Access, *, now: datetime | None = None) -> dict[str, str]:

@@ -81,9 +81,9 @@ class Output:
 class InferenceRequest:
     """A decoded request: files of images or tensors, never both."""
 
+    outputs: Sequence[Output]
     files: Sequence[ImageFile] = ()
     tensors: Sequence[Tensor] = ()
-    outputs: Sequence[Output]
     id: str | None = None
 
 

@@ -407,7 +407,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
         service(variants=[variant(answer={"precision": 0.85})]),
         "Unsupported value",
     ),
-    "a confidence in percent": (
+    "a score in percent": (
         service(variants=[variant(answer={"minConfidence": 70})]),
         "should be less than or equal to 1",
     ),

@@ -22,8 +22,9 @@ WINDOW_ANSWERS = 500
 """Number of the latest answers that are compared."""
 MIN_ANSWERS = 100
 """With fewer answers in the window, chance is as large as drift."""
-_MIN_SHARE = 0.02
-"""Least share of a pooled bin: ten answers of a full window."""
+_MIN_SHARE = 0.05
+_MIN_IMAGES = 10
+"""Least share and least number of held-out images of a bin: the index of smaller ones is mostly chance."""
 _SMOOTHING = 0.5
 """Answers that are added to each bin, so that an empty one does not make the index infinite (Krichevsky-Trofimov)."""
 
@@ -41,7 +42,7 @@ class DriftMonitor:
 
     def __init__(self, reference: Reference) -> None:
         self._edges = reference.edges
-        self._classes = _Pooled.by_frequency(reference.predictions)
+        self._classes = _Pooled.by_class(reference.predictions)
         self._confidence = _Pooled.by_order(reference.confidence)
         self._window: deque[tuple[int, float]] = deque(maxlen=WINDOW_ANSWERS)
         self._lock = threading.Lock()
@@ -63,32 +64,32 @@ class DriftMonitor:
 
 
 class _Pooled:
-    """Counts of a reference in pooled bins."""
+    """Counts of a reference, in bins that hold _MIN_SHARE of all counts and _MIN_IMAGES."""
 
-    def __init__(self, counts: NDArray[np.int64], order: NDArray[np.int64]) -> None:
-        """Pool bins in this order, each with those after it, until it has _MIN_SHARE of all counts."""
-        self._bin_of = np.zeros(len(counts), np.int64)
-        least, pooled, inside = _MIN_SHARE * counts.sum(), 0, 0
-        for number in order:
-            if inside >= least and inside > 0:
-                pooled, inside = pooled + 1, 0
-            self._bin_of[number] = pooled
-            inside += counts[number]
-        if inside < least and pooled > 0:
-            # What is left over at the end is too little for a bin of its own.
-            self._bin_of[self._bin_of == pooled] = pooled - 1
-        self._counts = np.bincount(self._bin_of, weights=counts)
+    def __init__(self, bin_of: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        self._bin_of = bin_of
+        self._counts = np.bincount(bin_of, weights=counts)
 
     @classmethod
-    def by_frequency(cls, counts: Sequence[int]) -> _Pooled:
-        """Pool classes: frequent ones have a bin each, rare ones share some."""
+    def by_class(cls, counts: Sequence[int]) -> _Pooled:
+        """Give each frequent class a bin; rare ones share some.
+
+        Rare ones are pooled in the order of the classes, not of their counts: where each has a few images, those that
+        were frequent by chance would come together.
+        """
         array = np.asarray(counts, np.int64)
-        return cls(array, np.argsort(-array, kind="stable"))
+        is_rare = array < _least(array)
+        bin_of = np.zeros(len(array), np.int64)
+        bin_of[is_rare] = _pool(array[is_rare], _least(array))
+        rare_bins = int(bin_of.max()) + 1 if is_rare.any() else 0
+        bin_of[~is_rare] = rare_bins + np.arange(np.count_nonzero(~is_rare))
+        return cls(bin_of, array)
 
     @classmethod
     def by_order(cls, counts: Sequence[int]) -> _Pooled:
         """Pool neighbouring bins of a quantity."""
-        return cls(np.asarray(counts, np.int64), np.arange(len(counts)))
+        array = np.asarray(counts, np.int64)
+        return cls(_pool(array, _least(array)), array)
 
     def psi(self, values: NDArray[np.int64]) -> float:
         """Return the index of observed bins against the reference, without its sampling bias; not below 0."""
@@ -96,6 +97,24 @@ class _Pooled:
         p, q = _shares(observed), _shares(self._counts)
         bias = (len(p) - 1) * (1 / observed.sum() + 1 / max(1.0, self._counts.sum()))
         return max(0.0, float(((p - q) * np.log(p / q)).sum()) - bias)
+
+
+def _least(counts: NDArray[np.int64]) -> float:
+    return max(_MIN_SHARE * float(counts.sum()), _MIN_IMAGES)
+
+
+def _pool(counts: NDArray[np.int64], least: float) -> NDArray[np.int64]:
+    """Return the pooled bin of each bin: neighbours come together until they hold ``least``."""
+    bin_of, pooled, inside = np.zeros(len(counts), np.int64), 0, 0
+    for number, count in enumerate(counts.tolist()):
+        if inside >= least:
+            pooled, inside = pooled + 1, 0
+        bin_of[number] = pooled
+        inside += count
+    if inside < least and pooled > 0:
+        # The rest at the end is too little for a bin of its own.
+        bin_of[bin_of == pooled] = pooled - 1
+    return bin_of
 
 
 def _shares(counts: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:

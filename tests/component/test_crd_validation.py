@@ -398,6 +398,19 @@ REFUSED: dict[str, tuple[Object, str]] = {
         service(variants=[variant(weight=90), variant("v2", weight=10, mirrorPercent=50)]),
         "so must have weight 0",
     ),
+    "two rules for an answer": (
+        service(variants=[variant(answer={"minConfidence": 0.7, "precision": 0.95})]),
+        "answer must have exactly one of minConfidence",
+    ),
+    "no rule for an answer": (service(variants=[variant(answer={})]), "answer must have exactly one of minConfidence"),
+    "a precision that no model has thresholds for": (
+        service(variants=[variant(answer={"precision": 0.85})]),
+        "Unsupported value",
+    ),
+    "a score in percent": (
+        service(variants=[variant(answer={"minConfidence": 70})]),
+        "should be less than or equal to 1",
+    ),
     "replicas beside an autoscaler": (
         service(variants=[variant(replicas=2, autoscaling={"max": 3})]),
         "either replicas or autoscaling, not both",
@@ -523,6 +536,8 @@ ACCEPTED: dict[str, Object] = {
     ),
     "a service without spare capacity": service(strategy="Recreate", variants=[variant(scratch="20Gi")]),
     "images on tainted nodes": dataset(podTemplate={"tolerations": [{"key": "data", "operator": "Exists"}]}),
+    "answers from a confidence on": service(variants=[variant(answer={"minConfidence": 0.7})]),
+    "answers of a precision": service(variants=[variant(answer={"precision": 0.95})]),
     "an autoscaled variant": service(
         variants=[
             variant(autoscaling={"min": 1, "max": 3, "metrics": [{"type": "Resource", "resource": {"name": "cpu"}}]})

@@ -8,9 +8,10 @@ from starlette.types import ASGIApp
 
 from bloomery_serving import __version__
 from bloomery_serving.about import About
+from bloomery_serving.answers import Answerer, AnswerPolicy
 from bloomery_serving.api import open_inference, pages, predict
 from bloomery_serving.api.errors import add_exception_handlers
-from bloomery_serving.api.open_inference_codec import JSON_LENGTH, RequestLimits
+from bloomery_serving.api.open_inference_codec import ANSWERED_OUTPUTS, JSON_LENGTH, OUTPUTS, RequestLimits
 from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
@@ -28,6 +29,7 @@ from bloomery_serving.middleware.metrics import RequestMetrics
 from bloomery_serving.middleware.refusals import Refusals
 from bloomery_serving.middleware.request_line import RequestLine
 from bloomery_serving.model import Model
+from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_serving.settings import Settings
 
 _CORS_HEADERS = ("Authorization", "Content-Encoding", "X-Variant", JSON_LENGTH)
@@ -100,16 +102,25 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     watchdog = Watchdog(settings.hang_seconds)
     batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity)
-    api.include_router(predict.build_router(batcher, metrics, about, max_images=settings.max_images))
+    quality = QualityMetrics(metrics.registry, model.labels, model.statistics.reference)
+    policy = AnswerPolicy.of(settings, model.statistics, classes=len(model.labels))
+    answerer = Answerer(model.labels, policy, quality)
+    api.include_router(predict.build_router(batcher, answerer, metrics, about, max_images=settings.max_images))
     api.include_router(
         open_inference.build_router(
             batcher,
+            answerer,
             CallRunner(watchdog, name="parse"),
             model,
             metrics,
             name=settings.service_name,
             about=about,
-            limits=RequestLimits(images=settings.max_images, side=model.preprocess.crop, bytes=capacity.max_body_bytes),
+            limits=RequestLimits(
+                images=settings.max_images,
+                side=model.preprocess.crop,
+                bytes=capacity.max_body_bytes,
+                outputs=OUTPUTS if policy.may_be_unknown else ANSWERED_OUTPUTS,
+            ),
         )
     )
     api.include_router(pages.build_router(settings, about))

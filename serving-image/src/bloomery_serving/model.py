@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bloomery_model.onnx_classifier import (
     require_classifier,
     require_labels,
 )
+from bloomery_model.statistics import Statistics, read_statistics
 from bloomery_serving.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Model:
     """Whether the network ends in a softmax."""
     best_batch: int = 1
     """Number of waiting images that are computed together."""
+    statistics: Statistics = field(default_factory=Statistics)
+    """Statistics of its answers on held-out images, as far as its folder has them."""
 
     @classmethod
     def load(cls, folder: Path, *, digest: str, threads: int) -> Model:
@@ -78,7 +81,8 @@ class Model:
             if assumes_imagenet:
                 logger.warning(ASSUMED_PREPROCESSING, preprocess.resize, preprocess.crop)
             require_classifier(session.get_inputs(), session.get_outputs(), side=preprocess.crop)
-            model = cls(session, labels, preprocess, digest, assumes_imagenet)
+            statistics = read_statistics(folder, classes=len(labels))
+            model = cls(session, labels, preprocess, digest, assumes_imagenet, statistics=statistics)
             model = replace(model, gives_probabilities=model._warm_up())
         except ModelError:
             raise

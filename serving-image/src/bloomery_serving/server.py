@@ -105,7 +105,13 @@ def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, M
     """
     start = time.perf_counter()
     transfer = transfer or Transfer()
-    stored = ensure_model(settings.model_uri, settings.model_dir, digest=settings.model_digest, transfer=transfer)
+    stored = ensure_model(
+        settings.model_uri,
+        settings.model_dir,
+        digest=settings.model_digest,
+        transfer=transfer,
+        needs_statistics=settings.answer_precision is not None,
+    )
     transfer.note_progress()
     fetched = time.perf_counter()
     # As many predictions run side by side as there are processors: each has one thread.

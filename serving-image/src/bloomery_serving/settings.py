@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     dataset_name: str = ""
     dataset_version: str = ""
 
+    answer_min_confidence: float | None = None
+    """Least score of an answer; an image whose best class has a lower one is answered as unknown."""
+
+    answer_precision: float | None = None
+    """Precision that answers are to have: the least score of each class is that of the model's own thresholds."""
+
     api_keys_dir: Path | None = None
     """Folder with a file for each key: its name the key's, its content the key's SHA-256 in hex. None: no keys."""
 

@@ -2,16 +2,18 @@
 
 Three kinds of folders hold a model: one that a training wrote, with its files' digests in metadata.json; one of
 MLflow's ONNX flavour; and any folder with one ONNX file and a file that names the classes. All of them become
-model.onnx, labels.txt and, if there is one, preprocess.json on this machine.
+model.onnx, labels.txt and, if there are such, preprocess.json and statistics.json on this machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +32,7 @@ from bloomery_model.folder import (
     write_labels,
 )
 from bloomery_model.lineage import Lineage, read_lineage
+from bloomery_model.statistics import STATISTICS, format_statistics
 from bloomery_serving.errors import ModelError
 from bloomery_serving.sources import Source, open_source
 from bloomery_serving.transfer import Transfer
@@ -57,6 +60,7 @@ def ensure_model(
     digest: str,
     environment: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
+    needs_statistics: bool = False,
 ) -> StoredModel:
     """Fetch a model's files into ``folder``, unless they are there already.
 
@@ -69,12 +73,14 @@ def ensure_model(
         digest: the digest that the model must have; empty takes any.
         environment: with the keys of the store; None is that of the process.
         transfer: counts what is fetched; None limits nothing.
+        needs_statistics: look in the store again if there are none: an evaluation may have added them.
 
     Raises:
         ModelError: as ``fetch_model``.
     """
     stored = _read_record(folder)
-    if stored is not None and (stored.uri, stored.digest) == (uri, digest):
+    has_all = stored is not None and (STATISTICS in stored.files or not needs_statistics)
+    if stored is not None and has_all and (stored.uri, stored.digest) == (uri, digest):
         return stored
     stored = fetch_model(uri, folder, digest=digest, environment=environment, transfer=transfer)
     (folder / RECORD).write_text(stored.model_dump_json(), encoding="utf-8")
@@ -156,6 +162,7 @@ def _fetch_trained(fetch: _Fetch, digest: str) -> StoredModel | None:
     fetch.transfer.require_room(source.uri, source.sizes_of(SERVED_FILES))
     fetch.folder.mkdir(parents=True, exist_ok=True)
     files = {name: fetch.file(name, name, metadata.files.get(name, "none")) for name in SERVED_FILES}
+    files |= _write_statistics(fetch.folder, metadata.document)
     return StoredModel(uri=source.uri, digest=metadata.digest, files=files, lineage=read_lineage(metadata.document))
 
 
@@ -178,7 +185,28 @@ def _fetch_foreign(fetch: _Fetch, digest: str) -> StoredModel:
     if PREPROCESS not in files:
         # One that was there before is not of this model.
         (folder / PREPROCESS).unlink(missing_ok=True)
+    files |= _write_statistics(folder, _read_statistics(source, actual))
     return StoredModel(uri=source.uri, digest=actual, files=files)
+
+
+def _read_statistics(source: Source, digest: str) -> Mapping[str, Any]:
+    """Return the statistics that an evaluation left beside a model; those of another model do not count."""
+    try:
+        document = json.loads(source.read(STATISTICS) or b"{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) and document.get("digest") == digest else {}
+
+
+def _write_statistics(folder: Path, document: Mapping[str, Any]) -> dict[str, str]:
+    """Write the statistics in a document, if there are any; return the file's digest by its name."""
+    content = format_statistics(document)
+    if content is None:
+        # Those that were there before are not of this model.
+        (folder / STATISTICS).unlink(missing_ok=True)
+        return {}
+    (folder / STATISTICS).write_bytes(content)
+    return {STATISTICS: file_digest(folder / STATISTICS)}
 
 
 def _foreign_layout(uri: str, paths: Collection[str]) -> ForeignLayout:

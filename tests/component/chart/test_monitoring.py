@@ -89,3 +89,22 @@ def test_grafana_finds_the_dashboard_as_its_sidecar_looks_for_it(chart: Chart) -
     config_map = made["monitoring/bloomery-dashboard"]
     assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(config_map["data"]["bloomery.json"])["title"] == "Bloomery"
+
+
+@pytest.mark.feature("S18")
+def test_alerts_exist_only_if_asked_for_and_have_their_limits(chart: Chart) -> None:
+    assert not of_kind(chart.render(WATCHED), "PrometheusRule")
+    values = {"monitoring": {"labels": {"release": "prometheus"}, "alerts": {"enabled": True, "drift": 0.4}}}
+    (rule,) = of_kind(chart.render(values), "PrometheusRule").values()
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    alerts = {alert["alert"]: alert["expr"] for alert in rule["spec"]["groups"][0]["rules"]}
+    assert alerts.keys() == {"BloomeryClassDrift", "BloomeryConfidenceDrift", "BloomeryManyUnknown"}
+    assert alerts["BloomeryConfidenceDrift"].endswith("> 0.4")
+
+
+@pytest.mark.feature("S18")
+def test_each_alert_has_lines_in_the_runbook(chart: Chart) -> None:
+    runbook = (REPO / "docs/operations.md").read_text(encoding="utf-8")
+    (rule,) = of_kind(chart.render({"monitoring": {"alerts": {"enabled": True}}}), "PrometheusRule").values()
+    for alert in rule["spec"]["groups"][0]["rules"]:
+        assert f"| `{alert['alert']}` |" in runbook

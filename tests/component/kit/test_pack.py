@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.component.kit.conftest import Pack
+from tests.component.serving.conftest import write_model
 
 pytestmark = pytest.mark.feature("S7")
 
@@ -194,3 +195,27 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.mark.feature("S17")
+def test_a_kit_keeps_the_precision_and_the_models_thresholds(small_base: Path, pack: Pack, tmp_path: Path) -> None:
+    folder = tmp_path / "precise"
+    folder.mkdir()
+    document = {"format": 1, "files": write_model(folder), "thresholds": {"precision": {"0.95": [0.6, None, 0.6]}}}
+    (folder / "metadata.json").write_text(json.dumps(document))
+    zip_path = tmp_path / "kit.zip"
+    done = pack("--base", small_base, "--output", zip_path, MODEL_URI=f"file://{folder}", ANSWER_PRECISION="0.95")
+    assert done.returncode == 0, done.stderr
+    with ZipFile(zip_path) as archive:
+        statistics = json.loads(archive.read("colours-kit/model/statistics.json"))
+        settings = json.loads(archive.read("colours-kit/kit.json"))["settings"]
+    assert statistics["thresholds"] == document["thresholds"]
+    assert settings["answer_precision"] == 0.95
+
+
+@pytest.mark.feature("S17")
+def test_no_kit_is_packed_whose_server_lacks_thresholds(small_base: Path, pack: Pack, tmp_path: Path) -> None:
+    done = pack("--base", small_base, "--output", tmp_path / "kit.zip", ANSWER_PRECISION="0.95")
+    assert done.returncode == 1
+    assert b"evaluateOnly" in done.stderr
+    assert not (tmp_path / "kit.zip").exists()

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bloomery_model.statistics import Reference
 from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
+from bloomery_serving.drift import MIN_ANSWERS
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_trainer.progress_server import Progress, ProgressServer
 from tests.unit.docs.figures import progress_figures
 
@@ -52,6 +56,10 @@ def metrics_of_a_server() -> str:
     metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
     metrics.count("/predict", 200, "default", 0.1)
     metrics.observe("infer", 0.1)
+    reference = Reference.of(np.eye(2, dtype=np.float32))
+    quality = QualityMetrics(metrics.registry, ("rose", "tulip"), reference)
+    for _ in range(MIN_ANSWERS):
+        quality.count(0, 0.9, is_unknown=True)
     return generate_latest(metrics.registry).decode()
 
 
@@ -121,6 +129,11 @@ def test_the_variables_are_filled_from_metrics_that_exist(known: dict[str, set[s
         "Predictions that wait or run",
         "Batch size",
         "Pods by model",
+        "Predictions by class",
+        "Confidence",
+        "Unknown",
+        "Drift of classes",
+        "Drift of confidence",
     ],
 )
 def test_what_people_look_for_has_a_panel(title: str) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bloomery_model import Preprocess, Tensor
 from bloomery_model.onnx_classifier import Scores
+from bloomery_model.statistics import Statistics
 from bloomery_serving import batcher as batcher_module
 from bloomery_serving.app import create_app
 from bloomery_serving.batcher import MAX_FAILED_BATCHES, Batcher
@@ -45,6 +46,7 @@ class Network:
     labels: tuple[str, ...] = ("red", "green")
     digest: str = "sha256:0"
     preprocess: Preprocess = field(default_factory=lambda: Preprocess.for_size(SIDE))
+    statistics: Statistics = field(default_factory=Statistics)
     batches: list[int] = field(default_factory=list)
     began: threading.Event = field(default_factory=threading.Event)
     may_end: threading.Event = field(default_factory=threading.Event)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bloomery_model.folder import METADATA, SERVED_FILES, WEIGHTS, Metadata, file_digest, holds_onnx, model_digest
-from bloomery_trainer.errors import BadConfig, BadData
+from bloomery_model.statistics import PARTS, STATISTICS
+from bloomery_trainer.errors import BadConfig, BadData, TrainerError
 from bloomery_trainer.storage import Folder
 
 FILES = (*SERVED_FILES, WEIGHTS)
@@ -78,6 +79,39 @@ def stored(folder: Folder, below: str = "") -> StoredModel | None:
         where = f"{folder.uri.rstrip('/')}/{below}{METADATA}"
         raise BadData("NotAModel", f"{where} does not describe a model: {error}") from error
     return StoredModel(folder, below, metadata.document, metadata.files)
+
+
+def add_statistics(folder: Folder, statistics: Mapping[str, Any], *, digest: str | None) -> str:
+    """Add the statistics that a model folder lacks, to its metadata.json or else as STATISTICS; return a note on it.
+
+    Those that are there stay: services judge by them, and another set of images must not change their answers. The
+    model's digest covers neither file.
+
+    Args:
+        folder: the model folder.
+        statistics: by their names in metadata.json.
+        digest: the model's; STATISTICS of another model in this folder do not count.
+    """
+    try:
+        path, document = _read_document_with_statistics(folder, digest)
+        added = [name for name in PARTS if not document.get(name)]
+        if not added:
+            return f"The {path} of the model has its thresholds and its reference already; they stay as they are."
+        document |= {name: statistics[name] for name in added}
+        folder.write(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
+    except (TrainerError, ValueError) as error:
+        return f"Services do not get the model's thresholds and its reference, {METADATA} was not written: {error}."
+    return f"From these images, {path} of the model got its {' and its '.join(added)}, for services."
+
+
+def _read_document_with_statistics(folder: Folder, digest: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the name and the content of the file of a model folder that has, or gets, its statistics."""
+    content = folder.read_if_there(METADATA)
+    if content is not None:
+        return METADATA, json.loads(content)
+    content = folder.read_if_there(STATISTICS)
+    document = {} if content is None else json.loads(content)
+    return STATISTICS, document if document.get("digest") == digest else {"digest": digest}
 
 
 def folder_kind(folder: Folder, below: str = "") -> FolderKind | None:

@@ -35,6 +35,13 @@ class Autoscaling(ApiModel):
     metrics: tuple[dict[str, Any], ...] = ()
 
 
+class AnswerPolicy(ApiModel):
+    """The confidence from which on a variant answers; below it, an image is unknown."""
+
+    min_confidence: float | None = None
+    precision: float | None = None
+
+
 class Variant(ApiModel):
     """A model with its weight, in percent of the traffic."""
 
@@ -44,6 +51,7 @@ class Variant(ApiModel):
     replicas: int | None = None
     autoscaling: Autoscaling | None = None
     mirror_percent: int | None = None
+    answer: AnswerPolicy | None = None
     resources: Resources | None = None
     scratch: str | int | None = None
     pod_template: PodTemplate | None = None

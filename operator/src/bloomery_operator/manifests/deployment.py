@@ -87,6 +87,7 @@ def _template_input(service: InferenceService, variant: Variant) -> dict[str, An
         # Empty ones have no limits; without any, there are defaults.
         "resources": None if variant.resources is None else set_fields(variant.resources),
         "scratch": variant.scratch,
+        "answer": variant.answer.to_json() if variant.answer else None,
         "podTemplate": set_fields(variant.pod_template) or None,
         "refresh": service.metadata.annotations.get(REFRESH),
     }
@@ -191,6 +192,8 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "TRAINING_JOB": model.training_job,
         "DATASET_NAME": model.dataset,
         "DATASET_VERSION": model.dataset_version,
+        "ANSWER_MIN_CONFIDENCE": _format(variant.answer.min_confidence) if variant.answer else None,
+        "ANSWER_PRECISION": _format(variant.answer.precision) if variant.answer else None,
         "CORS_ALLOW_ORIGINS": ",".join(service.spec.cors.allow_origins) if service.spec.cors else None,
         "API_KEYS_DIR": KEYS_FOLDER if service.spec.auth == "ApiKey" else None,
         "PORT": str(HTTP_PORT),
@@ -202,3 +205,7 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         source = {"name": revision_name(service, variant, model), "key": DIGEST_KEY, "optional": True}
         entries.append({"name": "MODEL_DIGEST", "valueFrom": {"configMapKeyRef": source}})
     return entries
+
+
+def _format(number: float | None) -> str | None:
+    return None if number is None else f"{number:g}"

@@ -33,12 +33,14 @@ class Prediction:
 
     Attributes:
         scores: by class, the highest first; empty after an error.
+        label: the service's answer; None if it does not know.
         error: the reason why there is no prediction.
         model: name, version and variant of the model, for people.
     """
 
     file: str
     scores: Mapping[str, float] = field(default_factory=dict)
+    label: str | None = None
     error: str | None = None
     model: str = ""
 
@@ -46,7 +48,8 @@ class Prediction:
         """Return the entry of ``--output json``."""
         if self.error:
             return {"file": self.file, "error": self.error}
-        return {"file": self.file, "label": next(iter(self.scores)), "scores": dict(self.scores), "model": self.model}
+        unknown = {"unknown": True} if self.label is None else {}
+        return {"file": self.file, "label": self.label, **unknown, "scores": dict(self.scores), "model": self.model}
 
 
 @contextmanager
@@ -138,7 +141,7 @@ def _parse_entry(file: str, entry: Mapping[str, Any], model: str) -> Prediction:
     error = entry.get("error")
     if error:
         return Prediction(file, error=_format_error(error))
-    return Prediction(file, scores=entry["scores"], model=model)
+    return Prediction(file, scores=entry["scores"], label=entry["label"], model=model)
 
 
 def _describe_model(model: Mapping[str, str]) -> str:

@@ -53,7 +53,8 @@ def _table_rows(predictions: Sequence[Prediction], top: int) -> Iterator[list[ob
             yield [prediction.file, "", "", "", ""]
         for number, (label, score) in enumerate(list(prediction.scores.items())[:top]):
             file, model = (prediction.file, prediction.model) if number == 0 else ("", "")
-            yield [file, label, f"{score:.2%}", _score_bar(score), model]
+            name = f"not sure: {label}" if number == 0 and prediction.label is None else label
+            yield [file, name, f"{score:.2%}", _score_bar(score), model]
 
 
 def _score_bar(score: float) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
@@ -18,9 +17,18 @@ from bloomery_model import ImageError
 from bloomery_model.folder import PREPROCESS
 from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.about import About
+from bloomery_serving.answers import Answerer
 from bloomery_serving.api import open_inference_codec as codec
 from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
-from bloomery_serving.api.open_inference_codec import IMAGES, LABEL, SCORES, TENSORS, InferenceRequest, RequestLimits
+from bloomery_serving.api.open_inference_codec import (
+    IMAGES,
+    LABEL,
+    SCORES,
+    TENSORS,
+    UNKNOWN,
+    InferenceRequest,
+    RequestLimits,
+)
 from bloomery_serving.api.openapi import BYTES, OPEN, infer_body, refusals
 from bloomery_serving.api.schemas import (
     InferAnswer,
@@ -57,6 +65,7 @@ class _Served:
     about: About
     model: Model
     batcher: Batcher
+    answerer: Answerer
     parser: CallRunner
     metrics: Metrics
     limits: RequestLimits
@@ -83,6 +92,11 @@ class _Served:
     def metadata(self) -> ModelMetadata:
         """The model's inputs and outputs."""
         side = self.model.preprocess.crop
+        forms = {
+            SCORES: TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(self.model.labels)]),
+            LABEL: TensorMetadata(name=LABEL, datatype="BYTES", shape=[-1]),
+            UNKNOWN: TensorMetadata(name=UNKNOWN, datatype="BOOL", shape=[-1]),
+        }
         return ModelMetadata(
             name=self.name,
             versions=[self.version],
@@ -90,10 +104,7 @@ class _Served:
                 TensorMetadata(name=IMAGES, datatype="BYTES", shape=[-1]),
                 TensorMetadata(name=TENSORS, datatype="FP32", shape=[-1, 3, side, side]),
             ],
-            outputs=[
-                TensorMetadata(name=SCORES, datatype="FP32", shape=[-1, len(self.model.labels)]),
-                TensorMetadata(name=LABEL, datatype="BYTES", shape=[-1]),
-            ],
+            outputs=[forms[name] for name in self.limits.outputs],
             parameters={
                 "preprocess": self.model.preprocess.document(),
                 "preprocess_source": _ASSUMED if self.model.assumes_imagenet else PREPROCESS,
@@ -105,9 +116,9 @@ class _Served:
         client = key_name(request.scope)
         with self.metrics.stage("parse"):
             decoded = await self._decode(request, client)
-        scores = await _score(self.batcher, client, decoded)
+        answers = [self.answerer.answer(scores) for scores in await _score(self.batcher, client, decoded)]
         content, headers = codec.encode_answer(
-            decoded, scores, self.model.labels, model=self.name, version=self.version
+            decoded, answers, self.model.labels, model=self.name, version=self.version
         )
         return Response(content, headers=headers)
 
@@ -134,6 +145,7 @@ def _decode_body(
 
 def build_router(
     batcher: Batcher,
+    answerer: Answerer,
     parser: CallRunner,
     model: Model,
     metrics: Metrics,
@@ -144,7 +156,7 @@ def build_router(
 ) -> APIRouter:
     """Return the protocol's routes for the one model of this server, which has a name and a version in them."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-    served = _Served(name, about, model, batcher, parser, metrics, limits)
+    served = _Served(name, about, model, batcher, answerer, parser, metrics, limits)
     _add_health(router, served)
     _add_metadata(router, served)
     _add_infer(router, served)
@@ -222,8 +234,8 @@ def _unhealthy(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {503: {"model": model, "description": "The last predictions all failed; a new start may help."}}
 
 
-async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> Scores:
-    """Return the probabilities for all images or tensors of a request."""
+async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> list[Scores]:
+    """Return the probabilities for each image or tensor of a request."""
     scores = []
     for number, result in enumerate(await batcher.submit(client, request.files or request.tensors)):
         # The protocol's answer is one tensor: it has no place for the error of one image of several.
@@ -236,4 +248,4 @@ async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> Sc
                 raise not_finite_error(name, is_tensor=is_tensor)
             case row:
                 scores.append(row)
-    return np.stack(scores)
+    return scores

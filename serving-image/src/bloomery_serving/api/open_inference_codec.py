@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bloomery_model import Tensor
-from bloomery_model.onnx_classifier import Scores
+from bloomery_serving.answers import Answer
 from bloomery_serving.api.errors import RequestError, invalid_request
 from bloomery_serving.api.json_numbers import MAX_DEPTH, NumbersError, take_out_numbers
 from bloomery_serving.api.schemas import InferRequest, InputTensor, RequestedOutput
@@ -28,8 +28,11 @@ from bloomery_serving.image_file import ImageFile
 
 IMAGES, TENSORS = "image", "images"
 """The inputs: files of images as BYTES, or preprocessed tensors as FP32."""
-SCORES, LABEL = "scores", "label"
-"""The outputs: the probability of each class, and the likeliest class' name."""
+OUTPUTS = SCORES, LABEL, UNKNOWN = "scores", "label", "unknown"
+"""The outputs: the probability of each class, the likeliest class' name, and whether that class is too unlikely for an
+answer; the name is empty then."""
+ANSWERED_OUTPUTS = SCORES, LABEL
+"""The outputs of a service that answers whatever the probability."""
 
 JSON_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON, behind which binary data begin."""
@@ -46,11 +49,12 @@ _Buffer = bytes | bytearray
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """The largest request: its images, the pixels of a tensor's side, and its bytes once they are unpacked."""
+    """The largest request: its images, the pixels of a tensor's side, its bytes once they are unpacked, its outputs."""
 
     images: int
     side: int
     bytes: int
+    outputs: tuple[str, ...] = ANSWERED_OUTPUTS
 
     @property
     def numbers(self) -> int:
@@ -77,9 +81,9 @@ class Output:
 class InferenceRequest:
     """A decoded request: files of images or tensors, never both."""
 
+    outputs: Sequence[Output]
     files: Sequence[ImageFile] = ()
     tensors: Sequence[Tensor] = ()
-    outputs: Sequence[Output] = (Output(SCORES), Output(LABEL))
     id: str | None = None
 
 
@@ -126,7 +130,7 @@ def decode_request(body: _Buffer, json_length: str | None, limits: RequestLimits
         RequestError: a part of it is invalid; names it, and the right form.
     """
     if json_length == "0":
-        return InferenceRequest(files=(_file(0, bytes(body)),))
+        return InferenceRequest(files=(_file(0, bytes(body)),), outputs=tuple(map(Output, limits.outputs)))
     if json_length is not None and not (_DIGITS.fullmatch(json_length) and int(json_length) <= len(body)):
         message = f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes."
         raise RequestError(400, "BadLength", message)
@@ -136,7 +140,7 @@ def decode_request(body: _Buffer, json_length: str | None, limits: RequestLimits
         raise _bad_input(f"Send one input, '{IMAGES}' or '{TENSORS}'; there are {len(request.inputs)}.")
     tensor = request.inputs[0]
     binary = _binary_part(tensor, memoryview(body)[end:])
-    outputs = tuple(_outputs(request))
+    outputs = tuple(_outputs(request, limits.outputs))
     if (tensor.name, tensor.datatype) == (IMAGES, "BYTES"):
         return InferenceRequest(files=_files(tensor, binary, limits), outputs=outputs, id=request.id)
     if (tensor.name, tensor.datatype) == (TENSORS, "FP32"):
@@ -147,12 +151,12 @@ def decode_request(body: _Buffer, json_length: str | None, limits: RequestLimits
 
 
 def encode_answer(
-    request: InferenceRequest, scores: Scores, labels: Sequence[str], *, model: str, version: str
+    request: InferenceRequest, answers: Sequence[Answer], labels: Sequence[str], *, model: str, version: str
 ) -> tuple[bytes, dict[str, str]]:
     """Return the answer's body and its headers."""
     described, binary = [], []
     for output in request.outputs:
-        datatype, array = _output(output, scores, labels)
+        datatype, array = _output(output, answers, labels)
         entry: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": list(array.shape)}
         if output.binary:
             binary.append(_binary(array))
@@ -209,11 +213,12 @@ def _binary_part(tensor: InputTensor, rest: memoryview) -> memoryview | None:
     return rest
 
 
-def _outputs(request: InferRequest) -> Iterator[Output]:
+def _outputs(request: InferRequest, names: Sequence[str]) -> Iterator[Output]:
     all_binary = _flag(request.parameters, "binary_data_output", default=False)
-    for requested in request.outputs or [RequestedOutput(name=SCORES), RequestedOutput(name=LABEL)]:
-        if requested.name not in (SCORES, LABEL):
-            message = f"There is no output {_quoted(requested.name)}: there are '{SCORES}' and '{LABEL}'."
+    for requested in request.outputs or [RequestedOutput(name=name) for name in names]:
+        if requested.name not in names:
+            known = " and ".join(f"'{name}'" for name in names)
+            message = f"There is no output {_quoted(requested.name)}: there are {known}."
             raise RequestError(400, "BadOutput", message)
         if [output.name for output in request.outputs].count(requested.name) > 1:
             raise RequestError(
@@ -322,22 +327,26 @@ def _flat(data: Sequence[Any], depth: int = 1) -> Iterator[Any]:
             yield element
 
 
-def _output(output: Output, scores: Scores, labels: Sequence[str]) -> tuple[str, NDArray[Any]]:
+def _output(output: Output, answers: Sequence[Answer], labels: Sequence[str]) -> tuple[str, NDArray[Any]]:
     """Return an output's datatype and tensor."""
+    if output.name == LABEL:
+        return "BYTES", np.asarray([answer.label or "" for answer in answers], object)
+    if output.name == UNKNOWN:
+        return "BOOL", np.asarray([answer.label is None for answer in answers])
+    scores = np.stack([answer.scores for answer in answers])
     if output.top_k:
         order = np.argsort(-scores, axis=1, kind="stable")[:, : output.top_k]
         named = [[f"{scores[row, i]:f}:{i}:{labels[i]}" for i in best] for row, best in enumerate(order)]
         return "BYTES", np.asarray(named, object)
-    if output.name == LABEL:
-        return "BYTES", np.asarray([labels[i] for i in scores.argmax(axis=1)], object)
     return "FP32", scores
 
 
 def _binary(array: NDArray[Any]) -> bytes:
-    if array.dtype != object:
-        return array.astype("<f4").tobytes()
-    encoded = [text.encode() for text in array.ravel()]
-    return b"".join(_LENGTH.pack(len(text)) + text for text in encoded)
+    """Return an array of texts, truth values or numbers in the form of the protocol's binary data."""
+    if array.dtype == object:
+        encoded = [text.encode() for text in array.ravel()]
+        return b"".join(_LENGTH.pack(len(text)) + text for text in encoded)
+    return array.tobytes() if array.dtype == bool else array.astype("<f4").tobytes()
 
 
 def _bad_input(message: str) -> RequestError:

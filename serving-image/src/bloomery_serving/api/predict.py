@@ -13,8 +13,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from bloomery_model import ImageError
-from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.about import About
+from bloomery_serving.answers import Answer, Answerer
 from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.openapi import BYTES, refusals
 from bloomery_serving.api.schemas import OneImage, Refusal, SeveralImages
@@ -52,11 +52,16 @@ _MISTAKES = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classification of one image: each class' probability, the likeliest first."""
+    """The classification of one image: each class' probability, the likeliest first; no label if it is unknown."""
 
     file: str
-    label: str
+    label: str | None
     scores: dict[str, float]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The prediction as the answer shows it."""
+        return {"label": self.label, **({"unknown": True} if self.label is None else {}), "scores": self.scores}
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Failure:
     error: RequestError
 
 
-def build_router(batcher: Batcher, metrics: Metrics, about: About, *, max_images: int) -> APIRouter:
+def build_router(batcher: Batcher, answerer: Answerer, metrics: Metrics, about: About, *, max_images: int) -> APIRouter:
     """Return the routes that classify images."""
     router = APIRouter()
     responses = {200: {"model": OneImage | SeveralImages}} | refusals(Refusal, _MISTAKES)
@@ -78,18 +83,20 @@ def build_router(batcher: Batcher, metrics: Metrics, about: About, *, max_images
         """Classify images: the label of each, and the probability of each class."""
         with metrics.stage("parse"):
             files = await _read_files(request, max_images)
-        outcomes = await _classify(batcher, key_name(request.scope), files)
+        outcomes = await _classify(batcher, answerer, key_name(request.scope), files)
         model = about.identity.document
         if len(outcomes) > 1:
             return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model})
         if isinstance(outcomes[0], Failure):
             raise outcomes[0].error
-        return _answer({"label": outcomes[0].label, "scores": outcomes[0].scores, "model": model})
+        return _answer({**outcomes[0].document, "model": model})
 
     return router
 
 
-async def _classify(batcher: Batcher, client: str, files: Sequence[ImageFile]) -> list[Prediction | Failure]:
+async def _classify(
+    batcher: Batcher, answerer: Answerer, client: str, files: Sequence[ImageFile]
+) -> list[Prediction | Failure]:
     """Classify images; one that cannot be decoded is a Failure in its place."""
     outcomes: list[Prediction | Failure] = []
     for file, result in zip(files, await batcher.submit(client, files), strict=True):
@@ -100,14 +107,14 @@ async def _classify(batcher: Batcher, client: str, files: Sequence[ImageFile]) -
                 # No mistake of one image: the whole request counts as failed.
                 raise not_finite_error(file.name, is_tensor=False)
             case scores:
-                outcomes.append(_prediction(file, scores, batcher.labels))
+                outcomes.append(_prediction(file, answerer.answer(scores), batcher.labels))
     return outcomes
 
 
-def _prediction(file: ImageFile, scores: Scores, labels: Sequence[str]) -> Prediction:
-    order = np.argsort(-scores, kind="stable").tolist()
-    rounded = scores.astype(float).round(6).tolist()
-    return Prediction(file.name, labels[order[0]], {labels[index]: rounded[index] for index in order})
+def _prediction(file: ImageFile, answer: Answer, labels: Sequence[str]) -> Prediction:
+    order = np.argsort(-answer.scores, kind="stable").tolist()
+    rounded = answer.scores.astype(float).round(6).tolist()
+    return Prediction(file.name, answer.label, {labels[index]: rounded[index] for index in order})
 
 
 def _answer(document: dict[str, Any]) -> Response:
@@ -118,7 +125,7 @@ def _answer(document: dict[str, Any]) -> Response:
 def _entry(outcome: Prediction | Failure) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         return {"file": outcome.file, "error": outcome.error.document}
-    return {"file": outcome.file, "label": outcome.label, "scores": outcome.scores}
+    return {"file": outcome.file, **outcome.document}
 
 
 async def _read_files(request: Request, max_images: int) -> list[ImageFile]:

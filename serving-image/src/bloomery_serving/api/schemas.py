@@ -47,18 +47,23 @@ class Refusal(_Answer):
 
 
 class OneImage(_Answer):
-    """The answer to one image: its label, and each class' probability, the likeliest first."""
+    """The answer to one image: its label, and each class' probability, the likeliest first.
 
-    label: str
+    ``unknown`` is true, and the label null, if the service answers only from a confidence on that this image lacks.
+    """
+
+    label: str | None
+    unknown: bool = False
     scores: dict[str, float]
     model: ServedModel
 
 
 class ImageOfSeveral(_Answer):
-    """One of several images: label and scores, or the error."""
+    """One of several images: label, or unknown, and scores, or the error."""
 
     file: str
     label: str | None = None
+    unknown: bool = False
     scores: dict[str, float] | None = None
     error: Explanation | None = None
 

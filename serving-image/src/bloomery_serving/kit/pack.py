@@ -12,14 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from bloomery_model.folder import ONNX_DATA_SUFFIXES
+from bloomery_model.folder import ONNX_DATA_SUFFIXES, read_labels
+from bloomery_model.statistics import read_statistics
+from bloomery_serving.answers import AnswerPolicy
 from bloomery_serving.errors import ModelError
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.kit.manifest import MANIFEST, MODEL, Flavour, KitError, Manifest, Platform, digest_of
 from bloomery_serving.settings import Settings
 from bloomery_serving.storage import fetch_model
 
-_SERVICE_SETTINGS = {"service_name", "service_namespace", "display_name", "description"}
+_SERVICE_SETTINGS = {
+    "service_name",
+    "service_namespace",
+    "display_name",
+    "description",
+    "answer_min_confidence",
+    "answer_precision",
+}
 """The settings of the service that go along; those of the model are its identity."""
 
 _DENSE = (".whl", ".onnx", *ONNX_DATA_SUFFIXES)
@@ -48,7 +57,7 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
         flavour: of the server.
 
     Raises:
-        ModelError: the model cannot be fetched.
+        ModelError: the model cannot be fetched, or lacks the thresholds that the settings ask for.
         KitError: the base has no such kit, or the output cannot be written.
     """
     parts = base / f"{platform}-{flavour}"
@@ -59,6 +68,7 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
         folder = Path(scratch) / MODEL
         _report(f"Fetching the model from {settings.model_uri}")
         fetched = fetch_model(settings.model_uri, folder, digest=settings.model_digest)
+        _require_thresholds(settings, folder)
         identity = ModelIdentity.resolve(settings, fetched.lineage, digest=fetched.digest)
         manifest = Manifest(
             platform=platform,
@@ -69,6 +79,12 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
         )
         _report("Packing")
         _write(archive, f"{settings.service_name}-kit", {"": parts, MODEL: folder}, manifest)
+
+
+def _require_thresholds(settings: Settings, folder: Path) -> None:
+    """Raise ModelError if the server of the kit could not judge answers as the settings ask."""
+    classes = len(read_labels(folder))
+    AnswerPolicy.of(settings, read_statistics(folder, classes=classes), classes=classes)
 
 
 def _settings(model: str | None) -> Settings:

@@ -105,12 +105,13 @@ function scoreRow([name, score]) {
   return row;
 }
 
-function show(card, { label, scores }, model) {
+function show(card, { label, unknown, scores }, model) {
   setState(card, "done");
   const element = card.element;
   const ranked = Object.entries(scores).sort(([, one], [, other]) => other - one);
   const heading = element.querySelector(".label");
-  heading.textContent = label;
+  heading.textContent = unknown ? "Not sure" : label;
+  element.classList.toggle("unknown", unknown === true);
   heading.hidden = false;
   const bars = element.querySelector(".scores");
   bars.replaceChildren(...ranked.slice(0, TOP).map(scoreRow));

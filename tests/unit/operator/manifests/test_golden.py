@@ -188,6 +188,7 @@ def test_deployment_and_autoscaler_of_a_gpu_variant(golden: Golden) -> None:
     metrics = [{"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": {"type": "Value", "averageValue": 50}}}]
     variant = {"name": "v1", "model": {"mlflow": "models:/flowers/4"}, "weight": 100, "resources": resources}
     variant["scratch"] = "40Gi"
+    variant["answer"] = {"precision": 0.95}
     variant["podTemplate"] = {
         "labels": {"team": "a", "app.kubernetes.io/name": "another"},
         "annotations": {"example.com/note": "x"},

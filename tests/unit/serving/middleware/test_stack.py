@@ -15,6 +15,7 @@ import pytest
 
 from bloomery_model import Preprocess, Tensor
 from bloomery_model.onnx_classifier import Scores
+from bloomery_model.statistics import Statistics
 from bloomery_serving.app import create_app
 from bloomery_serving.capacity import Capacity
 from bloomery_serving.identity import ModelIdentity
@@ -37,6 +38,7 @@ class Model:
     assumes_imagenet = False
     labels = ("red", "green")
     preprocess = Preprocess.for_size(SIDE)
+    statistics = Statistics()
 
     def predict(self, tensors: Sequence[Tensor]) -> Scores:
         return np.full((len(tensors), 2), 0.5, np.float32)

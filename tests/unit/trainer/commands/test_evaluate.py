@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from bloomery_model.folder import model_digest
+from bloomery_model.statistics import parse_statistics
 from bloomery_trainer import model_folder
+from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import quantize
+from bloomery_trainer.storage import Folder
 
 Train = Callable[..., Any]
 
@@ -168,3 +172,76 @@ def test_an_onnx_folder_without_class_names_is_refused_in_words(evaluate: Train,
     ended = evaluate(f"file://{folder}")
 
     assert (ended.code, ended.reason) == (3, "NoLabels")
+
+
+@pytest.fixture
+def older(base: Path, tmp_path: Path) -> Path:
+    """The model of a version that stored neither thresholds nor a reference."""
+    folder = tmp_path / "older"
+    shutil.copytree(base / "model", folder)
+    metadata = read_metadata(folder)
+    del metadata["thresholds"], metadata["reference"]
+    (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    return folder
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    return metadata
+
+
+@pytest.mark.feature("S17")
+@pytest.mark.feature("S18")
+def test_an_older_model_gets_its_thresholds_and_reference(
+    evaluate: Train, base: Path, older: Path, tmp_path: Path
+) -> None:
+    before = read_metadata(older)
+    ended = evaluate(f"file://{older}")
+    assert ended.code == 0, ended.message
+    after, trained = read_metadata(older), read_metadata(base / "model")
+    assert after == before | {name: trained[name] for name in ("thresholds", "reference")}
+    assert any("thresholds and its reference" in note for note in ended.message["notes"])
+    assert sum(after["reference"]["predictions"]) == report(tmp_path)["images"]
+
+
+@pytest.mark.feature("S17")
+def test_thresholds_that_are_there_stay(evaluate: Train, older: Path) -> None:
+    """Services judge by them: an evaluation on other images must not change their answers."""
+    thresholds = {"precision": {"0.95": [0.5, 0.5]}}
+    (older / "metadata.json").write_text(json.dumps({**read_metadata(older), "thresholds": thresholds}))
+    assert evaluate(f"file://{older}").code == 0
+    assert read_metadata(older)["thresholds"] == thresholds
+    assert "reference" in read_metadata(older)
+
+
+@pytest.mark.feature("S17")
+@pytest.mark.feature("S18")
+def test_a_foreign_model_gets_a_file_of_statistics(evaluate: Train, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "foreign", labels="eins\nnull\n")
+    files = set(folder.iterdir())
+    ended = evaluate(f"file://{folder}")
+    assert ended.code == 0, ended.message
+    (added,) = set(folder.iterdir()) - files
+    document = json.loads(added.read_text(encoding="utf-8"))
+    assert added.name == "statistics.json"
+    assert document["digest"] == ended.message["model"]["digest"]
+    assert parse_statistics(document, classes=2).thresholds_for(0.8) is not None
+    assert parse_statistics(document, classes=2).reference is not None
+
+
+@pytest.mark.feature("S17")
+def test_a_model_folder_that_cannot_be_written_is_evaluated_all_the_same(
+    evaluate: Train, older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BadConfig("AccessDenied", "the keys of s3://models may not write")
+
+    monkeypatch.setattr(Folder, "write", refuse_only("metadata.json", Folder.write, refuse))
+    ended = evaluate(f"file://{older}")
+    assert ended.code == 0, ended.message
+    assert any("may not write" in note for note in ended.message["notes"])
+
+
+def refuse_only(name: str, write: Callable[..., None], refuse: Callable[..., None]) -> Callable[..., None]:
+    """Refuse to write one file."""
+    return lambda folder, path, data: (refuse if path == name else write)(folder, path, data)

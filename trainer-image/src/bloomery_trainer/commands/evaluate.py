@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bloomery_trainer import model_folder
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.unreadable import unreadable_note
+from bloomery_trainer.engine.answer_statistics import answer_statistics
 from bloomery_trainer.engine.calibration import calibrate
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.held_out import HeldOutImages
@@ -41,7 +43,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     if classifier is None:
         return {}
     with opened_record(context, origin=_origin(context)) as record:
-        return _report_evaluation(context, classifier, dataset.with_classes(classifier.classes), record)
+        return _report_evaluation(context, classifier, dataset.with_classes(classifier.classes), record, folder)
 
 
 def _find_exported_model(context: RunContext) -> Folder | None:
@@ -88,7 +90,7 @@ def _classifier_from_weights(start: Initial) -> Classifier:
 
 
 def _report_evaluation(
-    context: RunContext, classifier: Classifier, dataset: LocalDataset, record: RunRecord
+    context: RunContext, classifier: Classifier, dataset: LocalDataset, record: RunRecord, folder: Folder | None
 ) -> dict[str, Any]:
     context.progress.update(stage="evaluating")
     images = HeldOutImages.of(dataset, classifier.preprocess, context.shutdown, budget=context.memory)
@@ -96,7 +98,10 @@ def _report_evaluation(
     # The file stays as it is, so the figures are those of its own scores; the temperature is what would suit it.
     calibration, _ = calibrate(evaluation)
     note = f"{_origin(context)} was evaluated as it is, in {classifier.data_type}; nothing was trained."
-    notes = tuple(filter(None, (note, unreadable_note(dataset.unreadable_keys))))
+    added = None
+    if folder is not None:
+        added = model_folder.add_statistics(folder, answer_statistics(evaluation), digest=classifier.digest)
+    notes = tuple(filter(None, (note, added, unreadable_note(dataset.unreadable_keys))))
     metadata = ReportMetadata(
         title=report_title(context),
         preset=classifier.preset or "ONNX",

@@ -28,7 +28,8 @@ from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.images import views
 from bloomery_trainer.distributed.world import World, joined, leads, peers_watched
-from bloomery_trainer.engine import thresholds, training
+from bloomery_trainer.engine import training
+from bloomery_trainer.engine.answer_statistics import answer_statistics
 from bloomery_trainer.engine.attempts import counted_start
 from bloomery_trainer.engine.calibration import Calibration, calibrate, without_temperature
 from bloomery_trainer.engine.context import RunContext, build_run_context
@@ -141,7 +142,7 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
         evaluated_on=evaluation.split,
         quantization=exported.quantization.document() if exported.quantization else None,
         calibration=calibration.document(),
-        thresholds=thresholds.document(evaluation.final, split=evaluation.split),
+        statistics=answer_statistics(evaluation),
     )
     context.progress.update(stage="registering")
     return _finish(context, record, model, result, dataset)
@@ -273,7 +274,7 @@ def _model_metadata(context: RunContext, record: RunRecord, model: TrainedModel,
         "evaluatedOn": model.evaluated_on,
         "quantization": model.quantization,
         "calibration": model.calibration,
-        "thresholds": model.thresholds,
+        **model.statistics,
         "trainingJob": {"namespace": config.namespace, "name": config.name, "uid": config.uid},
         "datasets": [{"name": part.name, "version": part.version} for part in config.datasets],
         "run": record.run_document(),

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,8 @@ class TrainedModel:
     """The result of quantization, if it was requested."""
     calibration: Mapping[str, Any] | None = None
     """The temperature that the model divides its logits by, and the figures with and without it."""
-    thresholds: Mapping[str, Any] | None = None
-    """Confidences above which a class reaches a precision."""
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    """Thresholds of confidence, and the reference for drift, by their names in metadata.json."""
 
     @property
     def is_int8(self) -> bool:

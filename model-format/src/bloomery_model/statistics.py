@@ -1,0 +1,126 @@
+"""Statistics of a model's answers on held-out images: thresholds of confidence, and the reference that drift is
+measured against.
+
+A training writes them to ``metadata.json``, under ``thresholds`` and ``reference``; an evaluation adds them to a folder
+that lacks them. On a server's disk, and beside a model without a ``metadata.json``, they are in ``statistics.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+STATISTICS = "statistics.json"
+PARTS = ("thresholds", "reference")
+"""The names of the statistics in metadata.json."""
+
+CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""Bounds between the bins of confidence: finer near 1, where most answers of a good model are."""
+
+_Count = Annotated[int, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Reference(BaseModel):
+    """Distributions of a model's answers on N held-out images, for comparison with those that it gives later.
+
+    Attributes:
+        predictions: answers by class, in the order of the classes.
+        edges: bounds between the bins of confidence, rising.
+        confidence: answers by bin, one more than there are edges; a bin holds its lower bound.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    predictions: tuple[_Count, ...]
+    edges: tuple[_Share, ...]
+    confidence: tuple[_Count, ...]
+
+    @model_validator(mode="after")
+    def _require_one_total(self) -> Self:
+        if len(self.confidence) != len(self.edges) + 1 or sum(self.confidence) != sum(self.predictions):
+            raise ValueError("the bins of confidence do not fit their edges, or the answers by class")
+        return self
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float32]) -> Self:
+        """Count the answers with these probabilities, float32 [N, C]."""
+        predicted, bins = probabilities.argmax(axis=1), confidence_bins(probabilities.max(axis=1), CONFIDENCE_EDGES)
+        return cls(
+            predictions=tuple(np.bincount(predicted, minlength=probabilities.shape[1]).tolist()),
+            edges=CONFIDENCE_EDGES,
+            confidence=tuple(np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1).tolist()),
+        )
+
+    def document(self, *, split: str) -> dict[str, Any]:
+        """Return the document for metadata.json; ``split`` names the images."""
+        return {"evaluatedOn": split, "images": sum(self.predictions), **self.model_dump(mode="json")}
+
+
+class _Thresholds(BaseModel):
+    """The part of the table of thresholds that serving uses."""
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: dict[str, tuple[_Share | None, ...]]
+
+
+class Statistics(BaseModel):
+    """The statistics of a model, as far as they are known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    thresholds: _Thresholds | None = None
+    reference: Reference | None = None
+
+    def thresholds_for(self, precision: float) -> tuple[float | None, ...] | None:
+        """Return the least confidence of each class that reaches a precision; None for a class that never does.
+
+        None in place of all of them: the model has no thresholds for this precision.
+        """
+        return self.thresholds.precision.get(f"{precision:g}") if self.thresholds is not None else None
+
+
+def confidence_bins(confidence: NDArray[np.float32], edges: tuple[float, ...]) -> NDArray[np.int64]:
+    """Return the bin of each confidence."""
+    return np.searchsorted(np.asarray(edges, np.float32), confidence, side="right")
+
+
+def parse_statistics(document: Mapping[str, Any], *, classes: int) -> Statistics:
+    """Return the statistics in a document; a part of another form, or of other classes, is left out."""
+    parts = {name: _parse_part(name, document.get(name)) for name in PARTS}
+    statistics = Statistics.model_validate({name: part for name, part in parts.items() if part is not None})
+    thresholds, reference = statistics.thresholds, statistics.reference
+    if thresholds is not None and any(len(values) != classes for values in thresholds.precision.values()):
+        thresholds = None
+    if reference is not None and len(reference.predictions) != classes:
+        reference = None
+    return Statistics(thresholds=thresholds, reference=reference)
+
+
+def read_statistics(folder: Path, *, classes: int) -> Statistics:
+    """Read STATISTICS of a local folder; a file that is missing or damaged counts as empty."""
+    try:
+        document = json.loads((folder / STATISTICS).read_bytes())
+    except (OSError, ValueError):
+        return Statistics()
+    return parse_statistics(document, classes=classes) if isinstance(document, dict) else Statistics()
+
+
+def format_statistics(document: Mapping[str, Any]) -> bytes | None:
+    """Return the content of STATISTICS: the statistics in a document that has more; None if it has none."""
+    statistics = {name: document[name] for name in PARTS if document.get(name)}
+    return json.dumps(statistics, ensure_ascii=False).encode() if statistics else None
+
+
+def _parse_part(name: str, value: Any) -> Any:
+    try:
+        return getattr(Statistics.model_validate({name: value}), name)
+    except ValidationError:
+        return None

@@ -8,16 +8,18 @@ from starlette.types import ASGIApp
 
 from bloomery_serving import __version__
 from bloomery_serving.about import About
-from bloomery_serving.api import open_inference, pages, predict
+from bloomery_serving.api import explain, open_inference, pages, predict
 from bloomery_serving.api.errors import add_exception_handlers
 from bloomery_serving.api.open_inference_codec import JSON_LENGTH, RequestLimits
 from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
+from bloomery_serving.explainer import Explainer
 from bloomery_serving.identity import HEADERS, ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.jobs import CallRunner, Watchdog
 from bloomery_serving.key_ring import KeyRing
+from bloomery_serving.memory_budget import MemoryBudget
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.middleware.admission import Admission, AdmissionControl, AdmissionLimits
 from bloomery_serving.middleware.api_key import ApiKey
@@ -32,6 +34,9 @@ from bloomery_serving.settings import Settings
 
 _CORS_HEADERS = ("Authorization", "Content-Encoding", "X-Variant", JSON_LENGTH)
 """Headers that a page of another origin may send, beside those that every page may."""
+
+_EXPLANATIONS = 8
+"""One of so many of the requests that wait may be for an explanation: those are slow, and predictions come first."""
 
 
 def create_app(
@@ -78,7 +83,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=_CORS_HEADERS,
-            expose_headers=(*HEADERS, "retry-after", JSON_LENGTH),
+            expose_headers=(*HEADERS, *explain.HEADERS, "retry-after", JSON_LENGTH),
             # A page of the internet may ask a service in a private network, if its owner lists it.
             allow_private_network=True,
         )
@@ -99,7 +104,12 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     watchdog = Watchdog(settings.hang_seconds)
-    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity)
+    budget = MemoryBudget(capacity.decoding_bytes)
+    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity, budget=budget)
+    explainer = None
+    if settings.explain and model.explanation is not None:
+        waiting = max(1, settings.queue_size // _EXPLANATIONS)
+        explainer = Explainer(model, model.explanation, watchdog, limits=limits, budget=budget, max_waiting=waiting)
     api.include_router(predict.build_router(batcher, metrics, about, max_images=settings.max_images))
     api.include_router(
         open_inference.build_router(
@@ -112,6 +122,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
             limits=RequestLimits(images=settings.max_images, side=model.preprocess.crop, bytes=capacity.max_body_bytes),
         )
     )
-    api.include_router(pages.build_router(settings, about))
+    api.include_router(explain.build_router(explainer, metrics, is_on=settings.explain))
+    api.include_router(pages.build_router(settings, about, explains=explainer is not None))
     add_exception_handlers(api)
     return api

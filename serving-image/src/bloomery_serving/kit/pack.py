@@ -19,7 +19,7 @@ from bloomery_serving.kit.manifest import MANIFEST, MODEL, Flavour, KitError, Ma
 from bloomery_serving.settings import Settings
 from bloomery_serving.storage import fetch_model
 
-_SERVICE_SETTINGS = {"service_name", "service_namespace", "display_name", "description"}
+_SERVICE_SETTINGS = {"service_name", "service_namespace", "display_name", "description", "explain"}
 """The settings of the service that go along; those of the model are its identity."""
 
 _DENSE = (".whl", ".onnx", *ONNX_DATA_SUFFIXES)
@@ -58,7 +58,9 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
     with tempfile.TemporaryDirectory(prefix="kit-") as scratch, _opened(output, Path(scratch)) as archive:
         folder = Path(scratch) / MODEL
         _report(f"Fetching the model from {settings.model_uri}")
-        fetched = fetch_model(settings.model_uri, folder, digest=settings.model_digest)
+        fetched = fetch_model(
+            settings.model_uri, folder, digest=settings.model_digest, with_explanation=settings.explain
+        )
         identity = ModelIdentity.resolve(settings, fetched.lineage, digest=fetched.digest)
         manifest = Manifest(
             platform=platform,

@@ -124,7 +124,8 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
     if exported.quantization is not None:
         record.log(exported.quantization.metrics(), 0)
         result = replace(result, notes=(*result.notes, exported.quantization.sentence))
-    for name in model_folder.FILES:
+    files = model_folder.file_digests(folder)
+    for name in files:
         context.output.upload(folder / name, f"model/{name}")
     evaluation, calibration = exported.evaluation, exported.calibration
     record.log(calibration.metrics(), 0)
@@ -134,7 +135,7 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
     model = TrainedModel(
         folder=folder,
         reports=publish_reports(context, report),
-        digest=model_digest(model_folder.file_digests(folder)),
+        digest=model_digest(files),
         classes=len(dataset.classes),
         metrics=evaluation.final.metrics,
         evaluation=evaluation.final,

@@ -20,7 +20,7 @@ SERVED_FILES = (MODEL, LABELS, PREPROCESS)
 """The files that serving needs; the weights for further training stay in the store."""
 
 EXPLANATION = "explain.onnx"
-"""The network that tells where ``MODEL`` looked: normalised images float32 [N, 3, crop, crop] to class activation maps
+"""The network that shows where ``MODEL`` looked: normalised images float32 [N, 3, crop, crop] to class activation maps
 float32 [N, classes, h, w]. Only folders of networks that end in pooling and one linear layer have it."""
 
 LABEL_FILES = (LABELS, "classes.txt", "labels.json")

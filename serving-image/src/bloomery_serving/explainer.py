@@ -126,7 +126,7 @@ class Explainer:
 class _ClassMaps:
     """The network of a model's class activation maps, loaded at the first use; for one thread.
 
-    A file that cannot be used is not tried again: the next start fetches it anew.
+    A file that cannot be used is not tried again: the next start fetches it again.
     """
 
     def __init__(self, file: Path, *, classes: int, side: int) -> None:

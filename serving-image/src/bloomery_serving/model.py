@@ -58,7 +58,7 @@ class Model:
     best_batch: int = 1
     """Number of waiting images that are computed together."""
     explanation: Path | None = None
-    """File of the network that tells where this one looked; None if the folder has none, or nobody asked for it."""
+    """File of the network that shows where this one looked; None if the folder has none, or nobody asked for it."""
 
     @classmethod
     def load(cls, folder: Path, *, digest: str, threads: int, explanation: str | None = None) -> Model:

@@ -85,8 +85,8 @@ def ensure_model(
         ModelError: as ``fetch_model``.
     """
     stored = _read_record(folder)
-    wanted = (uri, digest, with_explanation)
-    if stored is not None and (stored.uri, stored.digest, stored.with_explanation) == wanted:
+    request = (uri, digest, with_explanation)
+    if stored is not None and (stored.uri, stored.digest, stored.with_explanation) == request:
         return stored
     stored = fetch_model(
         uri, folder, digest=digest, with_explanation=with_explanation, environment=environment, transfer=transfer

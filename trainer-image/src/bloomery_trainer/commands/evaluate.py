@@ -94,7 +94,7 @@ def _report_evaluation(
     images = HeldOutImages.of(dataset, classifier.preprocess, context.shutdown, budget=context.memory)
     evaluation = images.evaluate(classifier.network)
     # The file stays as it is, so the figures are those of its own scores; the temperature is what would suit it.
-    calibration, _ = calibrate(evaluation)
+    calibration = calibrate(evaluation)
     note = f"{_origin(context)} was evaluated as it is, in {classifier.data_type}; nothing was trained."
     notes = tuple(filter(None, (note, unreadable_note(dataset.unreadable_keys))))
     metadata = ReportMetadata(

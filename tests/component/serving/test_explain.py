@@ -146,6 +146,14 @@ def test_explanations_are_off_by_default_and_not_documented(start_server: StartS
     assert 'data-explains="false"' in plain.client.get("/upload").text
 
 
+def test_the_api_description_has_the_picture_and_the_class(server: Server) -> None:
+    operation = server.client.get("/openapi.json").json()["paths"]["/explain"]["post"]
+
+    assert [(parameter["in"], parameter["name"]) for parameter in operation["parameters"]] == [("query", "class")]
+    assert list(operation["responses"]["200"]["content"]) == ["image/png"]
+    assert {"400", "401", "404", "409", "413", "415", "429", "500", "503"} <= operation["responses"].keys()
+
+
 def test_a_model_without_the_network_says_what_to_do(start_server: StartServer) -> None:
     old = start_server(explain="true")
     answer = old.client.post("/explain", content=red_and_blue())

@@ -454,6 +454,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "an origin without a scheme": (service(cors={"allowOrigins": ["a.example.com"]}), "spec.cors.allowOrigins"),
     "an origin in capitals": (service(cors={"allowOrigins": ["https://A.example.com"]}), "in small letters"),
     "two origins in one": (service(cors={"allowOrigins": ["https://a.com,https://b.com"]}), "spec.cors.allowOrigins"),
+    "an explanation that is no boolean": (service(explain="Always"), "spec.explain"),
     "cors for no origin": (service(cors={"allowOrigins": []}), "should have at least 1 items"),
     "a path without a slash": (service(path="flowers"), "spec.path must begin with '/'"),
     "a path that ends with a slash": (service(path="/flowers/"), "must not end with '/'"),
@@ -548,6 +549,7 @@ ACCEPTED: dict[str, Object] = {
         variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
     ),
     "a service for ten years": service(autoStop="87600h"),
+    "a service that explains": service(explain=True),
     "a service for pages of other origins": service(
         cors={"allowOrigins": ["*", "https://app.example.com", "http://localhost:3000", "http://[::1]:8080"]}
     ),

@@ -1,7 +1,8 @@
 """The files of a model folder: their names, the model's digest, and the names of its classes.
 
-A training writes ``model.onnx``, ``labels.txt``, ``preprocess.json`` and ``state.pt``, and ``metadata.json`` with their
-digests. A folder of another origin, such as one of MLflow's ONNX flavour, has one ONNX file and one of ``LABEL_FILES``.
+A training writes ``model.onnx``, ``labels.txt``, ``preprocess.json`` and ``state.pt``, for many networks also
+``explain.onnx``, and ``metadata.json`` with their digests. A folder of another origin, such as one of MLflow's ONNX
+flavour, has one ONNX file and one of ``LABEL_FILES``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ MODEL, LABELS, PREPROCESS, WEIGHTS = "model.onnx", "labels.txt", "preprocess.jso
 METADATA = "metadata.json"
 SERVED_FILES = (MODEL, LABELS, PREPROCESS)
 """The files that serving needs; the weights for further training stay in the store."""
+
+EXPLANATION = "explain.onnx"
+"""The network that shows where ``MODEL`` looked: normalised images float32 [N, 3, crop, crop] to class activation maps
+float32 [N, classes, h, w]. Only folders of networks that end in pooling and one linear layer have it."""
 
 LABEL_FILES = (LABELS, "classes.txt", "labels.json")
 """File names that may name the classes, in order of precedence."""
@@ -170,6 +175,8 @@ def write_labels(folder: Path, names: Iterable[str]) -> None:
 
 def _only_model(paths: Sequence[str]) -> str:
     models = [path for path in paths if path.endswith(ONNX_SUFFIX)]
+    # A training's folder that lost its metadata.json: the model is the other file.
+    models = [path for path in models if PurePosixPath(path).name != EXPLANATION] or models
     if len(models) == 1:
         return models[0]
     if models:

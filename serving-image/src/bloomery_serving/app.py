@@ -9,16 +9,18 @@ from starlette.types import ASGIApp
 from bloomery_serving import __version__
 from bloomery_serving.about import About
 from bloomery_serving.answers import Answerer, AnswerPolicy
-from bloomery_serving.api import open_inference, pages, predict
+from bloomery_serving.api import explain, open_inference, pages, predict
 from bloomery_serving.api.errors import add_exception_handlers
 from bloomery_serving.api.open_inference_codec import ANSWERED_OUTPUTS, JSON_LENGTH, OUTPUTS, RequestLimits
 from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
+from bloomery_serving.explainer import Explainer
 from bloomery_serving.identity import HEADERS, ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.jobs import CallRunner, Watchdog
 from bloomery_serving.key_ring import KeyRing
+from bloomery_serving.memory_budget import MemoryBudget
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.middleware.admission import Admission, AdmissionControl, AdmissionLimits
 from bloomery_serving.middleware.api_key import ApiKey
@@ -34,6 +36,9 @@ from bloomery_serving.settings import Settings
 
 _CORS_HEADERS = ("Authorization", "Content-Encoding", "X-Variant", JSON_LENGTH)
 """Headers that a page of another origin may send, beside those that every page may."""
+
+_EXPLANATIONS = 8
+"""One of so many of the requests that wait may be for an explanation: those are slow, and predictions come first."""
 
 
 def create_app(
@@ -80,7 +85,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=_CORS_HEADERS,
-            expose_headers=(*HEADERS, "retry-after", JSON_LENGTH),
+            expose_headers=(*HEADERS, *explain.HEADERS, "retry-after", JSON_LENGTH),
             # A page of the internet may ask a service in a private network, if its owner lists it.
             allow_private_network=True,
         )
@@ -101,7 +106,12 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     watchdog = Watchdog(settings.hang_seconds)
-    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity)
+    budget = MemoryBudget(capacity.decoding_bytes)
+    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity, budget=budget)
+    explainer = None
+    if settings.explain and model.explanation is not None:
+        waiting = max(1, settings.queue_size // _EXPLANATIONS)
+        explainer = Explainer(model, model.explanation, watchdog, limits=limits, budget=budget, max_waiting=waiting)
     quality = QualityMetrics(metrics.registry, model.labels, model.statistics.reference)
     policy = AnswerPolicy.of(settings, model.statistics, classes=len(model.labels))
     answerer = Answerer(model.labels, policy, quality)
@@ -123,6 +133,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
             ),
         )
     )
-    api.include_router(pages.build_router(settings, about))
+    api.include_router(explain.build_router(explainer, metrics, is_on=settings.explain))
+    api.include_router(pages.build_router(settings, about, explains=explainer is not None))
     add_exception_handlers(api)
     return api

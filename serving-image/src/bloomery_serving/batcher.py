@@ -62,13 +62,21 @@ class Batcher:
     """Runs a model for many requests at a time; lives as long as the process."""
 
     def __init__(
-        self, model: Model, metrics: Metrics, watchdog: Watchdog, *, limits: Limits, capacity: Capacity
+        self,
+        model: Model,
+        metrics: Metrics,
+        watchdog: Watchdog,
+        *,
+        limits: Limits,
+        capacity: Capacity,
+        budget: MemoryBudget | None = None,
     ) -> None:
+        """Start the workers; others may share the budget of memory for decoding large images."""
         self._model = model
         self._metrics = metrics
         self._watchdog = watchdog
         self._limits = limits
-        self._budget = MemoryBudget(capacity.decoding_bytes)
+        self._budget = budget or MemoryBudget(capacity.decoding_bytes)
         self._pending: FairQueue[_PendingRequest] = FairQueue()
         self._large: FairQueue[_PendingRequest] = FairQueue()
         self._failed_batches = 0

@@ -60,15 +60,18 @@ class Model:
     """Number of waiting images that are computed together."""
     statistics: Statistics = field(default_factory=Statistics)
     """Statistics of its answers on held-out images, as far as its folder has them."""
+    explanation: Path | None = None
+    """File of the network that shows where this one looked; None if the folder has none, or nobody asked for it."""
 
     @classmethod
-    def load(cls, folder: Path, *, digest: str, threads: int) -> Model:
+    def load(cls, folder: Path, *, digest: str, threads: int, explanation: str | None = None) -> Model:
         """Load a model folder and run it once, so that the first user does not wait for memory and kernels.
 
         Args:
             folder: the local one.
             digest: of the model.
             threads: the number that one prediction may use.
+            explanation: the name of the folder's network of explanations, which is not loaded yet.
 
         Raises:
             ModelError: the folder holds no classifier that can be run; says why.
@@ -90,7 +93,8 @@ class Model:
             raise ModelError(error.reason, f"{str(error)[0].upper()}{str(error)[1:]}.") from error
         except Exception as error:  # ONNX Runtime's own exceptions have no common base
             raise ModelError("ModelNotLoaded", f"The model cannot be loaded: {str(error).splitlines()[0]}") from error
-        return replace(model, best_batch=model._find_best_batch())
+        path = None if explanation is None else folder / explanation
+        return replace(model, best_batch=model._find_best_batch(), explanation=path)
 
     def predict(self, tensors: Sequence[Tensor]) -> Scores:
         """Return the probability of each class, float32 [N, classes], of N tensors [3, crop, crop]."""
@@ -178,7 +182,7 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
         ort.preload_dlls()
         # By default, every algorithm is measured for each new shape of a batch, which takes seconds.
         providers.insert(0, (CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}))
-    session = ort.InferenceSession(path, _options(threads), providers=providers)
+    session = ort.InferenceSession(path, session_options(threads), providers=providers)
     used = session.get_providers()
     logger.info("the model is computed by %s", ", ".join(used))
     if wants_gpu and CUDA not in used:
@@ -189,7 +193,8 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     return session
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int) -> ort.SessionOptions:
+    """Return the options of every session of this process."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

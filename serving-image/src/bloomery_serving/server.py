@@ -109,13 +109,14 @@ def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, M
         settings.model_uri,
         settings.model_dir,
         digest=settings.model_digest,
+        with_explanation=settings.explain,
         transfer=transfer,
         needs_statistics=settings.answer_precision is not None,
     )
     transfer.note_progress()
     fetched = time.perf_counter()
     # As many predictions run side by side as there are processors: each has one thread.
-    model = Model.load(settings.model_dir, digest=stored.digest, threads=1)
+    model = Model.load(settings.model_dir, digest=stored.digest, threads=1, explanation=stored.explanation)
     logger.info(
         "the model is ready %.1f s after the process began: fetched in %.1f s, loaded in %.1f s",
         _process_age(), fetched - start, time.perf_counter() - fetched,

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     metrics_port: int = 9090
     """0 serves no metrics."""
 
+    explain: bool = False
+    """Whether POST /explain is answered, if the model's folder has explain.onnx."""
+
     cors_allow_origins: str = ""
     """Origins whose pages a browser lets call the server, with commas between them; * is any."""
 

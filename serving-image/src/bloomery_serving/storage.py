@@ -2,7 +2,8 @@
 
 Three kinds of folders hold a model: one that a training wrote, with its files' digests in metadata.json; one of
 MLflow's ONNX flavour; and any folder with one ONNX file and a file that names the classes. All of them become
-model.onnx, labels.txt and, if there are such, preprocess.json and statistics.json on this machine.
+model.onnx, labels.txt and, if there are such, preprocess.json and statistics.json on this machine. A training's
+explain.onnx is fetched for services that explain.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bloomery_model.folder import (
+    EXPLANATION,
     LABELS,
     METADATA,
     PREPROCESS,
@@ -51,6 +53,13 @@ class StoredModel(BaseModel):
     files: dict[str, str]
     """The digest of each local file by its name."""
     lineage: Lineage = Lineage()
+    with_explanation: bool = False
+    """Whether EXPLANATION was fetched, if the folder has it."""
+
+    @property
+    def explanation(self) -> str | None:
+        """The name of the local file with the network of the explanations; None if there is none."""
+        return EXPLANATION if EXPLANATION in self.files else None
 
 
 def ensure_model(
@@ -58,6 +67,7 @@ def ensure_model(
     folder: Path,
     *,
     digest: str,
+    with_explanation: bool = False,
     environment: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
     needs_statistics: bool = False,
@@ -71,6 +81,7 @@ def ensure_model(
         uri: the model's folder.
         folder: the local one.
         digest: the digest that the model must have; empty takes any.
+        with_explanation: whether a training's EXPLANATION is fetched, too.
         environment: with the keys of the store; None is that of the process.
         transfer: counts what is fetched; None limits nothing.
         needs_statistics: look in the store again if there are none: an evaluation may have added them.
@@ -79,10 +90,13 @@ def ensure_model(
         ModelError: as ``fetch_model``.
     """
     stored = _read_record(folder)
+    request = (uri, digest, with_explanation)
     has_all = stored is not None and (STATISTICS in stored.files or not needs_statistics)
-    if stored is not None and has_all and (stored.uri, stored.digest) == (uri, digest):
+    if stored is not None and has_all and (stored.uri, stored.digest, stored.with_explanation) == request:
         return stored
-    stored = fetch_model(uri, folder, digest=digest, environment=environment, transfer=transfer)
+    stored = fetch_model(
+        uri, folder, digest=digest, with_explanation=with_explanation, environment=environment, transfer=transfer
+    )
     (folder / RECORD).write_text(stored.model_dump_json(), encoding="utf-8")
     return stored
 
@@ -92,6 +106,7 @@ def fetch_model(
     folder: Path,
     *,
     digest: str,
+    with_explanation: bool = False,
     environment: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
 ) -> StoredModel:
@@ -101,6 +116,7 @@ def fetch_model(
         uri: the model's folder.
         folder: the local one.
         digest: the digest that the model must have; empty takes any.
+        with_explanation: whether a training's EXPLANATION is fetched, too.
         environment: with the keys of the store; None is that of the process.
         transfer: counts what is fetched; None limits nothing.
 
@@ -110,7 +126,8 @@ def fetch_model(
     """
     source = open_source(uri, os.environ if environment is None else environment)
     fetch = _Fetch(source, folder, transfer or Transfer())
-    return _fetch_trained(fetch, digest) or _fetch_foreign(fetch, digest)
+    stored = _fetch_trained(fetch, digest, with_explanation=with_explanation) or _fetch_foreign(fetch, digest)
+    return stored.model_copy(update={"with_explanation": with_explanation})
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,7 @@ def _read_record(folder: Path) -> StoredModel | None:
     return stored if is_intact else None
 
 
-def _fetch_trained(fetch: _Fetch, digest: str) -> StoredModel | None:
+def _fetch_trained(fetch: _Fetch, digest: str, *, with_explanation: bool) -> StoredModel | None:
     """Fetch from a folder that a training wrote; None if it is not one."""
     source = fetch.source
     content = source.read(METADATA)
@@ -159,9 +176,10 @@ def _fetch_trained(fetch: _Fetch, digest: str) -> StoredModel | None:
     except ValueError as error:
         raise ModelError("NotAModel", f"metadata.json at {source.uri} does not describe a model: {error}") from error
     _require_digest(source.uri, expected=digest, actual=metadata.digest)
-    fetch.transfer.require_room(source.uri, source.sizes_of(SERVED_FILES))
+    names = (*SERVED_FILES, EXPLANATION) if with_explanation and EXPLANATION in metadata.files else SERVED_FILES
+    fetch.transfer.require_room(source.uri, source.sizes_of(names))
     fetch.folder.mkdir(parents=True, exist_ok=True)
-    files = {name: fetch.file(name, name, metadata.files.get(name, "none")) for name in SERVED_FILES}
+    files = {name: fetch.file(name, name, metadata.files.get(name, "none")) for name in names}
     files |= _write_statistics(fetch.folder, metadata.document)
     return StoredModel(uri=source.uri, digest=metadata.digest, files=files, lineage=read_lineage(metadata.document))
 

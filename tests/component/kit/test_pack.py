@@ -19,6 +19,7 @@ import pytest
 
 from tests.component.kit.conftest import Pack
 from tests.component.serving.conftest import write_model
+from tests.component.serving.test_explain import class_maps, red_and_blue, write_explained
 
 pytestmark = pytest.mark.feature("S7")
 
@@ -69,6 +70,27 @@ def start(unpacked: Path) -> Iterator[Start]:
         process.communicate()
 
 
+@pytest.fixture
+def start_in() -> Iterator[Callable[[Path], int]]:
+    """Start the kit in a folder; return its port once it answers."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def run(folder: Path) -> int:
+        port = _free_port()
+        command = [sys.executable, "-m", "bloomery_serving", "start", "--port", str(port)]
+        processes.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE))
+        output = processes[-1].stdout
+        assert output is not None
+        assert b"Loading" in output.readline()
+        assert b"/upload" in output.readline()
+        return port
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 def test_kit_is_one_folder_with_model_script_and_manifest(unpacked: Path, tmp_path: Path) -> None:
     inside = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     assert inside == {"start.sh", "kit.json", "model/model.onnx", "model/labels.txt", "model/preprocess.json"}
@@ -77,6 +99,41 @@ def test_kit_is_one_folder_with_model_script_and_manifest(unpacked: Path, tmp_pa
     manifest = json.loads((unpacked / "kit.json").read_text(encoding="utf-8"))
     assert manifest["settings"]["run_id"] == "r1"
     assert manifest["digest"].startswith("sha256:")
+
+
+@pytest.mark.feature("T28")
+@pytest.mark.parametrize("explain", ["true", ""])
+def test_kit_explains_if_its_service_does(
+    small_base: Path, pack: Pack, start_in: Callable[[Path], int], tmp_path: Path, explain: str
+) -> None:
+    model = write_explained(tmp_path / "source", class_maps().SerializeToString())
+    settings = {"MODEL_URI": model.as_uri()} | ({"EXPLAIN": explain} if explain else {})
+    assert pack("--base", small_base, "--output", tmp_path / "kit.zip", **settings).returncode == 0
+    with ZipFile(tmp_path / "kit.zip") as archive:
+        archive.extractall(tmp_path)
+    assert (tmp_path / "colours-kit/model/explain.onnx").exists() == bool(explain)
+
+    address = f"http://localhost:{start_in(tmp_path / 'colours-kit')}"
+    answer = httpx.post(f"{address}/explain", content=red_and_blue(), timeout=30)
+
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        (200, "image/png") if explain else (404, "application/json")
+    )
+
+
+@pytest.mark.feature("T28")
+def test_kit_with_another_explanation_does_not_start(small_base: Path, pack: Pack, tmp_path: Path) -> None:
+    model = write_explained(tmp_path / "source", class_maps().SerializeToString())
+    pack("--base", small_base, "--output", tmp_path / "kit.zip", MODEL_URI=model.as_uri(), EXPLAIN="true")
+    with ZipFile(tmp_path / "kit.zip") as archive:
+        archive.extractall(tmp_path)
+    (tmp_path / "colours-kit/model/explain.onnx").write_bytes(class_maps(factor=-1).SerializeToString())
+    command = [sys.executable, "-m", "bloomery_serving", "start", "--port", str(_free_port())]
+
+    done = subprocess.run(command, cwd=tmp_path / "colours-kit", capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "explain.onnx is missing or is not as it was packed" in done.stderr
 
 
 def test_kit_goes_to_the_standard_output_alone(small_base: Path, pack: Pack) -> None:

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.component.serving.browser import SCREENSHOTS, Visit, chromium, gateway
-from tests.component.serving.conftest import Colour, Server, StartServer, write_model
+from tests.component.serving.conftest import SIDE, Colour, Server, StartServer, write_model
+from tests.component.serving.test_explain import class_maps, write_explained
 
 pytestmark = pytest.mark.feature("S4")
 
@@ -57,6 +58,12 @@ def flowers(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory)
         model_version="4",
         variant="v1",
     )
+
+
+@pytest.fixture(scope="module")
+def explaining(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Server:
+    folder = write_explained(tmp_path_factory.mktemp("explained"), class_maps().SerializeToString())
+    return start_server(model_uri=f"file://{folder}", explain="true", api_keys_dir=str(keys))
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +288,34 @@ def test_page_is_accessible(open_page: Open, flowers: Server, scheme: str, width
     page.screenshot(path=SCREENSHOTS / f"upload-{scheme}-{width}.png", full_page=True)
     assert Axe().run(page).response["violations"] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.feature("T28")
+def test_a_button_shows_where_the_model_looked_and_the_image_again(open_page: Open, explaining: Server) -> None:
+    page = open_page(explaining).page
+    page.get_by_label("Key").fill(KEY)
+    choose(page, flower((30, 30, 200), "blue.jpg"))
+    expect(page.locator(".label")).to_have_text("蓝")
+    image = page.locator(".card img")
+    original = image.get_attribute("src")
+
+    page.get_by_role("button", name="Where did it look?").click()
+
+    again = page.get_by_role("button", name="Show the image")
+    expect(again).to_have_attribute("aria-pressed", "true")
+    expect(image).to_have_attribute("alt", "blue.jpg: bright where the model found 蓝")
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == SIDE
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "upload-explained.png", full_page=True)
+    again.click()
+    expect(image).to_have_attribute("src", original or "")
+    expect(image).to_have_attribute("alt", "blue.jpg")
+
+
+@pytest.mark.feature("T28")
+def test_a_service_without_explanations_has_no_button_for_them(open_page: Open, flowers: Server) -> None:
+    page = open_page(flowers).page
+    choose(page, flower(FLOWERS["玫瑰"], "rose.jpg"))
+    expect(page.locator(".label")).to_have_text("玫瑰")
+
+    expect(page.get_by_role("button", name="Where did it look?")).to_have_count(0)

@@ -20,6 +20,7 @@ from bloomery_model.folder import (
     write_labels,
 )
 
+EXPLAINED = ["explain.onnx", "labels.txt", "model.onnx"]
 NAMES = ["Röschen", "犬", "a\u2028b"]
 
 
@@ -97,3 +98,9 @@ def test_folder_without_a_model_is_refused(paths: list[str], reason: str, words:
     with pytest.raises(FolderError, match=words) as refused:
         ForeignLayout.of(paths)
     assert refused.value.reason == reason
+
+
+@pytest.mark.feature("T28")
+def test_explanation_beside_a_model_is_no_second_model() -> None:
+    assert ForeignLayout.of(EXPLAINED).files == {"model.onnx": "model.onnx"}
+    assert ForeignLayout.of(EXPLAINED[:2]).files == {"explain.onnx": "model.onnx"}

@@ -11,12 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bloomery_model.folder import METADATA, SERVED_FILES, WEIGHTS, Metadata, file_digest, holds_onnx, model_digest
+from bloomery_model.folder import (
+    EXPLANATION,
+    METADATA,
+    SERVED_FILES,
+    WEIGHTS,
+    Metadata,
+    file_digest,
+    holds_onnx,
+    model_digest,
+)
 from bloomery_model.statistics import PARTS, STATISTICS
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError
 from bloomery_trainer.storage import Folder
 
 FILES = (*SERVED_FILES, WEIGHTS)
+"""The files of every trained model; networks that can be explained have ``EXPLANATION``, too."""
 
 FolderKind = Literal["Trained", "Onnx"]
 
@@ -135,8 +145,9 @@ def require_stored(folder: Folder, below: str = "") -> StoredModel:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """Return the digest of each of FILES."""
-    return {name: file_digest(folder / name) for name in FILES}
+    """Return the digest of each of FILES, and of EXPLANATION if the folder has it."""
+    names = (*FILES, EXPLANATION) if (folder / EXPLANATION).exists() else FILES
+    return {name: file_digest(folder / name) for name in names}
 
 
 def metadata(folder: Path, about: Mapping[str, Any]) -> bytes:

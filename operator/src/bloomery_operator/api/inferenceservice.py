@@ -101,6 +101,7 @@ class InferenceServiceSpec(ApiModel):
     path: str | None = None
     auth: Literal["ApiKey", "None"] = "ApiKey"
     cors: Cors | None = None
+    explain: bool | None = None
     auto_stop: str | None = None
     stopped: bool | None = None
 

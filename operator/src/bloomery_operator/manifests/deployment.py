@@ -84,6 +84,7 @@ def _template_input(service: InferenceService, variant: Variant) -> dict[str, An
     return {
         "auth": service.spec.auth,
         "cors": service.spec.cors.to_json() if service.spec.cors else None,
+        "explain": service.spec.explain or None,
         # Empty ones have no limits; without any, there are defaults.
         "resources": None if variant.resources is None else set_fields(variant.resources),
         "scratch": variant.scratch,
@@ -195,6 +196,8 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "ANSWER_MIN_CONFIDENCE": _format(variant.answer.min_confidence) if variant.answer else None,
         "ANSWER_PRECISION": _format(variant.answer.precision) if variant.answer else None,
         "CORS_ALLOW_ORIGINS": ",".join(service.spec.cors.allow_origins) if service.spec.cors else None,
+        # Servers of earlier versions ignore it.
+        "EXPLAIN": "true" if service.spec.explain else None,
         "API_KEYS_DIR": KEYS_FOLDER if service.spec.auth == "ApiKey" else None,
         "PORT": str(HTTP_PORT),
         "METRICS_PORT": str(METRICS_PORT),

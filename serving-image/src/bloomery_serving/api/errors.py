@@ -69,6 +69,11 @@ def not_finite_error(name: str, *, is_tensor: bool) -> RequestError:
     return RequestError(500, "ResultNotFinite", message)
 
 
+def too_many_requests(cause: str) -> RequestError:
+    """Return the refusal of a request for which there is no room now."""
+    return RequestError(429, "TooManyRequests", f"{cause}; try again in a second.", headers={"retry-after": "1"})
+
+
 def invalid_request(errors: Iterable[ErrorDetails], *, skip: int = 0) -> RequestError:
     """Return the refusal of a request that pydantic finds invalid; the message names the fields.
 

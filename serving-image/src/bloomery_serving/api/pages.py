@@ -29,7 +29,7 @@ _STRICT = (
 _FOR_SWAGGER = _STRICT.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace("blob:", "data:")
 
 
-def build_router(settings: Settings, about: About) -> APIRouter:
+def build_router(settings: Settings, about: About, *, explains: bool) -> APIRouter:
     """Return the pages' routes."""
     router = APIRouter(include_in_schema=False)
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
@@ -37,7 +37,7 @@ def build_router(settings: Settings, about: About) -> APIRouter:
     @router.get("/upload")
     async def upload_page() -> Response:
         """Return the page to drop images on."""
-        return HTMLResponse(_upload_page(settings, about), headers=_headers(_STRICT))
+        return HTMLResponse(_upload_page(settings, about, explains=explains), headers=_headers(_STRICT))
 
     @router.get("/docs")
     async def docs_page() -> Response:
@@ -56,7 +56,7 @@ def build_router(settings: Settings, about: About) -> APIRouter:
     return router
 
 
-def _upload_page(settings: Settings, about: About) -> str:
+def _upload_page(settings: Settings, about: About, *, explains: bool) -> str:
     identity = about.identity
     model = [identity.model_name and f"Model {identity.model_name}"]
     model += [identity.model_version and f"version {identity.model_version}"]
@@ -70,6 +70,7 @@ def _upload_page(settings: Settings, about: About) -> str:
         max_bytes=str(settings.max_image_bytes),
         max_size=f"{settings.max_image_bytes / _MIB:.3g} MB",
         needs_key="false" if settings.api_keys_dir is None else "true",
+        explains="true" if explains else "false",
     )
 
 

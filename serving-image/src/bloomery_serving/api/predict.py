@@ -82,7 +82,7 @@ def build_router(batcher: Batcher, answerer: Answerer, metrics: Metrics, about: 
     async def predict(request: Request) -> Response:
         """Classify images: the label of each, and the probability of each class."""
         with metrics.stage("parse"):
-            files = await _read_files(request, max_images)
+            files = await read_files(request, max_images)
         outcomes = await _classify(batcher, answerer, key_name(request.scope), files)
         model = about.identity.document
         if len(outcomes) > 1:
@@ -128,7 +128,12 @@ def _entry(outcome: Prediction | Failure) -> dict[str, Any]:
     return {"file": outcome.file, **outcome.document}
 
 
-async def _read_files(request: Request, max_images: int) -> list[ImageFile]:
+async def read_files(request: Request, max_images: int) -> list[ImageFile]:
+    """Return the images of a request, at least one.
+
+    Raises:
+        RequestError: there is no image, or more than ``max_images``.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == _FORM:
         return await _read_form(request, max_images)
@@ -167,4 +172,5 @@ async def _image_file(upload: UploadFile | str) -> ImageFile:
 
 
 def _too_many(max_images: int) -> RequestError:
-    return RequestError(400, "TooManyImages", f"A request may have {max_images} images at most; send more in several.")
+    images = "one image" if max_images == 1 else f"{max_images} images"
+    return RequestError(400, "TooManyImages", f"A request may have {images} at most; send more in several.")

@@ -26,6 +26,7 @@ _SERVICE_SETTINGS = {
     "service_namespace",
     "display_name",
     "description",
+    "explain",
     "answer_min_confidence",
     "answer_precision",
 }
@@ -67,7 +68,9 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
     with tempfile.TemporaryDirectory(prefix="kit-") as scratch, _opened(output, Path(scratch)) as archive:
         folder = Path(scratch) / MODEL
         _report(f"Fetching the model from {settings.model_uri}")
-        fetched = fetch_model(settings.model_uri, folder, digest=settings.model_digest)
+        fetched = fetch_model(
+            settings.model_uri, folder, digest=settings.model_digest, with_explanation=settings.explain
+        )
         _require_thresholds(settings, folder)
         identity = ModelIdentity.resolve(settings, fetched.lineage, digest=fetched.digest)
         manifest = Manifest(

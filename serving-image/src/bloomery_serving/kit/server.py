@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from bloomery_model.folder import EXPLANATION
 from bloomery_model.lineage import Lineage
 from bloomery_serving import server
 from bloomery_serving.identity import ModelIdentity
@@ -31,7 +32,8 @@ def serve(folder: Path, listener: socket.socket) -> None:
     _print_line(f"Loading {settings.title} …")
     # On Windows, the environment variable has no effect.
     onnxruntime.disable_telemetry_events()
-    model = Model.load(folder / MODEL, digest=manifest.digest, threads=1)
+    explanation = EXPLANATION if EXPLANATION in manifest.files else None
+    model = Model.load(folder / MODEL, digest=manifest.digest, threads=1, explanation=explanation)
     identity = ModelIdentity.resolve(settings, Lineage(), digest=manifest.digest)
     _print_line(f"{_address(listener)} Ctrl+C stops the server.")
     server.serve(settings, model, identity, sockets=[listener])

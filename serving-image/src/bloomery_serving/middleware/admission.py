@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from prometheus_client import Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bloomery_serving.api.errors import RequestError
+from bloomery_serving.api.errors import too_many_requests
 from bloomery_serving.request_scope import keep_reservation, key_name
 
 _PARTS = 8
@@ -69,9 +69,9 @@ class AdmissionControl:
             RequestError: 429, there are too many requests.
         """
         if not self.waiting.has_room(client):
-            raise _too_many(f"{self.waiting.total} requests wait already")
+            raise too_many_requests(f"{self.waiting.total} requests wait already")
         if not self.receiving.has_room(client):
-            raise _too_many(f"{self.receiving.total} requests are being sent already")
+            raise too_many_requests(f"{self.receiving.total} requests are being sent already")
         reservation = Reservation(self, client)
         try:
             yield reservation
@@ -102,7 +102,7 @@ class Reservation:
         """
         bound = self._control.bytes
         if bound.total > self._bytes and not bound.has_room(self._client, count):
-            raise _too_many(f"The requests that wait have {bound.total} bytes together")
+            raise too_many_requests(f"The requests that wait have {bound.total} bytes together")
         bound.add(self._client, count)
         self._bytes += count
 
@@ -116,7 +116,7 @@ class Reservation:
         if self._place is control.waiting:
             return
         if not control.waiting.has_room(self._client):
-            raise _too_many(f"{control.waiting.total} requests wait already")
+            raise too_many_requests(f"{control.waiting.total} requests wait already")
         self._place.add(self._client, -1)
         self._place = control.waiting
         self._place.add(self._client)
@@ -161,7 +161,3 @@ def _receive_within(reservation: Reservation, receive: Receive) -> Receive:
         return message
 
     return receive_within
-
-
-def _too_many(cause: str) -> RequestError:
-    return RequestError(429, "TooManyRequests", f"{cause}; try again in a second.", headers={"retry-after": "1"})

@@ -52,6 +52,6 @@ def _route_pattern(scope: Scope, status: int) -> str:
     # about the model.
     if status != 429:
         return OTHER_ROUTE
-    if path in ("/", "/predict"):
+    if path in ("/", "/predict", "/explain"):
         return str(path)
     return "/v2/models/{model_name}/infer" if path.endswith("/infer") else OTHER_ROUTE

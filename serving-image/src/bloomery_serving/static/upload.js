@@ -3,7 +3,7 @@
 const TOP = 5;
 const MIB = 1024 * 1024;
 
-const { maxImages, maxBytes, needsKey } = document.body.dataset;
+const { maxImages, maxBytes, needsKey, explains } = document.body.dataset;
 const limits = { images: Number(maxImages), bytes: Number(maxBytes) };
 const find = (id) => document.getElementById(id);
 const [drop, files, keyForm, keyField, alertBox, statusLine, again, clear, list] =
@@ -12,7 +12,7 @@ const [drop, files, keyForm, keyField, alertBox, statusLine, again, clear, list]
 // Services that share a gateway share an origin: each has a key of its own.
 const keyName = `key of ${location.pathname}`;
 
-/** Every image on the page: {file, element, state}, with the state waiting, busy, done or failed. */
+/** Every image on the page: {file, element, state, original, explanation}, with the state waiting, busy, done or failed. */
 let cards = [];
 let running = false;
 
@@ -55,9 +55,9 @@ function copyOf(template) {
 
 function addCard(file) {
   const element = copyOf("card");
-  const card = { file, element, state: "waiting" };
+  const card = { file, element, state: "waiting", original: URL.createObjectURL(file), explanation: null };
   const picture = element.querySelector(".picture");
-  picture.src = URL.createObjectURL(file);
+  picture.src = card.original;
   picture.alt = file.name;
   picture.addEventListener("error", () => element.querySelector("figure").classList.add("unseen"));
   element.querySelector(".file").textContent = file.name;
@@ -74,7 +74,7 @@ function addCard(file) {
 
 function removeCards(gone) {
   for (const card of gone) {
-    URL.revokeObjectURL(card.element.querySelector(".picture").src);
+    [card.original, card.explanation].filter(Boolean).forEach((address) => URL.revokeObjectURL(address));
     card.element.remove();
   }
   cards = cards.filter((card) => !gone.includes(card));
@@ -127,15 +127,54 @@ function show(card, { label, unknown, scores }, model) {
   const answered = element.querySelector(".by");
   answered.textContent = by.filter(Boolean).join(", ");
   answered.hidden = !answered.textContent;
+  const button = element.querySelector(".explain");
+  button.hidden = explains !== "true";
+  button.addEventListener("click", () => explain(card, label, button));
+}
+
+/** Shows where the model looked in place of the picture, or the picture again. */
+async function explain(card, label, button) {
+  const picture = card.element.querySelector(".picture");
+  if (!card.explanation) {
+    button.disabled = true;
+    complain("");
+    const answer = await askWhere(card.file, label).catch(() => ({ error: "The service cannot be reached; try again in a moment." }));
+    button.disabled = false;
+    if (answer.error) {
+      complain(answer.error);
+      return;
+    }
+    card.explanation = URL.createObjectURL(answer.picture);
+    if (!cards.includes(card)) URL.revokeObjectURL(card.explanation); // it was removed meanwhile
+  }
+  const isShown = picture.src === card.explanation;
+  picture.src = isShown ? card.original : card.explanation;
+  picture.alt = isShown ? card.file.name : `${card.file.name}: bright where the model found ${label}`;
+  button.setAttribute("aria-pressed", String(!isShown));
+  button.textContent = isShown ? "Where did it look?" : "Show the image";
 }
 
 // --- the service ----------------------------------------------------------------------------------------------
 
-async function ask(batch) {
+function post(path, chosen) {
   const form = new FormData();
-  for (const { file } of batch) form.append("image", file, file.name);
+  for (const file of chosen) form.append("image", file, file.name);
   const headers = needsKey === "true" ? { Authorization: `Bearer ${keyField.value.trim()}` } : {};
-  const answer = await fetch("predict", { method: "POST", body: form, headers });
+  return fetch(path, { method: "POST", body: form, headers });
+}
+
+function problemOf(status, content) {
+  return content.error?.message ?? `The service answered with status ${status}; try again in a moment.`;
+}
+
+async function askWhere(file, label) {
+  const answer = await post(`explain?class=${encodeURIComponent(label)}`, [file]);
+  if (answer.ok) return { picture: await answer.blob() };
+  return { error: problemOf(answer.status, await answer.json().catch(() => ({}))) };
+}
+
+async function ask(batch) {
+  const answer = await post("predict", batch.map(({ file }) => file));
   const content = await answer.json().catch(() => ({}));
   return { status: answer.status, content };
 }
@@ -150,7 +189,7 @@ function take(batch, { status, content }) {
     });
     return;
   }
-  const words = content.error?.message ?? `The service answered with status ${status}; try again in a moment.`;
+  const words = problemOf(status, content);
   if (batch.length === 1 && [400, 413, 415].includes(status)) {
     fail(batch[0], words);
     return;

@@ -59,6 +59,7 @@ def test_template_is_kept_while_the_users_input_stays(later: Manifest) -> None:
         built(scratch="20Gi"),
         built(auth="None"),
         built(cors={"allowOrigins": ["https://shop.example.com"]}),
+        built(explain=True),
     ],
 )
 def test_users_change_of_pods_takes_the_present_template(later: Manifest) -> None:
@@ -88,6 +89,7 @@ SAMPLES: dict[str, Any] = {
     "path": "/default/shop",
     "auth": "None",
     "cors": {"allowOrigins": ["https://shop.example.com"]},
+    "explain": True,
     "autoStop": "1h",
     "stopped": True,
 }
@@ -139,3 +141,15 @@ def test_template_too_long_for_an_annotation_is_not_recorded() -> None:
     assert keep_template(built(podTemplate=long, image="example/serving:2"), deployment, adopts=True) == built(
         podTemplate=long, image="example/serving:2"
     )
+
+
+@pytest.mark.feature("T28")
+@pytest.mark.parametrize(
+    ("explain", "names"), [(None, []), (False, []), (True, [{"name": "EXPLAIN", "value": "true"}])]
+)
+def test_servers_explain_only_where_the_service_says_so(explain: bool | None, names: list[Manifest]) -> None:
+    deployment = built() if explain is None else built(explain=explain)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+
+    assert [entry for entry in container["env"] if entry["name"] == "EXPLAIN"] == names
+    assert (deployment == built()) == (not explain)

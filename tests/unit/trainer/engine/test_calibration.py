@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
-from bloomery_trainer.engine import calibration
-from bloomery_trainer.engine.calibration import Reliability, calibrate, fit_temperature, with_temperature
+from bloomery_trainer.engine.calibration import Reliability, calibrate, fit_temperature, rescaled, with_temperature
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.held_out import EvaluationResult
 
@@ -33,7 +36,9 @@ def test_the_temperature_undoes_how_much_too_sure_a_model_is(sharpness: float) -
 def test_calibration_lowers_the_error_of_scores_that_chose_nothing() -> None:
     validation, test = (Evaluation.of(*drawn(3000, sharpness=3.0, seed=seed)) for seed in (1, 2))
 
-    calibration, after = calibrate(EvaluationResult(validation, test))
+    result = EvaluationResult(validation, test)
+    calibration = calibrate(result)
+    after = rescaled(result, calibration.temperature)
 
     assert calibration.split == "test"
     assert calibration.before.error > 0.15
@@ -43,18 +48,44 @@ def test_calibration_lowers_the_error_of_scores_that_chose_nothing() -> None:
     assert after.final.metrics["loss"] < test.metrics["loss"]
 
 
-def test_figures_on_validation_images_are_cross_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted: list[int] = []
+def test_figures_on_validation_images_are_cross_fitted() -> None:
+    probabilities, labels = drawn(200, sharpness=3.0)
+    result = calibrate(EvaluationResult(Evaluation.of(probabilities, labels), None))
 
-    def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-        fitted.append(len(labels))
-        return fit_temperature(probabilities, labels)
-
-    monkeypatch.setattr(calibration, "fit_temperature", fit)
-    result, _ = calibrate(EvaluationResult(Evaluation.of(*drawn(200, sharpness=3.0)), None))
-
-    assert fitted == [200, *[100] * 20]
+    random, errors = np.random.default_rng(0), []
+    for _ in range(10):
+        one, other = np.array_split(random.permutation(200), 2)
+        temperatures = np.empty(200)
+        temperatures[one] = fit_temperature(probabilities[other], labels[other])
+        temperatures[other] = fit_temperature(probabilities[one], labels[one])
+        errors.append(Reliability.of(probabilities, labels, temperatures).error)
+    assert result.after.error == pytest.approx(np.mean(errors), rel=1e-6)
+    assert result.after.error < result.before.error
     assert (result.split, result.fitted_on) == ("validation", 200)
+
+
+def test_the_temperature_is_the_one_of_the_highest_likelihood() -> None:
+    probabilities, labels = drawn(500, sharpness=1.7)
+
+    def loss(temperature: float) -> float:
+        scores = with_temperature(probabilities, temperature)[np.arange(500), labels].astype(np.float64)
+        return float(-np.log(scores).sum() + math.log(temperature) ** 2 / 2)
+
+    exact = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6}).x
+    assert fit_temperature(probabilities, labels) == pytest.approx(exact, rel=2e-3)
+
+
+def test_calibration_of_many_answers_takes_little_memory_beside_them() -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.full(1000, 0.1), size=20_000).astype(np.float32)
+    evaluation = Evaluation(probabilities, probabilities.argmax(axis=1), {"top1": 1.0})
+    tracemalloc.start()
+    try:
+        calibrate(EvaluationResult(evaluation, None))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert most < probabilities.nbytes
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

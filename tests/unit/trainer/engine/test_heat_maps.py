@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from bloomery_model import Preprocess
-from bloomery_trainer.engine.heat_maps import DIMMED, HeatMaps, grad_cam
+from bloomery_model.spotlight import DIMMED
+from bloomery_trainer.engine.heat_maps import HeatMaps, grad_cam
 from bloomery_trainer.models.presets import PRESETS
 
 pytestmark = pytest.mark.feature("T28")

@@ -357,7 +357,7 @@ def test_mistakes_have_pictures_of_where_the_network_looked(
 @pytest.mark.feature("T26", "T27")
 def test_the_page_shows_calibration_and_thresholds(about: Callable[..., ReportMetadata], tmp_path: Path) -> None:
     metadata = about(("a", "b", "c"), wrong=10)
-    calibration, _ = calibrate(EvaluationResult(metadata.validation, None))
+    calibration = calibrate(EvaluationResult(metadata.validation, None))
 
     document = write_reports(tmp_path, replace(metadata, calibration=calibration))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bloomery_trainer import model_folder
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.unreadable import unreadable_note
-from bloomery_trainer.engine.answer_statistics import answer_statistics
 from bloomery_trainer.engine.calibration import calibrate
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.held_out import HeldOutImages
@@ -96,12 +96,8 @@ def _report_evaluation(
     images = HeldOutImages.of(dataset, classifier.preprocess, context.shutdown, budget=context.memory)
     evaluation = images.evaluate(classifier.network)
     # The file stays as it is, so the figures are those of its own scores; the temperature is what would suit it.
-    calibration, _ = calibrate(evaluation)
+    calibration = calibrate(evaluation)
     note = f"{_origin(context)} was evaluated as it is, in {classifier.data_type}; nothing was trained."
-    added = None
-    if folder is not None:
-        added = model_folder.add_statistics(folder, answer_statistics(evaluation), digest=classifier.digest)
-    notes = tuple(filter(None, (note, added, unreadable_note(dataset.unreadable_keys))))
     metadata = ReportMetadata(
         title=report_title(context),
         preset=classifier.preset or "ONNX",
@@ -112,8 +108,12 @@ def _report_evaluation(
         test=evaluation.test,
         data_type=classifier.data_type,
         calibration=calibration,
-        notes=notes,
     )
+    added = None
+    if folder is not None:
+        added = model_folder.add_statistics(folder, metadata.statistics, digest=classifier.digest)
+    notes = tuple(filter(None, (note, added, unreadable_note(dataset.unreadable_keys))))
+    metadata = replace(metadata, notes=notes)
     metrics = evaluation.final.metrics
     record.report(publish_reports(context, metadata), metrics, evaluated_on=evaluation.split)
     uri = context.config.initial_model.uri if context.config.initial_model else None

@@ -29,9 +29,8 @@ from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.images import views
 from bloomery_trainer.distributed.world import World, joined, leads, peers_watched
 from bloomery_trainer.engine import training
-from bloomery_trainer.engine.answer_statistics import answer_statistics
 from bloomery_trainer.engine.attempts import counted_start
-from bloomery_trainer.engine.calibration import Calibration, calibrate, without_temperature
+from bloomery_trainer.engine.calibration import Calibration, calibrate, rescaled
 from bloomery_trainer.engine.context import RunContext, build_run_context
 from bloomery_trainer.engine.evaluation import TOP_K
 from bloomery_trainer.engine.held_out import EvaluationResult, HeldOutImages
@@ -125,7 +124,8 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
     if exported.quantization is not None:
         record.log(exported.quantization.metrics(), 0)
         result = replace(result, notes=(*result.notes, exported.quantization.sentence))
-    for name in model_folder.FILES:
+    files = model_folder.file_digests(folder)
+    for name in files:
         context.output.upload(folder / name, f"model/{name}")
     evaluation, calibration = exported.evaluation, exported.calibration
     record.log(calibration.metrics(), 0)
@@ -135,14 +135,14 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
     model = TrainedModel(
         folder=folder,
         reports=publish_reports(context, report),
-        digest=model_digest(model_folder.file_digests(folder)),
+        digest=model_digest(files),
         classes=len(dataset.classes),
         metrics=evaluation.final.metrics,
         evaluation=evaluation.final,
         evaluated_on=evaluation.split,
         quantization=exported.quantization.document() if exported.quantization else None,
         calibration=calibration.document(),
-        statistics=answer_statistics(evaluation),
+        statistics=report.statistics,
     )
     context.progress.update(stage="registering")
     return _finish(context, record, model, result, dataset)
@@ -181,8 +181,8 @@ def _evaluate_exported(context: RunContext, dataset: LocalDataset, folder: Path,
     evaluation = _evaluate_file(context, model, held_out)
     if earlier is not None:
         logger.info("the form of the model was decided by an earlier start")
-        evaluation = without_temperature(evaluation, earlier.temperature)
-        calibration, evaluation = calibrate(evaluation, temperature=earlier.temperature)
+        plain = rescaled(evaluation, 1 / earlier.temperature)
+        calibration = calibrate(plain, temperature=earlier.temperature)
         return _Exported(evaluation=evaluation, calibration=calibration, quantization=earlier.quantization)
     context.progress.update(stage="quantizing")
     quantization, evaluation = _quantize(context, dataset, model, held_out, evaluation)
@@ -200,7 +200,7 @@ def _evaluate_file(context: RunContext, model: Path, held_out: HeldOutImages) ->
 
 def _calibrate(evaluation: EvaluationResult, model: Path, *, quantization: Quantization | None) -> _Exported:
     """Fit the temperature of a file's answers, and make the file divide its logits by it."""
-    calibration, evaluation = calibrate(evaluation)
+    calibration = calibrate(evaluation)
     export.divide_logits(model, calibration.temperature)
     logger.info(
         "temperature %.3f: expected calibration error %.4f, without it %.4f",
@@ -208,6 +208,7 @@ def _calibrate(evaluation: EvaluationResult, model: Path, *, quantization: Quant
         calibration.after.error,
         calibration.before.error,
     )
+    evaluation = rescaled(evaluation, calibration.temperature)
     return _Exported(evaluation=evaluation, calibration=calibration, quantization=quantization)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.held_out import EvaluationResult
@@ -18,7 +17,10 @@ BINS = 15
 """Bins of confidence, equally wide, as usual for the expected calibration error (arXiv:1706.04599)."""
 
 _HALVES = 10
-_LOG_BOUND = math.log(20)
+_LOG_TEMPERATURES = np.linspace(-math.log(20), math.log(20), 61)
+"""Temperatures at which likelihoods are computed; between them, the best one is that of a parabola."""
+_CHUNK_CELLS = 1_000_000
+"""Probabilities that are worked on at a time, in double precision: answers of a large set take gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +47,30 @@ class Reliability:
     bins: tuple[Bin, ...]
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
-        """Compute the figures of probabilities [N, C] for true classes [N]."""
-        bins = _bins(probabilities, labels)
+    def of(
+        cls,
+        probabilities: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        temperatures: NDArray[np.float64] | None = None,
+    ) -> Self:
+        """Compute the figures of probabilities [N, C] for true classes [N].
+
+        Args:
+            probabilities: of each class.
+            labels: the true classes.
+            temperatures: of each image [N], by which its logits are divided first.
+        """
+        confidence, distance = np.empty(len(labels)), np.empty(len(labels))
+        for rows in _chunks(probabilities):
+            scores = probabilities[rows].astype(np.float64)
+            if temperatures is not None:
+                scores = _softmax(_logits(probabilities[rows]) / temperatures[rows, None])
+            true = scores[np.arange(len(scores)), labels[rows]]
+            confidence[rows] = scores.max(axis=1)
+            distance[rows] = np.square(scores).sum(axis=1) - 2 * true + 1
+        bins = _bins(confidence, probabilities.argmax(axis=1) == labels)
         error = sum(each.images * abs(each.confidence - each.accuracy) for each in bins) / len(labels)
-        truth = np.zeros_like(probabilities)
-        truth[np.arange(len(labels)), labels] = 1
-        brier = float(np.square(probabilities - truth).sum(axis=1, dtype=np.float64).mean())
-        return cls(error=float(error), brier=brier, bins=bins)
+        return cls(error=float(error), brier=float(distance.mean()), bins=bins)
 
     def document(self) -> dict[str, Any]:
         """Return plain values."""
@@ -99,34 +117,34 @@ class Calibration:
         }
 
 
-def calibrate(result: EvaluationResult, *, temperature: float | None = None) -> tuple[Calibration, EvaluationResult]:
-    """Fit a temperature on the validation images; return it with the answers that the calibrated model gives.
+def calibrate(result: EvaluationResult, *, temperature: float | None = None) -> Calibration:
+    """Fit a temperature on the validation images.
 
     Args:
         result: answers without a temperature.
         temperature: one that an earlier start has fitted, in place of a new one.
     """
-    validation = result.validation
+    validation, judged = result.validation, result.final
+    losses = _Losses.of(validation.probabilities, validation.labels)
     if temperature is None:
-        temperature = fit_temperature(validation.probabilities, validation.labels)
-    after = EvaluationResult(
-        _scaled(validation, temperature), None if result.test is None else _scaled(result.test, temperature)
-    )
-    judged = result.final
-    calibration = Calibration(
+        temperature = losses.best_temperature()
+    if result.test is None:
+        after = _cross_fitted(validation, losses)
+    else:
+        after = Reliability.of(judged.probabilities, judged.labels, np.full(len(judged.labels), temperature))
+    return Calibration(
         temperature=temperature,
         fitted_on=len(validation.labels),
         split=result.split,
         before=Reliability.of(judged.probabilities, judged.labels),
-        after=_cross_fitted(validation) if result.test is None else _reliability(after.final),
+        after=after,
     )
-    return calibration, after
 
 
-def without_temperature(result: EvaluationResult, temperature: float) -> EvaluationResult:
-    """Return the answers that a model gave before its logits were divided by a temperature."""
-    test = None if result.test is None else _scaled(result.test, 1 / temperature)
-    return EvaluationResult(_scaled(result.validation, 1 / temperature), test)
+def rescaled(result: EvaluationResult, temperature: float) -> EvaluationResult:
+    """Return the answers of a model whose logits are divided by a temperature."""
+    test = None if result.test is None else _rescaled(result.test, temperature)
+    return EvaluationResult(_rescaled(result.validation, temperature), test)
 
 
 def fit_temperature(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -135,24 +153,53 @@ def fit_temperature(probabilities: NDArray[np.float32], labels: NDArray[np.int64
     With few images, or none wrong, the likelihood alone would drive it to an extreme; a normal prior of its logarithm,
     of mean 0 and deviation 1, weighs as little as one image.
     """
-    logits = _logits(probabilities)
-    rows = np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
-        top = scaled.max(axis=1)
-        likelihood = scaled[rows, labels] - top - np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        return float(-likelihood.sum() + log_temperature**2 / 2)
-
-    best = minimize_scalar(loss, bounds=(-_LOG_BOUND, _LOG_BOUND), method="bounded")
-    return round(math.exp(float(best.x)), 6)
+    return _Losses.of(probabilities, labels).best_temperature()
 
 
 def with_temperature(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
     """Return the probabilities [N, C] that the same logits, divided by a temperature, give."""
-    scaled = _logits(probabilities) / temperature
-    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+    scaled = np.empty_like(probabilities)
+    for rows in _chunks(probabilities):
+        scaled[rows] = _softmax(_logits(probabilities[rows]) / temperature)
+    return scaled
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Cross-entropy of each image at each of the temperatures, float32 [N, temperatures].
+
+    Computed once, they give the best temperature of any part of the images.
+    """
+
+    values: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
+        values = np.empty((len(labels), len(_LOG_TEMPERATURES)), np.float32)
+        for rows in _chunks(probabilities):
+            logits = _logits(probabilities[rows])
+            logits -= logits.max(axis=1, keepdims=True)
+            true = logits[np.arange(len(logits)), labels[rows]]
+            for column, temperature in enumerate(np.exp(_LOG_TEMPERATURES)):
+                values[rows, column] = np.log(np.exp(logits / temperature).sum(axis=1)) - true / temperature
+        return cls(values)
+
+    def best_temperature(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
+        """Return the best temperature for some of the images."""
+        losses = self.values[rows].sum(axis=0, dtype=np.float64) + np.square(_LOG_TEMPERATURES) / 2
+        best = int(np.clip(losses.argmin(), 1, len(losses) - 2))
+        left, middle, right = losses[best - 1 : best + 2]
+        curvature = left - 2 * middle + right
+        offset = np.clip((left - right) / (2 * curvature), -1, 1) if curvature > 0 else 0.0
+        step = _LOG_TEMPERATURES[1] - _LOG_TEMPERATURES[0]
+        return round(math.exp(float(_LOG_TEMPERATURES[best] + offset * step)), 6)
+
+
+def _chunks(probabilities: NDArray[np.float32]) -> Iterator[slice]:
+    """Yield parts of the rows."""
+    images, classes = probabilities.shape
+    size = max(1, _CHUNK_CELLS // classes)
+    return (slice(start, start + size) for start in range(0, images, size))
 
 
 def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -160,18 +207,19 @@ def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny).astype(np.float64))
 
 
-def _scaled(evaluation: Evaluation, temperature: float) -> Evaluation:
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _rescaled(evaluation: Evaluation, temperature: float) -> Evaluation:
     return Evaluation.of(with_temperature(evaluation.probabilities, temperature), evaluation.labels)
 
 
-def _reliability(evaluation: Evaluation) -> Reliability:
-    return Reliability.of(evaluation.probabilities, evaluation.labels)
-
-
-def _cross_fitted(evaluation: Evaluation) -> Reliability:
+def _cross_fitted(evaluation: Evaluation, losses: _Losses) -> Reliability:
     """Return figures in which no image was judged by a temperature that it had a part in."""
     random = np.random.default_rng(0)
-    rounds = [_one_cross_fit(evaluation, random.permutation(len(evaluation.labels))) for _ in range(_HALVES)]
+    rounds = [_one_cross_fit(evaluation, losses, random.permutation(len(evaluation.labels))) for _ in range(_HALVES)]
     return Reliability(
         error=float(np.mean([each.error for each in rounds])),
         brier=float(np.mean([each.brier for each in rounds])),
@@ -179,19 +227,15 @@ def _cross_fitted(evaluation: Evaluation) -> Reliability:
     )
 
 
-def _one_cross_fit(evaluation: Evaluation, order: NDArray[np.int64]) -> Reliability:
+def _one_cross_fit(evaluation: Evaluation, losses: _Losses, order: NDArray[np.int64]) -> Reliability:
     halves = np.array_split(order, 2)
-    probabilities = evaluation.probabilities.copy()
+    temperatures = np.ones(len(order))
     for judged, fitted in (halves, halves[::-1]):
-        if len(fitted):
-            temperature = fit_temperature(evaluation.probabilities[fitted], evaluation.labels[fitted])
-            probabilities[judged] = with_temperature(evaluation.probabilities[judged], temperature)
-    return Reliability.of(probabilities, evaluation.labels)
+        temperatures[judged] = losses.best_temperature(fitted)
+    return Reliability.of(evaluation.probabilities, evaluation.labels, temperatures)
 
 
-def _bins(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Bin, ...]:
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[Bin, ...]:
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return tuple(
         Bin(

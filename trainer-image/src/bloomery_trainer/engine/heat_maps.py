@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess, decode
+from bloomery_model.spotlight import spotlight
 from bloomery_trainer.data.decoders import normalise, to_tensor
-
-DIMMED = 0.25
-"""Brightness of the parts that the network did not look at."""
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
@@ -63,15 +59,8 @@ class HeatMaps:
         pixels = self.preprocess.pixels(decode(data, min_side=self.preprocess.min_decode_side))
         images = normalise(to_tensor(pixels)[None], self.preprocess)
         (heat,) = grad_cam(self.model, images, torch.tensor([answer])).numpy()
-        return _spotlight(pixels, heat)
+        return spotlight(pixels, heat)
 
 
 PictureOf = Callable[[bytes, int], Image.Image]
 """Makes a picture for an image file and an answer."""
-
-
-def _spotlight(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image.Image:
-    side = pixels.shape[:2]
-    mask = Image.fromarray((255 * heat).astype(np.uint8)).resize((side[1], side[0]), Image.Resampling.BICUBIC)
-    light = DIMMED + (1 - DIMMED) * np.asarray(mask, np.float32)[..., None] / 255
-    return Image.fromarray((pixels * light).astype(np.uint8))

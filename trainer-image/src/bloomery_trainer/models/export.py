@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from bloomery_model import Preprocess
 from bloomery_model.cgroup import cpu_count
-from bloomery_model.folder import MODEL, PREPROCESS, WEIGHTS, model_digest, write_labels
+from bloomery_model.folder import EXPLANATION, MODEL, PREPROCESS, WEIGHTS, model_digest, write_labels
 from bloomery_trainer.model_folder import file_digests
+from bloomery_trainer.models.class_maps import write_class_maps
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 17
@@ -42,6 +43,7 @@ def write_model(
     write_labels(folder, classes)
     (folder / PREPROCESS).write_text(json.dumps(preprocess.document(), indent=1))
     _write_onnx(folder / MODEL, model, examples)
+    write_class_maps(folder / MODEL, folder / EXPLANATION)
     return model_digest(file_digests(folder))
 
 

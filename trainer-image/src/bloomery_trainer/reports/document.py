@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sklearn import metrics as figures
 
 from bloomery_trainer.data.dataset import LocalDataset
-from bloomery_trainer.engine import thresholds
 from bloomery_trainer.engine.evaluation import Evaluation, class_aucs, full_score, interval95
 from bloomery_trainer.reports.metadata import ReportMetadata
 from bloomery_trainer.reports.verdict import verdict
@@ -56,7 +55,7 @@ def evaluation_document(metadata: ReportMetadata) -> dict[str, Any]:
         "test": splits.get("test"),
         "trainingSet": _training_set(dataset),
         "calibration": None if metadata.calibration is None else metadata.calibration.document(),
-        "thresholds": thresholds.document(judged, split=metadata.split),
+        "thresholds": metadata.thresholds,
         "notes": list(metadata.notes),
     }
     return {**document, "verdict": verdict(document)}

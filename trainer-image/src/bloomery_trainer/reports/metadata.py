@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+from bloomery_model.statistics import Reference
 from bloomery_trainer.data.dataset import LocalDataset
+from bloomery_trainer.engine import thresholds
 from bloomery_trainer.engine.calibration import Calibration
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.heat_maps import PictureOf
@@ -58,6 +62,17 @@ class ReportMetadata:
     def judged(self) -> Evaluation:
         """The answers on these images."""
         return self.validation if self.test is None else self.test
+
+    @cached_property
+    def thresholds(self) -> dict[str, Any]:
+        """The document of thresholds, for evaluation.json and the model's metadata."""
+        return thresholds.document(self.judged, split=self.split)
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Thresholds of confidence, and the reference for drift, by their names in the model's metadata."""
+        reference = Reference.of(self.judged.probabilities).document(split=self.split)
+        return {"thresholds": self.thresholds, "reference": reference}
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from bloomery_model.cgroup import memory_bytes
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.head import FOLDS, Features, find_classifier, out_of_fold_probabilities
@@ -180,10 +181,13 @@ def _image_limit(context: RunContext, dataset: LocalDataset, *, dimensions: int)
     Raises:
         MemoryError: memory holds the features of hardly any image.
     """
-    held = int(_MEMORY_SHARE * context.memory.available_bytes) // (_COPIES * 4 * dimensions)
-    if held < FOLDS * len(dataset.classes):
-        raise MemoryError(f"memory holds the features of {held} images, too few for {len(dataset.classes)} classes")
-    return min(MAX_IMAGES, _MAX_PRODUCTS // (dimensions * len(dataset.classes)), held)
+    # Training left a tenth of the memory free, and needs no more of its own.
+    least_bytes = memory_bytes() // context.world.local_size // 10
+    feature_bytes = max(least_bytes, int(_MEMORY_SHARE * context.memory.available_bytes))
+    fitting = feature_bytes // (_COPIES * 4 * dimensions)
+    if fitting < FOLDS * len(dataset.classes):
+        raise MemoryError(f"memory holds the features of {fitting} images, too few for {len(dataset.classes)} classes")
+    return min(MAX_IMAGES, _MAX_PRODUCTS // (dimensions * len(dataset.classes)), fitting)
 
 
 def _sample(count: int, limit: int, seed: int) -> NDArray[np.int64]:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.suspects import Suspects
 
@@ -17,20 +19,28 @@ SHOWN_SUSPECTS = 100
 def suspect_lines(suspects: Suspects, dataset: LocalDataset) -> Iterator[dict[str, Any]]:
     """Yield the content of each line of suspects.jsonl, the most suspicious first.
 
-    ``action`` is Move where the image probably belongs to the likely class, and Exclude where it may belong to none.
+    ``action`` is Move where the image probably belongs to the likely class, and Exclude where it may belong to none, or
+    its own dataset lacks that class.
     """
-    files = dataset.splits["train"]
+    files, classes = dataset.splits["train"], _classes_by_part(dataset)
     for number, suspect in enumerate(suspects.items, start=1):
+        part = int(files.records["part"][suspect.index])
         yield {
             "number": number,
-            "dataset": dataset.parts[files.parts[suspect.index]].name,
+            "dataset": dataset.parts[part].name,
             "image": files.key(suspect.index),
             "class": dataset.classes[suspect.given_class],
             "likely": dataset.classes[suspect.likely_class],
             "classScore": round(suspect.given_score, 4),
             "likelyScore": round(suspect.likely_score, 4),
-            "action": "Move" if suspect.may_move else "Exclude",
+            "action": "Move" if suspect.may_move and (part, suspect.likely_class) in classes else "Exclude",
         }
+
+
+def _classes_by_part(dataset: LocalDataset) -> set[tuple[int, int]]:
+    """Return the pairs of a dataset and a class that it has images of, by their indices."""
+    pairs = (np.unique(files.records[["part", "label"]]) for files in dataset.splits.values())
+    return {(int(pair["part"]), int(pair["label"])) for unique in pairs for pair in unique}
 
 
 def suspects_document(suspects: Suspects | None) -> dict[str, Any] | None:

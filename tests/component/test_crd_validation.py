@@ -105,6 +105,11 @@ REFUSED: dict[str, tuple[Object, str]] = {
         'unknown field "spec.variants[0].mirror"',
     ),
     # Dataset
+    "a move without a class": (dataset(move=[{"image": "a/1.jpg"}]), "spec.move[0].class: Required value"),
+    "a move of no image": (
+        dataset(move=[{"image": "", "class": "a"}]),
+        "spec.move[0].image in body should be at least 1 chars long",
+    ),
     "no source": (_object("Dataset", "flowers", {}), "spec.source: Required value"),
     "a file:// source": (dataset(source={"uri": "file:///data"}), "spec.source.uri must begin with s3://"),
     "an archive without its ending": (
@@ -491,6 +496,7 @@ ACCEPTED: dict[str, Object] = {
     "what came later and what goes": dataset(
         append=[{"uri": "s3://flowers/more"}, {"uri": "s3://flowers/roses.tgz", "class": "美食/凉皮"}],
         exclude=["roses/12*.jpg"],
+        move=[{"image": "roses/1.jpg", "class": "tulips"}, {"image": "a.jpg", "class": "美食/凉皮"}],
         rename={"tulip": "tulips"},
         classes=["tulips", "美食/凉皮"],
     ),

@@ -73,6 +73,13 @@ class Addition(_Model):
     encoding: Encoding | None = None
 
 
+class Move(_Model):
+    """One image, by its path below the source, and the class that it belongs to instead of its folder's."""
+
+    image: Annotated[str, Field(min_length=1)]
+    class_name: Annotated[str, Field(alias="class", min_length=1)]
+
+
 class Split(_Model):
     """Shares of each class to hold out, each rounded down; ignored where the folders are split already."""
 
@@ -125,6 +132,7 @@ class PrepareConfig(_Model):
     source: Source
     append: tuple[Addition, ...] = ()
     exclude: tuple[str, ...] = ()
+    move: tuple[Move, ...] = ()
     rename: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     split: Split = Split()

@@ -46,6 +46,13 @@ class Addition(ApiModel):
     encoding: str | None = None
 
 
+class Move(ApiModel):
+    """An image, and the class that it belongs to."""
+
+    image: str
+    class_name: str = Field(alias="class")
+
+
 class DatasetSpec(ApiModel):
     """Spec of a Dataset."""
 
@@ -54,6 +61,7 @@ class DatasetSpec(ApiModel):
     description: str | None = None
     append: tuple[Addition, ...] = ()
     exclude: tuple[str, ...] = ()
+    move: tuple[Move, ...] = ()
     rename: Mapping[str, str] = {}
     classes: tuple[str, ...] = ()
     split: Mapping[str, Any] = {}

@@ -21,6 +21,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "source.layout": "Auto",
         "append": [],
         "exclude": [],
+        "move": [],
         "rename": {},
         "classes": [],
         "split": {},

@@ -15,7 +15,7 @@ from bloomery_operator.manifests.pod import credentials, size_in_bytes
 from bloomery_operator.settings import Settings
 
 COMMAND = "prepare"
-_HASHED_FIELDS = {"source", "append", "exclude", "rename", "classes", "split", "rules", "shards"}
+_HASHED_FIELDS = {"source", "append", "exclude", "move", "rename", "classes", "split", "rules", "shards"}
 _QUANTITY_RULES = {"maxBytes", "maxArchiveBytes"}
 """Rules that the spec has as quantities and the trainer as bytes."""
 DEFAULT_MAX_ARCHIVE_BYTES = "5Gi"
@@ -66,6 +66,7 @@ def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings
         "description": spec.description,
         "append": append,
         "exclude": list(spec.exclude),
+        "move": [{"image": move.image, "class": move.class_name} for move in spec.move],
         "rename": dict(spec.rename),
         "classes": list(spec.classes),
     }

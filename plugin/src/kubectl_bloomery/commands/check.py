@@ -22,7 +22,7 @@ MAX_SHOWN_FILES = 20
 """Ignored files that the table's output names."""
 _SPLITS = ("train", "validation", "test")
 _SOURCE_FIELDS = ("layout", "encoding")
-_COPIED_FIELDS = ("exclude", "rename", "classes", "split")
+_COPIED_FIELDS = ("exclude", "move", "rename", "classes", "split")
 _SIZE_RULES = ("maxBytes", "maxArchiveBytes")
 
 

@@ -65,6 +65,7 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
                 {"uri": "pvc://photos/roses", "class": "美食/凉皮"},
             ],
             "exclude": ["roses/12*.jpg"],
+            "move": [{"image": "美食/凉皮/1.jpg", "class": "tulips"}],
             "rename": {"tulip": "tulips"},
             "classes": ["tulips", "美食/凉皮"],
             "split": {"validation": 0.1, "test": 0.1, "seed": 7},

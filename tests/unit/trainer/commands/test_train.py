@@ -78,7 +78,7 @@ def test_the_output_folder_holds_the_model_its_report_and_its_log(trained: tuple
     (events,) = (file for file in files if file.startswith("tensorboard/"))
 
     assert files == {
-        "evaluation.json", "predictions.csv", "report.html", "train.log", "result.json", events,
+        "evaluation.json", "predictions.csv", "report.html", "suspects.jsonl", "train.log", "result.json", events,
         "attempts.json", "checkpoints/step-000000030.pt", "checkpoints/step-000000030.pt.sha256",
         "model/metadata.json", *(f"model/{name}" for name in MODEL_FILES),
     }  # fmt: skip

@@ -34,9 +34,11 @@ from bloomery_trainer.engine.calibration import Calibration, calibrate, rescaled
 from bloomery_trainer.engine.context import RunContext, build_run_context
 from bloomery_trainer.engine.evaluation import TOP_K
 from bloomery_trainer.engine.held_out import EvaluationResult, HeldOutImages
+from bloomery_trainer.engine.suspects import examine_labels
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.models import export, quantize
+from bloomery_trainer.models.initial import Initial
 from bloomery_trainer.models.quantize import Decision, Quantization
 from bloomery_trainer.output import LOG, RESULT, model_uri
 from bloomery_trainer.progress_server import Progress
@@ -111,10 +113,12 @@ def _run(context: RunContext) -> dict[str, Any]:
         if initial.warning:
             logger.warning("%s", initial.warning)
             result = replace(result, notes=(initial.warning, *result.notes))
-        return _publish(context, dataset, result, record)
+        return _publish(context, dataset, result, record, start)
 
 
-def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult, record: RunRecord) -> dict[str, Any]:
+def _publish(
+    context: RunContext, dataset: LocalDataset, result: TrainingResult, record: RunRecord, start: Initial | None
+) -> dict[str, Any]:
     """Export the best weights, evaluate the exported file, and hand it over; all by the leader."""
     if not context.world.is_leader:
         return {}
@@ -130,7 +134,13 @@ def _publish(context: RunContext, dataset: LocalDataset, result: TrainingResult,
     evaluation, calibration = exported.evaluation, exported.calibration
     record.log(calibration.metrics(), 0)
     report = report_metadata(
-        context, dataset, evaluation, result, data_type=exported.data_type, calibration=calibration
+        context,
+        dataset,
+        evaluation,
+        result,
+        data_type=exported.data_type,
+        calibration=calibration,
+        suspects=examine_labels(context, dataset, result, start),
     )
     model = TrainedModel(
         folder=folder,

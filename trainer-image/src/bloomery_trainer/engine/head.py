@@ -31,6 +31,9 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 CROSS_VALIDATION_IMAGES = 20_000
 """Strengths are compared on at most so many images: beyond, their order no longer changes, and fits take minutes."""
 
+STRENGTH_IMAGES = 5_000
+"""The same for probabilities out of fold, which depend less on the strength."""
+
 _MIN_DEVIATION_SHARE = 0.1
 """Of the mean standard deviation, the least by which a feature is scaled."""
 
@@ -128,9 +131,7 @@ def fit_head(
         seed: of the folds.
     """
     stacked = np.concatenate(views)
-    mean, deviation = stacked.mean(axis=0), stacked.std(axis=0)
-    # A feature that hardly varies would get weights so large that a small shift of it decides everything.
-    scale = np.maximum(deviation, _MIN_DEVIATION_SHARE * deviation.mean() + 1e-12)
+    mean, scale = stacked.mean(axis=0), _scale(stacked)
     scaled = [(view - mean) / scale for view in views]
     weights = "balanced" if balance else None
     strength, accuracy = _choose_strength(scaled, labels, weights, seed)
@@ -139,8 +140,43 @@ def fit_head(
     return HeadFit(strength=strength, accuracy=accuracy, images=len(labels), views=len(views))
 
 
+def out_of_fold_probabilities(features: Features, labels: NDArray[np.int64], *, seed: int) -> Features:
+    """Return the probability of each class for each image, from a classifier that was fitted without the image.
+
+    The strength of regularization is chosen on at most ``STRENGTH_IMAGES`` images.
+
+    Args:
+        features: of one view of each image, float32 [N, D].
+        labels: the class of each image, int64 [N], from 0 to C-1; each class has at least ``FOLDS`` images.
+        seed: of the folds.
+
+    Returns:
+        Float32 [N, C].
+    """
+    scaled = (features - features.mean(axis=0)) / _scale(features)
+    strength, _ = _choose_strength([scaled], labels, None, seed, limit=STRENGTH_IMAGES)
+    probabilities = np.empty((len(labels), int(labels.max()) + 1), np.float32)
+    for train, held_out in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(scaled, labels):
+        fit = _fit(scaled[train], labels[train], strength, None)
+        probabilities[held_out] = fit.predict_proba(scaled[held_out])
+    return probabilities
+
+
+def _scale(features: Features) -> Features:
+    """Return what each feature is divided by, float32 [D]."""
+    deviation = features.std(axis=0)
+    # A feature that hardly varies would get weights so large that a small shift of it decides everything.
+    scale: Features = np.maximum(deviation, _MIN_DEVIATION_SHARE * deviation.mean() + 1e-12)
+    return scale
+
+
 def _choose_strength(
-    views: Sequence[Features], labels: NDArray[np.int64], weights: str | None, seed: int
+    views: Sequence[Features],
+    labels: NDArray[np.int64],
+    weights: str | None,
+    seed: int,
+    *,
+    limit: int = CROSS_VALIDATION_IMAGES,
 ) -> tuple[float, float | None]:
     """Return the strength that cross-validation chooses, and the top-1 there.
 
@@ -148,7 +184,7 @@ def _choose_strength(
     loss is within one standard error of the lowest, the most regularized one is taken (the one-standard-error rule of
     Breiman et al., Classification and Regression Trees, 1984).
     """
-    rows = _sample(labels, seed)
+    rows = _sample(labels, seed, limit)
     folds = min(FOLDS, int(np.bincount(labels[rows])[np.unique(labels[rows])].min()))
     if folds < 2:
         return STRENGTHS[len(STRENGTHS) // 2], None
@@ -200,11 +236,11 @@ def _cross_validate(
     )
 
 
-def _sample(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _sample(labels: NDArray[np.int64], seed: int, limit: int) -> NDArray[np.int64]:
     rows = np.arange(len(labels))
-    if len(rows) <= CROSS_VALIDATION_IMAGES:
+    if len(rows) <= limit:
         return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, CROSS_VALIDATION_IMAGES, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
 
 
 def _fit(features: Features, labels: NDArray[np.int64], strength: float, weights: str | None) -> LogisticRegression:

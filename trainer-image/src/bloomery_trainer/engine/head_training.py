@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from bloomery_trainer.data.dataset import ImageFiles
 from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.images import views
+from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.head import Features, HeadFit, compute_features, find_classifier, fit_head
 from bloomery_trainer.models import precision
@@ -39,11 +41,34 @@ def count_views(images: int) -> int:
     return min(MAX_VIEWS, max(MIN_VIEWS, VIEW_BUDGET // max(1, images)))
 
 
-def fit_on_features(context: RunContext, files: ImageFiles, model: nn.Module, head: frozenset[str]) -> HeadFit | None:
+@dataclass(frozen=True, kw_only=True)
+class TrainingFeatures:
+    """Features of training images in the view that evaluation sees.
+
+    Attributes:
+        indices: positions of the images among the training images, int64 [N].
+        values: float32 [N, D].
+    """
+
+    indices: NDArray[np.int64]
+    values: Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedHead:
+    """The fit of a head, and the features that it was fitted on; None on all processes but the leader."""
+
+    fit: HeadFit
+    features: TrainingFeatures | None
+
+
+def fit_on_features(
+    context: RunContext, files: ImageFiles, model: nn.Module, head: frozenset[str]
+) -> FittedHead | None:
     """Fit the head in place; all processes end with the same weights.
 
     Args:
-        job: the run.
+        context: the run.
         files: the training images.
         model: pretrained, on the job's device.
         head: names of the parameters that depend on the number of classes.
@@ -56,12 +81,32 @@ def fit_on_features(context: RunContext, files: ImageFiles, model: nn.Module, he
     if count == 0:
         logger.warning("features of %d images do not fit in memory: the head is trained by steps", len(files))
         return None
-    own = _own_features(context, files, model, classifier, count)
+    own = _compute_share(context, files, model, classifier, count=count, world=context.world)
     shares = context.world.gather_to_leader(own)
-    fit = context.world.broadcast(lambda: _fit(context, files, classifier, shares or []))
+    joined = None if shares is None else _join(shares)
+    fit = context.world.broadcast(lambda: _fit(context, files, classifier, joined))
     _share_weights(context, classifier)
     logger.info("%s", fit.sentence)
-    return fit
+    features = None
+    if joined is not None:
+        # A copy, so that the other views leave the memory.
+        features = TrainingFeatures(indices=joined.indices, values=joined.features[:, 0].copy())
+    return FittedHead(fit=fit, features=features)
+
+
+def compute_training_features(
+    context: RunContext, files: ImageFiles, model: nn.Module, head: frozenset[str]
+) -> TrainingFeatures:
+    """Compute the features of all images by this process alone, in one view each.
+
+    Args:
+        context: the run.
+        files: the images.
+        model: on the run's device; left in evaluation mode.
+        head: names of the parameters that depend on the number of classes.
+    """
+    share = _compute_share(context, files, model, find_classifier(model, head), count=1, world=World())
+    return TrainingFeatures(indices=share.indices, values=share.features[:, 0])
 
 
 class _Share(NamedTuple):
@@ -79,9 +124,10 @@ def _affordable_views(context: RunContext, files: ImageFiles, classifier: nn.Lin
     return 0
 
 
-def _own_features(
-    context: RunContext, files: ImageFiles, model: nn.Module, classifier: nn.Linear, count: int
+def _compute_share(
+    context: RunContext, files: ImageFiles, model: nn.Module, classifier: nn.Linear, *, count: int, world: World
 ) -> _Share:
+    """Compute this process's share of the features, in so many views of each image."""
     indices: list[int] = []
     source = views(
         files,
@@ -89,9 +135,9 @@ def _own_features(
         count=count,
         seed=context.recipe.seed,
         flip_axes=context.recipe.flip_axes,
-        world=context.world,
+        world=world,
     )
-    batches = _batches(context, source, indices, total=-(-len(files) // context.world.size), count=count)
+    batches = _batches(context, source, indices, total=-(-len(files) // world.size), count=count)
     autocast = precision.reduced(context.device, side=context.preprocess.crop)
     features = compute_features(model, classifier, batches, autocast=autocast)
     return _Share(np.asarray(indices, np.int64), features.reshape(len(indices), count, classifier.in_features))
@@ -136,15 +182,21 @@ def _report(context: RunContext, *, done: int, total: int, seconds: float, count
     logger.info("features of %d of %d images, %.0f views/s", done, total, done * count / seconds)
 
 
-def _fit(context: RunContext, files: ImageFiles, classifier: nn.Linear, shares: Sequence[_Share]) -> HeadFit:
-    context.progress.update(stage="fitting")
+def _join(shares: Sequence[_Share]) -> _Share:
+    """Join the shares of all processes, in the order of the images."""
     order = np.argsort(np.concatenate([share.indices for share in shares]))
     indices = np.concatenate([share.indices for share in shares])[order]
-    features = np.concatenate([share.features for share in shares])[order]
+    return _Share(indices, np.concatenate([share.features for share in shares])[order])
+
+
+def _fit(context: RunContext, files: ImageFiles, classifier: nn.Linear, joined: _Share | None) -> HeadFit:
+    """Fit the head; only the leader, which has the features of all processes, calls this."""
+    assert joined is not None
+    context.progress.update(stage="fitting")
     return fit_head(
         classifier,
-        [features[:, view] for view in range(features.shape[1])],
-        files.labels[indices],
+        [joined.features[:, view] for view in range(joined.features.shape[1])],
+        files.labels[joined.indices],
         balance=context.recipe.balance != "None",
         seed=context.recipe.seed,
     )

@@ -20,7 +20,7 @@ from bloomery_trainer.engine.checkpoint import Checkpoints, Saved, weights_diges
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.early_stopping import is_still_improving
 from bloomery_trainer.engine.head import HeadFit
-from bloomery_trainer.engine.head_training import fit_on_features
+from bloomery_trainer.engine.head_training import TrainingFeatures, fit_on_features
 from bloomery_trainer.engine.observer import Observer, RunObserver
 from bloomery_trainer.engine.state import Best, TrainState
 from bloomery_trainer.engine.trainer import Plan, Trainer
@@ -55,6 +55,8 @@ class TrainingResult:
     """All figures of the last epoch, whose weights need not be the best ones."""
     still_improving: bool = False
     """Whether the metric was still rising when the run had gone to its end."""
+    features: TrainingFeatures | None = None
+    """Of the frozen body, where the head was fitted on them alone."""
 
 
 def with_recipe(context: RunContext, dataset: LocalDataset, start: Initial | None) -> RunContext:
@@ -174,7 +176,8 @@ def _prepare_trainer(
     probe = None
     if saved is None and start is not None and context.recipe.trainable == "All" and _fits_new_head(dataset, start):
         # Random rows of a new head would spoil pretrained weights in the first steps (arXiv:2202.10054).
-        probe = fit_on_features(context, dataset.splits["train"], model, plan.head)
+        fitted = fit_on_features(context, dataset.splits["train"], model, plan.head)
+        probe = None if fitted is None else fitted.fit
     trainer = Trainer(model, plan)
     if saved is not None:
         _require_own_checkpoint(context, saved)
@@ -192,9 +195,10 @@ def _fit_head_alone(
     run_logger.begin(0)
     context.progress.update(starts=context.starts)
     head = context.preset.head(image_size=context.preprocess.crop)
-    fit = fit_on_features(context, dataset.splits["train"], model, head)
-    if fit is None:
+    fitted = fit_on_features(context, dataset.splits["train"], model, head)
+    if fitted is None:
         return None
+    fit = fitted.fit
     if fit.accuracy is not None:
         run_logger.log({"train/cross_validated_top1": fit.accuracy, "train/head_strength": fit.strength}, 0)
     note = unreadable_note(dataset.unreadable_keys)
@@ -205,6 +209,7 @@ def _fit_head_alone(
         notes=(*notes, fit.sentence, *([note] if note else [])),
         starts=context.starts,
         saved=None,
+        features=fitted.features,
     )
 
 

@@ -16,6 +16,7 @@ from bloomery_trainer.class_names import (
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare.file_table import ClassQueries
+from bloomery_trainer.prepare.moves import Moves
 from bloomery_trainer.prepare.split_folders import begins_with_split
 
 logger = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ _NAMED_CLASSES = 20
 _NAMED_SPLIT_CLASSES = 5
 
 
-def apply_class_mapping(classes: ClassQueries, config: PrepareConfig) -> None:
-    """Rename classes, and remove those that are not chosen.
+def apply_class_mapping(classes: ClassQueries, config: PrepareConfig, moves: Moves) -> None:
+    """Rename classes, remove those that are not chosen, and move single images.
 
     Raises:
         BadConfig: a name of the configuration is not that of a class.
@@ -44,6 +45,7 @@ def apply_class_mapping(classes: ClassQueries, config: PrepareConfig) -> None:
         folder_names = {used[name] for name in classes.folder_names() if name in used}
         _refuse_split_names(folder_names - _names_in_config(config))
     classes.rename({old: used.get(old) for old in mapping})
+    moves.apply(classes)
     _require_trained(classes)
 
 

@@ -333,6 +333,13 @@ class ClassQueries(_Queries):
         self._database.execute("UPDATE file SET class = new FROM name WHERE class = old AND old != new")
         self._database.execute("DROP TABLE name")
 
+    def move(self, new_class: Callable[[str], str | None]) -> int:
+        """Give each file for whose path there is a new class that class; return their number."""
+        self._database.create_function("new_class", 1, new_class, deterministic=True)
+        return self._database.execute(
+            "UPDATE file SET class = new_class(path) WHERE class NOT NULL AND new_class(path) NOT NULL"
+        ).rowcount
+
     def find_untrained(self) -> tuple[str, str] | None:
         """Return a class that has images to validate or test with and none to train with, and its folder split."""
         row = self._database.execute(

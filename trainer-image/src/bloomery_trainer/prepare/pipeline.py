@@ -26,6 +26,7 @@ from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.inspect import InspectionContext, inspect_files
 from bloomery_trainer.prepare.labels import resolve_labels
 from bloomery_trainer.prepare.layouts import Exclusion, list_source, require_train
+from bloomery_trainer.prepare.moves import Moves
 from bloomery_trainer.prepare.pack import PackContext, pack_samples
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.shards import Shard
@@ -75,6 +76,7 @@ class Pipeline:
         self._additions = (first, *config.append)
         self._earlier_classes = cache(lambda: tuple(earlier_classes()))
         self._exclusion = Exclusion(config.exclude)
+        self._moves = Moves(config.move)
         self._label_warnings: list[str] = []
         self._split_warnings: list[str] = []
         self._is_listed = False
@@ -114,7 +116,7 @@ class Pipeline:
         # Label texts must be read before their classes can be mapped.
         has_labels = self.files.inspection.has_labels()
         if not has_labels:
-            apply_class_mapping(self.files.classes, self._config)
+            apply_class_mapping(self.files.classes, self._config, self._moves)
         inspect_files(
             self.files.inspection,
             InspectionContext(self.sources, self._config.rules),
@@ -124,7 +126,7 @@ class Pipeline:
         )
         if has_labels:
             self._label_warnings = resolve_labels(self.files.labels, self._additions, renamed=self._config.rename)
-            apply_class_mapping(self.files.classes, self._config)
+            apply_class_mapping(self.files.classes, self._config, self._moves)
         self._check_classes()
 
     def split_files(self) -> None:
@@ -156,6 +158,7 @@ class Pipeline:
             *describe_copies(self.files.samples.copies()),
             *self._split_warnings,
             *rules.exclusion_warnings(unused),
+            *self._moves.warnings(),
         ]
 
     def _known_classes(self) -> KnownClasses:

@@ -23,7 +23,7 @@ from bloomery_trainer.models.presets import PRESETS
 from bloomery_trainer.output import LOG, RESULT
 from bloomery_trainer.publish.mlflow_publisher import MlflowPublisher, TrainedModel, open_publisher
 from bloomery_trainer.recipe import Recipe
-from bloomery_trainer.reports.evaluation import EVALUATION, PAGE, PREDICTIONS
+from bloomery_trainer.reports.evaluation import EVALUATION, PAGE, PREDICTIONS, SUSPECTS
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 from bloomery_trainer.tracking.tensorboard import fetch_events, read_events
 
@@ -79,6 +79,10 @@ def _fetch_model(result: Mapping[str, Any], output: Folder, scratch: Path) -> Tr
     model.fetch(FILES, scratch / "model")
     for name in (EVALUATION, PAGE, PREDICTIONS):
         _fetch_if_there(output, name, scratch / "reports" / name)
+    suspects = output.read_if_there(SUSPECTS)
+    if suspects is not None:
+        # Trainings of earlier versions, and those whose labels could not be examined, have none.
+        (scratch / "reports" / SUSPECTS).write_bytes(suspects)
     _fetch_if_there(output, LOG, scratch / LOG)
     fetch_events(output, scratch / "tensorboard")
     return TrainedModel(

@@ -14,6 +14,7 @@ from bloomery_trainer.engine.calibration import Calibration
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.heat_maps import HeatMaps
 from bloomery_trainer.engine.held_out import EvaluationResult
+from bloomery_trainer.engine.suspects import Suspects
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.output import LOG, RESULT
 from bloomery_trainer.publish.run_record import RunRecord, open_record
@@ -53,6 +54,7 @@ def report_metadata(
     *,
     data_type: str,
     calibration: Calibration,
+    suspects: Suspects,
 ) -> ReportMetadata:
     """Collect the metadata of the report on a trained model."""
     config = context.config
@@ -70,6 +72,8 @@ def report_metadata(
         start=context.progress.snapshot()["initialModel"],
         last_epoch=training.last_epoch,
         balance=config.hyperparameters.balance,
+        suspects=suspects,
+        still_improving=training.still_improving,
         notes=training.notes,
     )
 

@@ -10,7 +10,9 @@ from sklearn import metrics as figures
 
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.engine.evaluation import Evaluation, class_aucs, full_score, interval95
+from bloomery_trainer.reports.advice import advice
 from bloomery_trainer.reports.metadata import ReportMetadata
+from bloomery_trainer.reports.suspects import suspects_document
 from bloomery_trainer.reports.verdict import verdict
 
 AVERAGING = (
@@ -57,8 +59,10 @@ def evaluation_document(metadata: ReportMetadata) -> dict[str, Any]:
         "calibration": None if metadata.calibration is None else metadata.calibration.document(),
         "thresholds": metadata.thresholds,
         "notes": list(metadata.notes),
+        "stillImproving": metadata.still_improving,
+        "labels": suspects_document(metadata.suspects),
     }
-    return {**document, "verdict": verdict(document)}
+    return {**document, "verdict": verdict(document), "advice": advice(document)}
 
 
 def _summary(evaluation: Evaluation, aucs: list[float | None] | None) -> dict[str, Any]:

@@ -12,21 +12,30 @@ from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.reports.document import evaluation_document
 from bloomery_trainer.reports.html import render
 from bloomery_trainer.reports.metadata import ReportMetadata
+from bloomery_trainer.reports.suspects import suspect_lines
 
-__all__ = ["EVALUATION", "PAGE", "PREDICTIONS", "ReportMetadata", "write_reports"]
+__all__ = ["EVALUATION", "PAGE", "PREDICTIONS", "SUSPECTS", "ReportMetadata", "write_reports"]
 
 EVALUATION = "evaluation.json"
 PAGE = "report.html"
 PREDICTIONS = "predictions.csv"
+SUSPECTS = "suspects.jsonl"
 
 
 def write_reports(folder: Path, metadata: ReportMetadata) -> dict[str, Any]:
-    """Write evaluation.json, report.html and predictions.csv into ``folder``, and return evaluation.json's content."""
+    """Write evaluation.json, report.html and predictions.csv into ``folder``, and return evaluation.json's content.
+
+    Where labels were examined, suspects.jsonl has a line for each suspect.
+    """
     document = evaluation_document(metadata)
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
     (folder / EVALUATION).write_text(text, encoding="utf-8")
     (folder / PAGE).write_text(render(document, metadata), encoding="utf-8")
     _write_predictions(folder / PREDICTIONS, metadata.evaluations, dataset=metadata.dataset)
+    if metadata.suspects is not None and metadata.suspects.fault is None:
+        lines = suspect_lines(metadata.suspects, metadata.dataset)
+        text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        (folder / SUSPECTS).write_text(text, encoding="utf-8")
     return document
 
 

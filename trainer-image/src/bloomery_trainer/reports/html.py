@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from bloomery_trainer import pages
 from bloomery_trainer.data.dataset import ImageFiles
+from bloomery_trainer.engine.suspects import MOVE_SCORE
 from bloomery_trainer.reports.metadata import ReportMetadata
+from bloomery_trainer.reports.suspects import SHOWN_SUSPECTS, paste_blocks, suspect_lines
 from bloomery_trainer.reports.verdict import FEW_TRAINING_IMAGES, LEVELS, percent
 
 _WHOLE = 60
@@ -21,6 +24,7 @@ _SOME = 30
 _THUMBNAIL = 112
 _THUMBNAILS = 240
 _THUMBNAIL_BYTES = 3 * 1024 * 1024
+_SUSPECT_BYTES = 2 * 1024 * 1024
 _LABELS = 40
 _HEAT_MAPS = 60
 """Mistakes that get a heat map: each takes a pass through the network and back."""
@@ -51,6 +55,14 @@ class Mistakes:
 
 
 @dataclass(frozen=True)
+class SuspectPicture:
+    """A training image with a suspected label: its line of suspects.jsonl, and its picture if the page bears it."""
+
+    line: Mapping[str, Any]
+    source: str | None
+
+
+@dataclass(frozen=True)
 class Cell:
     """One number of the confusion matrix, with its share of the row."""
 
@@ -73,6 +85,7 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
     """Return the page for the content of evaluation.json, with pictures of what went wrong."""
     template = _ENVIRONMENT.get_template("evaluation.html.j2")
     rows = _matrix(metadata)
+    lines = _suspect_lines(metadata)
     return template.render(
         report=document,
         figures=_figures(document),
@@ -87,6 +100,9 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
         few=FEW_TRAINING_IMAGES,
         levels=LEVELS,
         looked=metadata.picture is not None,
+        suspects=_suspects(lines, metadata),
+        paste_blocks=paste_blocks(lines),
+        move_score=MOVE_SCORE,
         calibration_sentence=_calibration_sentence(document),
     )
 
@@ -181,6 +197,24 @@ def _thumbnail(metadata: ReportMetadata, files: ImageFiles, index: int, *, with_
         score=float(metadata.judged.probabilities[index].max()),
         seen=seen,
     )
+
+
+def _suspect_lines(metadata: ReportMetadata) -> list[dict[str, Any]]:
+    if metadata.suspects is None:
+        return []
+    return list(islice(suspect_lines(metadata.suspects, metadata.dataset), SHOWN_SUSPECTS))
+
+
+def _suspects(lines: Sequence[Mapping[str, Any]], metadata: ReportMetadata) -> list[SuspectPicture]:
+    """Return the first suspects with pictures, of which a page bears a number of bytes."""
+    if metadata.suspects is None:
+        return []
+    files, pictures, left = metadata.dataset.splits["train"], [], _SUSPECT_BYTES
+    for line, suspect in zip(lines, metadata.suspects.items, strict=False):
+        source = pages.thumbnail(files.read(suspect.index), side=_THUMBNAIL) if left > 0 else None
+        left -= len(source or "")
+        pictures.append(SuspectPicture(line, source))
+    return pictures
 
 
 def _unbroken(share: float) -> str:

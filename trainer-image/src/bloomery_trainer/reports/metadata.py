@@ -13,6 +13,7 @@ from bloomery_trainer.engine import thresholds
 from bloomery_trainer.engine.calibration import Calibration
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.heat_maps import PictureOf
+from bloomery_trainer.engine.suspects import Suspects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class ReportMetadata:
         balance: how training balanced unequal classes: None, Loss or Sampling.
         calibration: the model's temperature, and its figures with and without it.
         picture: makes a picture of where the network looked; None if only a model file is known.
+        suspects: training images with suspected labels; None if the labels were not examined.
+        still_improving: whether the metric was still rising when training ended.
         notes: sentences that people should know.
     """
 
@@ -51,6 +54,8 @@ class ReportMetadata:
     balance: str = "None"
     calibration: Calibration | None = None
     picture: PictureOf | None = None
+    suspects: Suspects | None = None
+    still_improving: bool = False
     notes: tuple[str, ...] = ()
 
     @property

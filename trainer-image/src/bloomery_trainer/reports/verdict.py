@@ -84,7 +84,7 @@ def _weakest(document: Document) -> str | None:
         return "No class stands out as weak: every one has an F1 of at least 0.85."
     worst = sorted(known, key=lambda entry: entry["f1"])[:3]
     listed = _listed(
-        f"{_quoted(entry['name'])} (F1 {entry['f1']:.2f}: {percent(entry['recall'])} of its images are found, "
+        f"{quoted(entry['name'])} (F1 {entry['f1']:.2f}: {percent(entry['recall'])} of its images are found, "
         f"{percent(entry['precision'])} of its answers are right)"
         for entry in worst
     )
@@ -96,7 +96,7 @@ def _confused(document: Document) -> str | None:
     if not pairs:
         return "Not one image was confused."
     listed = _listed(
-        f"{_quoted(pair['label'])} taken for {_quoted(pair['predicted'])} "
+        f"{quoted(pair['label'])} taken for {quoted(pair['predicted'])} "
         f"({_images(pair['images'])}, {percent(pair['share'])} of that class)"
         for pair in pairs
     )
@@ -108,7 +108,7 @@ def _no_better_than_guessing(document: Document, level: str) -> str | None:
     if level != "unusable":
         return None
     return (
-        f"This may be no better than guessing: always answering {_quoted(name)}, the most frequent class, would be "
+        f"This may be no better than guessing: always answering {quoted(name)}, the most frequent class, would be "
         f"right for {percent(share)}. Train longer, or look at the images and their labels."
     )
 
@@ -121,23 +121,27 @@ def _few_training_images(document: Document) -> str | None:
     ]
     if not few:
         return None
-    named = _some(f"{_quoted(name)} ({count})" for count, name in sorted(few))
-    return (
-        f"Too few training images: {_classes(len(few))} under {FEW_TRAINING_IMAGES}: {named}. "
-        "More images of these would help most."
-    )
+    named = _some(f"{quoted(name)} ({count})" for count, name in sorted(few))
+    return f"Too few training images: {_classes(len(few))} under {FEW_TRAINING_IMAGES}: {named}."
 
 
-def _imbalance(document: Document) -> str | None:
+def find_imbalance(document: Document) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """Return the classes with the fewest and the most training images, if that is worth balancing."""
     trained = [entry for entry in document["classes"] if entry["trainImages"]]
     if not trained:
         return None
     least, most = (choose(trained, key=lambda entry: entry["trainImages"]) for choose in (min, max))
-    if most["trainImages"] < _IMBALANCE * least["trainImages"]:
+    return None if most["trainImages"] < _IMBALANCE * least["trainImages"] else (least, most)
+
+
+def _imbalance(document: Document) -> str | None:
+    imbalance = find_imbalance(document)
+    if imbalance is None:
         return None
+    least, most = imbalance
     return (
-        f"The training set is uneven: {_images(most['trainImages'])} of {_quoted(most['name'])}, "
-        f"{least['trainImages']} of {_quoted(least['name'])}. Look at F1 rather than at the share of right answers"
+        f"The training set is uneven: {_images(most['trainImages'])} of {quoted(most['name'])}, "
+        f"{least['trainImages']} of {quoted(least['name'])}. Look at F1 rather than at the share of right answers"
         f"{_balance_proposal(document)}."
     )
 
@@ -156,7 +160,7 @@ def _one_class(document: Document) -> str | None:
         return None
     (name,) = (entry["name"] for entry in document["classes"] if entry["images"])
     return (
-        f"All {document['split']} images are of one class, {_quoted(name)}: this says how often it is recognised, and "
+        f"All {document['split']} images are of one class, {quoted(name)}: this says how often it is recognised, and "
         "nothing of how often other images are taken for it."
     )
 
@@ -177,7 +181,7 @@ def _few_judged_images(document: Document) -> str | None:
         return None
     return (
         f"{_classes(len(few)).capitalize()} under {_FEW_JUDGED_IMAGES} {document['split']} images "
-        f"({_some(map(_quoted, few))}): their own figures are rough."
+        f"({_some(map(quoted, few))}): their own figures are rough."
     )
 
 
@@ -185,7 +189,7 @@ def _not_judged(document: Document) -> str | None:
     none = [entry["name"] for entry in document["classes"] if not entry["images"]]
     if not none:
         return None
-    return f"There are no {document['split']} images of {_some(map(_quoted, none))}: nothing is known of that."
+    return f"There are no {document['split']} images of {_some(map(quoted, none))}: nothing is known of that."
 
 
 def _worse_on_test(document: Document) -> str | None:
@@ -200,7 +204,8 @@ def _worse_on_test(document: Document) -> str | None:
     )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Put a class name into quotation marks."""
     return f"“{name}”"
 
 

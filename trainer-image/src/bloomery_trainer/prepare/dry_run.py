@@ -53,6 +53,7 @@ def dry_run(config: PrepareConfig, progress: Progress) -> DryRunResult:
             resume=ResumeState(target, config),
             progress=progress,
             earlier_classes=lambda: (),
+            earlier_sides=lambda _: (),
         ) as pipeline,
     ):
         refusal = _run_stages(pipeline)

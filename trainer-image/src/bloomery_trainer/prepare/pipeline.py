@@ -21,17 +21,18 @@ from bloomery_trainer.prepare.class_mapping import (
     source_names_in_config,
     split_name_warnings,
 )
-from bloomery_trainer.prepare.copies import describe_copies
+from bloomery_trainer.prepare.copies import describe_copies, describe_near_copies
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.inspect import InspectionContext, inspect_files
 from bloomery_trainer.prepare.labels import resolve_labels
 from bloomery_trainer.prepare.layouts import Exclusion, list_source, require_train
 from bloomery_trainer.prepare.pack import PackContext, pack_samples
+from bloomery_trainer.prepare.quality import handle_copies, handle_near_copies
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.prepare.sources.base import Source
 from bloomery_trainer.prepare.sources.open import open_source
-from bloomery_trainer.prepare.split import split_files
+from bloomery_trainer.prepare.split import require_all_splits, split_files
 from bloomery_trainer.prepare.worker_pool import WorkerPool, open_worker_pool
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import Folder
@@ -55,6 +56,7 @@ class Pipeline:
         resume: ResumeState,
         progress: Progress,
         earlier_classes: Callable[[], Iterable[str]],
+        earlier_sides: Callable[[Path], Iterable[tuple[bytes, str]]],
     ) -> None:
         """Create a pipeline without files.
 
@@ -64,6 +66,7 @@ class Pipeline:
             resume: the results of earlier runs; takes those of this one.
             progress: takes the number of images done in each stage.
             earlier_classes: returns the class names of the dataset's earlier versions.
+            earlier_sides: returns the digest and the split of each of their images; takes a folder for large files.
         """
         self.files = FileTable(scratch / "index.sqlite", seed=config.split.seed)
         self.sources: list[Source] = []
@@ -74,6 +77,7 @@ class Pipeline:
         first = Addition(uri=config.source.uri, encoding=config.source.encoding)
         self._additions = (first, *config.append)
         self._earlier_classes = cache(lambda: tuple(earlier_classes()))
+        self._earlier_sides = lambda: earlier_sides(scratch)
         self._exclusion = Exclusion(config.exclude)
         self._label_warnings: list[str] = []
         self._split_warnings: list[str] = []
@@ -128,8 +132,17 @@ class Pipeline:
         self._check_classes()
 
     def split_files(self) -> None:
-        """Give every usable image a split."""
-        self._split_warnings = split_files(self.files, self._config.split)
+        """Give every usable image a split, and find copies.
+
+        Raises:
+            BadData: too little is left to train or to validate.
+        """
+        rules = self._config.rules
+        self._split_warnings = split_files(self.files, self._config.split, self._earlier_sides)
+        handle_copies(self.files.quality, rules)
+        self.files.splits.fill_classes()
+        handle_near_copies(self.files.quality, rules)
+        require_all_splits(self.files)
 
     def pack_shards(self, target: Folder, version: str) -> dict[str, list[Shard]]:
         """Write the shards of each split below ``target``."""
@@ -153,7 +166,8 @@ class Pipeline:
             *self._label_warnings,
             *rules.class_warnings(counts),
             *split_name_warnings(counts, self._config.source.layout),
-            *describe_copies(self.files.samples.copies()),
+            *describe_copies(self.files.quality.copies()),
+            *describe_near_copies(self.files.quality.crossing_near_copies()),
             *self._split_warnings,
             *rules.exclusion_warnings(unused),
         ]

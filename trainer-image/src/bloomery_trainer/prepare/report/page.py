@@ -9,7 +9,7 @@ from typing import Any
 
 from bloomery_trainer import pages
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.prepare.file_table import Sample, SampleQueries
+from bloomery_trainer.prepare.file_table import FileTable, Sample, SampleQueries
 from bloomery_trainer.prepare.manifest import IGNORED_NAME, MAX_LISTED_FILES
 from bloomery_trainer.prepare.rules import FEW_IMAGES
 from bloomery_trainer.prepare.sources.base import Source, map_reads, read_listed_file
@@ -50,10 +50,10 @@ class ClassRow:
 
 
 def render_page(
-    samples: SampleQueries, sources: Sequence[Source], manifest: Mapping[str, Any], config: PrepareConfig
+    files: FileTable, sources: Sequence[Source], manifest: Mapping[str, Any], config: PrepareConfig
 ) -> str:
     """Return the page of a version."""
-    thumbnails = _make_thumbnails(samples, sources, manifest["classes"][:_MAX_CLASSES])
+    thumbnails = _make_thumbnails(files.samples, sources, manifest["classes"][:_MAX_CLASSES])
     splits = [split for split in SPLITS if split in manifest["shards"]]
     return _ENVIRONMENT.get_template("page.html.j2").render(
         title=config.display_name or f"{config.namespace}/{config.name}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from PIL import Image
 Hashes = NDArray[np.uint64]
 
 HASH_BITS = 64
+HASH_BYTES = 3 * HASH_BITS // 8
+"""Size of the hashes in a fingerprint's bytes; the thumbnail follows."""
+
 THUMBNAIL_SIDE = 16
 
 _HASH_SIZE = (9, 8)
@@ -19,7 +22,8 @@ _HASH_SIZE = (9, 8)
 _INNER_MARGIN = 0.03
 """Share of each side that the inner hash leaves out: it meets the hash of a copy that lost 0 to 6 % of each side."""
 
-_MIRRORED_BYTES = np.array([int(f"{byte:08b}"[::-1], 2) ^ 0xFF for byte in range(256)], dtype=np.uint8)
+_MIN_DIFFERENCE = 2
+"""Grey levels that count as a difference: in flat areas, smaller ones are noise."""
 
 
 class Fingerprint(NamedTuple):
@@ -28,40 +32,35 @@ class Fingerprint(NamedTuple):
     Attributes:
         outer: difference hash of the whole picture, 64 bits.
         inner: the same without a margin, for pictures that are cropped a little.
+        mirrored: the same of the mirrored picture.
         thumbnail: grey values, 16×16 bytes.
     """
 
     outer: int
     inner: int
+    mirrored: int
     thumbnail: bytes
 
     def to_bytes(self) -> bytes:
-        """Return it as 272 bytes."""
-        return self.outer.to_bytes(8) + self.inner.to_bytes(8) + self.thumbnail
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Return the fingerprint that ``to_bytes`` wrote."""
-        return cls(int.from_bytes(data[:8]), int.from_bytes(data[8:16]), data[16:])
+        """Return the hashes, eight bytes each, and the thumbnail."""
+        return b"".join(value.to_bytes(8) for value in self[:3]) + self.thumbnail
 
 
 def compute_fingerprint(grey: Image.Image) -> Fingerprint:
     """Compute the fingerprint of a picture in mode ``L``."""
     width, height = grey.size
     left, top = _INNER_MARGIN * width, _INNER_MARGIN * height
+    whole = _shrink(grey, (0, 0, width, height))
+    inner = _shrink(grey, (left, top, width - left, height - top))
     thumbnail = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
-    inner_box = (left, top, width - left, height - top)
-    return Fingerprint(_hash(grey, (0, 0, width, height)), _hash(grey, inner_box), thumbnail.tobytes())
+    return Fingerprint(_hash(whole), _hash(inner), _hash(whole[:, ::-1]), thumbnail.tobytes())
 
 
-def mirror_hashes(hashes: Hashes) -> Hashes:
-    """Return the hashes of the mirrored pictures: each row is reversed, and what was brighter is darker."""
-    rows = _MIRRORED_BYTES[hashes.astype(">u8").view(np.uint8)]
-    return rows.view(">u8").astype(np.uint64)
-
-
-def _hash(grey: Image.Image, box: tuple[float, float, float, float]) -> int:
-    """Return a difference hash (dHash): whether each pixel of a small picture is brighter than its right neighbour."""
+def _shrink(grey: Image.Image, box: tuple[float, float, float, float]) -> NDArray[np.int16]:
     # Lanczos keeps more detail than area averages: a quarter as many strangers have similar hashes.
-    pixels = np.asarray(grey.resize(_HASH_SIZE, Image.Resampling.LANCZOS, box=box))
-    return int.from_bytes(np.packbits(pixels[:, :-1] > pixels[:, 1:]).tobytes())
+    return np.asarray(grey.resize(_HASH_SIZE, Image.Resampling.LANCZOS, box=box)).astype(np.int16)
+
+
+def _hash(pixels: NDArray[np.int16]) -> int:
+    """Return a difference hash (dHash): whether each pixel of a small picture is brighter than its right neighbour."""
+    return int.from_bytes(np.packbits(pixels[:, :-1] > pixels[:, 1:] + _MIN_DIFFERENCE).tobytes())

@@ -1,6 +1,6 @@
 """Near copies: pictures that differ only in size, compression, brightness, a narrow margin, or left and right.
 
-Similar hashes nominate pairs, and the thumbnails decide. The hashes of all pictures are in memory, about 100 bytes for
+Similar hashes nominate pairs, and the thumbnails decide. The hashes of all pictures are in memory, about 150 bytes for
 each picture while it works; everything else stays on disk.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bloomery_trainer.prepare.fingerprint import HASH_BITS, THUMBNAIL_SIDE, Hashes, mirror_hashes
+from bloomery_trainer.prepare.fingerprint import HASH_BITS, THUMBNAIL_SIDE, Hashes
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -62,16 +62,15 @@ class NearPair(NamedTuple):
 
 
 def find_near_copies(
-    outer: Hashes, inner: Hashes, read_thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]]
+    hashes: Hashes, read_thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]]
 ) -> Iterator[NearPair]:
     """Yield the near copies among pictures, each pair once.
 
     Args:
-        outer: hash of each picture.
-        inner: hash of each without its margin.
+        hashes: outer, inner and mirrored hash of each picture, of shape (3, pictures).
         read_thumbnails: returns the thumbnails of pictures, of shape (pictures, 16, 16), by their positions.
     """
-    for pairs, is_mirrored in _nominate(outer, inner):
+    for pairs, is_mirrored in _nominate(hashes):
         compare, least = (
             (_compare_mirrored, _MIN_MIRRORED_SIMILARITY) if is_mirrored else (_compare_upright, _MIN_SIMILARITY)
         )
@@ -83,12 +82,12 @@ def find_near_copies(
                     yield NearPair(first, other, round(value, 4))
 
 
-def _nominate(outer: Hashes, inner: Hashes) -> Iterator[tuple[Indices, bool]]:
+def _nominate(hashes: Hashes) -> Iterator[tuple[Indices, bool]]:
     """Yield arrays of pairs with similar hashes, and whether they are mirrored."""
-    upright = find_similar_hashes(outer, inner)
-    yield upright, False
-    mirrored = find_similar_hashes(outer, mirror_hashes(outer))
-    yield _subtract_pairs(mirrored, upright, len(outer)), True
+    outer, inner, mirrored = hashes
+    upright_pairs = find_similar_hashes(outer, inner)
+    yield upright_pairs, False
+    yield _subtract_pairs(find_similar_hashes(outer, mirrored), upright_pairs, len(outer)), True
 
 
 def find_similar_hashes(hashes: Hashes, other_hashes: Hashes) -> Indices:

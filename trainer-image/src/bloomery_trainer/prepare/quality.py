@@ -57,11 +57,11 @@ def handle_copies(queries: QualityQueries, rules: Rules) -> None:
 
 def handle_near_copies(queries: QualityQueries, rules: Rules) -> None:
     """Find near copies; leave out those that train beside a held-out one, if the rules say so."""
-    ids, outer, inner = queries.hashes()
+    ids, hashes = queries.hashes()
     parents = np.arange(len(ids), dtype=np.int32)
 
     def pairs() -> Iterator[tuple[int, int, float]]:
-        found = find_near_copies(outer, inner, lambda positions: queries.thumbnails(ids[positions].tolist()))
+        found = find_near_copies(hashes, lambda positions: queries.thumbnails(ids[positions].tolist()))
         for first, other, similarity in found:
             _join(parents, first, other)
             yield int(ids[first]), int(ids[other]), similarity
@@ -108,8 +108,8 @@ def _list_findings(queries: QualityQueries) -> Iterator[Mapping[str, Any]]:
             yield {
                 "kind": kind,
                 "images": [_describe(picture) for picture in group],
-                "conflict": is_conflict(group),
-                "leak": bool(list_leaks(group)),
+                "crossesClasses": is_conflict(group),
+                "crossesSplits": bool(list_leaks(group)),
             }
     for picture, issues in queries.odd_pictures():
         yield {"kind": "Odd", "images": [_describe(picture)], "issues": dict(issues)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bloomery_trainer.prepare.fingerprint import THUMBNAIL_SIDE, Hashes
+from bloomery_trainer.prepare.fingerprint import HASH_BYTES, THUMBNAIL_SIDE, Hashes
 
 LABEL_CONFLICT = "LabelConflict"
 LEAK = "Leak"
@@ -108,23 +108,26 @@ class QualityQueries:
         ).fetchone()
         return row[0] if row else None
 
-    def hashes(self) -> tuple[NDArray[np.int64], Hashes, Hashes]:
-        """Return the ids of the usable images, one of each content, with their outer and inner hashes; no blank ones."""
+    def hashes(self) -> tuple[NDArray[np.int64], Hashes]:
+        """Return the ids of the usable images, one of each content and no blank ones, and their hashes.
+
+        The hashes have the shape (3, images).
+        """
         ids, hashes = bytearray(), bytearray()
         query = (
-            "SELECT min(id), substr(fingerprint, 1, 16) FROM file WHERE sha NOT NULL"
+            f"SELECT min(id), substr(fingerprint, 1, {HASH_BYTES}) FROM file WHERE sha NOT NULL"
             " AND coalesce(issues, '') NOT LIKE '%\"Blank\"%' GROUP BY lot"
         )
         for file, pair in self._database.execute(query):
             ids += file.to_bytes(8)
             hashes += pair
-        outer, inner = np.frombuffer(bytes(hashes), dtype=">u8").astype(np.uint64).reshape(-1, 2).T.copy()
-        return np.frombuffer(bytes(ids), dtype=">i8").astype(np.int64), outer, inner
+        table = np.frombuffer(hashes, dtype=">u8").astype(np.uint64).reshape(-1, 3)
+        return np.frombuffer(ids, dtype=">i8").astype(np.int64), np.ascontiguousarray(table.T)
 
     def thumbnails(self, files: Sequence[int]) -> NDArray[np.uint8]:
         """Return the thumbnails of images, of shape (images, 16, 16), by their ids."""
         marks = ",".join("?" * len(files))
-        query = f"SELECT id, substr(fingerprint, 17) FROM file WHERE id IN ({marks})"
+        query = f"SELECT id, substr(fingerprint, {HASH_BYTES + 1}) FROM file WHERE id IN ({marks})"
         thumbnails = dict(self._database.execute(query, files))
         pixels = np.frombuffer(b"".join(thumbnails[file] for file in files), dtype=np.uint8)
         return pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ def read_sides(target: Folder, scratch: Path) -> Iterator[tuple[bytes, str]]:
         target: the folder of the dataset's versions.
         scratch: a folder for a shard: versions of earlier releases have no list, so that their shards are read.
     """
-    newest = max(_read_manifests(target), key=lambda manifest: datetime.fromisoformat(manifest["created"]), default=None)
+    newest = max(
+        _read_manifests(target), key=lambda manifest: datetime.fromisoformat(manifest["created"]), default=None
+    )
     if newest is None:
         return
     version = newest["version"]
@@ -59,6 +61,10 @@ def _read_manifests(target: Folder) -> Iterator[dict[str, Any]]:
             yield json.loads(content)
 
 
+def _creation_time(manifest: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(manifest["created"])
+
+
 def _read_list(target: Folder, path: str) -> Iterator[tuple[bytes, str]]:
     rest = b""
     for part in target.stream(path):
@@ -72,7 +78,11 @@ def _read_shards(target: Folder, manifest: dict[str, Any], scratch: Path) -> Ite
     path = scratch / "shard.tar"
     for split, shards in manifest["shards"].items():
         for shard in shards:
-            target.download(f"{manifest['version']}/{shard['name']}", path)
+            try:
+                target.download(f"{manifest['version']}/{shard['name']}", path)
+            except FileNotFoundError:
+                logger.warning("%s is missing: its images may change their split", shard["name"])
+                continue
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     file = None if member.name.endswith((".cls", ".txt")) else tar.extractfile(member)

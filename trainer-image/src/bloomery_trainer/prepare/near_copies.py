@@ -120,7 +120,8 @@ def find_similar_hashes(hashes: Hashes, other_hashes: Hashes) -> Indices:
 def _select_bands(entries: Hashes, bands: Sequence[int]) -> NDArray[np.uint32]:
     keys = np.zeros(len(entries), np.uint32)
     for band in bands:
-        keys = (keys << _BAND_BITS) | ((entries >> np.uint64(band * _BAND_BITS)) & np.uint64(0xFF)).astype(np.uint32)
+        keys <<= np.uint32(_BAND_BITS)
+        keys |= ((entries >> np.uint64(band * _BAND_BITS)) & np.uint64(0xFF)).astype(np.uint32)
     return keys
 
 
@@ -136,7 +137,7 @@ def _compare_neighbours(
         count: number of pictures.
     """
     codes = []
-    starts = np.arange(len(keys))
+    starts: Indices = np.arange(len(keys))
     for offset in range(1, _MAX_NEIGHBOURS + 1):
         starts = starts[starts < len(keys) - offset]
         starts = starts[keys[starts] == keys[starts + offset]]
@@ -186,7 +187,8 @@ def _correlate_crops(cropped: Floats, whole: Floats) -> Floats:
 def _normalise(thumbnails: Floats) -> Floats:
     centred = thumbnails - thumbnails.mean((-2, -1), keepdims=True)
     norm: Floats = np.sqrt(np.square(centred).sum((-2, -1), keepdims=True))
-    return centred / np.maximum(norm, np.float32(1e-6))
+    normalised: Floats = centred / np.maximum(norm, np.float32(1e-6))
+    return normalised
 
 
 def _crop_matrix(start: float, end: float) -> Floats:

@@ -23,8 +23,8 @@ def find_issues(grey: Image.Image) -> dict[Issue, float]:
     """Return what is odd about a picture in mode ``L``, each with its score from 0, the worst, to 1.
 
     The scores: ``Dark``, the brightness that 1 % of the pixels exceed; ``Bright``, the darkness that 5 % of them
-    exceed; ``Blank``, the standard deviation of the brightness; ``Blurred``, the edges (the Laplacian) relative to that;
-    ``LowInformation``, the entropy of the histogram as a share of eight bits.
+    exceed; ``Blank``, the standard deviation of the brightness; ``Blurred``, the edges (the Laplacian) relative to
+    that; ``LowInformation``, the entropy of the histogram as a share of eight bits.
     """
     counts = np.array(grey.histogram(), dtype=np.float64)
     share = counts / counts.sum()

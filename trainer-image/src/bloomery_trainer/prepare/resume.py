@@ -86,11 +86,15 @@ def open_resume_state(target: Folder, config: PrepareConfig) -> Iterator[ResumeS
 
 
 def _format_inspection(inspection: Inspection) -> list[object]:
-    digest, text = inspection.sha256, inspection.label_text
-    fingerprint = inspection.fingerprint and base64.b64encode(inspection.fingerprint).decode()
+    digest, text, fingerprint = inspection.sha256, inspection.label_text, inspection.fingerprint
     return [
-        *inspection[:4], digest and digest.hex(), *inspection[5:9], None if text is None else text.hex(), fingerprint, inspection.issues,
-    ]  # fmt: skip
+        *inspection[:4],
+        digest and digest.hex(),
+        *inspection[5:9],
+        None if text is None else text.hex(),
+        fingerprint and base64.b64encode(fingerprint).decode(),
+        inspection.issues,
+    ]
 
 
 def _parse_inspection(values: list[Any]) -> Inspection:

@@ -28,9 +28,7 @@ def split_files(files: FileTable, split: Split, earlier_sides: EarlierSides) -> 
         warnings.append(f"there is no validation/ folder: {split.validation:.0%} of train/ validate (split.validation)")
     if files.splits.has_free_files():
         files.splits.keep(earlier_sides())
-    files.splits.assign(
-        validation=split.validation, test=0 if warnings and "test" in folder_splits else split.test
-    )
+    files.splits.assign(validation=split.validation, test=0 if warnings and "test" in folder_splits else split.test)
     return warnings
 
 

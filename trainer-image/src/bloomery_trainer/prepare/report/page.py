@@ -96,9 +96,7 @@ class FindingSection:
     findings: Sequence[Finding]
 
 
-def render_page(
-    files: FileTable, sources: Sequence[Source], manifest: Mapping[str, Any], config: PrepareConfig
-) -> str:
+def render_page(files: FileTable, sources: Sequence[Source], manifest: Mapping[str, Any], config: PrepareConfig) -> str:
     """Return the page of a version."""
     thumbnails = _make_thumbnails(files.samples, sources, manifest["classes"][:_MAX_CLASSES])
     splits = [split for split in SPLITS if split in manifest["shards"]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.prepare.earlier_versions import read_class_names, read_sides, write_sides
+from bloomery_trainer.prepare.earlier_versions import EarlierVersions, write_sides
 from bloomery_trainer.prepare.manifest import (
     IGNORED_NAME,
     MANIFEST_NAME,
@@ -53,8 +53,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
             Path(scratch),
             resume=resume,
             progress=progress,
-            earlier_classes=lambda: read_class_names(target),
-            earlier_sides=lambda folder: read_sides(target, folder),
+            earlier=EarlierVersions(target),
         ) as pipeline,
     ):
         pipeline.list_files()

@@ -45,18 +45,18 @@ def describe_copies(groups: Iterable[Sequence[Picture]]) -> list[str]:
 
 def describe_near_copies(pairs: Iterable[NearCopy]) -> list[str]:
     """Return a sentence about near copies of which one trains and one is held out."""
-    kept, left_out = _Pairs(), _Pairs()
+    used_pairs, left_out_pairs = _Pairs(), _Pairs()
     for trained, held_out in pairs:
         named = f"{_name(trained)} and {_name(held_out)} ({held_out.split})"
-        (left_out if trained.reason == NEAR_LEAK else kept).add(named)
+        (left_out_pairs if trained.reason == NEAR_LEAK else used_pairs).add(named)
     warnings = []
-    if kept.count:
+    if used_pairs.count:
         warnings.append(
             "training images look like held-out ones, so that the evaluation may be too good (the report shows them; "
-            f"rules.leaks: DropNear leaves them out): {kept}"
+            f"rules.leaks: DropNear leaves them out): {used_pairs}"
         )
-    if left_out.count:
-        warnings.append(f"training images that look like held-out ones are left out (rules.leaks): {left_out}")
+    if left_out_pairs.count:
+        warnings.append(f"training images that look like held-out ones are left out (rules.leaks): {left_out_pairs}")
     return warnings
 
 

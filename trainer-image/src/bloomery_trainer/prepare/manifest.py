@@ -32,7 +32,7 @@ _PACKING_VERSION = 1
 def version_settings(config: PrepareConfig) -> dict[str, Any]:
     """Return the settings that are part of the version."""
     settings = config.model_dump(mode="json", by_alias=True, include={"rules", "split", "shards"})
-    # The download limit does not affect the dataset's content; of leaks, the content itself tells.
+    # The download limit does not affect the dataset's content, and copies are left out of the content itself.
     del settings["rules"]["maxArchiveBytes"], settings["rules"]["leaks"]
     return {"packing": _PACKING_VERSION, **settings}
 

@@ -6,9 +6,8 @@ Both the command and the dry run go through them. The images are read twice, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +21,7 @@ from bloomery_trainer.prepare.class_mapping import (
     split_name_warnings,
 )
 from bloomery_trainer.prepare.copies import describe_copies, describe_near_copies
+from bloomery_trainer.prepare.earlier_versions import EarlierVersions
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.inspect import InspectionContext, inspect_files
 from bloomery_trainer.prepare.labels import resolve_labels
@@ -55,8 +55,7 @@ class Pipeline:
         *,
         resume: ResumeState,
         progress: Progress,
-        earlier_classes: Callable[[], Iterable[str]],
-        earlier_sides: Callable[[Path], Iterable[tuple[bytes, str]]],
+        earlier: EarlierVersions,
     ) -> None:
         """Create a pipeline without files.
 
@@ -65,8 +64,7 @@ class Pipeline:
             scratch: an empty folder for the table and the archives.
             resume: the results of earlier runs; takes those of this one.
             progress: takes the number of images done in each stage.
-            earlier_classes: returns the class names of the dataset's earlier versions.
-            earlier_sides: returns the digest and the split of each of their images; takes a folder for large files.
+            earlier: the dataset's earlier versions.
         """
         self.files = FileTable(scratch / "index.sqlite", seed=config.split.seed)
         self.sources: list[Source] = []
@@ -76,8 +74,8 @@ class Pipeline:
         self._progress = progress
         first = Addition(uri=config.source.uri, encoding=config.source.encoding)
         self._additions = (first, *config.append)
-        self._earlier_classes = cache(lambda: tuple(earlier_classes()))
-        self._earlier_sides = lambda: earlier_sides(scratch)
+        self._earlier_classes = cache(lambda: tuple(earlier.class_names()))
+        self._find_earlier_split = partial(earlier.newest_split, scratch)
         self._exclusion = Exclusion(config.exclude)
         self._label_warnings: list[str] = []
         self._split_warnings: list[str] = []
@@ -138,7 +136,7 @@ class Pipeline:
             BadData: too little is left to train or to validate.
         """
         rules = self._config.rules
-        self._split_warnings = split_files(self.files, self._config.split, self._earlier_sides)
+        self._split_warnings = split_files(self.files, self._config.split, self._find_earlier_split)
         handle_copies(self.files.quality, rules)
         self.files.splits.fill_classes()
         handle_near_copies(self.files.quality, rules)

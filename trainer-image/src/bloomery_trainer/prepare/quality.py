@@ -61,8 +61,8 @@ def handle_near_copies(queries: QualityQueries, rules: Rules) -> None:
     parents = np.arange(len(ids), dtype=np.int32)
 
     def pairs() -> Iterator[tuple[int, int, float]]:
-        found = find_near_copies(hashes, lambda positions: queries.thumbnails(ids[positions].tolist()))
-        for first, other, similarity in found:
+        near_copies = find_near_copies(hashes, lambda positions: queries.thumbnails(ids[positions].tolist()))
+        for first, other, similarity in near_copies:
             _join(parents, first, other)
             yield int(ids[first]), int(ids[other]), similarity
 

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from bloomery_trainer.config import Split
 from bloomery_trainer.errors import BadData
+from bloomery_trainer.prepare.earlier_versions import EarlierSplit
 from bloomery_trainer.prepare.file_table import FileTable
 
-EarlierSides = Callable[[], Iterable[tuple[bytes, str]]]
-"""Returns the digest and the split of each image of the dataset's earlier versions."""
 
-
-def split_files(files: FileTable, split: Split, earlier_sides: EarlierSides) -> list[str]:
+def split_files(files: FileTable, split: Split, find_earlier: Callable[[], EarlierSplit | None]) -> list[str]:
     """Give each image a split: that of its folder, that of the version before, or that of its digest and the seed.
 
     Neither the name of an image nor other images decide. If there are split folders but none for validation, its images
     are taken from those of ``train/``.
 
+    Args:
+        files: the table of all files.
+        split: the shares and the seed.
+        find_earlier: returns the split of the version before.
+
     Returns:
-        Sentences for people about images that do not stay in the split of their folder.
+        Sentences for people about images that do not have the split of their folder, or of the shares and the seed.
     """
     folder_splits = files.splits.folder_splits()
     warnings = []
     if "train" in folder_splits and "validation" not in folder_splits:
         files.splits.release_train_folders()
         warnings.append(f"there is no validation/ folder: {split.validation:.0%} of train/ validate (split.validation)")
-    if files.splits.has_free_files():
-        files.splits.keep(earlier_sides())
+    earlier = find_earlier() if files.splits.has_free_files() else None
+    if earlier is not None:
+        files.splits.keep(earlier.sides())
     files.splits.assign(validation=split.validation, test=0 if warnings and "test" in folder_splits else split.test)
+    if earlier is not None and earlier.settings != split.model_dump(mode="json", by_alias=True):
+        warnings.append(
+            f"{files.splits.count_kept()} images keep the side that they have in the version before; only other images "
+            "follow the new spec.split. A Dataset with another name splits all of them anew"
+        )
     return warnings
 
 

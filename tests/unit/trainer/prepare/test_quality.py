@@ -164,7 +164,7 @@ def test_odd_pictures_are_shown_with_scores_and_stay(prepare: Prepare, scenes: P
         Path(finding["images"][0]["key"]).stem: finding["issues"] for finding in read_findings(result.message, "Odd")
     }
 
-    assert {name: next(iter(found)) for name, found in issues.items()} == {
+    assert {name: next(iter(scores)) for name, scores in issues.items()} == {
         "blank": "Blank", "dark": "Dark", "bright": "Bright", "blurred": "Blurred", "line": "LowInformation",
     }  # fmt: skip
     assert issues["blank"] == {"Blank": 0.0}

@@ -36,7 +36,7 @@ def split_files(files: FileTable, split: Split, find_earlier: Callable[[], Earli
     if earlier is not None and earlier.settings != split.model_dump(mode="json", by_alias=True):
         warnings.append(
             f"{files.splits.count_kept()} images keep the side that they have in the version before; only other images "
-            "follow the new spec.split. A Dataset with another name splits all of them anew"
+            "follow the new spec.split. A Dataset with another name splits all of them again"
         )
     return warnings
 

@@ -125,12 +125,12 @@ def command(gateways: tuple[S3Server, S3Server], tmp_path: Path) -> Callable[...
 @pytest.mark.feature("D6")
 @pytest.mark.feature("D11")
 @pytest.mark.parametrize(
-    ("bucket", "files", "uri", "held_out"),
+    ("bucket", "files", "uri"),
     [
-        ("folders", folders, "s3://folders/raw", 5),
-        ("splits", splits, "s3://splits/raw", 5),
-        ("pairs", pairs, "s3://pairs/raw", 5),
-        ("zipped", zipped, "s3://zipped/raw.zip", 5),
+        ("folders", folders, "s3://folders/raw"),
+        ("splits", splits, "s3://splits/raw"),
+        ("pairs", pairs, "s3://pairs/raw"),
+        ("zipped", zipped, "s3://zipped/raw.zip"),
     ],
 )
 def test_every_layout_is_read_from_a_store_with_its_own_keys(
@@ -139,19 +139,20 @@ def test_every_layout_is_read_from_a_store_with_its_own_keys(
     bucket: str,
     files: Callable[[], dict[str, bytes]],
     uri: str,
-    held_out: int,
     tmp_path: Path,
 ) -> None:
     gateways[1].put(bucket, files())
     result = command(uri).finish()
 
     assert result.code == 0, result.log
-    assert result.message["classes"] == [
-        {"name": name, "train": 25 - held_out, "validation": held_out, "test": 0} for name in ("roses", "美食/凉皮")
-    ]
+    assert [(entry["name"], entry["train"] + entry["validation"]) for entry in result.message["classes"]] == [
+        ("roses", 25), ("美食/凉皮", 25),
+    ]  # fmt: skip
+    assert all(entry["validation"] for entry in result.message["classes"])
     entries = [entry for page in obstore.list(gateways[0].bucket("store"), tmp_path.name) for entry in page]
     assert {entry["path"].rpartition("/")[2] for entry in entries} == {
-        "train-00000.tar", "validation-00000.tar", "manifest.json", "ignored.jsonl", "report.html",
+        "train-00000.tar", "validation-00000.tar", "manifest.json", "ignored.jsonl", "quality.jsonl", "report.html",
+        "splits.txt",
     }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Move(_Model):
 
 
 class Split(_Model):
-    """Shares of each class to hold out, each rounded down; ignored where the folders are split already."""
+    """Shares of the images to hold out; ignored where the folders are split already."""
 
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test: Share = 0.0
@@ -107,6 +107,7 @@ class Rules(_Model):
     min_side: Annotated[int, Field(ge=1)] = 31
     max_side: Annotated[int, Field(ge=1)] = 4095
     max_archive_bytes: Annotated[int, Field(ge=1)] = 5 * 1024**3
+    leaks: Literal["Keep", "DropExact", "DropNear"] = "DropExact"
 
 
 class Shards(_Model):

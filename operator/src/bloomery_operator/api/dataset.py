@@ -91,6 +91,15 @@ class ClassCount(ApiModel):
     test: int = 0
 
 
+class Quality(ApiModel):
+    """Numbers of copies among the images."""
+
+    copies: int = 0
+    near_copies: int = 0
+    conflicts: int = 0
+    leaks: int = 0
+
+
 class PrepareProgress(ApiModel):
     """Progress of a running preparation."""
 
@@ -112,6 +121,7 @@ class DatasetStatus(CustomResourceStatus):
     classes: Annotated[tuple[ClassCount, ...], at_most_entries(MAX_CLASSES)] = ()
     report: Annotated[str | None, at_most(2048)] = None
     ignored: Annotated[Mapping[str, int] | None, at_most_entries(32)] = None
+    quality: Quality | None = None
     warnings: Annotated[tuple[Annotated[str, at_most(1024)], ...], at_most_entries(MAX_WARNINGS)] = ()
 
 

@@ -174,6 +174,7 @@ def _with_result(observation: DatasetObservation, result: PrepareResult, now: da
             "class_count": len(result.classes) if result.class_count is None else result.class_count,
             "classes": result.classes,
             "ignored": result.ignored or None,
+            "quality": result.quality,
             "warnings": result.warnings,
             "versions": _with_version(previous.versions, result, now),
         }

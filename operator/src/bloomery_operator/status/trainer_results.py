@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ValidationError
 
 from bloomery_operator.api.base import ApiModel, at_most
-from bloomery_operator.api.dataset import ClassCount
+from bloomery_operator.api.dataset import ClassCount, Quality
 from bloomery_operator.api.trainingjob import Model, SavedState
 
 Report = TypeVar("Report", bound=ApiModel)
@@ -46,6 +46,7 @@ class PrepareResult(ApiModel):
     class_count: int | None = None
     classes: tuple[ClassCount, ...] = ()
     ignored: Mapping[str, int] = {}
+    quality: Quality | None = None
     warnings: tuple[str, ...] = ()
     report: str | None = None
     mlflow: RunReference | None = None

@@ -23,6 +23,11 @@ def count_images(message: dict[str, Any]) -> dict[str, int]:
     return {c["name"]: c["train"] + c["validation"] + c["test"] for c in message["classes"]}
 
 
+def count_split(message: dict[str, Any], split: str) -> int:
+    """Return the number of images of a split."""
+    return sum(int(entry[split]) for entry in message["classes"])
+
+
 def ignored_reasons(message: dict[str, Any]) -> dict[str, str]:
     """Return the reason of each file in ignored.jsonl."""
     lines = (version_folder(message) / "ignored.jsonl").read_text(encoding="utf-8").splitlines()

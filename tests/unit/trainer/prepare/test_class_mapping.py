@@ -152,6 +152,7 @@ def test_spaces_of_each_kind_are_one_space(prepare: Prepare, write_image: WriteI
 
 
 @pytest.mark.feature("D5")
+@pytest.mark.feature("D17")
 def test_all_invalid_names_are_refused_together_with_a_suggested_rename(
     prepare: Prepare, write_image: WriteImage, flowers: Path
 ) -> None:

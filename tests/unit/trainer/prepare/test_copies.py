@@ -1,30 +1,20 @@
-"""Warnings about images with the same content."""
+"""Sentences about images with the same content, and about near copies."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from bloomery_trainer.prepare.copies import describe_copies
-from bloomery_trainer.prepare.file_table import Copy
-
-Prepare = Callable[..., Any]
-WriteImage = Callable[..., None]
+from bloomery_trainer.prepare.copies import describe_copies, describe_near_copies
+from bloomery_trainer.prepare.quality_queries import NearCopy, Picture
 
 
-def copy(content: int, key: str, class_name: str = "rose", split: str | None = "train") -> Copy:
-    return Copy(bytes([content]), key, class_name, split)
+def picture(key: str, class_name: str = "rose", split: str = "train", reason: str | None = None) -> Picture:
+    return Picture(0, key, class_name, split, reason)
 
 
-def test_copies_that_cross_class_and_split_are_named() -> None:
+def test_copies_that_stay_in_two_classes_and_splits_are_named() -> None:
     sentences = describe_copies([
-        copy(1, "a"), copy(1, "b"),
-        copy(2, "c"), copy(2, "d", "tulip"), copy(2, "e", "tulip", "test"),
-        copy(3, "f", split="validation"), copy(3, "g"),
+        [picture("a"), picture("b")],
+        [picture("c"), picture("d", "tulip"), picture("e", "tulip", "test")],
+        [picture("f", split="validation"), picture("g")],
     ])  # fmt: skip
 
     assert sentences == [
@@ -36,8 +26,17 @@ def test_copies_that_cross_class_and_split_are_named() -> None:
     ]
 
 
+def test_copies_that_are_left_out_are_named_with_the_reason() -> None:
+    conflict = [picture("a", reason="LabelConflict"), picture("b", "tulip", reason="LabelConflict")]
+    sentences = describe_copies([conflict, [picture("c", reason="Leak"), picture("d", split="test")]])
+
+    assert "all of its copies are left out until you exclude the wrong ones: 'a' (rose) and 'b'" in sentences[1]
+    assert "its training copies are left out (rules.leaks): 'c' (train) and 'd' (test)" in sentences[2]
+    assert len(sentences) == 3
+
+
 def test_many_copies_are_counted_and_few_named() -> None:
-    sentences = describe_copies(copy(1, f"{'x' * 500}{number}") for number in range(1000))
+    sentences = describe_copies([[picture(f"{'x' * 500}{number}") for number in range(1000)]])
 
     assert sentences[0].startswith("999 images are exact copies of another one: '…xxx")
     assert sentences[0].endswith("; and 996 more")
@@ -45,21 +44,11 @@ def test_many_copies_are_counted_and_few_named() -> None:
     assert describe_copies([]) == []
 
 
-@pytest.mark.feature("D5")
-def test_file_in_two_classes_and_splits_is_named_in_the_warnings(
-    prepare: Prepare, write_image: WriteImage, tmp_path: Path
-) -> None:
-    source = tmp_path / "source"
-    for place, folder in enumerate(("train/rose", "train/tulip", "validation/rose", "validation/tulip")):
-        for number in range(3):
-            write_image(source / folder / f"{number}.png", seed=10 * place + number)
-    shutil.copy(source / "train/rose/0.png", source / "validation/tulip/copy.png")
-    result = prepare(source, rules={"minImagesPerClass": 2})
+def test_near_copies_across_splits_are_named_with_the_rule() -> None:
+    held_out = picture("b", split="validation")
+    sentences = describe_near_copies([
+        NearCopy(picture("a"), held_out), NearCopy(picture("c", reason="NearLeak"), held_out)
+    ])  # fmt: skip
 
-    assert result.message["warnings"][1:] == [
-        "1 image is an exact copy of another one",
-        "the same image is in two classes, so that one label must be wrong: "
-        "'train/rose/0.png' (rose) and 'validation/tulip/copy.png' (tulip)",
-        "the same image is in two splits, so that the evaluation is too good: "
-        "'train/rose/0.png' (train) and 'validation/tulip/copy.png' (validation)",
-    ]
+    assert "rules.leaks: DropNear leaves them out): 'a' and 'b' (validation)" in sentences[0]
+    assert sentences[1].endswith("are left out (rules.leaks): 'c' and 'b' (validation)")

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
+from bloomery_trainer.prepare.earlier_versions import EarlierVersions, write_sides
 from bloomery_trainer.prepare.manifest import (
     IGNORED_NAME,
     MANIFEST_NAME,
+    QUALITY_NAME,
     REPORT_NAME,
     build_manifest,
     build_summary,
     compute_version,
-    read_class_names,
     version_settings,
     write_ignored,
 )
 from bloomery_trainer.prepare.pipeline import Pipeline
+from bloomery_trainer.prepare.quality import count_quality, write_findings
 from bloomery_trainer.prepare.report.mlflow_run import record_in_mlflow
 from bloomery_trainer.prepare.report.page import render_page
 from bloomery_trainer.prepare.resume import open_resume_state
@@ -51,7 +53,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
             Path(scratch),
             resume=resume,
             progress=progress,
-            earlier_classes=lambda: read_class_names(target),
+            earlier=EarlierVersions(target),
         ) as pipeline,
     ):
         pipeline.list_files()
@@ -59,8 +61,9 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
         pipeline.split_files()
         version = compute_version(pipeline.files.samples.contents(), version_settings(config))
         manifest, page = _read_existing_version(target, version)
-        if manifest is None:
-            shards = pipeline.pack_shards(target, version)
+        if manifest is None or "quality" not in manifest:
+            # Versions of earlier releases lack only what is beside the shards.
+            shards = _read_shards(manifest) if manifest else pipeline.pack_shards(target, version)
             manifest, page = _complete_version(pipeline, target, config, version=version, shards=shards)
     summary = build_summary(manifest, f"{config.output.uri.rstrip('/')}/{version}")
     return {**summary, "mlflow": record_in_mlflow(config, summary, page)}
@@ -74,6 +77,10 @@ def _read_existing_version(target: Folder, version: str) -> tuple[dict[str, Any]
     logger.info("version %s exists already, nothing to write", version[:16])
     page = target.read_if_there(f"{version}/{REPORT_NAME}")
     return json.loads(content), None if page is None else page.decode()
+
+
+def _read_shards(manifest: Mapping[str, Any]) -> dict[str, list[Shard]]:
+    return {split: [Shard(**entry) for entry in entries] for split, entries in manifest["shards"].items()}
 
 
 def _complete_version(
@@ -93,9 +100,12 @@ def _complete_version(
         shards=shards,
         ignored=write_ignored(target, f"{version}/{IGNORED_NAME}", files.ignored.files()),
         reasons=files.ignored.count_by_reason(),
+        quality=count_quality(files.quality),
         warnings=pipeline.warnings(),
     )
-    page = render_page(files.samples, pipeline.sources, manifest, config)
+    write_findings(target, f"{version}/{QUALITY_NAME}", files.quality)
+    write_sides(target, version, files.splits.sides())
+    page = render_page(files, pipeline.sources, manifest, config)
     target.write(f"{version}/{REPORT_NAME}", page.encode())
     target.write(f"{version}/{MANIFEST_NAME}", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
     images = sum(files.samples.count().values())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData
+from bloomery_trainer.prepare.earlier_versions import EarlierVersions
 from bloomery_trainer.prepare.file_table import IgnoredFile
 from bloomery_trainer.prepare.manifest import MAX_LISTED_FILES
 from bloomery_trainer.prepare.pipeline import Pipeline
@@ -52,7 +53,7 @@ def dry_run(config: PrepareConfig, progress: Progress) -> DryRunResult:
             Path(scratch),
             resume=ResumeState(target, config),
             progress=progress,
-            earlier_classes=lambda: (),
+            earlier=EarlierVersions(None),
         ) as pipeline,
     ):
         refusal = _run_stages(pipeline)

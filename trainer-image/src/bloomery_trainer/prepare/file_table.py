@@ -13,11 +13,13 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.prepare.left_out import LeftOut
+from bloomery_trainer.prepare.quality_queries import QualityQueries
 from bloomery_trainer.storage import StoredFile
 
 _PAGE_ROWS = 1000
@@ -43,9 +45,14 @@ CREATE TABLE file (
     reason TEXT,
     detail TEXT,
     split TEXT,
-    lot BLOB,          -- split rank: the lowest ranks of a class are held out
-    place BLOB         -- shuffle rank: the order in the shards
+    lot BLOB,          -- split rank, of the content and the seed: the lowest ranks are held out
+    place BLOB,        -- shuffle rank: the order in the shards
+    fingerprint BLOB,  -- of the picture
+    issues TEXT,       -- what is odd about the picture, with scores, as JSON
+    near INTEGER       -- group of near copies
 );
+CREATE TABLE side (sha BLOB PRIMARY KEY, split TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE near (first INTEGER NOT NULL, other INTEGER NOT NULL, similarity REAL NOT NULL);
 CREATE UNIQUE INDEX by_path ON file (source, path);
 """
 
@@ -72,10 +79,10 @@ class Assignment(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """The result of reading a file: its digest and true extension, or why it is ignored.
+    """The result of reading a file: its digest, true extension and fingerprint, or why it is ignored.
 
     ``label_text`` is the content of the text beside the file that names its class. Earlier releases decoded it at once,
-    into ``class_name``.
+    into ``class_name``. ``issues`` is what is odd about the picture, as JSON.
     """
 
     source: int
@@ -88,6 +95,8 @@ class Inspection(NamedTuple):
     reason: str | None
     detail: str | None
     label_text: bytes | None = None
+    fingerprint: bytes | None = None
+    issues: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +108,6 @@ class Sample:
     class_name: str
     sha256: bytes
     extension: str
-
-
-class Copy(NamedTuple):
-    """An image of which there are others with the same content; its split is None before the split."""
-
-    sha256: bytes
-    key: str
-    class_name: str
-    split: str | None
 
 
 class IgnoredFile(NamedTuple):
@@ -127,6 +127,7 @@ class FileTable:
         inspection: for the results of reading the files.
         labels: for the label texts.
         splits: for the split of each image.
+        quality: for copies and odd pictures, once each image has a split.
         samples: for the usable images, once each has a split.
         ignored: for the files that are not used.
     """
@@ -143,6 +144,7 @@ class FileTable:
         self.inspection = InspectionQueries(self._database, seed=seed)
         self.labels = LabelQueries(self._database)
         self.splits = SplitQueries(self._database)
+        self.quality = QualityQueries(self._database)
         self.samples = SampleQueries(self._database)
         self.ignored = IgnoredQueries(self._database)
 
@@ -374,7 +376,7 @@ class InspectionQueries(_Queries):
         changes_before = self._database.total_changes
         self._database.executemany(
             "UPDATE file SET sha = ?, extension = ?, class = coalesce(?, class), reason = ?, detail = ?,"
-            " label_text = ?, lot = ?, place = ?"
+            " label_text = ?, fingerprint = ?, issues = ?, lot = ?, place = ?"
             " WHERE source = ? AND path = ? AND size = ? AND stamp = ? AND reason IS NULL",
             map(self._update_values, inspections),
         )
@@ -454,33 +456,70 @@ class SplitQueries(_Queries):
         """Treat the files under ``train/`` as files in no split folder."""
         self._database.execute("UPDATE file SET given = NULL WHERE given = 'train'")
 
-    def start(self) -> None:
-        """Give the images in split folders their split; the files must not change any more."""
-        self._database.execute("UPDATE file SET split = given WHERE sha NOT NULL")
-        self._database.execute("CREATE INDEX by_lot ON file (class, lot, path, source) WHERE sha NOT NULL")
+    def keep(self, sides: Iterable[tuple[bytes, str]]) -> None:
+        """Store the splits that images had in the version before, by their digests."""
+        self._database.executemany("INSERT OR IGNORE INTO side VALUES (?, ?)", sides)
 
-    def count_unassigned(self, class_name: str) -> int:
-        """Count the images of a class that are in no split folder."""
-        return self._select_value(
-            "SELECT count(*) FROM file WHERE sha NOT NULL AND given IS NULL AND class = ?", class_name
-        )
-
-    def assign(self, class_name: str, *, validation: int, test: int) -> None:
-        """Split the images of a class in order of their split rank: first for validation, then for test, then to train.
+    def assign(self, *, validation: float, test: float) -> None:
+        """Give each image its split: that of its folder, that of the version before, or that of its split rank.
 
         Args:
-            class_name: the class.
-            validation: number of images for validation.
-            test: number of images for test.
+            validation: share of the ranks for validation, the lowest ones.
+            test: share of the next ones for test.
         """
-        ranked = (
-            "SELECT id, row_number() OVER (ORDER BY lot, path, source) AS number FROM file"
-            " WHERE sha NOT NULL AND given IS NULL AND class = ?1"
-        )
+        validation_end, test_end = _rank_at(validation), _rank_at(validation, test)
         self._database.execute(
-            "UPDATE file SET split = iif(number <= ?2, 'validation', iif(number <= ?2 + ?3, 'test', 'train'))"
-            f" FROM ({ranked}) AS ranked WHERE ranked.id = file.id",
-            (class_name, validation, test),
+            "UPDATE file SET split = coalesce(given, (SELECT split FROM side WHERE side.sha = file.sha),"
+            " iif(lot < ?, 'validation', iif(lot < ?, 'test', 'train'))) WHERE sha NOT NULL",
+            (validation_end, test_end),
+        )
+        self._database.execute("CREATE INDEX by_lot ON file (class, lot, path, source) WHERE sha NOT NULL")
+
+    def count_kept(self) -> int:
+        """Count the images whose split is that of the version before."""
+        return self._select_value(
+            "SELECT count(*) FROM file WHERE sha NOT NULL AND given IS NULL AND sha IN (SELECT sha FROM side)"
+        )
+
+    def fill_classes(self) -> None:
+        """Give each class of two or more free images one to train with and one for validation."""
+        for (name,) in self._classes_without("train"):
+            self._move(name, "split != 'train' ORDER BY lot DESC", "train")
+        for (name,) in self._classes_without("validation"):
+            # An image that has not trained yet, if there is one.
+            order = "split = 'train' ORDER BY EXISTS (SELECT 1 FROM side WHERE side.sha = file.sha), lot"
+            if self._count_trained(name) > 1:
+                self._move(name, order, "validation")
+
+    def sides(self) -> Iterator[tuple[bytes, str]]:
+        """Yield the digest and the split of each image of this version and of those before it, sorted."""
+        # An image in several split folders counts as one that trained.
+        query = (
+            "SELECT sha, iif(sum(split = 'train'), 'train', min(split)) FROM"
+            " (SELECT sha, split FROM file WHERE sha NOT NULL UNION ALL SELECT sha, split FROM side"
+            "  WHERE sha NOT IN (SELECT sha FROM file WHERE sha NOT NULL)) GROUP BY sha ORDER BY sha"
+        )
+        yield from self._database.execute(query)
+
+    def _classes_without(self, split: str) -> list[tuple[str]]:
+        query = (
+            "SELECT class FROM file WHERE sha NOT NULL GROUP BY class"
+            " HAVING sum(split = ?) = 0 AND sum(given IS NULL) > 0 ORDER BY class"
+        )
+        return self._database.execute(query, (split,)).fetchall()
+
+    def _count_trained(self, class_name: str) -> int:
+        """Count the different images that a class trains with."""
+        return self._select_value(
+            "SELECT count(DISTINCT lot) FROM file WHERE sha NOT NULL AND class = ? AND split = 'train'", class_name
+        )
+
+    def _move(self, class_name: str, choice: str, split: str) -> None:
+        """Move one content of a class, with all of its copies, to another split."""
+        self._database.execute(
+            "UPDATE file SET split = ?1 WHERE sha NOT NULL AND given IS NULL AND lot ="
+            f" (SELECT lot FROM file WHERE sha NOT NULL AND given IS NULL AND class = ?2 AND {choice} LIMIT 1)",
+            (split, class_name),
         )
 
 
@@ -494,15 +533,6 @@ class SampleQueries(_Queries):
         """Count the images of each class and split."""
         query = "SELECT class, split, count(*) FROM file WHERE sha NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
         return {(name, split): count for name, split, count in self._database.execute(query)}
-
-    def copies(self) -> Iterator[Copy]:
-        """Yield the images of which there are others with the same content, those of one content together."""
-        query = (
-            "SELECT sha, path, class, split FROM file JOIN"
-            " (SELECT sha AS content, min(path) AS first FROM file WHERE sha NOT NULL GROUP BY sha HAVING count(*) > 1)"
-            " ON sha = content ORDER BY first, sha, path, source"
-        )
-        yield from map(Copy._make, self._database.execute(query))
 
     def contents(self) -> Iterator[tuple[str, str, bytes]]:
         """Yield class, split and digest of every image, sorted."""
@@ -561,6 +591,11 @@ def file_extension(path: str) -> str:
         return extension
     match = _EXTENSION_IN_ADDRESS.search(path.rpartition("/")[2])
     return match[1].lower() if match else extension
+
+
+def _rank_at(*shares: float) -> bytes:
+    """Return the split rank below which the sum of some shares of all ranks lie; shares count as decimals."""
+    return int(sum(map(Fraction, map(str, shares))) * 2**64).to_bytes(8)
 
 
 def _parent_name(path: str) -> str:

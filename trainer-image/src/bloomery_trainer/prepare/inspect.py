@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def inspect_files(
 ) -> None:
     """Inspect every pending file of which no earlier run has saved a result."""
     total = queries.count_pending()
-    known = sum(queries.record(inspections) for inspections in resume.inspections())
+    known = sum(queries.record(filter(_is_complete, inspections)) for inspections in resume.inspections())
     if known:
         logger.info("%d of %d images were checked by an earlier run and are not read again", known, total)
     progress.update(stage="reading", images=known, total=total)
@@ -64,6 +65,11 @@ def inspect_files(
     if unsaved and (has_saved or known):
         resume.save_inspections(unsaved)
     logger.info("checked %d of %d images", total, total)
+
+
+def _is_complete(inspection: Inspection) -> bool:
+    """Whether a result has all that is used today: those of earlier releases have no fingerprints."""
+    return inspection.sha256 is None or inspection.fingerprint is not None
 
 
 def _inspect_pending(
@@ -94,11 +100,20 @@ def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection
         data = read_listed_file(source, file.path)
     except DamagedFile as error:
         return _ignore(file, Violation(error.reason, str(error)), label_text)
-    extension = rules.check_content(data, limits, has_extension=bool(file_extension(file.path)))
-    if isinstance(extension, Violation):
-        return _ignore(file, extension, label_text)
-    digest = hashlib.sha256(data).digest()
-    return Inspection(file.source, file.path, file.size, file.stamp, digest, extension, None, None, None, label_text)
+    image = rules.check_content(data, limits, has_extension=bool(file_extension(file.path)))
+    if isinstance(image, Violation):
+        return _ignore(file, image, label_text)
+    return Inspection(
+        *file[1:5],
+        sha256=hashlib.sha256(data).digest(),
+        extension=image.extension,
+        class_name=None,
+        reason=None,
+        detail=None,
+        label_text=label_text,
+        fingerprint=image.fingerprint.to_bytes(),
+        issues=json.dumps(image.issues) if image.issues else None,
+    )
 
 
 def _ignore(file: PendingFile, violation: Violation, label_text: bytes | None = None) -> Inspection:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from bloomery_trainer.config import DEFAULT_FORMATS, PrepareConfig
 from bloomery_trainer.prepare.file_table import IgnoredFile
+from bloomery_trainer.prepare.quality import QualityCounts
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.prepare.split_folders import SPLITS
 from bloomery_trainer.storage import Folder
@@ -17,6 +18,7 @@ from bloomery_trainer.storage import Folder
 MANIFEST_NAME = "manifest.json"
 IGNORED_NAME = "ignored.jsonl"
 REPORT_NAME = "report.html"
+QUALITY_NAME = "quality.jsonl"
 MAX_LISTED_FILES = 1000
 """Ignored files that the manifest and the report list; ignored.jsonl lists all."""
 
@@ -30,8 +32,8 @@ _PACKING_VERSION = 1
 def version_settings(config: PrepareConfig) -> dict[str, Any]:
     """Return the settings that are part of the version."""
     settings = config.model_dump(mode="json", by_alias=True, include={"rules", "split", "shards"})
-    # The download limit does not affect the dataset's content.
-    del settings["rules"]["maxArchiveBytes"]
+    # The download limit does not affect the dataset's content, and copies are left out of the content itself.
+    del settings["rules"]["maxArchiveBytes"], settings["rules"]["leaks"]
     return {"packing": _PACKING_VERSION, **settings}
 
 
@@ -44,15 +46,6 @@ def compute_version(contents: Iterable[tuple[str, str, bytes]], settings: Mappin
     for class_name, split, sha256 in contents:
         digest.update(f"\n{class_name}\t{split}\t{sha256.hex()}".encode())
     return digest.hexdigest()
-
-
-def read_class_names(target: Folder) -> Iterator[str]:
-    """Yield the classes of all complete versions in the folder of a dataset's versions."""
-    for file in target.list():
-        version, _, name = file.path.partition("/")
-        content = target.read_if_there(f"{version}/{MANIFEST_NAME}") if name == MANIFEST_NAME else None
-        if content is not None:
-            yield from json.loads(content)["classes"]
 
 
 def write_ignored(target: Folder, path: str, ignored: Iterable[IgnoredFile]) -> list[dict[str, str]]:
@@ -75,6 +68,7 @@ def build_manifest(
     shards: Mapping[str, Sequence[Shard]],
     ignored: Sequence[Mapping[str, str]],
     reasons: Mapping[str, int],
+    quality: QualityCounts,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Return the manifest's content.
@@ -86,17 +80,19 @@ def build_manifest(
         shards: of each split.
         ignored: the first ignored files.
         reasons: number of ignored files for each reason.
+        quality: number of copies.
         warnings: sentences for people.
     """
     classes = sorted({name for name, _ in counts})
     return {
         "version": version,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "classes": classes,
         "counts": {name: {split: counts.get((name, split), 0) for split in SPLITS} for name in classes},
         "shards": {split: [shard.to_json() for shard in shards[split]] for split in SPLITS if shards.get(split)},
         "ignored": list(ignored),
         "ignoredCounts": dict(reasons),
+        "quality": quality.to_json(),
         "warnings": list(warnings),
         "settings": dict(settings),
     }
@@ -112,6 +108,7 @@ def build_summary(manifest: Mapping[str, Any], uri: str) -> dict[str, Any]:
         "classes": classes,
         "classCount": len(classes),
         "ignored": manifest["ignoredCounts"],
+        "quality": manifest["quality"],
         "warnings": manifest["warnings"],
         "report": f"{uri}/{REPORT_NAME}",
     }

@@ -6,9 +6,8 @@ Both the command and the dry run go through them. The images are read twice, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,18 +20,20 @@ from bloomery_trainer.prepare.class_mapping import (
     source_names_in_config,
     split_name_warnings,
 )
-from bloomery_trainer.prepare.copies import describe_copies
+from bloomery_trainer.prepare.copies import describe_copies, describe_near_copies
+from bloomery_trainer.prepare.earlier_versions import EarlierVersions
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.inspect import InspectionContext, inspect_files
 from bloomery_trainer.prepare.labels import resolve_labels
 from bloomery_trainer.prepare.layouts import Exclusion, list_source, require_train
 from bloomery_trainer.prepare.moves import Moves
 from bloomery_trainer.prepare.pack import PackContext, pack_samples
+from bloomery_trainer.prepare.quality import handle_copies, handle_near_copies
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.shards import Shard
 from bloomery_trainer.prepare.sources.base import Source
 from bloomery_trainer.prepare.sources.open import open_source
-from bloomery_trainer.prepare.split import split_files
+from bloomery_trainer.prepare.split import require_all_splits, split_files
 from bloomery_trainer.prepare.worker_pool import WorkerPool, open_worker_pool
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import Folder
@@ -55,7 +56,7 @@ class Pipeline:
         *,
         resume: ResumeState,
         progress: Progress,
-        earlier_classes: Callable[[], Iterable[str]],
+        earlier: EarlierVersions,
     ) -> None:
         """Create a pipeline without files.
 
@@ -64,7 +65,7 @@ class Pipeline:
             scratch: an empty folder for the table and the archives.
             resume: the results of earlier runs; takes those of this one.
             progress: takes the number of images done in each stage.
-            earlier_classes: returns the class names of the dataset's earlier versions.
+            earlier: the dataset's earlier versions.
         """
         self.files = FileTable(scratch / "index.sqlite", seed=config.split.seed)
         self.sources: list[Source] = []
@@ -74,7 +75,8 @@ class Pipeline:
         self._progress = progress
         first = Addition(uri=config.source.uri, encoding=config.source.encoding)
         self._additions = (first, *config.append)
-        self._earlier_classes = cache(lambda: tuple(earlier_classes()))
+        self._earlier_classes = cache(lambda: tuple(earlier.class_names()))
+        self._find_earlier_split = partial(earlier.newest_split, scratch)
         self._exclusion = Exclusion(config.exclude)
         self._moves = Moves(config.move)
         self._label_warnings: list[str] = []
@@ -130,8 +132,17 @@ class Pipeline:
         self._check_classes()
 
     def split_files(self) -> None:
-        """Give every usable image a split."""
-        self._split_warnings = split_files(self.files, self._config.split)
+        """Give every usable image a split, and find copies.
+
+        Raises:
+            BadData: too little is left to train or to validate.
+        """
+        rules = self._config.rules
+        self._split_warnings = split_files(self.files, self._config.split, self._find_earlier_split)
+        handle_copies(self.files.quality, rules)
+        self.files.splits.fill_classes()
+        handle_near_copies(self.files.quality, rules)
+        require_all_splits(self.files)
 
     def pack_shards(self, target: Folder, version: str) -> dict[str, list[Shard]]:
         """Write the shards of each split below ``target``."""
@@ -155,7 +166,8 @@ class Pipeline:
             *self._label_warnings,
             *rules.class_warnings(counts),
             *split_name_warnings(counts, self._config.source.layout),
-            *describe_copies(self.files.samples.copies()),
+            *describe_copies(self.files.quality.copies()),
+            *describe_near_copies(self.files.quality.crossing_near_copies()),
             *self._split_warnings,
             *rules.exclusion_warnings(unused),
             *self._moves.warnings(),

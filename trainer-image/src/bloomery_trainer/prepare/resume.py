@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError
@@ -31,6 +33,8 @@ class ResumeState:
         for source in (hash_input["source"], *hash_input["append"]):
             # The hashes of earlier releases stay as they are, and an encoding changes no inspection.
             source.pop("encoding")
+        # Nor do the copies of an image.
+        hash_input["rules"].pop("leaks")
         document = json.dumps([_INSPECTION_VERSION, hash_input], sort_keys=True)
         self._target = target
         self._folder = f"{_STATE_FOLDER}/{hashlib.sha256(document.encode()).hexdigest()[:16]}"
@@ -82,12 +86,22 @@ def open_resume_state(target: Folder, config: PrepareConfig) -> Iterator[ResumeS
 
 
 def _format_inspection(inspection: Inspection) -> list[object]:
-    digest, text = inspection.sha256, inspection.label_text
-    return [*inspection[:4], digest and digest.hex(), *inspection[5:9], *([] if text is None else [text.hex()])]
+    digest, text, fingerprint = inspection.sha256, inspection.label_text, inspection.fingerprint
+    return [
+        *inspection[:4],
+        digest and digest.hex(),
+        *inspection[5:9],
+        None if text is None else text.hex(),
+        fingerprint and base64.b64encode(fingerprint).decode(),
+        inspection.issues,
+    ]
 
 
-def _parse_inspection(values: list[object]) -> Inspection:
+def _parse_inspection(values: list[Any]) -> Inspection:
+    # Earlier releases wrote less: no fingerprint, and the text only if there was one.
     source, path, size, stamp, sha256, extension, class_name, reason, detail, *rest = values
-    digest = bytes.fromhex(str(sha256)) if sha256 else None
-    text = bytes.fromhex(str(rest[0])) if rest else None
-    return Inspection._make((source, path, size, stamp, digest, extension, class_name, reason, detail, text))
+    text, fingerprint, issues = (*rest, None, None, None)[:3]
+    return Inspection(
+        source, path, size, stamp, bytes.fromhex(sha256) if sha256 else None, extension, class_name, reason, detail,
+        None if text is None else bytes.fromhex(text), base64.b64decode(fingerprint) if fingerprint else None, issues,
+    )  # fmt: skip

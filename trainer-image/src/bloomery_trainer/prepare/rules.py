@@ -14,6 +14,8 @@ from bloomery_trainer.class_names import find_similar_names
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.file_table import file_extension
+from bloomery_trainer.prepare.fingerprint import Fingerprint, compute_fingerprint
+from bloomery_trainer.prepare.odd_pictures import Issue, find_issues
 
 FEW_IMAGES = 100
 """Images of a class under which there is a warning."""
@@ -25,9 +27,26 @@ _EXTENSION_BY_FORMAT = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "WEBP": "webp",
 }  # fmt: skip
 
+_MIN_PICTURE_SIDE = 48
+"""Pixels of the shorter side from which fingerprints and issues are computed."""
+
 _NAMED_CLASSES = 5
 _WARNED_CLASSES = 10
 _NAMED_PATTERNS = 5
+
+
+class CheckedImage(NamedTuple):
+    """An image that keeps the rules.
+
+    Attributes:
+        extension: of the content's format (``jpg``, ``png``, …).
+        fingerprint: of its picture.
+        issues: what is odd about its picture, with scores.
+    """
+
+    extension: str
+    fingerprint: Fingerprint
+    issues: Mapping[Issue, float]
 
 
 class Violation(NamedTuple):
@@ -50,7 +69,7 @@ def check_listing(path: str, size: int, rules: Rules) -> Violation | None:
     return None
 
 
-def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> str | Violation:
+def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> CheckedImage | Violation:
     """Check the header, then, if that keeps the rules, decode every pixel.
 
     Args:
@@ -59,7 +78,7 @@ def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> s
         has_extension: whether the file's name says that it is an image.
 
     Returns:
-        The extension of the content's format (``jpg``, ``png``, …), or the rule that it breaks.
+        What is known of the image, or the rule that it breaks.
     """
     try:
         image = open_image(data)
@@ -68,12 +87,20 @@ def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> s
             return violation
         extension = _EXTENSION_BY_FORMAT[image.format or ""]
         # The decoder of training and serving, on fewer pixels: at an eighth of its size, a JPEG is still read whole.
-        to_rgb(image, min_side=max(1, min(image.size) // 8))
+        picture = to_rgb(image, min_side=max(_MIN_PICTURE_SIDE, min(image.size) // 8))
     except ImageError as error:
         if error.code == "NotAnImage" and not has_extension:
             return Violation("Format", "the name has no extension, and the content is no image")
         return _violation_of(error)
-    return extension
+    grey = _shrink_to_grey(picture)
+    return CheckedImage(extension, compute_fingerprint(grey), find_issues(grey))
+
+
+def _shrink_to_grey(picture: Image.Image) -> Image.Image:
+    """Return a picture in mode ``L``, the shorter side 48 to 96 pixels, if it has as many."""
+    grey = picture.convert("L")
+    factor = min(grey.size) // _MIN_PICTURE_SIDE
+    return grey.reduce(factor) if factor > 1 else grey
 
 
 def check_classes(counts: Mapping[str, int], ignored: Mapping[str, Mapping[str, int]], rules: Rules) -> None:

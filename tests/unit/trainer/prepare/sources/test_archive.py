@@ -98,7 +98,8 @@ def test_archive_may_hold_label_texts_or_split_folders(
     for number in range(40):
         write_image(tmp_path / "pairs" / f"{number}.png", seed=number)
         (tmp_path / "pairs" / f"{number}.txt").write_text("ab"[number % 2])
-        write_image(tmp_path / "split" / ("train", "val")[number % 2] / "ab"[number // 20] / f"{number}.png")
+        folder = tmp_path / "split" / ("train", "val")[number % 2] / "ab"[number // 20]
+        write_image(folder / f"{number}.png", seed=number)
     pairs = prepare(flowers, source={"uri": f"file://{zip_of(tmp_path / 'pairs', tmp_path / 'p.zip', below='p/')}"})
     split = prepare(
         flowers,

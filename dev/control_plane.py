@@ -54,7 +54,7 @@ def start(log: TextIO) -> None:
         ],
     )
     processes.start("kube-apiserver", _apiserver())
-    wait_until("The API server", lambda: processes.is_up("kube-apiserver", is_ready), seconds=90)
+    wait_until("The API server", lambda: processes.is_up("kube-apiserver", is_ready), seconds=300)
     processes.start(
         "kube-controller-manager",
         [

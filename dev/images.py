@@ -195,7 +195,7 @@ def build(image: Image, log: TextIO) -> None:
             f"--opt=filename={image.dockerfile}",
             f"--oci-layout=base={BASE}",
             *(word for option in options for word in ("--opt", option)),
-            f"--output=type=image,name={image.reference},unpack=true",
+            f"--output=type=image,name={image.reference},unpack=true,compression=zstd",
         ],
         log,
     )

@@ -105,7 +105,7 @@ def test_the_output_for_unknown_may_be_binary(sure: Server) -> None:
 def test_a_precision_without_thresholds_ends_the_server_with_advice(start_server: StartServer) -> None:
     server = start_server(ready=False, answer_precision="0.95")
     assert server.process.wait(120) == 1
-    message = json.loads(server.termination_log.read_text())
+    message = json.loads(server.termination_log.read_text())["error"]
     assert message["reason"] == "NoThresholds"
     assert "evaluateOnly" in message["message"]
 
@@ -129,7 +129,7 @@ def test_thresholds_of_another_form_count_as_none(
     folder = folder_with(tmp_path / "model", {"thresholds": thresholds})
     server = start_server(ready=False, model_uri=f"file://{folder}", answer_precision="0.95")
     assert server.process.wait(120) == 1
-    assert json.loads(server.termination_log.read_text())["reason"] == "NoThresholds"
+    assert json.loads(server.termination_log.read_text())["error"]["reason"] == "NoThresholds"
 
 
 @pytest.mark.feature("S18")

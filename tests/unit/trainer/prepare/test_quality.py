@@ -153,12 +153,12 @@ def test_odd_pictures_are_shown_with_scores_and_stay(prepare: Prepare, scenes: P
     folder = scenes / "train/rose"
     Image.new("RGB", (200, 160), (90, 120, 60)).save(folder / "blank.png")
     image = write_scene(folder / "x.png", 500)
-    image.point(lambda value: value // 8).save(folder / "dark.png")
-    image.point(lambda value: 245 + value // 26).save(folder / "bright.png")
+    image.point(lambda value: value // 4).save(folder / "dark.png")
     image.filter(ImageFilter.GaussianBlur(14)).save(folder / "blurred.png")
-    line = Image.new("RGB", (200, 160), "white")
-    line.paste("black", (60, 40, 70, 120))
-    line.save(folder / "line.png")
+    for name, background in (("bright", "white"), ("line", (130, 130, 130))):
+        line = Image.new("RGB", (200, 160), background)
+        line.paste("black", (60, 40, 70, 120))
+        line.save(folder / f"{name}.png")
     result = prepare(scenes, rules=RULES)
     issues = {
         Path(finding["images"][0]["key"]).stem: finding["issues"] for finding in read_findings(result.message, "Odd")

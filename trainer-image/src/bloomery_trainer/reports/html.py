@@ -100,6 +100,11 @@ def _calibration_sentence(document: Mapping[str, Any]) -> str:
     tendency = "about as sure as it was right"
     if abs(temperature - 1) > _NOTICEABLE:
         tendency = "too sure of its answers" if temperature > 1 else "too unsure of its answers"
+    if document["initialModel"] is None:
+        return (
+            f"The model, which was not changed, was {tendency}: score and truth were {percent(before['error'])} apart. "
+            f"With a temperature of {temperature:.2f} they would be {percent(after['error'])} apart."
+        )
     return (
         f"As trained, the network was {tendency}: score and truth were {percent(before['error'])} apart. With its "
         f"temperature they are {percent(after['error'])} apart."

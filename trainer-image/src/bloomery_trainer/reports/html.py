@@ -24,6 +24,8 @@ _THUMBNAIL_BYTES = 3 * 1024 * 1024
 _LABELS = 40
 _HEAT_MAPS = 60
 """Mistakes that get a heat map: each takes a pass through the network and back."""
+_LEAST_IMAGES = 5
+"""Images of a group that the lines of the reliability diagram go through: of fewer, the share that is right is chance."""
 _NOTICEABLE = 0.1
 """Difference of a temperature from 1 that is worth a word."""
 
@@ -88,6 +90,7 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
         levels=LEVELS,
         looked=metadata.picture is not None,
         calibration_sentence=_calibration_sentence(document),
+        least_images=_LEAST_IMAGES,
     )
 
 

@@ -11,7 +11,7 @@ from bloomery_model.decode import Pixels
 DIMMED = 0.25
 """Brightness of the parts that the network did not look at."""
 OUTLINE = (255, 214, 0)
-"""Colour of the line around the parts with at least half of the strongest heat: dark photographs hide what is bright."""
+"""Colour of the line around the parts with at least half of the strongest heat: dark photographs hide brightness."""
 
 _SIDE_PER_LINE = 112
 """Pixels of the shorter side for each pixel of the line's width."""

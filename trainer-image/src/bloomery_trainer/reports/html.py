@@ -25,7 +25,7 @@ _LABELS = 40
 _HEAT_MAPS = 60
 """Mistakes that get a heat map: each takes a pass through the network and back."""
 _LEAST_IMAGES = 5
-"""Images of a group that the lines of the reliability diagram go through: of fewer, the share that is right is chance."""
+"""Images of a group that the lines of the reliability diagram go through: the accuracy of fewer is chance."""
 _NOTICEABLE = 0.1
 """Difference of a temperature from 1 that is worth a word."""
 

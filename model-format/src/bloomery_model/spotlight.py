@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from bloomery_model.decode import Pixels
 
 DIMMED = 0.25
 """Brightness of the parts that the network did not look at."""
+OUTLINE = (255, 214, 0)
+"""Colour of the line around the parts with at least half of the strongest heat: dark photographs hide brightness."""
+
+_SIDE_PER_LINE = 112
+"""Pixels of the shorter side for each pixel of the line's width."""
 
 
 def heat_map(class_map: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -26,8 +31,12 @@ def heat_map(class_map: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def spotlight(pixels: Pixels, heat: NDArray[np.float32]) -> Image.Image:
-    """Return an image [H, W, 3] that is as bright as its heat map [h, w], 0 to 1, says."""
+    """Return an image [H, W, 3] that is as bright as its heat map [h, w], 0 to 1, says, with outlined hot parts."""
     height, width = pixels.shape[:2]
     mask = Image.fromarray((255 * heat).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     light = DIMMED + (1 - DIMMED) * np.asarray(mask, np.float32)[..., None] / 255
-    return Image.fromarray((pixels * light).astype(np.uint8))
+    picture = (pixels * light).astype(np.uint8)
+    hot = mask.point(lambda value: 255 if value >= 128 else 0)
+    inner = hot.filter(ImageFilter.MinFilter(1 + 2 * max(1, min(width, height) // _SIDE_PER_LINE)))
+    picture[np.asarray(hot) != np.asarray(inner)] = OUTLINE
+    return Image.fromarray(picture)

@@ -278,3 +278,17 @@ def test_the_page_shows_calibration_and_thresholds(about: Callable[..., ReportMe
     assert "Expected calibration error" in page
     assert document["calibration"]["temperature"] == calibration.temperature
     assert document["thresholds"]["levels"][0] == {"confidence": 0.0, "answered": 1.0, "right": 0.75}
+
+
+@pytest.mark.feature("T26")
+@pytest.mark.parametrize("start", [None, {"kind": "Scratch", "origin": "", "warning": ""}])
+def test_only_a_model_that_was_trained_contains_its_temperature(
+    about: Callable[..., ReportMetadata], tmp_path: Path, start: dict[str, str] | None
+) -> None:
+    metadata = about(("a", "b", "c"), wrong=10, start=start)
+    calibration = calibrate(EvaluationResult(metadata.validation, None))
+
+    text = page_of(tmp_path, replace(metadata, calibration=calibration)).text
+
+    assert ("the model file contains the temperature" in text) == (start is not None)
+    assert ("they would be" in text) == (start is None)

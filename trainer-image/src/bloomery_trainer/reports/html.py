@@ -28,6 +28,8 @@ _SUSPECT_BYTES = 2 * 1024 * 1024
 _LABELS = 40
 _HEAT_MAPS = 60
 """Mistakes that get a heat map: each takes a pass through the network and back."""
+_LEAST_IMAGES = 5
+"""Images of a group that the lines of the reliability diagram go through: the accuracy of fewer is chance."""
 _NOTICEABLE = 0.1
 """Difference of a temperature from 1 that is worth a word."""
 
@@ -104,6 +106,7 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
         paste_blocks=paste_blocks(lines),
         move_score=MOVE_SCORE,
         calibration_sentence=_calibration_sentence(document),
+        least_images=_LEAST_IMAGES,
     )
 
 
@@ -116,6 +119,11 @@ def _calibration_sentence(document: Mapping[str, Any]) -> str:
     tendency = "about as sure as it was right"
     if abs(temperature - 1) > _NOTICEABLE:
         tendency = "too sure of its answers" if temperature > 1 else "too unsure of its answers"
+    if document["initialModel"] is None:
+        return (
+            f"The model, which was not changed, was {tendency}: score and truth were {percent(before['error'])} apart. "
+            f"With a temperature of {temperature:.2f} they would be {percent(after['error'])} apart."
+        )
     return (
         f"As trained, the network was {tendency}: score and truth were {percent(before['error'])} apart. With its "
         f"temperature they are {percent(after['error'])} apart."

@@ -96,7 +96,7 @@ class _Pooled:
         observed = np.bincount(self._bin_of[values], minlength=len(self._counts))
         p, q = _shares(observed), _shares(self._counts)
         bias = (len(p) - 1) * (1 / observed.sum() + 1 / max(1.0, self._counts.sum()))
-        return max(0.0, float(((p - q) * np.log(p / q)).sum()) - bias)
+        return max(0.0, float(((p - q) * np.log(p / q)).sum() - bias))
 
 
 def _least(counts: NDArray[np.int64]) -> float:

@@ -16,8 +16,8 @@ from tests.unit.trainer.reports.conftest import About, Page, page_of
 pytestmark = pytest.mark.feature("D16")
 
 
-def suspect(index: int, *, given: int = 0, likely: int = 1, score: float = 0.9) -> Suspect:
-    return Suspect(index=index, given_class=given, likely_class=likely, given_score=0.01, likely_score=score)
+def suspect(index: int, *, label: int = 0, likely: int = 1, score: float = 0.9) -> Suspect:
+    return Suspect(index=index, given_class=label, likely_class=likely, given_score=0.01, likely_score=score)
 
 
 def with_suspects(metadata: ReportMetadata, *items: Suspect, **changes: object) -> ReportMetadata:

@@ -49,7 +49,9 @@ def test_head_training_reuses_its_features(
 
     monkeypatch.setattr(suspects, "compute_training_features", compute_again)
     ended = train(
-        {"trainable": "Head"}, initialModel={"uri": f"file://{base}/model"}, output={"uri": f"file://{tmp_path}"}
+        {"trainable": "Head", "maxSteps": None},
+        initialModel={"uri": f"file://{base}/model"},
+        output={"uri": f"file://{tmp_path}"},
     )
 
     assert ended.code == 0, ended.message

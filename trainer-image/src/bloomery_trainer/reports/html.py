@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bloomery_trainer import pages
 from bloomery_trainer.data.dataset import ImageFiles
-from bloomery_trainer.engine.suspects import MOVE_SCORE
+from bloomery_trainer.engine.head import FOLDS
+from bloomery_trainer.engine.suspects import MAX_IMAGES, MOVE_SCORE
 from bloomery_trainer.reports.metadata import ReportMetadata
 from bloomery_trainer.reports.suspects import SHOWN_SUSPECTS, paste_blocks, suspect_lines
 from bloomery_trainer.reports.verdict import FEW_TRAINING_IMAGES, LEVELS, percent
@@ -105,6 +106,8 @@ def render(document: Mapping[str, Any], metadata: ReportMetadata) -> str:
         suspects=_suspects(lines, metadata),
         paste_blocks=paste_blocks(lines),
         move_score=MOVE_SCORE,
+        max_examined=MAX_IMAGES,
+        folds=FOLDS,
         calibration_sentence=_calibration_sentence(document),
         least_images=_LEAST_IMAGES,
     )

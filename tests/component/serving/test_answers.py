@@ -105,9 +105,9 @@ def test_the_output_for_unknown_may_be_binary(sure: Server) -> None:
 def test_a_precision_without_thresholds_ends_the_server_with_advice(start_server: StartServer) -> None:
     server = start_server(ready=False, answer_precision="0.95")
     assert server.process.wait(120) == 1
-    message = json.loads(server.termination_log.read_text())["error"]
-    assert message["reason"] == "NoThresholds"
-    assert "evaluateOnly" in message["message"]
+    error = json.loads(server.termination_log.read_text())["error"]
+    assert error["reason"] == "NoThresholds"
+    assert "evaluateOnly" in error["message"]
 
 
 @pytest.mark.feature("S17")
@@ -119,17 +119,6 @@ def test_a_restarted_server_finds_thresholds_that_came_meanwhile(start_server: S
     shutil.rmtree(folder)
     folder_with(folder, {"thresholds": THRESHOLDS})
     assert predict(start_server(**settings), picture(RED))["label"] == "red"
-
-
-@pytest.mark.feature("S17")
-@pytest.mark.parametrize("thresholds", [{"precision": {"0.95": [0.6]}}, {"precision": "high"}, [], {"precision": None}])
-def test_thresholds_of_another_form_count_as_none(
-    start_server: StartServer, tmp_path: Path, thresholds: object
-) -> None:
-    folder = folder_with(tmp_path / "model", {"thresholds": thresholds})
-    server = start_server(ready=False, model_uri=f"file://{folder}", answer_precision="0.95")
-    assert server.process.wait(120) == 1
-    assert json.loads(server.termination_log.read_text())["error"]["reason"] == "NoThresholds"
 
 
 @pytest.mark.feature("S18")

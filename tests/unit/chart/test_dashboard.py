@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bloomery_model.statistics import Reference
 from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
-from bloomery_serving.drift import MIN_ANSWERS
-from bloomery_serving.identity import ModelIdentity
-from bloomery_serving.metrics import Metrics
-from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_trainer.progress_server import Progress, ProgressServer
-from tests.unit.docs.figures import progress_figures
+from tests.unit.docs.figures import progress_figures, served_metrics
 
 REPO = Path(__file__).resolve().parents[3]
 DASHBOARD: dict[str, Any] = json.loads((REPO / "charts/bloomery/files/dashboard.json").read_text(encoding="utf-8"))
@@ -53,14 +47,7 @@ def metrics_of_the_operator() -> str:
 
 
 def metrics_of_a_server() -> str:
-    metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
-    metrics.count("/predict", 200, "default", 0.1)
-    metrics.observe("infer", 0.1)
-    reference = Reference.of(np.eye(2, dtype=np.float32))
-    quality = QualityMetrics(metrics.registry, ("rose", "tulip"), reference)
-    for _ in range(MIN_ANSWERS):
-        quality.count(0, 0.9, is_unknown=True)
-    return generate_latest(metrics.registry).decode()
+    return generate_latest(served_metrics().registry).decode()
 
 
 def metrics_of_a_trainer(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures of the trainer's progress, read from its sources: what an operator or Prometheus may see of it."""
+"""Figures of the trainer's progress, read from its sources, and all metrics of a model server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import ast
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
+from bloomery_model.statistics import Reference
+from bloomery_serving.drift import MIN_ANSWERS
+from bloomery_serving.identity import ModelIdentity
+from bloomery_serving.metrics import Metrics
+from bloomery_serving.quality_metrics import QualityMetrics
 from tools.docs_blocks import ROOT
 
 PACKAGES = {"prepare": ("prepare",), "train": ("commands", "engine", "publish", "tracking")}
@@ -19,3 +26,14 @@ def progress_figures(kind: str) -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and re.search(r"progress\.update$", ast.unparse(node.func)):
                 yield from (keyword.arg for keyword in node.keywords if keyword.arg)
+
+
+def served_metrics() -> Metrics:
+    """Return the metrics of a model server that has answered enough images for all of them."""
+    metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
+    metrics.count("/predict", 200, "default", 0.1)
+    metrics.observe("infer", 0.1)
+    quality = QualityMetrics(metrics.registry, ("rose", "tulip"), Reference.of(np.eye(2, dtype=np.float32)))
+    for _ in range(MIN_ANSWERS):
+        quality.count(0, 0.9, is_unknown=True)
+    return metrics

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 
 from bloomery_operator.metrics import OperatorMetrics
-from bloomery_serving.identity import ModelIdentity
-from bloomery_serving.metrics import Metrics
 from bloomery_serving.settings import Settings
 from bloomery_trainer.progress_server import BETTER_NAMES
-from tests.unit.docs.figures import progress_figures
+from tests.unit.docs.figures import progress_figures, served_metrics
 from tools.docs_blocks import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -38,10 +36,10 @@ def test_the_operators_metrics_are_listed() -> None:
 
 
 def test_a_services_metrics_are_listed_with_their_labels() -> None:
-    metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
-    families = {family.name: family for family in metrics.registry.collect()}
+    families = {family.name: family for family in served_metrics().registry.collect()}
 
-    assert {name if name != "bloomery_requests" else f"{name}_total" for name in families} == listed(SERVING, "")
+    names = {f"{name}_total" if family.type == "counter" else name for name, family in families.items()}
+    assert names == listed(SERVING, "")
     (labels,) = re.findall(r"^\| `bloomery_model_info` \| ([^|]*) \|", SERVING, re.MULTILINE)
     assert re.findall(r"`(\w+)`", labels) == list(families["bloomery_model_info"].samples[0].labels)
 

@@ -45,6 +45,31 @@ def test_the_map_lies_where_the_class_is() -> None:
     assert blue.sum() == 16
 
 
+class Branches(RedOrBlue):
+    """The same network with a branch of its own for each colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blue = nn.Conv2d(3, 1, 1, bias=False)
+        self.blue.weight.data = self.features.weight.data[1:]
+        self.features = nn.Conv2d(3, 1, 1, bias=False)
+        self.features.weight.data = torch.tensor([[1.0, 0, 0]])[..., None, None]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([self.features(images), self.blue(images)], 1)
+        result: torch.Tensor = self.head(self.pool(joined).flatten(1))
+        return result
+
+
+def test_the_map_covers_all_branches_before_the_pooling() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    image[0, 0, :4, :4], image[0, 2, 4:, 4:] = 2.0, 1.0
+    maps = [grad_cam(network.eval(), image, torch.tensor([0])) for network in (RedOrBlue(), Branches())]
+
+    assert torch.equal(*maps)
+    assert maps[0].sum() == 16
+
+
 def test_a_class_that_nothing_speaks_for_has_an_empty_map() -> None:
     assert grad_cam(RedOrBlue().eval(), torch.zeros(1, 3, 8, 8), torch.tensor([0])).sum() == 0
 

@@ -19,7 +19,7 @@ BINS = 15
 _HALVES = 10
 _LOG_TEMPERATURES = np.linspace(-math.log(20), math.log(20), 61)
 """Temperatures at which likelihoods are computed; between them, the best one is that of a parabola."""
-_CHUNK_CELLS = 1_000_000
+_CHUNK_CELLS = 250_000
 """Probabilities that are worked on at a time, in double precision: answers of a large set take gigabytes."""
 
 

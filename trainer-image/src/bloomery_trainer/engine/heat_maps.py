@@ -29,11 +29,14 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """
     features: list[Tensor] = []
 
-    def keep(_: nn.Module, __: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] * output.shape[-2] > 1:
-            features[:] = [output]
+    def keep(tensor: object) -> None:
+        if isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.shape[-1] * tensor.shape[-2] > 1:
+            features[:] = [tensor]
 
-    handles = [module.register_forward_hook(keep) for module in model.modules() if not list(module.children())]
+    leaves = [module for module in model.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(lambda _, __, output: keep(output)) for module in leaves]
+    # Branches that are joined are no module's output, but the input of the pooling.
+    handles += [module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0])) for module in leaves]
     try:
         with torch.enable_grad():
             logits = model(images.detach().requires_grad_())

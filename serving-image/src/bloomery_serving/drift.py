@@ -69,6 +69,7 @@ class _Pooled:
     def __init__(self, bin_of: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         self._bin_of = bin_of
         self._counts = np.bincount(bin_of, weights=counts)
+        self._images = int(counts.sum())
 
     @classmethod
     def by_class(cls, counts: Sequence[int]) -> _Pooled:
@@ -95,8 +96,8 @@ class _Pooled:
         """Return the index of observed bins against the reference, without its sampling bias; not below 0."""
         observed = np.bincount(self._bin_of[values], minlength=len(self._counts))
         p, q = _shares(observed), _shares(self._counts)
-        bias = (len(p) - 1) * (1 / observed.sum() + 1 / max(1.0, self._counts.sum()))
-        return max(0.0, float(((p - q) * np.log(p / q)).sum() - bias))
+        bias = (len(p) - 1) * (1 / len(values) + 1 / max(1, self._images))
+        return max(0.0, float(((p - q) * np.log(p / q)).sum()) - bias)
 
 
 def _least(counts: NDArray[np.int64]) -> float:

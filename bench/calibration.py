@@ -1,7 +1,8 @@
 """`make bench-calibration`: how far the scores of a model of real photographs can be trusted.
 
 It needs a folder with `train/` and `validation/`, a folder for each class below them (FLOWERS=…), and a file of
-ImageNet weights of MobileNetV2 (WEIGHTS=…), as `make bench-quality` does; both stay outside the repository.
+ImageNet weights of MobileNetV2 (WEIGHTS=…), as `make bench-quality` does; both stay outside the repository. KEEP=folder
+keeps the model and the logs in a new folder.
 
 A head is fitted on the backbone, then the same held-out images are asked of the trainer, of a model server on the
 exported folder, of an offline kit of it, and of its int8 form with a temperature of its own. The expected calibration

@@ -1,7 +1,8 @@
 """`make bench-calibration`: how far the scores of a model of real photographs can be trusted.
 
 It needs a folder with `train/` and `validation/`, a folder for each class below them (FLOWERS=…), and a file of
-ImageNet weights of MobileNetV2 (WEIGHTS=…), as `make bench-quality` does; both stay outside the repository.
+ImageNet weights of MobileNetV2 (WEIGHTS=…), as `make bench-quality` does; both stay outside the repository. KEEP=folder
+keeps the model and the logs in a new folder.
 
 A head is fitted on the backbone, then the same held-out images are asked of the trainer, of a model server on the
 exported folder, of an offline kit of it, and of its int8 form with a temperature of its own. The expected calibration
@@ -15,6 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,10 +30,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
 from bench.quality import FLOWERS, WEIGHTS
+from bloomery_model import Preprocess, decode
+from bloomery_model.folder import MODEL, PREPROCESS
+from bloomery_trainer.engine.calibration import fit_temperature
+from bloomery_trainer.models import export, quantize
 from testing.processes import free_port, running_program, tail
 
 MOST_ERROR = 0.05
@@ -213,35 +220,32 @@ def write_int8(output: Path, images: Sequence[tuple[Path, str]], scratch: Path) 
 
     A training keeps int8 only where it is about as right and faster; here it is measured in any case.
     """
-    import shutil
-
-    import onnx
-
-    from bloomery_model import Preprocess, decode
-    from bloomery_model.folder import MODEL, PREPROCESS
-    from bloomery_trainer.engine.calibration import fit_temperature
-    from bloomery_trainer.models import export, quantize
-
     folders = scratch / "int8-before", scratch / "int8"
     for folder in folders:
-        shutil.copytree(output / "model", folder)
-        (folder / "metadata.json").unlink()
+        shutil.copytree(output / "model", folder, ignore=shutil.ignore_patterns("*.onnx", "metadata.json"))
     before, after = folders
     preprocess = Preprocess.read((before / PREPROCESS).read_bytes())
-    model = onnx.load(before / MODEL)
-    (temperature,) = (tensor for tensor in model.graph.initializer if tensor.name == "temperature")
-    temperature.CopyFrom(onnx.numpy_helper.from_array(np.array(1, np.float32), "temperature"))
-    onnx.save(model, scratch / "plain.onnx")
+    plain = scratch / "plain.onnx"
+    onnx.save(without_temperature(onnx.load(output / "model" / MODEL)), plain)
     paths = sorted((FLOWERS / "train").glob("*/*"))
     chosen = [paths[place] for place in np.linspace(0, len(paths) - 1, INT8_IMAGES).round().astype(int)]
-    (before / MODEL).unlink()
-    quantize.write_int8(
-        scratch / "plain.onnx", before / MODEL, (preprocess.tensor(decode(path.read_bytes()))[None] for path in chosen)
-    )
-    plain = ask_server(before, images, scratch)
+    quantize.write_int8(plain, before / MODEL, (preprocess.tensor(decode(path.read_bytes()))[None] for path in chosen))
+    answers = ask_server(before, images, scratch)
     shutil.copy(before / MODEL, after / MODEL)
-    export.divide_logits(after / MODEL, fit_temperature(plain.scores.astype(np.float32), plain.labels))
+    export.divide_logits(after / MODEL, fit_temperature(answers.scores.astype(np.float32), answers.labels))
     return folders
+
+
+def without_temperature(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an exported network as it was before its logits were divided."""
+    graph = model.graph
+    division = graph.node.pop()
+    logits, temperature = division.input
+    for node in graph.node:
+        node.output[:] = [division.output[0] if name == logits else name for name in node.output]
+    (constant,) = (tensor for tensor in graph.initializer if tensor.name == temperature)
+    graph.initializer.remove(constant)
+    return model
 
 
 def trainer_answers(output: Path, images: Sequence[tuple[Path, str]]) -> tuple[list[str], NDArray[np.float64]]:

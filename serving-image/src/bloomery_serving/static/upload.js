@@ -150,7 +150,6 @@ async function explain(card, label, button) {
   const isShown = picture.src === card.explanation;
   picture.src = isShown ? card.original : card.explanation;
   picture.alt = isShown ? card.file.name : `${card.file.name}: bright where the model found ${label}`;
-  button.setAttribute("aria-pressed", String(!isShown));
   button.textContent = isShown ? "Where did it look?" : "Show the image";
 }
 

@@ -49,7 +49,7 @@ def test_head_training_reuses_its_features(
 
     monkeypatch.setattr(suspects, "compute_training_features", compute_again)
     ended = train(
-        {"trainable": "Head", "maxSteps": None},
+        {"trainable": "Head", "maxSteps": None, "augmentation": None},
         initialModel={"uri": f"file://{base}/model"},
         output={"uri": f"file://{tmp_path}"},
     )

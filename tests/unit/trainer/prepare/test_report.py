@@ -69,7 +69,9 @@ def test_report_loads_nothing_from_elsewhere(prepare: Prepare, flowers: Path) ->
 def test_page_with_a_thousand_classes_stays_small(prepare: Prepare, write_image: WriteImage, tmp_path: Path) -> None:
     for number in range(1000):
         for image in range(2):
-            write_image(tmp_path / "source" / f"class {number}" / f"{image}.jpg", size=(32, 32), seed=number)
+            write_image(
+                tmp_path / "source" / f"class {number}" / f"{image}.jpg", size=(32, 32), seed=2 * number + image
+            )
     result = prepare(tmp_path / "source", rules={"minImagesPerClass": 2}, split={"validation": 0.5})
     page = page_of(result.message)
 

@@ -26,11 +26,17 @@ _EQUAL_BANDS = _BANDS - MAX_DISTANCE
 """Six different bits are in at most six of eight bands, so two bands are equal."""
 _BAND_BITS = HASH_BITS // _BANDS
 
-_MAX_NEIGHBOURS = 64
-"""Pictures with equal bands that each is compared with: where thousands are equal, a few name the group."""
+_MAX_NEIGHBOURS = 1024
+"""Pictures with equal bands that each is compared with."""
+
+_MAX_BUCKET_PAIRS = 8
+"""Pairs of a picture and others with the same equal bands."""
+
+_MAX_PAIRS = 4
+"""Nearest later pictures that each is paired with: where thousands are alike, a few pairs make the group."""
 
 _MIN_SIMILARITY = 0.94
-"""Normalised correlation of the thumbnails from which a pair counts; of 3,670 flowers, strangers reach 0.92."""
+"""Normalised correlation of the thumbnails from which a pair counts; of 3,670 flowers, one pair of strangers has it."""
 
 _MIN_MIRRORED_SIMILARITY = 0.97
 """The same for mirrored pairs. Pictures of one round flower are their own mirror images, more or less."""
@@ -38,13 +44,15 @@ _MIN_MIRRORED_SIMILARITY = 0.97
 _MIN_CONTRAST = 4.0
 """Standard deviation of a thumbnail's grey values under which it shows too little to compare."""
 
-_CROPS = (0.0, 0.03, 0.06, 0.08)
+_CROPS = (0.03, 0.06, 0.08)
 """Shares of a side that a copy may lose."""
 
-_MIN_WHOLE_SIMILARITY = 0.5
+_MIN_WHOLE_SIMILARITY = 0.7
 """Correlation of whole thumbnails from which their crops are compared, too."""
 
-_CHUNK_PAIRS = 64
+_CHUNK_PAIRS = 1024
+_CHUNK_CROPPED_PAIRS = 32
+"""Pairs whose thumbnails are in memory, without and with all of their crops."""
 
 
 class NearPair(NamedTuple):
@@ -77,9 +85,9 @@ def find_near_copies(
         for start in range(0, len(pairs), _CHUNK_PAIRS):
             chunk = pairs[start : start + _CHUNK_PAIRS]
             similarity = compare(*(read_thumbnails(column.tolist()).astype(np.float32) for column in chunk.T))
-            for (first, other), value in zip(chunk.tolist(), similarity.tolist(), strict=True):
-                if value >= least:
-                    yield NearPair(first, other, round(value, 4))
+            is_near = similarity >= least
+            for (first, other), value in zip(chunk[is_near].tolist(), similarity[is_near].tolist(), strict=True):
+                yield NearPair(first, other, round(value, 4))
 
 
 def _nominate(hashes: Hashes) -> Iterator[tuple[Indices, bool]]:
@@ -114,19 +122,31 @@ def find_similar_hashes(hashes: Hashes, other_hashes: Hashes) -> Indices:
         if len(pairs) > _BANDS:
             pairs = [np.unique(np.concatenate(pairs))]
     codes = np.unique(np.concatenate(pairs))
-    return np.stack([codes // count, codes % count], axis=1) if count else np.empty((0, 2), np.int64)
+    return _select_nearest(np.stack([codes // max(count, 1), codes % max(count, 1)], axis=1), hashes, other_hashes)
 
 
-def _select_bands(entries: Hashes, bands: Sequence[int]) -> NDArray[np.uint32]:
-    keys = np.zeros(len(entries), np.uint32)
-    for band in bands:
-        keys <<= np.uint32(_BAND_BITS)
-        keys |= ((entries >> np.uint64(band * _BAND_BITS)) & np.uint64(0xFF)).astype(np.uint32)
+def _select_nearest(pairs: Indices, hashes: Hashes, other_hashes: Hashes) -> Indices:
+    """Return the pairs of each first picture with the ``_MAX_PAIRS`` nearest others, sorted."""
+    first, other = pairs.T
+    distance = np.bitwise_count(hashes[first] ^ hashes[other])
+    for one, two in ((hashes[first], other_hashes[other]), (other_hashes[first], hashes[other])):
+        distance = np.minimum(distance, np.bitwise_count(one ^ two))
+    order = np.lexsort((other, distance, first))
+    ordered = first[order]
+    ranks = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    selected: Indices = pairs[np.sort(order[ranks < _MAX_PAIRS])]
+    return selected
+
+
+def _select_bands(entries: Hashes, bands: Sequence[int]) -> NDArray[np.uint16]:
+    """Return two bands of each hash as 16 bits, which NumPy sorts in linear time."""
+    first, other = (entries.view(np.uint8).reshape(-1, _BANDS)[:, band].astype(np.uint16) for band in bands)
+    keys: NDArray[np.uint16] = first << np.uint16(_BAND_BITS) | other
     return keys
 
 
 def _compare_neighbours(
-    keys: NDArray[np.uint32], entries: Hashes, order: NDArray[np.int32], count: int
+    keys: NDArray[np.uint16], entries: Hashes, order: NDArray[np.int32], count: int
 ) -> NDArray[np.int64]:
     """Return the pairs among entries with equal keys, each as ``first * count + other``.
 
@@ -138,15 +158,17 @@ def _compare_neighbours(
     """
     codes = []
     starts: Indices = np.arange(len(keys))
+    pair_counts = np.zeros(len(keys), np.int16)
     for offset in range(1, _MAX_NEIGHBOURS + 1):
         starts = starts[starts < len(keys) - offset]
-        starts = starts[keys[starts] == keys[starts + offset]]
+        starts = starts[(keys[starts] == keys[starts + offset]) & (pair_counts[starts] < _MAX_BUCKET_PAIRS)]
         if not len(starts):
             break
         near = starts[np.bitwise_count(entries[starts] ^ entries[starts + offset]) <= MAX_DISTANCE]
         one, two = order[near].astype(np.int64), order[near + offset].astype(np.int64)
         # Two of the other hashes say nothing, nor does a picture's similarity to itself.
         useful = ((one < count) | (two < count)) & (one % count != two % count)
+        pair_counts[near[useful]] += 1
         one, two = one[useful] % count, two[useful] % count
         codes.append(np.minimum(one, two) * count + np.maximum(one, two))
     return np.unique(np.concatenate(codes)) if codes else np.empty(0, np.int64)
@@ -160,9 +182,11 @@ def _subtract_pairs(pairs: Indices, known: Indices, count: int) -> Indices:
 def _compare_upright(first: Floats, other: Floats) -> Floats:
     """Return the highest correlation of each pair of thumbnails, whichever of the two is a crop of the other."""
     best = _correlate(first, other)
-    unsure = (best >= _MIN_WHOLE_SIMILARITY) & (best < _MIN_SIMILARITY)
-    for cropped, whole in ((first, other), (other, first)):
-        best[unsure] = np.maximum(best[unsure], _correlate_crops(cropped[unsure], whole[unsure]))
+    unsure = np.flatnonzero((best >= _MIN_WHOLE_SIMILARITY) & (best < _MIN_SIMILARITY))
+    for start in range(0, len(unsure), _CHUNK_CROPPED_PAIRS):
+        chunk = unsure[start : start + _CHUNK_CROPPED_PAIRS]
+        for cropped, whole in ((first[chunk], other[chunk]), (other[chunk], first[chunk])):
+            best[chunk] = np.maximum(best[chunk], _correlate_crops(cropped, whole))
     return best
 
 
@@ -179,9 +203,12 @@ def _correlate(first: Floats, other: Floats) -> Floats:
 
 def _correlate_crops(cropped: Floats, whole: Floats) -> Floats:
     """Return the highest correlation of any crop of one thumbnail with the whole of the other."""
-    crops = np.einsum("ria,nab,cjb->nrcij", _CROP_MATRICES, cropped, _CROP_MATRICES, optimize=True)
-    correlation: Floats = np.einsum("nrcij,nij->nrc", _normalise(crops), _normalise(whole)).max((1, 2))
-    return correlation
+    normalised = _normalise(whole)
+    best = np.full(len(whole), -1, np.float32)
+    for matrices in _CROP_MATRICES:
+        crops = np.einsum("ria,nab,cjb->nrcij", matrices, cropped, matrices, optimize=True)
+        np.maximum(best, np.einsum("nrcij,nij->nrc", _normalise(crops), normalised).max((1, 2)), out=best)
+    return best
 
 
 def _normalise(thumbnails: Floats) -> Floats:
@@ -203,9 +230,7 @@ def _crop_matrix(start: float, end: float) -> Floats:
     return matrix
 
 
-def _list_crop_matrices() -> Floats:
-    parts = {(start, 1 - (crop - start)) for crop in _CROPS for start in (0.0, crop / 2, crop)}
-    return np.stack([_crop_matrix(start, end) for start, end in sorted(parts)])
-
-
-_CROP_MATRICES = _list_crop_matrices()
+_CROP_MATRICES = [
+    np.stack([_crop_matrix(start, start + 1 - crop) for start in (0.0, crop / 2, crop)]) for crop in _CROPS
+]
+"""For each share that is lost, the matrices for one end, both ends, and the other end."""

@@ -27,7 +27,7 @@ _EXTENSION_BY_FORMAT = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "WEBP": "webp",
 }  # fmt: skip
 
-_MIN_PICTURE_SIDE = 48
+_MIN_PICTURE_SIDE = 40
 """Pixels of the shorter side from which fingerprints and issues are computed."""
 
 _NAMED_CLASSES = 5
@@ -97,7 +97,7 @@ def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> C
 
 
 def _shrink_to_grey(picture: Image.Image) -> Image.Image:
-    """Return a picture in mode ``L``, the shorter side 48 to 96 pixels, if it has as many."""
+    """Return a picture in mode ``L``, the shorter side 40 to 80 pixels, if it has as many."""
     grey = picture.convert("L")
     factor = min(grey.size) // _MIN_PICTURE_SIDE
     return grey.reduce(factor) if factor > 1 else grey

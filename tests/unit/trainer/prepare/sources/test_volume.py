@@ -74,10 +74,10 @@ def test_litter_is_neither_a_class_nor_a_reason_against_splits(
     prepare: Prepare, write_image: WriteImage, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
+    for place, split in enumerate(("train", "val")):
+        for seed, name in ((20 * place, "cat"), (20 * place + 10, "dog")):
             for number in range(3):
-                write_image(source / split / name / f"{number}.png", seed=number)
+                write_image(source / split / name / f"{number}.png", seed=seed + number)
                 write_image(source / split / name / "@eaDir" / f"{number}.png" / "SYNOPHOTO_THUMB_M.jpg", seed=number)
     for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"):
         write_image(source / name / "dog" / "1.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bloomery_trainer.prepare.quality_queries import LABEL_CONFLICT, LEAK, NEAR_LEAK
 from tests.unit.docs.reasons import reasons
 from tools.docs_blocks import ROOT
 
@@ -12,8 +13,10 @@ CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").
 
 IMAGES = {"Violation", "Assignment", "LeftOut", "Problem", "_UnusableMember", "_leave_out"}
 ANSWERS = {"RequestError"}
-PASSED_ON = {"error.reason", "reason"}
-"""Reasons of the trainer and the server that are made elsewhere."""
+COPIES = {LABEL_CONFLICT, LEAK, NEAR_LEAK}
+"""Reasons that queries give to images for their copies."""
+PASSED_ON = {"error.reason", "reason", "None"}
+"""Reasons of the trainer and the server that are made elsewhere, or of images that are used."""
 OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
 """The files whose answers show the sentence only, by the protocol's own form."""
 
@@ -42,7 +45,7 @@ def test_exactly_the_reasons_of_conditions_are_explained() -> None:
 def test_every_reason_to_leave_an_image_out_is_explained() -> None:
     _, images = page_parts()
 
-    assert listed(images) == {r.word for r in reasons() if r.word and r.made_by in IMAGES}
+    assert listed(images) == {r.word for r in reasons() if r.word and r.made_by in IMAGES} | COPIES
 
 
 def test_every_code_of_a_refused_request_is_explained() -> None:

@@ -14,5 +14,5 @@ def answer_statistics(evaluation: EvaluationResult) -> dict[str, Any]:
     judged, split = evaluation.final, evaluation.split
     return {
         "thresholds": thresholds.document(judged, split=split),
-        "reference": Reference.of(judged.probabilities).document(split=split),
+        "reference": Reference.of(judged.probabilities, judged.energies).document(split=split),
     }

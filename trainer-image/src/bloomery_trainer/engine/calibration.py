@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
+from bloomery_model.statistics import energies_of
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.held_out import EvaluationResult
 
@@ -161,7 +162,11 @@ def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _scaled(evaluation: Evaluation, temperature: float) -> Evaluation:
-    return Evaluation.of(with_temperature(evaluation.probabilities, temperature), evaluation.labels)
+    probabilities, energies = evaluation.probabilities, evaluation.energies
+    if energies is not None:
+        # The logits are the logarithms of the probabilities plus the energy.
+        energies = energies / np.float32(temperature) + energies_of(_logits(probabilities) / temperature)
+    return Evaluation.of(with_temperature(probabilities, temperature), evaluation.labels, energies)
 
 
 def _reliability(evaluation: Evaluation) -> Reliability:

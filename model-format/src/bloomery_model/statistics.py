@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
 STATISTICS = "statistics.json"
 PARTS = ("thresholds", "reference")
@@ -22,6 +23,10 @@ PARTS = ("thresholds", "reference")
 
 CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Bounds between the bins of confidence: finer near 1, where most answers of a good model are."""
+
+FAMILIAR_SHARE = 0.95
+"""Share of the held-out images that count as familiar: the usual working point for finding images of other things."""
+_LEAST_SPREAD = 1e-3
 
 _Count = Annotated[int, Field(ge=0)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,13 +39,15 @@ class Reference(BaseModel):
         predictions: answers by class, in the order of the classes.
         edges: bounds between the bins of confidence, rising.
         confidence: answers by bin, one more than there are edges; a bin holds its lower bound.
+        least_energy: the energy that FAMILIAR_SHARE of the images exceed; None for a model that gives no logits.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     predictions: tuple[_Count, ...]
     edges: tuple[_Share, ...]
     confidence: tuple[_Count, ...]
+    least_energy: float | None = None
 
     @model_validator(mode="after")
     def _require_one_total(self) -> Self:
@@ -49,18 +56,19 @@ class Reference(BaseModel):
         return self
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32]) -> Self:
-        """Count the answers with these probabilities, float32 [N, C]."""
+    def of(cls, probabilities: NDArray[np.float32], energies: NDArray[np.float32] | None = None) -> Self:
+        """Count the answers with these probabilities, float32 [N, C], and energies, float32 [N], if they are known."""
         predicted, bins = probabilities.argmax(axis=1), confidence_bins(probabilities.max(axis=1), CONFIDENCE_EDGES)
         return cls(
             predictions=tuple(np.bincount(predicted, minlength=probabilities.shape[1]).tolist()),
             edges=CONFIDENCE_EDGES,
             confidence=tuple(np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1).tolist()),
+            least_energy=None if energies is None else _least_energy(energies),
         )
 
     def document(self, *, split: str) -> dict[str, Any]:
         """Return the document for metadata.json; ``split`` names the images."""
-        return {"evaluatedOn": split, "images": sum(self.predictions), **self.model_dump(mode="json")}
+        return {"evaluatedOn": split, "images": sum(self.predictions), **self.model_dump(mode="json", by_alias=True)}
 
 
 class _Thresholds(BaseModel):
@@ -85,6 +93,16 @@ class Statistics(BaseModel):
         None in place of all of them: the model has no thresholds for this precision.
         """
         return self.thresholds.precision.get(f"{precision:g}") if self.thresholds is not None else None
+
+
+def energies_of(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Return the energy of each row of logits, [N, C]: the logarithm of the sum of their exponentials.
+
+    Networks give familiar images larger logits; softmax loses that (Liu et al. 2020, arXiv:2010.03759, with the sign
+    turned: more is more familiar).
+    """
+    top = logits.max(axis=-1)
+    return np.asarray(top + np.log(np.exp(logits - top[..., None]).sum(axis=-1)), np.float32)
 
 
 def confidence_bins(confidence: NDArray[np.float32], edges: tuple[float, ...]) -> NDArray[np.int64]:
@@ -117,6 +135,16 @@ def format_statistics(document: Mapping[str, Any]) -> bytes | None:
     """Return the content of STATISTICS: the statistics in a document that has more; None if it has none."""
     statistics = {name: document[name] for name in PARTS if document.get(name)}
     return json.dumps(statistics, ensure_ascii=False).encode() if statistics else None
+
+
+def _least_energy(energies: NDArray[np.float32]) -> float | None:
+    """Return the energy of the least familiar of the familiar images; None if all have one energy.
+
+    A model that ends in a softmax, or in its logarithm, has energy 0 for every image.
+    """
+    if np.ptp(energies) < _LEAST_SPREAD:
+        return None
+    return float(np.quantile(energies, 1 - FAMILIAR_SHARE))
 
 
 def _parse_part(name: str, value: Any) -> Any:

@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 from bloomery_model.onnx_classifier import Scores
 from bloomery_model.statistics import Statistics
 from bloomery_serving.errors import ModelError
+from bloomery_serving.model import ScoredImage
 from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_serving.settings import Settings
 
 
 @dataclass(frozen=True)
 class AnswerPolicy:
-    """The least score of each class, float32 [C], at which it is answered; None answers always."""
+    """Limits below which an image is unknown; without any, each is answered.
+
+    Attributes:
+        least_scores: of each class, float32 [C].
+        least_energy: of an image as familiar as most held-out ones; None if the model has none.
+    """
 
     least_scores: NDArray[np.float32] | None = None
+    least_energy: float | None = None
 
     @classmethod
     def of(cls, settings: Settings, statistics: Statistics, *, classes: int) -> Self:
@@ -37,19 +44,26 @@ class AnswerPolicy:
         precision, confidence = settings.answer_precision, settings.answer_min_confidence
         if precision is not None and confidence is not None:
             raise ModelError("BadSettings", "Set ANSWER_PRECISION or ANSWER_MIN_CONFIDENCE, not both.")
-        if confidence is not None:
-            return cls(np.full(classes, confidence, np.float32))
-        return cls() if precision is None else cls(_stored_thresholds(statistics, precision))
+        if precision is None and confidence is None:
+            return cls()
+        least_energy = statistics.reference.least_energy if statistics.reference is not None else None
+        if precision is not None:
+            return cls(_stored_thresholds(statistics, precision), least_energy)
+        return cls(np.full(classes, confidence, np.float32), least_energy)
 
     @property
     def may_be_unknown(self) -> bool:
         """Whether an image can be answered as unknown."""
         return self.least_scores is not None
 
-    def is_unknown(self, scores: Scores) -> bool:
-        """Return whether scores, float32 [C], are too low for an answer."""
-        best = int(scores.argmax())
-        return self.least_scores is not None and bool(scores[best] < self.least_scores[best])
+    def is_unknown(self, image: ScoredImage) -> bool:
+        """Return whether an image is too unsure, or too unfamiliar, for an answer."""
+        if self.least_scores is None:
+            return False
+        if self.least_energy is not None and image.energy is not None and image.energy < self.least_energy:
+            return True
+        best = int(image.scores.argmax())
+        return bool(image.scores[best] < self.least_scores[best])
 
 
 @dataclass(frozen=True)
@@ -78,9 +92,10 @@ class Answerer:
         """Whether an image can be answered as unknown."""
         return self._policy.may_be_unknown
 
-    def answer(self, scores: Scores) -> Answer:
-        """Return the answer for scores, float32 [C]."""
-        best, is_unknown = int(scores.argmax()), self._policy.is_unknown(scores)
+    def answer(self, image: ScoredImage) -> Answer:
+        """Return the answer for an image."""
+        scores, is_unknown = image.scores, self._policy.is_unknown(image)
+        best = int(scores.argmax())
         self._metrics.count(best, float(scores[best]), is_unknown=is_unknown)
         return Answer(scores, None if is_unknown else self._labels[best])
 

@@ -17,14 +17,13 @@ import numpy as np
 from PIL.Image import Image
 
 from bloomery_model import ImageError, Tensor, decoding_bytes, to_rgb
-from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.capacity import LARGE_DECODING_BYTES, Capacity
 from bloomery_serving.fair_queue import FairQueue
 from bloomery_serving.image_file import ImageFile, Limits, open_file
 from bloomery_serving.jobs import Job, Watchdog
 from bloomery_serving.memory_budget import MemoryBudget
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Model
+from bloomery_serving.model import Model, ScoredImage
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ class NotFinite:
     """The result of an image or tensor for which the model gave NaN or an infinity."""
 
 
-ImageResult = Scores | ImageError | NotFinite
-"""The probabilities of one image's classes, or the reason why it has none."""
+ImageResult = ScoredImage | ImageError | NotFinite
+"""The scores of one image, or the reason why it has none."""
 
 
 class _Abandoned(Exception):
@@ -218,15 +217,15 @@ class Batcher:
     def _compute(self, batch: Sequence[_PendingRequest]) -> list[list[ImageResult]]:
         """Return each request's results: all images that could be decoded are computed together."""
         tensors = [image for request in batch for image in request.images if isinstance(image, np.ndarray)]
-        scores = iter(self._infer(tensors) if tensors else ())
+        scored = iter(self._infer(tensors) if tensors else ())
         results = [
-            [image if isinstance(image, ImageError) else _finite(next(scores)) for image in request.images]
+            [image if isinstance(image, ImageError) else _finite(next(scored)) for image in request.images]
             for request in batch
         ]
         self._count_outcomes(batch, results)
         return results
 
-    def _infer(self, tensors: Sequence[Tensor]) -> Scores:
+    def _infer(self, tensors: Sequence[Tensor]) -> Sequence[ScoredImage]:
         with self._metrics.stage("infer"), self._watchdog.step():
             try:
                 return self._model.predict(tensors)
@@ -239,7 +238,7 @@ class Batcher:
         by_files = [result for request, own in zip(batch, results, strict=True) if request.has_files for result in own]
         if any(isinstance(result, NotFinite) for result in by_files):
             self._count_failure()
-        elif any(isinstance(result, np.ndarray) for own in results for result in own):
+        elif any(isinstance(result, ScoredImage) for own in results for result in own):
             with self._lock:
                 self._failed_batches = 0
 
@@ -248,8 +247,8 @@ class Batcher:
             self._failed_batches += 1
 
 
-def _finite(scores: Scores) -> Scores | NotFinite:
-    return scores if np.isfinite(scores).all() else NotFinite()
+def _finite(image: ScoredImage) -> ScoredImage | NotFinite:
+    return image if np.isfinite(image.scores).all() else NotFinite()
 
 
 def _start_thread(target: Callable[[], None], name: str) -> None:

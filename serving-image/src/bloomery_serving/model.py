@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -23,7 +23,7 @@ from bloomery_model.onnx_classifier import (
     require_classifier,
     require_labels,
 )
-from bloomery_model.statistics import Statistics, read_statistics
+from bloomery_model.statistics import Statistics, energies_of, read_statistics
 from bloomery_serving.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,18 @@ MAX_BATCH_COST = 0.95
 """Time for an image in a batch, as a share of its time alone, beyond which batches are not worth the wait."""
 MEASURE_SECONDS = 0.1
 """Shortest time of that measurement: on a busy machine, the best of a few runs of a small model is not reliable."""
+
+
+class ScoredImage(NamedTuple):
+    """The model's result for one image.
+
+    Attributes:
+        scores: the probability of each class, float32 [classes].
+        energy: of its logits: how familiar the image is. None for a network that gives probabilities.
+    """
+
+    scores: Scores
+    energy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +108,12 @@ class Model:
         path = None if explanation is None else folder / explanation
         return replace(model, best_batch=model._find_best_batch(), explanation=path)
 
-    def predict(self, tensors: Sequence[Tensor]) -> Scores:
-        """Return the probability of each class, float32 [N, classes], of N tensors [3, crop, crop]."""
+    def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
+        """Return the scores of N tensors [3, crop, crop]."""
         outputs = self._run(np.stack(tensors))
-        return outputs if self.gives_probabilities else softmax(outputs)
+        if self.gives_probabilities:
+            return [ScoredImage(scores) for scores in outputs]
+        return list(map(ScoredImage, softmax(outputs), energies_of(outputs).tolist()))
 
     def _warm_up(self) -> bool:
         """Run the model; return whether its outputs are probabilities already."""

@@ -121,5 +121,5 @@ def test_model_that_ends_in_a_pooling_is_a_classifier_too(folder: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, folder / "model.onnx")
-    scores = load(folder).predict([np.zeros((3, SIDE, SIDE), np.float32)] * 2)
+    scores = np.stack([image.scores for image in load(folder).predict([np.zeros((3, SIDE, SIDE), np.float32)] * 2)])
     assert scores == pytest.approx(np.full((2, 3), 1 / 3))

@@ -63,7 +63,7 @@ def test_an_int8_model_is_served_with_the_scores_reported(
         rows = list(csv.DictReader(file))[:9]
     for row in rows:
         image = to_rgb(open_file(ImageFile("digit", next(raw.rglob(row["image"])).read_bytes()), LIMITS))
-        (scores,) = model.predict([model.preprocess.tensor(image)])
+        scores = model.predict([model.preprocess.tensor(image)])[0].scores
         assert model.labels[int(np.argmax(scores))] == row["predicted"]
 
 

@@ -13,6 +13,7 @@ from bloomery_model.statistics import (
     CONFIDENCE_EDGES,
     STATISTICS,
     Reference,
+    energies_of,
     format_statistics,
     parse_statistics,
     read_statistics,
@@ -71,3 +72,21 @@ def test_a_folder_without_statistics_has_none(tmp_path: Path) -> None:
     assert read_statistics(tmp_path, classes=2).reference is None
     (tmp_path / STATISTICS).write_text("[")
     assert read_statistics(tmp_path, classes=2).reference is None
+
+
+@pytest.mark.feature("S17")
+def test_the_least_energy_is_exceeded_by_95_of_100_images(tmp_path: Path) -> None:
+    logits = np.column_stack((np.arange(100.0), np.zeros(100))).astype(np.float32)
+    energies = energies_of(logits)
+    assert energies[[0, 50]] == pytest.approx([np.log(2), 50], abs=1e-4)
+    reference = Reference.of(np.tile(PROBABILITIES, (25, 1)), energies)
+    assert reference.least_energy is not None
+    assert (energies > reference.least_energy).sum() == 95
+    document = reference.document(split="validation")
+    assert document["leastEnergy"] == reference.least_energy
+    assert parse_statistics({"reference": document}, classes=2).reference == reference
+
+
+@pytest.mark.feature("S17")
+def test_a_model_of_probabilities_has_no_least_energy() -> None:
+    assert Reference.of(PROBABILITIES, energies_of(np.log(PROBABILITIES + 1e-9))).least_energy is None

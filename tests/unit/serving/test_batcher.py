@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from bloomery_model import Preprocess, Tensor
-from bloomery_model.onnx_classifier import Scores
 from bloomery_model.statistics import Statistics
 from bloomery_serving import batcher as batcher_module
 from bloomery_serving.app import create_app
@@ -25,6 +24,7 @@ from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import ImageFile, Limits
 from bloomery_serving.jobs import Watchdog
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.model import ScoredImage
 from bloomery_serving.settings import Settings
 
 SIDE = 2
@@ -51,13 +51,13 @@ class Network:
     began: threading.Event = field(default_factory=threading.Event)
     may_end: threading.Event = field(default_factory=threading.Event)
 
-    def predict(self, tensors: Sequence[Tensor]) -> Scores:
+    def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
         self.batches.append(len(tensors))
         self.began.set()
         assert self.may_end.wait(SECONDS)
         if self.broken:
             raise RuntimeError("CUDA error 700: an illegal memory access was encountered")
-        return np.full((len(tensors), 2), 0.5, np.float32)
+        return [ScoredImage(np.full(2, 0.5, np.float32))] * len(tensors)
 
 
 def metrics() -> Metrics:

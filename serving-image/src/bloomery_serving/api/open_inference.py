@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from bloomery_model import ImageError
 from bloomery_model.folder import PREPROCESS
-from bloomery_model.onnx_classifier import Scores
 from bloomery_serving.about import About
 from bloomery_serving.answers import Answerer
 from bloomery_serving.api import open_inference_codec as codec
@@ -43,7 +42,7 @@ from bloomery_serving.api.schemas import (
 from bloomery_serving.batcher import Batcher, NotFinite
 from bloomery_serving.jobs import CallRunner
 from bloomery_serving.metrics import Metrics
-from bloomery_serving.model import Model
+from bloomery_serving.model import Model, ScoredImage
 from bloomery_serving.request_scope import key_name, reserve_bytes
 
 _MISTAKES = (
@@ -116,7 +115,7 @@ class _Served:
         client = key_name(request.scope)
         with self.metrics.stage("parse"):
             decoded = await self._decode(request, client)
-        answers = [self.answerer.answer(scores) for scores in await _score(self.batcher, client, decoded)]
+        answers = [self.answerer.answer(scored) for scored in await _score(self.batcher, client, decoded)]
         content, headers = codec.encode_answer(
             decoded, answers, self.model.labels, model=self.name, version=self.version
         )
@@ -234,9 +233,9 @@ def _unhealthy(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {503: {"model": model, "description": "The last predictions all failed; a new start may help."}}
 
 
-async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> list[Scores]:
-    """Return the probabilities for each image or tensor of a request."""
-    scores = []
+async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> list[ScoredImage]:
+    """Return the scores of each image or tensor of a request."""
+    scored = []
     for number, result in enumerate(await batcher.submit(client, request.files or request.tensors)):
         # The protocol's answer is one tensor: it has no place for the error of one image of several.
         match result:
@@ -246,6 +245,6 @@ async def _score(batcher: Batcher, client: str, request: InferenceRequest) -> li
                 is_tensor = not request.files
                 name = f"{'tensor' if is_tensor else 'image'} {number}"
                 raise not_finite_error(name, is_tensor=is_tensor)
-            case row:
-                scores.append(row)
-    return scores
+            case image:
+                scored.append(image)
+    return scored

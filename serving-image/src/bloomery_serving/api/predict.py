@@ -106,8 +106,8 @@ async def _classify(
             case NotFinite():
                 # No mistake of one image: the whole request counts as failed.
                 raise not_finite_error(file.name, is_tensor=False)
-            case scores:
-                outcomes.append(_prediction(file, answerer.answer(scores), batcher.labels))
+            case scored:
+                outcomes.append(_prediction(file, answerer.answer(scored), batcher.labels))
     return outcomes
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from bloomery_model import Preprocess, Tensor
-from bloomery_model.onnx_classifier import Scores
 from bloomery_model.statistics import Statistics
 from bloomery_serving.app import create_app
 from bloomery_serving.capacity import Capacity
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.model import ScoredImage
 from bloomery_serving.settings import Settings
 
 SIDE = 2
@@ -40,14 +40,14 @@ class Model:
     preprocess = Preprocess.for_size(SIDE)
     statistics = Statistics()
 
-    def predict(self, tensors: Sequence[Tensor]) -> Scores:
-        return np.full((len(tensors), 2), 0.5, np.float32)
+    def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
+        return [ScoredImage(np.full(2, 0.5, np.float32))] * len(tensors)
 
 
 class SlowModel(Model):
     """The same, after half a second."""
 
-    def predict(self, tensors: Sequence[Tensor]) -> Scores:
+    def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
         time.sleep(0.5)
         return super().predict(tensors)
 
@@ -193,7 +193,7 @@ class HeldModel(Model):
     def __init__(self) -> None:
         self.began, self.may_end = threading.Event(), threading.Event()
 
-    def predict(self, tensors: Sequence[Tensor]) -> Scores:
+    def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
         self.began.set()
         assert self.may_end.wait(SECONDS)
         return super().predict(tensors)

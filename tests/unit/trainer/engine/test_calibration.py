@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
+from bloomery_model.statistics import energies_of
 from bloomery_trainer.engine.calibration import Reliability, calibrate, fit_temperature, rescaled, with_temperature
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.held_out import EvaluationResult
@@ -120,3 +121,16 @@ def test_the_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
     assert reliability.error == pytest.approx(0.5 * 0.1)
     assert reliability.brier == pytest.approx((8 * 0.02 + 2 * 1.62 + 6 * 0.32 + 4 * 0.72) / 20)
     assert [(each.images, each.accuracy) for each in reliability.bins] == [(10, 0.6), (10, 0.8)]
+
+
+@pytest.mark.feature("S17")
+def test_energies_are_those_of_the_logits_that_a_temperature_has_divided() -> None:
+    logits = np.random.default_rng(0).normal(scale=4, size=(50, 3)).astype(np.float32)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shares / shares.sum(axis=1, keepdims=True)
+    result = EvaluationResult(Evaluation.of(probabilities, np.arange(50) % 3, energies_of(logits)), None)
+
+    calibrated = calibrate(result, temperature=0.5)[1].validation.energies
+
+    assert calibrated is not None
+    assert calibrated == pytest.approx(energies_of(logits / 0.5), rel=1e-4)

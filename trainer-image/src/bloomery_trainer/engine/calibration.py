@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bloomery_model.statistics import energies_of
 from bloomery_trainer.engine.evaluation import Evaluation
 from bloomery_trainer.engine.held_out import EvaluationResult
 
@@ -213,7 +214,11 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rescaled(evaluation: Evaluation, temperature: float) -> Evaluation:
-    return Evaluation.of(with_temperature(evaluation.probabilities, temperature), evaluation.labels)
+    probabilities, energies = evaluation.probabilities, evaluation.energies
+    if energies is not None:
+        # The logits are the logarithms of the probabilities plus the energy.
+        energies = energies / np.float32(temperature) + energies_of(_logits(probabilities) / temperature)
+    return Evaluation.of(with_temperature(probabilities, temperature), evaluation.labels, energies)
 
 
 def _cross_fitted(evaluation: Evaluation, losses: _Losses) -> Reliability:

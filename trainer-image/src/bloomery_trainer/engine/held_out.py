@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
@@ -82,8 +84,9 @@ class HeldOutImages:
         evaluations: dict[HeldOutSplit, Evaluation] = {}
         for split, loader in self.loaders.items():
             batches = self._until_terminated(loader)
-            pair = answers(network, batches, self.preprocess, device=torch.device("cpu"), exact=True)
-            evaluations[split] = Evaluation.of(*pair)
+            meter = _EnergyMeter(network)
+            pair = answers(meter, batches, self.preprocess, device=torch.device("cpu"), exact=True)
+            evaluations[split] = Evaluation.of(*pair, meter.energies)
             _log(split, evaluations[split])
         return EvaluationResult(evaluations["validation"], evaluations.get("test"))
 
@@ -98,6 +101,26 @@ class HeldOutImages:
             if self.shutdown.terminating:
                 raise Terminated
             yield batch
+
+
+class _EnergyMeter(nn.Module):
+    """A network whose logits' energies are kept; probabilities alone do not have them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network
+        self._batches: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's logits, float32 [N, classes]."""
+        logits: Tensor = self._network(images)
+        self._batches.append(logits.float().logsumexp(dim=1).cpu())
+        return logits
+
+    @property
+    def energies(self) -> NDArray[np.float32]:
+        """Energies of all images so far, float32 [N]."""
+        return np.asarray(torch.cat(self._batches).numpy(), np.float32)
 
 
 def _log(split: str, evaluation: Evaluation) -> None:

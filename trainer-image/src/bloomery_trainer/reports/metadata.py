@@ -76,7 +76,7 @@ class ReportMetadata:
     @property
     def statistics(self) -> dict[str, Any]:
         """Thresholds of confidence, and the reference for drift, by their names in the model's metadata."""
-        reference = Reference.of(self.judged.probabilities).document(split=self.split)
+        reference = Reference.of(self.judged.probabilities, self.judged.energies).document(split=self.split)
         return {"thresholds": self.thresholds, "reference": reference}
 
     @property

@@ -153,6 +153,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "kind": "prepare",
         "name": "digits",
         "source": {"uri": f"file://{folder}/raw"},
+        # A seed by which exactly a fifth of each class is held out.
+        "split": {"seed": 224},
         "output": {"uri": f"file://{folder}/store"},
     }
     message = Trainers(folder).run(config).message

@@ -105,6 +105,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory, run: Callable[[dict[str, An
         "kind": "prepare",
         "name": "digits",
         "source": {"uri": f"file://{folder}/raw"},
+        # A seed by which exactly a fifth of each class is held out.
+        "split": {"seed": 118},
         "output": {"uri": f"file://{folder}/store"},
     })  # fmt: skip
     return {"name": "digits", "version": ended.message["version"], "uri": ended.message["uri"]}

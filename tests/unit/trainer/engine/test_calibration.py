@@ -130,7 +130,7 @@ def test_energies_are_those_of_the_logits_that_a_temperature_has_divided() -> No
     probabilities = shares / shares.sum(axis=1, keepdims=True)
     result = EvaluationResult(Evaluation.of(probabilities, np.arange(50) % 3, energies_of(logits)), None)
 
-    calibrated = calibrate(result, temperature=0.5)[1].validation.energies
+    calibrated = rescaled(result, 0.5).validation.energies
 
     assert calibrated is not None
     assert calibrated == pytest.approx(energies_of(logits / 0.5), rel=1e-4)

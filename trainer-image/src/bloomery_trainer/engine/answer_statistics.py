@@ -12,7 +12,8 @@ from bloomery_trainer.engine.held_out import EvaluationResult
 def answer_statistics(evaluation: EvaluationResult) -> dict[str, Any]:
     """Return thresholds of confidence, and the reference for drift, by their names in metadata.json."""
     judged, split = evaluation.final, evaluation.split
+    reference = Reference.of(judged.probabilities, energies=judged.energies, brightness=judged.brightness)
     return {
         "thresholds": thresholds.document(judged, split=split),
-        "reference": Reference.of(judged.probabilities, judged.energies).document(split=split),
+        "reference": reference.document(split=split),
     }

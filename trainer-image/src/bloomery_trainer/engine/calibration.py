@@ -166,7 +166,8 @@ def _scaled(evaluation: Evaluation, temperature: float) -> Evaluation:
     if energies is not None:
         # The logits are the logarithms of the probabilities plus the energy.
         energies = energies / np.float32(temperature) + energies_of(_logits(probabilities) / temperature)
-    return Evaluation.of(with_temperature(probabilities, temperature), evaluation.labels, energies)
+    scaled = with_temperature(probabilities, temperature)
+    return Evaluation.of(scaled, evaluation.labels, energies=energies, brightness=evaluation.brightness)
 
 
 def _reliability(evaluation: Evaluation) -> Reliability:

@@ -8,7 +8,7 @@ that lacks them. On a server's disk, and beside a model without a ``metadata.jso
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -32,37 +32,70 @@ _Count = Annotated[int, Field(ge=0)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
+class Histogram(BaseModel):
+    """Counts of a quantity in bins: one more than there are edges between them; a bin holds its lower bound."""
+
+    model_config = ConfigDict(frozen=True)
+
+    edges: tuple[float, ...]
+    counts: tuple[_Count, ...]
+
+    @model_validator(mode="after")
+    def _require_fitting_edges(self) -> Self:
+        if len(self.counts) != len(self.edges) + 1:
+            raise ValueError("there must be one more bin than edges")
+        return self
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32], edges: Sequence[float]) -> Self:
+        """Count values, float32 [N]."""
+        bins = find_bins(values, edges)
+        return cls(edges=tuple(edges), counts=tuple(np.bincount(bins, minlength=len(edges) + 1).tolist()))
+
+
 class Reference(BaseModel):
     """Distributions of a model's answers on N held-out images, for comparison with those that it gives later.
 
     Attributes:
         predictions: answers by class, in the order of the classes.
-        edges: bounds between the bins of confidence, rising.
-        confidence: answers by bin, one more than there are edges; a bin holds its lower bound.
+        confidence: answers by their confidence.
+        brightness: images by the mean of their normalised pixels.
         least_energy: the energy that FAMILIAR_SHARE of the images exceed; None for a model that gives no logits.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     predictions: tuple[_Count, ...]
-    edges: tuple[_Share, ...]
-    confidence: tuple[_Count, ...]
+    confidence: Histogram
+    brightness: Histogram | None = None
     least_energy: float | None = None
 
     @model_validator(mode="after")
     def _require_one_total(self) -> Self:
-        if len(self.confidence) != len(self.edges) + 1 or sum(self.confidence) != sum(self.predictions):
-            raise ValueError("the bins of confidence do not fit their edges, or the answers by class")
+        if sum(self.confidence.counts) != sum(self.predictions):
+            raise ValueError("there must be as many answers by confidence as by class")
         return self
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32], energies: NDArray[np.float32] | None = None) -> Self:
-        """Count the answers with these probabilities, float32 [N, C], and energies, float32 [N], if they are known."""
-        predicted, bins = probabilities.argmax(axis=1), confidence_bins(probabilities.max(axis=1), CONFIDENCE_EDGES)
+    def of(
+        cls,
+        probabilities: NDArray[np.float32],
+        *,
+        energies: NDArray[np.float32] | None = None,
+        brightness: NDArray[np.float32] | None = None,
+    ) -> Self:
+        """Count the answers with these probabilities, float32 [N, C].
+
+        Args:
+            probabilities: of N images.
+            energies: of their logits, float32 [N], if they are known.
+            brightness: the means of their normalised pixels, float32 [N], if they are known.
+        """
+        predicted = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
         return cls(
-            predictions=tuple(np.bincount(predicted, minlength=probabilities.shape[1]).tolist()),
-            edges=CONFIDENCE_EDGES,
-            confidence=tuple(np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1).tolist()),
+            predictions=tuple(predicted.tolist()),
+            confidence=Histogram.of(probabilities.max(axis=1), CONFIDENCE_EDGES),
+            brightness=None if brightness is None else Histogram.of(brightness, _deciles(brightness)),
             least_energy=None if energies is None else _least_energy(energies),
         )
 
@@ -105,9 +138,9 @@ def energies_of(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return np.asarray(top + np.log(np.exp(logits - top[..., None]).sum(axis=-1)), np.float32)
 
 
-def confidence_bins(confidence: NDArray[np.float32], edges: tuple[float, ...]) -> NDArray[np.int64]:
-    """Return the bin of each confidence."""
-    return np.searchsorted(np.asarray(edges, np.float32), confidence, side="right")
+def find_bins(values: NDArray[np.floating[Any]], edges: Sequence[float]) -> NDArray[np.int64]:
+    """Return the number of the bin of each value, between rising edges."""
+    return np.searchsorted(np.asarray(edges, np.float32), values, side="right")
 
 
 def parse_statistics(document: Mapping[str, Any], *, classes: int) -> Statistics:
@@ -135,6 +168,11 @@ def format_statistics(document: Mapping[str, Any]) -> bytes | None:
     """Return the content of STATISTICS: the statistics in a document that has more; None if it has none."""
     statistics = {name: document[name] for name in PARTS if document.get(name)}
     return json.dumps(statistics, ensure_ascii=False).encode() if statistics else None
+
+
+def _deciles(values: NDArray[np.float32]) -> tuple[float, ...]:
+    """Return the edges of ten bins that hold a tenth of the values each."""
+    return tuple(np.quantile(values, np.arange(1, 10) / 10).tolist())
 
 
 def _least_energy(energies: NDArray[np.float32]) -> float | None:

@@ -96,7 +96,7 @@ class Answerer:
         """Return the answer for an image."""
         scores, is_unknown = image.scores, self._policy.is_unknown(image)
         best = int(scores.argmax())
-        self._metrics.count(best, float(scores[best]), is_unknown=is_unknown)
+        self._metrics.count(best, float(scores[best]), brightness=image.brightness, is_unknown=is_unknown)
         return Answer(scores, None if is_unknown else self._labels[best])
 
 

@@ -1,4 +1,4 @@
-"""Drift: how far the answers of a sliding window are from those on held-out images.
+"""Drift: how far the images of a sliding window, and their answers, are from the held-out images and theirs.
 
 The measure is the population stability index (PSI), the sum of (p - q) ln(p / q) over bins. Two samples of one
 distribution do not have 0, but about (bins - 1) (1/n + 1/m) (Yurdakul and Naranjo, 2020: the index, scaled by this, is
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bloomery_model.statistics import Reference, confidence_bins
+from bloomery_model.statistics import Reference, find_bins
 
 WINDOW_ANSWERS = 500
 """Number of the latest answers that are compared."""
@@ -35,22 +35,24 @@ class Drift:
 
     classes: float
     confidence: float
+    brightness: float | None
 
 
 class DriftMonitor:
     """Compares the latest answers with those on held-out images; may be used from several threads."""
 
     def __init__(self, reference: Reference) -> None:
-        self._edges = reference.edges
+        self._reference = reference
         self._classes = _Pooled.by_class(reference.predictions)
-        self._confidence = _Pooled.by_order(reference.confidence)
-        self._window: deque[tuple[int, float]] = deque(maxlen=WINDOW_ANSWERS)
+        self._confidence = _Pooled.by_order(reference.confidence.counts)
+        self._brightness = None if reference.brightness is None else _Pooled.by_order(reference.brightness.counts)
+        self._window: deque[tuple[int, float, float]] = deque(maxlen=WINDOW_ANSWERS)
         self._lock = threading.Lock()
 
-    def observe(self, label: int, confidence: float) -> None:
-        """Take in an answer: its class and that class' score."""
+    def observe(self, label: int, confidence: float, brightness: float) -> None:
+        """Take in an answer: its class, that class' score, and the mean of the image's normalised pixels."""
         with self._lock:
-            self._window.append((label, confidence))
+            self._window.append((label, confidence, brightness))
 
     def measure(self) -> Drift | None:
         """Return the drift of the window; None while it has fewer than MIN_ANSWERS."""
@@ -58,9 +60,18 @@ class DriftMonitor:
             window = list(self._window)
         if len(window) < MIN_ANSWERS:
             return None
-        labels, confidences = zip(*window, strict=True)
-        bins = confidence_bins(np.asarray(confidences, np.float32), self._edges)
-        return Drift(self._classes.psi(np.asarray(labels)), self._confidence.psi(bins))
+        labels, confidence, brightness = map(np.asarray, zip(*window, strict=True))
+        return Drift(
+            classes=self._classes.psi(labels),
+            confidence=self._confidence.psi(find_bins(confidence, self._reference.confidence.edges)),
+            brightness=self._brightness_drift(brightness),
+        )
+
+    def _brightness_drift(self, brightness: NDArray[np.float64]) -> float | None:
+        known = self._reference.brightness
+        if known is None or self._brightness is None:
+            return None
+        return self._brightness.psi(find_bins(brightness, known.edges))
 
 
 class _Pooled:

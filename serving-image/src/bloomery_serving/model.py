@@ -49,10 +49,12 @@ class ScoredImage(NamedTuple):
 
     Attributes:
         scores: the probability of each class, float32 [classes].
+        brightness: the mean of its normalised pixels.
         energy: of its logits: how familiar the image is. None for a network that gives probabilities.
     """
 
     scores: Scores
+    brightness: float
     energy: float | None = None
 
 
@@ -111,9 +113,10 @@ class Model:
     def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
         """Return the scores of N tensors [3, crop, crop]."""
         outputs = self._run(np.stack(tensors))
+        brightness = [float(tensor.mean()) for tensor in tensors]
         if self.gives_probabilities:
-            return [ScoredImage(scores) for scores in outputs]
-        return list(map(ScoredImage, softmax(outputs), energies_of(outputs).tolist()))
+            return list(map(ScoredImage, outputs, brightness))
+        return list(map(ScoredImage, softmax(outputs), brightness, energies_of(outputs).tolist()))
 
     def _warm_up(self) -> bool:
         """Run the model; return whether its outputs are probabilities already."""

@@ -1,4 +1,4 @@
-"""Metrics of the answers' quality: by class, by confidence, unknown ones, and their drift."""
+"""Metrics of the answers' quality: by class, by confidence, unknown ones, and drift."""
 
 from __future__ import annotations
 
@@ -39,14 +39,21 @@ class QualityMetrics:
         if self._drift is not None:
             registry.register(_DriftCollector(self._drift))
 
-    def count(self, label: int, confidence: float, *, is_unknown: bool) -> None:
-        """Count the answer for one image: its likeliest class by number, and that class' score."""
+    def count(self, label: int, confidence: float, *, brightness: float, is_unknown: bool) -> None:
+        """Count the answer for one image.
+
+        Args:
+            label: the number of its likeliest class.
+            confidence: the score of that.
+            brightness: the mean of its normalised pixels.
+            is_unknown: whether it was answered as unknown.
+        """
         self._by_class[label].inc()
         self._confidence.observe(confidence)
         if is_unknown:
             self._unknown.inc()
         if self._drift is not None:
-            self._drift.observe(label, confidence)
+            self._drift.observe(label, confidence, brightness)
 
 
 class _DriftCollector(Collector):
@@ -62,6 +69,8 @@ class _DriftCollector(Collector):
         index = "population stability index of the latest images against the held-out ones, without sampling bias."
         yield GaugeMetricFamily("bloomery_class_drift", f"Drift of the classes: {index}", drift.classes)
         yield GaugeMetricFamily("bloomery_confidence_drift", f"Drift of the confidence: {index}", drift.confidence)
+        if drift.brightness is not None:
+            yield GaugeMetricFamily("bloomery_brightness_drift", f"Drift of the brightness: {index}", drift.brightness)
 
 
 def _series_names(labels: Sequence[str], reference: Reference | None) -> list[str]:

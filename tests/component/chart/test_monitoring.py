@@ -98,7 +98,12 @@ def test_alerts_exist_only_if_asked_for_and_have_their_limits(chart: Chart) -> N
     (rule,) = of_kind(chart.render(values), "PrometheusRule").values()
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     alerts = {alert["alert"]: alert["expr"] for alert in rule["spec"]["groups"][0]["rules"]}
-    assert alerts.keys() == {"BloomeryClassDrift", "BloomeryConfidenceDrift", "BloomeryManyUnknown"}
+    assert alerts.keys() == {
+        "BloomeryClassDrift",
+        "BloomeryConfidenceDrift",
+        "BloomeryBrightnessDrift",
+        "BloomeryManyUnknown",
+    }
     assert alerts["BloomeryConfidenceDrift"].endswith("> 0.4")
 
 

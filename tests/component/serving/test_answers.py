@@ -19,8 +19,8 @@ THRESHOLDS: dict[str, Any] = {"precision": {"0.95": [0.6, None, 0.6]}}
 """No confidence of green was enough."""
 REFERENCE: dict[str, Any] = {
     "predictions": [60, 30, 10],
-    "edges": [0.5, 0.9],
-    "confidence": [0, 10, 90],
+    "confidence": {"edges": [0.5, 0.9], "counts": [0, 10, 90]},
+    "brightness": {"edges": [0.1], "counts": [0, 100]},
 }
 
 
@@ -150,6 +150,10 @@ def test_drift_is_measured_against_the_stored_reference(start_server: StartServe
     for _ in range(9):
         predict(server, *usual)
     assert server.metric("bloomery_class_drift") == 0
+    assert server.metric("bloomery_brightness_drift") == 0
     for _ in range(50):
         predict(server, *[picture(GREY)] * 10)
     assert server.metric("bloomery_confidence_drift") > 1
+    for _ in range(50):
+        predict(server, *[picture((2, 1, 1))] * 10)
+    assert server.metric("bloomery_brightness_drift") > 1

@@ -121,6 +121,7 @@ def test_the_variables_are_filled_from_metrics_that_exist(known: dict[str, set[s
         "Unknown",
         "Drift of classes",
         "Drift of confidence",
+        "Drift of brightness",
     ],
 )
 def test_what_people_look_for_has_a_panel(title: str) -> None:

@@ -33,7 +33,8 @@ def served_metrics() -> Metrics:
     metrics = Metrics(ModelIdentity(digest="sha256:0"), service="model")
     metrics.count("/predict", 200, "default", 0.1)
     metrics.observe("infer", 0.1)
-    quality = QualityMetrics(metrics.registry, ("rose", "tulip"), Reference.of(np.eye(2, dtype=np.float32)))
+    reference = Reference.of(np.eye(2, dtype=np.float32), brightness=np.arange(2, dtype=np.float32))
+    quality = QualityMetrics(metrics.registry, ("rose", "tulip"), reference)
     for _ in range(MIN_ANSWERS):
-        quality.count(0, 0.9, is_unknown=True)
+        quality.count(0, 0.9, brightness=0.5, is_unknown=True)
     return metrics

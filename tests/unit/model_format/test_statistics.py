@@ -26,7 +26,7 @@ PROBABILITIES = np.asarray([[0.95, 0.05], [0.05, 0.95], [0.45, 0.55], [1.0, 0.0]
 def test_a_reference_counts_answers_by_class_and_by_confidence() -> None:
     reference = Reference.of(PROBABILITIES)
     assert reference.predictions == (2, 2)
-    bins = dict(zip((0.0, *CONFIDENCE_EDGES), reference.confidence, strict=True))
+    bins = dict(zip((0.0, *CONFIDENCE_EDGES), reference.confidence.counts, strict=True))
     assert {edge: count for edge, count in bins.items() if count} == {0.5: 1, 0.95: 2, 0.999: 1}
 
 
@@ -38,6 +38,14 @@ def test_a_reference_survives_its_document(tmp_path: Path) -> None:
     assert set(json.loads(content)) == {"reference"}
     (tmp_path / STATISTICS).write_bytes(content)
     assert read_statistics(tmp_path, classes=2).reference == reference
+
+
+@pytest.mark.feature("S18")
+def test_a_bin_of_brightness_holds_a_tenth_of_the_images() -> None:
+    brightness = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    reference = Reference.of(np.tile(PROBABILITIES, (250, 1)), brightness=brightness)
+    assert reference.brightness is not None
+    assert reference.brightness.counts == (100,) * 10
 
 
 @pytest.mark.feature("S17")
@@ -57,9 +65,9 @@ def test_thresholds_are_found_by_their_precision() -> None:
         {"thresholds": None, "reference": None},
         {"thresholds": {"precision": {"0.8": [2, 3]}}, "reference": {"predictions": [1, 1]}},
         {"thresholds": {"precision": {"0.8": [0.5]}}},
-        {"reference": {"predictions": [1, 1], "edges": [0.5], "confidence": [1, 2]}},
-        {"reference": {"predictions": [1, 1], "edges": [0.5], "confidence": [2]}},
-        {"reference": {"predictions": [2], "edges": [0.5], "confidence": [1, 1]}},
+        {"reference": {"predictions": [1, 1], "confidence": {"edges": [0.5], "counts": [1, 2]}}},
+        {"reference": {"predictions": [1, 1], "confidence": {"edges": [0.5], "counts": [2]}}},
+        {"reference": {"predictions": [2], "confidence": {"edges": [0.5], "counts": [1, 1]}}},
     ],
 )
 def test_statistics_of_another_form_count_as_unknown(document: dict[str, Any]) -> None:
@@ -79,7 +87,7 @@ def test_the_least_energy_is_exceeded_by_95_of_100_images(tmp_path: Path) -> Non
     logits = np.column_stack((np.arange(100.0), np.zeros(100))).astype(np.float32)
     energies = energies_of(logits)
     assert energies[[0, 50]] == pytest.approx([np.log(2), 50], abs=1e-4)
-    reference = Reference.of(np.tile(PROBABILITIES, (25, 1)), energies)
+    reference = Reference.of(np.tile(PROBABILITIES, (25, 1)), energies=energies)
     assert reference.least_energy is not None
     assert (energies > reference.least_energy).sum() == 95
     document = reference.document(split="validation")
@@ -89,4 +97,4 @@ def test_the_least_energy_is_exceeded_by_95_of_100_images(tmp_path: Path) -> Non
 
 @pytest.mark.feature("S17")
 def test_a_model_of_probabilities_has_no_least_energy() -> None:
-    assert Reference.of(PROBABILITIES, energies_of(np.log(PROBABILITIES + 1e-9))).least_energy is None
+    assert Reference.of(PROBABILITIES, energies=energies_of(np.log(PROBABILITIES + 1e-9))).least_energy is None

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.feature("S17")
 STATISTICS = parse_statistics(
     {
         "thresholds": {"precision": {"0.95": [0.6, None]}},
-        "reference": {"predictions": [1, 1], "edges": [0.5], "confidence": [0, 2], "leastEnergy": 2.0},
+        "reference": {"predictions": [1, 1], "confidence": {"edges": [0.5], "counts": [0, 2]}, "leastEnergy": 2.0},
     },
     classes=2,
 )
@@ -28,7 +28,7 @@ def policy(statistics: Statistics = STATISTICS, **settings: float) -> AnswerPoli
 
 def image(score: float, energy: float | None = 9.0) -> ScoredImage:
     """An image of the first class."""
-    return ScoredImage(np.asarray([score, 1 - score], np.float32), energy)
+    return ScoredImage(np.asarray([score, 1 - score], np.float32), 0.0, energy)
 
 
 def test_without_a_policy_every_image_is_answered() -> None:

@@ -41,7 +41,7 @@ class Model:
     statistics = Statistics()
 
     def predict(self, tensors: Sequence[Tensor]) -> list[ScoredImage]:
-        return [ScoredImage(np.full(2, 0.5, np.float32))] * len(tensors)
+        return [ScoredImage(np.full(2, 0.5, np.float32), 0.0)] * len(tensors)
 
 
 class SlowModel(Model):

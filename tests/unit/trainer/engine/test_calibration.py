@@ -128,7 +128,7 @@ def test_energies_are_those_of_the_logits_that_a_temperature_has_divided() -> No
     logits = np.random.default_rng(0).normal(scale=4, size=(50, 3)).astype(np.float32)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shares / shares.sum(axis=1, keepdims=True)
-    result = EvaluationResult(Evaluation.of(probabilities, np.arange(50) % 3, energies_of(logits)), None)
+    result = EvaluationResult(Evaluation.of(probabilities, np.arange(50) % 3, energies=energies_of(logits)), None)
 
     calibrated = rescaled(result, 0.5).validation.energies
 

@@ -218,7 +218,8 @@ def _rescaled(evaluation: Evaluation, temperature: float) -> Evaluation:
     if energies is not None:
         # The logits are the logarithms of the probabilities plus the energy.
         energies = energies / np.float32(temperature) + energies_of(_logits(probabilities) / temperature)
-    return Evaluation.of(with_temperature(probabilities, temperature), evaluation.labels, energies)
+    scaled = with_temperature(probabilities, temperature)
+    return Evaluation.of(scaled, evaluation.labels, energies=energies, brightness=evaluation.brightness)
 
 
 def _cross_fitted(evaluation: Evaluation, losses: _Losses) -> Reliability:

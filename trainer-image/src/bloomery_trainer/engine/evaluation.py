@@ -41,20 +41,24 @@ class Evaluation:
     metrics: Mapping[str, float]
     energies: NDArray[np.float32] | None = None
     """Energies of the logits, float32 [N], where they were kept."""
+    brightness: NDArray[np.float32] | None = None
+    """Means of the images' normalised pixels, float32 [N], where they were kept."""
 
     @classmethod
     def of(
         cls,
         probabilities: NDArray[np.float32],
         labels: NDArray[np.int64],
+        *,
         energies: NDArray[np.float32] | None = None,
+        brightness: NDArray[np.float32] | None = None,
     ) -> Self:
         """Return the answers with their figures; raise NonFiniteOutputs if they are no numbers."""
         if not np.isfinite(probabilities).all():
             raise NonFiniteOutputs(
                 "ModelNotFinite", "the model answers with something else than numbers (NaN): its weights are damaged"
             )
-        return cls(probabilities, labels, score(probabilities, labels), energies)
+        return cls(probabilities, labels, score(probabilities, labels), energies, brightness)
 
     @property
     def predicted(self) -> NDArray[np.int64]:

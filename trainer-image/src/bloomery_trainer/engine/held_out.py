@@ -84,9 +84,9 @@ class HeldOutImages:
         evaluations: dict[HeldOutSplit, Evaluation] = {}
         for split, loader in self.loaders.items():
             batches = self._until_terminated(loader)
-            meter = _EnergyMeter(network)
+            meter = _Meter(network)
             pair = answers(meter, batches, self.preprocess, device=torch.device("cpu"), exact=True)
-            evaluations[split] = Evaluation.of(*pair, meter.energies)
+            evaluations[split] = Evaluation.of(*pair, energies=meter.energies, brightness=meter.brightness)
             _log(split, evaluations[split])
         return EvaluationResult(evaluations["validation"], evaluations.get("test"))
 
@@ -103,24 +103,31 @@ class HeldOutImages:
             yield batch
 
 
-class _EnergyMeter(nn.Module):
-    """A network whose logits' energies are kept; probabilities alone do not have them."""
+class _Meter(nn.Module):
+    """A network that measures the images and logits that pass through it; probabilities alone do not show them."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self._network = network
-        self._batches: list[Tensor] = []
+        self._energies: list[Tensor] = []
+        self._brightness: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the network's logits, float32 [N, classes]."""
         logits: Tensor = self._network(images)
-        self._batches.append(logits.float().logsumexp(dim=1).cpu())
+        self._energies.append(logits.float().logsumexp(dim=1).cpu())
+        self._brightness.append(images.float().mean(dim=(1, 2, 3)).cpu())
         return logits
 
     @property
     def energies(self) -> NDArray[np.float32]:
-        """Energies of all images so far, float32 [N]."""
-        return np.asarray(torch.cat(self._batches).numpy(), np.float32)
+        """Energies of the logits of all images so far, float32 [N]."""
+        return np.asarray(torch.cat(self._energies).numpy(), np.float32)
+
+    @property
+    def brightness(self) -> NDArray[np.float32]:
+        """Means of the normalised pixels of all images so far, float32 [N]."""
+        return np.asarray(torch.cat(self._brightness).numpy(), np.float32)
 
 
 def _log(split: str, evaluation: Evaluation) -> None:

@@ -76,8 +76,9 @@ class ReportMetadata:
     @property
     def statistics(self) -> dict[str, Any]:
         """Thresholds of confidence, and the reference for drift, by their names in the model's metadata."""
-        reference = Reference.of(self.judged.probabilities, self.judged.energies).document(split=self.split)
-        return {"thresholds": self.thresholds, "reference": reference}
+        judged = self.judged
+        reference = Reference.of(judged.probabilities, energies=judged.energies, brightness=judged.brightness)
+        return {"thresholds": self.thresholds, "reference": reference.document(split=self.split)}
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:

@@ -147,15 +147,21 @@ def find_suspects(
 
 
 def _order_issues(labels: NDArray[np.int64], probabilities: Features) -> NDArray[np.int64]:
-    """Return the rows with label issues, those first whose own class is the least probable."""
+    """Return the rows with label issues, those first whose own class is the least probable.
+
+    Confident learning estimates how many labels of one class are really of another. Pruning by that rate misses an
+    image whose error is the only one of its kind, such as one of no class; the least probable labels include those.
+    """
     # Imported here: it takes a second, and only the leader needs it.
     from cleanlab.filter import find_label_issues
 
     # Processes would copy the probabilities, and pods have little memory for that.
-    order = find_label_issues(
-        labels, probabilities, return_indices_ranked_by="self_confidence", filter_by="prune_by_noise_rate", n_jobs=1
-    )
-    return np.asarray(order, np.int64)
+    masks = [
+        find_label_issues(labels, probabilities, filter_by=method, n_jobs=1)
+        for method in ("prune_by_noise_rate", "low_self_confidence")
+    ]
+    issues = np.flatnonzero(np.logical_or(*masks) & (probabilities.argmax(axis=1) != labels))
+    return issues[np.argsort(probabilities[issues, labels[issues]], kind="stable")]
 
 
 def _features(

@@ -112,7 +112,7 @@ class Explainer:
             pixels, tensor = preprocess.pixels(rgb), preprocess.tensor(rgb)
         del image, rgb
         # The scores of the model that predicts: in int8, they are not quite those of explain.onnx.
-        (scores, _), *_ = self._model.predict([tensor])
+        scores = self._model.predict([tensor])[0].scores
         if not np.isfinite(scores).all():
             return NotFinite()
         if number is None:

@@ -239,9 +239,9 @@ def test_label_texts_in_capital_split_folders_keep_the_split(
 
 
 FIRST_RELEASE = {
-    "Folders": "87afb60411a6217f408765d38ecbf864fa3ce9f53a34ada05cdf22aaf549ff8a",
+    "Folders": "124d4c964843df6e676c0f7875d6aed1d45260da0b9d37dc1c6345e65ce651ea",
     "SplitFolders": "b6c3120398d2b1d50e1cf56e6908a1477ea891fc3388cccf9c124e88398e7695",
-    "ImageText": "b0212e2cfd41bfe46bdf201ca24bba6eb3a1d207ffae4ff2d36b32558d198dd4",
+    "ImageText": "9a40261cc3ff7520b0fb84026643421e118b91d20f00cccd6f673ecadb4272c0",
 }
 """Versions that the release before made of the folders below."""
 

@@ -143,8 +143,8 @@ def test_report_with_hundreds_of_groups_stays_small(prepare: Prepare, scenes: Pa
     result = prepare(scenes, rules=RULES)
     page = (version_folder(result.message) / "report.html").read_text(encoding="utf-8")
 
-    assert page.count("<figure>") == 60
-    assert "The first 60 of 200; quality.jsonl" in page
+    assert page.count("<figure>") == 40
+    assert "The first 40 of 200; quality.jsonl" in page
     assert len(page) < 1_000_000
 
 

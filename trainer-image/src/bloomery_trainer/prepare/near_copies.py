@@ -168,7 +168,7 @@ def _compare_neighbours(
         one, two = order[near].astype(np.int64), order[near + offset].astype(np.int64)
         # Two of the other hashes say nothing, nor does a picture's similarity to itself.
         useful = ((one < count) | (two < count)) & (one % count != two % count)
-        pair_counts[near[useful]] += 1
+        pair_counts[near] += 1
         one, two = one[useful] % count, two[useful] % count
         codes.append(np.minimum(one, two) * count + np.maximum(one, two))
     return np.unique(np.concatenate(codes)) if codes else np.empty(0, np.int64)

@@ -31,9 +31,9 @@ _MAX_THUMBNAIL_BYTES = 4 * 1024 * 1024
 
 _THUMBNAIL_SIDE = 96
 
-_MAX_GROUPS = 60
-_MAX_GROUP_PICTURES = 4
-_MAX_ODD_PICTURES = 60
+_MAX_GROUPS = 40
+_MAX_GROUP_PICTURES = 3
+_MAX_ODD_PICTURES = 40
 _MAX_FINDING_BYTES = 2 * 1024 * 1024
 """Size of the thumbnails of all findings together, as data URIs."""
 

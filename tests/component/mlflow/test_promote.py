@@ -35,10 +35,11 @@ def shades(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., Ende
     def prepare(name: str, brightness: dict[str, int]) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp("shades")
         for label, value in brightness.items():
-            (folder / "raw" / label).mkdir(parents=True)
-            for number in range(25):
-                pixels = np.full((40, 40, 3), value + number % 5, np.uint8)
-                Image.fromarray(pixels).save(folder / "raw" / label / f"{number}.png")
+            for split, numbers in {"train": range(20), "validation": range(20, 25)}.items():
+                (folder / "raw" / split / label).mkdir(parents=True)
+                for number in numbers:
+                    pixels = np.full((40, 40, 3), value + number, np.uint8)
+                    Image.fromarray(pixels).save(folder / "raw" / split / label / f"{number}.png")
         ended = command({
             "kind": "prepare",
             "name": name,

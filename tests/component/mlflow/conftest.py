@@ -102,6 +102,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., Ende
             "kind": "prepare",
             "name": name,
             "source": {"uri": f"file://{folder}/raw"},
+            # A seed by which exactly a fifth of the first 40 images of each class is held out.
+            "split": {"seed": 118},
             "output": {"uri": f"file://{folder}/store"},
         })  # fmt: skip
         assert ended.code == 0, ended.message

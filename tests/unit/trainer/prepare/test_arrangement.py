@@ -238,12 +238,12 @@ def test_label_texts_in_capital_split_folders_keep_the_split(
     ]
 
 
-FIRST_RELEASE = {
+STABLE_VERSIONS = {
     "Folders": "124d4c964843df6e676c0f7875d6aed1d45260da0b9d37dc1c6345e65ce651ea",
     "SplitFolders": "b6c3120398d2b1d50e1cf56e6908a1477ea891fc3388cccf9c124e88398e7695",
     "ImageText": "9a40261cc3ff7520b0fb84026643421e118b91d20f00cccd6f673ecadb4272c0",
 }
-"""Versions that the release before made of the folders below."""
+"""Versions of the folders below: split folders have that of the first release, the others follow the split by content."""
 
 
 @pytest.mark.feature("O4")
@@ -263,7 +263,7 @@ FIRST_RELEASE = {
         ("ImageText", [str(number) for number in range(20)]),
     ],
 )
-def test_folders_of_earlier_releases_keep_their_version(
+def test_folders_of_each_layout_keep_their_version(
     prepare: Prepare, tmp_path: Path, layout: str, names: list[str]
 ) -> None:
     for number, name in enumerate(names):
@@ -274,7 +274,7 @@ def test_folders_of_earlier_releases_keep_their_version(
             path.with_suffix(".txt").write_text("roses" if number % 2 else "tulips")
     result = prepare(tmp_path / "source", rules=RULES, split={"test": 0.1, "seed": 3})
 
-    assert result.message["version"] == FIRST_RELEASE[layout]
+    assert result.message["version"] == STABLE_VERSIONS[layout]
 
 
 @pytest.mark.feature("D1")

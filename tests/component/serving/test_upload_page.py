@@ -319,3 +319,18 @@ def test_a_service_without_explanations_has_no_button_for_them(open_page: Open, 
     expect(page.locator(".label")).to_have_text("玫瑰")
 
     expect(page.get_by_role("button", name="Where did it look?")).to_have_count(0)
+
+
+@pytest.mark.feature("S17")
+def test_an_unknown_image_says_not_sure_above_its_scores(
+    open_page: Open, start_server: StartServer, tmp_path: Path
+) -> None:
+    write_model(tmp_path, labels=tuple(FLOWERS), colours=tuple(FLOWERS.values()))
+    page = open_page(start_server(model_uri=f"file://{tmp_path}", answer_min_confidence="0.9")).page
+    choose(page, flower(FLOWERS["玫瑰"], "rose.jpg"), flower((128, 128, 128), "grey.jpg"))
+    expect(page.locator(".label")).to_have_text(["玫瑰", "Not sure"])
+    unknown = page.locator(".card").nth(1)
+    expect(unknown.locator(".verdict > .scores li")).to_have_count(5)
+    expect(page.get_by_role("status")).to_have_text("2 images classified")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "unknown.png", full_page=True)

@@ -92,7 +92,9 @@ def stored(folder: Folder, below: str = "") -> StoredModel | None:
 
 
 def add_statistics(folder: Folder, statistics: Mapping[str, Any], *, digest: str | None) -> str:
-    """Add the statistics that a model folder lacks, to its metadata.json or else as STATISTICS; return a note on it.
+    """Add the statistics that a model folder lacks, to its metadata.json or else as STATISTICS.
+
+    Returns a note on it; it is empty if there were none to add.
 
     Those that are there stay: services judge by them, and another set of images must not change their answers. The
     model's digest covers neither file.
@@ -106,7 +108,7 @@ def add_statistics(folder: Folder, statistics: Mapping[str, Any], *, digest: str
         path, document = _read_document_with_statistics(folder, digest)
         added = [name for name in PARTS if not document.get(name)]
         if not added:
-            return f"The {path} of the model has its thresholds and its reference already; they stay as they are."
+            return ""
         document |= {name: statistics[name] for name in added}
         folder.write(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
     except (TrainerError, ValueError) as error:

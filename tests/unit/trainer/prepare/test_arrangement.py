@@ -243,7 +243,7 @@ STABLE_VERSIONS = {
     "SplitFolders": "b6c3120398d2b1d50e1cf56e6908a1477ea891fc3388cccf9c124e88398e7695",
     "ImageText": "9a40261cc3ff7520b0fb84026643421e118b91d20f00cccd6f673ecadb4272c0",
 }
-"""Versions of the folders below: split folders have that of the first release, the others follow the split by content."""
+"""Versions of the folders below: split folders have that of the first release, others go by content."""
 
 
 @pytest.mark.feature("O4")

@@ -73,7 +73,7 @@ def test_an_answer_is_traced_to_variant_run_and_dataset(digits: Digits) -> None:
 @pytest.mark.feature("S2")
 def test_get_reads_like_a_dashboard(digits: Digits) -> None:
     tables = digits.kubectl("get", "datasets,tj,isvc")
-    dataset, jobs = ("Ready", "1767", "10"), ("Complete", "352/352", "220/220", "top1 0.9", "digits/")
+    dataset, jobs = ("Ready", "1767", "10"), ("Complete", "360/360", "220/220", "top1 0.9", "digits/")
     for word in (*dataset, *jobs, "Running", "2/2", "small=90 large=10", digits.url):
         assert word in tables, f"{word!r} is missing in\n{tables}"
 

@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,19 +33,19 @@ import onnx
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
-from bench.quality import FLOWERS, WEIGHTS
+from bench.quality import FLOWERS, WEIGHTS, run_trainer
 from bloomery_model import Preprocess, decode
 from bloomery_model.folder import MODEL, PREPROCESS
 from bloomery_trainer.engine.calibration import fit_temperature
 from bloomery_trainer.models import export, quantize
-from testing.processes import free_port, running_program, tail
+from testing.processes import free_port, running_program
+from testing.servers import until_answered
 
 MOST_ERROR = 0.05
 """Of the expected calibration error after calibration."""
 MOST_DIFFERENCE = 1e-3
 """Of one score between two places that answer with the same file."""
 BINS, HALVES = 15, 10
-START_SECONDS = 120.0
 INT8_IMAGES = 128
 
 Scores = NDArray[np.float64]
@@ -110,24 +109,9 @@ class Answers:
         return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
-def run_trainer(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Run one command of the trainer in a folder of its own, without MLflow; return its termination message."""
-    folder.mkdir()
-    path, message = folder / "config.json", folder / "message.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment |= {"TERMINATION_LOG": str(message), "BLOOMERY_PORT": "0"}
-    command = [sys.executable, "-m", "bloomery_trainer", str(config["kind"]), str(path)]
-    with (folder / "log").open("wb") as log:
-        code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
-    if code:
-        raise SystemExit(f"{folder.name} ended with {code}: {tail(folder / 'log')}")
-    document: dict[str, Any] = json.loads(message.read_text(encoding="utf-8"))
-    return document
-
-
 def train_head(scratch: Path) -> Path:
     """Fit a head on the backbone's features of the flowers; return the output folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     prepared = run_trainer(
         {
             "kind": "prepare",
@@ -137,6 +121,7 @@ def train_head(scratch: Path) -> Path:
             "output": {"uri": f"file://{scratch}/dataset"},
         },
         scratch / "prepare",
+        environment,
     )
     output = scratch / "output"
     output.mkdir()
@@ -153,6 +138,7 @@ def train_head(scratch: Path) -> Path:
             "output": {"uri": f"file://{output}"},
         },
         scratch / "train",
+        environment,
     )
     return output
 
@@ -179,16 +165,7 @@ def serving(command: Sequence[str], port: int, log: Path, **environment: str) ->
     variables = [f"{name}={value}" for name, value in environment.items()]
     url = f"http://127.0.0.1:{port}"
     with running_program(["env", *variables, sys.executable, "-m", "bloomery_serving", *command], log=log) as process:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                if httpx.get(f"{url}/v2/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"the server did not start: {tail(log)}")
-            time.sleep(0.1)
+        until_answered(f"{url}/v2/health/ready", process, log=log)
         yield url
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,18 +60,22 @@ class Services:
 
     def run(self, config: dict[str, Any], name: str) -> dict[str, Any]:
         """Run one command of the trainer; return its termination message."""
-        folder = self.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        path, message = folder / "config.json", folder / "message.json"
-        path.write_text(json.dumps(config), encoding="utf-8")
-        environment = {**os.environ, **self.environment, "TERMINATION_LOG": str(message), "BLOOMERY_PORT": "0"}
-        command = [sys.executable, "-m", "bloomery_trainer", str(config["kind"]), str(path)]
-        with (folder / "log").open("wb") as log:
-            code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
-        if code:
-            raise SystemExit(f"{name} ended with {code}: {(folder / 'log').read_text()[-3000:]}")
-        document: dict[str, Any] = json.loads(message.read_text(encoding="utf-8"))
-        return document
+        return run_trainer(config, self.folder / name, {**os.environ, **self.environment})
+
+
+def run_trainer(config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run one command of the trainer, with its files in a folder of its own; return its termination message."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, message = folder / "config.json", folder / "message.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    variables = {**environment, "TERMINATION_LOG": str(message), "BLOOMERY_PORT": "0"}
+    command = [sys.executable, "-m", "bloomery_trainer", str(config["kind"]), str(path)]
+    with (folder / "log").open("wb") as log:
+        code = subprocess.run(command, env=variables, stdout=log, stderr=log, check=False).returncode
+    if code:
+        raise SystemExit(f"{folder.name} ended with {code}: {(folder / 'log').read_text()[-3000:]}")
+    document: dict[str, Any] = json.loads(message.read_text(encoding="utf-8"))
+    return document
 
 
 @contextmanager

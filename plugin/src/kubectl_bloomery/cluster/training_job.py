@@ -48,6 +48,18 @@ class JobSummary:
         return f"{self.phase or 'Pending'}: {self.message}"
 
 
+def run_id(job: Manifest) -> str | None:
+    """Return the MLflow run of a TrainingJob; None before there is one."""
+    run: str | None = job.get("status", {}).get("mlflow", {}).get("runId")
+    return run
+
+
+def output_uri(job: Manifest) -> str | None:
+    """Return the folder in the store with a TrainingJob's model and reports; None before there is one."""
+    model: str | None = job.get("status", {}).get("model", {}).get("uri")
+    return model.removesuffix("/model") if model else None
+
+
 def summarise(job: Manifest) -> JobSummary:
     """Summarise the status of a TrainingJob."""
     status: Mapping[str, Any] = job.get("status", {})

@@ -12,6 +12,7 @@ import typer
 
 from kubectl_bloomery.cluster.kubectl import DATASETS, TRAINING_JOBS, Kubectl, Manifest
 from kubectl_bloomery.cluster.mlflow import Mlflow, open_mlflow
+from kubectl_bloomery.cluster.training_job import output_uri, run_id
 from kubectl_bloomery.completion import object_names
 from kubectl_bloomery.errors import CommandError, error_on_write
 from kubectl_bloomery.options import Context, Namespace
@@ -76,8 +77,7 @@ def _fetch_report(kubectl: Kubectl, owner: Manifest, find_run: Callable[[Mlflow,
 
 
 def _training_run(_: Mlflow, job: Manifest) -> str | None:
-    run: str | None = job.get("status", {}).get("mlflow", {}).get("runId")
-    return run
+    return run_id(job)
 
 
 def _dataset_run(mlflow: Mlflow, dataset: Manifest) -> str | None:
@@ -93,8 +93,8 @@ def _report_uri(owner: Manifest) -> str | None:
     status = owner.get("status", {})
     if owner["kind"] == "Dataset":
         return f"{status['uri']}/{REPORT_FILE}" if status.get("uri") else None
-    model = status.get("model", {}).get("uri")
-    return f"{model.removesuffix('/model')}/{REPORT_FILE}" if model else None
+    output = output_uri(owner)
+    return f"{output}/{REPORT_FILE}" if output else None
 
 
 def _open_in_browser(name: str, page: bytes) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from kubectl_bloomery.cluster.kubectl import DATASETS, TRAINING_JOBS, Kubectl, Manifest
 from kubectl_bloomery.cluster.mlflow import open_mlflow
+from kubectl_bloomery.cluster.training_job import output_uri, run_id
 from kubectl_bloomery.errors import CommandError
 from kubectl_bloomery.options import Context, Job, JsonOutput, Namespace
 from kubectl_bloomery.output import console, print_json, table
@@ -92,7 +93,7 @@ def correct_spec(spec: Mapping[str, Any], suspects: Sequence[Suspect]) -> dict[s
 
 def _fetch_suspects(kubectl: Kubectl, job: str) -> list[Suspect]:
     owner = kubectl.get(TRAINING_JOBS, job)
-    run = owner.get("status", {}).get("mlflow", {}).get("runId")
+    run = run_id(owner)
     content = None
     if run:
         with open_mlflow(kubectl, owner) as mlflow:
@@ -103,12 +104,12 @@ def _fetch_suspects(kubectl: Kubectl, job: str) -> list[Suspect]:
 
 
 def _describe_absence(job: Manifest) -> str:
-    model = job.get("status", {}).get("model", {}).get("uri")
-    if not model:
+    output = output_uri(job)
+    if not output:
         return "it is made at the end of a training"
     if job["spec"].get("evaluateOnly"):
         return "the job only evaluates, and the labels are examined after a training"
-    return f"the store may have it at {model.removesuffix('/model')}/{SUSPECTS_FILE}"
+    return f"the store may have it at {output}/{SUSPECTS_FILE}"
 
 
 def _print_table(chosen: Sequence[Suspect]) -> None:

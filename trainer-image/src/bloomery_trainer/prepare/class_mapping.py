@@ -14,9 +14,9 @@ from bloomery_trainer.class_names import (
     suggest_class_name,
 )
 from bloomery_trainer.config import PrepareConfig
-from bloomery_trainer.errors import BadConfig, BadData
+from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.file_table import ClassQueries
-from bloomery_trainer.prepare.moves import Moves
+from bloomery_trainer.prepare.moves import Moves, unknown_class
 from bloomery_trainer.prepare.split_folders import begins_with_split
 
 logger = logging.getLogger(__name__)
@@ -65,12 +65,7 @@ def _names_in_config(config: PrepareConfig) -> set[str]:
 def _require_known(field: str, names: Iterable[str], known_names: list[str]) -> None:
     for name in names:
         if name not in known_names:
-            more = " and others" if len(known_names) > _NAMED_CLASSES else ""
-            raise BadConfig(
-                "ClassNotFound",
-                f"{field}: there is no class {name!r}; "
-                f"there are {', '.join(map(repr, known_names[:_NAMED_CLASSES]))}{more}",
-            )
+            raise unknown_class(field, repr(name), known_names)
 
 
 def _require_valid_names(names: dict[str, str]) -> None:

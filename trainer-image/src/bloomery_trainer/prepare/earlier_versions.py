@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class EarlierVersions:
 
     def class_names(self) -> Iterator[str]:
         """Yield the classes of all versions."""
-        for manifest in self._manifests():
+        for manifest in self._manifests:
             yield from manifest["classes"]
 
     def newest_split(self, scratch: Path) -> EarlierSplit | None:
@@ -53,12 +53,16 @@ class EarlierVersions:
         Args:
             scratch: a folder for a shard: versions of earlier releases have no list, so that their shards are read.
         """
-        newest = max(self._manifests(), key=_creation_time, default=None)
+        newest = max(self._manifests, key=_creation_time, default=None)
         if newest is None or self._target is None:
             return None
         return EarlierSplit(newest["settings"]["split"], partial(_read_sides, self._target, newest, scratch))
 
-    def _manifests(self) -> Iterator[dict[str, Any]]:
+    @cached_property
+    def _manifests(self) -> list[dict[str, Any]]:
+        return list(self._read_manifests())
+
+    def _read_manifests(self) -> Iterator[dict[str, Any]]:
         for file in self._target.list() if self._target else ():
             version, _, name = file.path.partition("/")
             content = self._target.read_if_there(file.path) if self._target and name == MANIFEST_NAME else None

@@ -57,12 +57,14 @@ class Moves:
     def _require_known_classes(self, names: list[str]) -> None:
         for path, name in self._classes.items():
             if name not in names:
-                more = " and others" if len(names) > _NAMED_CLASSES else ""
-                raise BadConfig(
-                    "ClassNotFound",
-                    f"move: there is no class {name!r} for {self._paths[path]!r}; "
-                    f"there are {', '.join(map(repr, names[:_NAMED_CLASSES]))}{more}",
-                )
+                raise unknown_class("move", f"{name!r} for {self._paths[path]!r}", names)
+
+
+def unknown_class(field: str, described: str, known_names: Sequence[str]) -> BadConfig:
+    """Return the error that a field names a class that is none of the dataset's."""
+    more = " and others" if len(known_names) > _NAMED_CLASSES else ""
+    known = ", ".join(map(repr, known_names[:_NAMED_CLASSES]))
+    return BadConfig("ClassNotFound", f"{field}: there is no class {described}; there are {known}{more}")
 
 
 def _normalize_path(path: str) -> str:

@@ -42,9 +42,7 @@ def _photograph_next(document: Document) -> dict[str, str | None] | None:
     weak_classes = [entry for entry in document["classes"] if _needs_images(entry)]
     if not weak_classes:
         return None
-    weak_classes.sort(
-        key=lambda entry: (2.0 if entry["recall"] is None else entry["recall"], entry["trainImages"] or 0)
-    )
+    weak_classes.sort(key=_urgency)
     named = ", ".join(map(_describe_class, weak_classes[:_NAMED_CLASSES]))
     more = len(weak_classes) - _NAMED_CLASSES
     return _step(

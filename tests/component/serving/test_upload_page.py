@@ -312,6 +312,20 @@ def test_a_button_shows_where_the_model_looked_and_the_image_again(open_page: Op
     expect(image).to_have_attribute("alt", "blue.jpg")
 
 
+@pytest.mark.feature("S17", "T28")
+def test_an_unknown_image_is_explained_by_its_likeliest_class(
+    open_page: Open, start_server: StartServer, tmp_path: Path
+) -> None:
+    folder = write_explained(tmp_path / "explained", class_maps().SerializeToString())
+    page = open_page(start_server(model_uri=f"file://{folder}", explain="true", answer_min_confidence="1.0")).page
+    choose(page, flower((128, 128, 128), "grey.jpg"))
+    expect(page.locator(".label")).to_have_text("Not sure")
+
+    page.get_by_role("button", name="Where did it look?").click()
+
+    expect(page.get_by_role("button", name="Show the image")).to_be_visible()
+
+
 @pytest.mark.feature("T28")
 def test_a_service_without_explanations_has_no_button_for_them(open_page: Open, flowers: Server) -> None:
     page = open_page(flowers).page

@@ -129,7 +129,8 @@ function show(card, { label, unknown, scores }, model) {
   answered.hidden = !answered.textContent;
   const button = element.querySelector(".explain");
   button.hidden = explains !== "true";
-  button.addEventListener("click", () => explain(card, label, button));
+  // An unknown image has no label: its likeliest class is explained.
+  button.addEventListener("click", () => explain(card, label ?? ranked[0][0], button));
 }
 
 /** Shows where the model looked in place of the picture, or the picture again. */

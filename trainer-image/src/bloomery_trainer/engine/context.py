@@ -22,7 +22,7 @@ from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.evaluation import Batch, Evaluation, NonFiniteOutputs, answers
 from bloomery_trainer.models import initial
 from bloomery_trainer.models.initial import Initial
-from bloomery_trainer.models.presets import PRESETS, Preset
+from bloomery_trainer.models.presets import Preset, find_preset
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.recipe import Recipe, image_size
 from bloomery_trainer.shutdown import Shutdown, Terminated
@@ -146,7 +146,7 @@ def build_run_context(
     config: TrainConfig, progress: Progress, shutdown: Shutdown, world: World, access: S3Access, scratch: Path
 ) -> RunContext:
     """Work out all but the recipe from the configuration; raises BadConfig if it does not fit together."""
-    preset = PRESETS[config.preset]
+    preset = find_preset(config.preset)
     return RunContext(
         config=config,
         progress=progress,

@@ -62,6 +62,7 @@ class AbortOn(ApiModel):
 
     error_rate: float | None = None
     p99_ratio: float | None = None
+    confidence_drop: float | None = None
     min_requests: int = 100
 
 
@@ -69,6 +70,7 @@ class Rollout(ApiModel):
     """Steps in which the traffic moves to a new model or new weights."""
 
     steps: tuple[int, ...]
+    pause_at: tuple[int, ...] = ()
     interval: str = "1m"
     abort_on: AbortOn | None = None
 

@@ -11,6 +11,7 @@ from bloomery_model.decode import (
     decode,
     decoding_bytes,
     open_image,
+    read_orientation,
     to_rgb,
 )
 from bloomery_model.preprocess import Preprocess, PreprocessError, Tensor, resize_shorter
@@ -27,6 +28,7 @@ __all__ = [
     "decode",
     "decoding_bytes",
     "open_image",
+    "read_orientation",
     "resize_shorter",
     "to_rgb",
 ]

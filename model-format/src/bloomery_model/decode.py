@@ -156,7 +156,7 @@ def to_rgb(image: Image.Image, *, min_side: int | None = None) -> Image.Image:
         if min_side is not None:
             image.draft("RGB", (min_side, min_side))
         image.load()
-        transpose = _TRANSPOSE.get(_orientation(image))
+        transpose = _TRANSPOSE.get(read_orientation(image))
         if transpose is not None:
             image = _replace(image, image.transpose(transpose))
         rgb = _convert(image)
@@ -170,7 +170,7 @@ def to_rgb(image: Image.Image, *, min_side: int | None = None) -> Image.Image:
     return rgb
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, of a loaded image; 1 ("upright") if it cannot be read.
 
     ``ImageOps.exif_transpose`` is not used: it writes the whole EXIF block again, and fails on tags of unusual types,

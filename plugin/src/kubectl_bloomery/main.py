@@ -8,7 +8,19 @@ from types import FrameType
 
 import typer
 
-from kubectl_bloomery.commands import check, follow, kit, live, predict, report, retrain, suspects, weights
+from kubectl_bloomery.commands import (
+    capture,
+    check,
+    feedback,
+    follow,
+    kit,
+    live,
+    predict,
+    report,
+    retrain,
+    suspects,
+    weights,
+)
 from kubectl_bloomery.errors import CommandError
 
 app = typer.Typer(name="kubectl bloomery", help="What kubectl itself has no command for.", no_args_is_help=True)
@@ -19,6 +31,8 @@ app.command("retrain")(retrain.retrain)
 app.command("live")(live.live)
 app.command("report")(report.report)
 app.command("suspects")(suspects.suspects)
+app.command("captured")(capture.capture)
+app.command("feedback")(feedback.feedback)
 app.command("kit")(kit.kit)
 app.add_typer(weights.app, name="weights")
 

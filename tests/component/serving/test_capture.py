@@ -82,14 +82,14 @@ def test_captured_bytes_are_those_that_were_asked(start: Start, store: S3Server)
     ids = [ask(server, image).headers["x-prediction-id"] for image in images]
     server.wait_for(4, "bloomery_captures_total", reason="Random")
 
-    kept = objects(store)
+    stored = objects(store)
     day = time.strftime("%Y-%m-%d", time.gmtime())
     paths = [
         f"kept/shop/colours/{day}/{prediction}.{ending}"
         for prediction, ending in zip(ids, ("png", "jpg", "bmp", "webp"), strict=True)
     ]
-    assert [kept.get(path) for path in paths] == images
-    assert set(kept) == {*paths, *(f"kept/shop/colours/{day}/{prediction}.json" for prediction in ids)}
+    assert [stored.get(path) for path in paths] == images
+    assert set(stored) == {*paths, *(f"kept/shop/colours/{day}/{prediction}.json" for prediction in ids)}
     record = records(store)[ids[0]]
     assert record.pop("time").startswith(day)
     assert record.pop("scores").keys() == {"red", "green", "blue"}
@@ -125,10 +125,10 @@ def test_opted_out_requests_and_tensors_are_not_captured(start: Start, store: S3
     ask(server, picture(RED), **{"X-No-Capture": "true"})
     infer = {"inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": [0.5] * 3072}]}
     assert server.client.post("/v2/models/colours/infer", json=infer).status_code == 200
-    kept = ask(server, picture(GREEN), **{"X-No-Capture": "false"}).headers["x-prediction-id"]
+    prediction = ask(server, picture(GREEN), **{"X-No-Capture": "false"}).headers["x-prediction-id"]
 
     server.wait_for(1, "bloomery_captures_total", reason="Random")
-    assert set(records(store)) == {kept}
+    assert set(records(store)) == {prediction}
 
 
 @pytest.mark.feature("S19")
@@ -189,9 +189,9 @@ def test_store_that_is_away_fails_no_request_and_gets_what_the_queue_holds(start
     store.start()
     server.wait_for(10, "bloomery_captures_total", reason="Random")
     server.wait_for(0, "bloomery_capture_queue_bytes")
-    kept = records(store)
-    assert len(kept) == 10
-    assert set(kept) <= {answer.headers["x-prediction-id"] for answer in answers}
+    documents = records(store)
+    assert len(documents) == 10
+    assert set(documents) <= {answer.headers["x-prediction-id"] for answer in answers}
     assert all(content == image for path, content in objects(store).items() if path.endswith(".bmp"))
     assert "captures are stored again" in server.log.read_text()
 

@@ -39,7 +39,7 @@ class CaptureStore:
 
         Nothing is mixed: with a Secret of its own, it never sees the keys of the models' store.
         """
-        has_own = any(name.startswith(f"{ACCESS_PREFIX}AWS_") for name in environment)
+        has_own = any(name.startswith(ACCESS_PREFIX) for name in environment)
         access = S3Access.from_environment(environment, ACCESS_PREFIX if has_own else "")
         return cls(settings.capture_uri, access, namespace=settings.service_namespace, service=settings.service_name)
 

@@ -114,8 +114,8 @@ def _api_key_header(kubectl: Kubectl, owner: Manifest, chosen: Sequence[str]) ->
         raise CommandError(f"The Secret {name} has no API key.")
     value = next((keys[key] for key in chosen or ("default", *sorted(keys)) if keys.get(key)), None)
     if value is None:
-        wanted = f"API key {' or '.join(chosen)}: it has {', '.join(sorted(keys))}" if chosen else "API key"
-        raise CommandError(f"The Secret {name} has no {wanted}.")
+        missing = f"API key {' or '.join(chosen)}: it has {', '.join(sorted(keys))}" if chosen else "API key"
+        raise CommandError(f"The Secret {name} has no {missing}.")
     return {b"Authorization": base64.b64decode(value).strip()}
 
 

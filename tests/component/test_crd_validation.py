@@ -478,6 +478,9 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "an explanation that is no boolean": (service(explain="Always"), "spec.explain"),
     "captures to no bucket": (service(capture={"uri": "s3://"}), "spec.capture.uri must name a bucket after s3://"),
     "captures to a web server": (service(capture={"uri": "https://a/b"}), "spec.capture.uri must name a bucket"),
+    "captures that climb": (service(capture={"uri": "s3://captures/a/../b"}), "must have no '//', '.', '..'"),
+    "captures to a nameless folder": (service(capture={"uri": "s3://captures/a//b"}), "must have no '//', '.', '..'"),
+    "captures of two lines": (service(capture={"uri": "s3://captures/a\nb"}), "spec.capture.uri must"),
     "captures to nowhere": (service(capture={"percent": 5}), "spec.capture.uri: Required value"),
     "a share of more than all": (
         service(capture={"uri": "s3://captures", "percent": 101}),
@@ -600,7 +603,7 @@ ACCEPTED: dict[str, Object] = {
     "a service that captures": service(capture={"uri": "s3://captures"}),
     "a service that captures with limits": service(
         capture={
-            "uri": "s3://captures/here",
+            "uri": "s3://captures/here/产品/v1.0/",
             "secretRef": {"name": "captures"},
             "percent": 0.5,
             "lowConfidence": 0,

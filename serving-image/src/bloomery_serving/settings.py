@@ -123,8 +123,9 @@ class Settings(BaseSettings):
     @field_validator("capture_uri")
     @classmethod
     def _require_store(cls, uri: str) -> str:
-        if uri and not re.match(r"s3://[^/]+|file:///", uri):
-            raise ValueError(f"{uri!r} must be s3://BUCKET/FOLDER or file:///FOLDER")
+        has_form = re.match(r"s3://[a-z0-9][-.a-z0-9]+[a-z0-9](/|$)|file:///", uri)
+        if uri and (has_form is None or re.search(r"[^:/]//|/[.]{1,2}(/|$)|[\x00-\x1f\x7f]", uri)):
+            raise ValueError(f"{uri!r} must be s3://BUCKET/FOLDER or file:///FOLDER, without '//', '.' and '..'")
         return uri
 
     @property

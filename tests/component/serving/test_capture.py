@@ -246,7 +246,10 @@ def test_own_secret_is_never_mixed_with_the_keys_of_the_models(start: Start, sto
 
 
 @pytest.mark.feature("S19")
-@pytest.mark.parametrize("uri", ["captures", "https://host/captures", "s3://", "file://captures"])
+@pytest.mark.parametrize(
+    "uri",
+    ["captures", "https://host/captures", "s3://", "s3://Bucket", "s3://ab/a//b", "s3://abc/../x", "file://captures"],
+)
 def test_address_that_is_none_is_refused_at_the_start(uri: str, start_server: StartServer) -> None:
     server = start_server(ready=False, capture_uri=uri)
 

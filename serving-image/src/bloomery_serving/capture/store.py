@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from bloomery_model.capture import LABEL_SUFFIX, RECORD_SUFFIX, CaptureRecord, TrueLabel
-from bloomery_model.stores import Folder, Retry, S3Access, open_folder
+from bloomery_model.stores import Folder, Retry, S3Access, StoreError, open_folder
 from bloomery_serving.capture.ids import time_of
 from bloomery_serving.settings import Settings
 
@@ -116,7 +116,10 @@ class CaptureStore:
 
     @cached_property
     def _folder(self) -> Folder:
-        return open_folder(self.uri, self._access, create=True, retry=_RETRY)
+        try:
+            return open_folder(self.uri, self._access, create=True, retry=_RETRY)
+        except (OSError, ValueError) as error:
+            raise StoreError("Refused", "StoreRefused", f"{self.uri} cannot be a folder: {error}") from error
 
     def _read(self, kind: type[Document], path: str) -> Document | None:
         content = self._folder.read_if_there(path)

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bloomery_serving.errors import ModelError
 
 
 class Settings(BaseSettings):
@@ -147,3 +149,16 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """The largest body: all images at their largest, a third more for base64, and the rest of the form."""
         return self.max_images * self.max_image_bytes * 4 // 3 + 1024 * 1024
+
+
+def read_settings() -> Settings:
+    """Return the settings that the environment has.
+
+    Raises:
+        ModelError: a value is missing, or cannot be right; names each.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment has the required fields
+    except ValidationError as error:
+        fields = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise ModelError("BadSettings", f"The server's environment is not right: {fields}") from error

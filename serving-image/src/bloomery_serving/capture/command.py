@@ -16,13 +16,14 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from PIL import Image
-from pydantic import ValidationError
 
 from bloomery_model import ImageError, decode
 from bloomery_model.capture import CaptureRecord, TrueLabel
 from bloomery_model.stores import StoreError
+from bloomery_serving.capture.ids import BadIdError
 from bloomery_serving.capture.store import CaptureStore
-from bloomery_serving.settings import Settings
+from bloomery_serving.errors import ModelError
+from bloomery_serving.settings import read_settings
 
 _READERS = 16
 """Reads at a time: enough to hide the latency of a store."""
@@ -70,15 +71,19 @@ def run_delete(ids: Sequence[str]) -> int:
 
 def _run(command: Callable[[CaptureStore], Any]) -> int:
     try:
-        settings = Settings()  # type: ignore[call-arg]  # the environment has the required fields
+        settings = read_settings()
         if not settings.capture_uri:
-            raise ValueError("this pod captures nothing: set spec.capture, and wait until its pods are replaced")
+            return _fail("this pod captures nothing: set spec.capture, and wait until its pods are replaced")
         document = command(CaptureStore.of(settings, os.environ))
-    except (ValidationError, ValueError, StoreError) as error:
-        print(f"{error}.", file=sys.stderr)
-        return 1
+    except (BadIdError, ModelError, StoreError) as error:
+        return _fail(str(error))
     print(json.dumps(document, ensure_ascii=False))
     return 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"{sentence}.", file=sys.stderr)
+    return 1
 
 
 def _summarise(store: CaptureStore, *, days: int, first: int, pictures: bool) -> dict[str, Any]:

@@ -173,11 +173,11 @@ def measure_outage(
 
 def count_foreign(store: S3Server, photos: Sequence[bytes]) -> dict[str, int]:
     """Compare what is stored with what was asked, by digests."""
-    asked = {hashlib.sha256(photo).hexdigest() for photo in photos}
+    digests_of_photos = {hashlib.sha256(photo).hexdigest() for photo in photos}
     bucket = store.bucket(BUCKET)
     paths = [entry["path"] for page in obstore.list(bucket) for entry in page if entry["path"].endswith(".jpg")]
     digests = [hashlib.sha256(bytes(obstore.get(bucket, path).bytes())).hexdigest() for path in paths]
-    return {"images": len(digests), "foreign": sum(digest not in asked for digest in digests)}
+    return {"images": len(digests), "foreign": sum(digest not in digests_of_photos for digest in digests)}
 
 
 @contextmanager

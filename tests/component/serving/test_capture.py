@@ -280,6 +280,23 @@ def test_truth_is_stored_beside_the_capture_and_the_last_one_counts(start: Start
 
 
 @pytest.mark.feature("S20")
+def test_feedback_waits_for_no_store_that_is_away(start: Start, store: S3Server) -> None:
+    server = start()
+    ids = [ask(server, picture(RED)).headers["x-prediction-id"] for _ in range(20)]
+    server.wait_for(20, "bloomery_captures_total")
+    store.kill()
+
+    began = time.monotonic()
+    refused = send_feedback(server, [{"id": prediction, "label": "red"} for prediction in ids])
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "StoreUnavailable")
+    assert refused.headers["retry-after"] == "5"
+    assert time.monotonic() - began < 20
+    store.start()
+    assert send_feedback(server, {"id": ids[0], "label": "red"}).status_code == 200
+
+
+@pytest.mark.feature("S20")
 def test_any_pod_takes_feedback_and_counts_it_by_the_variant_of_the_answer(start: Start) -> None:
     one, other = start(), start(variant="v2")
     prediction = ask(one, picture(RED)).headers["x-prediction-id"]

@@ -136,12 +136,18 @@ def _record(recorder: FeedbackRecorder, entry: Feedback, key: str) -> FeedbackAn
 
 
 def _record_several(recorder: FeedbackRecorder, entries: list[Feedback], key: str) -> SeveralFeedbackAnswers:
-    """Record each entry; one that is refused costs the others nothing."""
+    """Record each entry; one that is refused costs the others nothing.
+
+    Raises:
+        RequestError: the store does not take them; those before are stored, and may be sent again.
+    """
     answers = []
     for entry in entries:
         try:
             answers.append(FeedbackOfSeveral(id=entry.id, label=_record(recorder, entry, key).label))
         except RequestError as error:
+            if error.code == "StoreUnavailable":
+                raise
             explanation = Explanation(code=error.code, message=error.message)
             answers.append(FeedbackOfSeveral(id=entry.id, error=explanation))
     return SeveralFeedbackAnswers(feedback=answers)

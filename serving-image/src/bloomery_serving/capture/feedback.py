@@ -61,8 +61,8 @@ class LiveAccuracy:
 class FeedbackRecorder:
     """Writes true labels beside captures; safe from many threads at once.
 
-    Each label is an object of its own that is written whole, so that pods do not lose each other's writes. Two labels of
-    one image that arrive at the same moment may both count for live accuracy.
+    Each label is an object of its own that is written whole, so that no pod loses another's writes. Two labels of one
+    image that arrive at the same moment may both count for live accuracy.
     """
 
     def __init__(self, store: CaptureStore, accuracy: LiveAccuracy) -> None:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,31 +119,46 @@ def metric(port: int, name: str, **labels: str) -> float:
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the time of processors that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def wait_until_stored() -> None:
     """Wait until no capture waits for the store."""
     while metric(CAPTURING_PORT, "bloomery_capture_queue_bytes"):
         time.sleep(0.2)
 
 
-def measure_pairs(photos: Sequence[bytes], *, requests: int, pairs: int, rate: float) -> dict[str, Any]:
-    """Measure both servers in turn; return the figures of each pair and the median of their ratios."""
+def measure_pairs(
+    photos: Sequence[bytes], pids: Mapping[int, int], *, requests: int, pairs: int, rate: float
+) -> dict[str, Any]:
+    """Measure both servers in turn; return the figures of each pair and the medians.
+
+    The time of processors for a request says what capture costs also on a machine that is not quiet.
+    """
     rows = []
     for number in range(pairs):
         ports = (PLAIN_PORT, CAPTURING_PORT) if number % 2 else (CAPTURING_PORT, PLAIN_PORT)
-        answers = {}
+        answers, cpu = {}, {}
         for port in ports:
+            before = cpu_seconds(pids[port])
             answers[port], _ = run(Load(port, photos, requests, rate))
             wait_until_stored()
+            cpu[port] = 1000 * (cpu_seconds(pids[port]) - before) / requests
         plain, capturing = answers[PLAIN_PORT], answers[CAPTURING_PORT]
         row = {
             "plainP50": round(plain.at(0.5), 2), "capturingP50": round(capturing.at(0.5), 2),
             "plainP99": round(plain.at(0.99), 2), "capturingP99": round(capturing.at(0.99), 2),
+            "plainCpuMs": round(cpu[PLAIN_PORT], 2), "capturingCpuMs": round(cpu[CAPTURING_PORT], 2),
             "ratio": round(capturing.at(0.99) / plain.at(0.99), 3),
             "failures": len(plain.failures) + len(capturing.failures),
         }  # fmt: skip
         print(f"pair {number + 1}: {row}", flush=True)
         rows.append(row)
-    return {"ratio": statistics.median(row["ratio"] for row in rows), "pairs": rows}
+    medians = {name: statistics.median(row[name] for row in rows) for name in ("ratio", "plainCpuMs", "capturingCpuMs")}
+    return {**medians, "pairs": rows}
 
 
 def measure_outage(
@@ -181,8 +196,8 @@ def count_foreign(store: S3Server, photos: Sequence[bytes]) -> dict[str, int]:
 
 
 @contextmanager
-def both_servers(model: Path, store: S3Server, folder: Path) -> Iterator[int]:
-    """Run both servers on one processor; yield the process of the one that captures."""
+def both_servers(model: Path, store: S3Server, folder: Path) -> Iterator[Mapping[int, int]]:
+    """Run both servers on one processor; yield their processes by their ports."""
     settings = {"MEMORY_BYTES": str(MEMORY_BYTES)}
     capture = {
         "CAPTURE_URI": f"s3://{BUCKET}/bench", "CAPTURE_PERCENT": "100", "CAPTURE_MAX_PER_HOUR": "10000000",
@@ -195,8 +210,8 @@ def both_servers(model: Path, store: S3Server, folder: Path) -> Iterator[int]:
     plain, capturing = (
         running(contestant, folder / f"{contestant.port}.log", cores=CORES[:1]) for contestant in contestants
     )
-    with plain, capturing as process:
-        yield process.pid
+    with plain as one, capturing as other:
+        yield {PLAIN_PORT: one.pid, CAPTURING_PORT: other.pid}
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,13 +226,13 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     store.start()
     store.bucket(BUCKET)
     try:
-        with both_servers(model, store, folder) as pid:
+        with both_servers(model, store, folder) as pids:
             run(Load(PLAIN_PORT, photos, 100))
             answers, seconds = run(Load(PLAIN_PORT, photos, options.requests // 4))
             rate = len(answers.milliseconds) / seconds / 2
             print(f"saturated at {2 * rate:.1f} images/s", flush=True)
-            figures = measure_pairs(photos, requests=options.requests, pairs=options.pairs, rate=rate)
-            outage = measure_outage(photos, store, pid, rate=rate, seconds=options.outage)
+            figures = measure_pairs(photos, pids, requests=options.requests, pairs=options.pairs, rate=rate)
+            outage = measure_outage(photos, store, pids[CAPTURING_PORT], rate=rate, seconds=options.outage)
             captured = metric(CAPTURING_PORT, "bloomery_captures_total")
         return {
             "rate": round(rate, 1),

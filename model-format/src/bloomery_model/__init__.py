@@ -12,6 +12,7 @@ from bloomery_model.decode import (
     decoding_bytes,
     open_image,
     read_orientation,
+    to_grey,
     to_rgb,
 )
 from bloomery_model.preprocess import Preprocess, PreprocessError, Tensor, resize_shorter
@@ -30,5 +31,6 @@ __all__ = [
     "open_image",
     "read_orientation",
     "resize_shorter",
+    "to_grey",
     "to_rgb",
 ]

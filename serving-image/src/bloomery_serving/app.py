@@ -27,6 +27,7 @@ from bloomery_serving.capture.feedback import FeedbackRecorder, LiveAccuracy
 from bloomery_serving.capture.recorder import CaptureRecorder
 from bloomery_serving.capture.store import CaptureStore
 from bloomery_serving.explainer import Explainer
+from bloomery_serving.fair_queue import ClientTimes
 from bloomery_serving.identity import HEADERS, ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.jobs import CallRunner, Watchdog
@@ -122,8 +123,8 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     watchdog = Watchdog(settings.hang_seconds)
-    budget = MemoryBudget(capacity.decoding_bytes)
-    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity, budget=budget)
+    budget, times = MemoryBudget(capacity.decoding_bytes), ClientTimes()
+    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity, budget=budget, times=times)
     explainer = None
     if settings.explain and model.explanation is not None:
         waiting = max(1, settings.queue_size // _EXPLANATIONS)
@@ -136,7 +137,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
         open_inference.build_router(
             batcher,
             answerer,
-            CallRunner(watchdog, name="parse"),
+            CallRunner(watchdog, name="parse", times=times),
             model,
             metrics,
             name=settings.service_name,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,7 +31,9 @@ from bench.hostile import MIB, Answers, MemorySampler, answer_to, closing, head
 from bench.images import write_photos
 from bench.servers import CORES, Contestant, ours, running
 from testing.processes import free_port
-from testing.servers import S3Server
+
+if TYPE_CHECKING:
+    from testing.servers import S3Server
 
 PLAIN_PORT, CAPTURING_PORT = 18300, 18301
 MEMORY_BYTES = 2 * 1024**3
@@ -218,6 +220,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the cost of capture, and an outage."""
     # Only here: the processes that make the load are to start without torch.
     from bench.serving import write_models
+    from testing.servers import S3Server
 
     write_photos(folder / "photos", images=200, classes=1)
     photos = [path.read_bytes() for path in sorted((folder / "photos").rglob("*.jpg"))]

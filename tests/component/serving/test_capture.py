@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -194,6 +196,24 @@ def test_store_that_is_away_fails_no_request_and_gets_what_the_queue_holds(start
     assert set(documents) <= {answer.headers["x-prediction-id"] for answer in answers}
     assert all(content == image for path, content in objects(store).items() if path.endswith(".bmp"))
     assert "captures are stored again" in server.log.read_text()
+
+
+@pytest.mark.feature("S19")
+def test_store_that_takes_connections_and_says_nothing_holds_up_no_request(start: Start, store: S3Server) -> None:
+    server, image = start(), picture(RED)
+    ask(server, image)
+    server.wait_for(1, "bloomery_captures_total")
+    assert store.process is not None
+    os.killpg(store.process.pid, signal.SIGSTOP)
+
+    began = time.monotonic()
+    for _ in range(50):
+        ask(server, image)
+
+    assert time.monotonic() - began < 20
+    assert server.metric("bloomery_captures_total") == 1
+    os.killpg(store.process.pid, signal.SIGCONT)
+    server.wait_for(51, "bloomery_captures_total")
 
 
 @pytest.mark.feature("S19")

@@ -156,6 +156,7 @@ def measure_pairs(
             "plainCpuMs": round(cpu[PLAIN_PORT], 2), "capturingCpuMs": round(cpu[CAPTURING_PORT], 2),
             "ratio": round(capturing.at(0.99) / plain.at(0.99), 3),
             "failures": len(plain.failures) + len(capturing.failures),
+            "firstFailures": [*plain.failures[:2], *capturing.failures[:2]],
         }  # fmt: skip
         print(f"pair {number + 1}: {row}", flush=True)
         rows.append(row)

@@ -132,6 +132,22 @@ REFUSED: dict[str, tuple[Object, str]] = {
         dataset(append=[{"uri": "/data/roses"}]),
         "spec.append[].uri must begin with s3://, https:// or pvc://",
     ),
+    "trust without captures": (
+        dataset(append=[{"uri": "s3://flowers/more", "trustAbove": 0.99}]),
+        "spec.append[].trustAbove is for captures",
+    ),
+    "captures of one class": (
+        dataset(append=[{"uri": "s3://captures", "from": "Capture", "class": "a"}]),
+        "captures have classes of their own",
+    ),
+    "trust that nothing deserves": (
+        dataset(append=[{"uri": "s3://captures", "from": "Capture", "trustAbove": 1}]),
+        "spec.append[].trustAbove must be less than 1",
+    ),
+    "later images from elsewhere": (
+        dataset(append=[{"uri": "s3://captures", "from": "Feedback"}]),
+        'supported values: "Capture"',
+    ),
     "an archive of any size": (
         dataset(rules={"maxArchiveBytes": "lots"}),
         "spec.rules.maxArchiveBytes must be a quantity such as 5Gi",
@@ -464,6 +480,29 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "an origin in capitals": (service(cors={"allowOrigins": ["https://A.example.com"]}), "in small letters"),
     "two origins in one": (service(cors={"allowOrigins": ["https://a.com,https://b.com"]}), "spec.cors.allowOrigins"),
     "an explanation that is no boolean": (service(explain="Always"), "spec.explain"),
+    "captures to no bucket": (service(capture={"uri": "s3://"}), "spec.capture.uri must name a bucket after s3://"),
+    "captures to a web server": (service(capture={"uri": "https://a/b"}), "spec.capture.uri must name a bucket"),
+    "captures that climb": (service(capture={"uri": "s3://captures/a/../b"}), "must have no '//', '.', '..'"),
+    "captures to a nameless folder": (service(capture={"uri": "s3://captures/a//b"}), "must have no '//', '.', '..'"),
+    "captures of two lines": (service(capture={"uri": "s3://captures/a\nb"}), "spec.capture.uri must"),
+    "captures to nowhere": (service(capture={"percent": 5}), "spec.capture.uri: Required value"),
+    "a share of more than all": (
+        service(capture={"uri": "s3://captures", "percent": 101}),
+        "less than or equal to 100",
+    ),
+    "a low confidence in percent": (
+        service(capture={"uri": "s3://captures", "lowConfidence": 60}),
+        "less than or equal to 1",
+    ),
+    "feedback with keys that no service has": (
+        service(auth="None", feedback={"keys": ["app"]}),
+        "spec.feedback.keys needs keys",
+    ),
+    "feedback of two keys in one": (
+        service(feedback={"keys": ["app,web"]}),
+        "spec.feedback.keys must hold names of keys",
+    ),
+    "feedback of nobody": (service(feedback={"keys": []}), "should have at least 1 items"),
     "cors for no origin": (service(cors={"allowOrigins": []}), "should have at least 1 items"),
     "a path without a slash": (service(path="flowers"), "spec.path must begin with '/'"),
     "a path that ends with a slash": (service(path="/flowers/"), "must not end with '/'"),
@@ -503,6 +542,13 @@ ACCEPTED: dict[str, Object] = {
         move=[{"image": "roses/1.jpg", "class": "tulips"}, {"image": "a.jpg", "class": "美食/凉皮"}],
         rename={"tulip": "tulips"},
         classes=["tulips", "美食/凉皮"],
+    ),
+    "what production saw": dataset(
+        append=[
+            {"uri": "s3://captures/shop/flowers", "from": "Capture", "secretRef": {"name": "captures"}},
+            {"uri": "s3://captures/shop/flowers", "from": "Capture", "trustAbove": 0.99},
+            {"uri": "s3://captures/shop/flowers", "from": "Capture", "trustAbove": 0},
+        ],
     ),
     "encodings": dataset(
         source={"uri": "s3://flowers/raw.zip", "encoding": "cp949"},
@@ -560,6 +606,19 @@ ACCEPTED: dict[str, Object] = {
     "seven variants": service(variants=[variant(f"v{n}", weight=40 if n == 0 else 10, replicas=2) for n in range(7)]),
     "a variant without traffic": service(
         variants=[variant("v1"), variant("v2", weight=0, model={"uri": "s3://models/flowers"})]
+    ),
+    "a service that captures": service(capture={"uri": "s3://captures"}),
+    "a service that captures with limits": service(
+        capture={
+            "uri": "s3://captures/here/产品/v1.0/",
+            "secretRef": {"name": "captures"},
+            "percent": 0.5,
+            "lowConfidence": 0,
+            "perClass": 0,
+            "maxPerHour": 1,
+            "stripMetadata": True,
+        },
+        feedback={"keys": ["reviewers", "Key_1.b"]},
     ),
     "a service for ten years": service(autoStop="87600h"),
     "a service that explains": service(explain=True),

@@ -11,6 +11,7 @@ from bloomery_model.decode import (
     decode,
     decoding_bytes,
     open_image,
+    read_orientation,
     to_grey,
     to_rgb,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "decode",
     "decoding_bytes",
     "open_image",
+    "read_orientation",
     "resize_shorter",
     "to_grey",
     "to_rgb",

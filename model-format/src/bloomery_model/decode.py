@@ -172,7 +172,7 @@ def _decode_pixels(image: Image.Image, mode: Literal["RGB", "L"], min_side: int 
             # libjpeg knows no brightness of CMYK.
             image.draft(mode if image.mode == "RGB" else "RGB", (min_side, min_side))
         image.load()
-        transpose = _TRANSPOSE.get(_orientation(image))
+        transpose = _TRANSPOSE.get(read_orientation(image))
         if transpose is not None:
             image = _replace(image, image.transpose(transpose))
         pixels = _convert(image, mode)
@@ -186,7 +186,7 @@ def _decode_pixels(image: Image.Image, mode: Literal["RGB", "L"], min_side: int 
     return pixels
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, of a loaded image; 1 ("upright") if it cannot be read.
 
     ``ImageOps.exif_transpose`` is not used: it writes the whole EXIF block again, and fails on tags of unusual types,

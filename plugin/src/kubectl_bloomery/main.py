@@ -8,7 +8,20 @@ from types import FrameType
 
 import typer
 
-from kubectl_bloomery.commands import approve, check, follow, kit, live, predict, report, retrain, suspects, weights
+from kubectl_bloomery.commands import (
+    approve,
+    capture,
+    check,
+    feedback,
+    follow,
+    kit,
+    live,
+    predict,
+    report,
+    retrain,
+    suspects,
+    weights,
+)
 from kubectl_bloomery.errors import CommandError
 
 app = typer.Typer(name="kubectl bloomery", help="What kubectl itself has no command for.", no_args_is_help=True)
@@ -20,6 +33,8 @@ app.command("live")(live.live)
 app.command("report")(report.report)
 app.command("approve")(approve.approve)
 app.command("suspects")(suspects.suspects)
+app.command("captured")(capture.capture)
+app.command("feedback")(feedback.feedback)
 app.command("kit")(kit.kit)
 app.add_typer(weights.app, name="weights")
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from bloomery_model.onnx_classifier import Scores
 from bloomery_model.statistics import Statistics
+from bloomery_serving.capture.ids import new_prediction_id
+from bloomery_serving.capture.recorder import CaptureRecorder, Upload
 from bloomery_serving.errors import ModelError
 from bloomery_serving.model import ScoredImage
 from bloomery_serving.quality_metrics import QualityMetrics
@@ -71,33 +73,51 @@ class Answer:
     """The answer for one image.
 
     Attributes:
+        id: of the prediction.
         scores: the probability of each class, float32 [C].
         label: the name of the likeliest class; None if it is unknown.
     """
 
+    id: str
     scores: Scores
     label: str | None
 
 
 class Answerer:
-    """Turns the model's scores into answers, and counts them."""
+    """Turns the model's scores into answers, counts them, and has some images captured."""
 
-    def __init__(self, labels: Sequence[str], policy: AnswerPolicy, metrics: QualityMetrics) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        policy: AnswerPolicy,
+        metrics: QualityMetrics,
+        recorder: CaptureRecorder | None = None,
+    ) -> None:
+        """``recorder`` captures images; None: none is."""
         self._labels = labels
         self._policy = policy
         self._metrics = metrics
+        self._recorder = recorder
 
     @property
     def may_be_unknown(self) -> bool:
         """Whether an image can be answered as unknown."""
         return self._policy.may_be_unknown
 
-    def answer(self, image: ScoredImage) -> Answer:
-        """Return the answer for an image."""
+    def answer(self, image: ScoredImage, upload: Upload | None = None) -> Answer:
+        """Return the answer for an image.
+
+        Args:
+            image: scored.
+            upload: the file, if it may be captured.
+        """
         scores, is_unknown = image.scores, self._policy.is_unknown(image)
         best = int(scores.argmax())
         self._metrics.count(best, float(scores[best]), brightness=image.brightness, is_unknown=is_unknown)
-        return Answer(scores, None if is_unknown else self._labels[best])
+        prediction_id = new_prediction_id()
+        if self._recorder is not None and upload is not None:
+            self._recorder.offer(prediction_id, upload, scores, is_unknown=is_unknown)
+        return Answer(prediction_id, scores, None if is_unknown else self._labels[best])
 
 
 def _stored_thresholds(statistics: Statistics, precision: float) -> NDArray[np.float32]:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from bloomery_serving import __version__
 from bloomery_serving.about import About
 from bloomery_serving.answers import Answerer, AnswerPolicy
-from bloomery_serving.api import explain, open_inference, pages, predict
+from bloomery_serving.api import explain, feedback, open_inference, pages, predict
+from bloomery_serving.api.capture import NO_CAPTURE, PREDICTION_ID
 from bloomery_serving.api.errors import add_exception_handlers
 from bloomery_serving.api.open_inference_codec import ANSWERED_OUTPUTS, JSON_LENGTH, OUTPUTS, RequestLimits
 from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
+from bloomery_serving.capture.feedback import FeedbackRecorder, LiveAccuracy
+from bloomery_serving.capture.recorder import CaptureRecorder
+from bloomery_serving.capture.store import CaptureStore
 from bloomery_serving.explainer import Explainer
 from bloomery_serving.fair_queue import ClientTimes
 from bloomery_serving.identity import HEADERS, ModelIdentity
@@ -35,8 +46,11 @@ from bloomery_serving.model import Model
 from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_serving.settings import Settings
 
-_CORS_HEADERS = ("Authorization", "Content-Encoding", "X-Variant", JSON_LENGTH)
+_CORS_HEADERS = ("Authorization", "Content-Encoding", "X-Variant", JSON_LENGTH, NO_CAPTURE)
 """Headers that a page of another origin may send, beside those that every page may."""
+
+_CAPTURE_DRAIN_SECONDS = 10
+"""A pod has 90 seconds to end, of which its requests may take 70."""
 
 _EXPLANATIONS = 8
 """One of so many of the requests that wait may be for an explanation: those are slow, and predictions come first."""
@@ -86,7 +100,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=_CORS_HEADERS,
-            expose_headers=(*HEADERS, *explain.HEADERS, "retry-after", JSON_LENGTH),
+            expose_headers=(*HEADERS, *explain.HEADERS, PREDICTION_ID, "retry-after", JSON_LENGTH),
             # A page of the internet may ask a service in a private network, if its owner lists it.
             allow_private_network=True,
         )
@@ -94,6 +108,7 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics, capacity: Capacity) -> ASGIApp:
+    capture = _open_capture(settings, model, about, metrics)
     api = DocumentedAPI(
         keyed=settings.api_keys_dir is not None,
         about=about,
@@ -104,6 +119,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
         servers=[{"url": "."}],
         # A redirect would name an address without the prefix that the gateway took off.
         redirect_slashes=False,
+        lifespan=_draining(capture.recorder if capture else None),
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     watchdog = Watchdog(settings.hang_seconds)
@@ -115,7 +131,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
         explainer = Explainer(model, model.explanation, watchdog, limits=limits, budget=budget, max_waiting=waiting)
     quality = QualityMetrics(metrics.registry, model.labels, model.statistics.reference)
     policy = AnswerPolicy.of(settings, model.statistics, classes=len(model.labels))
-    answerer = Answerer(model.labels, policy, quality)
+    answerer = Answerer(model.labels, policy, quality, capture.recorder if capture else None)
     api.include_router(predict.build_router(batcher, answerer, metrics, about, max_images=settings.max_images))
     api.include_router(
         open_inference.build_router(
@@ -135,6 +151,38 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
         )
     )
     api.include_router(explain.build_router(explainer, metrics, is_on=settings.explain))
+    api.include_router(
+        feedback.build_router(capture.feedback if capture else None, keys=settings.allowed_feedback_keys)
+    )
     api.include_router(pages.build_router(settings, about, explains=explainer is not None))
     add_exception_handlers(api)
     return api
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """The parts of a server that captures images."""
+
+    recorder: CaptureRecorder
+    feedback: FeedbackRecorder
+
+
+def _open_capture(settings: Settings, model: Model, about: About, metrics: Metrics) -> _Capture | None:
+    if not settings.capture_uri:
+        return None
+    store = CaptureStore.of(settings, os.environ)
+    accuracy = LiveAccuracy(metrics.registry, variant=settings.variant)
+    recorder = CaptureRecorder(store, settings, about, model.labels, metrics.registry)
+    return _Capture(recorder, FeedbackRecorder(store, accuracy))
+
+
+def _draining(recorder: CaptureRecorder | None) -> Lifespan[FastAPI]:
+    """Return a lifespan at whose end the captures that wait are stored, as far as the store takes them."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if recorder is not None:
+            await run_in_threadpool(recorder.drain, _CAPTURE_DRAIN_SECONDS)
+
+    return lifespan

@@ -38,6 +38,12 @@ def main(arguments: Sequence[str]) -> int:
             from bloomery_serving.kit import start
 
             return start.run(options.folder, host=options.host, port=options.port)
+        case "captures":
+            from bloomery_serving.capture import command
+
+            if options.action == "delete":
+                return command.run_delete(options.ids)
+            return command.run_list(days=options.days, first=options.first, pictures=options.pictures)
     from bloomery_serving import server
 
     return server.run()
@@ -51,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_kit(commands)
     _add_start(commands)
+    _add_captures(commands)
     return parser
 
 
@@ -78,6 +85,21 @@ def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     start.add_argument("--host", default=HOST, help="0.0.0.0 lets other machines in, without a key (%(default)s)")
     start.add_argument("--port", type=_port, default=PORT, help="(%(default)s)")
     start.add_argument("--folder", type=Path, default=Path(), help=argparse.SUPPRESS)
+
+
+def _add_captures(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    captures = commands.add_parser(
+        "captures",
+        help="list and delete what a service captured",
+        description="List and delete the captures of a service, whose variables (CAPTURE_URI, …) the environment has.",
+    )
+    actions = captures.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="print counts, and the least certain captures, as JSON")
+    listing.add_argument("--days", type=int, default=7, help="the last so many days (%(default)s)")
+    listing.add_argument("--first", type=int, default=20, help="so many of the least certain ones (%(default)s)")
+    listing.add_argument("--pictures", action="store_true", help="with a small picture of each")
+    deletion = actions.add_parser("delete", help="delete captures, with their records and labels")
+    deletion.add_argument("ids", nargs="+", metavar="ID", help="the id of a prediction")
 
 
 def _port(text: str) -> int:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
-from pydantic import ValidationError
 
 from bloomery_model import termination
 from bloomery_model.listening import listen_anywhere
@@ -23,7 +22,7 @@ from bloomery_serving.http_protocol import ConnectionLimits, bounded_protocol, c
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
-from bloomery_serving.settings import Settings
+from bloomery_serving.settings import Settings, read_settings
 from bloomery_serving.startup import answering_probes
 from bloomery_serving.storage import ensure_model
 from bloomery_serving.transfer import Transfer
@@ -38,12 +37,8 @@ def run() -> int:
     """Serve until SIGTERM, which raises SystemExit; return the exit code: 1 if the model cannot be served."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = Settings()  # type: ignore[call-arg]  # the environment has the required fields
-    except ValidationError as error:
-        fields = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        return _give_up("BadSettings", f"The server's environment is not right: {fields}")
-    transfer = Transfer(max_bytes=settings.model_max_bytes)
-    try:
+        settings = read_settings()
+        transfer = Transfer(max_bytes=settings.model_max_bytes)
         with answering_probes(settings.port, transfer):
             model, identity = _load_until_stopped(settings, transfer)
         # uvicorn drains on SIGTERM, then raises it once more for the handler before its own: a drained server ended

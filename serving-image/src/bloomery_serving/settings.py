@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bloomery_serving.errors import ModelError
 
 
 class Settings(BaseSettings):
@@ -50,6 +55,33 @@ class Settings(BaseSettings):
     api_keys_dir: Path | None = None
     """Folder with a file for each key: its name the key's, its content the key's SHA-256 in hex. None: no keys."""
 
+    capture_uri: str = ""
+    """Folder that takes images of requests and the answers to them: s3://BUCKET/PREFIX or file:///PATH; empty: none."""
+
+    capture_percent: Annotated[float, Field(ge=0, le=100)] = 0
+    """Share of all images that is captured, by chance."""
+
+    capture_low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Score of the likeliest class below which an image is captured; 0: none for that."""
+
+    capture_per_class: Annotated[int, Field(ge=0)] = 20
+    """Images of each predicted class that are captured in an hour."""
+
+    capture_max_per_hour: Annotated[int, Field(ge=0)] = 500
+    """Images that are captured in an hour, for whatever reason."""
+
+    capture_strip_metadata: bool = False
+    """Whether places, cameras and comments are removed from the files that are captured."""
+
+    capture_queue_size: int = 1000
+    """Images that wait for the store; one more is not captured."""
+
+    capture_queue_bytes: int = 32 * 1024 * 1024
+    """Bytes of all images that wait for the store."""
+
+    feedback_keys: str = ""
+    """Names of the API keys with which feedback may be sent, with commas between them; empty: all."""
+
     port: int = 8080
     metrics_port: int = 9090
     """0 serves no metrics."""
@@ -90,6 +122,14 @@ class Settings(BaseSettings):
     drain_seconds: int = 60
     """Time that a stopping server waits for the requests that it has."""
 
+    @field_validator("capture_uri")
+    @classmethod
+    def _require_store(cls, uri: str) -> str:
+        has_form = re.match(r"s3://[a-z0-9][-.a-z0-9]+[a-z0-9](/|$)|file:///", uri)
+        if uri and (has_form is None or re.search(r"[^:/]//|/[.]{1,2}(/|$)|[\x00-\x1f\x7f]", uri)):
+            raise ValueError(f"{uri!r} must be s3://BUCKET/FOLDER or file:///FOLDER, without '//', '.' and '..'")
+        return uri
+
     @property
     def title(self) -> str:
         """The service's name for people."""
@@ -101,6 +141,24 @@ class Settings(BaseSettings):
         return tuple(origin.strip() for origin in self.cors_allow_origins.split(",") if origin.strip())
 
     @property
+    def allowed_feedback_keys(self) -> frozenset[str]:
+        """The names of ``feedback_keys``."""
+        return frozenset(filter(None, self.feedback_keys.split(",")))
+
+    @property
     def max_body_bytes(self) -> int:
         """The largest body: all images at their largest, a third more for base64, and the rest of the form."""
         return self.max_images * self.max_image_bytes * 4 // 3 + 1024 * 1024
+
+
+def read_settings() -> Settings:
+    """Return the settings that the environment has.
+
+    Raises:
+        ModelError: a value is missing, or cannot be right; names each.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment has the required fields
+    except ValidationError as error:
+        fields = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise ModelError("BadSettings", f"The server's environment is not right: {fields}") from error

@@ -144,6 +144,18 @@ def test_a_missing_source_secret_is_named(world: World) -> None:
     assert {"prefix": "SOURCE_", "secretRef": {"name": "mine"}} in container["envFrom"]
 
 
+@pytest.mark.feature("D18")
+def test_a_missing_secret_of_captures_is_named(world: World) -> None:
+    addition = {"uri": "s3://captures", "from": "Capture", "trustAbove": 0.99, "secretRef": {"name": "captures"}}
+    world.create(dataset(append=[{"uri": "s3://flowers/more"}, addition]))
+    ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="SecretNotFound")
+    assert "'captures'" in ready["message"] and "spec.append[].secretRef" in ready["message"]
+    world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "captures"}, "stringData": {"A": "b"}})
+    job = world.wait_for("jobs", "flowers-prepare")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {"prefix": "APPEND_1_", "secretRef": {"name": "captures"}} in container["envFrom"]
+
+
 @pytest.mark.parametrize("name", ["../configmaps/kube-root-ca.crt", "mine?watch=true", "花"])
 def test_a_source_secret_of_an_impossible_name_is_not_asked_for(name: str, world: World) -> None:
     world.create(dataset(source={"uri": "s3://flowers/raw", "secretRef": {"name": name}}))

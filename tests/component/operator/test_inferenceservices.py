@@ -288,6 +288,21 @@ def test_a_service_yields_its_path_to_an_older_one(world: World) -> None:
     assert world.names("deployments") >= {revision}
 
 
+@pytest.mark.feature("S19")
+def test_a_service_that_captures_waits_for_its_secret(world: World) -> None:
+    capture = {"uri": "s3://captures/here", "secretRef": {"name": "captures"}, "percent": 5}
+    world.create(inference_service(variants=[variant("v1", 100)], capture=capture, feedback={"keys": ["reviewers"]}))
+    ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="SecretNotFound")
+    assert "'captures'" in ready["message"] and "spec.capture.secretRef" in ready["message"]
+    world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "captures"}, "stringData": {"A": "b"}})
+    deployment = world.wait_for("deployments", world.revision("flowers", "v1"))
+    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert server["envFrom"][-1] == {"prefix": "CAPTURE_STORE_", "secretRef": {"name": "captures"}}
+    values = {entry["name"]: entry.get("value") for entry in server["env"]}
+    assert (values["CAPTURE_URI"], values["CAPTURE_PERCENT"]) == ("s3://captures/here", "5")
+    assert values["FEEDBACK_KEYS"] == "reviewers"
+
+
 def test_requests_that_a_pod_loses_are_sent_again_by_envoy_gateway(world: World) -> None:
     name = split(world, {"v1": 100})["v1"]
     world.set_ready(name, 1)

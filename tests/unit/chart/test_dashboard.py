@@ -122,6 +122,9 @@ def test_the_variables_are_filled_from_metrics_that_exist(known: dict[str, set[s
         "Drift of classes",
         "Drift of confidence",
         "Drift of brightness",
+        "Live accuracy",
+        "Captures a second, by reason",
+        "Captures dropped a second, by cause",
     ],
 )
 def test_what_people_look_for_has_a_panel(title: str) -> None:

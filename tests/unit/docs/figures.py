@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from bloomery_model.statistics import Reference
+from bloomery_serving.capture.feedback import LiveAccuracy
+from bloomery_serving.capture.recorder import CaptureMetrics, CaptureQueue
 from bloomery_serving.drift import MIN_ANSWERS
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
@@ -35,6 +37,8 @@ def served_metrics() -> Metrics:
     metrics.observe("infer", 0.1)
     reference = Reference.of(np.eye(2, dtype=np.float32), brightness=np.arange(2, dtype=np.float32))
     quality = QualityMetrics(metrics.registry, ("rose", "tulip"), reference)
+    CaptureMetrics(metrics.registry, CaptureQueue(max_captures=1, max_bytes=1))
+    LiveAccuracy(metrics.registry, variant="v1")
     for _ in range(MIN_ANSWERS):
         quality.count(0, 0.9, brightness=0.5, is_unknown=True)
     return metrics

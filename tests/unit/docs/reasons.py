@@ -25,6 +25,7 @@ _POSITIONS = {
     "ClassifierError": 0,
     "StoreError": 1,
     "RequestError": 1,
+    "FeedbackError": 0,
 }
 """Calls that make a reason, with the position of that argument; subclasses as their base."""
 _BY_NAME = "reason"

@@ -12,11 +12,11 @@ PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
 
 IMAGES = {"Violation", "Assignment", "LeftOut", "Problem", "_UnusableMember", "_leave_out"}
-ANSWERS = {"RequestError"}
+ANSWERS = {"RequestError", "FeedbackError"}
 COPIES = {LABEL_CONFLICT, LEAK, NEAR_LEAK}
 """Reasons that queries give to images for their copies."""
-PASSED_ON = {"error.reason", "reason", "None"}
-"""Reasons of the trainer and the server that are made elsewhere, or of images that are used."""
+PASSED_ON = {"error.reason", "error.code", "reason", "capture.reason", "None"}
+"""Reasons of the trainer and the server that are made elsewhere, or of images that are used or captured."""
 OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
 """The files whose answers show the sentence only, by the protocol's own form."""
 
@@ -50,7 +50,7 @@ def test_every_reason_to_leave_an_image_out_is_explained() -> None:
 
 def test_every_code_of_a_refused_request_is_explained() -> None:
     """The page about calling a service has the table."""
-    expected = {r.word for r in reasons() if r.made_by in ANSWERS and not r.file.endswith(OF_THE_PROTOCOL)}
+    expected = {r.word for r in reasons() if r.word and r.made_by in ANSWERS and not r.file.endswith(OF_THE_PROTOCOL)}
     table = "\n".join(line for line in CALLING.splitlines() if re.match(r"\| \d{3}", line))
 
     assert set(re.findall(r"`([A-Z]\w+)`", table)) == expected

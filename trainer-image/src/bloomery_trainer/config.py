@@ -47,11 +47,25 @@ class Source(_Model):
 
 
 class Addition(_Model):
-    """Later images: into the classes of their own folders, or all into one class."""
+    """Later images: into the classes of their own folders, or all into one class, or captures of a service.
+
+    Captures have their true labels. `trust_above` takes those without one, too, as images to train with, if the model's
+    score is higher.
+    """
 
     uri: SourceUri
     class_name: str | None = Field(default=None, alias="class")
     encoding: Encoding | None = None
+    from_: Literal["Capture"] | None = Field(default=None, alias="from")
+    trust_above: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_captures(self) -> Self:
+        if self.from_ is None and self.trust_above is not None:
+            raise ValueError("trustAbove is for captures: set from to Capture")
+        if self.from_ is not None and self.class_name is not None:
+            raise ValueError("captures have classes of their own: leave class out")
+        return self
 
 
 class Move(_Model):

@@ -23,13 +23,19 @@ def open_folder(uri: str, access: S3Access, *, create: bool = False) -> Folder:
     return stores.open_folder(uri, access, create=create, convert_error=_to_trainer_error)
 
 
-def source_access(environment: Mapping[str, str]) -> S3Access:
-    """Return the access to a dataset's source: by its own Secret (prefix SOURCE_) if there is one, else the store's.
+def source_access(environment: Mapping[str, str], number: int = 0) -> S3Access:
+    """Return the access to a source of a dataset: by its own Secret if there is one, else the store's.
 
     Nothing is mixed: a source with a Secret of its own never sees the store's keys or endpoint.
+
+    Args:
+        environment: with the variables of a Secret of the source (prefix SOURCE_), and of those of ``append``
+            (APPEND_0_, APPEND_1_, …), which are read with that of the source if they have none.
+        number: of the source; the first of ``append`` has 1.
     """
-    own = any(name.startswith("SOURCE_AWS_") for name in environment)
-    return S3Access.from_environment(environment, "SOURCE_" if own else "")
+    prefixes = (f"APPEND_{number - 1}_", "SOURCE_") if number else ("SOURCE_",)
+    own = (prefix for prefix in prefixes if any(name.startswith(f"{prefix}AWS_") for name in environment))
+    return S3Access.from_environment(environment, next(own, ""))
 
 
 def _to_trainer_error(error: StoreError) -> TrainerError:

@@ -39,11 +39,14 @@ class Source(ApiModel):
 
 
 class Addition(ApiModel):
-    """Further images, of the classes of their folders or all of one class."""
+    """Further images, of the classes of their folders or all of one class, or captures of a service."""
 
     uri: str
     class_name: str | None = Field(default=None, alias="class")
     encoding: str | None = None
+    from_: Literal["Capture"] | None = Field(default=None, alias="from")
+    trust_above: float | None = None
+    secret_ref: SecretReference | None = None
 
 
 class Move(ApiModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most, at_most_entries
+from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, SecretReference, at_most, at_most_entries
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.durations import seconds_of
@@ -91,6 +91,24 @@ class Cors(ApiModel):
     allow_origins: tuple[str, ...]
 
 
+class Capture(ApiModel):
+    """Capture of requests' images for later training; the model server has the defaults."""
+
+    uri: str
+    secret_ref: SecretReference | None = None
+    percent: float | None = None
+    low_confidence: float | None = None
+    per_class: int | None = None
+    max_per_hour: int | None = None
+    strip_metadata: bool | None = None
+
+
+class Feedback(ApiModel):
+    """The API keys with which the true classes of captured images may be sent."""
+
+    keys: tuple[str, ...]
+
+
 class InferenceServiceSpec(ApiModel):
     """Spec of an InferenceService; may change at any time."""
 
@@ -104,6 +122,8 @@ class InferenceServiceSpec(ApiModel):
     auth: Literal["ApiKey", "None"] = "ApiKey"
     cors: Cors | None = None
     explain: bool | None = None
+    capture: Capture | None = None
+    feedback: Feedback | None = None
     auto_stop: str | None = None
     stopped: bool | None = None
 
@@ -183,6 +203,10 @@ class InferenceService(CustomResource):
     def recreates_pods(self) -> bool:
         """Whether old pods end before new ones start."""
         return self.spec.strategy == "Recreate"
+
+    def capture_of(self, variant: Variant) -> Capture | None:
+        """Return what a variant captures; a shadow answers nobody, and captures nothing."""
+        return None if variant.mirror_percent else self.spec.capture
 
     def replicas_of(self, variant: Variant) -> int:
         """Return the number of pods that a variant should have."""

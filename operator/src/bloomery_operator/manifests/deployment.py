@@ -6,7 +6,7 @@ from typing import Any
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest, Resources
-from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.api.inferenceservice import Capture, Variant
 from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REFRESH, REVISION, SERVE_ROLE, variant_labels
 from bloomery_operator.domain.names import SERVER_CONTAINER, about_name, digests_secret_name
 from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
@@ -32,6 +32,8 @@ KEYS_FOLDER = "/etc/bloomery/keys"
 ABOUT_FOLDER = "/etc/bloomery/about"
 ABOUT_FILE_NAME = "about.json"
 """Key of the ConfigMap with a revision's texts."""
+CAPTURE_PREFIX = "CAPTURE_STORE_"
+"""Prefix of the variables of the captures' own Secret, beside those of the store's."""
 MODEL_FOLDER = "/models"
 DIGEST_KEY = "digest"
 """Key of the ConfigMap with the digest of a model that was named without one."""
@@ -81,10 +83,13 @@ def _template_input(service: InferenceService, variant: Variant) -> dict[str, An
 
     The model is part of the Deployment's name.
     """
+    capture = service.capture_of(variant)
     return {
         "auth": service.spec.auth,
         "cors": service.spec.cors.to_json() if service.spec.cors else None,
         "explain": service.spec.explain or None,
+        "capture": capture.to_json() if capture else None,
+        "feedback": service.spec.feedback.to_json() if service.spec.feedback and capture else None,
         # Empty ones have no limits; without any, there are defaults.
         "resources": None if variant.resources is None else set_fields(variant.resources),
         "scratch": variant.scratch,
@@ -131,7 +136,7 @@ def _server_container(
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_serving"],
         "env": _environment(service, variant, model),
-        "envFrom": [credentials(settings.storage_secret)],
+        "envFrom": _credentials(service.capture_of(variant), settings),
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
@@ -145,6 +150,13 @@ def _server_container(
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     }
+
+
+def _credentials(capture: Capture | None, settings: Settings) -> list[Manifest]:
+    """Return the sources of variables: the store's Secret, and that of the captures if they have their own."""
+    secret = capture.secret_ref if capture else None
+    own = [credentials(secret.name, prefix=CAPTURE_PREFIX)] if secret else []
+    return [credentials(settings.storage_secret), *own]
 
 
 def _server_image(variant: Variant, settings: Settings) -> str:
@@ -198,6 +210,7 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "CORS_ALLOW_ORIGINS": ",".join(service.spec.cors.allow_origins) if service.spec.cors else None,
         # Servers of earlier versions ignore it.
         "EXPLAIN": "true" if service.spec.explain else None,
+        **_capture_environment(service, service.capture_of(variant)),
         "API_KEYS_DIR": KEYS_FOLDER if service.spec.auth == "ApiKey" else None,
         "PORT": str(HTTP_PORT),
         "METRICS_PORT": str(METRICS_PORT),
@@ -210,5 +223,24 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
     return entries
 
 
+def _capture_environment(service: InferenceService, capture: Capture | None) -> dict[str, str | None]:
+    """Return the variables of a variant that captures; servers of earlier versions ignore them."""
+    if capture is None:
+        return {}
+    return {
+        "CAPTURE_URI": capture.uri,
+        "CAPTURE_PERCENT": _format(capture.percent),
+        "CAPTURE_LOW_CONFIDENCE": _format(capture.low_confidence),
+        "CAPTURE_PER_CLASS": _format_whole(capture.per_class),
+        "CAPTURE_MAX_PER_HOUR": _format_whole(capture.max_per_hour),
+        "CAPTURE_STRIP_METADATA": "true" if capture.strip_metadata else None,
+        "FEEDBACK_KEYS": ",".join(service.spec.feedback.keys) if service.spec.feedback else None,
+    }
+
+
 def _format(number: float | None) -> str | None:
     return None if number is None else f"{number:g}"
+
+
+def _format_whole(number: int | None) -> str | None:
+    return None if number is None else str(number)

@@ -33,7 +33,6 @@ _WORKING_BYTES = 2 * 1024**3
 def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
     """Return the preparation of a Dataset's spec."""
     spec, metadata = dataset.spec, dataset.metadata
-    secret = spec.source.secret_ref
     claims = _claims(dataset)
     return TrainerTask(
         command=COMMAND,
@@ -42,7 +41,7 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
         scratch=_scratch_bytes(dataset),
         pod_template=spec.pod_template,
         hashes_pod_template=True,
-        secrets=(credentials(secret.name, prefix=SOURCE_PREFIX),) if secret else (),
+        secrets=tuple(credentials(name, prefix=prefix) for prefix, name in source_secrets(dataset).items()),
         environment=_environment(settings),
         volumes=tuple(_claim_volume(number, claim) for number, claim in enumerate(claims)),
         mounts=tuple(_claim_mount(number) for number in range(len(claims))),
@@ -53,11 +52,20 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
     )
 
 
+def source_secrets(dataset: Dataset) -> dict[str, str]:
+    """Return the names of the sources' own Secrets, by the prefix of their variables."""
+    spec = dataset.spec
+    references = {SOURCE_PREFIX: spec.source.secret_ref}
+    references |= {f"APPEND_{number}_": addition.secret_ref for number, addition in enumerate(spec.append)}
+    return {prefix: reference.name for prefix, reference in references.items() if reference is not None}
+
+
 def _configuration(dataset: Dataset, claims: tuple[str, ...], settings: Settings) -> dict[str, Any]:
     spec, metadata = dataset.spec, dataset.metadata
     append = [
         {"uri": _source_uri(addition.uri, claims)}
-        | _omit_empty({"class": addition.class_name, "encoding": addition.encoding})
+        | _omit_empty({"class": addition.class_name, "encoding": addition.encoding, "from": addition.from_})
+        | ({} if addition.trust_above is None else {"trustAbove": addition.trust_above})
         for addition in spec.append
     ]
     source = {"uri": _source_uri(spec.source.uri, claims), "layout": spec.source.layout}

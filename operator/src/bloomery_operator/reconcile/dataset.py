@@ -52,11 +52,11 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
 
 
 async def _start(context: Context, dataset: Dataset, task: TrainerTask) -> None:
-    secret = dataset.spec.source.secret_ref
-    if secret is not None:
-        keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
-        advice = f"spec.source.secretRef names it: it holds {keys}."
-        await require_secret(context, dataset.metadata.namespace, secret.name, advice=advice)
+    keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+    for prefix, name in prepare_job.source_secrets(dataset).items():
+        field = "source" if prefix == prepare_job.SOURCE_PREFIX else "append[]"
+        advice = f"spec.{field}.secretRef names it: it holds {keys}."
+        await require_secret(context, dataset.metadata.namespace, name, advice=advice)
     await trainer_jobs.start(context, DATASETS, dataset, task)
 
 

@@ -53,10 +53,18 @@ class Prediction:
 
 
 @contextmanager
-def open_service_client(kubectl: Kubectl, owner: Manifest, variant: str | None) -> Iterator[httpx.Client]:
+def open_service_client(
+    kubectl: Kubectl, owner: Manifest, variant: str | None, *, keys: Sequence[str] = ()
+) -> Iterator[httpx.Client]:
     """Open an HTTP client for a service, through ``kubectl port-forward`` if its address cannot be reached.
 
     The API key is sent only to the address in the service's status and to its own pods.
+
+    Args:
+        kubectl: for the namespace.
+        owner: the service.
+        variant: the variant to ask; None: as the weights say.
+        keys: names of API keys, of which the first is used that there is; empty: any.
 
     Raises:
         CommandError: no pod is ready, or the service's Secret has no API key.
@@ -64,7 +72,7 @@ def open_service_client(kubectl: Kubectl, owner: Manifest, variant: str | None) 
     import httpx
 
     revision = serving_revision(owner, variant)
-    headers = _api_key_header(kubectl, owner) | ({b"X-Variant": variant.encode()} if variant else {})
+    headers = _api_key_header(kubectl, owner, keys) | ({b"X-Variant": variant.encode()} if variant else {})
     url = owner["status"].get("url")
     if url and _is_reachable(url):
         with httpx.Client(
@@ -96,15 +104,18 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
-def _api_key_header(kubectl: Kubectl, owner: Manifest) -> dict[bytes, bytes]:
-    """Return the header with the first API key of the service, as bytes of any script; empty if it needs no key."""
+def _api_key_header(kubectl: Kubectl, owner: Manifest, chosen: Sequence[str]) -> dict[bytes, bytes]:
+    """Return the header with an API key of the service, as bytes of any script; empty if it needs no key."""
     name = owner["status"].get("apiKeySecret")
     if not name:
         return {}
     keys = kubectl.get("secret", name).get("data") or {}
     if not keys:
         raise CommandError(f"The Secret {name} has no API key.")
-    value = keys.get("default") or keys[min(keys)]
+    value = next((keys[key] for key in chosen or ("default", *sorted(keys)) if keys.get(key)), None)
+    if value is None:
+        missing = f"API key {' or '.join(chosen)}: it has {', '.join(sorted(keys))}" if chosen else "API key"
+        raise CommandError(f"The Secret {name} has no {missing}.")
     return {b"Authorization": base64.b64decode(value).strip()}
 
 
@@ -126,7 +137,7 @@ def _predict_batch(client: httpx.Client, images: Sequence[Path]) -> list[Predict
     except httpx.HTTPError as error:
         return [Prediction(str(image), error=f"the service was not reached: {error}") for image in images]
     if response.status_code != httpx.codes.OK:
-        return [Prediction(str(image), error=_error_message(response)) for image in images]
+        return [Prediction(str(image), error=read_error(response)) for image in images]
     try:
         document = response.json()
         model = _describe_model(document["model"])
@@ -151,7 +162,7 @@ def _describe_model(model: Mapping[str, str]) -> str:
     return " ".join(filter(None, (name or model["digest"][:19], variant)))
 
 
-def _error_message(response: httpx.Response) -> str:
+def read_error(response: httpx.Response) -> str:
     """Return the error of the service, or the status and text of a gateway that did not reach it."""
     try:
         return _format_error(response.json()["error"])

@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from kubectl_bloomery.cluster.installation import Installation
-from kubectl_bloomery.cluster.kit_pod import CA_VOLUME
+from kubectl_bloomery.cluster.server_pod import CA_VOLUME
 from kubectl_bloomery.cluster.temporary_pod import DEFAULT_CONTAINER, LIFETIME_SECONDS
 
 _CONTAINER = "weights"

@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubectl_bloomery.cluster.inference_service import require_variant, serving_deployment, variant_names
-from kubectl_bloomery.cluster.kit_pod import build_kit_pod
 from kubectl_bloomery.cluster.kubectl import SERVICES, Kubectl, Manifest, clean_error
+from kubectl_bloomery.cluster.server_pod import build_server_pod
 from kubectl_bloomery.cluster.temporary_pod import run_pod
 from kubectl_bloomery.errors import CommandError, error_on_write
 from kubectl_bloomery.options import Context, Namespace, Service
@@ -60,7 +60,7 @@ def kit(
     kubectl = Kubectl(namespace, context)
     owner = kubectl.get(SERVICES, service)
     deployment = serving_deployment(kubectl, owner, _choose_variant(owner, variant))
-    pod = build_kit_pod(owner, deployment, image or _kit_image(deployment))
+    pod = build_server_pod(owner, deployment, purpose="kit", image=image or _kit_image(deployment))
     pod_name = pod["metadata"]["name"]
     file_name = output or f"{service}-{platform}-{flavour}.zip"
     console = error_console()

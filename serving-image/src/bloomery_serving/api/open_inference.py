@@ -18,6 +18,7 @@ from bloomery_model.folder import PREPROCESS
 from bloomery_serving.about import About
 from bloomery_serving.answers import Answerer
 from bloomery_serving.api import open_inference_codec as codec
+from bloomery_serving.api.capture import ID_HEADER, id_header, uploads_of
 from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.open_inference_codec import (
     IMAGES,
@@ -115,11 +116,14 @@ class _Served:
         client = key_name(request.scope)
         with self.metrics.stage("parse"):
             decoded = await self._decode(request, client)
-        answers = [self.answerer.answer(scored) for scored in await _score(self.batcher, client, decoded)]
+        # Tensors are nobody's files, and are not captured.
+        uploads = uploads_of(request, client, decoded.files) or [None] * len(decoded.tensors)
+        scores = await _score(self.batcher, client, decoded)
+        answers = [self.answerer.answer(scored, upload) for scored, upload in zip(scores, uploads, strict=True)]
         content, headers = codec.encode_answer(
             decoded, answers, self.model.labels, model=self.name, version=self.version
         )
-        return Response(content, headers=headers)
+        return Response(content, headers=headers | id_header([answer.id for answer in answers]))
 
     async def _decode(self, request: Request, client: str) -> InferenceRequest:
         """Read and decode a request; its body is forgotten as soon as it is decoded."""
@@ -213,7 +217,9 @@ def _add_metadata(router: APIRouter, served: _Served) -> None:
 def _add_infer(router: APIRouter, served: _Served) -> None:
     binary = {"application/octet-stream": {"schema": BYTES}}
     too_large = {"model": ProtocolRefusal, "description": "The model gives NaN or an infinity for a tensor."}
-    responses = {200: {"model": InferAnswer, "content": binary}, 422: too_large} | refusals(ProtocolRefusal, _MISTAKES)
+    responses = {200: {"model": InferAnswer, "content": binary, "headers": ID_HEADER}, 422: too_large} | refusals(
+        ProtocolRefusal, _MISTAKES
+    )
     body = infer_body(_EXAMPLE)
 
     @router.post("/models/{model_name}/infer", openapi_extra=body, responses=responses)

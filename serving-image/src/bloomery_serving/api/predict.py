@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,12 @@ from starlette.exceptions import HTTPException
 from bloomery_model import ImageError
 from bloomery_serving.about import About
 from bloomery_serving.answers import Answer, Answerer
+from bloomery_serving.api.capture import ID_HEADER, id_header, uploads_of
 from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.openapi import BYTES, refusals
 from bloomery_serving.api.schemas import OneImage, Refusal, SeveralImages
 from bloomery_serving.batcher import Batcher, NotFinite
+from bloomery_serving.capture.recorder import Upload
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.request_scope import key_name
@@ -54,6 +56,7 @@ _MISTAKES = (
 class Prediction:
     """The classification of one image: each class' probability, the likeliest first; no label if it is unknown."""
 
+    id: str
     file: str
     label: str | None
     scores: dict[str, float]
@@ -75,7 +78,7 @@ class Failure:
 def build_router(batcher: Batcher, answerer: Answerer, metrics: Metrics, about: About, *, max_images: int) -> APIRouter:
     """Return the routes that classify images."""
     router = APIRouter()
-    responses = {200: {"model": OneImage | SeveralImages}} | refusals(Refusal, _MISTAKES)
+    responses = {200: {"model": OneImage | SeveralImages, "headers": ID_HEADER}} | refusals(Refusal, _MISTAKES)
 
     @router.post("/predict", openapi_extra=_BODY, responses=responses, tags=["Images"])
     @router.post("/", include_in_schema=False)
@@ -83,23 +86,30 @@ def build_router(batcher: Batcher, answerer: Answerer, metrics: Metrics, about: 
         """Classify images: the label of each, and the probability of each class."""
         with metrics.stage("parse"):
             files = await read_files(request, max_images)
-        outcomes = await _classify(batcher, answerer, key_name(request.scope), files)
+        client = key_name(request.scope)
+        uploads = uploads_of(request, client, files)
+        outcomes = await _classify(batcher, answerer, client, files, uploads)
         model = about.identity.document
+        headers = id_header([outcome.id for outcome in outcomes if isinstance(outcome, Prediction)])
         if len(outcomes) > 1:
-            return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model})
+            return _answer({"predictions": [_entry(outcome) for outcome in outcomes], "model": model}, headers)
         if isinstance(outcomes[0], Failure):
             raise outcomes[0].error
-        return _answer({**outcomes[0].document, "model": model})
+        return _answer({**outcomes[0].document, "model": model}, headers)
 
     return router
 
 
 async def _classify(
-    batcher: Batcher, answerer: Answerer, client: str, files: Sequence[ImageFile]
+    batcher: Batcher,
+    answerer: Answerer,
+    client: str,
+    files: Sequence[ImageFile],
+    uploads: Sequence[Upload | None],
 ) -> list[Prediction | Failure]:
     """Classify images; one that cannot be decoded is a Failure in its place."""
     outcomes: list[Prediction | Failure] = []
-    for file, result in zip(files, await batcher.submit(client, files), strict=True):
+    for file, upload, result in zip(files, uploads, await batcher.submit(client, files), strict=True):
         match result:
             case ImageError():
                 outcomes.append(Failure(file.name, image_request_error(file.name, result)))
@@ -107,25 +117,26 @@ async def _classify(
                 # No mistake of one image: the whole request counts as failed.
                 raise not_finite_error(file.name, is_tensor=False)
             case scored:
-                outcomes.append(_prediction(file, answerer.answer(scored), batcher.labels))
+                outcomes.append(_prediction(file, answerer.answer(scored, upload), batcher.labels))
     return outcomes
 
 
 def _prediction(file: ImageFile, answer: Answer, labels: Sequence[str]) -> Prediction:
     order = np.argsort(-answer.scores, kind="stable").tolist()
     rounded = answer.scores.astype(float).round(6).tolist()
-    return Prediction(file.name, answer.label, {labels[index]: rounded[index] for index in order})
+    return Prediction(answer.id, file.name, answer.label, {labels[index]: rounded[index] for index in order})
 
 
-def _answer(document: dict[str, Any]) -> Response:
+def _answer(document: dict[str, Any], headers: Mapping[str, str]) -> Response:
     # A ready response: FastAPI would walk through every score to see whether JSON has it.
-    return Response(json.dumps(document, ensure_ascii=False, allow_nan=False), media_type="application/json")
+    content = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return Response(content, headers=dict(headers), media_type="application/json")
 
 
 def _entry(outcome: Prediction | Failure) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         return {"file": outcome.file, "error": outcome.error.document}
-    return {"file": outcome.file, **outcome.document}
+    return {"file": outcome.file, "id": outcome.id, **outcome.document}
 
 
 async def read_files(request: Request, max_images: int) -> list[ImageFile]:

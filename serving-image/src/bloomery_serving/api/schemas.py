@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from bloomery_serving import __version__
 
@@ -59,9 +60,10 @@ class OneImage(_Answer):
 
 
 class ImageOfSeveral(_Answer):
-    """One of several images: label, or unknown, and scores, or the error."""
+    """One of several images: id, label, or unknown, and scores, or the error."""
 
     file: str
+    id: str | None = None
     label: str | None = None
     unknown: bool = False
     scores: dict[str, float] | None = None
@@ -73,6 +75,40 @@ class SeveralImages(_Answer):
 
     predictions: list[ImageOfSeveral]
     model: ServedModel
+
+
+class Feedback(BaseModel):
+    """The true class of an image: the id of its prediction, and the class' name.
+
+    ``newClass`` allows a class that the model does not have; without it, a name that is misspelled would become one.
+    """
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+
+    id: Annotated[str, Field(max_length=1024)]
+    label: Annotated[str, Field(max_length=4096)]
+    new_class: bool = False
+
+
+class FeedbackAnswer(_Answer):
+    """The true class as it is stored."""
+
+    id: str
+    label: str
+
+
+class FeedbackOfSeveral(_Answer):
+    """One of several true classes as it is stored, or the error."""
+
+    id: str
+    label: str | None = None
+    error: Explanation | None = None
+
+
+class SeveralFeedbackAnswers(_Answer):
+    """The answer to several true classes, in their order."""
+
+    feedback: list[FeedbackOfSeveral]
 
 
 class Live(BaseModel):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bloomery_operator.api.base import Resources
+from bloomery_operator.api import InferenceService
+from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.domain.served_model import ServedModel, revision_name
 from bloomery_operator.domain.starting_point import StartingPoint
@@ -63,6 +64,7 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
             "append": [
                 {"uri": "https://example.com/more.zip", "encoding": "cp949"},
                 {"uri": "pvc://photos/roses", "class": "美食/凉皮"},
+                {"uri": "s3://captures/shop", "from": "Capture", "trustAbove": 0, "secretRef": {"name": "captures"}},
             ],
             "exclude": ["roses/12*.jpg"],
             "move": [{"image": "美食/凉皮/1.jpg", "class": "tulips"}],
@@ -182,6 +184,34 @@ def test_open_service_mounts_no_keys(golden: Golden) -> None:
         build_digest_config_map(service, variant, model, "sha256:" + "d" * 64),
         build_about_config_map(service, variant, model),
     )
+
+
+@pytest.mark.feature("S19")
+def test_deployment_of_a_variant_that_captures(golden: Golden) -> None:
+    capture = {
+        "uri": "s3://captures/$(HOME)",
+        "secretRef": {"name": "captures"},
+        "percent": 0.5,
+        "lowConfidence": 0,
+        "perClass": 0,
+        "maxPerHour": 1000000,
+        "stripMetadata": True,
+    }
+    service = inference_service({"v1": 100}, capture=capture, feedback={"keys": ["reviewers", "app"]})
+    (variant,) = service.spec.variants
+    golden("serve-capture", build_deployment(service, variant, MODEL, settings(), replicas=1))
+
+
+@pytest.mark.feature("S19")
+def test_shadow_captures_nothing() -> None:
+    shadow = {"name": "v2", "model": {"mlflow": "models:/flowers/5"}, "weight": 0, "mirrorPercent": 10}
+    capture = {"uri": "s3://captures", "secretRef": {"name": "captures"}}
+    plain, captures = (inference_service(variants=[shadow], **fields) for fields in ({}, {"capture": capture}))
+
+    def built(service: InferenceService) -> Manifest:
+        return build_deployment(service, service.spec.variants[0], MODEL, settings(), replicas=1)
+
+    assert built(captures) == built(plain)
 
 
 def test_deployment_and_autoscaler_of_a_gpu_variant(golden: Golden) -> None:

@@ -90,6 +90,8 @@ SAMPLES: dict[str, Any] = {
     "auth": "None",
     "cors": {"allowOrigins": ["https://shop.example.com"]},
     "explain": True,
+    "capture": {"uri": "s3://captures"},
+    "feedback": {"keys": ["reviewers"]},
     "autoStop": "1h",
     "stopped": True,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubectl_bloomery.cluster.installation import Installation, _parse_deployment
-from kubectl_bloomery.cluster.kit_pod import build_kit_pod
+from kubectl_bloomery.cluster.server_pod import build_server_pod
 from kubectl_bloomery.cluster.weights_pod import build_weights_pod
 
 
@@ -50,7 +50,7 @@ def test_kit_has_the_texts_of_the_service_not_its_pods() -> None:
         {"name": "DESCRIPTION", "value": "Fuenf"},
     ]
     deployment = {"spec": {"template": {"spec": {"containers": [{"name": "server", "env": env}]}}}}
-    (container,) = build_kit_pod(owner, deployment, "example/kit:1")["spec"]["containers"]
+    (container,) = build_server_pod(owner, deployment, purpose="kit", image="example/kit:1")["spec"]["containers"]
     assert container["env"] == [env[0], {"name": "DISPLAY_NAME", "value": "Blumen $$(HOME)"}]
 
 
@@ -101,7 +101,7 @@ def test_pod_of_a_kit_has_the_certificates_of_the_serving_pods(with_certificates
     server = {"name": "server", "volumeMounts": [models, *([MOUNT] if with_certificates else [])]}
     volumes = [{"name": "models", "emptyDir": {}}, *([VOLUME] if with_certificates else [])]
     deployment = {"spec": {"template": {"spec": {"containers": [server], "volumes": volumes}}}}
-    pod = build_kit_pod(OWNER, deployment, "kit")
+    pod = build_server_pod(OWNER, deployment, purpose="kit", image="kit")
     (container,) = pod["spec"]["containers"]
     assert [mount["name"] for mount in container["volumeMounts"]] == ["scratch", *["trusted-cas"] * with_certificates]
     assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["scratch", *["trusted-cas"] * with_certificates]

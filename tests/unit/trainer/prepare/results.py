@@ -32,3 +32,9 @@ def ignored_reasons(message: dict[str, Any]) -> dict[str, str]:
     """Return the reason of each file in ignored.jsonl."""
     lines = (version_folder(message) / "ignored.jsonl").read_text(encoding="utf-8").splitlines()
     return {entry["key"]: entry["reason"] for entry in map(json.loads, lines)}
+
+
+def list_sides(message: dict[str, Any]) -> dict[str, str]:
+    """Return the split of each image by its digest."""
+    lines = (version_folder(message) / "splits.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split() for line in lines)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloomery_model import EXTENSIONS
+from bloomery_model.capture import LABEL_SUFFIX, RECORD_SUFFIX
 from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.prepare.quality_queries import QualityQueries
 from bloomery_trainer.storage import StoredFile
@@ -271,6 +272,28 @@ class ListingQueries(_Queries):
         images, labelled = self._database.execute(query, (source, *formats)).fetchone()
         return images, labelled
 
+    def attach_captures(self, source: int, formats: Sequence[str], *, with_records: bool, max_bytes: int) -> None:
+        """Attach to each captured image its true label or, ``with_records``, the record of its answer.
+
+        The documents of images are no longer files of their own.
+        """
+        marks = ",".join("?" * len(formats))
+        images = f"source = ? AND reason IS NULL AND ending(path) IN ({marks})"
+        endings = (LABEL_SUFFIX, RECORD_SUFFIX)
+        for ending in endings if with_records else endings[:1]:
+            self._database.execute(
+                "UPDATE file SET label = text.path FROM file AS text WHERE text.source = file.source"
+                f" AND text.reason IS NULL AND text.path = stem(file.path) || ? AND file.label IS NULL"
+                f" AND file.source = ? AND file.reason IS NULL AND ending(file.path) IN ({marks})",
+                (ending, source, *formats),
+            )
+        self._take_in_labels(source, max_bytes=max_bytes)
+        for ending in endings:
+            self._database.execute(
+                f"DELETE FROM file WHERE source = ? AND path IN (SELECT stem(path) || ? FROM file WHERE {images})",
+                (source, ending, source, *formats),
+            )
+
     def attach_labels(self, source: int, formats: Sequence[str], *, max_bytes: int) -> None:
         """Attach to each image the text of the same name; attached texts are no longer files of their own."""
         self._index_stems()
@@ -280,6 +303,10 @@ class ListingQueries(_Queries):
             f" WHERE source = ? AND reason IS NULL AND ending(path) IN ({marks})",
             (source, *formats),
         )
+        self._take_in_labels(source, max_bytes=max_bytes)
+
+    def _take_in_labels(self, source: int, *, max_bytes: int) -> None:
+        """Make the labels parts of their images: in the stamp, and no longer as files of their own."""
         self._database.execute(
             "UPDATE file AS image SET stamp = image.stamp || '|' || text.stamp || '|' || text.size,"
             " reason = iif(text.size > ?, 'BadLabel', NULL),"
@@ -419,13 +446,19 @@ class LabelQueries(_Queries):
             label = read(text)
             return None if isinstance(label, str) else label[1]
 
+        def read_reason(text: bytes) -> str | None:
+            label = read(text)
+            return None if isinstance(label, str) else label[0]
+
         self._database.create_function("label_class", 1, read_class, deterministic=True)
+        self._database.create_function("label_reason", 1, read_reason, deterministic=True)
         self._database.create_function("label_detail", 1, read_detail, deterministic=True)
         self._database.execute(
             "UPDATE file SET class = label_class(label_text) WHERE source = ? AND label_text NOT NULL", (source,)
         )
         self._database.execute(
-            "UPDATE file SET sha = NULL, extension = NULL, reason = 'BadLabel', detail = label_detail(label_text)"
+            "UPDATE file SET sha = NULL, extension = NULL, reason = label_reason(label_text),"
+            " detail = label_detail(label_text)"
             " WHERE source = ? AND label_text NOT NULL AND class IS NULL AND reason IS NULL",
             (source,),
         )
@@ -459,6 +492,19 @@ class SplitQueries(_Queries):
     def keep(self, sides: Iterable[tuple[bytes, str]]) -> None:
         """Store the splits that images had in the version before, by their digests."""
         self._database.executemany("INSERT OR IGNORE INTO side VALUES (?, ?)", sides)
+
+    def train_with_guesses(self) -> None:
+        """Let captures without a true label train only, and leave out those whose content has a class for certain.
+
+        A guess must neither be what others are judged by, nor contradict a label.
+        """
+        guess = f"label LIKE '%{RECORD_SUFFIX}' AND label NOT LIKE '%{LABEL_SUFFIX}'"
+        self._database.execute(
+            "UPDATE file SET sha = NULL, reason = 'NoLabel', detail = 'the same image has a label elsewhere'"
+            f" WHERE sha NOT NULL AND {guess}"
+            f" AND sha IN (SELECT sha FROM file WHERE sha NOT NULL AND NOT coalesce({guess}, 0))"
+        )
+        self._database.execute(f"UPDATE file SET given = 'train' WHERE sha NOT NULL AND {guess}")
 
     def assign(self, *, validation: float, test: float) -> None:
         """Give each image its split: that of its folder, that of the version before, or that of its split rank.

@@ -12,6 +12,7 @@ from itertools import chain, islice
 
 from bloomery_trainer.config import Rules
 from bloomery_trainer.prepare import rules
+from bloomery_trainer.prepare.captures import summarise_document
 from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile, file_extension
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.rules import Violation
@@ -93,6 +94,7 @@ def inspect_file(source: Source, file: PendingFile, limits: Rules) -> Inspection
             label_text = read_listed_file(source, file.label)
         except DamagedFile as error:
             return _ignore(file, Violation("BadLabel", f"its label text cannot be read: {error}"))
+        label_text = summarise_document(file.label, label_text)
     violation = rules.check_listing(file.path, file.size, limits)
     if violation is not None:
         return _ignore(file, violation, label_text)

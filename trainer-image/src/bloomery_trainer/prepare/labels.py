@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import Addition, Encoding
+from bloomery_trainer.prepare.captures import capture_reader
 from bloomery_trainer.prepare.class_mapping import find_name_problem
 from bloomery_trainer.prepare.encodings import (
     UNIX_ENCODINGS,
@@ -42,6 +43,9 @@ def resolve_labels(labels: LabelQueries, sources: Sequence[Addition], *, renamed
     warnings: list[str] = []
     replaced = frozenset(map(normalize_class_name, renamed))
     for number, source in enumerate(sources):
+        if source.from_ is not None:
+            labels.resolve(number, capture_reader(source.trust_above, _check_label, replaced))
+            continue
         choice, sample = _choose_label_encoding(labels.distinct(number), source.encoding)
         labels.resolve(number, _label_reader(choice, replaced))
         if choice.is_guess:

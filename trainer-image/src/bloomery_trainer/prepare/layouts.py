@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.class_names import normalize_class_name
+from bloomery_trainer.config import Addition
 from bloomery_trainer.errors import BadConfig, BadData
 from bloomery_trainer.prepare.arrangement import Arrangement, KnownClasses, find_arrangement
+from bloomery_trainer.prepare.captures import attach_documents
 from bloomery_trainer.prepare.file_table import (
     Assignment,
     FileTable,
@@ -69,7 +71,7 @@ def list_source(
     source: Source,
     *,
     layout: str,
-    class_name: str | None,
+    addition: Addition,
     known: KnownClasses,
     exclusion: Exclusion,
 ) -> None:
@@ -81,16 +83,20 @@ def list_source(
         source: the source.
         layout: ``Folders`` (``class/…/file``), ``SplitFolders`` (``train/class/…/file``), ``ImageText`` (``n.jpg`` and
             ``n.txt``), or ``Auto`` to choose by the paths.
-        class_name: the class of all files, whatever their folders.
+        addition: the source as it is configured: captures have documents instead of a layout, and the files of a source
+            with a class have that, whatever their folders.
         known: the classes that are known already.
         exclusion: the files to leave out.
 
     Raises:
-        BadData: there is no image.
+        BadData: there is no image; captures may come later.
     """
     listing = files.listing
     listing.add(number, _list_files(source, exclusion))
-    assign = _choose_assignment(listing, number, layout, class_name, known)
+    if addition.from_ == "Capture":
+        assign = attach_documents(listing, number, addition.trust_above)
+    else:
+        assign = _choose_assignment(listing, number, layout, addition.class_name, known)
 
     def assignments() -> Iterator[Assignment]:
         for file in listing.files(number):
@@ -100,7 +106,8 @@ def list_source(
                 yield assign(file)
 
     listing.assign(assignments())
-    _require_images(files, number, source.uri, layout)
+    if addition.from_ is None:
+        _require_images(files, number, source.uri, layout)
     logger.info("%d files to inspect under %s", listing.count_pending(number), source.uri)
 
 

@@ -106,7 +106,7 @@ class Pipeline:
                 number,
                 self.sources[number],
                 layout=source.layout if number == 0 else "Auto",
-                class_name=addition.class_name,
+                addition=addition,
                 known=self._known_classes(),
                 exclusion=self._exclusion,
             )
@@ -181,7 +181,7 @@ class Pipeline:
         folder = self._scratch / str(number)
         folder.mkdir()
         limit = self._config.rules.max_archive_bytes
-        return open_source(addition.uri, folder, max_archive_bytes=limit, encoding=addition.encoding)
+        return open_source(addition.uri, folder, number=number, max_archive_bytes=limit, encoding=addition.encoding)
 
     def _open_workers(self) -> WorkerPool:
         """Return the workers; the first call starts as many as the pending files need."""

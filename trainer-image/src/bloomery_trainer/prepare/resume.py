@@ -31,8 +31,9 @@ class ResumeState:
         """Name the files by what decides about an image: the sources and the rules."""
         hash_input = config.model_dump(mode="json", include={"source", "append", "rules"})
         for source in (hash_input["source"], *hash_input["append"]):
-            # The hashes of earlier releases stay as they are, and an encoding changes no inspection.
-            source.pop("encoding")
+            # The hashes of earlier releases stay as they are, and these change no inspection.
+            for name in ("encoding", "from_", "trust_above"):
+                source.pop(name, None)
         # Nor do the copies of an image.
         hash_input["rules"].pop("leaks")
         document = json.dumps([_INSPECTION_VERSION, hash_input], sort_keys=True)

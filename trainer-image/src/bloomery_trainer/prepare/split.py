@@ -29,6 +29,7 @@ def split_files(files: FileTable, split: Split, find_earlier: Callable[[], Earli
     if "train" in folder_splits and "validation" not in folder_splits:
         files.splits.release_train_folders()
         warnings.append(f"there is no validation/ folder: {split.validation:.0%} of train/ validate (split.validation)")
+    files.splits.train_with_guesses()
     earlier = find_earlier() if files.splits.has_free_files() else None
     if earlier is not None:
         files.splits.keep(earlier.sides())

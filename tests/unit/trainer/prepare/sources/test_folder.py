@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from bloomery_trainer.config import Addition
 from bloomery_trainer.errors import TrainerError
 from bloomery_trainer.prepare.arrangement import KnownClasses
 from bloomery_trainer.prepare.file_table import FileTable
@@ -125,7 +126,9 @@ def test_refusal_of_a_source_of_bad_keys_alone_names_the_names(source: FolderSou
     Bucket.keys = ["data/roses//1.png", "data/tulips//2.png"]
     table, known = FileTable(tmp_path / "files.sqlite", seed=0), KnownClasses(frozenset(), tuple)
     with pytest.raises(TrainerError, match="only files whose names cannot be used") as refused:
-        list_source(table, 0, source, layout="Auto", class_name=None, known=known, exclusion=Exclusion(()))
+        list_source(
+            table, 0, source, layout="Auto", addition=Addition(uri="file:///x"), known=known, exclusion=Exclusion(())
+        )
     table.close()
 
     assert refused.value.reason == "NoImages"
@@ -135,7 +138,7 @@ def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Pat
     fill("roses//1.png", "roses//2.png", "tulips/line\n.png")
     table, exclusion = FileTable(tmp_path / "files.sqlite", seed=0), Exclusion(["roses//*", "tulips/line\\n.png"])
     known = KnownClasses(frozenset(), tuple)
-    list_source(table, 0, source, layout="Auto", class_name=None, known=known, exclusion=exclusion)
+    list_source(table, 0, source, layout="Auto", addition=Addition(uri="file:///x"), known=known, exclusion=exclusion)
     reasons = table.ignored.count_by_reason()
     table.close()
 

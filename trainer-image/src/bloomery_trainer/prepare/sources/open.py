@@ -32,6 +32,7 @@ def open_source(
     uri: str,
     scratch: Path,
     *,
+    number: int = 0,
     max_archive_bytes: int,
     encoding: Encoding | None = None,
     environment: Mapping[str, str] = os.environ,
@@ -41,6 +42,7 @@ def open_source(
     Args:
         uri: its address.
         scratch: an empty folder, which takes the archive.
+        number: of the source, by which its Secret is found.
         max_archive_bytes: ``rules.maxArchiveBytes``.
         encoding: of the names in the archive that declare none; None to choose one.
         environment: the access to the store of sources, and the allowed networks.
@@ -52,7 +54,7 @@ def open_source(
             f"{without_query(uri)} is not an archive: an https source must end in {', '.join(SUFFIXES)}",
         )
     if not is_archive(uri) or (not https and Path(unquote(urlsplit(uri).path)).is_dir()):
-        access = source_access(environment)
+        access = source_access(environment, number)
         return FolderSource(open_folder(uri, access), access)
     path, label = scratch / "archive", without_query(uri)
     logger.info("downloading %s", label)
@@ -61,7 +63,7 @@ def open_source(
         digest = download_https(uri, path, max_bytes=max_archive_bytes, networks=networks)
     else:
         parent, _, name = uri.rpartition("/")
-        folder = open_folder(parent, source_access(environment))
+        folder = open_folder(parent, source_access(environment, number))
         digest = download_from_store(folder, unquote(name), path, max_bytes=max_archive_bytes)
     logger.info("checking %s, %s", label, format_bytes(path.stat().st_size))
     return Archive(path, uri=label, stamp=digest, max_archive_bytes=max_archive_bytes, encoding=encoding)

@@ -1,4 +1,4 @@
-"""Manifest of the pod that packs an offline kit."""
+"""Manifest of a pod with the rights and credentials of a service's pods: it packs a kit, or reads captures."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ CA_VOLUME = "trusted-cas"
 
 _COPIED_POD_FIELDS = ("securityContext", "imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
 _COPIED_CONTAINER_FIELDS = ("env", "envFrom", "imagePullPolicy", "securityContext")
-_CONTAINER = "kit"
 _RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 
 
-def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str, Any]:
-    """Build a pod that sleeps until a kit is packed in it, with the rights and credentials of the serving pods.
+def build_server_pod(
+    owner: Manifest, deployment: Manifest, *, purpose: str, image: str | None = None
+) -> dict[str, Any]:
+    """Build a pod that sleeps until a command runs in it, with the rights and credentials of the serving pods.
 
     Args:
         owner: the InferenceService; the pod is deleted with it at the latest.
         deployment: the Deployment whose pods serve the model.
-        image: the image that packs kits.
+        purpose: of the pod, in its name and its labels: network policies know kit and captures.
+        image: the image; None: that of the serving pods.
     """
     template = deployment["spec"]["template"]["spec"]
     server = template["containers"][0]
     container = {
-        "name": _CONTAINER,
-        "image": image,
+        "name": purpose,
+        "image": image or server["image"],
         "command": ["sleep", str(LIFETIME_SECONDS)],
         "resources": _RESOURCES,
         "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}, *_certificates(server.get("volumeMounts"))],
@@ -37,7 +39,7 @@ def build_kit_pod(owner: Manifest, deployment: Manifest, image: str) -> dict[str
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _build_metadata(owner),
+        "metadata": _build_metadata(owner, purpose),
         "spec": {key: template[key] for key in _COPIED_POD_FIELDS if key in template}
         | {
             "automountServiceAccountToken": False,
@@ -68,7 +70,7 @@ def _certificates(entries: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     return [entry for entry in entries or () if entry["name"] == CA_VOLUME]
 
 
-def _build_metadata(owner: Manifest) -> dict[str, Any]:
+def _build_metadata(owner: Manifest, purpose: str) -> dict[str, Any]:
     metadata = owner["metadata"]
     reference = {
         "apiVersion": owner["apiVersion"],
@@ -77,10 +79,10 @@ def _build_metadata(owner: Manifest) -> dict[str, Any]:
         "uid": metadata["uid"],
     }
     return {
-        # The random suffix allows two people to fetch kits at the same time.
-        "name": f"{metadata['name']}-kit-{secrets.token_hex(3)}",
+        # The random suffix allows two people to run the same command at the same time.
+        "name": f"{metadata['name']}-{purpose}-{secrets.token_hex(3)}",
         "namespace": metadata["namespace"],
-        "labels": {"app.kubernetes.io/name": "kit", "app.kubernetes.io/instance": metadata["name"]},
-        "annotations": {DEFAULT_CONTAINER: _CONTAINER},
+        "labels": {"app.kubernetes.io/name": purpose, "app.kubernetes.io/instance": metadata["name"]},
+        "annotations": {DEFAULT_CONTAINER: purpose},
         "ownerReferences": [reference],
     }

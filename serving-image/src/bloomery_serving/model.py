@@ -37,7 +37,8 @@ ASSUMED_PREPROCESSING = (
 )
 _MEASURE_SECONDS = 0.1
 _MEASURE_ROUNDS = 3
-_FIRST_ENGINE = "Every server begins with ONNX Runtime."
+FIRST_ENGINE = "Every server begins with ONNX Runtime."
+"""Reason of the engine before another is chosen."""
 
 
 class ScoredImage(NamedTuple):
@@ -99,7 +100,7 @@ class Model:
                 logger.warning(ASSUMED_PREPROCESSING, preprocess.resize, preprocess.crop)
             require_classifier(inputs, engine.session.get_outputs(), side=preprocess.crop)
             statistics = read_statistics(folder, classes=len(labels))
-            slot = EngineSlot(ActiveEngine(engine, 1, EngineReport(engine.form, _FIRST_ENGINE)))
+            slot = EngineSlot(ActiveEngine(engine, 1, EngineReport(engine.form, FIRST_ENGINE)))
             model = cls(slot, labels, preprocess, digest, assumes_imagenet, statistics=statistics)
             model = replace(model, gives_probabilities=model._warm_up(engine))
         except ModelError:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,8 +24,9 @@ from bloomery_serving.engine_choice import comparison, selection
 from bloomery_serving.engine_choice.comparison import CACHE, EngineLimits, Served
 from bloomery_serving.engine_choice.record import RECORD
 from bloomery_serving.engine_choice.selection import EngineSelection
-from bloomery_serving.engines.base import Engine, EngineReport
+from bloomery_serving.engines.base import Engine, EngineReport, Precision
 from bloomery_serving.engines.openvino import OpenVino
+from bloomery_serving.engines.timing import processor_seconds
 from bloomery_serving.model import Model
 from tests.component.serving.conftest import RED, SIDE, Server, StartServer, picture, write_model
 
@@ -149,6 +153,38 @@ def test_answers_that_differ_in_all_precisions_keep_onnx_runtime(
     assert len(warnings) == (setting == "OpenVINO")
 
 
+def test_processor_that_fails_in_one_precision_takes_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, {"OpenVINO": FAST})
+    real = OpenVino.compile
+
+    def fail_in_bfloat16(library: OpenVino, place: Path, precision: Precision, **options: Any) -> Engine:
+        if precision == "bfloat16":
+            raise RuntimeError("Exception from core.cpp:117:\nConvolution node is not initialized\n")
+        return real(library, place, precision, **options)
+
+    monkeypatch.setattr(OpenVino, "has_bfloat16", True)
+    monkeypatch.setattr(OpenVino, "compile", fail_in_bfloat16)
+    assert str(choose(folder).form) == "OpenVINO in float32"
+
+
+def test_limit_of_the_instructions_ends_in_a_choice(folder: Path) -> None:
+    """OpenVINO may compile a network that it then cannot run, or emulate bfloat16 slowly."""
+    write_steep_model(folder)
+    write_references(folder)
+    program = """
+import sys
+from pathlib import Path
+from tests.component.serving.test_engines import choose
+print(choose(Path(sys.argv[1]), "OpenVINO").reason)
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("ONNX Runtime in float32 goes on", "OpenVINO in float32 answers"))
+
+
 def test_openvino_is_taken_although_it_is_slower_where_it_is_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +233,17 @@ def test_real_figures_are_those_of_both_engines(folder: Path) -> None:
     forms = {measured.form.name for measured in report.measured}
     assert forms == {"OnnxRuntime", "OpenVINO"}
     assert all(value > 0 for measured in report.measured for value in measured.milliseconds.values())
+
+
+def test_processor_time_of_an_engine_is_that_of_its_threads(folder: Path) -> None:
+    engine = OpenVino.load().compile(folder, "float32", side=SIDE, takes_one=False, threads=2, cache=None)
+    batch = np.zeros((256, 3, SIDE, SIDE), np.float32)
+    engine.run(batch)
+    began = processor_seconds(engine.threads), time.process_time()
+    for _ in range(20):
+        engine.run(batch)
+    own, all_threads = processor_seconds(engine.threads) - began[0], time.process_time() - began[1]
+    assert own == pytest.approx(all_threads, rel=0.2)
 
 
 def test_choice_is_kept_for_the_next_start_of_the_container(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from bloomery_serving.engine_choice.record import ChoiceRecord, Conditions, writ
 from bloomery_serving.engines.base import ActiveEngine, Engine, EngineForm, EngineReport, Measurement, Precision
 from bloomery_serving.engines.onnx_runtime import OnnxRuntimeEngine
 from bloomery_serving.engines.openvino import OpenVino, OpenVinoEngine
-from bloomery_serving.engines.timing import Pace, best_batch, measure
+from bloomery_serving.engines.timing import Pace, TookTooLong, best_batch, measure
 from bloomery_serving.model import Model
 
 logger = logging.getLogger(__name__)
@@ -102,17 +103,21 @@ class Comparison:
     def fastest(self) -> ActiveEngine:
         """Return the fastest engine that agrees; the present one if that is no other."""
         measured: dict[EngineForm, Measurement] = {}
+        failures: dict[EngineForm, str] = {}
         for precision in self._precisions():
-            self._measure(precision, measured)
+            with _failure_noted(EngineForm("OpenVINO", precision), failures):
+                self._measure(precision, measured)
         # The fastest first, so that most often one comparison is enough; its compiled form is in the cache.
-        for form in sorted(measured, key=lambda form: min(measured[form].milliseconds.values())):
-            if form.name == "OpenVINO" and self._may_take_over(measured, form):
+        for form in sorted(measured, key=lambda form: _least(measured[form])):
+            if form.name != "OpenVINO" or not self._may_take_over(measured, form):
+                continue
+            with _failure_noted(form, failures):
                 engine = self._compile(form.precision)
                 agreement = self._compare(engine)
                 measured[form] = replace(measured[form], agreement=agreement)
                 if agreement.holds:
                     return self._take_over(engine, measured, best_batch(measured[form].milliseconds))
-        return self.served.keep(_why_not(measured), tuple(measured.values()))
+        return self.served.keep(_why_not(measured, failures), tuple(measured.values()))
 
     def repeat(self, record: ChoiceRecord) -> ActiveEngine:
         """Let the engine of an earlier choice take over; only whether its answers agree is looked at again."""
@@ -121,11 +126,11 @@ class Comparison:
         agreement = self._compare(engine)
         measured[record.form] = replace(measured[record.form], agreement=agreement)
         if not agreement.holds:
-            return self.served.keep(_why_not(measured), tuple(measured.values()))
+            return self.served.keep(_why_not(measured, {}), tuple(measured.values()))
         return self._take_over(engine, measured, record.best_batch)
 
-    def keep(self, conditions: Conditions, active: ActiveEngine) -> None:
-        """Keep a choice of OpenVINO for the next start, and of the compiled networks only that one.
+    def record(self, conditions: Conditions, active: ActiveEngine) -> None:
+        """Record a choice of OpenVINO for the next start, and of the compiled networks only that one.
 
         A choice of ONNX Runtime is made again, as others may have taken the processors during the measurement.
         """
@@ -166,7 +171,7 @@ class Comparison:
             }
             measured[each.form] = Measurement(each.form, least)
 
-    def _may_take_over(self, measured: dict[EngineForm, Measurement], form: EngineForm) -> bool:
+    def _may_take_over(self, measured: Mapping[EngineForm, Measurement], form: EngineForm) -> bool:
         """Whether an engine is faster at every size of a batch, so that no load is answered more slowly than before."""
         if self.served.setting == "OpenVINO":
             return True
@@ -207,7 +212,7 @@ class Comparison:
         return self.references.compare(self.served.model.probabilities_of(np.concatenate(answers)))
 
     def _take_over(
-        self, engine: OpenVinoEngine, measured: dict[EngineForm, Measurement], best_batch: int
+        self, engine: OpenVinoEngine, measured: Mapping[EngineForm, Measurement], batch: int
     ) -> ActiveEngine:
         figures, before = measured[engine.form], measured[self.first.form]
         difference = figures.agreement.largest_difference if figures.agreement else 0.0
@@ -216,20 +221,37 @@ class Comparison:
             f"{self.first.form} {_least(before):.2f} ms; its probabilities for {len(self.references.images)} reference "
             f"images differ by at most {difference:.4f}."
         )
-        return ActiveEngine(engine, best_batch, EngineReport(engine.form, reason, tuple(measured.values())))
+        return ActiveEngine(engine, batch, EngineReport(engine.form, reason, tuple(measured.values())))
 
 
 def _least(measurement: Measurement) -> float:
     return min(measurement.milliseconds.values())
 
 
-def _why_not(measured: dict[EngineForm, Measurement]) -> str:
-    """Return in words why each other engine was not taken."""
-    reasons = []
+@contextmanager
+def _failure_noted(form: EngineForm, failures: dict[EngineForm, str]) -> Iterator[None]:
+    """Note the failure of an engine within the block: another precision may work, as instructions differ."""
+    try:
+        yield
+    except TookTooLong:
+        raise
+    except Exception as error:  # OpenVINO's own exceptions have no common base
+        failures[form] = last_line(error)
+
+
+def last_line(error: Exception) -> str:
+    """Return the message of an exception without the places in OpenVINO's sources, and without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].rstrip(".")
+
+
+def _why_not(measured: Mapping[EngineForm, Measurement], failures: Mapping[EngineForm, str]) -> str:
+    """Return in words why no other engine was taken."""
+    reasons = [f"{form} fails ({failure})" for form, failure in failures.items()]
     for form, figures in measured.items():
-        if form.name != "OpenVINO":
-            continue
         agreement = figures.agreement
+        if form in failures:
+            continue
         if agreement is not None:
             reasons.append(
                 f"{form} does not agree with the references (probabilities differ by up to "
@@ -238,5 +260,4 @@ def _why_not(measured: dict[EngineForm, Measurement]) -> str:
             )
         else:
             reasons.append(f"{form} takes {_least(figures):.2f} ms an image")
-    own = next(figures for form, figures in measured.items() if form.name == "OnnxRuntime")
-    return f"it takes {_least(own):.2f} ms an image, and {', '.join(reasons)}"
+    return ", ".join(reasons)

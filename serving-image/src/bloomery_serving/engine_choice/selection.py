@@ -13,7 +13,7 @@ import onnxruntime
 from bloomery_model.cgroup import resident_bytes
 from bloomery_model.folder import file_digest
 from bloomery_model.references import REFERENCES, References, ReferencesError
-from bloomery_serving.engine_choice.comparison import CACHE, Comparison, Served
+from bloomery_serving.engine_choice.comparison import CACHE, Comparison, Served, last_line
 from bloomery_serving.engine_choice.record import Conditions, read_record
 from bloomery_serving.engines import openvino
 from bloomery_serving.engines.base import ActiveEngine, EngineReport
@@ -54,8 +54,7 @@ class EngineSelection:
         except (_NoComparison, ReferencesError, TookTooLong) as reason:
             active = self.served.keep(str(reason))
         except Exception as error:  # OpenVINO's own exceptions have no common base
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            active = self.served.keep(f"OpenVINO cannot be used: {lines[-1].rstrip('.')}")
+            active = self.served.keep(f"OpenVINO cannot be used: {last_line(error)}")
         self.served.model.slot.replace(active)
         is_other = self.served.setting not in ("Auto", active.report.form.name)
         logger.log(logging.WARNING if is_other else logging.INFO, "%s", active.report.reason)
@@ -73,7 +72,7 @@ class EngineSelection:
         if record is not None:
             return comparison.repeat(record)
         active = comparison.fastest()
-        comparison.keep(conditions, active)
+        comparison.record(conditions, active)
         return active
 
     @property

@@ -36,6 +36,10 @@ class Engine(Protocol):
     def form(self) -> EngineForm:
         """Its name and precision."""
 
+    @property
+    def threads(self) -> frozenset[int]:
+        """The system's numbers of the threads that compute for it, beside the one that calls it."""
+
     def run(self, batch: Tensor) -> Scores:
         """Return the outputs [N, classes] for a batch [N, 3, side, side]; many threads may call it at once."""
 

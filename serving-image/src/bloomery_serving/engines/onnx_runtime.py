@@ -26,6 +26,7 @@ class OnnxRuntimeEngine:
 
     session: ort.InferenceSession
     form: EngineForm
+    threads: frozenset[int] = frozenset()
 
     @classmethod
     def open(cls, path: Path, *, threads: int) -> OnnxRuntimeEngine:

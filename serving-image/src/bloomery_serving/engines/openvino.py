@@ -19,6 +19,7 @@ from bloomery_model import Tensor
 from bloomery_model.folder import MODEL
 from bloomery_model.onnx_classifier import Scores, as_rows
 from bloomery_serving.engines.base import EngineForm, Precision, in_parts
+from bloomery_serving.engines.timing import thread_numbers
 
 _DEVICE = "CPU"
 _BFLOAT16 = "BF16"
@@ -82,8 +83,10 @@ class OpenVino:
         }
         if cache is not None:
             options["CACHE_DIR"] = str(cache)
+        before = thread_numbers()
         compiled = self.core.compile_model(network, _DEVICE, options)
-        return OpenVinoEngine(compiled, EngineForm("OpenVINO", precision), takes_one=takes_one)
+        own = thread_numbers() - before
+        return OpenVinoEngine(compiled, EngineForm("OpenVINO", precision), takes_one=takes_one, threads=own)
 
     @property
     def _capabilities(self) -> list[str]:
@@ -93,16 +96,22 @@ class OpenVino:
 class OpenVinoEngine:
     """A compiled network; each thread that runs it has a request of its own."""
 
-    def __init__(self, compiled: Any, form: EngineForm, *, takes_one: bool) -> None:
+    def __init__(self, compiled: Any, form: EngineForm, *, takes_one: bool, threads: frozenset[int]) -> None:
         self._compiled = compiled
         self._form = form
         self._takes_one = takes_one
+        self._threads = threads
         self._requests = threading.local()
 
     @property
     def form(self) -> EngineForm:
         """Its name and precision."""
         return self._form
+
+    @property
+    def threads(self) -> frozenset[int]:
+        """The system's numbers of its threads: a run computes on one of them, and its caller waits."""
+        return self._threads
 
     def run(self, batch: Tensor) -> Scores:
         """Return the outputs [N, classes] for a batch [N, 3, side, side]."""

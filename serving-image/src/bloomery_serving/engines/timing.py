@@ -1,7 +1,7 @@
 """Measurement of engines beside each other, without taking the processors from requests.
 
-Where the system tells, what counts is the processor's time for the threads of an engine: beside requests, much of what
-a clock shows is the time of others.
+Where the system reports it, what counts is the processor's time for the threads of an engine: beside requests, much of
+what a clock shows is the time of others.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def measure(
 
 
 def thread_numbers() -> frozenset[int]:
-    """Return the numbers of all threads of this process; none on a system that does not tell."""
+    """Return the numbers of all threads of this process; none on a system that does not report them."""
     try:
         return frozenset(int(path.name) for path in Path("/proc/self/task").iterdir())
     except OSError:

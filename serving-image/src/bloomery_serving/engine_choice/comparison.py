@@ -30,9 +30,11 @@ CACHE = "engines"
 MOST_COST = 0.9
 """Time of an image with the other engine, as a share of that with ONNX Runtime, from which on it takes over: what one
 processor measures twice differs by less."""
+MOST_GAIN = 20
+"""No engine is so many times faster: such a figure is a mistake of the measurement."""
 _SIZES = (1, 2, 4)
 """Sizes of batches that are measured. Larger ones gain a processor little, and their first image waits for the last."""
-_MEASURE_SECONDS = 2.0
+_MEASURE_SECONDS = 0.7
 _MEASURE_ROUNDS = 4
 _COMPARED_TOGETHER = 4
 _CACHE_BY_MODEL = 2.5
@@ -170,6 +172,9 @@ class Comparison:
                 for size, value in milliseconds.items()
             }
             measured[each.form] = Measurement(each.form, least)
+        if _least(measured[engine.form]) * MOST_GAIN < _least(measured[self.first.form]):
+            del measured[engine.form]
+            raise ValueError("its time cannot be measured here")
 
     def _may_take_over(self, measured: Mapping[EngineForm, Measurement], form: EngineForm) -> bool:
         """Whether an engine is faster at every size of a batch, so that no load is answered more slowly than before."""

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class OpenVino:
 
     core: Any
     version: str
+    threads: set[int] = field(default_factory=set)
+    """Numbers of the threads that computed for any network: the library uses them again for the next one."""
 
     @classmethod
     def load(cls) -> OpenVino:
@@ -85,8 +87,9 @@ class OpenVino:
             options["CACHE_DIR"] = str(cache)
         before = thread_numbers()
         compiled = self.core.compile_model(network, _DEVICE, options)
-        own = thread_numbers() - before
-        return OpenVinoEngine(compiled, EngineForm("OpenVINO", precision), takes_one=takes_one, threads=own)
+        self.threads.update(thread_numbers() - before)
+        form = EngineForm("OpenVINO", precision)
+        return OpenVinoEngine(compiled, form, takes_one=takes_one, threads=frozenset(self.threads))
 
     @property
     def _capabilities(self) -> list[str]:

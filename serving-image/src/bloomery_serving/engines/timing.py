@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -72,26 +72,33 @@ def measure(
 
     Args:
         engines: what is measured.
-        sizes: of the batches.
+        sizes: of the batches. One after the other, as most batches of a server have the size of the one before.
         side: of the images.
         pace: at which the engines run.
-        seconds: least time of the runs together: the best of a few runs of a small model is not reliable.
-        rounds: least number of runs of each size, beside a first one that prepares memory and kernels.
+        seconds: least time of the runs of a size together: a few runs of a small model are not reliable.
+        rounds: least number of runs of a size, beside a first one that prepares memory and kernels.
     """
-    batches = {size: np.zeros((size, 3, side, side), np.float32) for size in sizes}
-    taken: list[dict[int, list[float]]] = [{size: [] for size in sizes} for _ in engines]
+    figures: list[dict[int, float]] = [{} for _ in engines]
+    for size in sizes:
+        batch = np.zeros((size, 3, side, side), np.float32)
+        for own, taken in zip(figures, _take_turns(engines, batch, pace, seconds, rounds), strict=True):
+            own[size] = 1000 * taken / size
+    return figures
+
+
+def _take_turns(engines: Sequence[Engine], batch: Tensor, pace: Pace, seconds: float, rounds: int) -> Iterator[float]:
+    """Yield the seconds that each engine takes for a batch."""
     by_processor = all(engine.form.name == "OnnxRuntime" or engine.threads for engine in engines)
-    busy, done = 0.0, 0
-    while done <= rounds or busy < seconds:
+    taken: list[list[float]] = [[] for _ in engines]
+    busy = 0.0
+    while len(taken[0]) <= rounds or busy < seconds:
         for engine, own in zip(engines, taken, strict=True):
-            for size, batch in batches.items():
-                processor, elapsed = pace.run(partial(_run_timed, engine, batch))
-                own[size].append((processor if by_processor else elapsed) / size)
-                busy += elapsed
-        done += 1
+            processor, elapsed = pace.run(partial(_run_timed, engine, batch))
+            own.append(processor if by_processor else elapsed)
+            busy += elapsed
     # By the clock, the least is what it takes; all else is what others on this machine took.
     typical = statistics.median if by_processor else min
-    return [{size: 1000 * typical(values[1:]) for size, values in own.items()} for own in taken]
+    return (typical(values[1:]) for values in taken)
 
 
 def thread_numbers() -> frozenset[int]:

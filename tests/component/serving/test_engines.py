@@ -19,15 +19,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bloomery_model.folder import MODEL, file_digest
+from bloomery_model.onnx_classifier import is_quantized
 from bloomery_model.references import REFERENCES, References
 from bloomery_serving.engine_choice import comparison, selection
 from bloomery_serving.engine_choice.comparison import CACHE, EngineLimits, Served
-from bloomery_serving.engine_choice.record import RECORD
+from bloomery_serving.engine_choice.record import ATTEMPTS, RECORD
 from bloomery_serving.engine_choice.selection import EngineSelection
 from bloomery_serving.engines.base import Engine, EngineReport, Precision
 from bloomery_serving.engines.openvino import OpenVino
 from bloomery_serving.engines.timing import processor_seconds
 from bloomery_serving.model import Model
+from bloomery_trainer.models import quantize
 from tests.component.serving.conftest import RED, SIDE, Server, StartServer, picture, write_model
 
 pytestmark = pytest.mark.feature("S24")
@@ -185,6 +187,20 @@ print(choose(Path(sys.argv[1]), "OpenVINO").reason)
     assert done.stdout.startswith(("ONNX Runtime in float32 goes on", "OpenVINO in float32 answers"))
 
 
+def test_model_in_int8_is_measured_in_int8_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_steep_model(folder)
+    float32 = folder.parent / "float32.onnx"
+    (folder / MODEL).rename(float32)
+    assert not is_quantized(float32)
+    noise = np.random.default_rng(3).random((4, 1, 3, SIDE, SIDE), np.float32)
+    quantize.write_int8(float32, folder / MODEL, list(noise))
+    write_references(folder)
+    clock(monkeypatch, {"OpenVINO": FAST})
+    report = choose(folder)
+    assert is_quantized(folder / MODEL)
+    assert [str(measured.form) for measured in report.measured] == ["ONNX Runtime in int8", "OpenVINO in int8"]
+
+
 def test_figures_that_cannot_be_true_keep_onnx_runtime(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, {"OpenVINO": SLOW / 1000})
     assert "cannot be measured" in choose(folder).reason
@@ -271,6 +287,20 @@ def test_damaged_cache_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatc
         blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     (folder / CACHE / RECORD).write_text("{")
     assert choose(folder).form.name == "OpenVINO"
+
+
+def test_faults_that_end_the_process_end_no_more_than_three_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, {"OpenVINO": FAST})
+    (folder / CACHE).mkdir()
+    (folder / CACHE / ATTEMPTS).write_bytes(b"..")
+    assert choose(folder).form.name == "OpenVINO"
+    assert not (folder / CACHE / ATTEMPTS).exists()
+    (folder / CACHE / ATTEMPTS).write_bytes(b"...")
+    report = choose(folder)
+    assert report.form.name == "OnnxRuntime"
+    assert "ended 3 times" in report.reason
 
 
 def test_disk_without_room_gets_no_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
-"""The choice of OpenVINO, kept beside the model for the next start of the same container."""
+"""The choice of OpenVINO, kept beside the model for the next start of the same container, and unfinished attempts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from bloomery_serving.engines.base import EngineForm, Measurement
 
-RECORD = "choice.json"
+RECORD, ATTEMPTS = "choice.json", "attempts"
+MAX_ATTEMPTS = 3
+"""Choices that may end with their process: a fault of native code must not end every start of a server."""
+
+
+class TooManyAttempts(Exception):
+    """The process ended during each of the last choices; the message is a sentence without its full stop."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +67,26 @@ def write_record(folder: Path, record: ChoiceRecord) -> None:
     """Keep a choice; raise OSError if the folder takes no file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).write_bytes(_FORMAT.dump_json(record))
+
+
+@contextmanager
+def counted_attempt(folder: Path) -> Iterator[None]:
+    """Count a choice while the block runs, in a file that stays if the process ends with it.
+
+    Raises:
+        TooManyAttempts: MAX_ATTEMPTS choices have not ended.
+    """
+    path = folder / ATTEMPTS
+    unfinished = path.stat().st_size if path.exists() else 0
+    if unfinished >= MAX_ATTEMPTS:
+        raise TooManyAttempts(f"the server ended {unfinished} times while it measured OpenVINO")
+    # A disk that takes no files counts nothing.
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(b".")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()

@@ -14,7 +14,7 @@ from bloomery_model.cgroup import resident_bytes
 from bloomery_model.folder import file_digest
 from bloomery_model.references import REFERENCES, References, ReferencesError
 from bloomery_serving.engine_choice.comparison import CACHE, Comparison, Served, last_line
-from bloomery_serving.engine_choice.record import Conditions, read_record
+from bloomery_serving.engine_choice.record import Conditions, TooManyAttempts, counted_attempt, read_record
 from bloomery_serving.engines import openvino
 from bloomery_serving.engines.base import ActiveEngine, EngineReport
 from bloomery_serving.engines.onnx_runtime import OnnxRuntimeEngine
@@ -51,7 +51,7 @@ class EngineSelection:
         """Choose. Whatever fails, ONNX Runtime goes on, and the log has a sentence on it."""
         try:
             active = self._choose()
-        except (_NoComparison, ReferencesError, TookTooLong) as reason:
+        except (_NoComparison, ReferencesError, TooManyAttempts, TookTooLong) as reason:
             active = self.served.keep(str(reason))
         except Exception as error:  # OpenVINO's own exceptions have no common base
             active = self.served.keep(f"OpenVINO cannot be used: {last_line(error)}")
@@ -65,7 +65,11 @@ class EngineSelection:
         served, first = self.served, self._measurable()
         references = References.read(self._references, side=served.side, classes=len(served.model.labels))
         self._require_memory()
-        library = OpenVino.load()
+        with counted_attempt(served.folder / CACHE):
+            return self._compare(first, references)
+
+    def _compare(self, first: OnnxRuntimeEngine, references: References) -> ActiveEngine:
+        served, library = self.served, OpenVino.load()
         comparison = Comparison(served, first, library, references, Pace(MAX_SECONDS))
         conditions = self._conditions(library)
         record = read_record(served.folder / CACHE, conditions)

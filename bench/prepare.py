@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bench.prepared import run_trainer
 
 _DISTINCT_PHOTOS = 500
 _SMALL_IMAGES_PER_CLASS = 2000
+_SAMPLE_SECONDS = 0.1
 
 
 def pillow_loop(folder: Path, target: Path, *, shrink: bool) -> float:
@@ -77,27 +79,36 @@ def speed(images: int, rounds: int) -> dict[str, Any]:
 
 
 def memory(images: int) -> int:
-    """Return the peak resident size in KiB of ``prepare`` with all of its processes, for a number of small images."""
+    """Return the peak resident size in KiB of ``prepare`` and all of its processes, for a number of small images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_small(folder / "raw", images)
         path = folder / "config.json"
         path.write_text(json.dumps(_config(folder)), encoding="utf-8")
         environment = {**os.environ, "BLOOMERY_PORT": "0", "TERMINATION_LOG": str(folder / "message.json")}
-        code = (
-            "import resource, sys; from pathlib import Path; from bloomery_trainer.cli import main\n"
-            "from bloomery_model.cgroup import cpu_count\n"
-            "assert main(['prepare', sys.argv[1]]) == 0\n"
-            "status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())\n"
-            "workers = cpu_count() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
-            "print(int(status['VmHWM'].split()[0]) + workers)"
-        )
-        process = subprocess.run(
-            [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=False
-        )
+        log = folder / "log"
+        command = [sys.executable, "-m", "bloomery_trainer", "prepare", str(path)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            peak = 0
+            while process.poll() is None:
+                peak = max(peak, _session_kib(process.pid))
+                time.sleep(_SAMPLE_SECONDS)
         if process.returncode:
-            raise RuntimeError(process.stderr[-2000:])
-        return int(process.stdout.split()[-1])
+            raise RuntimeError(log.read_text()[-2000:])
+        return peak
+
+
+def _session_kib(session: int) -> int:
+    """Return the resident size of all processes of a session; memory that they share counts for each."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError, IndexError, ValueError):  # a process that has just ended
+            if os.getsid(int(path.parent.name)) == session:
+                total += int(path.read_text().split("VmRSS:")[1].split()[0])
+    return total
 
 
 def _on_one_processor(folder: Path, *, shrink: bool) -> float:

@@ -451,7 +451,11 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "an abort without a limit": (
         service(rollout={"steps": [10], "abortOn": {"minRequests": 5}}),
-        "spec.rollout.abortOn needs errorRate, p99Ratio or both",
+        "spec.rollout.abortOn needs errorRate, p99Ratio or confidenceDrop",
+    ),
+    "a pause at no step": (
+        service(rollout={"steps": [10, 50], "pauseAt": [20]}),
+        "spec.rollout.pauseAt must name steps, as in {steps: [10, 50], pauseAt: [50]}",
     ),
     "an autoStop after ten years": (service(autoStop="87600h1s"), "at most 10 years (87600h)"),
     "an autoStop that no duration can hold": (service(autoStop="99999999h"), "at most 10 years (87600h)"),
@@ -541,6 +545,9 @@ ACCEPTED: dict[str, Object] = {
         rollout={"steps": [10, 50], "interval": "0s", "abortOn": {"errorRate": 0.02, "p99Ratio": 1.5}},
         autoStop="1h30m",
         stopped=False,
+    ),
+    "a rollout that a person lets go on": service(
+        rollout={"steps": [10, 50], "pauseAt": [10, 50], "abortOn": {"confidenceDrop": 0.1}}
     ),
     "a service without spare capacity": service(strategy="Recreate", variants=[variant(scratch="20Gi")]),
     "images on tainted nodes": dataset(podTemplate={"tolerations": [{"key": "data", "operator": "Exists"}]}),

@@ -11,6 +11,7 @@ from bloomery_model.decode import (
     decode,
     decoding_bytes,
     open_image,
+    to_grey,
     to_rgb,
 )
 from bloomery_model.preprocess import Preprocess, PreprocessError, Tensor, resize_shorter
@@ -28,5 +29,6 @@ __all__ = [
     "decoding_bytes",
     "open_image",
     "resize_shorter",
+    "to_grey",
     "to_rgb",
 ]

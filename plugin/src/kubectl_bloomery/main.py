@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from kubectl_bloomery.commands import check, follow, kit, live, predict, report, retrain, suspects, weights
+from kubectl_bloomery.commands import approve, check, follow, kit, live, predict, report, retrain, suspects, weights
 from kubectl_bloomery.errors import CommandError
 
 app = typer.Typer(name="kubectl bloomery", help="What kubectl itself has no command for.", no_args_is_help=True)
@@ -18,6 +18,7 @@ app.command("predict")(predict.predict)
 app.command("retrain")(retrain.retrain)
 app.command("live")(live.live)
 app.command("report")(report.report)
+app.command("approve")(approve.approve)
 app.command("suspects")(suspects.suspects)
 app.command("kit")(kit.kit)
 app.add_typer(weights.app, name="weights")

@@ -16,6 +16,7 @@ from bloomery_serving.api.openapi import DocumentedAPI
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
 from bloomery_serving.explainer import Explainer
+from bloomery_serving.fair_queue import ClientTimes
 from bloomery_serving.identity import HEADERS, ModelIdentity
 from bloomery_serving.image_file import Limits
 from bloomery_serving.jobs import CallRunner, Watchdog
@@ -106,8 +107,8 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
     )
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     watchdog = Watchdog(settings.hang_seconds)
-    budget = MemoryBudget(capacity.decoding_bytes)
-    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity, budget=budget)
+    budget, times = MemoryBudget(capacity.decoding_bytes), ClientTimes()
+    batcher = Batcher(model, metrics, watchdog, limits=limits, capacity=capacity, budget=budget, times=times)
     explainer = None
     if settings.explain and model.explanation is not None:
         waiting = max(1, settings.queue_size // _EXPLANATIONS)
@@ -120,7 +121,7 @@ def _create_api(settings: Settings, model: Model, about: About, metrics: Metrics
         open_inference.build_router(
             batcher,
             answerer,
-            CallRunner(watchdog, name="parse"),
+            CallRunner(watchdog, name="parse", times=times),
             model,
             metrics,
             name=settings.service_name,

@@ -18,9 +18,9 @@ from PIL.Image import Image
 
 from bloomery_model import ImageError, Tensor, decoding_bytes, to_rgb
 from bloomery_serving.capacity import LARGE_DECODING_BYTES, Capacity
-from bloomery_serving.fair_queue import FairQueue
+from bloomery_serving.fair_queue import ClientTimes, FairQueue
 from bloomery_serving.image_file import ImageFile, Limits, open_file
-from bloomery_serving.jobs import Job, Watchdog
+from bloomery_serving.jobs import Job, Watchdog, lower_priority
 from bloomery_serving.memory_budget import MemoryBudget
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model, ScoredImage
@@ -69,15 +69,17 @@ class Batcher:
         limits: Limits,
         capacity: Capacity,
         budget: MemoryBudget | None = None,
+        times: ClientTimes | None = None,
     ) -> None:
-        """Start the workers; others may share the budget of memory for decoding large images."""
+        """Start the workers; others may share the budget of memory for large images, and the clients' times."""
         self._model = model
         self._metrics = metrics
         self._watchdog = watchdog
         self._limits = limits
         self._budget = budget or MemoryBudget(capacity.decoding_bytes)
-        self._pending: FairQueue[_PendingRequest] = FairQueue()
-        self._large: FairQueue[_PendingRequest] = FairQueue()
+        times = times or ClientTimes()
+        self._pending: FairQueue[_PendingRequest] = FairQueue(times)
+        self._large: FairQueue[_PendingRequest] = FairQueue(times)
         self._failed_batches = 0
         self._lock = threading.Lock()
         for number in range(capacity.workers):
@@ -119,16 +121,18 @@ class Batcher:
 
     def _run_decoder(self) -> None:
         """Decode the images of large requests, for ever."""
+        lower_priority()
         while True:
             request = self._large.get()
-            began = time.perf_counter()
+            # This thread waits for others, and for memory, at nobody's cost.
+            began = time.thread_time()
             try:
                 self._decode(request, self._to_tensor_within_budget)
             except Exception as error:
                 request.complete(error)
             else:
                 self._pending.put(request.client, request)
-            self._charge(self._large, [request], time.perf_counter() - began)
+            self._charge(self._large, [request], time.thread_time() - began)
             del request
 
     def _next_batch(self) -> list[_PendingRequest]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
-from bloomery_serving.fair_queue import FairQueue
+from bloomery_serving.fair_queue import ClientTimes, FairQueue
 
 R = TypeVar("R")
+
+_LOW_PRIORITY_NICE = 10
+"""A tenth of a processor beside a thread of usual priority that is never idle."""
 
 
 class Job(Generic[R]):
@@ -83,6 +88,16 @@ class Watchdog:
         return earliest is not None and self._clock() - earliest > self._max_seconds
 
 
+def lower_priority() -> None:
+    """Let other threads of this process run before the calling one, which may still take what they leave.
+
+    The system shares processors among threads: beside one that parses and one that decodes large images, the worker
+    would have a third of a processor.
+    """
+    if sys.platform == "linux":  # elsewhere, processes alone have a priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY_NICE)
+
+
 class _CallJob(Job[R]):
     """A job that is one function call."""
 
@@ -97,9 +112,10 @@ class CallRunner:
     Parsing holds Python's lock, so that more threads would gain nothing. Admission control bounds the queue.
     """
 
-    def __init__(self, watchdog: Watchdog, *, name: str) -> None:
+    def __init__(self, watchdog: Watchdog, *, name: str, times: ClientTimes | None = None) -> None:
+        """Start the thread; ``times`` are those of other queues of the same clients."""
         self._watchdog = watchdog
-        self._pending: FairQueue[_CallJob[Any]] = FairQueue()
+        self._pending: FairQueue[_CallJob[Any]] = FairQueue(times)
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def run(self, client: str, function: Callable[[], R]) -> R:
@@ -109,14 +125,15 @@ class CallRunner:
         return await job.wait(self._pending)
 
     def _run(self) -> None:
+        lower_priority()
         while True:
             job = self._pending.get()
-            began = time.perf_counter()
+            began = time.thread_time()
             try:
                 with self._watchdog.step():
                     outcome = job.function()
             except Exception as error:
                 outcome = error
-            self._pending.charge(job.client, time.perf_counter() - began)
+            self._pending.charge(job.client, time.thread_time() - began)
             job.complete(outcome)
             del job, outcome  # while the thread waits for the next one, this one's memory is free

@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.quality_metrics import QualityMetrics
 from testing.kubernetes_api import Manifest, condition_of
 from testing.samples import inference_service, variant
 from testing.simulated_controllers import World
@@ -28,6 +29,12 @@ class Server:
     def __init__(self, address: str, metrics: Metrics) -> None:
         self.address = address
         self._metrics = metrics
+        self._quality = QualityMetrics(metrics.registry, ("daisies", "roses"), None)
+
+    def score(self, count: int, confidence: float) -> None:
+        """Count images as if they had been answered with such a score."""
+        for _ in range(count):
+            self._quality.count(0, confidence, brightness=0.0, is_unknown=False)
 
     def answer(self, count: int, *, code: int = 200, seconds: float = 0.05) -> None:
         """Count requests as if they had been answered."""
@@ -242,3 +249,38 @@ def test_a_model_without_digest_is_pinned_to_its_first_pods_digest(world: World,
     assert reference == {"name": first, "key": "digest", "optional": True}
     # No pod restarts for it.
     assert world.wait_for("deployments", first)["metadata"]["generation"] == before
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.usefixtures("operator")
+def test_a_less_confident_model_is_taken_back(world: World, servers: Iterator[Server]) -> None:
+    first = serving(world, rollout=rollout(50, interval="1s", confidenceDrop=0.1, minRequests=20))
+    old, new = next(servers), next(servers)
+    world.run_server(first, ip=old.address)
+    second = replace_model(world, first)
+    world.run_server(second, ip=new.address)
+    world.wait_for_weights("flowers", {first: 50, second: 50})
+    world.wait_for("inferenceservices", "flowers", lambda m: "0 of 20" in m["status"]["rollout"].get("message", ""))
+    for server, confidence in ((old, 0.9), (new, 0.4)):
+        server.score(40, confidence)
+        server.answer(40)
+    aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+    assert "the mean score of the answers is 0.400, that of what is replaced 0.900" in aborted["message"]
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.usefixtures("operator")
+def test_rollout_waits_for_approval(world: World) -> None:
+    first = serving(world, rollout=rollout(10, 50) | {"pauseAt": [50]})
+    second = replace_model(world, first)
+    world.wait_for_weights("flowers", {first: 50, second: 50})
+
+    def waits(service: Manifest) -> bool:
+        return "waits for approval" in service["status"].get("rollout", {}).get("message", "")
+
+    generation = world.wait_for("inferenceservices", "flowers", waits)["metadata"]["generation"]
+    world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {"bloomery.dev/approved": "1/50"}}})
+    approved = {"bloomery.dev/approved": f"{generation}/50"}
+    assert world.weights("flowers") == {first: 50, second: 50}
+    world.patch("inferenceservices", "flowers", {"metadata": {"annotations": approved}})
+    world.wait_for_weights("flowers", {second: 100})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from testing.api_server import REPO, ApiServer, install_kinds
 from testing.operator_process import OperatorProcess, running
-from testing.samples import dataset
+from testing.samples import dataset, prepared
 from testing.simulated_controllers import World
+from testing.waiting import eventually
 
 STORED = Path(__file__).resolve().parents[2] / "unit" / "operator" / "stored"
 DIGEST = "a" * 64
@@ -155,3 +159,39 @@ def test_running_jobs_of_an_earlier_version_go_on(own_operator: OperatorProcess,
         after = {job["metadata"]["name"]: job["metadata"]["uid"] for job in world.list("jobs")}
         assert {name: uid for name, uid in after.items() if name != "marker-prepare"} == made
         assert not [job for job in world.list("jobs") if "deletionTimestamp" in job["metadata"]]
+
+
+@pytest.fixture
+def kind_without_warnings(crds: ApiServer, world: World) -> Iterator[None]:
+    """Install Datasets as an earlier release has them, without ``status.warnings``."""
+    kind = yaml.safe_load((REPO / "crds" / "datasets.yaml").read_text(encoding="utf-8"))
+    schema = kind["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    del schema["properties"]["status"]["properties"]["warnings"]
+    done = crds.kubectl("apply", "--server-side", "--filename=-", input=kind)
+    assert done.returncode == 0, done.stderr
+    probe = dataset(name="probe") | {"status": {"warnings": ["a"]}}
+    probe["metadata"]["namespace"] = world.namespace
+    world.create(dataset(name="probe"))
+
+    def is_refused() -> bool:
+        arguments = ("apply", "--server-side", "--subresource=status", "--dry-run=server", "--filename=-")
+        return "not declared" in crds.kubectl(*arguments, input=json.dumps(probe)).stderr
+
+    try:
+        eventually(is_refused, "the API server refuses status.warnings")
+        yield
+    finally:
+        install_kinds(crds)
+        eventually(lambda: not is_refused(), "the API server takes status.warnings")
+
+
+@pytest.mark.feature("O4")
+@pytest.mark.usefixtures("kind_without_warnings")
+def test_field_that_an_earlier_kind_lacks_is_left_out_alone(world: World, own_operator: OperatorProcess) -> None:
+    world.create(dataset())
+    with running(own_operator):
+        world.succeed("flowers-prepare", prepared() | {"warnings": ["exclude matches no image: x"]})
+        world.wait_for_condition("datasets", "flowers", "Ready", "True")
+    status = world.wait_for("datasets", "flowers")["status"]
+    assert status["images"] and "warnings" not in status
+    assert "kind Dataset has no status.warnings, so it is not shown" in own_operator.log_text()

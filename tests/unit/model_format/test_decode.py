@@ -19,6 +19,8 @@ from bloomery_model import (
     decoding_bytes,
     open_image,
     resize_shorter,
+    to_grey,
+    to_rgb,
 )
 from tests.unit.model_format.damaged import refused_files, turned_files, upright_files
 from tests.unit.model_format.pictures import LOSSY, PICTURES, encoded, with_orientation
@@ -74,6 +76,26 @@ def test_photo_decoded_smaller_looks_the_same(name: str) -> None:
     assert preprocess.min_decode_side <= min(smaller.size) < min(whole.size)
     difference = preprocess.pixels(smaller).astype(int) - preprocess.pixels(whole)
     assert np.abs(difference).mean() < 1
+
+
+@pytest.mark.parametrize("min_side", [None, 40])
+@pytest.mark.parametrize("name", PICTURES)
+def test_grey_is_the_brightness_of_the_colours(name: str, min_side: int | None) -> None:
+    grey = to_grey(open_image(PICTURES[name]), min_side=min_side)
+    expected = np.asarray(to_rgb(open_image(PICTURES[name]), min_side=min_side).convert("L")).astype(int)
+
+    assert grey.mode == "L"
+    # The brightness in a JPEG is exact where its colours are cut off at 0 or 255.
+    assert np.abs(np.asarray(grey) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("name", refused_files(CORNERS))
+def test_grey_is_refused_as_the_colours_are(name: str) -> None:
+    data = refused_files(CORNERS)[name]
+    with pytest.raises(ImageError) as grey:
+        to_grey(open_image(data), min_side=40)
+
+    assert (grey.value.code, str(grey.value)) == refusal(data, min_side=40)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections import Counter
 
 import pytest
 
-from bloomery_serving.fair_queue import FairQueue
+from bloomery_serving.fair_queue import ClientTimes, FairQueue
 from bloomery_serving.jobs import CallRunner, Watchdog
 
 pytestmark = pytest.mark.feature("O7")
@@ -42,6 +44,25 @@ def test_client_that_paused_has_saved_nothing_up() -> None:
         order.append(queue.get())
         queue.charge(order[-1], 1)
     assert 4 <= order.count("back") <= 6
+
+
+def test_work_in_one_queue_counts_in_those_that_share_its_times() -> None:
+    times = ClientTimes()
+    parsing, computing = FairQueue[str](times), FairQueue[str](times)
+    for client in ("parsed a lot", "light"):
+        parsing.put(client, client)
+        computing.put(client, client)
+    parsing.charge("parsed a lot", 1)
+
+    assert [computing.get(), computing.get()] == ["light", "parsed a lot"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_parsing_has_a_lower_priority_than_the_rest_of_the_process() -> None:
+    runner = CallRunner(Watchdog(SECONDS), name="parse")
+    priority = asyncio.run(runner.run("a", lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+
+    assert priority > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 def test_first_request_of_a_client_is_the_first_to_go() -> None:

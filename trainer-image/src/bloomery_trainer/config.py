@@ -29,25 +29,6 @@ Encoding = Literal[
     "iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-9", "iso-8859-15", "koi8-r", "koi8-u", "mac-roman",
 ]  # fmt: skip
 Metric = Literal["top1", "top5", "precision", "recall", "f1", "balanced"]
-PresetName = Literal[
-    "general",
-    "high-precision",
-    "high-performance",
-    "inception-v3",
-    "googlenet",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext50",
-    "mobilenet-v2",
-    "mobilenet-v3-small",
-    "mobilenet-v3-large",
-    "efficientnet-b0",
-    "efficientnet-v2-s",
-    "convnext-tiny",
-    "convnext-small",
-]
 
 
 class _Model(BaseModel):
@@ -318,7 +299,7 @@ class TrainConfig(_Model):
     display_name: str | None = None
     description: str | None = None
     datasets: Annotated[tuple[DatasetVersion, ...], Field(min_length=1)]
-    preset: PresetName
+    preset: str
     initial_model: InitialModel | None = None
     published_weights: PublishedWeights = PublishedWeights()
     evaluate_only: bool = False

@@ -63,6 +63,7 @@ class AbortOn(ApiModel):
 
     error_rate: float | None = None
     p99_ratio: float | None = None
+    confidence_drop: float | None = None
     min_requests: int = 100
 
 
@@ -70,6 +71,7 @@ class Rollout(ApiModel):
     """Steps in which the traffic moves to a new model or new weights."""
 
     steps: tuple[int, ...]
+    pause_at: tuple[int, ...] = ()
     interval: str = "1m"
     abort_on: AbortOn | None = None
 

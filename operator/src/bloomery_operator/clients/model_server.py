@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
 from typing import TypeVar
@@ -28,7 +28,8 @@ _PAUSE_SECONDS = 5.0
 _MAX_METRICS_BYTES = 256 * 1024
 """Twice what a server with all its routes and a dozen keys has for the metrics below."""
 _MODEL, _REQUESTS, _SECONDS = "bloomery_model_info", "bloomery_requests_total", "bloomery_request_seconds_bucket"
-_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS})
+_CONFIDENCE_SUM, _CONFIDENCE_COUNT = "bloomery_prediction_confidence_sum", "bloomery_prediction_confidence_count"
+_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS, _CONFIDENCE_SUM, _CONFIDENCE_COUNT})
 _UNUSED_ENTRY_TTL_SECONDS = 3600.0
 _ERROR_CODE_PREFIXES = ("5", "429", "499")
 """Prefixes of the status codes that count as errors of the model. 499: the client closed the request, as the gateway
@@ -48,21 +49,35 @@ class Counters:
     """Prometheus' cumulative histogram: upper bound in seconds, to the number of requests."""
     model: ServedModel | None = None
     """The model that the pod serves, if its metrics name one."""
+    images: int = 0
+    """Images that were answered; a request may have several."""
+    confidence: float = 0.0
+    """The sum of the scores of their likeliest classes."""
 
     def since(self, baseline: Counters) -> Counters:
         """Return what was counted after ``baseline``; the counters of a restarted server count from zero."""
         if self.requests < baseline.requests:
             return self
-        buckets = {bound: count - baseline.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
-        return Counters(self.requests - baseline.requests, self.errors - baseline.errors, buckets, self.model)
+        return replace(
+            self,
+            requests=self.requests - baseline.requests,
+            errors=self.errors - baseline.errors,
+            buckets={bound: count - baseline.buckets.get(bound, 0.0) for bound, count in self.buckets.items()},
+            images=self.images - baseline.images,
+            confidence=self.confidence - baseline.confidence,
+        )
 
     def plus(self, other: Counters) -> Counters:
         """Return the sum."""
-        buckets = {
-            bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0)
-            for bound in {**self.buckets, **other.buckets}
-        }
-        return Counters(self.requests + other.requests, self.errors + other.errors, buckets, self.model)
+        bounds = {**self.buckets, **other.buckets}
+        return replace(
+            self,
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            buckets={bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0) for bound in bounds},
+            images=self.images + other.images,
+            confidence=self.confidence + other.confidence,
+        )
 
 
 class MetricsUnreadable(Exception):
@@ -262,6 +277,7 @@ def parse_counters(text: str) -> Counters:
         ValueError, KeyError: the text is not the metrics of a model server.
     """
     requests, errors, model = 0.0, 0.0, None
+    images, confidence = 0.0, 0.0
     buckets: dict[float, float] = {}
     for sample in read_samples(text, _METRICS):
         labels = sample.labels
@@ -270,12 +286,16 @@ def parse_counters(text: str) -> Counters:
         elif sample.name == _REQUESTS and _is_prediction(sample):
             requests += sample.value
             errors += sample.value if labels["code"].startswith(_ERROR_CODE_PREFIXES) else 0.0
+        elif sample.name == _CONFIDENCE_COUNT:
+            images += sample.value
+        elif sample.name == _CONFIDENCE_SUM:
+            confidence += sample.value
         elif sample.name == _SECONDS and _is_prediction(sample):
             bound = float(labels["le"])
             if math.isnan(bound):
                 raise ValueError("the bound of a bucket is not a number")
             buckets[bound] = buckets.get(bound, 0.0) + sample.value
-    return Counters(int(requests), int(errors), buckets, model)
+    return Counters(int(requests), int(errors), buckets, model, int(images), confidence)
 
 
 def _parse_model(labels: Mapping[str, str]) -> ServedModel | None:
@@ -330,4 +350,6 @@ def _sum_stats(counted: Iterable[Counters], *, unreadable: int) -> RequestStats:
         errors=total.errors,
         p99=percentile(total.buckets, 0.99),
         unreadable=unreadable,
+        images=total.images,
+        confidence=total.confidence,
     )

@@ -45,6 +45,8 @@ INITIAL_MODEL = "bloomery.dev/initial-model"
 """Annotation of a training Job: the origin of its starting point."""
 STARTED_AT = "bloomery.dev/started-at"
 """Annotation of an InferenceService that restarts it after ``autoStop``: the time of the start (RFC 3339)."""
+APPROVED = "bloomery.dev/approved"
+"""Annotation of an InferenceService that lets a rollout go on: the generation and the percentage, such as 3/50."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 """Label of a training Job that Kueue admits."""
 

@@ -42,11 +42,20 @@ class RequestStats:
     p99: float | None = None
     unreadable: int = 0
     """Ready pods whose metrics cannot be read: what these did is not known."""
+    images: int = 0
+    """Images that were answered."""
+    confidence: float = 0.0
+    """The sum of the scores of their likeliest classes."""
 
     @property
     def error_rate(self) -> float:
         """Share of the requests that failed."""
         return self.errors / self.requests if self.requests else 0.0
+
+    @property
+    def mean_confidence(self) -> float:
+        """Mean score of the likeliest class."""
+        return self.confidence / self.images if self.images else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,8 @@ class RolloutInput:
     request_stats: Mapping[str, RequestStats]
     lost: Mapping[str, str] = field(default_factory=dict)
     """Revisions whose pods have failed or do not come back, and what happened."""
+    approved: str = ""
+    """The step that a person has approved: the generation and the percentage, such as 3/50."""
 
     @property
     def phase(self) -> Phase:
@@ -213,7 +224,7 @@ def _next_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: 
     if waits:
         message = f"{_step_label(plan, step)}; waits for {', '.join(waits)}"
         return state.model_copy(update={"step": step, "message": message})
-    unjudged = _unjudged_latency(plan, step, state, rollout)
+    unjudged = _unjudged(plan, step, state, rollout)
     if step + 1 == len(plan.steps):
         message = f"All of the traffic has moved{unjudged}"
         return state.model_copy(update={"percent": _ALL_PERCENT, "message": message})
@@ -222,7 +233,7 @@ def _next_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: 
 
 
 def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
-    """Return what the step waits for, other than its time: pods, their metrics, requests."""
+    """Return what the step waits for, other than its time: pods, their metrics, requests, a person."""
     canary = _total(rollout.request_stats, canary_revisions(state))
     missing = sorted(canary_revisions(state) - rollout.ready)
     waits = [f"a ready pod of {', '.join(missing)}"] if missing else []
@@ -230,25 +241,29 @@ def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list
         waits.append(f"the metrics of {canary.unreadable} pods, which cannot be read")
     if canary.requests < plan.min_requests:
         waits.append(f"{canary.requests} of {plan.min_requests} requests")
+    if state.percent in plan.pause_at and rollout.approved != f"{state.generation}/{state.percent}":
+        waits.append("approval (kubectl bloomery approve)")
     return waits
 
 
-def _unjudged_latency(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutInput) -> str:
-    """Return the end of a message if the step that is over did not compare the 99th percentiles."""
-    if plan.abort_on is None or plan.abort_on.p99_ratio is None:
+def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutInput) -> str:
+    """Return the end of a message if the step that is over could not compare with what is replaced."""
+    if plan.abort_on is None:
         return ""
+    limits = {"the 99th percentile": plan.abort_on.p99_ratio, "the confidence": plan.abort_on.confidence_drop}
+    names = [name for name, limit in limits.items() if limit is not None]
     stable = _total(rollout.request_stats, stable_revisions(state))
     needed = _min_stable_requests(plan.abort_on)
-    if stable.requests >= needed:
+    if not names or stable.requests >= needed:
         return ""
     return (
-        f"; step {step + 1} did not judge the 99th percentile, as what is replaced had {stable.requests} of {needed} "
+        f"; step {step + 1} did not judge {' and '.join(names)}, as what is replaced had {stable.requests} of {needed} "
         "requests"
     )
 
 
 def _min_stable_requests(limits: AbortOn) -> int:
-    """Return how many requests to what is replaced make its 99th percentile a measure."""
+    """Return how many requests to what is replaced make its 99th percentile or its confidence a measure."""
     return max(1, limits.min_requests)
 
 
@@ -276,7 +291,8 @@ def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str
     if canary.requests == 0 or canary.requests < limits.min_requests:
         return None
     where = f"at {state.percent} percent, after {canary.requests} requests"
-    reason = _error_rate_breach(limits, canary, stable) or _latency_breach(limits, canary, stable)
+    breaches = (judge(limits, canary, stable) for judge in (_error_rate_breach, _latency_breach, _confidence_breach))
+    reason = next(filter(None, breaches), None)
     return f"{where}: {reason}" if reason else None
 
 
@@ -300,6 +316,18 @@ def _latency_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats)
     )
 
 
+def _confidence_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str | None:
+    if limits.confidence_drop is None or not canary.images or not stable.images:
+        return None
+    drop = stable.mean_confidence - canary.mean_confidence
+    if stable.requests < _min_stable_requests(limits) or drop <= limits.confidence_drop:
+        return None
+    return (
+        f"the mean score of the answers is {canary.mean_confidence:.3f}, that of what is replaced "
+        f"{stable.mean_confidence:.3f}; {limits.confidence_drop:g} less is allowed."
+    )
+
+
 def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str]) -> RequestStats:
     """Return several revisions' requests together, with the largest percentile, so that none hides another."""
     chosen = [request_stats[revision] for revision in sorted(revisions) if revision in request_stats]
@@ -308,4 +336,6 @@ def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str])
         errors=sum(stats.errors for stats in chosen),
         p99=max((stats.p99 for stats in chosen if stats.p99 is not None), default=None),
         unreadable=sum(stats.unreadable for stats in chosen),
+        images=sum(stats.images for stats in chosen),
+        confidence=sum(stats.confidence for stats in chosen),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bloomery_operator.api import Condition, CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
 from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
@@ -54,7 +55,7 @@ async def publish_status(context: Context, resource: CustomResource, status: Sta
 async def _apply_status(context: Context, resource: CustomResource, status: Status) -> CustomResourceStatus:
     """Apply a status, or a minimal one if the API server rejects it; return the one that it accepted."""
     try:
-        await context.cluster.apply_status(_build_manifest(resource, status))
+        await _apply_declared(context, resource, status)
         return status
     except ClusterError as error:
         if not error.is_refusal:
@@ -64,6 +65,35 @@ async def _apply_status(context: Context, resource: CustomResource, status: Stat
     if minimal != resource.status:
         await context.cluster.apply_status(_build_manifest(resource, minimal))
     return minimal
+
+
+async def _apply_declared(context: Context, resource: CustomResource, status: CustomResourceStatus) -> None:
+    """Apply a status without the fields that the kind in the cluster, of an earlier release perhaps, does not have."""
+    manifest = _build_manifest(resource, status)
+    try:
+        await context.cluster.apply_status(manifest)
+    except ClusterError as error:
+        undeclared = {field for field in error.undeclared_fields if field[0] == "status"}
+        if not undeclared:
+            raise
+        logger.warning(
+            "the cluster's kind %s has no %s, so it is not shown: apply the kinds of this release",
+            resource.KIND, ", ".join(sorted(".".join(field) for field in undeclared)),
+        )  # fmt: skip
+        await context.cluster.apply_status(_without_fields(manifest, undeclared))
+
+
+def _without_fields(value: Any, fields: Set[tuple[str, ...]], *parents: str) -> Any:
+    """Return a JSON value without some fields; the items of a list have the parents of the list."""
+    if isinstance(value, list):
+        return [_without_fields(child, fields, *parents) for child in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_fields(child, fields, *parents, name)
+        for name, child in value.items()
+        if (*parents, name) not in fields
+    }
 
 
 def _build_manifest(resource: CustomResource, status: CustomResourceStatus) -> Manifest:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from bloomery_operator.api.inferenceservice import Autoscaling, RolloutStatus, Variant
+from bloomery_operator.domain.labels import APPROVED
 from bloomery_operator.domain.rollout import RolloutInput, next_rollout_state, weights_at
 from bloomery_operator.domain.traffic import Backend, Mirror, Traffic, Weights, normalise_weights
 from bloomery_operator.manifests.http_route import routed_revisions, routed_weights
@@ -62,6 +63,7 @@ def _next_rollout(facts: ServiceFacts) -> RolloutStatus | None:
         ready=facts.ready,
         request_stats=facts.request_stats,
         lost=facts.lost_canaries,
+        approved=facts.service.metadata.annotations.get(APPROVED, ""),
     )
     return next_rollout_state(rollout, facts.now)
 

@@ -6,6 +6,7 @@ from kubectl_bloomery.cluster.kubectl import Kubectl, Manifest
 from kubectl_bloomery.errors import CommandError
 
 RETIRED_AT_ANNOTATION = "bloomery.dev/retired-at"
+APPROVED_ANNOTATION = "bloomery.dev/approved"
 
 
 def variant_names(service: Manifest) -> list[str]:
@@ -62,3 +63,22 @@ def serving_deployment(kubectl: Kubectl, service: Manifest, variant: str) -> Man
     if not serving:
         raise CommandError(f"The variant {variant} of {name} has no model yet: {not_ready_message(service)}")
     return min(serving, key=lambda deployment: str(deployment["metadata"]["creationTimestamp"]))
+
+
+def approval(service: Manifest) -> tuple[int, str]:
+    """Return the percentage at which a rollout waits for a person, and the annotation that approves it.
+
+    Raises:
+        CommandError: no rollout waits for that.
+    """
+    name, rollout = service["metadata"]["name"], service.get("status", {}).get("rollout")
+    pauses = service["spec"].get("rollout", {}).get("pauseAt", [])
+    if rollout is None or rollout.get("aborted"):
+        raise CommandError(f"{name} has no rollout that could be approved: {not_ready_message(service)}")
+    percent = rollout.get("percent")
+    if percent not in pauses:
+        listed = f"its pauseAt is {pauses}" if pauses else "it has no pauseAt"
+        raise CommandError(
+            f"The rollout of {name} does not wait for approval: {percent} percent has moved, and {listed}."
+        )
+    return percent, f"{APPROVED_ANNOTATION}={rollout['generation']}/{percent}"

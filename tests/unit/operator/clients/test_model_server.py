@@ -114,6 +114,14 @@ def test_since_subtracts_the_baseline() -> None:
     )
 
 
+def test_scores_are_summed_and_compared_over_time() -> None:
+    text = "bloomery_prediction_confidence_sum 90.5\nbloomery_prediction_confidence_count 100.0\n"
+    now = parse_counters(text)
+    assert (now.images, now.confidence) == (100, 90.5)
+    since = now.since(Counters(images=40, confidence=30.5)).plus(Counters(images=1, confidence=0.5))
+    assert (since.images, since.confidence) == (61, 60.5)
+
+
 def test_restarted_server_counts_from_zero() -> None:
     now = Counters(5, 1)
     assert now.since(Counters(99, 7)) == now

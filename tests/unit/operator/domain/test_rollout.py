@@ -67,6 +67,36 @@ def test_traffic_moves_in_steps_then_in_full() -> None:
     assert next_rollout_state(replace(there, routed={"new": 10_000, "old": 0}), LATER) is None
 
 
+@pytest.mark.feature("S21")
+def test_step_waits_until_a_person_approves_it() -> None:
+    there = begun(plan=PLAN.model_copy(update={"pause_at": (10,)}))
+    for approval in ("", "2/50", "1/10", "yes"):
+        waiting = next_rollout_state(replace(there, approved=approval), LATER)
+        assert waiting is not None and waiting.percent == 10
+        assert waiting.message.endswith("waits for approval (kubectl bloomery approve)")
+    early = next_rollout_state(replace(there, approved="2/10"), LATER - timedelta(seconds=1))
+    assert early is not None and early.percent == 10
+    moved = next_rollout_state(replace(there, approved="2/10"), LATER)
+    assert moved is not None and moved.percent == 50
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.parametrize(
+    ("mean", "images", "stable_requests", "expected"),
+    [(0.5, 100, 900, "Aborted"), (0.75, 100, 900, "Step 2"), (0.5, 0, 900, "Step 2"), (0.5, 100, 99, "did not judge")],
+)
+def test_less_confident_answers_abort(mean: float, images: int, stable_requests: int, expected: str) -> None:
+    plan = PLAN.model_copy(update={"abort_on": AbortOn(confidence_drop=0.1)})
+    stats = {
+        "old": RequestStats(stable_requests, images=1800, confidence=1800 * 0.8),
+        "new": RequestStats(200, images=images, confidence=images * mean),
+    }
+    state = next_rollout_state(begun(plan=plan, request_stats=stats), LATER)
+    assert state is not None and expected in state.message
+    if expected == "Aborted":
+        assert "the mean score of the answers is 0.500, that of what is replaced 0.800; 0.1 less" in state.message
+
+
 def test_new_weights_move_in_steps() -> None:
     there = begun(
         routed={"a": 9000, "b": 1000}, target={"a": 5000, "b": 5000}, desired=frozenset("ab"), ready=frozenset("ab")

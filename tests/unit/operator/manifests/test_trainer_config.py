@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from bloomery_operator.manifests.memory import MEMORY_LIMITS
-from bloomery_trainer.config import Hyperparameters, PrepareConfig, PresetName, TrainConfig, load
+from bloomery_trainer.config import Hyperparameters, PrepareConfig, TrainConfig, load
+from bloomery_trainer.models.presets import PRESETS
 from testing.crds import read_schema
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden"
@@ -50,7 +51,6 @@ def test_golden_configurations_cover_both_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "model", "name"),
     [
-        (("preset",), TrainConfig, "preset"),
         (("metric",), TrainConfig, "metric"),
         (("hyperparameters", "optimizer"), Hyperparameters, "optimizer"),
         (("hyperparameters", "augmentation"), Hyperparameters, "augmentation"),
@@ -65,9 +65,14 @@ def test_crd_enum_equals_the_trainers(field: tuple[str, ...], model: type[BaseMo
     assert set(schema["enum"]) == _words(model.model_fields[name].annotation)
 
 
+@pytest.mark.feature("T1")
+def test_kind_has_every_preset() -> None:
+    assert set(read_schema("trainingjobs")["properties"]["preset"]["enum"]) == set(PRESETS)
+
+
 @pytest.mark.feature("T25")
 def test_every_preset_has_a_memory_limit() -> None:
-    assert set(MEMORY_LIMITS) == set(get_args(PresetName))
+    assert set(MEMORY_LIMITS) == set(PRESETS)
 
 
 @pytest.mark.feature("T25")

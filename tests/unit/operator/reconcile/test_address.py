@@ -105,3 +105,15 @@ def test_field_that_the_cluster_does_not_have_is_recognised(
     code: int, message: str, field: str, expected: bool
 ) -> None:
     assert ClusterError(code, "", message).is_undeclared(field) is expected
+
+
+def test_fields_that_the_kind_does_not_have_are_named_with_their_parents() -> None:
+    message = (
+        "failed to create typed patch object (a/b; bloomery.dev/v1alpha1, Kind=InferenceService): errors:\n"
+        '  .status.variants[name="v1.2"].modelHash: field not declared in schema\n'
+        "  .status.scaledReplicas: field not declared in schema"
+    )
+    assert ClusterError(500, "", message).undeclared_fields == {
+        ("status", "variants", "modelHash"),
+        ("status", "scaledReplicas"),
+    }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kubectl_bloomery.cluster.inference_service import serving_revision
+from kubectl_bloomery.cluster.inference_service import approval, serving_revision
 from kubectl_bloomery.errors import CommandError
 
 
@@ -27,3 +27,15 @@ def test_default_variant_has_most_traffic() -> None:
     assert serving_revision(colours, "small") == "colours--small-1"
     with pytest.raises(CommandError, match="The variant new of colours does not answer: Its model is not there yet"):
         serving_revision(colours, "new")
+
+
+@pytest.mark.feature("S21")
+def test_approval_names_the_step_that_waits() -> None:
+    service = build_service() | {"spec": {"rollout": {"steps": [10, 50], "pauseAt": [50]}}}
+    with pytest.raises(CommandError, match="colours has no rollout that could be approved: Its model is not there yet"):
+        approval(service)
+    service["status"]["rollout"] = {"percent": 10, "generation": 3}
+    with pytest.raises(CommandError, match=r"10 percent has moved, and its pauseAt is \[50\]"):
+        approval(service)
+    service["status"]["rollout"]["percent"] = 50
+    assert approval(service) == (50, "bloomery.dev/approved=3/50")

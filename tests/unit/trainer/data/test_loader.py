@@ -21,6 +21,7 @@ from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.images import views
 from bloomery_trainer.data.loader import evaluation_loader, training_batches
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.data.scratch_cache import StoredImages
 from bloomery_trainer.data.unreadable import unreadable_note
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine import training
@@ -291,7 +292,7 @@ def test_images_in_memory_leave_room_for_a_training_step(tmp_path: Path) -> None
         plan = training.make_plan(crowded, dataset, CompositeLogger(), lambda _: None)
         return plan.batches.loader.dataset._source  # type: ignore[attr-defined]
 
-    assert isinstance(source(step_bytes), images.LazyImages)
+    assert isinstance(source(step_bytes), StoredImages)
     assert isinstance(source(2 * step_bytes), images.CachedImages)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from bloomery_trainer.config import Hyperparameters, PresetName
+from bloomery_trainer.config import Hyperparameters
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.models.presets import PRESETS, find_preset
 from bloomery_trainer.recipe import resolve
 
-NAMES = get_args(PresetName)
+NAMES = tuple(PRESETS)
 ALIASES = {"general": "resnet50", "high-precision": "convnext-small", "high-performance": "mobilenet-v3-large"}
 LARGE = {"convnext-small", "convnext-tiny", "efficientnet-v2-s", "resnet101"}
 SMALL = [name for name in NAMES if name not in LARGE | ALIASES.keys()]
@@ -43,6 +43,12 @@ def test_every_preset_is_built_for_the_classes_asked_for(name: str) -> None:
 
     assert outputs.shape == (2, 7)
     assert preset.head(image_size=preset.image_size)
+
+
+@pytest.mark.feature("T1")
+def test_unknown_preset_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(BadConfig, match=r"there is no preset 'resnet19'; there are .*resnet18"):
+        find_preset("resnet19")
 
 
 @pytest.mark.feature("T1")

@@ -94,7 +94,9 @@ def _report_evaluation(
     context: RunContext, classifier: Classifier, dataset: LocalDataset, record: RunRecord, folder: Folder | None
 ) -> dict[str, Any]:
     context.progress.update(stage="evaluating")
-    images = HeldOutImages.of(dataset, classifier.preprocess, context.shutdown, budget=context.memory)
+    images = HeldOutImages.of(
+        dataset, classifier.preprocess, context.shutdown, budget=context.memory, cache=context.scratch_cache
+    )
     evaluation = images.evaluate(classifier.network)
     # The file stays as it is, so the figures are those of its own scores; the temperature is what would suit it.
     calibration = calibrate(evaluation)

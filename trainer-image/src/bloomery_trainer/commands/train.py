@@ -123,7 +123,9 @@ def _publish(
     """Export the best weights, evaluate the exported file, and hand it over; all by the leader."""
     if not context.world.is_leader:
         return {}
-    held_out = HeldOutImages.of(dataset, context.preprocess, context.shutdown, budget=context.memory)
+    held_out = HeldOutImages.of(
+        dataset, context.preprocess, context.shutdown, budget=context.memory, cache=context.scratch_cache
+    )
     folder = _export(context, result.model, dataset, held_out)
     exported = _evaluate_exported(context, dataset, folder, held_out)
     if exported.quantization is not None:

@@ -1,4 +1,4 @@
-"""Decoded images at random access: kept in memory where they fit, else decoded each time."""
+"""Decoded images at random access: kept in memory where they fit, else on the local disk, else decoded each time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +15,9 @@ from bloomery_model.cgroup import cpu_count, memory_bytes
 from bloomery_trainer.data.dataset import ImageFiles, LocalDataset
 from bloomery_trainer.data.decoders import CenterCropDecoder, Decoder, ViewsDecoder
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.data.pixel_source import PixelSource
 from bloomery_trainer.data.sampling import mix_seed
+from bloomery_trainer.data.scratch_cache import ScratchCache
 from bloomery_trainer.data.unreadable import UnreadableImage, UnreadableImages
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.parallel import map_in_order
@@ -25,16 +26,6 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE_IMAGES = 64
 """After so many decoded images, the size of all of them is foreseen."""
-
-
-class PixelSource(Protocol):
-    """Decoded images at random access, uint8 [3, H, W]."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    def pixels(self, index: int) -> Tensor:
-        """Return one image."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +62,28 @@ class CachedImages:
         return image
 
 
-def open_images(files: ImageFiles, decoders: Sequence[Decoder], *, budget: MemoryBudget, world: World) -> PixelSource:
-    """Return all images decoded by the first of the decoders whose images fit in memory, or else decoded each time."""
+def open_images(
+    files: ImageFiles,
+    decoders: Sequence[Decoder],
+    *,
+    budget: MemoryBudget,
+    cache: ScratchCache | None,
+    world: World,
+) -> PixelSource:
+    """Return all images decoded by the first of the decoders whose images fit in memory.
+
+    Where none does, they are kept in ``cache``, and without that decoded each time.
+    """
     for decoder in decoders:
-        source = _cache_images(LazyImages(files, decoder), budget, threads=processors(world))
-        if source is not None:
-            return source
-    logger.info("%d images do not fit in memory: they are decoded each time", len(files))
-    return LazyImages(files, decoders[0])
+        cached = _cache_images(LazyImages(files, decoder), budget, threads=processors(world))
+        if cached is not None:
+            return cached
+    source = LazyImages(files, decoders[0])
+    if cache is None:
+        logger.info("%d images do not fit in memory: they are decoded each time", len(files))
+        return source
+    logger.info("%d images do not fit in memory: decoded ones are kept on the local disk", len(files))
+    return cache.open(source, repr(source.decoder).encode() + files.records.tobytes())
 
 
 def _cache_images(source: LazyImages, budget: MemoryBudget, *, threads: int) -> CachedImages | None:

@@ -18,9 +18,11 @@ from bloomery_model import Preprocess
 from bloomery_trainer.data.augment import augmentation
 from bloomery_trainer.data.dataset import ImageFiles
 from bloomery_trainer.data.decoders import CenterCropDecoder, training_decoders
-from bloomery_trainer.data.images import CachedImages, PixelSource, default_budget, open_images, processors
+from bloomery_trainer.data.images import CachedImages, default_budget, open_images, processors
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.data.pixel_source import PixelSource
 from bloomery_trainer.data.sampling import EpochBatches, SampleIndex, SampleOrder, mix_seed
+from bloomery_trainer.data.scratch_cache import ScratchCache
 from bloomery_trainer.data.unreadable import UnreadableImage, UnreadableImages
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.recipe import Recipe, step_batch
@@ -147,10 +149,11 @@ def training_batches(
     device: torch.device,
     world: World,
     budget: MemoryBudget | None = None,
+    cache: ScratchCache | None = None,
 ) -> TrainingBatches:
     """Return shuffled, augmented batches of one size, which may be less than the recipe's.
 
-    Decoded images are kept in memory as far as ``budget`` allows.
+    Decoded images are kept in memory if ``budget`` allows it, else in ``cache``.
 
     Raises:
         BadConfig: the recipe's batch is less than two images a process.
@@ -159,9 +162,8 @@ def training_batches(
     batch = step_batch(recipe.batch_size, images=len(files), processes=world.size)
     draws = SampleOrder(files.labels, seed=recipe.seed, balanced=recipe.balance == "Sampling")
     order = EpochBatches(draws, images=len(files), batch=batch, world=world)
-    source = open_images(
-        files, training_decoders(recipe, preprocess), budget=budget or default_budget(world), world=world
-    )
+    decoders = training_decoders(recipe, preprocess)
+    source = open_images(files, decoders, budget=budget or default_budget(world), cache=cache, world=world)
     unreadable = UnreadableImages(files)
     _count_unreadable(source, unreadable)
     samples = TrainingSamples(
@@ -191,6 +193,7 @@ def evaluation_loader(
     device: torch.device,
     world: World,
     budget: MemoryBudget | None = None,
+    cache: ScratchCache | None = None,
 ) -> Loader:
     """Return this process's images in their order, as the model server would see them.
 
@@ -198,7 +201,8 @@ def evaluation_loader(
     """
     batch = min(EVALUATION_BATCH, max(_LEAST_EVALUATION_BATCH, batch // world.size))
     mine = replace(files, records=files.records[world.rank :: world.size])
-    source = open_images(mine, [CenterCropDecoder(preprocess)], budget=budget or default_budget(world), world=world)
+    decoders = [CenterCropDecoder(preprocess)]
+    source = open_images(mine, decoders, budget=budget or default_budget(world), cache=cache, world=world)
     workers = _worker_count(source, device=device, world=world, batches=math.ceil(len(mine) / batch))
     return DataLoader(
         Samples(source, mine.labels),

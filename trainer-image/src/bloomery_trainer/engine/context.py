@@ -18,11 +18,12 @@ from bloomery_trainer.data.dataset import LocalDataset, fetch
 from bloomery_trainer.data.images import default_budget, leave_out_unreadable, processors
 from bloomery_trainer.data.loader import EVALUATION_BATCH, Loader, evaluation_loader
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.data.scratch_cache import ScratchCache
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.evaluation import Batch, Evaluation, NonFiniteOutputs, answers
 from bloomery_trainer.models import initial
 from bloomery_trainer.models.initial import Initial
-from bloomery_trainer.models.presets import PRESETS, Preset
+from bloomery_trainer.models.presets import Preset, find_preset
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.recipe import Recipe, image_size
 from bloomery_trainer.shutdown import Shutdown, Terminated
@@ -51,6 +52,8 @@ class RunContext:
     preprocess: Preprocess
     memory: MemoryBudget
     """For decoded images, training's and evaluation's together."""
+    scratch_cache: ScratchCache
+    """For decoded images that the memory does not hold."""
     starts: int = 1
     """The number of starts of this training, this one included."""
     resolved_recipe: Recipe | None = None
@@ -91,8 +94,9 @@ class RunContext:
         )
         fetched = None
         if first:
-            reserved_bytes = _model_bytes(self.preset, self.preprocess.crop) * _MODEL_COPIES + _LOG_BYTES
-            fetched = fetch_images(scratch_bytes=self.config.scratch_bytes, reserved_bytes=reserved_bytes)
+            fetched = fetch_images(
+                scratch_bytes=self.config.scratch_bytes, reserved_bytes=self.scratch_cache.reserved_bytes
+            )
         self.world.barrier()
         return leave_out_unreadable(fetched or fetch_images(download=False), self.preprocess, world=self.world)
 
@@ -101,7 +105,13 @@ class RunContext:
         batch = max(EVALUATION_BATCH, self.recipe.batch_size)
         files = dataset.splits[split]
         return evaluation_loader(
-            files, self.preprocess, batch=batch, device=self.device, world=self.world, budget=self.memory
+            files,
+            self.preprocess,
+            batch=batch,
+            device=self.device,
+            world=self.world,
+            budget=self.memory,
+            cache=self.scratch_cache,
         )
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Evaluation:
@@ -146,7 +156,9 @@ def build_run_context(
     config: TrainConfig, progress: Progress, shutdown: Shutdown, world: World, access: S3Access, scratch: Path
 ) -> RunContext:
     """Work out all but the recipe from the configuration; raises BadConfig if it does not fit together."""
-    preset = PRESETS[config.preset]
+    preset = find_preset(config.preset)
+    preprocess = Preprocess.for_size(image_size(config.hyperparameters, preset))
+    reserved_bytes = _model_bytes(preset, preprocess.crop) * _MODEL_COPIES + _LOG_BYTES
     return RunContext(
         config=config,
         progress=progress,
@@ -157,8 +169,9 @@ def build_run_context(
         scratch=scratch,
         device=_device(world, config.hyperparameters.seed),
         preset=preset,
-        preprocess=Preprocess.for_size(image_size(config.hyperparameters, preset)),
+        preprocess=preprocess,
         memory=default_budget(world),
+        scratch_cache=ScratchCache(scratch, config.scratch_bytes, reserved_bytes),
     )
 
 

@@ -18,6 +18,7 @@ from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.loader import Loader, evaluation_loader
 from bloomery_trainer.data.memory import MemoryBudget
+from bloomery_trainer.data.scratch_cache import ScratchCache
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.evaluation import Batch, Evaluation, answers, interval95
 from bloomery_trainer.shutdown import Shutdown, Terminated
@@ -62,7 +63,13 @@ class HeldOutImages:
 
     @classmethod
     def of(
-        cls, dataset: LocalDataset, preprocess: Preprocess, shutdown: Shutdown, *, budget: MemoryBudget
+        cls,
+        dataset: LocalDataset,
+        preprocess: Preprocess,
+        shutdown: Shutdown,
+        *,
+        budget: MemoryBudget,
+        cache: ScratchCache,
     ) -> HeldOutImages:
         """Open the splits of a dataset; where the budget holds them, this decodes them."""
         splits: tuple[HeldOutSplit, ...] = ("validation", "test")
@@ -74,6 +81,7 @@ class HeldOutImages:
                 device=torch.device("cpu"),
                 world=World(),
                 budget=budget,
+                cache=cache,
             )
             for split in splits
             if split in dataset.splits

@@ -286,6 +286,7 @@ def make_plan(
         device=context.device,
         world=context.world,
         budget=context.memory,
+        cache=context.scratch_cache,
     )
     validation = context.evaluation_loader(dataset, "validation")
     return Plan(

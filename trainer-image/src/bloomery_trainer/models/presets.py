@@ -12,7 +12,7 @@ import torch
 import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
-from bloomery_trainer.config import PresetName
+from bloomery_trainer.errors import BadConfig
 
 OptimizerName = Literal["sgd", "adamw"]
 Augmentation = Literal["TrivialAugment", "Crops", "Light", "None"]
@@ -187,7 +187,7 @@ def _convnext(architecture: str) -> Preset:
     return Preset(architecture=architecture, optimizer="adamw", rates=RATES["convnext"], warmup_share=0.1)
 
 
-ALIASES: Mapping[str, PresetName] = MappingProxyType(
+ALIASES: Mapping[str, str] = MappingProxyType(
     {"general": "resnet50", "high-precision": "convnext-small", "high-performance": "mobilenet-v3-large"}
 )
 """Presets by what they are for: a sound middle, the best figures, the most images a second."""
@@ -210,3 +210,14 @@ _TABLE: dict[str, Preset] = {
 }
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({**_TABLE, **{alias: _TABLE[name] for alias, name in ALIASES.items()}})
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset of a name or second name.
+
+    Raises:
+        BadConfig: there is none.
+    """
+    if name not in PRESETS:
+        raise BadConfig("InvalidConfig", f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

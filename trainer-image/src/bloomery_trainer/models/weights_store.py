@@ -23,7 +23,7 @@ import torchvision  # type: ignore[import-untyped]
 
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError, Unavailable
 from bloomery_trainer.models.initial import Initial, require_preset
-from bloomery_trainer.models.presets import PRESETS
+from bloomery_trainer.models.presets import PRESETS, find_preset
 from bloomery_trainer.models.published import MANIFEST, same_network
 from bloomery_trainer.models.weights import find_state_dict, read_document, require_finite
 from bloomery_trainer.storage import Folder, S3Access, open_folder
@@ -101,9 +101,9 @@ def _require_name(upload: Upload) -> None:
             f"{upload.name!r} cannot be stored: a file of weights has a name of letters, digits, '.', '_', '+' and '-' "
             f"that ends in {', '.join(SUFFIXES)}",
         )
-    if upload.preset is not None and upload.preset not in PRESETS:
-        raise BadConfig("InvalidConfig", f"there is no preset {upload.preset!r}; there are {', '.join(PRESETS)}")
-    if upload.preset is None and upload.name not in _published_names():
+    if upload.preset is not None:
+        find_preset(upload.preset)
+    elif upload.name not in _published_names():
         raise BadConfig(
             "InvalidConfig",
             f"{upload.name} is no file that torchvision publishes for a preset: say by --preset whose weights it holds",

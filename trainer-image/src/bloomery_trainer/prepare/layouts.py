@@ -7,7 +7,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
 
 from bloomery_model import EXTENSIONS
 from bloomery_trainer.class_names import normalize_class_name
@@ -183,7 +182,8 @@ def _inner_folders(file: PendingFile, arrangement: Arrangement) -> Sequence[str]
     """Return the folders of a file below the wrapper; none for a file beside it."""
     if not file.path.startswith(arrangement.wrapper):
         return ()
-    return PurePosixPath(file.path.removeprefix(arrangement.wrapper)).parts[:-1]
+    folders = file.path.removeprefix(arrangement.wrapper).split("/")[:-1]
+    return [folder for folder in folders if folder not in ("", ".")]
 
 
 def _require_images(files: FileTable, number: int, uri: str, layout: str) -> None:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from bloomery_model import EXTENSIONS, ImageError, open_image, to_rgb
+from bloomery_model import EXTENSIONS, ImageError, open_image, to_grey
 from bloomery_trainer.class_names import find_similar_names
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import BadData
@@ -87,20 +88,19 @@ def check_content(data: bytes, rules: Rules, *, has_extension: bool = True) -> C
             return violation
         extension = _EXTENSION_BY_FORMAT[image.format or ""]
         # The decoder of training and serving, on fewer pixels: at an eighth of its size, a JPEG is still read whole.
-        picture = to_rgb(image, min_side=max(_MIN_PICTURE_SIDE, min(image.size) // 8))
+        grey = to_grey(image, min_side=max(_MIN_PICTURE_SIDE, min(image.size) // 8))
     except ImageError as error:
         if error.code == "NotAnImage" and not has_extension:
             return Violation("Format", "the name has no extension, and the content is no image")
         return _violation_of(error)
-    grey = _shrink_to_grey(picture)
-    return CheckedImage(extension, compute_fingerprint(grey), find_issues(grey))
+    pixels = np.asarray(_shrink(grey))
+    return CheckedImage(extension, compute_fingerprint(pixels), find_issues(pixels))
 
 
-def _shrink_to_grey(picture: Image.Image) -> Image.Image:
-    """Return a picture in mode ``L``, the shorter side 40 to 80 pixels, if it has as many."""
-    grey = picture.convert("L")
-    factor = min(grey.size) // _MIN_PICTURE_SIDE
-    return grey.reduce(factor) if factor > 1 else grey
+def _shrink(picture: Image.Image) -> Image.Image:
+    """Return a picture whose shorter side has 40 to 80 pixels, if it has as many."""
+    factor = min(picture.size) // _MIN_PICTURE_SIDE
+    return picture.reduce(factor) if factor > 1 else picture
 
 
 def check_classes(counts: Mapping[str, int], ignored: Mapping[str, Mapping[str, int]], rules: Rules) -> None:

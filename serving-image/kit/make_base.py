@@ -23,6 +23,8 @@ HERE = Path(__file__).parent
 PROGRAM = "bloomery-server"
 SPARE = ("libstdc++.so.6", "libgcc_s.so.1", "libexpat.so.1")
 """Libraries that nearly every system has, and that ask for a newer glibc than all the rest: start.sh decides."""
+UNUSED = r"_(gpu|npu)_plugin|_(jax|paddle|pytorch|tensorflow|tensorflow_lite|gguf)_frontend|^cache\.json$"
+"""OpenVINO's libraries for other devices than processors and for other files than ONNX, and the former's kernels."""
 
 _PYTHON = "- Python 3.11, 64 bit, with its module venv."
 _GPU = f"""\
@@ -57,10 +59,10 @@ _ONCE = "\n\nThe first start installs the wheels into the folder venv, which tak
 _LINUX, _WINDOWS = "- 64-bit Linux (x86_64) with glibc 2.{minor} or newer", "- 64-bit Windows 10 or newer (x64)."
 KITS = (
     Kit("linux-cpu", "start-frozen.sh", _SH,
-        _LINUX + ", as Debian 12, Ubuntu 22.04, Fedora 36 and RHEL 10 have it. No Python.\n- 300 MB of disk."),
+        _LINUX + ", as Debian 12, Ubuntu 22.04, Fedora 36 and RHEL 10 have it. No Python.\n- 500 MB of disk."),
     Kit("linux-nvidia", "start.sh", _SH + _ONCE,
         f"{_LINUX.format(minor=28)}.\n{_GPU} {_MANYLINUX}\n\n- 5 GB of disk."),
-    Kit("windows-cpu", "start.bat", _BAT + _ONCE, f"{_WINDOWS}\n{_PYTHON}\n- 400 MB of disk."),
+    Kit("windows-cpu", "start.bat", _BAT + _ONCE, f"{_WINDOWS}\n{_PYTHON}\n- 900 MB of disk."),
     Kit("windows-nvidia", "start.bat", _BAT + _ONCE,
         f"{_WINDOWS}\n{_GPU} --platform win_amd64\n\n- 5 GB of disk."),
 )  # fmt: skip
@@ -90,7 +92,9 @@ def freeze(folder: Path) -> None:
         collected = [f"--collect-{kind}={name}" for kind, name in (
             ("data", "bloomery_serving"), ("submodules", "bloomery_serving"),
             ("data", "fastapi_offline"), ("submodules", "fastapi_offline"),  # only its files are used
+            ("all", "openvino"),  # the server imports it by name
         )]  # fmt: skip
+        collected += ["--exclude-module=openvino.tools", "--exclude-module=openvino_telemetry"]
         folders = [f"--distpath={scratch}/dist", f"--workpath={scratch}/work", f"--specpath={scratch}"]
         command = [sys.executable, "-m", "PyInstaller", "--onedir", "--log-level=WARN", f"--name={PROGRAM}"]
         subprocess.run([*command, *collected, *folders, str(HERE / "main.py")], check=True)
@@ -99,8 +103,9 @@ def freeze(folder: Path) -> None:
     spare = folder / "spare"
     spare.mkdir()
     for path in list(folder.rglob("*")):
+        is_unused = path.parent.match("openvino/libs") and re.search(UNUSED, path.name)
         # Links to libraries that their users find without, and that many a medium could not hold.
-        if path.is_symlink():
+        if is_unused or path.is_symlink():
             path.unlink()
         elif path.name in SPARE:
             path.rename(spare / path.name)

@@ -423,6 +423,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
         service(variants=[variant(answer={"minConfidence": 0.7, "precision": 0.95})]),
         "answer must have exactly one of minConfidence",
     ),
+    "an unknown engine": (service(variants=[variant(engine="TensorRT")]), 'supported values: "Auto", "OnnxRuntime"'),
     "no rule for an answer": (service(variants=[variant(answer={})]), "answer must have exactly one of minConfidence"),
     "a precision that no model has thresholds for": (
         service(variants=[variant(answer={"precision": 0.85})]),
@@ -596,6 +597,7 @@ ACCEPTED: dict[str, Object] = {
     ),
     "a service without spare capacity": service(strategy="Recreate", variants=[variant(scratch="20Gi")]),
     "images on tainted nodes": dataset(podTemplate={"tolerations": [{"key": "data", "operator": "Exists"}]}),
+    "an engine": service(variants=[variant(engine="OpenVINO")]),
     "answers from a confidence on": service(variants=[variant(answer={"minConfidence": 0.7})]),
     "answers of a precision": service(variants=[variant(answer={"precision": 0.95})]),
     "an autoscaled variant": service(
@@ -743,6 +745,7 @@ FULL: Object = {
         "registeredModel": "flowers",
         "versionLabel": "1.0",
         "quantization": "Int8",
+        "references": False,
         "promote": {
             "alias": "champion",
             "atLeast": 0.5,

@@ -1,4 +1,4 @@
-"""CPU and memory limits of this process: the cgroup's, not the host's size."""
+"""CPU and memory of this process: the cgroup's limits, not the host's size."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
         if limit is not None and limit.isdigit():
             return min(host, int(limit))
     return host
+
+
+def resident_bytes(process: Path = Path("/proc/self")) -> int:
+    """Return the memory that this process has (proc(5), statm); 0 on a machine that does not say."""
+    try:
+        return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0
 
 
 def _host_memory_bytes() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,11 @@ Scores = NDArray[np.float32]
 
 DEFAULT_SIDE = 224
 """Pixels, for a model that takes images of any size."""
+
+QUANTIZED_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
+"""Operators of models that compute in int8."""
+_OPERATOR_TAG = 0x22
+"""The byte before the length and the name of a node's operator: field 4 of NodeProto in ONNX's protobuf."""
 
 
 class TensorInfo(Protocol):
@@ -38,6 +45,12 @@ def image_side(inputs: Sequence[TensorInfo]) -> int:
     """Return the side of the images that a model takes, in pixels."""
     shape = inputs[0].shape
     return shape[2] if len(shape) == 4 and isinstance(shape[2], int) else DEFAULT_SIDE
+
+
+def is_quantized(path: Path) -> bool:
+    """Return whether an ONNX file computes in int8; needs no ONNX library."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(bytes((_OPERATOR_TAG, len(name))) + name.encode()) >= 0 for name in QUANTIZED_OPERATORS)
 
 
 def require_classifier(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], *, side: int) -> None:

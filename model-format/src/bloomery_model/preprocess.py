@@ -112,7 +112,10 @@ class Preprocess:
 
     def tensor(self, image: Image.Image) -> Tensor:
         """Return the model's input for an RGB image, float32 [3, crop, crop]."""
-        pixels = self.pixels(image)
+        return self.normalise(self.pixels(image))
+
+    def normalise(self, pixels: Pixels) -> Tensor:
+        """Return the model's input for the pixels that it sees, float32 [3, crop, crop]."""
         tensor = np.empty((3, self.crop, self.crop), np.float32)
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
             # (x / 255 - mean) / std in two passes: four would take as long as decoding.

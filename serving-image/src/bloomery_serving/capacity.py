@@ -23,12 +23,14 @@ class Capacity:
         decoding_bytes: memory of all large images that are decoded at a time; one alone may take more.
         queue_bytes: bytes of the bodies of all requests together.
         max_body_bytes: bytes of one body.
+        process_bytes: bytes of the process without images and bodies: its code and its network.
     """
 
     workers: int
     decoding_bytes: int
     queue_bytes: int
     max_body_bytes: int
+    process_bytes: int
 
     @classmethod
     def of(cls, settings: Settings, *, processors: int, memory: int) -> Capacity:
@@ -40,6 +42,7 @@ class Capacity:
             queue_bytes=min(settings.queue_bytes, memory // 6),
             # Base64 in JSON is held twice while it is parsed.
             max_body_bytes=min(settings.max_body_bytes, memory // 6),
+            process_bytes=memory - memory // 4 - memory // 8 - memory // 6,
         )
 
     @classmethod

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from bloomery_model import Tensor, decoding_bytes, to_rgb
 from bloomery_model.spotlight import heat_map, spotlight
 from bloomery_serving.batcher import NotFinite
+from bloomery_serving.engines.onnx_runtime import CPU, session_options
 from bloomery_serving.image_file import ImageFile, Limits, open_file
 from bloomery_serving.jobs import CallRunner, Watchdog
 from bloomery_serving.memory_budget import MemoryBudget
-from bloomery_serving.model import CPU, Model, session_options
+from bloomery_serving.model import Model
 
 logger = logging.getLogger(__name__)
 

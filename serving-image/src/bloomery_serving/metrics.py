@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from bloomery_serving.engines.base import EngineReport
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics_server import start_metrics_server
 
@@ -39,6 +40,14 @@ class Metrics:
             "bloomery_model_info", "The model that is served; always 1.", ["service", *identity.metric_labels],
             registry=self.registry,
         )  # fmt: skip
+        self._engine = Gauge(
+            "bloomery_engine_info", "The engine that computes the model; always 1.", ["engine", "precision"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._engine_seconds = Gauge(
+            "bloomery_engine_image_seconds", "Time of an image on one thread, by the engines that were measured.",
+            ["engine", "precision"], registry=self.registry,
+        )  # fmt: skip
         self.describe(identity)
 
     def serve(self, port: int) -> None:
@@ -50,6 +59,14 @@ class Metrics:
         """Show the identity of the served model, in place of the one before."""
         self._info.clear()
         self._info.labels(service=self._service, **identity.metric_labels).set(1)
+
+    def describe_engine(self, report: EngineReport) -> None:
+        """Show the engine that computes, in place of the one before, and the figures of all that were measured."""
+        self._engine.clear()
+        self._engine.labels(report.form.name, report.form.precision).set(1)
+        for each in report.measured:
+            seconds = min(each.milliseconds.values()) / 1000
+            self._engine_seconds.labels(each.form.name, each.form.precision).set(seconds)
 
     def count(self, route: str, code: int, key: str, seconds: float) -> None:
         """Count one request that was answered."""

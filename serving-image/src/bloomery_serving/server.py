@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from bloomery_model import termination
 from bloomery_model.listening import listen_anywhere
 from bloomery_serving.app import create_app
 from bloomery_serving.capacity import Capacity
+from bloomery_serving.engine_choice.comparison import EngineLimits, Served
+from bloomery_serving.engine_choice.selection import EngineSelection
 from bloomery_serving.errors import ModelError
 from bloomery_serving.http_protocol import ConnectionLimits, bounded_protocol, close_overdue
 from bloomery_serving.identity import ModelIdentity
@@ -105,13 +108,20 @@ def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, M
         settings.model_dir,
         digest=settings.model_digest,
         with_explanation=settings.explain,
+        with_references=settings.engine != "OnnxRuntime",
         transfer=transfer,
         needs_statistics=settings.answer_precision is not None,
     )
     transfer.note_progress()
     fetched = time.perf_counter()
     # As many predictions run side by side as there are processors: each has one thread.
-    model = Model.load(settings.model_dir, digest=stored.digest, threads=1, explanation=stored.explanation)
+    model = Model.load(
+        settings.model_dir,
+        digest=stored.digest,
+        threads=1,
+        explanation=stored.explanation,
+        references=stored.references,
+    )
     logger.info(
         "the model is ready %.1f s after the process began: fetched in %.1f s, loaded in %.1f s",
         _process_age(), fetched - start, time.perf_counter() - fetched,
@@ -146,8 +156,9 @@ def serve(
         head_seconds=settings.head_seconds,
         request_seconds=settings.body_seconds,
     )
+    capacity = Capacity.of_container(settings)
     config = uvicorn.Config(
-        create_app(settings, model, identity, metrics, capacity=Capacity.of_container(settings)),
+        create_app(settings, model, identity, metrics, capacity=capacity),
         http=bounded_protocol(limits),
         log_level="warning",
         access_log=False,
@@ -157,8 +168,35 @@ def serve(
         timeout_notify=1,
         callback_notify=lambda: _close_overdue(server),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, on_start=lambda: _choose_engine(settings, model, metrics, capacity))
     server.run(sockets=sockets)
+
+
+class _Server(uvicorn.Server):
+    """A server that does something more once it listens."""
+
+    def __init__(self, config: uvicorn.Config, *, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then do it."""
+        await super().startup(sockets)
+        self._on_start()
+
+
+def _choose_engine(settings: Settings, model: Model, metrics: Metrics, capacity: Capacity) -> None:
+    """Choose the engine of a server that is ready, in a thread of its own."""
+    served = Served(
+        model=model,
+        folder=settings.model_dir,
+        setting=settings.engine,
+        threads=capacity.workers,
+        limits=EngineLimits(memory_bytes=capacity.process_bytes, disk_bytes=settings.model_max_bytes),
+    )
+    metrics.describe_engine(model.engine)
+    selection = EngineSelection(served, on_choice=metrics.describe_engine)
+    threading.Thread(target=selection.run, name="choose-engine", daemon=True).start()
 
 
 async def _close_overdue(server: uvicorn.Server) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -88,6 +88,10 @@ class Settings(BaseSettings):
 
     explain: bool = False
     """Whether POST /explain is answered, if the model's folder has explain.onnx."""
+
+    engine: Literal["Auto", "OnnxRuntime", "OpenVINO"] = "Auto"
+    """Engine of the network. Auto takes the fastest one whose answers agree with the model's references; OpenVINO, the
+    fastest precision of OpenVINO that does."""
 
     cors_allow_origins: str = ""
     """Origins whose pages a browser lets call the server, with commas between them; * is any."""

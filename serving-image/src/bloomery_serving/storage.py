@@ -3,13 +3,14 @@
 Three kinds of folders hold a model: one that a training wrote, with its files' digests in metadata.json; one of
 MLflow's ONNX flavour; and any folder with one ONNX file and a file that names the classes. All of them become
 model.onnx, labels.txt and, if there are such, preprocess.json and statistics.json on this machine. A training's
-explain.onnx is fetched for services that explain.
+explain.onnx is fetched for services that explain, and references.npz for those that may choose another engine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -34,10 +35,13 @@ from bloomery_model.folder import (
     write_labels,
 )
 from bloomery_model.lineage import Lineage, read_lineage
+from bloomery_model.references import REFERENCES, described_digest
 from bloomery_model.statistics import STATISTICS, format_statistics
 from bloomery_serving.errors import ModelError
 from bloomery_serving.sources import Source, open_source
 from bloomery_serving.transfer import Transfer
+
+logger = logging.getLogger(__name__)
 
 RECORD = "fetched.json"
 """Describes what was fetched, beside the model's files."""
@@ -55,11 +59,23 @@ class StoredModel(BaseModel):
     lineage: Lineage = Lineage()
     with_explanation: bool = False
     """Whether EXPLANATION was fetched, if the folder has it."""
+    with_references: bool = False
+    """Whether REFERENCES were fetched, if the folder has them."""
 
     @property
     def explanation(self) -> str | None:
         """The name of the local file with the network of the explanations; None if there is none."""
         return EXPLANATION if EXPLANATION in self.files else None
+
+    @property
+    def references(self) -> str | None:
+        """The name of the local file with the references; None if there is none."""
+        return REFERENCES if REFERENCES in self.files else None
+
+    @property
+    def request(self) -> tuple[str, str, bool, bool]:
+        """The request that it is the answer to."""
+        return self.uri, self.digest, self.with_explanation, self.with_references
 
 
 def ensure_model(
@@ -68,6 +84,7 @@ def ensure_model(
     *,
     digest: str,
     with_explanation: bool = False,
+    with_references: bool = False,
     environment: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
     needs_statistics: bool = False,
@@ -82,6 +99,7 @@ def ensure_model(
         folder: the local one.
         digest: the digest that the model must have; empty takes any.
         with_explanation: whether a training's EXPLANATION is fetched, too.
+        with_references: whether REFERENCES are fetched, too.
         environment: with the keys of the store; None is that of the process.
         transfer: counts what is fetched; None limits nothing.
         needs_statistics: look in the store again if there are none: an evaluation may have added them.
@@ -90,12 +108,18 @@ def ensure_model(
         ModelError: as ``fetch_model``.
     """
     stored = _read_record(folder)
-    request = (uri, digest, with_explanation)
+    request = (uri, digest, with_explanation, with_references)
     has_all = stored is not None and (STATISTICS in stored.files or not needs_statistics)
-    if stored is not None and has_all and (stored.uri, stored.digest, stored.with_explanation) == request:
+    if stored is not None and has_all and stored.request == request:
         return stored
     stored = fetch_model(
-        uri, folder, digest=digest, with_explanation=with_explanation, environment=environment, transfer=transfer
+        uri,
+        folder,
+        digest=digest,
+        with_explanation=with_explanation,
+        with_references=with_references,
+        environment=environment,
+        transfer=transfer,
     )
     (folder / RECORD).write_text(stored.model_dump_json(), encoding="utf-8")
     return stored
@@ -107,6 +131,7 @@ def fetch_model(
     *,
     digest: str,
     with_explanation: bool = False,
+    with_references: bool = False,
     environment: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
 ) -> StoredModel:
@@ -117,6 +142,7 @@ def fetch_model(
         folder: the local one.
         digest: the digest that the model must have; empty takes any.
         with_explanation: whether a training's EXPLANATION is fetched, too.
+        with_references: whether REFERENCES are fetched, too.
         environment: with the keys of the store; None is that of the process.
         transfer: counts what is fetched; None limits nothing.
 
@@ -125,18 +151,19 @@ def fetch_model(
             names the file and both.
     """
     source = open_source(uri, os.environ if environment is None else environment)
-    fetch = _Fetch(source, folder, transfer or Transfer())
+    fetch = _Fetch(source, folder, transfer or Transfer(), with_references)
     stored = _fetch_trained(fetch, digest, with_explanation=with_explanation) or _fetch_foreign(fetch, digest)
-    return stored.model_copy(update={"with_explanation": with_explanation})
+    return stored.model_copy(update={"with_explanation": with_explanation, "with_references": with_references})
 
 
 @dataclass(frozen=True)
 class _Fetch:
-    """One fetch: from where, to where, and its bytes."""
+    """One fetch: from where, to where, its bytes, and whether REFERENCES come along."""
 
     source: Source
     folder: Path
     transfer: Transfer
+    with_references: bool
 
     def file(self, path: str, name: str, expected: str | None = None) -> str:
         """Fetch a file unless the expected one is here already; return its digest."""
@@ -153,6 +180,20 @@ class _Fetch:
             raise ModelError("DigestMismatch", message)
         partial.rename(target)
         return actual
+
+    def references(self, document: Mapping[str, Any]) -> dict[str, str]:
+        """Fetch the references that a document describes; return their digest by name, nothing without usable ones.
+
+        A model without references is served all the same, by the engine that made its answers.
+        """
+        expected = described_digest(document)
+        if self.with_references and expected is not None:
+            try:
+                return {REFERENCES: self.file(REFERENCES, REFERENCES, expected)}
+            except ModelError as error:
+                logger.warning("engines cannot be compared: %s", error)
+                (self.folder / f"{REFERENCES}.partial").unlink(missing_ok=True)
+        return {}
 
 
 def _read_record(folder: Path) -> StoredModel | None:
@@ -180,7 +221,7 @@ def _fetch_trained(fetch: _Fetch, digest: str, *, with_explanation: bool) -> Sto
     fetch.transfer.require_room(source.uri, source.sizes_of(names))
     fetch.folder.mkdir(parents=True, exist_ok=True)
     files = {name: fetch.file(name, name, metadata.files.get(name, "none")) for name in names}
-    files |= _write_statistics(fetch.folder, metadata.document)
+    files |= _write_statistics(fetch.folder, metadata.document) | fetch.references(metadata.document)
     return StoredModel(uri=source.uri, digest=metadata.digest, files=files, lineage=read_lineage(metadata.document))
 
 
@@ -203,7 +244,8 @@ def _fetch_foreign(fetch: _Fetch, digest: str) -> StoredModel:
     if PREPROCESS not in files:
         # One that was there before is not of this model.
         (folder / PREPROCESS).unlink(missing_ok=True)
-    files |= _write_statistics(folder, _read_statistics(source, actual))
+    document = _read_statistics(source, actual)
+    files |= _write_statistics(folder, document) | fetch.references(document)
     return StoredModel(uri=source.uri, digest=actual, files=files)
 
 

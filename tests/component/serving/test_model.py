@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from bloomery_serving.engines.onnx_runtime import CPU, CUDA, OnnxRuntimeEngine
 from bloomery_serving.errors import ModelError
-from bloomery_serving.model import CPU, CUDA, Model
+from bloomery_serving.model import Model
 from tests.component.serving.conftest import SIDE, write_model
 
 pytestmark = pytest.mark.feature("S2")
@@ -65,14 +66,14 @@ def test_gpu_that_cannot_be_used_is_logged(
 @pytest.mark.feature("S16")
 def test_gpu_is_warmed_up_for_every_size_of_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    real = Model._run
+    real = OnnxRuntimeEngine.run
 
-    def run(model: Model, batch: np.ndarray) -> np.ndarray:
+    def run(engine: OnnxRuntimeEngine, batch: np.ndarray) -> np.ndarray:
         sizes.append(len(batch))
-        return real(model, batch)
+        return real(engine, batch)
 
-    monkeypatch.setattr(Model, "_on_gpu", True)
-    monkeypatch.setattr(Model, "_run", run)
+    monkeypatch.setattr(OnnxRuntimeEngine, "on_gpu", True)
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", run)
     assert {1, load(folder).best_batch} <= set(sizes)
 
 

@@ -10,12 +10,16 @@ from bench.serving import _summary
 from bloomery_serving import server
 
 
-def test_p99_is_compared_with_best_peer() -> None:
+def test_server_is_compared_with_loops_and_peers_and_with_itself_before() -> None:
     def rounds(rate: float, p99: float) -> list[dict[str, float]]:
         return [{"rate": rate, "p50": 10.0, "p99": p99}]
 
-    summary = _summary([200.0], {"bloomery": rounds(150, 60), "many": rounds(100, 120), "soon": rounds(50, 40)})
+    own = {"bloomery": rounds(150, 60), "bloomery OnnxRuntime": rounds(75, 120)}
+    loops = {"onnxRuntime": [100.0], "openvino bfloat16": [200.0]}
+    summary = _summary(loops, own | {"many": rounds(100, 120), "soon": rounds(50, 40)})
 
+    assert (summary["ofBestLoop"], summary["ofOnnxRuntimeLoop"]) == (0.75, 0.75)
+    assert (summary["ofBefore"], summary["p99OfBefore"]) == (2.0, 0.5)
     assert (summary["bestPeer"], summary["ofBestPeer"]) == ("many", 1.5)
     assert (summary["p99OfBestPeer"], summary["p99OfLeastPeer"]) == (0.5, 1.5)
 

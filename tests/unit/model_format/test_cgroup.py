@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bloomery_model.cgroup import cpu_count, memory_bytes
+from bloomery_model.cgroup import cpu_count, memory_bytes, resident_bytes
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -29,6 +29,12 @@ def test_processors_are_those_of_the_containers_limit(tmp_path: Path, files: dic
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert cpu_count(tmp_path) == min(expected, ALL)
+
+
+@pytest.mark.feature("S24")
+def test_memory_of_the_process_is_known_where_the_system_reports_it(tmp_path: Path) -> None:
+    assert 1024**2 < resident_bytes() < memory_bytes()
+    assert resident_bytes(tmp_path / "no-process") == 0
 
 
 def test_memory_is_that_of_the_containers_limit(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_everything_at_its_limit_leaves_memory_for_the_model(memory: int) -> Non
     capacity = Capacity.of(SETTINGS, processors=64, memory=memory)
     small = capacity.workers * LARGE_DECODING_BYTES
     assert capacity.decoding_bytes + small + capacity.queue_bytes + capacity.max_body_bytes <= 0.75 * memory
+    assert capacity.decoding_bytes + small + capacity.queue_bytes + capacity.process_bytes <= memory
 
 
 def test_defaults_hold_for_a_pod_of_default_size() -> None:

@@ -286,12 +286,14 @@ class TrainOutput(_Model):
     """The folder in the store that takes what is made; the log may be kept elsewhere too.
 
     With `quantization` Int8 the exported model computes in int8, unless that costs more than a point of the metric
-    on the held-out images or is not faster.
+    on the held-out images or is not faster. With `references`, held-out images and the model's answers are left beside
+    it, so that model servers can compare other engines with them.
     """
 
     uri: Uri
     log_uri: Uri | None = None
     quantization: Literal["None", "Int8"] = "None"
+    references: bool = True
 
 
 class TrainConfig(_Model):

@@ -21,7 +21,8 @@ from bloomery_model.folder import (
     holds_onnx,
     model_digest,
 )
-from bloomery_model.statistics import PARTS, STATISTICS
+from bloomery_model.references import REFERENCES, SECTION, References
+from bloomery_model.statistics import STATISTICS
 from bloomery_trainer.errors import BadConfig, BadData, TrainerError
 from bloomery_trainer.storage import Folder
 
@@ -91,7 +92,22 @@ def stored(folder: Folder, below: str = "") -> StoredModel | None:
     return StoredModel(folder, below, metadata.document, metadata.files)
 
 
-def add_statistics(folder: Folder, statistics: Mapping[str, Any], *, digest: str | None) -> str:
+def write_references(folder: Path, references: References, *, split: str) -> dict[str, Any]:
+    """Write REFERENCES into a local folder; return their description for the metadata.
+
+    Args:
+        folder: the local one.
+        references: of the model.
+        split: the name of their images.
+    """
+    references.write(folder / REFERENCES)
+    digest = file_digest(folder / REFERENCES)
+    return {SECTION: {"digest": digest, "images": len(references.images), "evaluatedOn": split}}
+
+
+def add_statistics(
+    folder: Folder, statistics: Mapping[str, Any], *, digest: str | None, references: Path | None = None
+) -> str:
     """Add the statistics that a model folder lacks, to its metadata.json or else as STATISTICS.
 
     Returns a note on it; it is empty if there were none to add.
@@ -103,17 +119,22 @@ def add_statistics(folder: Folder, statistics: Mapping[str, Any], *, digest: str
         folder: the model folder.
         statistics: by their names in metadata.json.
         digest: the model's; STATISTICS of another model in this folder do not count.
+        references: the file that SECTION of the statistics describes.
     """
     try:
         path, document = _read_document_with_statistics(folder, digest)
-        added = [name for name in PARTS if not document.get(name)]
+        added = [name for name in statistics if not document.get(name)]
         if not added:
             return ""
+        if SECTION in added and references is not None:
+            # First, so that what the document describes is there.
+            folder.upload(references, REFERENCES)
         document |= {name: statistics[name] for name in added}
         folder.write(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
     except (TrainerError, ValueError) as error:
         return f"Services do not get the model's thresholds and its reference, {METADATA} was not written: {error}."
-    return f"From these images, {path} of the model got its {' and its '.join(added)}, for services."
+    names = ["reference answers" if name == SECTION else name for name in added]
+    return f"From these images, {path} of the model got its {' and its '.join(names)}, for services."
 
 
 def _read_document_with_statistics(folder: Folder, digest: str | None) -> tuple[str, dict[str, Any]]:

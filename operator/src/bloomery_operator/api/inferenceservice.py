@@ -52,6 +52,7 @@ class Variant(ApiModel):
     autoscaling: Autoscaling | None = None
     mirror_percent: int | None = None
     answer: AnswerPolicy | None = None
+    engine: Literal["Auto", "OnnxRuntime", "OpenVINO"] | None = None
     resources: Resources | None = None
     scratch: str | int | None = None
     pod_template: PodTemplate | None = None

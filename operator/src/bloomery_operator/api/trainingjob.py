@@ -65,6 +65,7 @@ class Output(ApiModel):
     version_label: str | None = None
     promote: Promotion | None = None
     quantization: Literal["None", "Int8"] = "None"
+    references: bool | None = None
 
 
 class TrainingJobSpec(ApiModel):

@@ -94,6 +94,7 @@ def _template_input(service: InferenceService, variant: Variant) -> dict[str, An
         "resources": None if variant.resources is None else set_fields(variant.resources),
         "scratch": variant.scratch,
         "answer": variant.answer.to_json() if variant.answer else None,
+        "engine": variant.engine,
         "podTemplate": set_fields(variant.pod_template) or None,
         "refresh": service.metadata.annotations.get(REFRESH),
     }
@@ -207,6 +208,8 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "DATASET_VERSION": model.dataset_version,
         "ANSWER_MIN_CONFIDENCE": _format(variant.answer.min_confidence) if variant.answer else None,
         "ANSWER_PRECISION": _format(variant.answer.precision) if variant.answer else None,
+        # Without it, servers decide: those of earlier versions have ONNX Runtime alone, and ignore it.
+        "ENGINE": variant.engine,
         "CORS_ALLOW_ORIGINS": ",".join(service.spec.cors.allow_origins) if service.spec.cors else None,
         # Servers of earlier versions ignore it.
         "EXPLAIN": "true" if service.spec.explain else None,

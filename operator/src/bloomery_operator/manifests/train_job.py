@@ -142,7 +142,8 @@ def _configuration(
         "mlflow": _mlflow(job, settings),
         "output": {"uri": output_uri(job, settings)}
         | ({"logUri": spec.output.log_uri.rstrip("/")} if spec.output.log_uri else {})
-        | ({"quantization": spec.output.quantization} if spec.output.quantization != "None" else {}),
+        | ({"quantization": spec.output.quantization} if spec.output.quantization != "None" else {})
+        | ({"references": False} if spec.output.references is False else {}),
     }
 
 

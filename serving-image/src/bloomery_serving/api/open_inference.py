@@ -100,6 +100,7 @@ class _Served:
         return ModelMetadata(
             name=self.name,
             versions=[self.version],
+            platform=f"onnx_{self.model.engine.form.name.lower()}",
             inputs=[
                 TensorMetadata(name=IMAGES, datatype="BYTES", shape=[-1]),
                 TensorMetadata(name=TENSORS, datatype="FP32", shape=[-1, 3, side, side]),
@@ -108,6 +109,7 @@ class _Served:
             parameters={
                 "preprocess": self.model.preprocess.document(),
                 "preprocess_source": _ASSUMED if self.model.assumes_imagenet else PREPROCESS,
+                "engine": self.model.engine.document(),
             },
         )
 

@@ -150,11 +150,12 @@ class ModelMetadata(BaseModel):
 
     name: str
     versions: list[str]
-    platform: str = "onnx_onnxruntime"
+    platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, Any]
-    """``preprocess``: from an image to the tensor; ``preprocess_source``: where that is from."""
+    """``preprocess``: from an image to the tensor; ``preprocess_source``: where that is from; ``engine``: the program
+    that computes, why, and the figures of those that were measured."""
 
 
 class InputTensor(BaseModel):

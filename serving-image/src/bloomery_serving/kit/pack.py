@@ -29,6 +29,7 @@ _SERVICE_SETTINGS = {
     "explain",
     "answer_min_confidence",
     "answer_precision",
+    "engine",
 }
 """The settings of the service that go along; those of the model are its identity."""
 
@@ -69,7 +70,12 @@ def pack(base: Path, output: str, *, model: str | None, platform: Platform, flav
         folder = Path(scratch) / MODEL
         _report(f"Fetching the model from {settings.model_uri}")
         fetched = fetch_model(
-            settings.model_uri, folder, digest=settings.model_digest, with_explanation=settings.explain
+            settings.model_uri,
+            folder,
+            digest=settings.model_digest,
+            with_explanation=settings.explain,
+            # GPUs have one engine alone.
+            with_references=flavour == "cpu" and settings.engine != "OnnxRuntime",
         )
         _require_thresholds(settings, folder)
         identity = ModelIdentity.resolve(settings, fetched.lineage, digest=fetched.digest)

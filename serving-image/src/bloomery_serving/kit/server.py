@@ -10,6 +10,7 @@ import onnxruntime
 
 from bloomery_model.folder import EXPLANATION
 from bloomery_model.lineage import Lineage
+from bloomery_model.references import REFERENCES
 from bloomery_serving import server
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.kit.manifest import MODEL, Manifest
@@ -27,13 +28,15 @@ def serve(folder: Path, listener: socket.socket) -> None:
     manifest = Manifest.read(folder)
     manifest.require_intact(folder)
     # Variables of a user's environment, such as PORT or DESCRIPTION, are not for this server.
-    own = {"_env_prefix": "BLOOMERY_KIT_", "model_uri": "", "metrics_port": 0}
+    own = {"_env_prefix": "BLOOMERY_KIT_", "model_uri": "", "model_dir": folder / MODEL, "metrics_port": 0}
     settings = Settings(**manifest.settings | own)
     _print_line(f"Loading {settings.title} …")
     # On Windows, the environment variable has no effect.
     onnxruntime.disable_telemetry_events()
-    explanation = EXPLANATION if EXPLANATION in manifest.files else None
-    model = Model.load(folder / MODEL, digest=manifest.digest, threads=1, explanation=explanation)
+    explanation, references = (name if name in manifest.files else None for name in (EXPLANATION, REFERENCES))
+    model = Model.load(
+        folder / MODEL, digest=manifest.digest, threads=1, explanation=explanation, references=references
+    )
     identity = ModelIdentity.resolve(settings, Lineage(), digest=manifest.digest)
     _print_line(f"{_address(listener)} Ctrl+C stops the server.")
     server.serve(settings, model, identity, sockets=[listener])

@@ -134,6 +134,7 @@ def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
                 "uri": "s3://mine/out/",
                 "logUri": "s3://mine/logs",
                 "quantization": "Int8",
+                "references": False,
                 "registeredModel": "blumen",
                 "versionLabel": "1.0",
                 "promote": {
@@ -220,6 +221,7 @@ def test_deployment_and_autoscaler_of_a_gpu_variant(golden: Golden) -> None:
     variant = {"name": "v1", "model": {"mlflow": "models:/flowers/4"}, "weight": 100, "resources": resources}
     variant["scratch"] = "40Gi"
     variant["answer"] = {"precision": 0.95}
+    variant["engine"] = "OnnxRuntime"
     variant["podTemplate"] = {
         "labels": {"team": "a", "app.kubernetes.io/name": "another"},
         "annotations": {"example.com/note": "x"},

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
-from bloomery_model.folder import model_digest
+from bloomery_model.folder import file_digest, model_digest
+from bloomery_model.references import REFERENCES, References
 from bloomery_model.statistics import parse_statistics
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import quantize
+from bloomery_trainer.models.classifier import load_classifier
 from bloomery_trainer.storage import Folder
 
 Train = Callable[..., Any]
@@ -179,11 +182,12 @@ def test_an_onnx_folder_without_class_names_is_refused_in_words(evaluate: Train,
 
 @pytest.fixture
 def older(base: Path, tmp_path: Path) -> Path:
-    """The model of a version that stored neither thresholds nor a reference."""
+    """The model of a version that stored neither thresholds nor a reference, nor references."""
     folder = tmp_path / "older"
     shutil.copytree(base / "model", folder)
     metadata = read_metadata(folder)
-    del metadata["thresholds"], metadata["reference"]
+    del metadata["thresholds"], metadata["reference"], metadata["references"]
+    (folder / REFERENCES).unlink()
     (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     return folder
 
@@ -211,6 +215,39 @@ def test_an_older_model_gets_its_thresholds_and_reference(
     assert sum(after["reference"]["predictions"]) == report(tmp_path)["images"]
 
 
+@pytest.mark.feature("S24")
+def test_an_older_model_gets_its_references_and_keeps_its_digest(evaluate: Train, base: Path, older: Path) -> None:
+    assert evaluate(f"file://{older}").code == 0
+    after, trained = read_metadata(older), read_metadata(base / "model")
+    assert after["references"]["digest"] == file_digest(older / REFERENCES)
+    assert (after["files"], after["references"]["images"]) == (trained["files"], trained["references"]["images"])
+    own, other = (References.read(folder / REFERENCES, side=32, classes=2) for folder in (older, base / "model"))
+    assert (own.images == other.images).all()
+    assert own.compare(other.probabilities).largest_difference < 1e-4
+
+
+@pytest.mark.feature("S24")
+def test_references_that_are_there_stay(evaluate: Train, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "model", tmp_path / "model")
+    before = file_digest(tmp_path / "model" / REFERENCES)
+    assert evaluate(f"file://{tmp_path}/model", "eins").code == 0
+    assert file_digest(tmp_path / "model" / REFERENCES) == before
+
+
+@pytest.mark.feature("S24")
+def test_an_int8_model_gets_its_own_answers(evaluate: Train, int8: Path, tmp_path: Path) -> None:
+    shutil.copytree(int8, tmp_path / "model")
+    metadata = read_metadata(tmp_path / "model")
+    metadata.pop("references", None)
+    (tmp_path / "model" / "metadata.json").write_text(json.dumps(metadata))
+    assert evaluate(f"file://{tmp_path}/model").code == 0
+    references = References.read(tmp_path / "model" / REFERENCES, side=32, classes=2)
+    network = load_classifier(tmp_path / "model")
+    tensors = np.stack([network.preprocess.normalise(image) for image in references.images])
+    answers = network.network(torch.from_numpy(tensors)).softmax(dim=1).numpy()
+    assert references.compare(answers).largest_difference < 1e-4
+
+
 @pytest.mark.feature("S17")
 def test_thresholds_that_are_there_stay(evaluate: Train, older: Path) -> None:
     """Services judge by them: an evaluation on other images must not change their answers."""
@@ -228,9 +265,9 @@ def test_a_foreign_model_gets_a_file_of_statistics(evaluate: Train, tmp_path: Pa
     files = set(folder.iterdir())
     ended = evaluate(f"file://{folder}")
     assert ended.code == 0, ended.message
-    (added,) = set(folder.iterdir()) - files
-    document = json.loads(added.read_text(encoding="utf-8"))
-    assert added.name == "statistics.json"
+    assert {path.name for path in set(folder.iterdir()) - files} == {"statistics.json", REFERENCES}
+    document = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    assert document["references"]["digest"] == file_digest(folder / REFERENCES)
     assert document["digest"] == ended.message["model"]["digest"]
     assert parse_statistics(document, classes=2).thresholds_for(0.8) is not None
     assert parse_statistics(document, classes=2).reference is not None

@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
+from bloomery_model import Preprocess
+from bloomery_model.folder import file_digest
+from bloomery_model.references import REFERENCES, References
 from bloomery_trainer.data import decoders
 from bloomery_trainer.models import export, quantize
 from bloomery_trainer.storage import S3Access, open_folder
@@ -67,7 +72,14 @@ def test_the_final_figures_are_of_the_exported_file(
     assert read_json(tmp_path / "model" / "metadata.json")["metrics"]["top1"] == pytest.approx(share)
 
 
-@pytest.mark.feature("T26", "T27")
+@pytest.mark.feature("S24")
+def test_references_are_left_out_if_nobody_wants_them(train: Train, tmp_path: Path) -> None:
+    train(output={"uri": f"file://{tmp_path}", "references": False})
+    assert not (tmp_path / "model" / REFERENCES).exists()
+    assert "references" not in read_json(tmp_path / "model" / "metadata.json")
+
+
+@pytest.mark.feature("T26", "T27", "S24")
 @pytest.mark.parametrize("quantization", ["None", "Int8"])
 def test_the_exported_file_gives_the_calibrated_scores(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
@@ -82,6 +94,12 @@ def test_the_exported_file_gives_the_calibrated_scores(
     assert float(numpy_helper.to_array(temperature)) == pytest.approx(document["calibration"]["temperature"], abs=1e-5)
     assert metadata["calibration"] == document["calibration"]
     assert metadata["thresholds"] == document["thresholds"]
+    references = References.read(tmp_path / "model" / REFERENCES, side=32, classes=3)
+    assert metadata["references"]["digest"] == file_digest(tmp_path / "model" / REFERENCES)
+    network = export.OnnxNetwork(tmp_path / "model" / "model.onnx")
+    preprocess = Preprocess.read((tmp_path / "model" / "preprocess.json").read_bytes())
+    tensors = np.stack([preprocess.normalise(image) for image in references.images])
+    assert references.compare(network(torch.from_numpy(tensors)).softmax(dim=1).numpy()).largest_difference < 1e-4
     # As a server reads it: the folder, evaluated as it is, has the calibrated scores.
     again = evaluate_folder(train, tmp_path)
     assert again["metrics"]["loss"] == pytest.approx(document["metrics"]["loss"], abs=1e-4)

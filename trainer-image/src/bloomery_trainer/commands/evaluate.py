@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bloomery_model.references import REFERENCES
 from bloomery_trainer import model_folder
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.unreadable import unreadable_note
 from bloomery_trainer.engine.calibration import calibrate
 from bloomery_trainer.engine.context import RunContext
-from bloomery_trainer.engine.held_out import HeldOutImages
+from bloomery_trainer.engine.held_out import HeldOutImages, HeldOutSplit
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models import initial
 from bloomery_trainer.models.classifier import Classifier, fetch_classifier, find_model
@@ -111,9 +112,11 @@ def _report_evaluation(
         data_type=classifier.data_type,
         calibration=calibration,
     )
-    added = None
-    if folder is not None:
-        added = model_folder.add_statistics(folder, metadata.statistics, digest=classifier.digest)
+    added = (
+        None
+        if folder is None
+        else _add_statistics(context, classifier, images, metadata.statistics, evaluation.split, folder)
+    )
     notes = tuple(filter(None, (note, added, unreadable_note(dataset.unreadable_keys))))
     metadata = replace(metadata, notes=notes)
     metrics = evaluation.final.metrics
@@ -127,6 +130,23 @@ def _report_evaluation(
         "notes": list(notes),
     }
     return write_result(context, record, None, more)
+
+
+def _add_statistics(
+    context: RunContext,
+    classifier: Classifier,
+    images: HeldOutImages,
+    statistics: dict[str, Any],
+    split: HeldOutSplit,
+    folder: Folder,
+) -> str:
+    """Give the model folder the statistics and the references that it lacks; return a note on it."""
+    if context.config.output.references:
+        references = images.references(classifier.network, split=split)
+        statistics |= model_folder.write_references(context.scratch, references, split=split)
+    return model_folder.add_statistics(
+        folder, statistics, digest=classifier.digest, references=context.scratch / REFERENCES
+    )
 
 
 def _origin(context: RunContext) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bloomery_model.folder import METADATA, MODEL, model_digest
+from bloomery_model.references import REFERENCES
 from bloomery_trainer import model_folder
 from bloomery_trainer.commands import evaluate
 from bloomery_trainer.config import TrainConfig
@@ -33,7 +34,7 @@ from bloomery_trainer.engine.attempts import counted_start
 from bloomery_trainer.engine.calibration import Calibration, calibrate, rescaled
 from bloomery_trainer.engine.context import RunContext, build_run_context
 from bloomery_trainer.engine.evaluation import TOP_K
-from bloomery_trainer.engine.held_out import EvaluationResult, HeldOutImages
+from bloomery_trainer.engine.held_out import EvaluationResult, HeldOutImages, HeldOutSplit
 from bloomery_trainer.engine.suspects import examine_labels
 from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.errors import BadConfig, TrainerError
@@ -131,7 +132,8 @@ def _publish(
         record.log(exported.quantization.metrics(), 0)
         result = replace(result, notes=(*result.notes, exported.quantization.sentence))
     files = model_folder.file_digests(folder)
-    for name in files:
+    references = _write_references(context, folder, held_out, split=exported.evaluation.split)
+    for name in (*files, *([REFERENCES] if references else ())):
         context.output.upload(folder / name, f"model/{name}")
     evaluation, calibration = exported.evaluation, exported.calibration
     record.log(calibration.metrics(), 0)
@@ -154,7 +156,7 @@ def _publish(
         evaluated_on=evaluation.split,
         quantization=exported.quantization.document() if exported.quantization else None,
         calibration=calibration.document(),
-        statistics=report.statistics,
+        statistics=report.statistics | references,
     )
     context.progress.update(stage="registering")
     return _finish(context, record, model, result, dataset)
@@ -203,6 +205,16 @@ def _evaluate_exported(context: RunContext, dataset: LocalDataset, folder: Path,
     decision = Decision(quantization, exported.calibration.temperature)
     quantize.record(decision, context.output, folder, uid=context.config.uid)
     return exported
+
+
+def _write_references(
+    context: RunContext, folder: Path, held_out: HeldOutImages, *, split: HeldOutSplit
+) -> dict[str, Any]:
+    """Write held-out images with the answers of model.onnx; return their description, empty if nobody wants them."""
+    if not context.config.output.references:
+        return {}
+    references = held_out.references(export.OnnxNetwork(folder / MODEL), split=split)
+    return model_folder.write_references(folder, references, split=split)
 
 
 def _evaluate_file(context: RunContext, model: Path, held_out: HeldOutImages) -> EvaluationResult:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
+from bloomery_model.references import REFERENCE_IMAGES, References
 from bloomery_trainer.data.dataset import LocalDataset
 from bloomery_trainer.data.decoders import normalise
 from bloomery_trainer.data.loader import Loader, evaluation_loader
@@ -103,6 +104,15 @@ class HeldOutImages:
         images = self.loaders["validation"].dataset
         count = min(count, len(images))  # type: ignore[arg-type]  # torch's Dataset leaves its length to subclasses
         return normalise(torch.stack([images[index][0] for index in range(count)]), self.preprocess)
+
+    def references(self, network: nn.Module, *, split: HeldOutSplit) -> References:
+        """Return images, spread over a split, with the probabilities that a network gives them."""
+        images = self.loaders[split].dataset
+        count = len(images)  # type: ignore[arg-type]  # torch's Dataset leaves its length to subclasses
+        chosen = np.linspace(0, count - 1, min(REFERENCE_IMAGES, count)).round().astype(int)
+        pixels, labels = (torch.stack(parts) for parts in zip(*(images[int(i)] for i in chosen), strict=True))
+        probabilities, _ = answers(network, [(pixels, labels)], self.preprocess, device=torch.device("cpu"), exact=True)
+        return References(pixels.permute(0, 2, 3, 1).contiguous().numpy(), probabilities)
 
     def _until_terminated(self, loader: Loader) -> Iterator[Batch]:
         for batch in loader:

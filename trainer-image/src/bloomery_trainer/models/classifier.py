@@ -13,13 +13,12 @@ from torch import nn
 
 from bloomery_model import Preprocess
 from bloomery_model.folder import MODEL, PREPROCESS, read_labels
+from bloomery_model.onnx_classifier import is_quantized
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.models.export import OnnxNetwork
 from bloomery_trainer.models.served_files import fetch_model, run_once
 from bloomery_trainer.storage import Folder
-
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,9 @@ def load_classifier(folder: Path, *, preset: str | None = None, digest: str | No
 
 def data_type(path: Path) -> str:
     """Return the type that an ONNX file computes in: int8, float16 or float32."""
-    graph = onnx.load(path, load_external_data=False).graph
-    if any(node.op_type in _QUANTIZED for node in graph.node):
+    if is_quantized(path):
         return "int8"
+    graph = onnx.load(path, load_external_data=False).graph
     half = any(weights.data_type == onnx.TensorProto.FLOAT16 for weights in graph.initializer)
     return "float16" if half else "float32"
 

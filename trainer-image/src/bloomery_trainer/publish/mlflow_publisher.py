@@ -49,7 +49,8 @@ class TrainedModel:
     calibration: Mapping[str, Any] | None = None
     """The temperature that the model divides its logits by, and the figures with and without it."""
     statistics: Mapping[str, Any] = field(default_factory=dict)
-    """Thresholds of confidence, and the reference for drift, by their names in metadata.json."""
+    """Thresholds of confidence, the reference for drift, and what describes the references, by their names in
+    metadata.json."""
 
     @property
     def is_int8(self) -> bool:

@@ -32,6 +32,9 @@ _MAX_NEIGHBOURS = 1024
 _MAX_BUCKET_PAIRS = 8
 """Pairs of a picture and others with the same equal bands."""
 
+_UNMERGED_PAIRS = 2**18
+"""Pairs in memory, of eight bytes each, before the equal ones are removed."""
+
 _MAX_PAIRS = 4
 """Nearest later pictures that each is paired with: where thousands are alike, a few pairs make the group."""
 
@@ -114,14 +117,15 @@ def find_similar_hashes(hashes: Hashes, other_hashes: Hashes) -> Indices:
     """
     count = len(hashes)
     entries = np.concatenate([hashes, other_hashes])
-    pairs = [np.empty(0, np.int64)]
+    pairs: list[Indices] = []
     for bands in combinations(range(_BANDS), _EQUAL_BANDS):
         keys = _select_bands(entries, bands)
         order = np.argsort(keys, kind="stable").astype(np.int32)
         pairs.append(_compare_neighbours(keys[order], entries[order], order, count))
-        if len(pairs) > _BANDS:
-            pairs = [np.unique(np.concatenate(pairs))]
-    codes = np.unique(np.concatenate(pairs))
+        # Each choice of bands finds most pairs of pictures that are alike again.
+        if sum(map(len, pairs)) > _UNMERGED_PAIRS:
+            pairs = [_merge(pairs)]
+    codes = _merge(pairs)
     return _select_nearest(np.stack([codes // max(count, 1), codes % max(count, 1)], axis=1), hashes, other_hashes)
 
 
@@ -145,9 +149,7 @@ def _select_bands(entries: Hashes, bands: Sequence[int]) -> NDArray[np.uint16]:
     return keys
 
 
-def _compare_neighbours(
-    keys: NDArray[np.uint16], entries: Hashes, order: NDArray[np.int32], count: int
-) -> NDArray[np.int64]:
+def _compare_neighbours(keys: NDArray[np.uint16], entries: Hashes, order: NDArray[np.int32], count: int) -> Indices:
     """Return the pairs among entries with equal keys, each as ``first * count + other``.
 
     Args:
@@ -171,7 +173,17 @@ def _compare_neighbours(
         pair_counts[near] += 1
         one, two = one[useful] % count, two[useful] % count
         codes.append(np.minimum(one, two) * count + np.maximum(one, two))
-    return np.unique(np.concatenate(codes)) if codes else np.empty(0, np.int64)
+    return _merge(codes)
+
+
+def _merge(parts: Sequence[Indices]) -> Indices:
+    """Return the values of several arrays, sorted and each once; ``np.unique`` takes twice the memory for its table."""
+    values = np.concatenate([np.empty(0, np.int64), *parts])
+    values.sort()
+    is_first = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=is_first[1:])
+    merged: Indices = values[is_first]
+    return merged
 
 
 def _subtract_pairs(pairs: Indices, known: Indices, count: int) -> Indices:

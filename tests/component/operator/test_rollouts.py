@@ -83,8 +83,8 @@ def replace_model(world: World, first: str, *, model: str = "s3://models/second"
     return new
 
 
-def judged(world: World, servers: Iterator[Server], **abort_on: Any) -> tuple[Server, Server]:
-    """Bring a rollout to its only step, at half of the traffic; return the old model's server and the new one's."""
+def judged(world: World, servers: Iterator[Server], **abort_on: Any) -> tuple[tuple[str, Server], tuple[str, Server]]:
+    """Bring a rollout to its only step, at half of the traffic; return revision and server of the old and new model."""
     first = serving(world, rollout=rollout(50, interval="1s", minRequests=20, **abort_on))
     old, new = next(servers), next(servers)
     world.run_server(first, ip=old.address)
@@ -92,7 +92,7 @@ def judged(world: World, servers: Iterator[Server], **abort_on: Any) -> tuple[Se
     world.run_server(second, ip=new.address)
     world.wait_for_weights("flowers", {first: 50, second: 50})
     world.wait_for("inferenceservices", "flowers", lambda m: "0 of 20" in m["status"]["rollout"].get("message", ""))
-    return old, new
+    return (first, old), (second, new)
 
 
 def status_of(world: World) -> Manifest:
@@ -166,7 +166,7 @@ def test_errors_put_all_weight_back_and_the_condition_says_the_numbers(world: Wo
 @pytest.mark.feature("S10")
 @pytest.mark.usefixtures("operator")
 def test_a_slower_model_is_taken_back(world: World, servers: Iterator[Server]) -> None:
-    old, new = judged(world, servers, p99Ratio=1.5)
+    (first, old), (second, new) = judged(world, servers, p99Ratio=1.5)
     old.answer(40, seconds=0.05)
     new.answer(40, seconds=0.2)
     aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
@@ -260,7 +260,7 @@ def test_a_model_without_digest_is_pinned_to_its_first_pods_digest(world: World,
 @pytest.mark.feature("S21")
 @pytest.mark.usefixtures("operator")
 def test_a_less_confident_model_is_taken_back(world: World, servers: Iterator[Server]) -> None:
-    old, new = judged(world, servers, confidenceDrop=0.1)
+    (_, old), (_, new) = judged(world, servers, confidenceDrop=0.1)
     for server, confidence in ((old, 0.9), (new, 0.4)):
         server.score(40, confidence)
         server.answer(40)

@@ -35,7 +35,6 @@ TRAIN = {
         ({**PREPARE, "colour": 1}, "colour: extra inputs are not permitted"),
         ({**PREPARE, "source": {"uri": "ftp://x"}}, "source.uri: string should match pattern"),
         ({**PREPARE, "split": {"validation": 0.7, "test": 0.3}}, "split: validation and test together must be less"),
-        ({**TRAIN, "preset": "resnet9000"}, "preset: input should be 'general', 'high-precision'"),
         ({**TRAIN, "hyperparameters": {"batchSize": 0}}, "hyperparameters.batchSize: input should be greater than"),
         (
             {**TRAIN, "hyperparameters": {"epochs": 1, "maxSteps": 1}},
@@ -50,6 +49,13 @@ def test_a_wrong_configuration_is_refused_by_the_name_of_its_field(
 
     assert (ended.code, ended.reason) == (2, "InvalidConfig")
     assert f"the configuration config.json is wrong: {sentence}" in ended.sentence
+
+
+def test_an_unknown_preset_is_refused_before_the_store_is_asked(run: Run) -> None:
+    ended = run({**TRAIN, "preset": "resnet9000"})
+
+    assert (ended.code, ended.reason) == (2, "InvalidConfig")
+    assert "there is no preset 'resnet9000'; there are inception-v3, " in ended.sentence
 
 
 def test_a_configuration_of_the_other_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

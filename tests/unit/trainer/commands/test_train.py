@@ -80,7 +80,7 @@ def test_the_output_folder_holds_the_model_its_report_and_its_log(trained: tuple
     assert files == {
         "evaluation.json", "predictions.csv", "report.html", "suspects.jsonl", "train.log", "result.json", events,
         "attempts.json", "checkpoints/step-000000030.pt", "checkpoints/step-000000030.pt.sha256",
-        "model/metadata.json", *(f"model/{name}" for name in MODEL_FILES),
+        "model/metadata.json", "model/references.npz", *(f"model/{name}" for name in MODEL_FILES),
     }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from bloomery_trainer.engine.training import TrainingResult
 from bloomery_trainer.errors import BadConfig, TrainerError
 from bloomery_trainer.models import export, quantize
 from bloomery_trainer.models.initial import Initial
+from bloomery_trainer.models.presets import find_preset
 from bloomery_trainer.models.quantize import Decision, Quantization
 from bloomery_trainer.output import LOG, RESULT, model_uri
 from bloomery_trainer.progress_server import Progress
@@ -60,6 +61,7 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
     Where the output holds this job's result already, a pod came that far before: it is returned as it is. Of
     several processes, the leader returns the result, the others an empty one.
     """
+    find_preset(config.preset)
     access = S3Access.from_environment(os.environ)
     output = open_folder(config.output.uri, access, create=True)
     done = _read_earlier_result(config, output)

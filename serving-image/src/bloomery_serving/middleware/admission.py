@@ -90,6 +90,7 @@ class Reservation:
         self._control = control
         self._client = client
         self._bytes = 0
+        self._is_held = True
         self._place = control.receiving
         self._place.add(client)
         control.update_gauge()
@@ -100,6 +101,8 @@ class Reservation:
         Raises:
             RequestError: 429, the bodies of all requests have too many bytes.
         """
+        if not self._is_held:
+            return  # the rest of a body that was answered already is read and dropped
         bound = self._control.bytes
         if bound.total > self._bytes and not bound.has_room(self._client, count):
             raise too_many_requests(f"The requests that wait have {bound.total} bytes together")
@@ -113,7 +116,7 @@ class Reservation:
             RequestError: 429, too many requests wait.
         """
         control = self._control
-        if self._place is control.waiting:
+        if self._place is control.waiting or not self._is_held:
             return
         if not control.waiting.has_room(self._client):
             raise too_many_requests(f"{control.waiting.total} requests wait already")
@@ -122,7 +125,10 @@ class Reservation:
         self._place.add(self._client)
 
     def release(self) -> None:
-        """Give everything back."""
+        """Give everything back, once."""
+        if not self._is_held:
+            return
+        self._is_held = False
         self._place.add(self._client, -1)
         self._control.bytes.add(self._client, -self._bytes)
         self._control.update_gauge()
@@ -146,7 +152,18 @@ class Admission:
             return
         with self._control.admit(key_name(scope)) as reservation:
             keep_reservation(scope, reservation)
-            await self._app(scope, _receive_within(reservation, receive), send)
+            await self._app(scope, _receive_within(reservation, receive), _send_within(reservation, send))
+
+
+def _send_within(reservation: Reservation, send: Send) -> Send:
+    """Release a reservation before the answer ends: the client's next request must not meet its own last one."""
+
+    async def send_within(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            reservation.release()
+        await send(message)
+
+    return send_within
 
 
 def _receive_within(reservation: Reservation, receive: Receive) -> Receive:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from dev.paths import ROOT, target
+from testing.api_server import KUBE_VERSION
 from testing.cluster_store import class_folders, digit_images, put_files
 from testing.dev_cluster import SYSTEM, Kubectl, eventually, gateway_address
 from testing.load import Load
@@ -142,7 +143,24 @@ def answers(kubectl: Kubectl, image: bytes) -> bool:
 
 
 @pytest.fixture
-def team(make_namespace: Callable[[str], Kubectl], without_operator: None, tmp_path: Path) -> dict[str, str]:
+def routes_of_admins(system: Kubectl) -> Iterator[None]:
+    """Let admins of namespaces write routes, as docs/install.md tells a cluster's admin."""
+
+    def apply_access(*words: str) -> None:
+        # helm asks no cluster for its version here, and one that was built from source knows none.
+        template = ("template", "bloomery", CHART, f"--values={VALUES}", f"--kube-version={KUBE_VERSION}", *words)
+        roles = helm(*template, f"--namespace={SYSTEM}", "--show-only=templates/access.yaml")
+        system("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=roles)
+
+    apply_access("--set=gateway.grantRoutesToAdmins=true")
+    yield
+    apply_access()
+
+
+@pytest.fixture
+def team(
+    make_namespace: Callable[[str], Kubectl], without_operator: None, routes_of_admins: None, tmp_path: Path
+) -> dict[str, str]:
     """Give the environment of somebody whose only right is the role admin in a namespace."""
     kubectl = make_namespace(TEAM)
     kubectl("create", "serviceaccount", "ana")

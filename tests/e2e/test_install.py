@@ -144,7 +144,7 @@ def answers(kubectl: Kubectl, image: bytes) -> bool:
 
 @pytest.fixture
 def routes_of_admins(system: Kubectl) -> Iterator[None]:
-    """Let admins of namespaces write routes, as docs/install.md tells a cluster's admin."""
+    """Let admins of namespaces write routes, as docs/install.md describes it."""
 
     def apply_access(*words: str) -> None:
         # helm asks no cluster for its version here, and one that was built from source knows none.

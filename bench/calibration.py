@@ -33,7 +33,7 @@ import onnx
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
-from bench.quality import FLOWERS, WEIGHTS, run_trainer
+from bench.quality import FLOWERS, WEIGHTS, require_photographs, run_trainer
 from bloomery_model import Preprocess, decode
 from bloomery_model.folder import MODEL, PREPROCESS
 from bloomery_trainer.engine.calibration import fit_temperature
@@ -297,8 +297,7 @@ def shortcomings(figures: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """Print, as the last line, one JSON object; exit with 1 where a figure is not as it should be."""
-    if not FLOWERS.is_dir() or not WEIGHTS.is_file():
-        raise SystemExit(f"skipped: {FLOWERS} or {WEIGHTS} is missing; set FLOWERS and WEIGHTS to where they are")
+    require_photographs()
     keep = os.environ.get("KEEP")
     with tempfile.TemporaryDirectory(prefix="bench-calibration-") as name:
         scratch = Path(keep or name)

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sklearn.datasets import load_digits
 
 from bench.calibration import held_out, serving, train_head
-from bench.quality import FLOWERS, WEIGHTS
+from bench.quality import require_photographs
 from testing.processes import free_port
 
 ALERT_DRIFT = 0.25
@@ -139,8 +139,7 @@ def shortcomings(figures: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """Print, as the last line, one JSON object; exit with 1 where a figure is not as it should be."""
-    if not FLOWERS.is_dir() or not WEIGHTS.is_file():
-        raise SystemExit(f"skipped: {FLOWERS} or {WEIGHTS} is missing; set FLOWERS and WEIGHTS to where they are")
+    require_photographs()
     with tempfile.TemporaryDirectory(prefix="bench-drift-") as name:
         scratch = Path(name)
         figures = measure(train_head(scratch) / "model", scratch)

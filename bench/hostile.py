@@ -32,6 +32,7 @@ from PIL import Image
 
 from bench.images import write_photos
 from bench.servers import CORES, ours, running
+from bloomery_model.cgroup import resident_bytes
 
 CONNECTIONS = 8
 SIDE = 224
@@ -225,7 +226,7 @@ class MemorySampler:
 
     def __init__(self, pid: int) -> None:
         self.peak = 0
-        self._status = Path(f"/proc/{pid}/status")
+        self._process = Path(f"/proc/{pid}")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -241,9 +242,7 @@ class MemorySampler:
 
     def _run(self) -> None:
         while not self._ended.wait(0.1):
-            with suppress(OSError, IndexError):
-                kib = int(self._status.read_text().split("VmRSS:")[1].split()[0])
-                self.peak = max(self.peak, kib * 1024)
+            self.peak = max(self.peak, resident_bytes(self._process))
 
 
 def measure(kinds: Sequence[str], photo: bytes, seconds: float, pid: int) -> dict[str, Any]:

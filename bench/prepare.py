@@ -16,7 +16,6 @@ import sys
 import tarfile
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from PIL import Image
 
 from bench.images import write_photos
 from bench.prepared import run_trainer
+from bloomery_model.cgroup import resident_bytes
 
 _DISTINCT_PHOTOS = 500
 _SMALL_IMAGES_PER_CLASS = 2000
@@ -94,21 +94,23 @@ def memory(images: int) -> int:
             )
             peak = 0
             while process.poll() is None:
-                peak = max(peak, _session_kib(process.pid))
+                peak = max(peak, _session_bytes(process.pid))
                 time.sleep(_SAMPLE_SECONDS)
         if process.returncode:
             raise RuntimeError(log.read_text()[-2000:])
-        return peak
+        return peak // 1024
 
 
-def _session_kib(session: int) -> int:
+def _session_bytes(session: int) -> int:
     """Return the resident size of all processes of a session; memory that they share counts for each."""
-    total = 0
-    for path in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError, IndexError, ValueError):  # a process that has just ended
-            if os.getsid(int(path.parent.name)) == session:
-                total += int(path.read_text().split("VmRSS:")[1].split()[0])
-    return total
+    return sum(resident_bytes(path) for path in Path("/proc").glob("[0-9]*") if _session_of(path) == session)
+
+
+def _session_of(process: Path) -> int | None:
+    try:
+        return os.getsid(int(process.name))
+    except OSError:  # it has just ended
+        return None
 
 
 def _on_one_processor(folder: Path, *, shrink: bool) -> float:

@@ -254,10 +254,15 @@ def _row(name: str, result: dict[str, Any]) -> str:
     return f"{name:14}{result['top1']:8.4f}  {interval:13}{seconds:>9}{rate:>10}"
 
 
-def main() -> None:
-    """Print a table and, as the last line, one JSON object."""
+def require_photographs() -> None:
+    """Skip the benchmark, with a word, where there are no photographs or no weights."""
     if not FLOWERS.is_dir() or not WEIGHTS.is_file():
         raise SystemExit(f"skipped: {FLOWERS} or {WEIGHTS} is missing; set FLOWERS and WEIGHTS to where they are")
+
+
+def main() -> None:
+    """Print a table and, as the last line, one JSON object."""
+    require_photographs()
     names = [name for name in (os.environ.get("ONLY") or ",".join(PARTS)).split(",") if name]
     unknown = set(names) - set(PARTS)
     if unknown:

@@ -24,7 +24,11 @@ PAGE_SIZE = 100
 # Because of the charset, kubernetes.aio sends a text body unchanged.
 _APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
 _MERGE_PATCH = "application/merge-patch+json"
-_UNDECLARED = re.compile(r"((?:\.[A-Za-z]\w*(?:\[[^\]]*\])?)+): field not declared in schema")
+_UNDECLARED = re.compile(
+    r"(?P<applied>(?:\.[A-Za-z]\w*(?:\[[^\]]*\])?)+): field not declared in schema"
+    r'|unknown field "(?P<decoded>[^"]+)"'
+)
+"""The messages of server-side apply, and of strict decoding."""
 _LIST_KEY = re.compile(r"\[[^\]]*\]")
 _INVALID_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -48,14 +52,14 @@ class ClusterError(Exception):
 
     def is_undeclared(self, field: str) -> bool:
         """Whether the kind in the cluster, of an older version perhaps, does not have a field of the object."""
-        pattern = rf"\.{field}: field not declared in schema|unknown field \"[^\"]*\b{field}\""
-        return self.is_refusal and re.search(pattern, str(self)) is not None
+        return any(path[-1] == field for path in self.undeclared_fields)
 
     @property
     def undeclared_fields(self) -> frozenset[tuple[str, ...]]:
         """Fields of an applied object that its kind does not have, each with its parents: status, variants, uri."""
-        paths = _UNDECLARED.findall(str(self)) if self.is_refusal else ()
-        return frozenset(tuple(_LIST_KEY.sub("", path).split(".")[1:]) for path in paths)
+        matches = _UNDECLARED.finditer(str(self)) if self.is_refusal else ()
+        paths = (match["applied"] or match["decoded"] for match in matches)
+        return frozenset(tuple(_LIST_KEY.sub("", path).strip(".").split(".")) for path in paths)
 
     @property
     def is_unknown_kind(self) -> bool:

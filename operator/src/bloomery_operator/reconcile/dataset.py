@@ -10,7 +10,7 @@ from bloomery_operator.manifests.job import TrainerTask
 from bloomery_operator.reconcile import trainer_jobs
 from bloomery_operator.reconcile.blocked import blocked_by
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.reconcile.lookups import observe_job, read_job_progress, read_resource, require_secret
+from bloomery_operator.reconcile.lookups import observe_job, read_job_progress, read_resource, require_store_keys
 from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.status.dataset import DatasetObservation, derive_status
 from bloomery_operator.status.workloads import JobView
@@ -52,11 +52,9 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
 
 
 async def _start(context: Context, dataset: Dataset, task: TrainerTask) -> None:
-    keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
     for prefix, name in prepare_job.source_secrets(dataset).items():
-        field = "source" if prefix == prepare_job.SOURCE_PREFIX else "append[]"
-        advice = f"spec.{field}.secretRef names it: it holds {keys}."
-        await require_secret(context, dataset.metadata.namespace, name, advice=advice)
+        field = "spec.source" if prefix == prepare_job.SOURCE_PREFIX else "spec.append[]"
+        await require_store_keys(context, dataset.metadata.namespace, name, field=field)
     await trainer_jobs.start(context, DATASETS, dataset, task)
 
 

@@ -28,7 +28,7 @@ from bloomery_operator.reconcile.address import apply_address
 from bloomery_operator.reconcile.blocked import Blocked, blocked_by, rejections_block
 from bloomery_operator.reconcile.children import apply_child, create_child, delete_child, require_own_child
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.reconcile.lookups import read_resource, require_secret, require_storage_secret
+from bloomery_operator.reconcile.lookups import read_resource, require_storage_secret, require_store_keys
 from bloomery_operator.reconcile.model_resolution import METRICS_ADVICE, discover_models, resolve_models
 from bloomery_operator.reconcile.path_conflicts import check_path, find_route
 from bloomery_operator.reconcile.revisions import apply_revisions, remove_retired
@@ -154,9 +154,7 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_bl
 async def _require_capture_secret(context: Context, service: InferenceService) -> None:
     secret = service.spec.capture.secret_ref if service.spec.capture else None
     if secret is not None:
-        keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
-        advice = f"spec.capture.secretRef names it: it holds {keys}."
-        await require_secret(context, service.metadata.namespace, secret.name, advice=advice)
+        await require_store_keys(context, service.metadata.namespace, secret.name, field="spec.capture")
 
 
 async def _apply_keys(context: Context, service: InferenceService) -> None:

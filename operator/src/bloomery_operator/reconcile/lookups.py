@@ -109,6 +109,22 @@ async def require_secret(context: Context, namespace: str, name: str, *, advice:
         raise Blocked(Verdict(Reason.SECRET_NOT_FOUND, message))
 
 
+async def require_store_keys(context: Context, namespace: str, name: str, *, field: str) -> None:
+    """Check that the Secret with the keys of a store of its own exists.
+
+    Args:
+        context: of the reconcile.
+        namespace: of the Secret.
+        name: of the Secret.
+        field: the field that names it, such as spec.source.
+
+    Raises:
+        Blocked: it does not; the message says what it holds.
+    """
+    keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+    await require_secret(context, namespace, name, advice=f"{field}.secretRef names it: it holds {keys}.")
+
+
 async def require_storage_secret(context: Context, namespace: str) -> None:
     """Check that the namespace has storage credentials.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bloomery_model import Tensor
-from bloomery_model.onnx_classifier import Scores
+from bloomery_model.onnx_classifier import Scores, as_rows
 from bloomery_model.references import Agreement
 
 EngineName = Literal["OnnxRuntime", "OpenVINO"]
@@ -117,6 +116,7 @@ class EngineSlot:
         self._active = active
 
 
-def in_parts(batch: Tensor, *, takes_one: bool) -> list[NDArray[np.float32]]:
-    """Return the batches to run one by one: a model that was exported for one image takes no more at a time."""
-    return np.split(batch, len(batch)) if takes_one else [batch]
+def run_in_parts(infer: Callable[[Tensor], Scores], batch: Tensor, *, takes_one: bool) -> Scores:
+    """Return the outputs [N, classes] for a batch; a model that was exported for one image takes no more at a time."""
+    outputs = np.concatenate([infer(part) for part in np.split(batch, len(batch))]) if takes_one else infer(batch)
+    return as_rows(outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import onnxruntime as ort
 
 from bloomery_model import Tensor
-from bloomery_model.onnx_classifier import Scores, as_rows, is_quantized
-from bloomery_serving.engines.base import EngineForm, in_parts
+from bloomery_model.onnx_classifier import Scores, is_quantized
+from bloomery_serving.engines.base import EngineForm, run_in_parts
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,12 @@ class OnnxRuntimeEngine:
 
     def run(self, batch: Tensor) -> Scores:
         """Return the outputs [N, classes] for a batch [N, 3, side, side]."""
-        parts = in_parts(batch, takes_one=self.takes_one)
-        outputs = [np.asarray(self.session.run(None, {self.input.name: part})[0], np.float32) for part in parts]
-        return as_rows(outputs[0] if len(outputs) == 1 else np.concatenate(outputs))
+        return run_in_parts(self._infer, batch, takes_one=self.takes_one)
 
-    @property
+    def _infer(self, batch: Tensor) -> Scores:
+        return np.asarray(self.session.run(None, {self.input.name: batch})[0], np.float32)
+
+    @cached_property
     def input(self) -> Any:
         """The input of the network."""
         return self.session.get_inputs()[0]

@@ -17,8 +17,8 @@ import numpy as np
 
 from bloomery_model import Tensor
 from bloomery_model.folder import MODEL
-from bloomery_model.onnx_classifier import Scores, as_rows
-from bloomery_serving.engines.base import EngineForm, Precision, in_parts
+from bloomery_model.onnx_classifier import Scores
+from bloomery_serving.engines.base import EngineForm, Precision, run_in_parts
 from bloomery_serving.engines.timing import thread_numbers
 
 _DEVICE = "CPU"
@@ -118,8 +118,7 @@ class OpenVinoEngine:
 
     def run(self, batch: Tensor) -> Scores:
         """Return the outputs [N, classes] for a batch [N, 3, side, side]."""
-        outputs = [self._infer(part) for part in in_parts(batch, takes_one=self._takes_one)]
-        return as_rows(outputs[0] if len(outputs) == 1 else np.concatenate(outputs))
+        return run_in_parts(self._infer, batch, takes_one=self._takes_one)
 
     def _infer(self, batch: Tensor) -> Scores:
         request = getattr(self._requests, "own", None)

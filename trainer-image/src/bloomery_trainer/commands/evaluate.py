@@ -112,11 +112,9 @@ def _report_evaluation(
         data_type=classifier.data_type,
         calibration=calibration,
     )
-    added = (
-        None
-        if folder is None
-        else _add_statistics(context, classifier, images, metadata.statistics, evaluation.split, folder)
-    )
+    added = None
+    if folder is not None:
+        added = _add_statistics(context, classifier, images, metadata.statistics, evaluation.split, folder)
     notes = tuple(filter(None, (note, added, unreadable_note(dataset.unreadable_keys))))
     metadata = replace(metadata, notes=notes)
     metrics = evaluation.final.metrics

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bloomery_model.file_names import to_printable
-from bloomery_trainer.prepare.sources.base import is_junk_file
+from bloomery_model.sources.base import is_junk_file
 from tests.fuzz.archives import any_archive
 from tests.fuzz.images import any_image, good_image
 from tests.fuzz.names import any_disk_path, any_path

@@ -44,6 +44,10 @@ def main(arguments: Sequence[str]) -> int:
             if options.action == "delete":
                 return command.run_delete(options.ids)
             return command.run_list(days=options.days, first=options.first, pictures=options.pictures)
+        case "batch":
+            from bloomery_serving.batch import command as batch
+
+            return batch.run()
     from bloomery_serving import server
 
     return server.run()
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_kit(commands)
     _add_start(commands)
     _add_captures(commands)
+    _add_batch(commands)
     return parser
 
 
@@ -100,6 +105,15 @@ def _add_captures(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     listing.add_argument("--pictures", action="store_true", help="with a small picture of each")
     deletion = actions.add_parser("delete", help="delete captures, with their records and labels")
     deletion.add_argument("ids", nargs="+", metavar="ID", help="the id of a prediction")
+
+
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    commands.add_parser(
+        "batch",
+        help="predict all images of a folder or an archive",
+        description="Predict the images at SOURCE_URI by the model at MODEL_URI, and write the answers below "
+        "OUTPUT_URI. All settings are variables of the environment; a run that was interrupted goes on.",
+    )
 
 
 def _port(text: str) -> int:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +22,12 @@ from bloomery_serving.engine_choice.selection import EngineSelection
 from bloomery_serving.errors import ModelError
 from bloomery_serving.http_protocol import ConnectionLimits, bounded_protocol, close_overdue
 from bloomery_serving.identity import ModelIdentity
+from bloomery_serving.loading import load
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.settings import Settings, read_settings
 from bloomery_serving.startup import answering_probes
-from bloomery_serving.storage import ensure_model
+from bloomery_serving.stopping import run_until_stopped
 from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -57,76 +57,19 @@ def run() -> int:
 def _load_until_stopped(settings: Settings, transfer: Transfer) -> tuple[Model, ModelIdentity]:
     """Load the model; SIGTERM ends the process meanwhile.
 
-    The first process of a container ignores a signal for which it has no handler, and Python runs handlers in the main
-    thread alone, which no native code may hold: the model is loaded by another one.
-
     Raises:
         ModelError: as ``load``.
     """
-    outcome: list[tuple[Model, ModelIdentity] | BaseException] = []
-
-    def load_in_thread() -> None:
-        try:
-            outcome.append(load(settings, transfer))
-        except BaseException as error:
-            outcome.append(error)
-
-    signal.signal(signal.SIGTERM, _stop_at_once)
-    thread = threading.Thread(target=load_in_thread, name="load", daemon=True)
-    thread.start()
-    thread.join()
-    match outcome[0]:
-        case BaseException() as error:
-            raise error
-        case loaded:
-            return loaded
+    return run_until_stopped(lambda: load(settings, transfer), on_stop=_stop_at_once)
 
 
-def _stop_at_once(*_: object) -> None:
+def _stop_at_once() -> None:
     logger.info("the server is stopped before its model is loaded")
     os._exit(0)  # the thread that loads cannot be ended
 
 
 def _exit_well(*_: object) -> None:
     raise SystemExit(0)
-
-
-def load(settings: Settings, transfer: Transfer | None = None) -> tuple[Model, ModelIdentity]:
-    """Fetch and load the model; log the time that each took.
-
-    Args:
-        settings: of the server.
-        transfer: counts what is fetched; None limits nothing.
-
-    Raises:
-        ModelError: the model cannot be served.
-    """
-    start = time.perf_counter()
-    transfer = transfer or Transfer()
-    stored = ensure_model(
-        settings.model_uri,
-        settings.model_dir,
-        digest=settings.model_digest,
-        with_explanation=settings.explain,
-        with_references=settings.engine != "OnnxRuntime",
-        transfer=transfer,
-        needs_statistics=settings.answer_precision is not None,
-    )
-    transfer.note_progress()
-    fetched = time.perf_counter()
-    # As many predictions run side by side as there are processors: each has one thread.
-    model = Model.load(
-        settings.model_dir,
-        digest=stored.digest,
-        threads=1,
-        explanation=stored.explanation,
-        references=stored.references,
-    )
-    logger.info(
-        "the model is ready %.1f s after the process began: fetched in %.1f s, loaded in %.1f s",
-        _process_age(), fetched - start, time.perf_counter() - fetched,
-    )  # fmt: skip
-    return model, ModelIdentity.resolve(settings, stored.lineage, digest=stored.digest)
 
 
 def serve(
@@ -209,13 +152,3 @@ def _give_up(reason: str, message: str) -> int:
     path = Path(os.environ.get("TERMINATION_LOG", "/dev/termination-log"))
     termination.write(path, termination.failure(reason, message))
     return 1
-
-
-def _process_age() -> float:
-    """Return the seconds since the process began (proc(5), field 22)."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return time.process_time()
-    return uptime - ticks / os.sysconf("SC_CLK_TCK")

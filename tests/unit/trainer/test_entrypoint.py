@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from bloomery_model.sources.access import source_access
 from bloomery_trainer.cli import main
 from bloomery_trainer.config import schema
 from bloomery_trainer.progress_server import Progress, ProgressServer
-from bloomery_trainer.storage import S3Access, source_access
+from bloomery_trainer.storage import S3Access
 
 Run = Callable[[dict[str, Any]], Any]
 

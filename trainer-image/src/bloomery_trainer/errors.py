@@ -1,6 +1,13 @@
-"""Errors by who can fix them: the exit code is for Kubernetes, the sentence for people."""
+"""Errors by who can fix them: those of any task, and those of a training alone."""
 
 from __future__ import annotations
+
+from bloomery_model.task_errors import BadConfig as BadConfig
+from bloomery_model.task_errors import BadData as BadData
+from bloomery_model.task_errors import TaskError
+from bloomery_model.task_errors import Unavailable as Unavailable
+
+TrainerError = TaskError
 
 
 def first_line(error: Exception) -> str:
@@ -8,44 +15,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-class TrainerError(Exception):
-    """A failure with a sentence for people.
-
-    Attributes:
-        exit_code: of the process; 2 and 3 are permanent, 1 is tried again within the Job's backoffLimit.
-        reason: CamelCase, for conditions.
-    """
-
-    exit_code = 1
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[TrainerError], tuple[str, str]]:
-        """Allow pickling, so that it can come back from another process."""
-        return type(self), (self.reason, str(self))
-
-
-class BadConfig(TrainerError):
-    """The configuration or the credentials are wrong; trying again cannot help."""
-
-    exit_code = 2
-
-
-class BadData(TrainerError):
-    """The images are not what training needs; trying again cannot help."""
-
-    exit_code = 3
-
-
-class Unavailable(TrainerError):
-    """Something outside did not answer; trying again may help."""
-
-    exit_code = 1
-
-
-class PeerLost(TrainerError):
+class PeerLost(TaskError):
     """Another process of the same training went away; all come back from the same checkpoint."""
 
     exit_code = 75

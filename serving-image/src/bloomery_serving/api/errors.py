@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from bloomery_model import ImageError
+from bloomery_serving.image_file import describe_image_error, describe_not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +46,8 @@ def error_response(error: RequestError, path: str) -> Response:
 
 def image_request_error(name: str, error: ImageError) -> RequestError:
     """Return the refusal of an image that cannot be decoded; the message names it and what is accepted."""
-    match error.code:
-        case "ImageTooLarge":
-            return RequestError(413, "ImageTooLarge", f"{name} is too large: {error}.")
-        case "ImageTooNarrow":
-            return RequestError(400, "ImageTooNarrow", f"{name} is too narrow: {error}.")
-        # A library's own words for damage say nothing to a client but how the server is built.
-        case "DamagedImage":
-            return RequestError(400, "DamagedImage", f"{name} is damaged and cannot be decoded.")
-        case "NotAnImage":
-            return RequestError(400, "NotAnImage", f"{name} is not an image: JPEG, PNG, BMP and WebP are accepted.")
+    status = 413 if error.code == "ImageTooLarge" else 400
+    return RequestError(status, error.code, describe_image_error(name, error))
 
 
 def not_finite_error(name: str, *, is_tensor: bool) -> RequestError:
@@ -65,8 +58,7 @@ def not_finite_error(name: str, *, is_tensor: bool) -> RequestError:
     if is_tensor:
         message = f"The model gives NaN or an infinity for {name}: its values are not those of a normalised image."
         return RequestError(422, "ResultNotFinite", message)
-    message = f"The model gives NaN or an infinity for {name}: the model fails, not the image."
-    return RequestError(500, "ResultNotFinite", message)
+    return RequestError(500, "ResultNotFinite", describe_not_finite(name))
 
 
 def too_many_requests(cause: str) -> RequestError:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from bloomery_model import ImageError
 from bloomery_serving.about import About
-from bloomery_serving.answers import Answer, Answerer
+from bloomery_serving.answers import Answerer
 from bloomery_serving.api.capture import ID_HEADER, id_header, uploads_of
 from bloomery_serving.api.errors import RequestError, image_request_error, not_finite_error
 from bloomery_serving.api.openapi import BYTES, refusals
@@ -23,6 +22,7 @@ from bloomery_serving.batcher import Batcher, NotFinite
 from bloomery_serving.capture.recorder import Upload
 from bloomery_serving.image_file import ImageFile
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.prediction import Prediction
 from bloomery_serving.request_scope import key_name
 
 FIELD = "image"
@@ -50,21 +50,6 @@ _MISTAKES = (
     "be read. TooManyImages: send them in several requests. NotAnImage, DamagedImage, ImageTooNarrow: the one "
     "image cannot be read; among several, the others are answered. BadRequest: HTTP itself does not allow it."
 )
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The classification of one image: each class' probability, the likeliest first; no label if it is unknown."""
-
-    id: str
-    file: str
-    label: str | None
-    scores: dict[str, float]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The prediction as the answer shows it."""
-        return {"label": self.label, **({"unknown": True} if self.label is None else {}), "scores": self.scores}
 
 
 @dataclass(frozen=True)
@@ -117,14 +102,8 @@ async def _classify(
                 # No mistake of one image: the whole request counts as failed.
                 raise not_finite_error(file.name, is_tensor=False)
             case scored:
-                outcomes.append(_prediction(file, answerer.answer(scored, upload), batcher.labels))
+                outcomes.append(Prediction.of(file.name, answerer.answer(scored, upload), batcher.labels))
     return outcomes
-
-
-def _prediction(file: ImageFile, answer: Answer, labels: Sequence[str]) -> Prediction:
-    order = np.argsort(-answer.scores, kind="stable").tolist()
-    rounded = answer.scores.astype(float).round(6).tolist()
-    return Prediction(answer.id, file.name, answer.label, {labels[index]: rounded[index] for index in order})
 
 
 def _answer(document: dict[str, Any], headers: Mapping[str, str]) -> Response:

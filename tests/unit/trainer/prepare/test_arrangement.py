@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bloomery_model.sources.left_out import LeftOut
 from bloomery_trainer.prepare.arrangement import Arrangement, KnownClasses, find_arrangement
 from bloomery_trainer.prepare.file_table import FileTable
-from bloomery_trainer.prepare.left_out import LeftOut
 from bloomery_trainer.storage import StoredFile
 from tests.unit.trainer.prepare.results import count_images, count_split, read_manifest, version_folder
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 
+from bloomery_model.file_names import file_extension
 from bloomery_trainer.config import Rules
-from bloomery_trainer.prepare.file_table import file_extension
 from bloomery_trainer.prepare.rules import Violation, check_content
 
 

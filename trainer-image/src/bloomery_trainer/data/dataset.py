@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bloomery_model.parallel import map_in_order
 from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import DatasetVersion
 from bloomery_trainer.errors import BadConfig, BadData, Unavailable
-from bloomery_trainer.parallel import map_in_order
 from bloomery_trainer.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bloomery_model import ImageError, Preprocess
 from bloomery_model.cgroup import cpu_count, memory_bytes
+from bloomery_model.parallel import map_in_order
 from bloomery_trainer.data.dataset import ImageFiles, LocalDataset
 from bloomery_trainer.data.decoders import CenterCropDecoder, Decoder, ViewsDecoder
 from bloomery_trainer.data.memory import MemoryBudget
@@ -20,7 +21,6 @@ from bloomery_trainer.data.sampling import mix_seed
 from bloomery_trainer.data.scratch_cache import ScratchCache
 from bloomery_trainer.data.unreadable import UnreadableImage, UnreadableImages
 from bloomery_trainer.distributed.world import World
-from bloomery_trainer.parallel import map_in_order
 
 logger = logging.getLogger(__name__)
 

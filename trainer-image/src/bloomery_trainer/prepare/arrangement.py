@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bloomery_model import EXTENSIONS
+from bloomery_model.split_folders import SPLIT_FOLDERS, folder_split
 from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.prepare.file_table import ListingQueries
-from bloomery_trainer.prepare.split_folders import SPLIT_FOLDERS, folder_split
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from bloomery_model import EXTENSIONS
 from bloomery_model.capture import LABEL_SUFFIX, MAX_DOCUMENT_BYTES, RECORD_SUFFIX, CaptureRecord, TrueLabel
+from bloomery_model.file_names import file_extension
 from bloomery_trainer.class_names import normalize_class_name
-from bloomery_trainer.prepare.file_table import Assignment, ListingQueries, PendingFile, file_extension
+from bloomery_trainer.prepare.file_table import Assignment, ListingQueries, PendingFile
 from bloomery_trainer.prepare.rules import Violation
 
 _IMAGE_EXTENSIONS = tuple(EXTENSIONS)

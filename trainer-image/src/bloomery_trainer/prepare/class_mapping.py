@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Collection, Iterable
 
+from bloomery_model.split_folders import begins_with_split
 from bloomery_trainer.class_names import (
     ALLOWED_WORDS,
     fold_class_name,
@@ -17,7 +18,6 @@ from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.errors import BadData
 from bloomery_trainer.prepare.file_table import ClassQueries
 from bloomery_trainer.prepare.moves import Moves, unknown_class
-from bloomery_trainer.prepare.split_folders import begins_with_split
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,13 +18,12 @@ from typing import NamedTuple
 
 from bloomery_model import EXTENSIONS
 from bloomery_model.capture import LABEL_SUFFIX, RECORD_SUFFIX
-from bloomery_trainer.prepare.left_out import LeftOut
+from bloomery_model.file_names import file_extension
+from bloomery_model.sources.left_out import LeftOut
 from bloomery_trainer.prepare.quality_queries import QualityQueries
 from bloomery_trainer.storage import StoredFile
 
 _PAGE_ROWS = 1000
-
-_EXTENSION_IN_ADDRESS = re.compile(rf"\.({'|'.join(EXTENSIONS)})[?&;#!@:%]", re.IGNORECASE)
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -625,21 +623,6 @@ class IgnoredQueries(_Queries):
         for name, reason, count in self._database.execute(query):
             counts[name][reason] = count
         return counts
-
-
-def file_extension(path: str) -> str:
-    """Return the lower-case extension of a file name, without its dot.
-
-    Downloads may have the rest of their address behind it: 1.jpg?w=300 and 1.jpg!small are of extension jpg.
-    """
-    name = path.rpartition("/")[2]
-    # PurePosixPath takes ten times as long, for each of up to a million files.
-    stem, _, ending = name.rpartition(".")
-    extension = ending.lower() if stem else ""
-    if extension in EXTENSIONS:
-        return extension
-    match = _EXTENSION_IN_ADDRESS.search(name)
-    return match[1].lower() if match else extension
 
 
 def _rank_at(*shares: float) -> bytes:

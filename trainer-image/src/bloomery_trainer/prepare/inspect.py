@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from bloomery_model.file_names import file_extension
+from bloomery_model.sources.base import DamagedFile, Source, map_reads, read_listed_file
 from bloomery_trainer.config import Rules
 from bloomery_trainer.prepare import rules
 from bloomery_trainer.prepare.captures import summarise_document
-from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile, file_extension
+from bloomery_trainer.prepare.file_table import Inspection, InspectionQueries, PendingFile
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.rules import Violation
-from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
 from bloomery_trainer.prepare.worker_pool import WorkerPool
 from bloomery_trainer.progress_server import Progress
 

@@ -6,11 +6,8 @@ import codecs
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from bloomery_trainer.class_names import normalize_class_name
-from bloomery_trainer.config import Addition, Encoding
-from bloomery_trainer.prepare.captures import capture_reader
-from bloomery_trainer.prepare.class_mapping import find_name_problem
-from bloomery_trainer.prepare.encodings import (
+from bloomery_model.sources.encoding_names import Encoding
+from bloomery_model.sources.encodings import (
     UNIX_ENCODINGS,
     UTF16_ENCODINGS,
     Choice,
@@ -20,6 +17,10 @@ from bloomery_trainer.prepare.encodings import (
     is_surely_utf8,
     is_utf8,
 )
+from bloomery_trainer.class_names import normalize_class_name
+from bloomery_trainer.config import Addition
+from bloomery_trainer.prepare.captures import capture_reader
+from bloomery_trainer.prepare.class_mapping import find_name_problem
 from bloomery_trainer.prepare.file_table import LabelQueries
 from bloomery_trainer.prepare.rules import Violation
 

@@ -9,6 +9,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bloomery_model import EXTENSIONS
+from bloomery_model.file_names import file_extension
+from bloomery_model.sources.base import Source
+from bloomery_model.sources.left_out import LeftOut
+from bloomery_model.sources.listing import list_candidates
+from bloomery_model.split_folders import folder_split
 from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import Addition
 from bloomery_trainer.errors import BadConfig, BadData
@@ -20,12 +25,7 @@ from bloomery_trainer.prepare.file_table import (
     ListingQueries,
     PendingFile,
     SplitQueries,
-    file_extension,
 )
-from bloomery_trainer.prepare.left_out import LeftOut
-from bloomery_trainer.prepare.sources.base import Source, is_junk_file
-from bloomery_trainer.prepare.sources.names import is_junk_name
-from bloomery_trainer.prepare.split_folders import folder_split
 from bloomery_trainer.storage import StoredFile
 
 logger = logging.getLogger(__name__)
@@ -122,17 +122,11 @@ def require_train(splits: SplitQueries) -> None:
 
 
 def _list_files(source: Source, exclusion: Exclusion) -> Iterator[StoredFile | LeftOut]:
-    for file in source.list():
-        if isinstance(file, LeftOut):
-            if not is_junk_name(file.path):
-                yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED) if exclusion.matches(file.path) else file
-        elif not _is_ignored_silently(file):
+    for file in list_candidates(source):
+        if isinstance(file, LeftOut) and exclusion.matches(file.path):
+            yield LeftOut(file.path, reason="Excluded", detail=_EXCLUDED)
+        else:
             yield file
-
-
-def _is_ignored_silently(file: StoredFile) -> bool:
-    # Web consoles mark an S3 "folder" by an empty object with its name.
-    return is_junk_file(file.path) or (file.size == 0 and "." not in file.path.rpartition("/")[2])
 
 
 def _choose_assignment(

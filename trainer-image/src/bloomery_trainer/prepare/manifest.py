@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bloomery_model.split_folders import SPLITS
 from bloomery_trainer.config import DEFAULT_FORMATS, PrepareConfig
 from bloomery_trainer.prepare.file_table import IgnoredFile
 from bloomery_trainer.prepare.quality import QualityCounts
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.split_folders import SPLITS
 from bloomery_trainer.storage import Folder
 
 MANIFEST_NAME = "manifest.json"

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from bloomery_model.sources.base import DamagedFile, Source, map_reads, read_listed_file
+from bloomery_model.split_folders import SPLITS
 from bloomery_trainer.errors import Unavailable
 from bloomery_trainer.prepare.file_table import Sample, SampleQueries
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.shards import Shard, encode_image, write_shard
-from bloomery_trainer.prepare.sources.base import DamagedFile, Source, map_reads, read_listed_file
-from bloomery_trainer.prepare.split_folders import SPLITS
 from bloomery_trainer.prepare.worker_pool import WorkerPool
 from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.storage import Folder

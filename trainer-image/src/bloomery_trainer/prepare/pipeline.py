@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bloomery_model.sources.base import Source
+from bloomery_model.sources.open import open_source
 from bloomery_trainer.config import Addition, PrepareConfig
 from bloomery_trainer.prepare import rules
 from bloomery_trainer.prepare.arrangement import KnownClasses
@@ -31,8 +33,6 @@ from bloomery_trainer.prepare.pack import PackContext, pack_samples
 from bloomery_trainer.prepare.quality import handle_copies, handle_near_copies
 from bloomery_trainer.prepare.resume import ResumeState
 from bloomery_trainer.prepare.shards import Shard
-from bloomery_trainer.prepare.sources.base import Source
-from bloomery_trainer.prepare.sources.open import open_source
 from bloomery_trainer.prepare.split import require_all_splits, split_files
 from bloomery_trainer.prepare.worker_pool import WorkerPool, open_worker_pool
 from bloomery_trainer.progress_server import Progress

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from bloomery_model import EXTENSIONS, ImageError, open_image, to_grey
+from bloomery_model.file_names import file_extension
 from bloomery_trainer.class_names import find_similar_names
 from bloomery_trainer.config import Rules
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.file_table import file_extension
 from bloomery_trainer.prepare.fingerprint import Fingerprint, compute_fingerprint
 from bloomery_trainer.prepare.odd_pictures import Issue, find_issues
 

@@ -18,8 +18,8 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from bloomery_model.cgroup import cpu_count, memory_bytes
+from bloomery_model.parallel import bounded_map
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.parallel import bounded_map
 
 State = TypeVar("State")
 Item = TypeVar("Item")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from bloomery_model.sources.archive import Archive
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.sources.archive import Archive
 from testing.archives import ENCRYPTED_FLAG, UNIX, ZipFile, write_zip
 
 Prepare = Callable[..., Any]

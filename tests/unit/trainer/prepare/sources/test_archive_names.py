@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from bloomery_model.sources.archive import Archive
+from bloomery_model.sources.left_out import LeftOut
 from bloomery_trainer.config import Encoding
 from bloomery_trainer.errors import BadData
-from bloomery_trainer.prepare.left_out import LeftOut
-from bloomery_trainer.prepare.sources.archive import Archive
 from testing.archives import (
     DOS,
     ENCRYPTED_FLAG,

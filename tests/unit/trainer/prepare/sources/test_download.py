@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from bloomery_model.sources.download import download_https, parse_networks
 from bloomery_trainer.errors import BadConfig, Unavailable
-from bloomery_trainer.prepare.sources.download import download_https, parse_networks
 from testing.forward_proxy import ForwardProxy, run_forward_proxy
 
 Prepare = Callable[..., Any]

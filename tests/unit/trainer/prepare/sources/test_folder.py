@@ -13,14 +13,14 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from bloomery_model.sources.folder import FolderSource
+from bloomery_model.sources.left_out import LeftOut
+from bloomery_model.sources.s3_listing import sign_request
 from bloomery_trainer.config import Addition
 from bloomery_trainer.errors import TrainerError
 from bloomery_trainer.prepare.arrangement import KnownClasses
 from bloomery_trainer.prepare.file_table import FileTable
 from bloomery_trainer.prepare.layouts import Exclusion, list_source
-from bloomery_trainer.prepare.left_out import LeftOut
-from bloomery_trainer.prepare.sources.folder import FolderSource
-from bloomery_trainer.prepare.sources.s3_listing import sign_request
 from bloomery_trainer.storage import S3Access, open_folder
 
 PAGE = 4
@@ -149,7 +149,7 @@ def test_excluded_bad_key_counts_as_excluded(source: FolderSource, tmp_path: Pat
 def test_listing_of_bad_keys_fails_with_a_sentence_after_retries(
     source: FolderSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bloomery_trainer.prepare.sources.s3_listing._RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("bloomery_model.sources.s3_listing._RETRY_SECONDS", (0.0, 0.0))
     fill("roses//1.png")
     Bucket.failures = [503, 200]
     assert len(list(source.list())) == len(GOOD) + 1

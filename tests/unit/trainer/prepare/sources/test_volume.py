@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bloomery_trainer.prepare.sources.base import is_junk_file
+from bloomery_model.sources.base import is_junk_file
 from testing.permissions import permissions_obeyed
 from tests.unit.trainer.prepare.results import ignored_reasons
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bloomery_model.sources.base import Source, map_reads, read_listed_file
+from bloomery_model.sources.download import without_query
+from bloomery_model.split_folders import SPLITS
 from bloomery_trainer import pages
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.prepare.file_table import FileTable, Sample, SampleQueries
@@ -15,9 +18,6 @@ from bloomery_trainer.prepare.manifest import IGNORED_NAME, MAX_LISTED_FILES, QU
 from bloomery_trainer.prepare.quality import is_conflict, list_leaks
 from bloomery_trainer.prepare.quality_queries import Picture, QualityQueries
 from bloomery_trainer.prepare.rules import FEW_IMAGES
-from bloomery_trainer.prepare.sources.base import Source, map_reads, read_listed_file
-from bloomery_trainer.prepare.sources.download import without_query
-from bloomery_trainer.prepare.split_folders import SPLITS
 
 logger = logging.getLogger(__name__)
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from bloomery_model.file_names import to_printable
-from bloomery_trainer.config import Encoding
-from bloomery_trainer.errors import BadConfig, BadData
-from bloomery_trainer.prepare.encodings import is_utf8
-from bloomery_trainer.prepare.left_out import LeftOut
-from bloomery_trainer.prepare.sources import zip_reader
-from bloomery_trainer.prepare.sources.base import DamagedFile
-from bloomery_trainer.prepare.sources.download import format_bytes
-from bloomery_trainer.prepare.sources.names import BadName, NameDecoder, RawName, check_path, is_junk_name
-from bloomery_trainer.prepare.split_folders import folder_split
-from bloomery_trainer.storage import StoredFile
+from bloomery_model.sources import zip_reader
+from bloomery_model.sources.base import DamagedFile
+from bloomery_model.sources.download import format_bytes
+from bloomery_model.sources.encoding_names import Encoding
+from bloomery_model.sources.encodings import is_utf8
+from bloomery_model.sources.left_out import LeftOut
+from bloomery_model.sources.names import BadName, NameDecoder, RawName, check_path, is_junk_name
+from bloomery_model.split_folders import folder_split
+from bloomery_model.stores import StoredFile
+from bloomery_model.task_errors import BadConfig, BadData
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
 MAX_MEMBERS = 2_000_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bloomery_model.file_names import to_printable
-from bloomery_trainer.errors import BadConfig, BadData, Unavailable
-from bloomery_trainer.prepare.left_out import LeftOut
-from bloomery_trainer.prepare.sources.base import UnreadableFile
-from bloomery_trainer.prepare.sources.names import BadName, check_key, is_junk_name
-from bloomery_trainer.prepare.sources.s3_listing import list_keys
-from bloomery_trainer.storage import Folder, S3Access, StoredFile
+from bloomery_model.sources.base import UnreadableFile
+from bloomery_model.sources.left_out import LeftOut
+from bloomery_model.sources.names import BadName, check_key, is_junk_name
+from bloomery_model.sources.s3_listing import list_keys
+from bloomery_model.stores import Folder, S3Access, StoredFile
+from bloomery_model.task_errors import BadConfig, BadData, Unavailable
 
 
 class FolderSource:

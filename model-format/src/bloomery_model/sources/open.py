@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bloomery_trainer.config import Encoding
-from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.prepare.sources.archive import SUFFIXES, Archive, is_archive
-from bloomery_trainer.prepare.sources.base import Source
-from bloomery_trainer.prepare.sources.download import (
+from bloomery_model.sources.access import open_folder, source_access
+from bloomery_model.sources.archive import SUFFIXES, Archive, is_archive
+from bloomery_model.sources.base import Source
+from bloomery_model.sources.download import (
     download_from_store,
     download_https,
     format_bytes,
     parse_networks,
     without_query,
 )
-from bloomery_trainer.prepare.sources.folder import FolderSource
-from bloomery_trainer.storage import open_folder, source_access
+from bloomery_model.sources.encoding_names import Encoding
+from bloomery_model.sources.folder import FolderSource
+from bloomery_model.task_errors import BadConfig
 
 logger = logging.getLogger(__name__)
 

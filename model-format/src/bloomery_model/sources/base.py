@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.parallel import map_in_order
-from bloomery_trainer.prepare.left_out import LeftOut
-from bloomery_trainer.storage import StoredFile
+from bloomery_model.parallel import map_in_order
+from bloomery_model.sources.left_out import LeftOut
+from bloomery_model.stores import StoredFile
+from bloomery_model.task_errors import Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import charset_normalizer
 
-from bloomery_trainer.config import Encoding
+from bloomery_model.sources.encoding_names import Encoding
 
 Penalties = Mapping[Encoding, float]
 

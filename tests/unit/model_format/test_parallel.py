@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bloomery_trainer.parallel import bounded_map, map_in_order
+from bloomery_model.parallel import bounded_map, map_in_order
 
 
 def test_results_keep_the_order_of_the_items() -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from bloomery_model.file_names import has_control_character, to_printable
-from bloomery_trainer.config import Encoding
-from bloomery_trainer.prepare.encodings import (
+from bloomery_model.sources.base import is_junk_file
+from bloomery_model.sources.encoding_names import Encoding
+from bloomery_model.sources.encodings import (
     DOS_ENCODINGS,
     UNIX_ENCODINGS,
     Choice,
@@ -21,7 +22,6 @@ from bloomery_trainer.prepare.encodings import (
     is_utf8,
     sample_words,
 )
-from bloomery_trainer.prepare.sources.base import is_junk_file
 
 
 class BadName(Exception):

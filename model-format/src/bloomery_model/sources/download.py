@@ -26,8 +26,8 @@ import urllib3
 from urllib3.exceptions import HTTPError, SSLError
 
 from bloomery_model.store_faults import CERTIFICATE_ADVICE
-from bloomery_trainer.errors import BadConfig, BadData, Unavailable
-from bloomery_trainer.storage import Folder
+from bloomery_model.stores import Folder
+from bloomery_model.task_errors import BadConfig, BadData, Unavailable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

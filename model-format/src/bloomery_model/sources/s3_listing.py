@@ -24,8 +24,8 @@ from tenacity import (
     wait_fixed,
 )
 
-from bloomery_trainer.errors import BadData, Unavailable
-from bloomery_trainer.storage import S3Access, StoredFile
+from bloomery_model.stores import S3Access, StoredFile
+from bloomery_model.task_errors import BadData, Unavailable
 
 logger = logging.getLogger(__name__)
 

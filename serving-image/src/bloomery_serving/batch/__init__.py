@@ -1,0 +1,1 @@
+"""Batch prediction: the model's answers for all images of a source, written to a store."""

@@ -1,0 +1,39 @@
+"""Work that SIGTERM ends at once, also in a container's first process and while native code runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+def run_until_stopped(work: Callable[[], R], *, on_stop: Callable[[], None]) -> R:
+    """Return the result of the work, or raise its exception.
+
+    The first process of a container ignores a signal for which it has no handler, and Python runs handlers in the main
+    thread alone, which no native code may hold: another one does the work.
+
+    Args:
+        work: runs in a thread of its own.
+        on_stop: called on SIGTERM; has to end the process.
+    """
+    outcome: list[tuple[R] | BaseException] = []
+
+    def run_in_thread() -> None:
+        try:
+            outcome.append((work(),))
+        except BaseException as error:
+            outcome.append(error)
+
+    signal.signal(signal.SIGTERM, lambda *_: on_stop())
+    thread = threading.Thread(target=run_in_thread, name="work", daemon=True)
+    thread.start()
+    thread.join()
+    match outcome[0]:
+        case BaseException() as error:
+            raise error
+        case (result,):
+            return result

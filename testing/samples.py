@@ -1,4 +1,4 @@
-"""Sample objects of the three kinds, and results of the trainer's pods."""
+"""Sample objects of the kinds, and results of the trainer's pods."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def inference_service(name: str = "flowers", **spec: Any) -> Manifest:
     """Return a small InferenceService."""
     spec = {"variants": [{"name": "v1", "model": {"trainingJob": "flowers"}, "weight": 100}]} | spec
     return {"apiVersion": "bloomery.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
+
+
+def batch_prediction(name: str = "june", **spec: Any) -> Manifest:
+    """Return a small BatchPrediction."""
+    spec = {
+        "model": {"uri": "s3://models/flowers"},
+        "source": {"uri": "s3://photos/june"},
+        "output": {"uri": f"s3://photos/predictions/{name}"},
+    } | spec
+    return {"apiVersion": "bloomery.dev/v1alpha1", "kind": "BatchPrediction", "metadata": {"name": name}, "spec": spec}
 
 
 def variant(name: str, weight: int, *, model: str | None = None, **fields: Any) -> Manifest:

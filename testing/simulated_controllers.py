@@ -106,8 +106,8 @@ class World:
 
     # The Job controller and the kubelet.
 
-    def start_pod(self, job_name: str, *, ip: str | None = None) -> str:
-        """Create a running pod of a Job; return its name."""
+    def start_pod(self, job_name: str, *, ip: str | None = None, index: int | None = None) -> str:
+        """Create a running pod of a Job, with its index in an Indexed Job; return its name."""
         job = self.wait_for("jobs", job_name)
         number = len([p for p in self.list("pods") if _owner_uid(p) == job["metadata"]["uid"]])
         name = f"{job_name}-{number}"
@@ -115,6 +115,7 @@ class World:
         tracked = {
             "batch.kubernetes.io/controller-uid": job["metadata"]["uid"],
             "batch.kubernetes.io/job-name": job_name,
+            **({} if index is None else {"batch.kubernetes.io/job-completion-index": str(index)}),
         }
         self.create(
             {
@@ -136,7 +137,7 @@ class World:
     def set_pod(self, name: str, status: Manifest, state: Manifest) -> None:
         """Write a pod's status, as the kubelet does."""
         container = {
-            "name": "trainer",
+            "name": self.wait_for("pods", name)["spec"]["containers"][0]["name"],
             "image": "example/trainer:1",
             "imageID": "",
             "ready": False,
@@ -159,7 +160,10 @@ class World:
 
     def complete_job(self, job_name: str) -> None:
         """Set the Job's condition Complete, as the Job controller does."""
-        self._end_job(job_name, ["SuccessCriteriaMet", "Complete"], {"succeeded": 1, "completionTime": _now()})
+        completions = self.wait_for("jobs", job_name)["spec"].get("completions", 1)
+        indexes = {"completedIndexes": f"0-{completions - 1}"} if completions > 1 else {}
+        figures = {"succeeded": completions, "completionTime": _now()} | indexes
+        self._end_job(job_name, ["SuccessCriteriaMet", "Complete"], figures)
 
     def fail(self, job_name: str, message: Any, *, exit_code: int, pod: str | None = None) -> None:
         """End the Job's pod with an exit code and fail the Job by its pod failure policy."""

@@ -13,7 +13,8 @@ import yaml
 from dev.paths import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
-CRDS = tuple(ROOT / "crds" / f"{plural}.yaml" for plural in ("datasets", "trainingjobs", "inferenceservices"))
+_PLURALS = ("datasets", "trainingjobs", "inferenceservices", "batchpredictions")
+CRDS = tuple(ROOT / "crds" / f"{plural}.yaml" for plural in _PLURALS)
 
 Schema = Mapping[str, Any]
 

@@ -69,6 +69,16 @@ def training_job(name: str = "flowers", **spec: Any) -> Object:
     return _object("TrainingJob", name, {"datasets": [{"name": "flowers"}], "preset": "resnet18"} | spec)
 
 
+def batch_prediction(name: str = "june", **spec: Any) -> Object:
+    """A BatchPrediction that is accepted, with fields of the spec put in."""
+    needed = {
+        "model": {"trainingJob": "flowers"},
+        "source": {"uri": "s3://photos/june"},
+        "output": {"uri": "s3://photos/predictions"},
+    }
+    return _object("BatchPrediction", name, needed | spec)
+
+
 def service(name: str = "flowers", **spec: Any) -> Object:
     """An InferenceService that is accepted, with fields of the spec put in."""
     return _object("InferenceService", name, {"variants": [variant()]} | spec)
@@ -302,6 +312,38 @@ REFUSED: dict[str, tuple[Object, str]] = {
         training_job(nodes=3, hyperparameters={"batchSize": 32}),
         "spec.hyperparameters.batchSize is the size over all nodes; make it a multiple of spec.nodes",
     ),
+    "a prediction by two models": (
+        batch_prediction(model={"trainingJob": "flowers", "uri": "s3://models/flowers"}),
+        "spec.model must name exactly one of trainingJob",
+    ),
+    "a prediction into the images' own folder": (
+        batch_prediction(output={"uri": "s3://photos/june/out"}),
+        "spec.output.uri must not be in spec.source.uri",
+    ),
+    "a prediction into a bucket without a folder": (
+        batch_prediction(output={"uri": "s3://predictions"}),
+        "spec.output.uri must name a bucket and a folder in it",
+    ),
+    "a prediction as Parquet": (
+        batch_prediction(output={"uri": "s3://photos/out", "format": "Parquet"}),
+        'supported values: "JSONL", "CSV"',
+    ),
+    "a prediction of a folder by https": (
+        batch_prediction(source={"uri": "https://example.com/photos"}),
+        "spec.source.uri must name a .zip, .tar.gz or .tgz after https://",
+    ),
+    "a prediction of images with labels": (
+        batch_prediction(source={"uri": "s3://photos/june", "layout": "ImageText"}),
+        'unknown field "spec.source.layout"',
+    ),
+    "a prediction that follows an alias": (
+        batch_prediction(model={"mlflow": "models:/flowers@champion", "update": "Follow"}),
+        'unknown field "spec.model.update"',
+    ),
+    "a prediction with suspend beside a queue": (
+        batch_prediction(queue="team-a", suspend=True),
+        "with a queue, Kueue decides when the job runs",
+    ),
     "suspend beside a queue": (
         training_job(queue="team-a", suspend=True),
         "with a queue, Kueue decides when the job runs",
@@ -524,6 +566,42 @@ def test_kubectl_apply_refuses_in_words(crds: ApiServer, namespace: str, case: s
     assert words in refusal.stderr
 
 
+FULL_PREDICTION: Object = {
+    "model": {"mlflow": "models:/flowers@champion"},
+    "source": {
+        "uri": "pvc://photos/june.zip",
+        "encoding": "gbk",
+        "maxArchiveBytes": "20Gi",
+        "secretRef": {"name": "photos"},
+    },
+    "output": {"uri": "s3://mine/out", "format": "CSV", "folders": True, "secretRef": {"name": "mine"}},
+    "parallelism": 8,
+    "answer": {"minConfidence": 0.7},
+    "engine": "OnnxRuntime",
+    "resources": {"limits": {"cpu": "2", "memory": "4Gi"}},
+    "scratch": "20Gi",
+    "queue": "team-a",
+    "podTemplate": {"nodeSelector": {"disk": "ssd"}},
+    "activeDeadlineSeconds": 3600,
+    "backoffLimit": 2,
+    "ttlSecondsAfterFinished": 60,
+}
+OTHER_PREDICTION: Object = {
+    "model": {"uri": "s3://models/flowers"},
+    "source": {"uri": "s3://photos/july"},
+    "output": {"uri": "s3://mine/other"},
+    "parallelism": 4,
+    "answer": {"precision": 0.9},
+    "engine": "Auto",
+    "resources": {"limits": {"cpu": "4"}},
+    "scratch": "30Gi",
+    "queue": "team-b",
+    "podTemplate": {"nodeSelector": {"disk": "hdd"}},
+    "activeDeadlineSeconds": 60,
+    "backoffLimit": 1,
+    "ttlSecondsAfterFinished": 1,
+}
+
 ACCEPTED: dict[str, Object] = {
     "annotations that only turn a sidecar off": training_job(
         podTemplate={"annotations": {"sidecar.istio.io/inject": "false", "example.com/team": "a"}}
@@ -578,6 +656,10 @@ ACCEPTED: dict[str, Object] = {
     ),
     "three nodes with the recipe's batch": training_job(nodes=3),
     "a queue": training_job(queue="team-a", nodes=4),
+    "a prediction with every field": batch_prediction(**FULL_PREDICTION),
+    "a prediction beside the images": batch_prediction(
+        source={"uri": "s3://photos/june/"}, output={"uri": "s3://photos/june-predictions"}
+    ),
     "checkpoints by steps": training_job(checkpoint={"every": "200steps"}, maxTrainingTime="1h30m"),
     "a GPU": training_job(resources={"limits": {"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 1}}),
     "every way to name a model": service(
@@ -663,6 +745,13 @@ def test_defaults_are_filled_in_at_once(api: Api, namespace: str) -> None:
         "checkpoint": {"every": "5m", "keep": 2},
         "nodes": 1,
         "scratch": "5Gi",
+        "backoffLimit": 3,
+    }
+    assert api.create(namespace, batch_prediction())["spec"] == {
+        "model": {"trainingJob": "flowers"},
+        "source": {"uri": "s3://photos/june"},
+        "output": {"uri": "s3://photos/predictions", "format": "JSONL", "folders": False},
+        "parallelism": 1,
         "backoffLimit": 3,
     }
     assert api.create(namespace, service())["spec"] == {
@@ -872,6 +961,25 @@ def test_a_mutable_field_can_be_edited_added_and_removed(api: Api, namespace: st
         assert done.status_code == 200, done.text
 
 
+@pytest.mark.feature("O2")
+@pytest.mark.parametrize("field", sorted(read_schema("batchpredictions")["properties"].keys() - {"suspend"}))
+def test_a_field_of_a_batch_prediction_cannot_be_changed_or_removed(api: Api, namespace: str, field: str) -> None:
+    stored = api.create(namespace, batch_prediction(**FULL_PREDICTION))
+    others = {key: value for key, value in stored["spec"].items() if key != field}
+    required = field in ("model", "source", "output")
+
+    removed = api.replace(namespace, stored | {"spec": others})
+    edited = api.replace(namespace, stored | {"spec": others | {field: OTHER_PREDICTION[field]}})
+
+    if field == "ttlSecondsAfterFinished":
+        assert edited.status_code == 200, edited.text
+        return
+    assert f"spec.{field} cannot be changed" in edited.text
+    assert ("Required value" if required else f"spec.{field} cannot be changed") in removed.text or "default" in str(
+        read_schema("batchpredictions")["properties"][field]
+    )
+
+
 # What kubectl shows.
 
 STATUS: dict[str, Object] = {
@@ -881,6 +989,13 @@ STATUS: dict[str, Object] = {
         "progress": {"epoch": 3, "step": 480, "totalSteps": 6000, "steps": "480/6000", "eta": "11m"},
         "metric": "top1 0.982",
         "model": {"name": "flowers", "version": "4", "display": "flowers/4"},
+    },
+    "BatchPrediction": {
+        "phase": "Running",
+        "model": {"display": "flowers/4"},
+        "images": 4100,
+        "ignoredFiles": 100,
+        "progress": {"files": "4200/10000", "imagesPerSecond": 61.5, "eta": "1m34s"},
     },
     "InferenceService": {
         "phase": "Running",
@@ -901,6 +1016,10 @@ SHOWN = {
         ["NAME", "PHASE", "DATASET", "PRESET", "EPOCH", "STEP", "ETA", "METRIC", "MODEL", "AGE"],
         ["flowers", "Running", "flowers", "resnet18", "3", "480/6000", "11m", "top1 0.982", "flowers/4"],
     ),
+    "bp": (
+        ["NAME", "PHASE", "MODEL", "PROGRESS", "ETA", "IMAGES", "IGNORED", "AGE"],
+        ["june", "Running", "flowers/4", "4200/10000", "1m34s", "4100", "100"],
+    ),
     "isvc": (
         ["NAME", "PHASE", "READY", "TRAFFIC", "URL", "AGE"],
         ["flowers", "Running", "3/3", "v1=90 v2=10", "http://127.0.0.1:30080/flowers"],
@@ -909,7 +1028,7 @@ SHOWN = {
 
 
 def test_kubectl_get_reads_like_a_dashboard(crds: ApiServer, api: Api, namespace: str) -> None:
-    for manifest in (dataset(), training_job(), service()):
+    for manifest in (dataset(), training_job(), service(), batch_prediction()):
         stored = api.create(namespace, manifest)
         done = api.replace(namespace, stored | {"status": STATUS[manifest["kind"]]}, part="/status")
         assert done.status_code == 200, done.text
@@ -919,6 +1038,7 @@ def test_kubectl_get_reads_like_a_dashboard(crds: ApiServer, api: Api, namespace
         assert lines[1].split()[:-1] == " ".join(values).split()
     everything = crds.kubectl("get", "bloomery", "-n", namespace, "-o", "name").stdout.split()
     assert everything == [
+        "batchprediction.bloomery.dev/june",
         "dataset.bloomery.dev/flowers",
         "inferenceservice.bloomery.dev/flowers",
         "trainingjob.bloomery.dev/flowers",

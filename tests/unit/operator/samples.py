@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from bloomery_operator.api import Dataset, InferenceService, TrainingJob
+from bloomery_operator.api import BatchPrediction, Dataset, InferenceService, TrainingJob
 from bloomery_operator.settings import Settings
 from testing.crds import apply_defaults, read_schema
 
@@ -69,6 +69,19 @@ def training_job(
     needed = {"datasets": [{"name": "flowers"}], "preset": "resnet18"}
     with_defaults = apply_defaults(needed | dict(spec or {}), read_schema("trainingjobs"))
     return TrainingJob.parse({"metadata": metadata(**meta), "spec": with_defaults, "status": status or {}})
+
+
+def batch_prediction(
+    spec: Mapping[str, Any] | None = None, status: Mapping[str, Any] | None = None, **meta: Any
+) -> BatchPrediction:
+    """Return a BatchPrediction."""
+    needed = {
+        "model": {"uri": "s3://models/flowers"},
+        "source": {"uri": "s3://photos/june"},
+        "output": {"uri": "s3://photos/predictions"},
+    }
+    with_defaults = apply_defaults(needed | dict(spec or {}), read_schema("batchpredictions"))
+    return BatchPrediction.parse({"metadata": metadata(**meta), "spec": with_defaults, "status": status or {}})
 
 
 def inference_service(

@@ -1,5 +1,6 @@
-"""The three kinds as frozen pydantic models: ``spec`` and ``status``."""
+"""The kinds as frozen pydantic models: ``spec`` and ``status``."""
 
+from bloomery_operator.api.batchprediction import BatchPrediction
 from bloomery_operator.api.conditions import Condition
 from bloomery_operator.api.custom_resource import CustomResource, InvalidResource, ObjectMeta
 from bloomery_operator.api.dataset import Dataset
@@ -7,6 +8,7 @@ from bloomery_operator.api.inferenceservice import InferenceService
 from bloomery_operator.api.trainingjob import TrainingJob
 
 __all__ = [
+    "BatchPrediction",
     "Condition",
     "CustomResource",
     "Dataset",

@@ -69,7 +69,12 @@ class Reason(StrEnum):
     """Complete=True: the model is in the store, but not yet in MLflow's registry."""
     STOPPED_BEFORE_START = "StoppedBeforeStart"
     """Failed=True: ``spec.stop`` was set before a pod ran."""
-    # Dataset and TrainingJob
+    # BatchPrediction
+    PREDICTING = "Predicting"
+    """Running=True: pods predict the images."""
+    PREDICTED = "Predicted"
+    """Complete=True: every file has an answer, or a reason why it has none."""
+    # Dataset, TrainingJob and BatchPrediction
     PENDING = "Pending"
     """Ready=False or Running=False: the Job's pod is about to start."""
     RESULT_LOST = "ResultLost"
@@ -78,11 +83,11 @@ class Reason(StrEnum):
     """Ready=False or Failed=True: the Job ran longer than ``activeDeadlineSeconds``."""
     # InferenceService
     TRAINING_JOB_NOT_FOUND = "TrainingJobNotFound", Severity.WARNING
-    """VariantsReady=False: the TrainingJob of a variant does not exist."""
+    """VariantsReady=False or Running=False: the TrainingJob of a model does not exist."""
     WAITING_FOR_TRAINING = "WaitingForTraining"
-    """VariantsReady=False: the TrainingJob of a variant is not complete."""
+    """VariantsReady=False or Running=False: the TrainingJob of a model is not complete."""
     TRAINING_JOB_FAILED = "TrainingJobFailed", Severity.WARNING
-    """VariantsReady=False: the TrainingJob of a variant failed."""
+    """VariantsReady=False or Running=False: the TrainingJob of a model failed."""
     DEPLOYING = "Deploying"
     """VariantsReady=False: pods are starting."""
     ALL_READY = "AllReady"
@@ -115,7 +120,7 @@ class Reason(StrEnum):
     """Progressing=False: a rollout was aborted, and the former split is back."""
     SERVING = "Serving"
     """Ready=True: the service answers."""
-    # MLflow's registry, for TrainingJob and InferenceService
+    # MLflow's registry, for TrainingJob, InferenceService and BatchPrediction
     MODEL_NOT_FOUND = "ModelNotFound", Severity.WARNING
     """The registry has no such model version."""
     MODEL_NOT_READY = "ModelNotReady"

@@ -65,6 +65,7 @@ class ObjectReference:
 DATASETS = ResourceKind(API_GROUP, API_VERSION, "Dataset", "datasets")
 TRAINING_JOBS = ResourceKind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
 INFERENCE_SERVICES = ResourceKind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
+BATCH_PREDICTIONS = ResourceKind(API_GROUP, API_VERSION, "BatchPrediction", "batchpredictions")
 JOBS = ResourceKind("batch", "v1", "Job", "jobs")
 PODS = ResourceKind("", "v1", "Pod", "pods")
 CONFIG_MAPS = ResourceKind("", "v1", "ConfigMap", "configmaps")
@@ -81,7 +82,7 @@ HTTP_ROUTES = ResourceKind("gateway.networking.k8s.io", "v1", "HTTPRoute", "http
 TRAFFIC_POLICIES = ResourceKind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
 """A kind of Envoy Gateway, which a cluster with another gateway does not have."""
 
-OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES)
+OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)
 ALL_KINDS = (
     *OWNERS,
     JOBS,

@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import INFERENCE_SERVICES, PODS, TRAINING_JOBS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.kinds import (
+    BATCH_PREDICTIONS,
+    INFERENCE_SERVICES,
+    PODS,
+    TRAINING_JOBS,
+    ObjectKey,
+    ResourceKind,
+)
 from bloomery_operator.cluster.unused_fields import strip_unused_fields
 from bloomery_operator.domain.labels import REVISION
 from bloomery_operator.domain.ownership import controller_uid
@@ -143,6 +150,8 @@ def _index_values(kind: ResourceKind, manifest: Manifest) -> Iterator[tuple[str,
     elif kind is INFERENCE_SERVICES:
         for variant in spec.get("variants", []):
             yield USED_TRAINING_JOB, variant["model"].get("trainingJob")
+    elif kind is BATCH_PREDICTIONS:
+        yield USED_TRAINING_JOB, spec.get("model", {}).get("trainingJob")
 
 
 def key_of(manifest: Manifest) -> ObjectKey:

@@ -6,9 +6,17 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 
-from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api import (
+    BatchPrediction,
+    CustomResource,
+    Dataset,
+    InferenceService,
+    InvalidResource,
+    TrainingJob,
+)
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import (
+    BATCH_PREDICTIONS,
     DATASETS,
     DEPLOYMENTS,
     HTTP_ROUTES,
@@ -40,10 +48,11 @@ _OWNER_MODELS: dict[ResourceKind, type[CustomResource]] = {
     DATASETS: Dataset,
     TRAINING_JOBS: TrainingJob,
     INFERENCE_SERVICES: InferenceService,
+    BATCH_PREDICTIONS: BatchPrediction,
 }
 _DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
     DATASETS: ((TRAINING_JOBS, USED_DATASET),),
-    TRAINING_JOBS: ((TRAINING_JOBS, USED_TRAINING_JOB), (INFERENCE_SERVICES, USED_TRAINING_JOB)),
+    TRAINING_JOBS: tuple((kind, USED_TRAINING_JOB) for kind in (TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)),
 }
 """For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
 

@@ -15,6 +15,7 @@ INSTANCE = "app.kubernetes.io/instance"
 
 SERVE_ROLE = "serve"
 TENSORBOARD_ROLE = "tensorboard"
+PREDICT_ROLE = "predict"
 
 VARIANT = "bloomery.dev/variant"
 """Label: the variant of a Deployment and of its pods."""
@@ -36,7 +37,7 @@ SERVED_TAG = "bloomery.dev/served-tag"
 MODEL_SOURCE = "bloomery.dev/model-source"
 """Annotation of a Deployment: the hash of the variant's model source."""
 MODEL = "bloomery.dev/model"
-"""Annotation of a Deployment: the resolved model as JSON."""
+"""Annotation of a Deployment, or of a batch prediction's Job: the resolved model as JSON."""
 KIT_IMAGE = "bloomery.dev/kit-image"
 """Annotation of a Deployment: the image of its offline kit."""
 DATASETS = "bloomery.dev/datasets"
@@ -48,11 +49,11 @@ STARTED_AT = "bloomery.dev/started-at"
 APPROVED = "bloomery.dev/approved"
 """Annotation of an InferenceService that lets a rollout go on: the generation and the percentage, such as 3/50."""
 QUEUE = "kueue.x-k8s.io/queue-name"
-"""Label of a training Job that Kueue admits."""
+"""Label of a Job that Kueue admits."""
 
 
 def child_labels(owner: CustomResource, *, role: str) -> dict[str, str]:
-    """Return the labels of a child; ``role`` is its purpose: prepare, train, register, serve or tensorboard."""
+    """Return the labels of a child; ``role`` is its purpose, such as train or serve."""
     return {
         MANAGED_BY: MANAGER,
         NAME: role,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.custom_resource import CustomResource
-from bloomery_operator.domain.labels import SERVE_ROLE, TENSORBOARD_ROLE
+from bloomery_operator.domain.labels import PREDICT_ROLE, SERVE_ROLE, TENSORBOARD_ROLE
 
 MAX_NAME_LENGTH = 63
 """Characters of a Service's name and of a label's value (RFC 1123)."""
 TRAINER_CONTAINER = "trainer"
 """Container of a Job's pods: preparation, training and registration."""
 SERVER_CONTAINER = "server"
-"""Container of a model server's pods."""
+"""Container of a model server's pods, and of a batch prediction's."""
 TENSORBOARD_CONTAINER = "tensorboard"
 """Container of a TensorBoard's pod."""
-_CONTAINERS = {SERVE_ROLE: SERVER_CONTAINER, TENSORBOARD_ROLE: TENSORBOARD_CONTAINER}
+_CONTAINERS = {SERVE_ROLE: SERVER_CONTAINER, PREDICT_ROLE: SERVER_CONTAINER, TENSORBOARD_ROLE: TENSORBOARD_CONTAINER}
 
 
 def container_name(role: str) -> str:
@@ -23,7 +23,7 @@ def container_name(role: str) -> str:
 
 
 def job_name(owner: CustomResource, command: str) -> str:
-    """Return the name of an owner's Job for a command of the trainer."""
+    """Return the name of an owner's Job for a command of the trainer, or for a batch prediction."""
     return f"{owner.metadata.name}-{command}"
 
 

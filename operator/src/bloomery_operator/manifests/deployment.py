@@ -11,7 +11,6 @@ from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REFRESH
 from bloomery_operator.domain.names import SERVER_CONTAINER, about_name, digests_secret_name
 from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
 from bloomery_operator.domain.served_model import ServedModel, model_annotations, revision_name
-from bloomery_operator.manifests.accelerators import requests_nvidia
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.network import with_network
 from bloomery_operator.manifests.pinned_template import record_template
@@ -26,6 +25,14 @@ from bloomery_operator.manifests.pod import (
     size_in_bytes,
     with_pod_template,
 )
+from bloomery_operator.manifests.server import (
+    DEFAULT_SCRATCH,
+    MODEL_FOLDER,
+    answer_environment,
+    format_number,
+    lineage_environment,
+    server_image,
+)
 from bloomery_operator.settings import Settings
 
 KEYS_FOLDER = "/etc/bloomery/keys"
@@ -34,14 +41,11 @@ ABOUT_FILE_NAME = "about.json"
 """Key of the ConfigMap with a revision's texts."""
 CAPTURE_PREFIX = "CAPTURE_STORE_"
 """Prefix of the variables of the captures' own Secret, beside those of the store's."""
-MODEL_FOLDER = "/models"
 DIGEST_KEY = "digest"
 """Key of the ConfigMap with the digest of a model that was named without one."""
 DRAIN_SECONDS = 10
 """A terminating pod keeps serving this long, until every proxy has removed it from its endpoints."""
 DEFAULT_RESOURCES = Resources(requests={"cpu": "100m", "memory": "512Mi"}, limits={"memory": "2Gi"})
-DEFAULT_SCRATCH = "10Gi"
-"""Space for the model on the node's disk."""
 _TEMPORARY_FILES = "2Gi"
 """Space for requests that are too large for memory; all of them together may have 256 MiB."""
 
@@ -133,7 +137,7 @@ def _server_container(
 ) -> Manifest:
     return restricted_container() | {
         "name": SERVER_CONTAINER,
-        "image": _server_image(variant, settings),
+        "image": server_image(variant.resources, settings),
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_serving"],
         "env": _environment(service, variant, model),
@@ -158,12 +162,6 @@ def _credentials(capture: Capture | None, settings: Settings) -> list[Manifest]:
     secret = capture.secret_ref if capture else None
     own = [credentials(secret.name, prefix=CAPTURE_PREFIX)] if secret else []
     return [credentials(settings.storage_secret), *own]
-
-
-def _server_image(variant: Variant, settings: Settings) -> str:
-    """Return the server's image: the one with CUDA if the variant has a GPU, or a part of one."""
-    uses_gpu = requests_nvidia(variant.resources) and settings.serving_gpu_image
-    return settings.serving_gpu_image if uses_gpu else settings.serving_image
 
 
 def _spread_constraints(revision: str) -> list[Manifest]:
@@ -200,16 +198,8 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "SERVICE_NAME": service.metadata.name,
         "SERVICE_NAMESPACE": service.metadata.namespace,
         "VARIANT": variant.name,
-        "MODEL_NAME": model.name,
-        "MODEL_VERSION": model.version,
-        "RUN_ID": model.run_id,
-        "TRAINING_JOB": model.training_job,
-        "DATASET_NAME": model.dataset,
-        "DATASET_VERSION": model.dataset_version,
-        "ANSWER_MIN_CONFIDENCE": _format(variant.answer.min_confidence) if variant.answer else None,
-        "ANSWER_PRECISION": _format(variant.answer.precision) if variant.answer else None,
-        # Without it, servers decide: those of earlier versions have ONNX Runtime alone, and ignore it.
-        "ENGINE": variant.engine,
+        **lineage_environment(model),
+        **answer_environment(variant.answer, variant.engine),
         "CORS_ALLOW_ORIGINS": ",".join(service.spec.cors.allow_origins) if service.spec.cors else None,
         # Servers of earlier versions ignore it.
         "EXPLAIN": "true" if service.spec.explain else None,
@@ -232,17 +222,13 @@ def _capture_environment(service: InferenceService, capture: Capture | None) -> 
         return {}
     return {
         "CAPTURE_URI": capture.uri,
-        "CAPTURE_PERCENT": _format(capture.percent),
-        "CAPTURE_LOW_CONFIDENCE": _format(capture.low_confidence),
+        "CAPTURE_PERCENT": format_number(capture.percent),
+        "CAPTURE_LOW_CONFIDENCE": format_number(capture.low_confidence),
         "CAPTURE_PER_CLASS": _format_whole(capture.per_class),
         "CAPTURE_MAX_PER_HOUR": _format_whole(capture.max_per_hour),
         "CAPTURE_STRIP_METADATA": "true" if capture.strip_metadata else None,
         "FEEDBACK_KEYS": ",".join(service.spec.feedback.keys) if service.spec.feedback else None,
     }
-
-
-def _format(number: float | None) -> str | None:
-    return None if number is None else f"{number:g}"
 
 
 def _format_whole(number: int | None) -> str | None:

@@ -34,7 +34,7 @@ UNCOUNTED_EXIT_CODES = (75, 143)
 DEFAULT_RESOURCES = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"})
 
 
-_NODE_TOLERATIONS = [
+NODE_TOLERATIONS = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
     for state in ("not-ready", "unreachable")
 ]
@@ -97,7 +97,7 @@ def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
     spec: Manifest = {
         "backoffLimit": task.backoff_limit,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": _failure_rules()},
+        "podFailurePolicy": {"rules": failure_rules(TRAINER_CONTAINER)},
         "template": with_pod_template(template, task.pod_template),
     }
     if task.active_deadline_seconds is not None:
@@ -116,10 +116,12 @@ def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
-def _failure_rules() -> list[Manifest]:
+def failure_rules(container: str) -> list[Manifest]:
+    """Return the rules by which the exit codes of a container decide about retries."""
+
     def on_exit_codes(action: str, codes: tuple[int, ...]) -> Manifest:
         # Without the name, the rules would also match the exit codes of containers that others inject.
-        on_exit = {"containerName": TRAINER_CONTAINER, "operator": "In", "values": list(codes)}
+        on_exit = {"containerName": container, "operator": "In", "values": list(codes)}
         return {"action": action, "onExitCodes": on_exit}
 
     return [
@@ -141,7 +143,7 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
         | subdomain
         | {
             "restartPolicy": "Never",
-            "tolerations": _NODE_TOLERATIONS,
+            "tolerations": NODE_TOLERATIONS,
             # Enough for a trainer to save and upload its state.
             "terminationGracePeriodSeconds": 300,
             "containers": [_trainer_container(task, settings, [scratch_mount, memory_mount])],

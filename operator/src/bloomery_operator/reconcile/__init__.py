@@ -6,14 +6,15 @@ call if no event happens before, or None.
 
 from collections.abc import Mapping
 
-from bloomery_operator.cluster.kinds import DATASETS, INFERENCE_SERVICES, TRAINING_JOBS, ResourceKind
-from bloomery_operator.reconcile import dataset, inferenceservice, trainingjob
+from bloomery_operator.cluster.kinds import BATCH_PREDICTIONS, DATASETS, INFERENCE_SERVICES, TRAINING_JOBS, ResourceKind
+from bloomery_operator.reconcile import batchprediction, dataset, inferenceservice, trainingjob
 from bloomery_operator.reconcile.context import Context, Reconciler
 
 RECONCILERS: Mapping[ResourceKind, Reconciler] = {
     DATASETS: dataset.reconcile,
     TRAINING_JOBS: trainingjob.reconcile,
     INFERENCE_SERVICES: inferenceservice.reconcile,
+    BATCH_PREDICTIONS: batchprediction.reconcile,
 }
 
 __all__ = ["RECONCILERS", "Context", "Reconciler"]

@@ -7,6 +7,7 @@ from bloomery_operator.cluster.kinds import DATASETS, ObjectKey
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import prepare_job
 from bloomery_operator.manifests.job import TrainerTask
+from bloomery_operator.manifests.sources import SOURCE_PREFIX
 from bloomery_operator.reconcile import trainer_jobs
 from bloomery_operator.reconcile.blocked import blocked_by
 from bloomery_operator.reconcile.context import Context
@@ -53,7 +54,7 @@ async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobVi
 
 async def _start(context: Context, dataset: Dataset, task: TrainerTask) -> None:
     for prefix, name in prepare_job.source_secrets(dataset).items():
-        field = "spec.source" if prefix == prepare_job.SOURCE_PREFIX else "spec.append[]"
+        field = "spec.source" if prefix == SOURCE_PREFIX else "spec.append[]"
         await require_store_keys(context, dataset.metadata.namespace, name, field=field)
     await trainer_jobs.start(context, DATASETS, dataset, task)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.blocked import Blocked
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.status.workloads import JobView
+from bloomery_operator.status.workloads import JobView, PodView
 
 Resource = TypeVar("Resource", bound=CustomResource)
 
@@ -46,16 +46,27 @@ def find_resource(context: Context, kind: ResourceKind, model: type[Resource], k
         return None
 
 
+def has_termination_result(job: JobView) -> bool:
+    """Return whether the pod that ended a Job has left its result or its error."""
+    return bool(job.termination_result)
+
+
 async def observe_job(
-    context: Context, owner: CustomResource, command: str, *, needs_result: bool = True
+    context: Context,
+    owner: CustomResource,
+    command: str,
+    *,
+    needs_result: bool = True,
+    has_result: Callable[[JobView], bool] = has_termination_result,
 ) -> JobView | None:
-    """Return the owner's Job for a command of the trainer, with its pods.
+    """Return the owner's Job for a command of the trainer, or for a batch prediction, with its pods.
 
     Args:
         context: the dependencies.
         owner: the custom resource.
-        command: the trainer's command.
+        command: the end of the Job's name.
         needs_result: whether a finished Job's result is still to be read.
+        has_result: whether the pods of a finished Job have left all of it.
     """
     namespace, name = owner.metadata.namespace, job_name(owner, command)
     owned = context.object_cache.controlled_by(JOBS, namespace, owner.metadata.uid)
@@ -66,13 +77,13 @@ async def observe_job(
     job = JobView.of(jobs[0], context.object_cache.controlled_by(PODS, namespace, uid))
     if job.lacks_pods:
         return await _with_rejection(context, namespace, job)
-    if not job.is_finished or job.termination_result or not needs_result or uid in context.lost_results:
+    if not job.is_finished or has_result(job) or not needs_result or uid in context.lost_results:
         return job
     # The event of the Job's end may overtake its pod's termination message, and a finished job is final: read live.
     pods = await context.cluster.list(PODS, namespace=namespace, selector=f"{_CONTROLLER_UID}={uid}")
     # Anyone may give a pod of theirs that label.
     job = JobView.of(jobs[0], (pod for pod in pods.items if controller_uid(pod) == uid))
-    if not job.termination_result:
+    if not has_result(job):
         context.lost_results[uid] = True
     return job
 
@@ -92,7 +103,17 @@ async def _with_rejection(context: Context, namespace: str, job: JobView) -> Job
 
 async def read_job_progress(context: Context, job: JobView | None) -> Mapping[str, Any] | None:
     """Return the progress of a Job's running pod."""
-    pod = job.current_pod if job and not job.succeeded and job.failure is None else None
+    pod = job.current_pod if job and not job.is_finished else None
+    return await _read_pod_progress(context, pod)
+
+
+async def read_shared_progress(context: Context, job: JobView | None) -> Mapping[str, Any] | None:
+    """Return the progress of a Job of whose pods each reports for all: that of one that runs."""
+    pods = job.pods if job and not job.is_finished else ()
+    return await _read_pod_progress(context, next((pod for pod in pods if pod.is_working), None))
+
+
+async def _read_pod_progress(context: Context, pod: PodView | None) -> Mapping[str, Any] | None:
     if pod is None or pod.phase != "Running" or pod.ip is None:
         return None
     return await context.read_progress(pod)

@@ -1,4 +1,4 @@
-"""Models of a service's variants: resolved once and recorded, or followed as their alias moves."""
+"""Models of services and batch predictions: resolved once and recorded, or followed as their alias moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from bloomery_operator.api import InferenceService, TrainingJob
 from bloomery_operator.api.base import Manifest
-from bloomery_operator.api.inferenceservice import Variant
+from bloomery_operator.api.batchprediction import PredictingModel
+from bloomery_operator.api.inferenceservice import ModelSource, Variant
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.clients.model_server import MetricsUnreadable
 from bloomery_operator.cluster.kinds import TRAINING_JOBS, ObjectKey
@@ -61,7 +62,7 @@ async def resolve_models(
         if recorded is not None and not variant.model.follows:
             models[variant.name] = _with_later_registration(context, service, variant, recorded)
             continue
-        resolved = await _resolve_model(context, service, variant)
+        resolved = await resolve_model(context, service.metadata.namespace, variant.model)
         if not isinstance(resolved, Verdict):
             models[variant.name] = resolved
         elif recorded is not None:
@@ -140,8 +141,10 @@ def _with_later_registration(
     return replace(recorded, name=registered.name, version=registered.version)
 
 
-async def _resolve_model(context: Context, service: InferenceService, variant: Variant) -> ServedModel | Verdict:
-    namespace, source = service.metadata.namespace, variant.model
+async def resolve_model(
+    context: Context, namespace: str, source: ModelSource | PredictingModel
+) -> ServedModel | Verdict:
+    """Return the model that an object of a namespace names, or what it waits for."""
     if source.uri is not None:
         return ServedModel(uri=source.uri.rstrip("/"))
     if source.mlflow is not None:

@@ -7,7 +7,15 @@ from collections.abc import Set
 from datetime import datetime
 from typing import Any, TypeVar
 
-from bloomery_operator.api import Condition, CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api import (
+    BatchPrediction,
+    Condition,
+    CustomResource,
+    Dataset,
+    InferenceService,
+    InvalidResource,
+    TrainingJob,
+)
 from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.reasons import Reason, Severity, severity_of
@@ -28,9 +36,14 @@ logger = logging.getLogger(__name__)
 _MAX_EVENT_MESSAGE_CHARACTERS = 1000
 _FINAL_CONDITIONS = ("Complete", "Failed")
 """Conditions of finished work, whose status stays as it is."""
-_MAIN_CONDITIONS = {TrainingJob.KIND: "Running"}
+_MAIN_CONDITIONS = {TrainingJob.KIND: "Running", BatchPrediction.KIND: "Running"}
 """The condition that shows what an object waits for; Ready for the other kinds."""
-_FIRST_PHASES = {Dataset.KIND: "Pending", TrainingJob.KIND: "Pending", InferenceService.KIND: "Deploying"}
+_FIRST_PHASES = {
+    Dataset.KIND: "Pending",
+    TrainingJob.KIND: "Pending",
+    InferenceService.KIND: "Deploying",
+    BatchPrediction.KIND: "Pending",
+}
 
 Status = TypeVar("Status", bound=CustomResourceStatus)
 

@@ -26,6 +26,7 @@ from bloomery_operator.manifests import register_job, train_job
 from bloomery_operator.reconcile import trainer_jobs
 from bloomery_operator.reconcile.blocked import Blocked, blocked_by
 from bloomery_operator.reconcile.context import Context
+from bloomery_operator.reconcile.finite_jobs import expire, set_suspension
 from bloomery_operator.reconcile.lookups import (
     find_resource,
     observe_job,
@@ -35,10 +36,10 @@ from bloomery_operator.reconcile.lookups import (
 )
 from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.reconcile.tensorboard import reconcile_tensorboard
+from bloomery_operator.status.job_conditions import at_generation
 from bloomery_operator.status.trainer_results import TrainResult, read_model
 from bloomery_operator.status.trainingjob import (
     TrainingJobObservation,
-    at_generation,
     derive_status,
     registered,
     registration_failed,
@@ -171,9 +172,7 @@ async def _suspend_or_resume(context: Context, observation: TrainingJobObservati
         return
     # A stopped training needs a pod once more, to evaluate and register its best model.
     suspend = bool(training_job.spec.suspend) and not training_job.spec.stop
-    if job.suspended != suspend:
-        key = ObjectKey(training_job.metadata.namespace, job.name)
-        await context.cluster.merge(JOBS, key, {"spec": {"suspend": suspend}})
+    await set_suspension(context, training_job, job, suspend=suspend)
 
 
 async def _stop(context: Context, observation: TrainingJobObservation) -> Verdict | None:
@@ -238,12 +237,7 @@ async def _expire(context: Context, training_job: TrainingJob, status: TrainingJ
     if ttl is None or end is None or (complete is not None and complete.reason == Reason.NOT_REGISTERED):
         return None
     registered_at = _registration_time(context, training_job)
-    left = (max(end, registered_at or end) + timedelta(seconds=ttl) - context.now()).total_seconds()
-    if left > 0:
-        return left
-    metadata = training_job.metadata
-    await context.cluster.delete(TRAINING_JOBS, ObjectKey(metadata.namespace, metadata.name), uid=metadata.uid)
-    return None
+    return await expire(context, TRAINING_JOBS, training_job, end=max(end, registered_at or end), ttl=ttl)
 
 
 def _registration_time(context: Context, training_job: TrainingJob) -> datetime | None:

@@ -26,14 +26,9 @@ from bloomery_operator.domain.starting_point import StartingPoint
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.manifests.accelerators import unused_accelerators
 from bloomery_operator.status.conditions import condition, with_transition_times
+from bloomery_operator.status.job_conditions import at_generation, not_started, phase_of, resumption
 from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
-from bloomery_operator.status.workloads import (
-    JobView,
-    job_failure,
-    pod_not_ready_reason,
-    pods_refused,
-    sidecars_running,
-)
+from bloomery_operator.status.workloads import JobView, job_failure, pods_refused, sidecars_running
 
 _TENSORBOARD = "TensorBoardReady"
 
@@ -120,20 +115,8 @@ def _blocked(observation: TrainingJobObservation) -> Verdict | None:
 
 
 def _not_started(observation: TrainingJobObservation) -> Verdict | None:
-    job = observation.job
     # The same message with and without a pod: with many jobs at once, each change of a message is a write.
-    pending = Verdict(Reason.PENDING, "The training's pod is about to start.")
-    if job is None:
-        return pending
-    refused = pods_refused(job.rejection)
-    if refused is not None:
-        return refused
-    for pod in job.pods:
-        reason = pod_not_ready_reason(pod) if pod.phase == "Pending" or pod.node_lost else None
-        if reason is not None:
-            return reason
-    first = job.current_pod
-    return pending if first is None or first.phase == "Pending" else None
+    return not_started(observation.job, Verdict(Reason.PENDING, "The training's pod is about to start."))
 
 
 CHECKS = (_dataset_not_ready, _initial_model_not_ready, _blocked, _not_started)
@@ -150,7 +133,7 @@ def derive_status(observation: TrainingJobObservation, now: datetime) -> Trainin
     status = previous.model_copy(
         update={
             "observed_generation": training_job.metadata.generation,
-            "phase": _phase(observation, conditions),
+            "phase": phase_of(conditions, observation.job),
             "datasets": observation.trained_on or previous.datasets,
             "initial_model": observation.started_from or previous.initial_model,
             # batch/v1 sets a new start time on a resumed Job; the work began before.
@@ -176,14 +159,9 @@ def _waiting(status: TrainingJobStatus) -> TrainingJobStatus:
     return status.model_copy(update={"progress": status.progress.model_copy(update=update)})
 
 
-def at_generation(status: TrainingJobStatus, generation: int) -> TrainingJobStatus:
-    """Return a finished job's status for its newest generation: fields that may still change alter no result."""
-    conditions = tuple(c.model_copy(update={"observed_generation": generation}) for c in status.conditions)
-    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
-
-
 def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
-    job, spec = observation.job, observation.training_job.spec
+    job, training_job = observation.job, observation.training_job
+    spec = training_job.spec
     if job is not None and job.succeeded:
         return (condition("Complete", True, _completion(job)),)
     failure = (job_failure(job) if job is not None else None) or _stopped_before_start(observation)
@@ -196,7 +174,7 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
         return (running,) if spec.queue else (running, condition("Suspended", True, suspended))
     waiting = first_verdict(CHECKS, observation)
     verdict = waiting or _running_verdict(observation)
-    return (condition("Running", waiting is None, verdict), *_resumption(observation))
+    return (condition("Running", waiting is None, verdict), *resumption(training_job.status))
 
 
 def _stopped_before_start(observation: TrainingJobObservation) -> Verdict | None:
@@ -216,13 +194,6 @@ def _suspended(observation: TrainingJobObservation) -> Verdict | None:
     where = f"; it goes on from step {saved.step} once spec.suspend is false" if saved else ""
     pods = "its pods save their state and go" if job.has_running_pods else "it has no pods"
     return Verdict(Reason.SUSPENDED, f"spec.suspend is true, so {pods}{where}.")
-
-
-def _resumption(observation: TrainingJobObservation) -> tuple[Condition, ...]:
-    """Return the condition of a suspension that is over, as batch/v1 does; none if the job was never suspended."""
-    if observation.training_job.status.condition("Suspended") is None:
-        return ()
-    return (condition("Suspended", False, Verdict(Reason.RESUMED, "spec.suspend is false again.")),)
 
 
 def _completion(job: JobView) -> Verdict:
@@ -273,17 +244,6 @@ def _progress_sentence(observation: TrainingJobObservation) -> str:
     unused = ", ".join(unused_accelerators(observation.training_job.spec.resources))
     # The spec cannot be changed, but the next job's can.
     return f"{sentence} It supports NVIDIA's GPUs only: it does not compute on {unused}." if unused else sentence
-
-
-def _phase(observation: TrainingJobObservation, conditions: tuple[Condition, ...]) -> str:
-    by_type = {c.type: c for c in conditions}
-    end = next((type_ for type_ in ("Complete", "Failed") if type_ in by_type), None)
-    if end is not None:
-        return end
-    running, job = by_type["Running"], observation.job
-    if running.reason in (Reason.QUEUED, Reason.SUSPENDED) and job is not None and job.suspended:
-        return running.reason
-    return "Running" if running.is_true else "Pending"
 
 
 def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> TrainingJobStatus:

@@ -119,6 +119,11 @@ class PodView:
         return read_document(self.termination_message)
 
     @property
+    def is_working(self) -> bool:
+        """Whether our container runs, and can be reached."""
+        return self.phase == "Running" and self.ip is not None and not self.has_ended and not self.deleting
+
+    @property
     def has_failed(self) -> bool:
         """Whether our container ended by an error of its own, rather than with its node or by a termination."""
         return self.exit_code not in (None, 0, *_EXIT_CODES_OF_NODES)
@@ -223,6 +228,11 @@ class JobView:
     def result(self) -> Mapping[str, Any]:
         """The termination message of the pod that succeeded."""
         return self._succeeded_pod.result if self._succeeded_pod is not None else {}
+
+    @property
+    def results(self) -> tuple[Mapping[str, Any], ...]:
+        """The termination messages of all pods that succeeded."""
+        return tuple(pod.result for pod in self.pods if pod.phase == "Succeeded")
 
     @property
     def result_pod_is_gone(self) -> bool:

@@ -11,13 +11,18 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bloomery_operator.api import Dataset, InferenceService, TrainingJob
+from bloomery_operator.api import BatchPrediction, Dataset, InferenceService, TrainingJob
 from bloomery_operator.domain.pod_annotations import ALLOWED_KEYS, REFUSED_PREFIXES
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
 from testing.crds import read_schema
 
 REPO = Path(__file__).resolve().parents[4]
-KINDS = {"datasets": Dataset, "trainingjobs": TrainingJob, "inferenceservices": InferenceService}
+KINDS = {
+    "datasets": Dataset,
+    "trainingjobs": TrainingJob,
+    "inferenceservices": InferenceService,
+    "batchpredictions": BatchPrediction,
+}
 
 Fields = dict[str, Any]
 
@@ -40,6 +45,7 @@ def test_crds_and_manifests_refuse_the_same_annotations() -> None:
     for plural, path in (
         ("datasets", ("podTemplate",)),
         ("trainingjobs", ("podTemplate",)),
+        ("batchpredictions", ("podTemplate",)),
         ("inferenceservices", ("variants", "items", "podTemplate")),
     ):
         schema = read_schema(plural)

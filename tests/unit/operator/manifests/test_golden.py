@@ -12,7 +12,7 @@ from bloomery_operator.api.trainingjob import TrainedOn
 from bloomery_operator.domain.served_model import ServedModel, revision_name
 from bloomery_operator.domain.starting_point import StartingPoint
 from bloomery_operator.domain.traffic import Backend, Mirror, Traffic
-from bloomery_operator.manifests import prepare_job, register_job, tensorboard, train_job
+from bloomery_operator.manifests import predict_job, prepare_job, register_job, tensorboard, train_job
 from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret
 from bloomery_operator.manifests.autoscaler import build_autoscaler
 from bloomery_operator.manifests.config_map import build_about_config_map, build_config_map, build_digest_config_map
@@ -25,6 +25,7 @@ from bloomery_operator.manifests.retry_policy import build_retry_policy
 from bloomery_operator.manifests.service import build_peers_service, build_service
 from tests.unit.operator.samples import (
     DIGEST,
+    batch_prediction,
     dataset,
     inference_service,
     settings,
@@ -80,6 +81,36 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
     )
     task = prepare_job.build_task(owner, settings())
     golden("prepare-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
+
+
+def test_prediction_of_a_plain_batch_prediction(golden: Golden) -> None:
+    golden("predict", predict_job.build_job(batch_prediction(), MODEL, settings()))
+
+
+def test_prediction_of_a_batch_prediction_with_every_field(golden: Golden) -> None:
+    owner = batch_prediction(
+        {
+            "model": {"mlflow": "models:/blumen@champion"},
+            "source": {
+                "uri": "pvc://photos/juni 花.tar.gz",
+                "encoding": "gbk",
+                "maxArchiveBytes": "2Gi",
+                "secretRef": {"name": "photos"},
+            },
+            "output": {"uri": "s3://mine/out/", "format": "CSV", "folders": True, "secretRef": {"name": "mine"}},
+            "parallelism": 4,
+            "answer": {"precision": 0.95},
+            "engine": "OpenVINO",
+            "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"}},
+            "scratch": "20Gi",
+            "queue": "team-a",
+            "podTemplate": {"labels": {"team": "a"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]},
+            "activeDeadlineSeconds": 7200,
+            "backoffLimit": 0,
+        }
+    )
+    with_gpu = settings(serving_gpu_image="example/serving-gpu:1", source_networks="10.0.0.0/8")
+    golden("predict-all-fields", predict_job.build_job(owner, MODEL, with_gpu))
 
 
 def test_training_of_a_plain_training_job(golden: Golden) -> None:

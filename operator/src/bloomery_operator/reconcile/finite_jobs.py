@@ -1,0 +1,37 @@
+"""Actions that the kinds share which run one Job: its suspension, and the deletion of a finished object by its TTL."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from bloomery_operator.api import CustomResource
+from bloomery_operator.cluster.kinds import JOBS, ObjectKey, ResourceKind
+from bloomery_operator.reconcile.context import Context
+from bloomery_operator.status.workloads import JobView
+
+
+async def set_suspension(context: Context, owner: CustomResource, job: JobView, *, suspend: bool) -> None:
+    """Suspend or resume a Job, unless it is as it should be."""
+    if job.suspended != suspend:
+        key = ObjectKey(owner.metadata.namespace, job.name)
+        await context.cluster.merge(JOBS, key, {"spec": {"suspend": suspend}})
+
+
+async def expire(
+    context: Context, kind: ResourceKind, resource: CustomResource, *, end: datetime, ttl: int
+) -> float | None:
+    """Delete a finished object whose TTL has passed; return the seconds that are left of it.
+
+    Args:
+        context: of the reconcile.
+        kind: of the object.
+        resource: the object.
+        end: the time from which the TTL counts.
+        ttl: ``ttlSecondsAfterFinished``.
+    """
+    left = (end + timedelta(seconds=ttl) - context.now()).total_seconds()
+    if left > 0:
+        return left
+    metadata = resource.metadata
+    await context.cluster.delete(kind, ObjectKey(metadata.namespace, metadata.name), uid=metadata.uid)
+    return None

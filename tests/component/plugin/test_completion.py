@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testing.api_server import ApiServer
-from testing.samples import dataset, training_job
+from testing.samples import batch_prediction, dataset, training_job
 from tests.component.plugin.conftest import Objects, environment
 
 Complete = Callable[..., list[str]]
@@ -35,10 +35,11 @@ def test_commands_and_names_are_completed(complete: Complete, objects: Objects) 
     objects.create(training_job("flowers"))
     objects.create(training_job("foods"))
     objects.create(dataset("fruits"))
+    objects.create(batch_prediction("june"))
     scope = ("-n", objects.namespace)
 
     assert [line.split("\t")[0] for line in complete("re")] == ["retrain", "report", ":4"]
-    assert complete("follow", *scope, "") == ["flowers", "foods", ":4"]
+    assert complete("follow", *scope, "") == ["flowers", "foods", "bp/june", ":4"]
     assert complete("follow", *scope, "fl") == ["flowers", ":4"]
     assert complete("report", *scope, "") == ["flowers", "foods", "dset/fruits", ":4"]
     assert objects.namespace in complete("live", "-n", "test-")

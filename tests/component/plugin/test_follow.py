@@ -11,7 +11,7 @@ import pytest
 
 from testing.api_server import ApiServer
 from testing.operator_process import OperatorProcess
-from testing.samples import trained, training_job
+from testing.samples import batch_prediction, trained, training_job
 from testing.simulated_controllers import Trainer, World
 from tests.component.plugin.conftest import Objects, Plugin, condition
 
@@ -55,6 +55,39 @@ def test_training_is_followed_from_pending_to_model(bloomery: Plugin, objects: O
     assert "Complete: Trained: Registered as version 4 of model 'flowers'." in followed.lines
     assert ["top1", "0.9400"] in [row.split() for row in followed.lines]
     assert "model: flowers/4" in followed.lines
+
+
+@pytest.mark.feature("S22")
+def test_batch_prediction_is_followed_to_its_counts(bloomery: Plugin, objects: Objects) -> None:
+    running = {
+        "phase": "Running",
+        "conditions": [condition("Running", "True", "Predicting", "The images are being predicted.")],
+        "progress": {"files": "4200/10000", "imagesPerSecond": 61.5, "eta": "1m34s"},
+        "total": 10000, "images": 4199, "ignoredFiles": 1, "ignored": {"Format": 1},
+        "model": {"display": "flowers/4"},
+    }  # fmt: skip
+    complete = running | {
+        "phase": "Complete",
+        "conditions": [condition("Complete", "True", "Predicted", "9999 images are predicted.")],
+    }
+    objects.create(batch_prediction(), running)
+    followed = bloomery.start("follow", "bp/june")
+    line = followed.wait_for("Running: ")
+    objects.report("batchprediction", "june", complete)
+
+    followed.wait_for("model: flowers/4")
+    assert followed.wait() == 0
+    assert line == "Running: predicting: 4200/10000 files, 62 images/s, 1m34s left"
+    assert "Complete: Predicted: 9999 images are predicted." in followed.lines
+    assert ["Format", "1"] in [row.split() for row in followed.lines]
+
+
+@pytest.mark.feature("S22")
+def test_kind_that_cannot_be_followed_is_refused(bloomery: Plugin) -> None:
+    ended = bloomery("follow", "isvc/flowers")
+
+    assert ended.returncode == 1
+    assert "as tj/NAME or bp/NAME" in ended.stderr
 
 
 @pytest.mark.feature("O5")

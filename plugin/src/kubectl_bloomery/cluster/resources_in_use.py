@@ -15,11 +15,18 @@ _ACTIVITIES = {
     "train": "trains",
     "register": "registers a model",
     "serve": "serves",
+    "predict": "predicts images",
     "tensorboard": "shows TensorBoard",
     "kit": "packs a kit",
     "weights": "stores weights",
 }
-_KINDS = {"dataset": "Dataset", "trainingjob": "TrainingJob", "inferenceservice": "InferenceService"}
+_KINDS = {
+    "dataset": "Dataset",
+    "trainingjob": "TrainingJob",
+    "inferenceservice": "InferenceService",
+    "batchprediction": "BatchPrediction",
+}
+_FINITE_KINDS = ("Dataset", "TrainingJob", "BatchPrediction")
 _WAITS = "waits"
 _UNFINISHED_PHASES = ("Pending", "Queued", "Preparing", "Running")
 
@@ -99,17 +106,17 @@ def _is_gpu(resource: str) -> bool:
 
 
 def _unfinished(objects: Iterable[Manifest]) -> Iterator[ResourceInUse]:
-    """Yield the Datasets and TrainingJobs that have not ended."""
+    """Yield the objects whose work has not ended."""
     for item in objects:
         metadata, status = item["metadata"], item.get("status", {})
-        if item["kind"] in ("Dataset", "TrainingJob") and status.get("phase", "Pending") in _UNFINISHED_PHASES:
+        if item["kind"] in _FINITE_KINDS and status.get("phase", "Pending") in _UNFINISHED_PHASES:
             since = str(metadata["creationTimestamp"])
             yield ResourceInUse(metadata["namespace"], item["kind"], metadata["name"], _WAITS, 0, 0, since)
 
 
 def _volumes(objects: list[Manifest]) -> Iterator[ResourceInUse]:
-    """Yield the chart's own volume claims, and the claims that Datasets read from."""
-    read_claims = {(item["metadata"]["namespace"], claim) for item in objects for claim in _dataset_claims(item)}
+    """Yield the chart's own volume claims, and the claims that images are read from."""
+    read_claims = {(item["metadata"]["namespace"], claim) for item in objects for claim in _source_claims(item)}
     for item in objects:
         metadata = item["metadata"]
         of_chart = metadata.get("labels", {}).get(CHART_LABEL, "").startswith("bloomery-")
@@ -121,9 +128,9 @@ def _volumes(objects: list[Manifest]) -> Iterator[ResourceInUse]:
             yield ResourceInUse(metadata["namespace"], "Volume", metadata["name"], does, 0, 0, since, size)
 
 
-def _dataset_claims(item: Manifest) -> list[str]:
-    """Return the names of the volume claims that a Dataset reads from; none for another kind."""
-    if item["kind"] != "Dataset":
+def _source_claims(item: Manifest) -> list[str]:
+    """Return the names of the volume claims that an object reads images from."""
+    if item["kind"] not in ("Dataset", "BatchPrediction"):
         return []
     spec: Mapping[str, Any] = item["spec"]
     uris = [source["uri"] for source in (spec["source"], *spec.get("append", []))]

@@ -1,4 +1,4 @@
-"""TrainingJobs: a summary of their status, and copies for another training."""
+"""TrainingJobs and BatchPredictions: a summary of their status; copies of a TrainingJob for another training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MAX_NAME_LENGTH = 40
 
 @dataclass(frozen=True)
 class JobSummary:
-    """The state of a TrainingJob at one moment.
+    """The state of a TrainingJob, or of a BatchPrediction, at one moment.
 
     Attributes:
         phase: as ``kubectl get`` shows it; empty before an operator has seen the job.
         message: the current work, the reason for waiting, or the result.
-        step: the number of finished steps; None before the first report.
-        total_steps: the number of all steps; None before the first report.
+        step: the number of finished steps, or files; None before the first report.
+        total_steps: the number of all steps, or files; None before the first report.
     """
 
     phase: str
@@ -34,12 +34,12 @@ class JobSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether the job ended with a model."""
+        """Whether the job ended well."""
         return self.phase == "Complete"
 
     @property
     def failed(self) -> bool:
-        """Whether the job ended without a model."""
+        """Whether the job ended without its result."""
         return self.phase == "Failed"
 
     @property
@@ -61,11 +61,10 @@ def output_uri(job: Manifest) -> str | None:
 
 
 def summarise(job: Manifest) -> JobSummary:
-    """Summarise the status of a TrainingJob."""
+    """Summarise the status of a TrainingJob or a BatchPrediction."""
     status: Mapping[str, Any] = job.get("status", {})
     conditions = {item["type"]: item for item in status.get("conditions", [])}
-    progress = status.get("progress", {})
-    step, total_steps = progress.get("step"), progress.get("totalSteps")
+    step, total_steps = _count_steps(status)
     for end in ("Failed", "Complete"):
         if conditions.get(end, {}).get("status") == "True":
             message = f"{conditions[end]['reason']}: {conditions[end]['message']}"
@@ -79,6 +78,14 @@ def summarise(job: Manifest) -> JobSummary:
     return JobSummary(status.get("phase", ""), message, step, total_steps)
 
 
+def _count_steps(status: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the number of finished steps, or files, and that of all."""
+    if "total" in status:
+        return status.get("images", 0) + status.get("ignoredFiles", 0), status["total"]
+    progress = status.get("progress", {})
+    return progress.get("step"), progress.get("totalSteps")
+
+
 def _explain_missing_status(job: Manifest) -> str:
     manager = job["spec"].get("managedBy")
     return f"spec.managedBy leaves it to {manager}." if manager else "no operator has seen it yet."
@@ -89,6 +96,7 @@ def _describe_progress(status: Mapping[str, Any]) -> str:
     formats = {
         "epoch": "epoch {}",
         "steps": "step {}",
+        "files": "{} files",
         "imagesPerSecond": "{:.0f} images/s",
         "eta": "{} left",
         "loss": "loss {:.4g}",
@@ -96,7 +104,8 @@ def _describe_progress(status: Mapping[str, Any]) -> str:
     figures = [text.format(progress[name]) for name, text in formats.items() if progress.get(name) is not None]
     if status.get("metric"):
         figures.append(str(status["metric"]))
-    return ": ".join(filter(None, (progress.get("stage") or "training", ", ".join(figures))))
+    stage = progress.get("stage") or ("predicting" if "total" in status else "training")
+    return ": ".join(filter(None, (stage, ", ".join(figures))))
 
 
 def next_name(name: str, existing: Collection[str]) -> str:

@@ -1,29 +1,63 @@
-"""``kubectl bloomery follow``: the progress of a training, until the training ends."""
+"""``kubectl bloomery follow``: the progress of a training or a batch prediction, until it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from kubectl_bloomery.cluster.kubectl import TRAINING_JOBS, Kubectl, Manifest
+from kubectl_bloomery.cluster.kubectl import BATCH_PREDICTIONS, TRAINING_JOBS, Kubectl, Manifest
 from kubectl_bloomery.cluster.training_job import JobSummary, summarise
+from kubectl_bloomery.completion import object_names
 from kubectl_bloomery.errors import CommandError
-from kubectl_bloomery.options import Context, Job, Namespace
+from kubectl_bloomery.options import Context, Namespace
 from kubectl_bloomery.output import console, error_console, table
 
 EXIT_INTERRUPTED = 130
 """The exit code after Ctrl+C, as in shells."""
 
 
-def follow(job: Job, namespace: Namespace = None, context: Context = None) -> None:
-    """Watch a training until it ends: 0 where it is Complete, 1 where it Failed. Ctrl+C leaves the job alone."""
+_KINDS = {
+    "tj": TRAINING_JOBS,
+    "trainingjob": TRAINING_JOBS,
+    "trainingjobs": TRAINING_JOBS,
+    "bp": BATCH_PREDICTIONS,
+    "batchprediction": BATCH_PREDICTIONS,
+    "batchpredictions": BATCH_PREDICTIONS,
+}
+
+
+def _complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
+    jobs, predictions = object_names(TRAINING_JOBS), object_names(BATCH_PREDICTIONS, prefix="bp/")
+    return [*jobs(ctx, incomplete), *predictions(ctx, incomplete)]
+
+
+def follow(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="tj/NAME or bp/NAME; NAME alone is a TrainingJob's.",
+            show_default=False,
+            autocompletion=_complete_name,
+        ),
+    ],
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Watch a training or a batch prediction until it ends: 0 where it is Complete, 1 where it Failed.
+
+    Ctrl+C leaves it alone.
+    """
     kubectl = Kubectl(namespace, context)
+    kind, _, name = job.rpartition("/")
+    if kind and kind not in _KINDS:
+        raise CommandError(f"{job} cannot be followed: name a TrainingJob or a BatchPrediction, as tj/NAME or bp/NAME.")
     try:
         with _progress_display() as show:
-            ended = _watch_until_end(kubectl, job, show)
+            ended = _watch_until_end(kubectl, _KINDS.get(kind, TRAINING_JOBS), name, show)
     except KeyboardInterrupt:
         error_console().print(f"{job} goes on; kubectl bloomery follow {job} shows it again.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -33,9 +67,9 @@ def follow(job: Job, namespace: Namespace = None, context: Context = None) -> No
     _print_result(ended, summary)
 
 
-def _watch_until_end(kubectl: Kubectl, name: str, show: Callable[[JobSummary], None]) -> Manifest:
+def _watch_until_end(kubectl: Kubectl, kind: str, name: str, show: Callable[[JobSummary], None]) -> Manifest:
     """Show each state of a job until the job ends, and return the job."""
-    for job in kubectl.watch(TRAINING_JOBS, name):
+    for job in kubectl.watch(kind, name):
         summary = summarise(job)
         if summary.complete or summary.failed:
             return job
@@ -85,8 +119,11 @@ def _print_result(job: Manifest, summary: JobSummary) -> None:
     metrics = status.get("metrics", {})
     if metrics:
         terminal.print(table(["METRIC", "VALUE"], [[name, f"{value:.4f}"] for name, value in metrics.items()]))
+    ignored = status.get("ignored", {})
+    if ignored:
+        terminal.print(table(["IGNORED", "FILES"], [[reason, str(count)] for reason, count in ignored.items()]))
     model = status.get("model", {})
     if model.get("display"):
         terminal.print(f"model: {escape(model['display'])}", soft_wrap=True)
-    if model.get("uri"):
+    if model.get("uri") and job["kind"] == "TrainingJob":
         terminal.print(f"files: {escape(model['uri'])}", soft_wrap=True)

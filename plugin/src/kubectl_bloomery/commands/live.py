@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kubectl_bloomery.cluster.kubectl import DATASETS, SERVICES, TRAINING_JOBS, Kubectl
+from kubectl_bloomery.cluster.kubectl import BATCH_PREDICTIONS, DATASETS, SERVICES, TRAINING_JOBS, Kubectl
 from kubectl_bloomery.cluster.resources_in_use import ResourceInUse, list_resources_in_use
 from kubectl_bloomery.options import Context, JsonOutput, Namespace
 from kubectl_bloomery.output import console, print_json, table
@@ -18,7 +18,7 @@ _POD_SELECTORS = (
     "app.kubernetes.io/managed-by=bloomery",  # pods of the operator
     "app.kubernetes.io/name in (bloomery,kit,weights)",  # pods of the chart and of this plugin
 )
-_OBJECT_KINDS = f"persistentvolumeclaims,{DATASETS},{TRAINING_JOBS},{SERVICES}"
+_OBJECT_KINDS = f"persistentvolumeclaims,{DATASETS},{TRAINING_JOBS},{BATCH_PREDICTIONS},{SERVICES}"
 
 
 def live(
@@ -27,7 +27,7 @@ def live(
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """List everything that still runs or takes room: trainings, services, TensorBoards, GPUs, volumes."""
+    """List everything that still runs or takes room: trainings, services, predictions, TensorBoards, GPUs, volumes."""
     kubectl = Kubectl(None if all_namespaces else namespace, context)
     scope = ["--all-namespaces"] if all_namespaces else []
     pods = [

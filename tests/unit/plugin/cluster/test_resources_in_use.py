@@ -31,6 +31,23 @@ def build_object(kind: str, name: str, *, labels: dict[str, str] | None = None, 
     return {"kind": kind, "metadata": metadata} | fields
 
 
+@pytest.mark.feature("S22")
+def test_batch_prediction_is_listed_with_its_volume_while_it_runs_or_waits() -> None:
+    spec = {"source": {"uri": "pvc://photos/june"}}
+    objects = [
+        build_object("BatchPrediction", "june", spec=spec, status={"phase": "Running"}),
+        build_object("BatchPrediction", "july", spec=spec, status={"phase": "Queued"}),
+        build_object("BatchPrediction", "may", spec=spec, status={"phase": "Complete"}),
+        build_object("PersistentVolumeClaim", "photos"),
+    ]
+
+    assert list_resources_in_use([pod(labels_of("predict", "batchprediction", "june"))], objects) == [
+        ResourceInUse("demo", "BatchPrediction", "july", "waits", 0, 0, OLD),
+        ResourceInUse("demo", "BatchPrediction", "june", "predicts images", 1, 0, NEW),
+        ResourceInUse("demo", "Volume", "photos", "holds images", 0, 0, OLD),
+    ]
+
+
 @pytest.mark.feature("O5")
 def test_pods_and_gpus_are_counted_by_owner() -> None:
     pods = [

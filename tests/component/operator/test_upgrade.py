@@ -195,3 +195,26 @@ def test_field_that_an_earlier_kind_lacks_is_left_out_alone(world: World, own_op
     status = world.wait_for("datasets", "flowers")["status"]
     assert status["images"] and "warnings" not in status
     assert "kind Dataset has no status.warnings, so it is not shown" in own_operator.log_text()
+
+
+@pytest.fixture
+def cluster_without_batch_predictions(crds: ApiServer) -> Iterator[None]:
+    """Remove the kind that an earlier release does not have."""
+    crd = "crd/batchpredictions.bloomery.dev"
+    done = crds.kubectl("delete", crd, "--timeout=60s")
+    assert done.returncode == 0, done.stderr
+    yield
+    install_kinds(crds)
+
+
+@pytest.mark.feature("O4")
+@pytest.mark.usefixtures("cluster_without_batch_predictions")
+def test_operator_works_without_a_kind_that_an_earlier_release_lacks(
+    world: World, own_operator: OperatorProcess
+) -> None:
+    with running(own_operator):
+        world.create(dataset())
+        world.succeed("flowers-prepare", prepared())
+        world.wait_for_condition("datasets", "flowers", "Ready", "True")
+
+    assert "the cluster has no kind BatchPrediction" in own_operator.log_text()

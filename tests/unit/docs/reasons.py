@@ -18,7 +18,7 @@ _CAMEL_CASE = re.compile(r"[A-Z][A-Za-z0-9]+")
 _POSITIONS = {
     "failure": 0,
     "_give_up": 0,
-    "TrainerError": 0,
+    "TaskError": 0,
     "ModelError": 0,
     "Violation": 0,
     "FolderError": 0,
@@ -26,6 +26,7 @@ _POSITIONS = {
     "StoreError": 1,
     "RequestError": 1,
     "FeedbackError": 0,
+    "IgnoredFile": 1,
 }
 """Calls that make a reason, with the position of that argument; subclasses as their base."""
 _BY_NAME = "reason"

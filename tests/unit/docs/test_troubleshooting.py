@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
+from bloomery_model.decode import ErrorCode
 from bloomery_trainer.prepare.quality_queries import LABEL_CONFLICT, LEAK, NEAR_LEAK
 from tests.unit.docs.reasons import reasons
 from tools.docs_blocks import ROOT
@@ -11,11 +13,13 @@ from tools.docs_blocks import ROOT
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CALLING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").partition("## Calling a service")[2]
 
-IMAGES = {"Violation", "Assignment", "LeftOut", "Problem", "_UnusableMember", "_leave_out"}
+IMAGES = {"Violation", "Assignment", "LeftOut", "Problem", "_UnusableMember", "_leave_out", "IgnoredFile"}
+UNREADABLE = set(get_args(ErrorCode))
+"""Codes of images that cannot be decoded, which a service and a batch prediction pass on."""
 ANSWERS = {"RequestError", "FeedbackError"}
 COPIES = {LABEL_CONFLICT, LEAK, NEAR_LEAK}
 """Reasons that queries give to images for their copies."""
-PASSED_ON = {"error.reason", "error.code", "reason", "capture.reason", "None"}
+PASSED_ON = {"error.reason", "error.code", "result.code", "file.reason", "reason", "capture.reason", "None"}
 """Reasons of the trainer and the server that are made elsewhere, or of images that are used or captured."""
 OF_THE_PROTOCOL = ("api/open_inference_codec.py", "api/open_inference.py")
 """The files whose answers show the sentence only, by the protocol's own form."""
@@ -45,12 +49,13 @@ def test_exactly_the_reasons_of_conditions_are_explained() -> None:
 def test_every_reason_to_leave_an_image_out_is_explained() -> None:
     _, images = page_parts()
 
-    assert listed(images) == {r.word for r in reasons() if r.word and r.made_by in IMAGES} | COPIES
+    assert listed(images) == {r.word for r in reasons() if r.word and r.made_by in IMAGES} | COPIES | UNREADABLE
 
 
 def test_every_code_of_a_refused_request_is_explained() -> None:
     """The page about calling a service has the table."""
     expected = {r.word for r in reasons() if r.word and r.made_by in ANSWERS and not r.file.endswith(OF_THE_PROTOCOL)}
+    expected |= UNREADABLE
     table = "\n".join(line for line in CALLING.splitlines() if re.match(r"\| \d{3}", line))
 
     assert set(re.findall(r"`([A-Z]\w+)`", table)) == expected

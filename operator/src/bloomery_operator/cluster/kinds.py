@@ -83,6 +83,8 @@ TRAFFIC_POLICIES = ResourceKind("gateway.envoyproxy.io", "v1alpha1", "BackendTra
 """A kind of Envoy Gateway, which a cluster with another gateway does not have."""
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)
+LATER_OWNERS = (BATCH_PREDICTIONS,)
+"""Kinds that a cluster does not have whose admin has not applied those of this release yet."""
 ALL_KINDS = (
     *OWNERS,
     JOBS,

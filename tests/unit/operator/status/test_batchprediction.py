@@ -78,8 +78,8 @@ UNSCHEDULABLE = {"conditions": [{"type": "PodScheduled", "status": "False", "mes
 def test_conditions(observation: BatchPredictionObservation, phase: str, condition: str, reason: str) -> None:
     status = derive_status(observation, NOW)
 
-    found = status.condition(condition)
-    assert (status.phase, found and found.reason) == (phase, reason)
+    shown = status.condition(condition)
+    assert (status.phase, shown and shown.reason) == (phase, reason)
 
 
 def test_counts_are_those_of_the_pod_that_ended_last() -> None:

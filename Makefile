@@ -10,7 +10,7 @@ GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
 GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
 
-.PHONY: help demo test test-all test-unit test-component test-e2e test-matrix test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-calibration bench-drift bench-memory bench-serving bench-hostile bench-capture bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e test-matrix test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-calibration bench-drift bench-memory bench-serving bench-hostile bench-capture bench-batch bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -86,6 +86,9 @@ bench-hostile: venv ## measure a well-behaved client of the model server beside 
 
 bench-capture: venv binaries ## measure what capture costs the requests of a service, and a store that is away for a minute; the last line is one JSON object
 	@$(VENV)/python -m bench.capture
+
+bench-batch: venv ## measure a batch prediction beside a bare loop of the same engine, killed three times, and its memory; the last line is one JSON object
+	@$(VENV)/python -m bench.batch
 
 bench-operator: venv binaries ## measure the operator with 1,000 jobs and 300 services beside Kubeflow's; the last line is one JSON object
 	@$(VENV)/python -m bench.scale

@@ -11,7 +11,7 @@ import yaml
 
 from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT, PROGRESS_PORT
 from bloomery_operator.domain.served_model import ServedModel
-from bloomery_operator.manifests import prepare_job, register_job, tensorboard, train_job
+from bloomery_operator.manifests import predict_job, prepare_job, register_job, tensorboard, train_job
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.job import build_job
 from tests.component.chart.rendering import (
@@ -24,7 +24,7 @@ from tests.component.chart.rendering import (
     pod_templates,
     selects,
 )
-from tests.unit.operator.samples import dataset, inference_service, settings, training_job
+from tests.unit.operator.samples import batch_prediction, dataset, inference_service, settings, training_job
 
 GOLDEN = REPO / "tests" / "golden"
 HERE = "default"
@@ -78,6 +78,7 @@ def children() -> dict[str, dict[str, str]]:
     jobs = (
         build_job(preparation, prepare_job.build_task(preparation, settings()), settings()),
         build_job(training, task, settings()),
+        predict_job.build_job(batch_prediction(), ServedModel(uri="s3://bloomery/model"), settings()),
         build_job(training, register_job.build_task(training, "hash"), settings()),
     )
     labels = [manifest["spec"]["template"]["metadata"]["labels"] for manifest in (served, board, *jobs)]
@@ -99,6 +100,7 @@ def guarding(policies: dict[str, Object], labels: dict[str, str], namespace: str
 @pytest.mark.parametrize(
     ("role", "names"),
     {
+        "predict": {"training"},
         "prepare": {"training"},
         "register": {"training"},
         "serve": {"serving"},

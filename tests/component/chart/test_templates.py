@@ -322,6 +322,9 @@ def test_mlflow_answers_to_its_own_names_only(chart: Chart) -> None:
     assert "--cors-allowed-origins=https://mlflow.example.com" in args
 
 
+KINDS = ("dataset", "trainingjob", "inferenceservice", "batchprediction")
+
+
 def test_uninstalling_keeps_data_and_kinds(chart: Chart) -> None:
     manifests = chart.render({})
     resources = {
@@ -330,7 +333,7 @@ def test_uninstalling_keeps_data_and_kinds(chart: Chart) -> None:
         if manifest["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
     }
     assert resources == {
-        *(f"CustomResourceDefinition {kind}s.bloomery.dev" for kind in ("dataset", "trainingjob", "inferenceservice")),
+        *(f"CustomResourceDefinition {kind}s.bloomery.dev" for kind in KINDS),
         *(f"ClusterRole bloomery-{role}" for role in ("admin", "edit", "view")),
         *(f"PersistentVolumeClaim bloomery-{what}" for what in ("mlflow", "storage")),
         "Secret bloomery-storage-keys",

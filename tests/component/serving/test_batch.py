@@ -25,6 +25,7 @@ from testing.archives import ZipFile, write_zip
 from testing.processes import free_port
 from testing.servers import S3_PROGRAM, S3Server, running_store
 from tests.component.serving.conftest import BLUE, GREEN, LABELS, RED, StartServer, encoded, picture
+from tests.component.serving.test_not_finite import nan_for_red_images, write_changed_model
 
 pytestmark = pytest.mark.feature("S22")
 
@@ -325,3 +326,14 @@ def test_progress_is_answered_while_the_images_are_predicted(batch: Batch, tmp_p
     assert seen[-1]["stage"] == "predicting"
     assert seen[-1]["total"] == 3000
     assert process.wait(WAIT_SECONDS) == 0
+
+
+def test_images_for_which_the_model_gives_nan_end_nothing(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model = write_changed_model(tmp_path / "model", nan_for_red_images())
+    files = {f"{number}.png": picture(RED) for number in range(5)} | {"green.png": picture(GREEN)}
+
+    ended = Batch(tmp_path, model).run(write_files(tmp_path / "source", files))
+
+    assert (ended.code, ended.message["images"]) == (0, 1), (tmp_path / "log").read_text()
+    assert ended.message["ignored"] == {"ResultNotFinite": 5}

@@ -159,8 +159,10 @@ def _running_verdict(observation: BatchPredictionObservation) -> Verdict:
 
 def _completion(prediction: BatchPrediction, job: JobView) -> Verdict:
     report, folder = last_report(job), f"{prediction.spec.output.uri.rstrip('/')}/predictions"
-    if report is None:
-        message = f"The prediction ended, but its counts could not be read from its pods. The answers are in {folder}."
+    if report is None or not report.is_complete:
+        message = (
+            f"The prediction ended, but its counts could not all be read from its pods. The answers are in {folder}."
+        )
         return Verdict(Reason.RESULT_LOST, message)
     message = f"{report.images} images are predicted; the answers are in {folder}."
     if report.ignored:

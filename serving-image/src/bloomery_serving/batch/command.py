@@ -62,6 +62,10 @@ def run() -> int:
         logger.error("%s: %s", error.reason, error)
         _write_message(termination.failure(error.reason, str(error)))
         return error.exit_code
+    except Exception as error:
+        logger.exception("unexpected error")
+        _write_message(termination.failure("InternalError", f"{type(error).__name__}: {error}"))
+        return 1
     _write_message(message)
     return 0
 
@@ -88,7 +92,7 @@ def _predict() -> dict[str, Any]:
         model, identity = load(settings, Transfer(max_bytes=settings.model_max_bytes))
         source = _open_source(batch, Path(scratch))
         output = _open_output(batch, source, model)
-        progress = Progress(lambda: output.read_other_records(batch.batch_pods))
+        progress = Progress(lambda: output.read_other_records(batch.batch_pods), batch.batch_pods)
         if batch.progress_port:
             serve_progress(progress, batch.progress_port)
         run = ShareRun(
@@ -103,7 +107,7 @@ def _predict() -> dict[str, Any]:
         # Before the first image, so that one engine computes all of them.
         engine = _choose_engine(settings, model)
         record = asyncio.run(run.predict(_build_predictor(settings, model, identity, source), record))
-        return totals([record, *output.read_other_records(batch.batch_pods)]) | {
+        return totals([record, *output.read_other_records(batch.batch_pods)], batch.batch_pods) | {
             "engine": str(engine.form),
             "digest": model.digest,
         }

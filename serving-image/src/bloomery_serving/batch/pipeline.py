@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from bloomery_model import ImageError
 from bloomery_model.sources.base import DamagedFile, Source
-from bloomery_model.task_errors import Unavailable
 from bloomery_serving.answers import Answerer
 from bloomery_serving.batch.file_list import ListedFile
 from bloomery_serving.batch.output import IgnoredFile
@@ -24,8 +23,6 @@ _REMOTE_READERS = 16
 _LOCAL_READERS = 2
 _MAX_FILES = 64
 """Files that are read, computed or wait for those before them."""
-_CHECK_SECONDS = 10.0
-"""Interval of checks whether a worker hangs."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +47,23 @@ class Predictor:
         """Yield the outcome of each file, in their order.
 
         Raises:
-            TaskError: the source, or the model, cannot be used.
+            TaskError: the source cannot be used.
         """
         pending: deque[tuple[int, asyncio.Task[Prediction | IgnoredFile]]] = deque()
         with ThreadPoolExecutor(_REMOTE_READERS if self.source.is_remote else _LOCAL_READERS) as readers:
             try:
                 for file in files:
                     while pending and not self._has_room([size for size, _ in pending], file):
-                        yield await self._wait(pending.popleft()[1])
+                        yield await pending.popleft()[1]
                     pending.append((file.size, asyncio.create_task(self._predict(file, readers))))
                 while pending:
-                    yield await self._wait(pending.popleft()[1])
+                    yield await pending.popleft()[1]
             finally:
                 for _, task in pending:
                     task.cancel()
 
     def _has_room(self, sizes: list[int], file: ListedFile) -> bool:
         return len(sizes) < _MAX_FILES and sum(sizes) + file.size <= self.max_bytes
-
-    async def _wait(self, task: asyncio.Task[Prediction | IgnoredFile]) -> Prediction | IgnoredFile:
-        while not task.done():
-            await asyncio.wait((task,), timeout=_CHECK_SECONDS)
-            if not self.batcher.is_healthy:
-                raise Unavailable("ModelFails", "the model fails or hangs; the log says more")
-        return task.result()
 
     async def _predict(self, file: ListedFile, readers: ThreadPoolExecutor) -> Prediction | IgnoredFile:
         if file.reason:

@@ -26,9 +26,10 @@ ReadOthers = Callable[[], Sequence[ShareRecord]]
 class Progress:
     """Figures of all processes together, of which each can be asked."""
 
-    def __init__(self, read_others: ReadOthers, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``read_others`` returns the states of the other processes."""
+    def __init__(self, read_others: ReadOthers, processes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``read_others`` returns the states of the other processes, as far as they have begun."""
         self._read_others = read_others
+        self._processes = processes
         self._clock = clock
         self._lock = threading.Lock()
         self._own: ShareRecord | None = None
@@ -54,16 +55,20 @@ class Progress:
             self._first = self._first or (now, done)
             seconds = now - self._first[0]
             rate = {"imagesPerSecond": round((done - self._first[1]) / seconds, 1)} if seconds > 0 else {}
-        return {"stage": "predicting", **totals(records), **rate}
+        return {"stage": "predicting", **totals(records, self._processes), **rate}
 
 
-def totals(records: Sequence[ShareRecord]) -> dict[str, Any]:
-    """Return the sums of the shares that were begun."""
+def totals(records: Sequence[ShareRecord], processes: int) -> dict[str, Any]:
+    """Return the sums of the shares that were begun.
+
+    A source may change between the listings of two processes: once all have begun, the sum of their files is exact.
+    """
+    has_all = len(records) == processes
     ignored: Counter[str] = sum((Counter(record.ignored) for record in records), Counter())
     return {
         "images": sum(record.images for record in records),
         "ignored": dict(ignored.most_common()),
-        "total": max(record.total for record in records),
+        "total": sum(record.files for record in records) if has_all else max(record.total for record in records),
     }
 
 

@@ -63,6 +63,10 @@ UNSCHEDULABLE = {"conditions": [{"type": "PodScheduled", "status": "False", "mes
         ),
         (observe(job(spec_hash="", ended="Complete")), "Complete", "Complete", "ResultLost"),
         (
+            observe(job(spec_hash="", ended="Complete"), pod("Succeeded", message=SOME, exit_code=0)),
+            "Complete", "Complete", "ResultLost",
+        ),
+        (
             observe(
                 job(spec_hash="", ended="Failed", failed=1, reason="PodFailurePolicy"),
                 pod("Failed", 1, message={"error": {"reason": "OutputInUse", "message": "No."}}, exit_code=2),

@@ -31,7 +31,7 @@ def test_figures_are_those_of_all_processes_and_are_read_again_after_a_while() -
         reads.append(clock.now)
         return list(others)
 
-    progress = Progress(read_others, clock=clock)
+    progress = Progress(read_others, 2, clock=clock)
     assert progress.snapshot() == {"stage": "listing"}
     progress.update(share(files=5, total=10))
     first = progress.snapshot()
@@ -56,7 +56,14 @@ def test_ignored_files_are_summed_by_reason_the_most_frequent_first() -> None:
         share(files=9, total=20, images=7, ignored={"DamagedImage": 1}),
     ]
 
-    figures = totals(records)
+    figures = totals(records, 3)
 
     assert (figures["images"], figures["total"]) == (12, 20)
     assert list(figures["ignored"].items()) == [("DamagedImage", 3), ("Format", 1)]
+
+
+def test_total_is_that_of_the_shares_once_all_have_begun() -> None:
+    records = [share(files=9, total=20), share(files=10, total=19)]
+
+    assert totals(records, 3)["total"] == 20
+    assert totals(records, 2)["total"] == 19

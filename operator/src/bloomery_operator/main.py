@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from bloomery_operator.clients.model_server import ModelServerMetrics
 from bloomery_operator.clients.trainer import TrainerClient
 from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
 from bloomery_operator.cluster.connection import ConfigurationError, connect
-from bloomery_operator.cluster.kinds import LATER_OWNERS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.kinds import ObjectKey
 from bloomery_operator.cluster.leader_election import LeaderElector, LeaseLost
 from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.controller.controller import Controller, watched_kinds
@@ -82,8 +82,7 @@ async def run(settings: Settings) -> None:
         context = _build_context(api, session, settings, elector, slots)
         # A client of its own: what it waits for occupies no slot that it could release.
         tags = ServedTags(context, _build_mlflow_client(session, settings))
-        kinds = await _served_kinds(KubernetesCluster(api), watched_kinds(settings))
-        controller = Controller(context, metrics, kinds=kinds, slots=slots, served_tags=tags)
+        controller = Controller(context, metrics, kinds=watched_kinds(settings), slots=slots, served_tags=tags)
         health = serve_health(
             health_port=settings.health_port,
             metrics_port=settings.metrics_port,
@@ -95,17 +94,7 @@ async def run(settings: Settings) -> None:
             await _run_until(stop, elector.acquire())
         if not stop.is_set():
             metrics.is_leader.set(1)
-            await _lead(stop, controller, kinds, settings, elector)
-
-
-async def _served_kinds(cluster: KubernetesCluster, kinds: Sequence[ResourceKind]) -> Sequence[ResourceKind]:
-    """Return the kinds without those that the cluster does not have yet: a watch of one would end the process."""
-    missing = [kind for kind in kinds if kind in LATER_OWNERS and not await cluster.serves(kind)]
-    for kind in missing:
-        logger.warning(
-            "the cluster has no kind %s: apply the kinds of this release, then restart the operator", kind.kind
-        )
-    return [kind for kind in kinds if kind not in missing]
+            await _lead(stop, controller, settings, elector)
 
 
 def _build_elector(api: kube.ApiClient, settings: Settings) -> LeaderElector | None:
@@ -149,16 +138,10 @@ def _build_mlflow_client(
     )
 
 
-async def _lead(
-    stop: asyncio.Event,
-    controller: Controller,
-    kinds: Sequence[ResourceKind],
-    settings: Settings,
-    elector: LeaderElector | None,
-) -> None:
+async def _lead(stop: asyncio.Event, controller: Controller, settings: Settings, elector: LeaderElector | None) -> None:
     """Do the operator's work, as its only process."""
     watching = watch(
-        kinds,
+        watched_kinds(settings),
         controller.observe,
         namespaces=settings.namespaces,
         label_selector=label_selector,

@@ -155,16 +155,6 @@ class KubernetesCluster:
                 return Listing(tuple(items), versions=(page["metadata"]["resourceVersion"],))
             query = query | {"continue": token}
 
-    async def serves(self, kind: ResourceKind) -> bool:
-        """Return whether the API server has the kind."""
-        try:
-            group = await self._request("GET", f"/apis/{kind.group}/{kind.version}")
-        except ClusterError as error:
-            if error.code == 404:
-                return False
-            raise
-        return any(resource["name"] == kind.plural for resource in group["resources"])
-
     async def create(self, manifest: Manifest) -> Manifest | None:
         """Create the object; return None if its name is in use."""
         path = kind_of(manifest).path(manifest["metadata"]["namespace"])

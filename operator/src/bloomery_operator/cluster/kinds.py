@@ -84,7 +84,7 @@ TRAFFIC_POLICIES = ResourceKind("gateway.envoyproxy.io", "v1alpha1", "BackendTra
 
 OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)
 LATER_OWNERS = (BATCH_PREDICTIONS,)
-"""Kinds that a cluster does not have whose admin has not applied those of this release yet."""
+"""Owners that the kinds of chart 0.2.0 lack: a cluster's admin may install them after the operator."""
 ALL_KINDS = (
     *OWNERS,
     JOBS,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -247,8 +248,9 @@ def simulate_controllers(world: World) -> None:
 
 def _preparation_result(world: World) -> Manifest:
     """Return the result of a preparation, with another version after images were added."""
-    configurations = json.dumps([item.get("data", {}) for item in world.list("configmaps")])
-    return prepared("b" if "flowers/more" in configurations else "a")
+    configurations = [secret.get("data", {}).get("config.json", "") for secret in world.list("secrets")]
+    has_more = any(b"flowers/more" in base64.b64decode(configuration) for configuration in configurations)
+    return prepared("b" if has_more else "a")
 
 
 def _normal(world: World, plural: str, item: Manifest) -> Manifest:

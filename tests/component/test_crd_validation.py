@@ -467,7 +467,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "an abort without a limit": (
         service(rollout={"steps": [10], "abortOn": {"minRequests": 5}}),
-        "spec.rollout.abortOn needs errorRate, p99Ratio or confidenceDrop",
+        "spec.rollout.abortOn needs errorRate, p99Ratio, confidenceDrop or disagreement",
     ),
     "a pause at no step": (
         service(rollout={"steps": [10, 50], "pauseAt": [20]}),

@@ -55,7 +55,7 @@ async def _start(context: Context, dataset: Dataset, task: TrainerTask) -> None:
     for prefix, name in prepare_job.source_secrets(dataset).items():
         field = "spec.source" if prefix == prepare_job.SOURCE_PREFIX else "spec.append[]"
         await require_store_keys(context, dataset.metadata.namespace, name, field=field)
-    await trainer_jobs.start(context, DATASETS, dataset, task)
+    await trainer_jobs.start(context, dataset, task)
 
 
 def _is_outdated(job: JobView, task: TrainerTask, *, is_prepared: bool) -> bool:

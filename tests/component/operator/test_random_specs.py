@@ -1,4 +1,4 @@
-"""Random specs of the three kinds: rejected with a message or reconciled, and undone by the previous spec."""
+"""Random specs of the kinds: rejected with a message or reconciled, and undone by the previous spec."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 
-from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, Retraining, TrainingJob
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import (
     DATASETS,
@@ -16,6 +16,7 @@ from bloomery_operator.cluster.kinds import (
     JOBS,
     OWNERS,
     PODS,
+    RETRAININGS,
     SERVICES,
     TRAINING_JOBS,
     ObjectKey,
@@ -39,10 +40,11 @@ _CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, HTTP_ROUTES)
 _OWNER_MODELS: dict[ResourceKind, type[CustomResource]] = {
     DATASETS: Dataset,
     TRAINING_JOBS: TrainingJob,
+    RETRAININGS: Retraining,
     INFERENCE_SERVICES: InferenceService,
 }
 _DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
-    DATASETS: ((TRAINING_JOBS, USED_DATASET),),
+    DATASETS: ((TRAINING_JOBS, USED_DATASET), (RETRAININGS, USED_DATASET)),
     TRAINING_JOBS: ((TRAINING_JOBS, USED_TRAINING_JOB), (INFERENCE_SERVICES, USED_TRAINING_JOB)),
 }
 """For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
@@ -144,12 +146,11 @@ class Controller:
             self._served_tags.look_at(owner.key)
 
     def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest) -> None:
-        """Queue an owner and its dependents, or the owners of a child."""
+        """Queue an owner and its dependents, and the owners of a child, which may be an owner itself."""
         key = key_of(manifest)
         if kind in OWNERS:
             self._queue.add(ObjectReference(kind, key))
             self._enqueue_dependents(kind, key)
-            return
         labels = manifest["metadata"].get("labels", {})
         for owner, model in _OWNER_MODELS.items():
             if model.OWNER_LABEL in labels:

@@ -126,8 +126,9 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "one folder for all trainings": (
         scheduled(output={"uri": "s3://mine/out"}),
-        "spec.template.spec.output.uri would be one folder",
+        "spec.template.spec.output.uri and logUri would be one folder",
     ),
+    "one folder for all logs": (scheduled(output={"logUri": "s3://mine/log"}), "would be one folder"),
     "a model with a mark of aliases": (
         scheduled(output={"registeredModel": "flowers@home"}),
         "must not contain '@'",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from bloomery_operator.api.base import ApiModel, at_most, at_most_entries
 from bloomery_operator.api.conditions import CustomResourceStatus
@@ -49,10 +49,10 @@ class DatasetState(ApiModel):
 class Trigger(ApiModel):
     """Cause of a training: an annotation of its TrainingJob."""
 
-    number: int
+    number: Annotated[int, Field(gt=0, lt=2**31)]
     """Ordinal of the training among those of its Retraining."""
     cause: Annotated[str, at_most(512)]
-    schedule_time: datetime | None = None
+    schedule_time: AwareDatetime | None = None
     """The time at which the schedule was due, if it was."""
     datasets: tuple[DatasetState, ...] = ()
 

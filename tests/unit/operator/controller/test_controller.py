@@ -14,6 +14,7 @@ from bloomery_operator.cluster.kinds import (
     INFERENCE_SERVICES,
     JOBS,
     PODS,
+    RETRAININGS,
     TRAINING_JOBS,
     ObjectKey,
     ObjectReference,
@@ -108,6 +109,24 @@ def test_event_of_an_owner_queues_its_dependents(controller: Controller, object_
         "Dataset demo/flowers",
         "TrainingJob demo/waiting",
         "InferenceService demo/shop",
+    }
+
+
+@pytest.mark.feature("S23")
+def test_event_of_a_dataset_or_of_its_training_queues_a_retraining(
+    controller: Controller, object_cache: ObjectCache
+) -> None:
+    for name, dataset in (("flowers", "flowers"), ("tulips", "tulips")):
+        template = {"spec": {"datasets": [{"name": dataset}]}}
+        object_cache.put(RETRAININGS, {"metadata": metadata(name), "spec": {"template": template}})
+    controller.observe(DATASETS, {"metadata": metadata("tulips"), "spec": {}}, deleted=False)
+    training = {"metadata": metadata("flowers-1", labels={"bloomery.dev/retraining": "flowers"}), "spec": {}}
+    controller.observe(TRAINING_JOBS, training, deleted=True)
+    assert queued(controller) == {
+        "Dataset demo/tulips",
+        "Retraining demo/tulips",
+        "TrainingJob demo/flowers-1",
+        "Retraining demo/flowers",
     }
 
 

@@ -173,7 +173,13 @@ def test_nothing_begins_while_it_is_suspended() -> None:
 def test_an_edited_record_of_a_trigger_is_no_training_of_ours() -> None:
     trigger = due(observe(flowers=flowers(B, 50)))
     job = made_job(trigger)
-    for text in ("", "[]", '{"number": "many"}'):
+    for text in (
+        "",
+        "[]",
+        '{"number": "many", "cause": "c"}',
+        '{"number": 9999999999, "cause": "c"}',
+        '{"number": 1, "cause": "c", "scheduleTime": "2026-05-01T11:00:00"}',
+    ):
         edited = job.model_copy(
             update={"metadata": job.metadata.model_copy(update={"annotations": {"bloomery.dev/trigger": text}})}
         )

@@ -135,8 +135,8 @@ def _versions_of_dataset(world: World, count: int) -> bool:
 def _has_retrained(world: World, trainings: int, jobs: int) -> bool:
     manifest = world.get("retrainings", "lilies") or {}
     status = manifest.get("status", {})
-    kept = [job for job in world.names("trainingjobs") if job.startswith("lilies-")]
-    return (status.get("phase"), status.get("trainings"), len(kept)) == ("Waiting", trainings, jobs)
+    names = [name for name in world.names("trainingjobs") if name.startswith("lilies-")]
+    return (status.get("phase"), status.get("trainings"), len(names)) == ("Waiting", trainings, jobs)
 
 
 def _is_scaled(world: World, autoscalers: int) -> bool:

@@ -46,7 +46,8 @@ def test_an_operator_killed_at_the_start_of_a_training_makes_one(
         assert world.names("trainingjobs") == {name}
 
 
-def test_an_operator_works_without_the_kind_and_restarts_once_it_comes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("namespaces", ["", "demo"])
+def test_an_operator_works_without_the_kind_and_restarts_once_it_comes(namespaces: str, tmp_path: Path) -> None:
     """Somebody else may install the kinds, after the operator."""
     with private_apiserver(tmp_path) as server, server.http() as client:
         former = [path for path in sorted((REPO / "crds").glob("*.yaml")) if path.stem != "retrainings"]
@@ -54,7 +55,7 @@ def test_an_operator_works_without_the_kind_and_restarts_once_it_comes(tmp_path:
         assert server.kubectl("create", "namespace", "demo").returncode == 0
         world = World(client, "demo")
         world.make_storage_secret()
-        environment = {"BLOOMERY_RESYNC_SECONDS": "1"}
+        environment = {"BLOOMERY_RESYNC_SECONDS": "1", "BLOOMERY_NAMESPACES": namespaces}
         operator = OperatorProcess(kubeconfig=server.kubeconfig, log=tmp_path / "operator.log", environment=environment)
         with running(operator):
             world.create(dataset())

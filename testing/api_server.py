@@ -75,7 +75,7 @@ def private_apiserver(folder: Path, *flags: str) -> Iterator[ApiServer]:
 
 
 def install_kinds(server: ApiServer) -> None:
-    """Install Bloomery's three kinds in an API server, and wait until they can be used."""
+    """Install Bloomery's kinds in an API server, and wait until they can be used."""
     for step in (
         ("apply", "--server-side", "-f", str(REPO / "crds")),
         ("wait", "--for=condition=Established", "--timeout=30s", "-f", str(REPO / "crds")),
@@ -83,7 +83,7 @@ def install_kinds(server: ApiServer) -> None:
         done = server.kubectl(*step)
         assert done.returncode == 0, done.stderr
     with server.http() as client:
-        for plural in ("datasets", "trainingjobs", "inferenceservices"):
+        for plural in ("datasets", "trainingjobs", "retrainings", "inferenceservices"):
             wait_until_watchable(client, f"/apis/bloomery.dev/v1alpha1/{plural}")
 
 

@@ -11,6 +11,7 @@ Manifest = dict[str, Any]
 PATHS = {
     "datasets": "apis/bloomery.dev/v1alpha1",
     "trainingjobs": "apis/bloomery.dev/v1alpha1",
+    "retrainings": "apis/bloomery.dev/v1alpha1",
     "inferenceservices": "apis/bloomery.dev/v1alpha1",
     "jobs": "apis/batch/v1",
     "deployments": "apis/apps/v1",
@@ -39,7 +40,8 @@ def condition_of(manifest: Manifest | None, type_: str) -> Manifest:
 
 def remove_all_of_ours(client: httpx.Client) -> None:
     """Delete every object of our kinds in the cluster, so that the next operator has no work."""
-    for plural in ("datasets", "trainingjobs", "inferenceservices"):
+    # Retrainings first: they make TrainingJobs.
+    for plural in ("retrainings", "datasets", "trainingjobs", "inferenceservices"):
         root = f"/{PATHS[plural]}"
         for item in checked(client.get(f"{root}/{plural}"))["items"]:
             metadata = item["metadata"]

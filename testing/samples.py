@@ -1,4 +1,4 @@
-"""Sample objects of the three kinds, and results of the trainer's pods."""
+"""Sample objects of the kinds, and results of the trainer's pods."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def training_job(name: str = "flowers", **spec: Any) -> Manifest:
     """Return a small TrainingJob."""
     spec = {"datasets": [{"name": "flowers"}], "preset": "resnet18", "hyperparameters": {"epochs": 3}} | spec
     return {"apiVersion": "bloomery.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": name}, "spec": spec}
+
+
+def retraining(name: str = "flowers", *, training: Manifest | None = None, **spec: Any) -> Manifest:
+    """Return a small Retraining; ``training`` has further fields of its TrainingJobs' spec."""
+    spec = {"template": {"spec": training_job(**(training or {}))["spec"]}} | spec
+    return {"apiVersion": "bloomery.dev/v1alpha1", "kind": "Retraining", "metadata": {"name": name}, "spec": spec}
 
 
 def inference_service(name: str = "flowers", **spec: Any) -> Manifest:

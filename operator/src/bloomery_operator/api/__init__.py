@@ -1,9 +1,10 @@
-"""The three kinds as frozen pydantic models: ``spec`` and ``status``."""
+"""The kinds as frozen pydantic models: ``spec`` and ``status``."""
 
 from bloomery_operator.api.conditions import Condition
 from bloomery_operator.api.custom_resource import CustomResource, InvalidResource, ObjectMeta
 from bloomery_operator.api.dataset import Dataset
 from bloomery_operator.api.inferenceservice import InferenceService
+from bloomery_operator.api.retraining import Retraining
 from bloomery_operator.api.trainingjob import TrainingJob
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "InferenceService",
     "InvalidResource",
     "ObjectMeta",
+    "Retraining",
     "TrainingJob",
 ]

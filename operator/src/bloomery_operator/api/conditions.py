@@ -38,7 +38,7 @@ class Condition(ApiModel):
 
 
 class CustomResourceStatus(ApiModel):
-    """The status fields that all three kinds have.
+    """The status fields that all kinds have.
 
     Its texts, lists and maps are cut to the CRD's limits when it is parsed: this is the only place with the limits.
     """

@@ -1,4 +1,4 @@
-"""Base of the three kinds: metadata, and parsing."""
+"""Base of the kinds: metadata, and parsing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ObjectMeta(ApiModel):
 
 
 class CustomResource(ApiModel):
-    """Base of the three kinds, which add ``spec`` and their own ``status``."""
+    """Base of the kinds, which add ``spec`` and their own ``status``."""
 
     KIND: ClassVar[str]
     OWNER_LABEL: ClassVar[str]

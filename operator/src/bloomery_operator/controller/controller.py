@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 
-from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api import CustomResource, Dataset, InferenceService, InvalidResource, Retraining, TrainingJob
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.cluster.kinds import (
     DATASETS,
@@ -16,6 +16,7 @@ from bloomery_operator.cluster.kinds import (
     JOBS,
     OWNERS,
     PODS,
+    RETRAININGS,
     SERVICES,
     TRAINING_JOBS,
     ObjectKey,
@@ -39,10 +40,11 @@ _CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, HTTP_ROUTES)
 _OWNER_MODELS: dict[ResourceKind, type[CustomResource]] = {
     DATASETS: Dataset,
     TRAINING_JOBS: TrainingJob,
+    RETRAININGS: Retraining,
     INFERENCE_SERVICES: InferenceService,
 }
 _DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
-    DATASETS: ((TRAINING_JOBS, USED_DATASET),),
+    DATASETS: ((TRAINING_JOBS, USED_DATASET), (RETRAININGS, USED_DATASET)),
     TRAINING_JOBS: ((TRAINING_JOBS, USED_TRAINING_JOB), (INFERENCE_SERVICES, USED_TRAINING_JOB)),
 }
 """For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
@@ -152,22 +154,20 @@ class Controller:
         if owner.kind is INFERENCE_SERVICES:
             self._served_tags.look_at(owner.key)
 
-    def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest, *, delay: float | None) -> None:
-        """Queue an owner, unless the delay in seconds is None, and its dependents, or the owners of a child."""
+    def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest, *, delay: float) -> None:
+        """Queue an owner and its dependents, and the owners of a child, which may be an owner itself."""
         key = key_of(manifest)
         if kind in OWNERS:
             self._enqueue(ObjectReference(kind, key), delay)
             self._enqueue_dependents(kind, key)
-            return
         labels = manifest["metadata"].get("labels", {})
         for owner, model in _OWNER_MODELS.items():
             if model.OWNER_LABEL in labels:
                 name = labels[model.OWNER_LABEL]
                 self._enqueue(ObjectReference(owner, ObjectKey(key.namespace, name)), delay)
 
-    def _enqueue(self, item: ObjectReference, delay: float | None) -> None:
-        if delay is None:
-            return
+    def _enqueue(self, item: ObjectReference, delay: float) -> None:
+        """Queue an object after a delay in seconds."""
         if delay:
             self._queue.add_after(item, delay)
         else:
@@ -199,16 +199,13 @@ class Controller:
                 yield ObjectPhase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")
 
 
-def _delay(kind: ResourceKind, former: Manifest | None, current: Manifest) -> float | None:
-    """Return the seconds after which an event is to be reconciled; None if it brings nothing new to its owner.
+def _delay(kind: ResourceKind, former: Manifest | None, current: Manifest) -> float:
+    """Return the seconds after which an event is to be reconciled.
 
     What a person changes is reconciled at once, what follows from it, in children and statuses, together.
     """
     if kind not in OWNERS:
         return SETTLING_SECONDS
     before, now = former["metadata"] if former is not None else {}, current["metadata"]
-    if before and before.get("resourceVersion") == now.get("resourceVersion"):
-        # The operator's own write of the status, which is in the cache already.
-        return None
     fields = ("generation", "annotations", "labels", "deletionTimestamp")
     return 0.0 if any(before.get(field) != now.get(field) for field in fields) else SETTLING_SECONDS

@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Sequence
 
-from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import OWNERS, ObjectKey, ObjectReference, ResourceKind
+from bloomery_operator.cluster.client import ClusterError, Listing
+from bloomery_operator.cluster.kinds import LATER_OWNERS, OWNERS, ObjectKey, ObjectReference, ResourceKind
 from bloomery_operator.domain.labels import SELECTOR
 from bloomery_operator.metrics import OperatorMetrics
 from bloomery_operator.reconcile import Context
@@ -87,10 +87,16 @@ class Resync:
         return keys
 
     async def _list(self, kind: ResourceKind) -> Listing:
-        listings = [
-            await self._context.cluster.list(kind, namespace=namespace, selector=label_selector(kind))
-            for namespace in self._context.settings.namespaces or (None,)
-        ]
+        try:
+            listings = [
+                await self._context.cluster.list(kind, namespace=namespace, selector=label_selector(kind))
+                for namespace in self._context.settings.namespaces or (None,)
+            ]
+        except ClusterError as error:
+            if kind not in LATER_OWNERS or not error.is_unknown_kind:
+                raise
+            logger.warning("the cluster has no kind %s yet: apply the kinds of this release", kind.kind)
+            return Listing(items=(), versions=("0",))
         return Listing(
             items=tuple(item for listing in listings for item in listing.items),
             versions=tuple(version for listing in listings for version in listing.versions),

@@ -10,6 +10,7 @@ from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.dataset import DatasetSpec
 from bloomery_operator.domain.labels import REFRESH
 from bloomery_operator.domain.spec_hash import beyond_defaults
+from bloomery_operator.domain.timestamps import format_time
 from bloomery_operator.manifests.job import TrainerTask
 from bloomery_operator.manifests.pod import credentials, size_in_bytes
 from bloomery_operator.settings import Settings
@@ -32,7 +33,7 @@ _WORKING_BYTES = 2 * 1024**3
 
 def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
     """Return the preparation of a Dataset's spec."""
-    spec, metadata = dataset.spec, dataset.metadata
+    spec, metadata, refreshed = dataset.spec, dataset.metadata, dataset.status.last_refresh_time
     claims = _claims(dataset)
     return TrainerTask(
         command=COMMAND,
@@ -48,6 +49,7 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
         hash_input={
             "spec": beyond_defaults(dataset.KIND, spec, leave_out=DatasetSpec.model_fields.keys() - _HASHED_FIELDS),
             "refresh": metadata.annotations.get(REFRESH, ""),
+            **({"refreshTime": format_time(refreshed)} if refreshed is not None else {}),
         },
     )
 

@@ -19,6 +19,7 @@ from bloomery_operator.domain.ports import RENDEZVOUS_PORT
 from bloomery_operator.domain.registered_name import registered_name
 from bloomery_operator.domain.spec_hash import beyond_defaults
 from bloomery_operator.domain.starting_point import SCRATCH, StartingPoint
+from bloomery_operator.domain.trigger import mlflow_tags
 from bloomery_operator.manifests.job import TrainerTask
 from bloomery_operator.manifests.memory import default_resources
 from bloomery_operator.manifests.pod import size_in_bytes
@@ -169,6 +170,6 @@ def _mlflow(job: TrainingJob, settings: Settings) -> dict[str, Any]:
         "experiment": f"{job.metadata.namespace}/{job.spec.datasets[0].name}",
         # Fixed from now on: the registration reads it from the same ConfigMap.
         "registeredModel": registered_name(job, namespaced=settings.has_namespaced_models),
-        "tags": {},
+        "tags": mlflow_tags(job),
         **{k: v.to_json() if isinstance(v, ApiModel) else v for k, v in optional.items() if v is not None},
     }

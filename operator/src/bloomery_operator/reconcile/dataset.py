@@ -1,9 +1,10 @@
-"""Dataset: one preparation Job for each spec, and its result in the status."""
+"""Dataset: one preparation Job for each spec and each time of its refresh, and its result in the status."""
 
 from __future__ import annotations
 
 from bloomery_operator.api import Dataset
 from bloomery_operator.cluster.kinds import DATASETS, ObjectKey
+from bloomery_operator.domain.cron import CronSchedule, read_schedule
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import prepare_job
 from bloomery_operator.manifests.job import TrainerTask
@@ -24,6 +25,7 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     task = prepare_job.build_task(dataset, context.settings)
     is_prepared = dataset.status.prepared_spec == task.hash
     job = await observe_job(context, dataset, prepare_job.COMMAND, needs_result=not is_prepared)
+    schedule = _read_refresh_schedule(dataset)
     observation = DatasetObservation(
         dataset=dataset,
         spec_hash=task.hash,
@@ -32,13 +34,23 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
         blocked_by=await _act(context, dataset, task, job),
         progress=await read_job_progress(context, job),
         mlflow_public_url=context.settings.mlflow_public_url,
+        refresh_schedule=schedule,
     )
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)
     # No watch informs of a pod that cannot be created.
     if observation.blocked_by is not None or (job is not None and job.lacks_pods):
         return context.settings.retry_interval_seconds
-    return context.settings.progress_poll_seconds if status.phase == "Preparing" else None
+    if status.phase == "Preparing":
+        return context.settings.progress_poll_seconds
+    return schedule.seconds_to_next(context.now()) if isinstance(schedule, CronSchedule) else None
+
+
+def _read_refresh_schedule(dataset: Dataset) -> CronSchedule | Verdict | None:
+    refresh = dataset.spec.refresh
+    if refresh is None:
+        return None
+    return read_schedule(refresh.schedule, refresh.time_zone, field="spec.refresh.schedule")
 
 
 async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobView | None) -> Verdict | None:

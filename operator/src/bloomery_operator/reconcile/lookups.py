@@ -46,6 +46,13 @@ def find_resource(context: Context, kind: ResourceKind, model: type[Resource], k
         return None
 
 
+async def is_up_to_date(context: Context, kind: ResourceKind, resource: CustomResource) -> bool:
+    """Return whether the live object is still the one that was read: before what must not come of an old spec."""
+    live = await context.cluster.get(kind, ObjectKey(resource.metadata.namespace, resource.metadata.name))
+    version = (resource.metadata.uid, resource.metadata.resource_version)
+    return live is not None and (live["metadata"]["uid"], live["metadata"]["resourceVersion"]) == version
+
+
 async def observe_job(
     context: Context, owner: CustomResource, command: str, *, needs_result: bool = True
 ) -> JobView | None:

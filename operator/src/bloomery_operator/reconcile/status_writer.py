@@ -7,13 +7,22 @@ from collections.abc import Set
 from datetime import datetime
 from typing import Any, TypeVar
 
-from bloomery_operator.api import Condition, CustomResource, Dataset, InferenceService, InvalidResource, TrainingJob
+from bloomery_operator.api import (
+    Condition,
+    CustomResource,
+    Dataset,
+    InferenceService,
+    InvalidResource,
+    Retraining,
+    TrainingJob,
+)
 from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.reasons import Reason, Severity, severity_of
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind, kind_of
 from bloomery_operator.cluster.object_cache import key_of
+from bloomery_operator.domain.timestamps import format_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.conditions import (
@@ -31,7 +40,12 @@ _FINAL_CONDITIONS = ("Complete", "Failed")
 """Conditions of finished work, whose status stays as it is."""
 _MAIN_CONDITIONS = {TrainingJob.KIND: "Running"}
 """The condition that shows what an object waits for; Ready for the other kinds."""
-_FIRST_PHASES = {Dataset.KIND: "Pending", TrainingJob.KIND: "Pending", InferenceService.KIND: "Deploying"}
+_FIRST_PHASES = {
+    Dataset.KIND: "Pending",
+    TrainingJob.KIND: "Pending",
+    Retraining.KIND: "Pending",
+    InferenceService.KIND: "Deploying",
+}
 
 Resource = TypeVar("Resource", bound=CustomResource)
 
@@ -202,7 +216,7 @@ async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, 
 
 def _build_event(resource: CustomResource, warning: Condition, now: datetime) -> Manifest:
     metadata = resource.metadata
-    timestamp = now.isoformat().replace("+00:00", "Z")
+    timestamp = format_time(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -19,7 +19,12 @@ Manifest = Mapping[str, Any]
 DATASETS = "datasets.bloomery.dev"
 TRAINING_JOBS = "trainingjobs.bloomery.dev"
 SERVICES = "inferenceservices.bloomery.dev"
-_KINDS = {"datasets": "Dataset", "trainingjobs": "TrainingJob", "inferenceservices": "InferenceService"}
+_KINDS = {
+    "datasets": "Dataset",
+    "trainingjobs": "TrainingJob",
+    "retrainings": "Retraining",
+    "inferenceservices": "InferenceService",
+}
 _NOISE = re.compile(r"command terminated with exit code|[EWIF]\d{4} ")
 _NOT_FOUND = re.compile(r'Error from server \(NotFound\): (\w+)\S* "(.+)" not found')
 _UNKNOWN_KIND = re.compile(r"""the server doesn't have a resource type "(\w+)""")

@@ -11,13 +11,18 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bloomery_operator.api import Dataset, InferenceService, TrainingJob
+from bloomery_operator.api import Dataset, InferenceService, Retraining, TrainingJob
 from bloomery_operator.domain.pod_annotations import ALLOWED_KEYS, REFUSED_PREFIXES
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
 from testing.crds import read_schema
 
 REPO = Path(__file__).resolve().parents[4]
-KINDS = {"datasets": Dataset, "trainingjobs": TrainingJob, "inferenceservices": InferenceService}
+KINDS = {
+    "datasets": Dataset,
+    "trainingjobs": TrainingJob,
+    "retrainings": Retraining,
+    "inferenceservices": InferenceService,
+}
 
 Fields = dict[str, Any]
 
@@ -40,6 +45,7 @@ def test_crds_and_manifests_refuse_the_same_annotations() -> None:
     for plural, path in (
         ("datasets", ("podTemplate",)),
         ("trainingjobs", ("podTemplate",)),
+        ("retrainings", ("template", "spec", "podTemplate")),
         ("inferenceservices", ("variants", "items", "podTemplate")),
     ):
         schema = read_schema(plural)
@@ -57,6 +63,8 @@ def test_operator_folder_is_no_package() -> None:
 def modelled(plural: str, part: str) -> set[str]:
     """Return the CRD's fields without those below a field that the operator hands on as it is."""
     handed_on = PASS_THROUGH.get(KINDS[plural].KIND, ()) if part == "spec" else ()
+    if plural == "retrainings":
+        handed_on = tuple(f"template.spec.{name}" for name in PASS_THROUGH[TrainingJob.KIND])
     return {path for path in crd_fields(plural, part) if not path.startswith(tuple(f"{name}." for name in handed_on))}
 
 

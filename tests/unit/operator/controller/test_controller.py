@@ -14,6 +14,7 @@ from bloomery_operator.cluster.kinds import (
     INFERENCE_SERVICES,
     JOBS,
     PODS,
+    RETRAININGS,
     TRAINING_JOBS,
     ObjectKey,
     ObjectReference,
@@ -126,12 +127,29 @@ def test_event_of_an_owner_queues_its_dependents(controller: Controller, object_
     service = {"metadata": metadata("shop"), "spec": {"variants": [{"model": {"trainingJob": "waiting"}}]}}
     object_cache.put(INFERENCE_SERVICES, service)
     controller.observe(DATASETS, {"metadata": metadata("flowers"), "spec": {}}, deleted=True)
-    # The operator's own write of the status is known already, but not to those that wait for it.
     controller.observe(TRAINING_JOBS, waiting, deleted=False)
     assert queued(controller) == {
         "Dataset demo/flowers",
         "TrainingJob demo/waiting",
         "InferenceService demo/shop",
+    }
+
+
+@pytest.mark.feature("S23")
+def test_event_of_a_dataset_or_of_its_training_queues_a_retraining(
+    controller: Controller, object_cache: ObjectCache
+) -> None:
+    for name, dataset in (("flowers", "flowers"), ("tulips", "tulips")):
+        template = {"spec": {"datasets": [{"name": dataset}]}}
+        object_cache.put(RETRAININGS, {"metadata": metadata(name), "spec": {"template": template}})
+    controller.observe(DATASETS, {"metadata": metadata("tulips"), "spec": {}}, deleted=False)
+    training = {"metadata": metadata("flowers-1", labels={"bloomery.dev/retraining": "flowers"}), "spec": {}}
+    controller.observe(TRAINING_JOBS, training, deleted=True)
+    assert queued(controller) == {
+        "Dataset demo/tulips",
+        "Retraining demo/tulips",
+        "TrainingJob demo/flowers-1",
+        "Retraining demo/flowers",
     }
 
 
@@ -147,7 +165,7 @@ def test_changed_path_queues_services_with_overlapping_paths(controller: Control
     older = service("older", "/old/one")
     object_cache.put(INFERENCE_SERVICES, older)
     controller.observe(INFERENCE_SERVICES, older, deleted=False)
-    assert (queued(controller), delayed(controller)) == (set(), set())
+    assert (queued(controller), delayed(controller)) == (set(), {"InferenceService demo/older"})
     controller.observe(INFERENCE_SERVICES, service("older", "/shop", resourceVersion="101"), deleted=False)
     assert queued(controller) == {f"InferenceService demo/{name}" for name in ("older", "below", "equal", "around")}
 

@@ -59,7 +59,8 @@ fuzz: venv ## random archives, images, labels, listings and requests for MINUTES
 features: venv ## what users can do, and the tests that show it; fails where there is none
 	@$(VENV)/python -m tools.features
 
-reference: venv ## write docs/reference.md from crds/, and docs/modules.md from docstrings
+reference: venv ## write docs/reference.md and the template of crds/retrainings.yaml from crds/, and docs/modules.md from docstrings
+	@$(VENV)/python -m tools.crd_template
 	@$(VENV)/python -m tools.reference
 	@$(VENV)/python -m tools.modules
 

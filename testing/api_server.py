@@ -83,7 +83,7 @@ def install_kinds(server: ApiServer) -> None:
         done = server.kubectl(*step)
         assert done.returncode == 0, done.stderr
     with server.http() as client:
-        for plural in ("datasets", "trainingjobs", "inferenceservices", "batchpredictions"):
+        for plural in ("datasets", "trainingjobs", "retrainings", "inferenceservices", "batchpredictions"):
             wait_until_watchable(client, f"/apis/bloomery.dev/v1alpha1/{plural}")
 
 

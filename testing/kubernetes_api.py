@@ -12,6 +12,7 @@ PATHS = {
     "datasets": "apis/bloomery.dev/v1alpha1",
     "trainingjobs": "apis/bloomery.dev/v1alpha1",
     "batchpredictions": "apis/bloomery.dev/v1alpha1",
+    "retrainings": "apis/bloomery.dev/v1alpha1",
     "inferenceservices": "apis/bloomery.dev/v1alpha1",
     "jobs": "apis/batch/v1",
     "deployments": "apis/apps/v1",
@@ -40,7 +41,8 @@ def condition_of(manifest: Manifest | None, type_: str) -> Manifest:
 
 def remove_all_of_ours(client: httpx.Client) -> None:
     """Delete every object of our kinds in the cluster, so that the next operator has no work."""
-    for plural in ("datasets", "trainingjobs", "inferenceservices", "batchpredictions"):
+    # Retrainings first: they make TrainingJobs.
+    for plural in ("retrainings", "datasets", "trainingjobs", "inferenceservices", "batchpredictions"):
         root = f"/{PATHS[plural]}"
         for item in checked(client.get(f"{root}/{plural}"))["items"]:
             metadata = item["metadata"]

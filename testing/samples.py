@@ -21,6 +21,12 @@ def training_job(name: str = "flowers", **spec: Any) -> Manifest:
     return {"apiVersion": "bloomery.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": name}, "spec": spec}
 
 
+def retraining(name: str = "flowers", *, training: Manifest | None = None, **spec: Any) -> Manifest:
+    """Return a small Retraining; ``training`` has further fields of its TrainingJobs' spec."""
+    spec = {"template": {"spec": training_job(**(training or {}))["spec"]}} | spec
+    return {"apiVersion": "bloomery.dev/v1alpha1", "kind": "Retraining", "metadata": {"name": name}, "spec": spec}
+
+
 def inference_service(name: str = "flowers", **spec: Any) -> Manifest:
     """Return a small InferenceService."""
     spec = {"variants": [{"name": "v1", "model": {"trainingJob": "flowers"}, "weight": 100}]} | spec

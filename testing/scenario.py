@@ -1,4 +1,4 @@
-"""A scenario with all three kinds, from the first apply to a replaced model, and its final state.
+"""A scenario with all kinds, from the first apply to a replaced model, and its final state.
 
 ``run_scenario`` acts as the user, the Job controller, the kubelet and the gateway; the test runs the operator.
 ``final_state`` must be the same whatever happens to the operator during the scenario.
@@ -6,22 +6,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from bloomery_operator.domain.digest import digest_of
 from testing.kubernetes_api import PATHS, Gone, Manifest, condition_of
-from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
+from testing.samples import dataset, inference_service, prepared, retraining, trained, training_job, variant
 from testing.simulated_controllers import World
 
 STEP_TIMEOUT_SECONDS = 240.0
-_OWNERS = ("datasets", "trainingjobs", "inferenceservices")
+_OWNERS = ("datasets", "trainingjobs", "retrainings", "inferenceservices")
 _OURS = (
     *("jobs", "deployments", "services", "configmaps", "secrets", "httproutes", "backendtrafficpolicies"),
     *("poddisruptionbudgets", "horizontalpodautoscalers"),
@@ -60,7 +62,10 @@ def run_scenario(world: World) -> Iterator[str]:
 
 def final_state(world: World) -> dict[str, Any]:
     """Return all objects, without the values that differ between two equal runs."""
-    objects = {plural: [_normal(world, plural, item) for item in world.list(plural)] for plural in (*_OWNERS, *_OURS)}
+    names = _names_by_number(world)
+    objects = {
+        plural: [_normal(world, plural, item, names) for item in world.list(plural)] for plural in (*_OWNERS, *_OURS)
+    }
     return {plural: {item["metadata"]["name"]: item for item in items} for plural, items in objects.items()}
 
 
@@ -128,6 +133,13 @@ def _versions_of_dataset(world: World, count: int) -> bool:
     return settled and len(status.get("versions", [])) == count and _has("datasets", "Ready", "True")(world)
 
 
+def _has_retrained(world: World, trainings: int, jobs: int) -> bool:
+    manifest = world.get("retrainings", "lilies") or {}
+    status = manifest.get("status", {})
+    names = [name for name in world.names("trainingjobs") if name.startswith("lilies-")]
+    return (status.get("phase"), status.get("trainings"), len(names)) == ("Waiting", trainings, jobs)
+
+
 def _is_scaled(world: World, autoscalers: int) -> bool:
     return _is_split(world, v2=100) and len(world.names("horizontalpodautoscalers")) == autoscalers
 
@@ -191,6 +203,16 @@ STEPS = (
         lambda w: _is_scaled(w, autoscalers=0),
     ),
     Step(
+        "a Retraining trains on the version that is there",
+        lambda w: w.create(retraining("lilies", onNewVersion=True, historyLimit=1)),
+        lambda w: _has_retrained(w, trainings=1, jobs=1),
+    ),
+    Step(
+        "and on the next one, after which the first training goes",
+        lambda w: w.patch("datasets", "flowers", {"spec": {"append": [{"uri": "s3://flowers/most"}]}}),
+        lambda w: _has_retrained(w, trainings=2, jobs=1),
+    ),
+    Step(
         "TensorBoard is asked for",
         lambda w: w.patch("trainingjobs", "flowers", {"spec": {"tensorboard": True}}),
         lambda w: _shows_tensorboard(w, True),
@@ -246,18 +268,35 @@ def simulate_controllers(world: World) -> None:
 
 
 def _preparation_result(world: World) -> Manifest:
-    """Return the result of a preparation, with another version after images were added."""
-    configurations = json.dumps([item.get("data", {}) for item in world.list("configmaps")])
-    return prepared("b" if "flowers/more" in configurations else "a")
+    """Return the result of a preparation, with another version each time that images were added."""
+    configurations = [secret.get("data", {}).get("config.json", "") for secret in world.list("secrets")]
+    sources = b"".join(map(base64.b64decode, configurations))
+    if b"flowers/most" in sources:
+        return prepared("c")
+    return prepared("b" if b"flowers/more" in sources else "a")
 
 
-def _normal(world: World, plural: str, item: Manifest) -> Manifest:
+def _names_by_number(world: World) -> dict[str, str]:
+    """Return another name for each training of a Retraining: its own is a hash of the uid."""
+    return {
+        f"{name}-{digest_of([uid, number])}": f"{name}-{number}"
+        for name, uid, trainings in (
+            (item["metadata"]["name"], item["metadata"]["uid"], item.get("status", {}).get("trainings", 0))
+            for item in world.list("retrainings")
+        )
+        for number in range(1, trainings + 1)
+    }
+
+
+def _normal(world: World, plural: str, item: Manifest, names: Mapping[str, str]) -> Manifest:
     metadata = {key: value for key, value in item["metadata"].items() if key not in _VOLATILE}
     content = {key: value for key, value in item.items() if key not in ("metadata", "data", "status")}
     if plural in _OWNERS:
         content["status"] = item.get("status", {})
     keys = sorted(item.get("data", {}))
     text = json.dumps(content | {"metadata": metadata, "keys": keys}).replace(world.namespace, "NAMESPACE")
+    for name, other in names.items():
+        text = text.replace(name, other)
     for pattern, word in _VARYING.items():
         text = pattern.sub(word, text)
     normal: Manifest = json.loads(text)

@@ -332,8 +332,10 @@ def _handler_class(trainer: Trainer) -> type[BaseHTTPRequestHandler]:
 def config_of(world: World, job: str) -> dict[str, Any]:
     """Return the configuration document of a Job's pods."""
     volumes = world.wait_for("jobs", job)["spec"]["template"]["spec"]["volumes"]
-    name = next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
-    document: dict[str, Any] = json.loads(world.wait_for("configmaps", name)["data"]["config.json"])
+    (volume,) = (volume for volume in volumes if volume["name"] == "config")
+    secret = world.wait_for("secrets", volume["secret"]["secretName"])
+    content = base64.b64decode(secret["data"]["config.json"])
+    document: dict[str, Any] = json.loads(content)
     return document
 
 

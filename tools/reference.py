@@ -13,10 +13,13 @@ import yaml
 from dev.paths import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
-_PLURALS = ("datasets", "trainingjobs", "inferenceservices", "batchpredictions")
+_PLURALS = ("datasets", "trainingjobs", "retrainings", "inferenceservices", "batchpredictions")
 CRDS = tuple(ROOT / "crds" / f"{plural}.yaml" for plural in _PLURALS)
 
 Schema = Mapping[str, Any]
+
+_TEMPLATE = "spec.template.spec"
+"""Path of a TrainingJob's spec in another kind: it links to that spec."""
 
 _HEAD = """\
 <!-- Written by `make reference` from crds/*.yaml: change those. -->
@@ -80,8 +83,9 @@ def _levels(kind: str, path: str, schema: Schema) -> Iterator[list[str]]:
     yield [f"### {kind} {path}\n", *description, *_table(kind, path, schema), *_checks(checks)]
     for row in _rows(schema):
         inner = row.field.get("items", row.field)
-        if "properties" in inner and row.name != "conditions":
-            yield from _levels(kind, _path(path, row.name, row.field), inner)
+        inner_path = _path(path, row.name, row.field)
+        if "properties" in inner and row.name != "conditions" and inner_path != _TEMPLATE:
+            yield from _levels(kind, inner_path, inner)
 
 
 def _rows(schema: Schema) -> Iterator[_Row]:
@@ -125,6 +129,8 @@ def _type(kind: str, path: str, field: Schema) -> str:
     """Return a field's type with its limits, and a link to its own section if it has one."""
     if path == "status.conditions[]":
         return "list of [conditions](#conditions)"
+    if path == _TEMPLATE:
+        return "[spec of a TrainingJob](#trainingjob-spec)"
     if "items" in field:
         many = "".join(f" ({words})" for words in _range(field, "minItems", "maxItems", ""))
         return f"list{many} of {_type(kind, path, field['items'])}"

@@ -36,7 +36,7 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def crds(apiserver: ApiServer) -> ApiServer:
-    """Give the API server with Bloomery's three kinds."""
+    """Give the API server with Bloomery's kinds."""
     install_kinds(apiserver)
     return apiserver
 

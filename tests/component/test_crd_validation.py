@@ -79,6 +79,16 @@ def batch_prediction(name: str = "june", **spec: Any) -> Object:
     return _object("BatchPrediction", name, needed | spec)
 
 
+def retraining(name: str = "flowers", *, training: Object | None = None, **spec: Any) -> Object:
+    """A Retraining that is accepted with a trigger, with fields of the spec and of its template put in."""
+    return _object("Retraining", name, {"template": {"spec": training_job(**(training or {}))["spec"]}} | spec)
+
+
+def scheduled(**training: Any) -> Object:
+    """A Retraining with a schedule, and with fields of its template put in."""
+    return retraining(schedule="30 2 * * 1", training=training)
+
+
 def service(name: str = "flowers", **spec: Any) -> Object:
     """An InferenceService that is accepted, with fields of the spec put in."""
     return _object("InferenceService", name, {"variants": [variant()]} | spec)
@@ -104,6 +114,44 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "a name of 41 characters": (dataset("f" * 41), NAME_RULE),
     "a name that begins with a digit": (training_job("4flowers"), NAME_RULE),
     "a name with a dot": (service("flowers.v2"), NAME_RULE),
+    "a name that leaves no room for those of trainings": (
+        retraining("f" * 30, onNewVersion=True),
+        "metadata.name must have at most 29 characters",
+    ),
+    # Retraining
+    "a Retraining without a trigger": (retraining(onNewVersion=False), "spec needs a trigger"),
+    "a time zone without a schedule": (retraining(onNewVersion=True, timeZone="UTC"), "spec.timeZone is that of"),
+    "a time zone by an offset": (retraining(schedule="0 0 * * *", timeZone="+02:00"), "a name of the IANA database"),
+    "a schedule of four fields": (retraining(schedule="30 2 * *  "), "spec.schedule must be five fields"),
+    "a schedule of six fields": (retraining(schedule="0 30 2 * * 1"), "spec.schedule must be five fields"),
+    "a schedule by a macro": (retraining(schedule="@midnight"), "spec.schedule must be five fields"),
+    "a minute too many": (retraining(schedule="60 2 * * *"), "minute 0-59"),
+    "a day of no week": (retraining(schedule="0 2 * * 8"), "spec.schedule must be five fields"),
+    "a step of nothing": (retraining(schedule="*/0 * * * *"), "spec.schedule must be five fields"),
+    "no new images": (retraining(minNewImages=0), "spec.minNewImages"),
+    "a training that stops at once": (scheduled(stop=True), "spec.template.spec.stop would end"),
+    "trainings that make no model": (
+        scheduled(evaluateOnly=True, initialModel={"trainingJob": "base"}),
+        "spec.template.spec.evaluateOnly makes no model",
+    ),
+    "one folder for all trainings": (
+        scheduled(output={"uri": "s3://mine/out"}),
+        "spec.template.spec.output.uri and logUri would be one folder",
+    ),
+    "one folder for all logs": (scheduled(output={"logUri": "s3://mine/log"}), "would be one folder"),
+    "a model with a mark of aliases": (
+        scheduled(output={"registeredModel": "flowers@home"}),
+        "must not contain '@'",
+    ),
+    "a template that no TrainingJob could have": (
+        scheduled(hyperparameters={"epochs": 1, "maxSteps": 1}),
+        "spec.template.spec.hyperparameters.epochs and spec.template.spec.hyperparameters.maxSteps both",
+    ),
+    "an unknown field of a template": (scheduled(batch=1), 'unknown field "spec.template.spec.batch"'),
+    "a refresh that is no schedule": (
+        dataset(refresh={"schedule": "each day"}),
+        "spec.refresh.schedule must be five fields",
+    ),
     # Unknown fields
     "an unknown field of a Dataset": (dataset(sorce={}), 'unknown field "spec.sorce"'),
     "batch_size for batchSize": (
@@ -509,7 +557,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "an abort without a limit": (
         service(rollout={"steps": [10], "abortOn": {"minRequests": 5}}),
-        "spec.rollout.abortOn needs errorRate, p99Ratio or confidenceDrop",
+        "spec.rollout.abortOn needs errorRate, p99Ratio, confidenceDrop or disagreement",
     ),
     "a pause at no step": (
         service(rollout={"steps": [10, 50], "pauseAt": [20]}),
@@ -632,6 +680,18 @@ ACCEPTED: dict[str, Object] = {
         source={"uri": "s3://flowers/raw.zip", "encoding": "cp949"},
         append=[{"uri": "s3://flowers/more.zip", "encoding": "shift_jis"}],
     ),
+    "a refresh each night": dataset(refresh={"schedule": "0 2 * * *", "timeZone": "Asia/Shanghai"}),
+    "a Retraining with all its fields": retraining(
+        "f" * 29,
+        schedule="*/15,7 8-18/2 1,15 jan-MAR,12 Mon-fri,0",
+        timeZone="America/Argentina/Buenos_Aires",
+        onNewVersion=True,
+        minNewImages=100,
+        suspend=True,
+        historyLimit=0,
+        training={"output": {"promote": {"alias": "champion", "betterThanCurrent": True, "leastGain": 0.01}}},
+    ),
+    "a Retraining on Sundays by the seventh day": retraining(schedule="0 0 * * 7", timeZone="Etc/GMT+5"),
     "a version by ordinal": training_job(datasets=[{"name": "flowers", "version": 2}]),
     "a version by digest": training_job(datasets=[{"name": "flowers", "version": "3f9c0a1b2c3d4e5f"}]),
     "maxSteps alone": hyperparameters(maxSteps=6000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,12 +47,19 @@ class Bright(torch.nn.Module):
         return (images + 0 * self.slow(images)).mean(dim=(1, 2, 3))[:, None] * self.weight
 
 
-def make_model(folder: Path, *, layers: int = 0) -> dict[str, bytes]:
+class Constant(torch.nn.Module):
+    """Answers one class, and is sure of it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 0 * images.mean(dim=(1, 2, 3))[:, None] + torch.tensor([[0.0, 100.0, 0.0]])
+
+
+def make_model(folder: Path, network: torch.nn.Module | None = None) -> dict[str, bytes]:
     """The files of a model folder, as a training leaves them."""
     folder.mkdir()
     examples = torch.rand(2, 3, SIDE, SIDE)
     preprocess = Preprocess.for_size(SIDE)
-    export.write_model(folder, Bright(layers), classes=CLASSES, preprocess=preprocess, examples=examples)
+    export.write_model(folder, network or Bright(layers=0), classes=CLASSES, preprocess=preprocess, examples=examples)
     (folder / METADATA).write_bytes(model_folder.metadata(folder, {}))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -61,7 +69,8 @@ def models(system: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     """Model folders in the store: good ones, a slow one, one of elsewhere, one whose bytes are not what it says."""
     folder = tmp_path_factory.mktemp("models")
     made = {name: make_model(folder / name) for name in ("first", "second", "broken")}
-    made["slow"] = make_model(folder / "slow", layers=150)
+    made["slow"] = make_model(folder / "slow", Bright(layers=150))
+    made["constant"] = make_model(folder / "constant", Constant())
     made["broken"]["model.onnx"] += b"!"
     made["elsewhere"] = {name: made["first"][name] for name in ("model.onnx", "labels.txt", "preprocess.json")}
     for name, files in made.items():
@@ -229,6 +238,30 @@ def test_a_slower_model_is_rolled_back_with_numbers_in_the_condition(
     first = digest_of(kubectl, "guarded", models["first"], image)
     answers = {ask(kubectl, "guarded", image).headers["x-model-digest"] for _ in range(20)}
     assert answers == {first}
+
+
+@pytest.mark.feature("S21")
+def test_a_model_that_always_gives_one_class_is_rolled_back_and_a_good_one_is_not(
+    kubectl: Kubectl, gateway: str, models: Mapping[str, str], image: bytes
+) -> None:
+    abort_on = {"disagreement": 0.2, "minRequests": 20}
+    rollout = {"steps": [50], "interval": "2s", "abortOn": abort_on}
+    serve(kubectl, "compared", [variant("v1", 100, models["first"])], rollout=rollout)
+    kubectl.wait("isvc/compared", "Ready", seconds=120)
+    load = under_load(kubectl, gateway, "compared", image, rate=5)
+    serve(kubectl, "compared", [variant("v1", 100, models["constant"])], rollout=rollout)
+    aborted = eventually(
+        "the rollout is aborted",
+        lambda: c if (c := condition(kubectl, "compared", "Progressing")).get("reason") == "RolloutAborted" else None,
+        seconds=240,
+    )
+    print(aborted["message"])
+    assert "100.0% have another class than what is replaced gives them" in aborted["message"]
+    (requests,) = map(int, re.findall(r"after (\d+) requests", aborted["message"]))
+    assert requests <= abort_on["minRequests"] + 50
+    serve(kubectl, "compared", [variant("v1", 100, models["second"])], rollout=rollout)
+    eventually("the good model takes over", lambda: models_of(kubectl, "compared") == {models["second"]}, seconds=240)
+    assert_nothing_lost(load.stop())
 
 
 def digest_of(kubectl: Kubectl, name: str, model: str, image: bytes) -> str:

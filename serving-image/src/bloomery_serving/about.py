@@ -30,6 +30,7 @@ class _Texts(BaseModel):
     description: str = ""
     model_name: str = ""
     model_version: str = ""
+    peer: str = ""
 
 
 class About:
@@ -69,6 +70,11 @@ class About:
     def description(self) -> str:
         """The service's description."""
         return self._current().description
+
+    @property
+    def peer(self) -> str:
+        """The address of pods whose model this one replaces, http://HOST:PORT; empty if there are none."""
+        return self._current().peer
 
     @property
     def identity(self) -> ModelIdentity:

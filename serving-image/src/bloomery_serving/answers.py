@@ -15,6 +15,7 @@ from bloomery_serving.capture.ids import new_prediction_id
 from bloomery_serving.capture.recorder import CaptureRecorder, Upload
 from bloomery_serving.errors import ModelError
 from bloomery_serving.model import ScoredImage
+from bloomery_serving.peer_comparison import PeerComparison
 from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_serving.settings import Settings
 
@@ -84,7 +85,7 @@ class Answer:
 
 
 class Answerer:
-    """Turns the model's scores into answers, counts them, and has some images captured."""
+    """Turns the model's scores into answers, counts them, and has some images captured and compared."""
 
     def __init__(
         self,
@@ -92,12 +93,14 @@ class Answerer:
         policy: AnswerPolicy,
         metrics: QualityMetrics,
         recorder: CaptureRecorder | None = None,
+        comparison: PeerComparison | None = None,
     ) -> None:
-        """``recorder`` captures images; None: none is."""
+        """``recorder`` captures images, ``comparison`` compares their classes; None: neither is done."""
         self._labels = labels
         self._policy = policy
         self._metrics = metrics
         self._recorder = recorder
+        self._comparison = comparison
 
     @property
     def may_be_unknown(self) -> bool:
@@ -109,13 +112,15 @@ class Answerer:
 
         Args:
             image: scored.
-            upload: the file, if it may be captured.
+            upload: the file, if it is one.
         """
         scores, is_unknown = image.scores, self._policy.is_unknown(image)
         best = int(scores.argmax())
         self._metrics.count(best, float(scores[best]), brightness=image.brightness, is_unknown=is_unknown)
         prediction_id = new_prediction_id()
-        if self._recorder is not None and upload is not None:
+        if self._comparison is not None and upload is not None:
+            self._comparison.offer(upload.data, self._labels[best])
+        if self._recorder is not None and upload is not None and upload.may_capture:
             self._recorder.offer(prediction_id, upload, scores, is_unknown=is_unknown)
         return Answer(prediction_id, scores, None if is_unknown else self._labels[best])
 

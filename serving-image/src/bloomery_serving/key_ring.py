@@ -20,6 +20,18 @@ CHECK_SECONDS = 1.0
 """Time between two looks at the folder."""
 
 
+class SingleKey:
+    """The key of a port that has one alone."""
+
+    def __init__(self, name: str, key: str) -> None:
+        self._name = name
+        self._key = key.encode()
+
+    def name_of(self, key: str) -> str | None:
+        """Return the name of the key if it is the right one, else None."""
+        return self._name if hmac.compare_digest(key.encode("latin-1", errors="replace"), self._key) else None
+
+
 class KeyRing:
     """The keys of a service. With an empty or missing folder there are none."""
 

@@ -90,9 +90,10 @@ def serve(
     metrics = Metrics(identity, service=settings.service_name)
     try:
         metrics.serve(settings.metrics_port)
-        sockets = sockets or [listen_anywhere(settings.port)]
+        sockets = sockets or [listen_anywhere(port) for port in _ports(settings)]
     except OSError as error:
-        ports = f"PORT ({settings.port}) or METRICS_PORT ({settings.metrics_port})"
+        ports = f"PORT ({settings.port}), METRICS_PORT ({settings.metrics_port})"
+        ports += f" or COMPARE_PORT ({settings.compare_port})" if settings.compares else ""
         raise ModelError("BadSettings", f"{ports} cannot be used: {error.strerror}.") from error
     limits = ConnectionLimits(
         connections=settings.max_connections,
@@ -113,6 +114,10 @@ def serve(
     )
     server = _Server(config, on_start=lambda: _choose_engine(settings, model, metrics, capacity))
     server.run(sockets=sockets)
+
+
+def _ports(settings: Settings) -> list[int]:
+    return [settings.port, *([settings.compare_port] if settings.compares else [])]
 
 
 class _Server(uvicorn.Server):

@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     feedback_keys: str = ""
     """Names of the API keys with which feedback may be sent, with commas between them; empty: all."""
 
+    compare_port: int = 0
+    """Port at which pods of the same service ask for the class of an image; 0: none."""
+
+    compare_token: str = ""
+    """Token that they send; without one, nothing is compared."""
+
     port: int = 8080
     metrics_port: int = 9090
     """0 serves no metrics."""
@@ -133,6 +139,11 @@ class Settings(BaseSettings):
         if uri and (has_form is None or re.search(r"[^:/]//|/[.]{1,2}(/|$)|[\x00-\x1f\x7f]", uri)):
             raise ValueError(f"{uri!r} must be s3://BUCKET/FOLDER or file:///FOLDER, without '//', '.' and '..'")
         return uri
+
+    @property
+    def compares(self) -> bool:
+        """Whether answers can be compared with those of other pods of the service."""
+        return bool(self.compare_port and self.compare_token)
 
     @property
     def title(self) -> str:

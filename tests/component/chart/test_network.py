@@ -74,7 +74,7 @@ def children() -> dict[str, dict[str, str]]:
     )
     training, preparation = training_job(), dataset()
     board, _ = tensorboard.build_tensorboard(training, settings())
-    task = train_job.build_task(training, [], None, settings())
+    task = train_job.build_task(training, [], None, settings(), stop_token="secret")
     jobs = (
         build_job(preparation, prepare_job.build_task(preparation, settings()), settings()),
         build_job(training, task, settings()),

@@ -106,7 +106,9 @@ def workload_pods(known: Settings) -> dict[str, Object]:
     )
     return {
         "prepare": build_job(images, prepare_job.build_task(images, known), known)["spec"]["template"]["spec"],
-        "train": build_job(job, train_job.build_task(job, [], None, known), known)["spec"]["template"]["spec"],
+        "train": build_job(job, train_job.build_task(job, [], None, known, stop_token="secret"), known)["spec"][
+            "template"
+        ]["spec"],
         "tensorboard": tensorboard.build_tensorboard(job, known)[0]["spec"]["template"]["spec"],
         "serve": pod_of(known),
         "weights": build_weights_pod(installation)["spec"],

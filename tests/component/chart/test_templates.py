@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from testing.kubernetes_api import PATHS
 from tests.component.chart.rendering import (
     CHART,
     DEV_VALUES,
@@ -322,9 +323,6 @@ def test_mlflow_answers_to_its_own_names_only(chart: Chart) -> None:
     assert "--cors-allowed-origins=https://mlflow.example.com" in args
 
 
-KINDS = ("dataset", "trainingjob", "inferenceservice", "batchprediction")
-
-
 def test_uninstalling_keeps_data_and_kinds(chart: Chart) -> None:
     manifests = chart.render({})
     resources = {
@@ -333,7 +331,7 @@ def test_uninstalling_keeps_data_and_kinds(chart: Chart) -> None:
         if manifest["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
     }
     assert resources == {
-        *(f"CustomResourceDefinition {kind}s.bloomery.dev" for kind in KINDS),
+        *(f"CustomResourceDefinition {kind}.bloomery.dev" for kind in PATHS if PATHS[kind].startswith("apis/bloomery")),
         *(f"ClusterRole bloomery-{role}" for role in ("admin", "edit", "view")),
         *(f"PersistentVolumeClaim bloomery-{what}" for what in ("mlflow", "storage")),
         "Secret bloomery-storage-keys",

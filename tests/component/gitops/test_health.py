@@ -14,7 +14,7 @@ import pytest
 
 from dev.paths import ROOT
 from testing.kubernetes_api import Manifest
-from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
+from testing.samples import dataset, inference_service, prepared, retraining, trained, training_job, variant
 from testing.simulated_controllers import World
 
 pytestmark = pytest.mark.feature("O6")
@@ -34,6 +34,11 @@ EXPECTED = {
     ("TrainingJob", "Suspended"): ("Current", "Suspended"),
     ("TrainingJob", "Complete"): ("Current", "Healthy"),
     ("TrainingJob", "Failed"): ("Failed", "Degraded"),
+    ("Retraining", "Pending"): ("InProgress", "Progressing"),
+    ("Retraining", "Waiting"): ("Current", "Healthy"),
+    ("Retraining", "Training"): ("Current", "Healthy"),
+    ("Retraining", "Suspended"): ("Current", "Suspended"),
+    ("Retraining", "Failed"): ("Failed", "Degraded"),
     ("InferenceService", "Deploying"): ("InProgress", "Progressing"),
     ("InferenceService", "Running"): ("Current", "Healthy"),
     ("InferenceService", "Degraded"): ("Current", "Degraded"),
@@ -78,7 +83,7 @@ def _health_check_of_the_docs() -> str:
 
 @pytest.mark.usefixtures("operator")
 def test_every_phase_has_its_verdict_in_kstatus_and_argo_cd(world: World, checks: tuple[Check, Check]) -> None:
-    objects = [*_datasets(world), *_training_jobs(world), *_services(world)]
+    objects = [*_datasets(world), *_training_jobs(world), *_retrainings(world), *_services(world)]
     phases = [(item["kind"], item["status"].get("phase")) for item in objects]
     assert set(phases) == EXPECTED.keys()
     kstatus, argo_cd = (check(objects) for check in checks)
@@ -152,6 +157,24 @@ def _training_jobs(world: World) -> list[Manifest]:
         "broken": "Failed",
     }
     return _settled(world, "trainingjobs", phases)
+
+
+def _retrainings(world: World) -> list[Manifest]:
+    # There is no MLflow of which to ask for the champion.
+    unknown = {"output": {"promote": {"alias": "champion"}}}
+    world.create(retraining("blocked", onNewVersion=True, training=unknown))
+    world.create(retraining("idle", schedule="0 0 1 1 *"))
+    world.create(retraining("active", onNewVersion=True))
+    world.create(retraining("paused", onNewVersion=True, suspend=True))
+    world.create(retraining("never", schedule="0 0 31 2 *"))
+    phases: dict[str, str | None] = {
+        "blocked": "Pending",
+        "idle": "Waiting",
+        "active": "Training",
+        "paused": "Suspended",
+        "never": "Failed",
+    }
+    return _settled(world, "retrainings", phases)
 
 
 def _services(world: World) -> list[Manifest]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -20,6 +21,7 @@ from bloomery_trainer.cli import main
 from bloomery_trainer.config import TrainConfig
 from bloomery_trainer.models import export
 from bloomery_trainer.publish.mlflow_publisher import TrainedModel
+from testing.operator_process import OperatorProcess
 from testing.processes import free_port
 from testing.servers import MlflowServer, install_mlflow
 
@@ -60,6 +62,44 @@ def mlflow(shared_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Mlfl
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_server.uri)
     monkeypatch.setenv("BLOOMERY_MLFLOW_WAIT_SECONDS", "30")
     return shared_server
+
+
+@pytest.fixture
+def own_operator(own_operator: OperatorProcess, mlflow: MlflowServer) -> OperatorProcess:
+    """Give an operator that may contact the server, and an address where none is."""
+    own_operator.set("BLOOMERY_MLFLOW_ADDRESSES", f"{mlflow.uri},http://127.0.0.1:9")
+    return own_operator
+
+
+class Registry:
+    """A registered model of the registry, with versions as trainings leave them."""
+
+    def __init__(self, client: MlflowClient, name: str) -> None:
+        self.name = name
+        self._client = client
+        client.create_registered_model(name)
+
+    def add(self) -> str:
+        """Register a version; return its number."""
+        number = str(len(self._client.search_model_versions(f"name = '{self.name}'")) + 1)
+        tags = {
+            "bloomery.dev/uri": f"s3://models/{number}",
+            "bloomery.dev/digest": "sha256:" + number * 64,
+            "bloomery.dev/trainingjob": "elsewhere/flowers",
+            "bloomery.dev/dataset": "flowers",
+            "bloomery.dev/dataset-version": "a" * 64,
+        }
+        made = self._client.create_model_version(self.name, source=f"s3://models/{number}", tags=tags)
+        assert made.version == number
+        return number
+
+    def champion(self, number: str) -> None:
+        """Move the alias, as a click in the UI does."""
+        self._client.set_registered_model_alias(self.name, "champion", number)
+
+    def tags(self, number: str) -> dict[str, str]:
+        """Return a version's tags."""
+        return self._client.get_model_version(self.name, number).tags
 
 
 class Ended(NamedTuple):

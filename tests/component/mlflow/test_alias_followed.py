@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from testing.kubernetes_api import Manifest, condition_of
 from testing.operator_process import OperatorProcess, running
@@ -14,39 +13,9 @@ from testing.samples import inference_service, variant
 from testing.servers import MlflowServer
 from testing.simulated_controllers import World
 from testing.waiting import eventually
+from tests.component.mlflow.conftest import Registry
 
 FOLLOWED_SECONDS = 30
-
-
-class Registry:
-    """A registered model of the registry, with versions as trainings leave them."""
-
-    def __init__(self, client: MlflowClient, name: str) -> None:
-        self.name = name
-        self._client = client
-        client.create_registered_model(name)
-
-    def add(self) -> str:
-        """Register a version; return its number."""
-        number = str(len(self._client.search_model_versions(f"name = '{self.name}'")) + 1)
-        tags = {
-            "bloomery.dev/uri": f"s3://models/{number}",
-            "bloomery.dev/digest": "sha256:" + number * 64,
-            "bloomery.dev/trainingjob": "elsewhere/flowers",
-            "bloomery.dev/dataset": "flowers",
-            "bloomery.dev/dataset-version": "a" * 64,
-        }
-        made = self._client.create_model_version(self.name, source=f"s3://models/{number}", tags=tags)
-        assert made.version == number
-        return number
-
-    def champion(self, number: str) -> None:
-        """Move the alias, as a click in the UI does."""
-        self._client.set_registered_model_alias(self.name, "champion", number)
-
-    def tags(self, number: str) -> dict[str, str]:
-        """Return a version's tags."""
-        return self._client.get_model_version(self.name, number).tags
 
 
 @pytest.fixture
@@ -54,13 +23,6 @@ def registry(mlflow: MlflowServer, tmp_path: Path) -> Registry:
     made = Registry(mlflow.client(), f"flowers-{tmp_path.name}")
     made.champion(made.add())
     return made
-
-
-@pytest.fixture
-def own_operator(own_operator: OperatorProcess, mlflow: MlflowServer) -> OperatorProcess:
-    """Give an operator that may contact the server, and an address where none is."""
-    own_operator.set("BLOOMERY_MLFLOW_ADDRESSES", f"{mlflow.uri},http://127.0.0.1:9")
-    return own_operator
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 
 import pytest
 
@@ -216,3 +217,26 @@ def _remove_pods(world: World) -> None:
     for name in world.names("pods"):
         world.delete("pods", name)
     eventually(lambda: not world.names("pods"), "no pods")
+
+
+@pytest.mark.feature("S23")
+@pytest.mark.parametrize(("version", "ordinals"), [("a", [1]), ("b", [2, 1])], ids=["unchanged", "changed"])
+def test_a_refresh_by_schedule_makes_a_version_of_changed_images_only(
+    version: str, ordinals: list[int], world: World
+) -> None:
+    world.create(dataset(refresh={"schedule": "0 0 * * *"}))
+    world.succeed("flowers-prepare", prepared("a"))
+    world.wait_for_condition("datasets", "flowers", "Ready", "True")
+    first = world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"]
+    # As if the operator had been away for years.
+    missed = {"status": {"lastRefreshTime": "2020-01-01T00:00:00Z"}}
+    world.patch("datasets", "flowers", missed, subresource="status")
+    second = world.wait_for("jobs", "flowers-prepare", lambda job: job["metadata"]["uid"] != first)
+    world.wait_for_condition("datasets", "flowers", "Ready", "False")
+    _remove_pods(world)
+    world.succeed("flowers-prepare", prepared(version))
+    world.wait_for_condition("datasets", "flowers", "Ready", "True")
+    status = world.wait_for("datasets", "flowers")["status"]
+    assert [entry["ordinal"] for entry in status["versions"]] == ordinals
+    assert status["lastRefreshTime"] == datetime.now(UTC).strftime("%Y-%m-%dT00:00:00Z")
+    assert world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"] == second["metadata"]["uid"]

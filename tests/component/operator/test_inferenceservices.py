@@ -348,7 +348,7 @@ def test_an_open_service_has_no_keys(world: World) -> None:
     deployment = world.wait_for("deployments", names["v1"])
     variables = {e["name"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert "API_KEYS_DIR" not in variables
-    assert world.names("secrets") == {"bloomery-storage"}
+    assert world.names("secrets") == {"bloomery-storage", "flowers-comparison"}
 
 
 @pytest.mark.parametrize(

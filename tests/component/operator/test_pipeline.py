@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -94,12 +95,13 @@ def test_every_child_goes_with_its_owner(served: World) -> None:
             ("backendtrafficpolicies", "flowers"),
             ("secrets", "flowers-api-key"),
             ("secrets", "flowers-api-key-digests"),
+            ("configmaps", f"{served.revision('flowers', 'v1')}-about"),
         ],
     }
-    config_maps = served.names("configmaps")
-    owners[("datasets", "Dataset")] += [("configmaps", n) for n in config_maps if n.startswith("flowers-prepare-")]
-    owners[("trainingjobs", "TrainingJob")] += [("configmaps", n) for n in config_maps if n.startswith("flowers-train")]
-    assert len(config_maps - {"kube-root-ca.crt"}) == 3
+    secrets = served.names("secrets")
+    owners[("datasets", "Dataset")] += [("secrets", n) for n in secrets if n.startswith("flowers-prepare-")]
+    owners[("trainingjobs", "TrainingJob")] += [("secrets", n) for n in secrets if n.startswith("flowers-train-")]
+    assert [len(children) for children in owners.values()] == [2, 2, 7]
     for (plural, kind), children in owners.items():
         owner = served.get(plural, "flowers")
         assert owner is not None
@@ -113,9 +115,9 @@ def test_every_child_goes_with_its_owner(served: World) -> None:
 
 def test_the_pods_get_the_models_lineage_and_no_keys(served: World) -> None:
     (document,) = [
-        json.loads(c["data"]["config.json"])
-        for c in served.list("configmaps")
-        if c["metadata"]["name"].startswith("flowers-train-")
+        json.loads(base64.b64decode(secret["data"]["config.json"]))
+        for secret in served.list("secrets")
+        if secret["metadata"]["name"].startswith("flowers-train-")
     ]
     job = served.get("trainingjobs", "flowers")
     assert job is not None
@@ -134,11 +136,8 @@ def test_the_pods_get_the_models_lineage_and_no_keys(served: World) -> None:
     assert '"flowers-api-key"' not in volumes
 
 
-def test_each_transition_is_one_event(served: World) -> None:
-    events = [
-        (event["involvedObject"]["kind"], event["reason"], event["message"])
-        for event in served.list("events")
-        if event["involvedObject"]["name"] == "flowers"
-    ]
-    for expected in (("Dataset", "Prepared"), ("TrainingJob", "Trained"), ("InferenceService", "Serving")):
-        assert len([t for t in events if t[:2] == expected]) == 1, events
+def test_nothing_that_goes_well_is_an_event(served: World) -> None:
+    ours = ("Dataset", "TrainingJob", "InferenceService")
+    events = [event for event in served.list("events") if event["involvedObject"]["kind"] in ours]
+    # A wrong order is a warning, also if it is put right later.
+    assert {(event["type"], event["reason"]) for event in events} <= {("Warning", "DatasetNotFound")}

@@ -1,4 +1,4 @@
-"""Random specs of the three kinds: rejected with a message or reconciled, and undone by the previous spec."""
+"""Random specs of the kinds: rejected with a message or reconciled, and undone by the previous spec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from testing.kubernetes_api import PATHS, Manifest
 from testing.operator_process import GATEWAY, OperatorProcess, running
-from testing.samples import dataset, inference_service, training_job, variant
+from testing.samples import dataset, inference_service, retraining, training_job, variant
 from testing.scenario import differences, final_state, simulate_controllers
 from testing.simulated_controllers import World
 from testing.waiting import eventually
@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.feature("O2"), pytest.mark.extended]
 BASES = {
     "datasets": dataset("any"),
     "trainingjobs": training_job("any", datasets=[{"name": "any"}]),
+    # Suspended: TrainingJobs that it made would stay.
+    "retrainings": retraining("any", schedule="0 0 1 1 *", suspend=True),
     "inferenceservices": inference_service("any", variants=[variant("v1", 100)]),
 }
 SETTLE_SECONDS = 120.0
@@ -177,7 +179,7 @@ def _differences(actual: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     for plural in expected:
         for name in expected[plural] | actual[plural]:
             one, other = actual[plural].get(name), expected[plural].get(name)
-            is_record = plural in ("jobs", "configmaps") and "-prepare" in name
+            is_record = plural in ("jobs", "secrets") and "-prepare" in name
             is_kept = other is None and plural == "secrets"
             if not is_record and not is_kept:
                 lines += [f"{plural} {name}{line}" for line in differences(one, other)]

@@ -13,7 +13,7 @@ import pytest
 from testing.fault_proxy import PASS, Call, Fault, FaultProxy
 from testing.kubernetes_api import condition_of
 from testing.operator_process import GATEWAY, OperatorProcess, running
-from testing.samples import dataset, inference_service, prepared, trained, training_job, variant
+from testing.samples import dataset, inference_service, prepared, retraining, trained, training_job, variant
 from testing.scenario import resource_versions
 from testing.simulated_controllers import World
 from testing.waiting import TIMEOUT_SECONDS, eventually
@@ -79,10 +79,13 @@ def test_an_idle_operator_writes_nothing(
 ) -> None:
     kubelet = _play(world)
     watched_operator.set("BLOOMERY_RESYNC_SECONDS", "2")
-    for manifest in (dataset(), training_job(), inference_service()):
+    for manifest in (dataset(), training_job(), retraining("idle", schedule="0 0 1 1 *"), inference_service()):
         world.create(manifest)
     world.create(dataset("waiting", source={"uri": "s3://tulips/raw", "secretRef": {"name": "missing"}}))
     world.create(training_job("waiting", datasets=[{"name": "missing"}]))
+    # Its champion cannot be looked up, which is tried again and again.
+    unknown = {"output": {"promote": {"alias": "champion"}}}
+    world.create(retraining("waiting", onNewVersion=True, training=unknown))
     scaled = variant("v2", 50, autoscaling={"min": 1, "max": 3})
     world.create(inference_service("waiting", variants=[variant("v1", 50), scaled]))
     with running(watched_operator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from prometheus_client import start_http_server
 
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.peer_comparison import ComparisonMetrics
 from bloomery_serving.quality_metrics import QualityMetrics
 from testing.kubernetes_api import Manifest, condition_of
 from testing.samples import inference_service, variant
@@ -30,11 +32,17 @@ class Server:
         self.address = address
         self._metrics = metrics
         self._quality = QualityMetrics(metrics.registry, ("daisies", "roses"), None)
+        self._comparison = ComparisonMetrics(metrics.registry)
 
     def score(self, count: int, confidence: float) -> None:
         """Count images as if they had been answered with such a score."""
         for _ in range(count):
             self._quality.count(0, confidence, brightness=0.0, is_unknown=False)
+
+    def compare(self, count: int, *, agree: bool) -> None:
+        """Count images as if their class had been compared with that of what the server replaces."""
+        for _ in range(count):
+            self._comparison.count(agree=agree)
 
     def answer(self, count: int, *, code: int = 200, seconds: float = 0.05) -> None:
         """Count requests as if they had been answered."""
@@ -266,6 +274,28 @@ def test_a_less_confident_model_is_taken_back(world: World, servers: Iterator[Se
         server.answer(40)
     aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
     assert "the mean score of the answers is 0.400, that of what is replaced 0.900" in aborted["message"]
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.usefixtures("operator")
+def test_a_model_that_answers_otherwise_is_taken_back(world: World, servers: Iterator[Server]) -> None:
+    (first, old), (second, new) = judged(world, servers, disagreement=0.2)
+    # The new pods get the address of what they replace with their start, and need no restart for it.
+    about = json.loads(world.wait_for("configmaps", f"{second}-about")["data"]["about.json"])
+    assert about["peer"] == f"http://{first}.{world.namespace}.svc:8091"
+    ports = {port["name"]: port["port"] for port in world.wait_for("services", first)["spec"]["ports"]}
+    assert ports["compare"] == 8091
+    assert world.wait_for("secrets", "flowers-comparison")["data"]["token"]
+    for server in (old, new):
+        server.score(40, 1.0)
+        server.answer(40)
+    new.compare(14, agree=True)
+    waiting = "waits for 14 of 20 comparisons"
+    world.wait_for("inferenceservices", "flowers", lambda m: waiting in m["status"]["rollout"]["message"])
+    new.compare(6, agree=False)
+    aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+    assert "of 20 compared images, 30.0% have another class than what is replaced gives them" in aborted["message"]
+    world.wait_for_weights("flowers", {first: 100, second: 0})
 
 
 @pytest.mark.feature("S21")

@@ -201,10 +201,9 @@ def test_a_new_job_is_distinct_from_a_deleted_namesake(ready_world: World) -> No
     # What the garbage collector does.
     ready_world.delete("jobs", "flowers-train")
     ready_world.delete("pods", "flowers-train-0")
-    ready_world.delete("secrets", "flowers-train")
-    for name in ready_world.names("configmaps"):
+    for name in ready_world.names("secrets"):
         if name.startswith("flowers-train-"):
-            ready_world.delete("configmaps", name)
+            ready_world.delete("secrets", name)
     ready_world.succeed("flowers-train", trained("2"))
     complete = ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True")
     assert "version 2" in complete["message"]
@@ -286,8 +285,9 @@ def test_a_running_trainer_is_stopped_with_the_jobs_own_token(ready_world: World
     ready_world.wait_for_condition("trainingjobs", "flowers", "Running", "True")
     ready_world.patch("trainingjobs", "flowers", {"spec": {"stop": True}})
     eventually(lambda: trainer.stopped, "the trainer gets the request to stop")
-    secret = ready_world.wait_for("secrets", "flowers-train")
-    token = base64.b64decode(secret["data"]["stop-token"]).decode()
+    (name,) = (name for name in ready_world.names("secrets") if name.startswith("flowers-train-"))
+    secret = ready_world.wait_for("secrets", name)
+    token = base64.b64decode(secret["data"]["BLOOMERY_STOP_TOKEN"]).decode()
     assert trainer.stopped[0] == ("/stop", f"Bearer {token}")
     assert len(token) >= 32
     ready_world.succeed("flowers-train", trained() | {"reason": "Stopped"}, pod="flowers-train-0")
@@ -386,6 +386,17 @@ def test_a_model_that_mlflow_missed_is_registered_by_another_job(ready_world: Wo
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="Trained")
     status = ready_world.wait_for("trainingjobs", "flowers")["status"]
     assert (status["model"]["display"], status["phase"]) == ("flowers/4", "Complete")
+
+
+def test_a_model_of_the_release_before_is_registered_with_its_config_map(ready_world: World) -> None:
+    ready_world.create(training_job())
+    job = ready_world.wait_for("jobs", "flowers-train")
+    name = f"flowers-train-{job['metadata']['annotations']['bloomery.dev/spec-hash']}"
+    ready_world.delete("secrets", name)
+    ready_world.succeed("flowers-train", trained(version=None))
+    registration = ready_world.wait_for("jobs", "flowers-register")
+    (volume,) = (v for v in registration["spec"]["template"]["spec"]["volumes"] if v["name"] == "config")
+    assert volume["configMap"]["name"] == name
 
 
 @pytest.mark.feature("T13")

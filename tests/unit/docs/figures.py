@@ -14,6 +14,7 @@ from bloomery_serving.capture.recorder import CaptureMetrics, CaptureQueue
 from bloomery_serving.drift import MIN_ANSWERS
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
+from bloomery_serving.peer_comparison import ComparisonMetrics
 from bloomery_serving.quality_metrics import QualityMetrics
 from tools.docs_blocks import ROOT
 
@@ -39,6 +40,7 @@ def served_metrics() -> Metrics:
     quality = QualityMetrics(metrics.registry, ("rose", "tulip"), reference)
     CaptureMetrics(metrics.registry, CaptureQueue(max_captures=1, max_bytes=1))
     LiveAccuracy(metrics.registry, variant="v1")
+    ComparisonMetrics(metrics.registry)
     for _ in range(MIN_ANSWERS):
         quality.count(0, 0.9, brightness=0.5, is_unknown=True)
     return metrics

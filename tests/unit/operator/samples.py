@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from bloomery_operator.api import BatchPrediction, Dataset, InferenceService, TrainingJob
+from bloomery_operator.api import BatchPrediction, Dataset, InferenceService, Retraining, TrainingJob
 from bloomery_operator.settings import Settings
 from testing.crds import apply_defaults, read_schema
 
@@ -82,6 +82,14 @@ def batch_prediction(
     }
     with_defaults = apply_defaults(needed | dict(spec or {}), read_schema("batchpredictions"))
     return BatchPrediction.parse({"metadata": metadata(**meta), "spec": with_defaults, "status": status or {}})
+
+
+def retraining(*, training: Mapping[str, Any] | None = None, **spec: Any) -> Retraining:
+    """Return a Retraining; ``training`` has fields of the template's spec."""
+    needed = {"datasets": [{"name": "flowers"}], "preset": "resnet18"}
+    template = {"template": {"spec": needed | dict(training or {})}}
+    with_defaults = apply_defaults(template | spec, read_schema("retrainings"))
+    return Retraining.parse({"metadata": metadata(), "spec": with_defaults})
 
 
 def inference_service(

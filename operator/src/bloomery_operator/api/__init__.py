@@ -5,6 +5,7 @@ from bloomery_operator.api.conditions import Condition
 from bloomery_operator.api.custom_resource import CustomResource, InvalidResource, ObjectMeta
 from bloomery_operator.api.dataset import Dataset
 from bloomery_operator.api.inferenceservice import InferenceService
+from bloomery_operator.api.retraining import Retraining
 from bloomery_operator.api.trainingjob import TrainingJob
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "InferenceService",
     "InvalidResource",
     "ObjectMeta",
+    "Retraining",
     "TrainingJob",
 ]

@@ -56,6 +56,13 @@ class Move(ApiModel):
     class_name: str = Field(alias="class")
 
 
+class Refresh(ApiModel):
+    """Times at which the images are prepared again."""
+
+    schedule: str
+    time_zone: str | None = None
+
+
 class DatasetSpec(ApiModel):
     """Spec of a Dataset."""
 
@@ -71,6 +78,7 @@ class DatasetSpec(ApiModel):
     """As in the CRD, which validates it; only the trainer reads it. The same holds for ``rules`` and ``shards``."""
     rules: Mapping[str, Any] = {}
     shards: Mapping[str, Any] = {}
+    refresh: Refresh | None = None
     resources: Resources | None = None
     pod_template: PodTemplate | None = None
 
@@ -115,6 +123,7 @@ class DatasetStatus(CustomResourceStatus):
     """Status of a Dataset: its versions, and a preparation in progress."""
 
     prepared_spec: Annotated[str | None, at_most(64)] = None
+    last_refresh_time: datetime | None = None
     progress: PrepareProgress | None = None
     version: Annotated[str | None, at_most(64)] = None
     versions: Annotated[tuple[DatasetVersion, ...], at_most_entries(MAX_VERSIONS)] = ()

@@ -64,6 +64,7 @@ class AbortOn(ApiModel):
     error_rate: float | None = None
     p99_ratio: float | None = None
     confidence_drop: float | None = None
+    disagreement: float | None = None
     min_requests: int = 100
 
 

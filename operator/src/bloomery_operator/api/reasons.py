@@ -58,17 +58,22 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     """Running=False: Kueue has not admitted the Job."""
     SUSPENDED = "Suspended"
-    """Running=False and Suspended=True: ``spec.suspend`` is true."""
+    """Running=False and Suspended=True, or of a Retraining Ready=True: ``spec.suspend`` is true."""
     RESUMED = "Resumed"
     """Suspended=False: ``spec.suspend`` is false again."""
     TRAINING = "Training"
-    """Running=True: the trainer trains or evaluates."""
+    """Running=True: the trainer trains or evaluates. Retraining, Ready=True: one of its TrainingJobs has not ended."""
     TRAINER_UNREACHABLE = "TrainerUnreachable", Severity.WARNING
     """Running=True: ``spec.stop`` is true, but the request does not reach the trainer."""
     NOT_REGISTERED = "NotRegistered", Severity.WARNING
     """Complete=True: the model is in the store, but not yet in MLflow's registry."""
     STOPPED_BEFORE_START = "StoppedBeforeStart"
     """Failed=True: ``spec.stop`` was set before a pod ran."""
+    # Retraining
+    WAITING = "Waiting"
+    """Retraining, Ready=True: no trigger is due."""
+    INVALID_SCHEDULE = "InvalidSchedule", Severity.WARNING
+    """Retraining, Ready=False, and Dataset, RefreshScheduled=False: the schedule or its time zone is none."""
     # BatchPrediction
     PREDICTING = "Predicting"
     """Running=True: pods predict the images."""
@@ -87,7 +92,10 @@ class Reason(StrEnum):
     WAITING_FOR_TRAINING = "WaitingForTraining"
     """VariantsReady=False or Running=False: the TrainingJob of a model is not complete."""
     TRAINING_JOB_FAILED = "TrainingJobFailed", Severity.WARNING
-    """VariantsReady=False or Running=False: the TrainingJob of a model failed."""
+    """VariantsReady=False or Running=False: the TrainingJob of a model failed.
+
+    TrainingSucceeded=False: a Retraining's last one.
+    """
     DEPLOYING = "Deploying"
     """VariantsReady=False: pods are starting."""
     ALL_READY = "AllReady"

@@ -29,7 +29,10 @@ _MAX_METRICS_BYTES = 256 * 1024
 """Twice what a server with all its routes and a dozen keys has for the metrics below."""
 _MODEL, _REQUESTS, _SECONDS = "bloomery_model_info", "bloomery_requests_total", "bloomery_request_seconds_bucket"
 _CONFIDENCE_SUM, _CONFIDENCE_COUNT = "bloomery_prediction_confidence_sum", "bloomery_prediction_confidence_count"
-_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS, _CONFIDENCE_SUM, _CONFIDENCE_COUNT})
+_COMPARED, _DISAGREEMENTS = "bloomery_compared_images_total", "bloomery_disagreements_total"
+_SUMS = (_CONFIDENCE_SUM, _CONFIDENCE_COUNT, _COMPARED, _DISAGREEMENTS)
+"""Metrics without labels."""
+_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS, *_SUMS})
 _UNUSED_ENTRY_TTL_SECONDS = 3600.0
 _ERROR_CODE_PREFIXES = ("5", "429", "499")
 """Prefixes of the status codes that count as errors of the model. 499: the client closed the request, as the gateway
@@ -53,6 +56,10 @@ class Counters:
     """Images that were answered; a request may have several."""
     confidence: float = 0.0
     """The sum of the scores of their likeliest classes."""
+    compared: int = 0
+    """Images whose class was compared with that of what the pod replaces."""
+    disagreements: int = 0
+    """Those of them with another class."""
 
     def since(self, baseline: Counters) -> Counters:
         """Return what was counted after ``baseline``; the counters of a restarted server count from zero."""
@@ -65,6 +72,8 @@ class Counters:
             buckets={bound: count - baseline.buckets.get(bound, 0.0) for bound, count in self.buckets.items()},
             images=self.images - baseline.images,
             confidence=self.confidence - baseline.confidence,
+            compared=self.compared - baseline.compared,
+            disagreements=self.disagreements - baseline.disagreements,
         )
 
     def plus(self, other: Counters) -> Counters:
@@ -77,6 +86,8 @@ class Counters:
             buckets={bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0) for bound in bounds},
             images=self.images + other.images,
             confidence=self.confidence + other.confidence,
+            compared=self.compared + other.compared,
+            disagreements=self.disagreements + other.disagreements,
         )
 
 
@@ -277,8 +288,8 @@ def parse_counters(text: str) -> Counters:
         ValueError, KeyError: the text is not the metrics of a model server.
     """
     requests, errors, model = 0.0, 0.0, None
-    images, confidence = 0.0, 0.0
     buckets: dict[float, float] = {}
+    sums = dict.fromkeys(_SUMS, 0.0)
     for sample in read_samples(text, _METRICS):
         labels = sample.labels
         if sample.name == _MODEL:
@@ -286,16 +297,23 @@ def parse_counters(text: str) -> Counters:
         elif sample.name == _REQUESTS and _is_prediction(sample):
             requests += sample.value
             errors += sample.value if labels["code"].startswith(_ERROR_CODE_PREFIXES) else 0.0
-        elif sample.name == _CONFIDENCE_COUNT:
-            images += sample.value
-        elif sample.name == _CONFIDENCE_SUM:
-            confidence += sample.value
+        elif sample.name in sums:
+            sums[sample.name] += sample.value
         elif sample.name == _SECONDS and _is_prediction(sample):
             bound = float(labels["le"])
             if math.isnan(bound):
                 raise ValueError("the bound of a bucket is not a number")
             buckets[bound] = buckets.get(bound, 0.0) + sample.value
-    return Counters(int(requests), int(errors), buckets, model, int(images), confidence)
+    return Counters(
+        int(requests),
+        int(errors),
+        buckets,
+        model,
+        images=int(sums[_CONFIDENCE_COUNT]),
+        confidence=sums[_CONFIDENCE_SUM],
+        compared=int(sums[_COMPARED]),
+        disagreements=int(sums[_DISAGREEMENTS]),
+    )
 
 
 def _parse_model(labels: Mapping[str, str]) -> ServedModel | None:
@@ -352,4 +370,6 @@ def _sum_stats(counted: Iterable[Counters], *, unreadable: int) -> RequestStats:
         unreadable=unreadable,
         images=total.images,
         confidence=total.confidence,
+        compared=total.compared,
+        disagreements=total.disagreements,
     )

@@ -95,6 +95,9 @@ class Cluster(Protocol):
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply the object server-side, and own the fields of the manifest."""
 
+    async def replace(self, manifest: Manifest) -> Manifest | None:
+        """Replace the object if it still has that resourceVersion; else return None."""
+
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Apply the status server-side."""
 

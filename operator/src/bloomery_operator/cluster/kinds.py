@@ -64,6 +64,7 @@ class ObjectReference:
 
 DATASETS = ResourceKind(API_GROUP, API_VERSION, "Dataset", "datasets")
 TRAINING_JOBS = ResourceKind(API_GROUP, API_VERSION, "TrainingJob", "trainingjobs")
+RETRAININGS = ResourceKind(API_GROUP, API_VERSION, "Retraining", "retrainings")
 INFERENCE_SERVICES = ResourceKind(API_GROUP, API_VERSION, "InferenceService", "inferenceservices")
 BATCH_PREDICTIONS = ResourceKind(API_GROUP, API_VERSION, "BatchPrediction", "batchpredictions")
 JOBS = ResourceKind("batch", "v1", "Job", "jobs")
@@ -82,8 +83,8 @@ HTTP_ROUTES = ResourceKind("gateway.networking.k8s.io", "v1", "HTTPRoute", "http
 TRAFFIC_POLICIES = ResourceKind("gateway.envoyproxy.io", "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies")
 """A kind of Envoy Gateway, which a cluster with another gateway does not have."""
 
-OWNERS = (DATASETS, TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)
-LATER_OWNERS = (BATCH_PREDICTIONS,)
+OWNERS = (DATASETS, TRAINING_JOBS, RETRAININGS, INFERENCE_SERVICES, BATCH_PREDICTIONS)
+LATER_OWNERS = (RETRAININGS, BATCH_PREDICTIONS)
 """Owners that the kinds of chart 0.2.0 lack: a cluster's admin may install them after the operator."""
 ALL_KINDS = (
     *OWNERS,

@@ -14,6 +14,7 @@ from bloomery_operator.cluster.kinds import (
     BATCH_PREDICTIONS,
     INFERENCE_SERVICES,
     PODS,
+    RETRAININGS,
     TRAINING_JOBS,
     ObjectKey,
     ResourceKind,
@@ -27,7 +28,7 @@ CONTROLLER = "controller"
 POD_REVISION = "revision"
 """Index of the model servers' pods by revision."""
 USED_DATASET = "dataset"
-"""Index of TrainingJobs by the names of their Datasets."""
+"""Index of TrainingJobs and Retrainings by the names of their Datasets."""
 USED_TRAINING_JOB = "trainingJob"
 """Index of the objects that use the model of a TrainingJob, by its name."""
 
@@ -147,6 +148,9 @@ def _index_values(kind: ResourceKind, manifest: Manifest) -> Iterator[tuple[str,
         for dataset in spec.get("datasets", []):
             yield USED_DATASET, dataset.get("name")
         yield USED_TRAINING_JOB, spec.get("initialModel", {}).get("trainingJob")
+    elif kind is RETRAININGS:
+        for dataset in spec.get("template", {}).get("spec", {}).get("datasets", []):
+            yield USED_DATASET, dataset.get("name")
     elif kind is INFERENCE_SERVICES:
         for variant in spec.get("variants", []):
             yield USED_TRAINING_JOB, variant["model"].get("trainingJob")

@@ -12,6 +12,7 @@ from bloomery_operator.api import (
     Dataset,
     InferenceService,
     InvalidResource,
+    Retraining,
     TrainingJob,
 )
 from bloomery_operator.api.base import Manifest
@@ -24,6 +25,7 @@ from bloomery_operator.cluster.kinds import (
     JOBS,
     OWNERS,
     PODS,
+    RETRAININGS,
     SERVICES,
     TRAINING_JOBS,
     ObjectKey,
@@ -38,7 +40,7 @@ from bloomery_operator.metrics import ObjectPhase, OperatorMetrics
 from bloomery_operator.reconcile import RECONCILERS, Context
 from bloomery_operator.reconcile.path_conflicts import overlapping, path_of
 from bloomery_operator.reconcile.served_tags import ServedTags
-from bloomery_operator.reconcile.status_writer import publish_invalid
+from bloomery_operator.reconcile.status_writer import StaleOwner, publish_invalid
 from bloomery_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,14 +49,21 @@ _CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES, HTTP_ROUTES)
 _OWNER_MODELS: dict[ResourceKind, type[CustomResource]] = {
     DATASETS: Dataset,
     TRAINING_JOBS: TrainingJob,
+    RETRAININGS: Retraining,
     INFERENCE_SERVICES: InferenceService,
     BATCH_PREDICTIONS: BatchPrediction,
 }
 _DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
-    DATASETS: ((TRAINING_JOBS, USED_DATASET),),
+    DATASETS: ((TRAINING_JOBS, USED_DATASET), (RETRAININGS, USED_DATASET)),
     TRAINING_JOBS: tuple((kind, USED_TRAINING_JOB) for kind in (TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)),
 }
 """For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
+
+
+STALE_RETRY_SECONDS = 1.0
+"""Pause after an object had changed before its status was written."""
+SETTLING_SECONDS = 0.5
+"""Time for further events of the same object: a pod that starts changes its Deployment, its Service and itself."""
 
 
 def watched_kinds(settings: Settings) -> tuple[ResourceKind, ...]:
@@ -100,7 +109,7 @@ class Controller:
             self._context.object_cache.remove(kind, manifest)
         else:
             self._context.object_cache.put(kind, manifest)
-        self._enqueue_concerned(kind, manifest)
+        self._enqueue_concerned(kind, manifest, delay=0.0 if deleted else _delay(kind, former, manifest))
         if kind is INFERENCE_SERVICES:
             self._enqueue_path_neighbours(former, None if deleted else manifest)
 
@@ -138,6 +147,9 @@ class Controller:
                 return None
             try:
                 return await RECONCILERS[item.kind](self._context, item.key)
+            except StaleOwner:
+                # The event of the change usually queues it before that.
+                return STALE_RETRY_SECONDS
             except InvalidResource as error:
                 await publish_invalid(self._context, item.kind, item.key, error)
                 return None
@@ -152,17 +164,24 @@ class Controller:
         if owner.kind is INFERENCE_SERVICES:
             self._served_tags.look_at(owner.key)
 
-    def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest) -> None:
-        """Queue an owner and its dependents, or the owners of a child."""
+    def _enqueue_concerned(self, kind: ResourceKind, manifest: Manifest, *, delay: float) -> None:
+        """Queue an owner and its dependents, and the owners of a child, which may be an owner itself."""
         key = key_of(manifest)
         if kind in OWNERS:
-            self._queue.add(ObjectReference(kind, key))
+            self._enqueue(ObjectReference(kind, key), delay)
             self._enqueue_dependents(kind, key)
-            return
         labels = manifest["metadata"].get("labels", {})
         for owner, model in _OWNER_MODELS.items():
             if model.OWNER_LABEL in labels:
-                self._queue.add(ObjectReference(owner, ObjectKey(key.namespace, labels[model.OWNER_LABEL])))
+                name = labels[model.OWNER_LABEL]
+                self._enqueue(ObjectReference(owner, ObjectKey(key.namespace, name)), delay)
+
+    def _enqueue(self, item: ObjectReference, delay: float) -> None:
+        """Queue an object after a delay in seconds."""
+        if delay:
+            self._queue.add_after(item, delay)
+        else:
+            self._queue.add(item)
 
     def _enqueue_dependents(self, kind: ResourceKind, key: ObjectKey) -> None:
         """Queue the objects that may wait for this one: the jobs of a Dataset, the services of a job."""
@@ -188,3 +207,15 @@ class Controller:
             for key, manifest in self._context.object_cache.items(owner):
                 # A new object has no phase before its first reconcile.
                 yield ObjectPhase(owner.kind, key.namespace, manifest.get("status", {}).get("phase") or "Pending")
+
+
+def _delay(kind: ResourceKind, former: Manifest | None, current: Manifest) -> float:
+    """Return the seconds after which an event is to be reconciled.
+
+    What a person changes is reconciled at once, what follows from it, in children and statuses, together.
+    """
+    if kind not in OWNERS:
+        return SETTLING_SECONDS
+    before, now = former["metadata"] if former is not None else {}, current["metadata"]
+    fields = ("generation", "annotations", "labels", "deletionTimestamp")
+    return 0.0 if any(before.get(field) != now.get(field) for field in fields) else SETTLING_SECONDS

@@ -48,6 +48,8 @@ STARTED_AT = "bloomery.dev/started-at"
 """Annotation of an InferenceService that restarts it after ``autoStop``: the time of the start (RFC 3339)."""
 APPROVED = "bloomery.dev/approved"
 """Annotation of an InferenceService that lets a rollout go on: the generation and the percentage, such as 3/50."""
+TRIGGER = "bloomery.dev/trigger"
+"""Annotation of a Retraining's TrainingJob: its trigger as JSON. Tag in MLflow: the cause in words."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 """Label of a Job that Kueue admits."""
 

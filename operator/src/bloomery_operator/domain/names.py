@@ -27,8 +27,8 @@ def job_name(owner: CustomResource, command: str) -> str:
     return f"{owner.metadata.name}-{command}"
 
 
-def config_map_name(owner: CustomResource, command: str, spec_hash: str) -> str:
-    """Return the name of a Job's ConfigMap; with the hash, a new one can exist beside that of a running Job."""
+def config_secret_name(owner: CustomResource, command: str, spec_hash: str) -> str:
+    """Return the name of the Secret with a Job's configuration; with the hash, it can exist beside a former one."""
     return f"{job_name(owner, command)}-{spec_hash}"
 
 
@@ -40,6 +40,11 @@ def keys_secret_name(service: InferenceService) -> str:
 def digests_secret_name(service: InferenceService) -> str:
     """Return the name of the Secret with the API keys' digests, which pods mount."""
     return f"{service.metadata.name}-api-key-digests"
+
+
+def comparison_secret_name(service: InferenceService) -> str:
+    """Return the name of the Secret with the token by which a service's pods ask each other."""
+    return f"{service.metadata.name}-comparison"
 
 
 def about_name(revision: str) -> str:

@@ -14,7 +14,12 @@ MAX_LENGTH = 250
 def registered_name(job: TrainingJob, *, namespaced: bool) -> str:
     """Return the name: NAMESPACE.NAME if names are namespaced, unless the user wrote it so."""
     name = job.spec.output.registered_model or job.metadata.name
-    prefix = f"{job.metadata.namespace}."
+    return name_in_registry(job.metadata.namespace, name, namespaced=namespaced)
+
+
+def name_in_registry(namespace: str, name: str, *, namespaced: bool) -> str:
+    """Return the name in the registry of a model of a namespace."""
+    prefix = f"{namespace}."
     return name if not namespaced or name.startswith(prefix) else f"{prefix}{name}"
 
 

@@ -16,6 +16,8 @@ from bloomery_operator.api.durations import go_duration
 from bloomery_operator.api.inferenceservice import AbortOn, RevisionWeight, Rollout, RolloutStatus
 from bloomery_operator.domain.traffic import TOTAL_WEIGHT, Weights, normalise_weights, same_weights
 
+MIN_COMPARISONS = 20
+"""Compared images before their disagreement is a measure."""
 _ALL_PERCENT = 100
 """Percent moved after the last step."""
 
@@ -46,6 +48,15 @@ class RequestStats:
     """Images that were answered."""
     confidence: float = 0.0
     """The sum of the scores of their likeliest classes."""
+    compared: int = 0
+    """Images whose class was compared with that of what the revision replaces."""
+    disagreements: int = 0
+    """Those of them with another class."""
+
+    @property
+    def disagreement(self) -> float:
+        """Share of the compared images with another class."""
+        return self.disagreements / self.compared if self.compared else 0.0
 
     @property
     def error_rate(self) -> float:
@@ -78,6 +89,8 @@ class RolloutInput:
     request_stats: Mapping[str, RequestStats]
     lost: Mapping[str, str] = field(default_factory=dict)
     """Revisions whose pods have failed or do not come back, and what happened."""
+    comparable: frozenset[str] = frozenset()
+    """Revisions whose pods can be asked for the classes of images."""
     approved: str = ""
     """The step that a person has approved: the generation and the percentage, such as 3/50."""
 
@@ -241,15 +254,32 @@ def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list
         waits.append(f"the metrics of {canary.unreadable} pods, which cannot be read")
     if canary.requests < plan.min_requests:
         waits.append(f"{canary.requests} of {plan.min_requests} requests")
+    waits += _awaited_comparisons(plan.abort_on, state, rollout) if plan.abort_on else []
     if state.percent in plan.pause_at and rollout.approved != f"{state.generation}/{state.percent}":
         waits.append("approval (kubectl bloomery approve)")
     return waits
+
+
+def _awaited_comparisons(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
+    """Return how many images are still to be compared with what is replaced."""
+    if limits.disagreement is None or not stable_revisions(state) & rollout.comparable:
+        return []
+    canary, needed = _total(rollout.request_stats, canary_revisions(state)), _min_comparisons(limits)
+    return [f"{canary.compared} of {needed} comparisons"] if canary.compared < needed else []
+
+
+def _min_comparisons(limits: AbortOn) -> int:
+    """Return how many compared images make their disagreement a measure; as few as requests are enough."""
+    return min(MIN_COMPARISONS, limits.min_requests)
 
 
 def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutInput) -> str:
     """Return the end of a message if the step that is over could not compare with what is replaced."""
     if plan.abort_on is None:
         return ""
+    if plan.abort_on.disagreement is not None and not stable_revisions(state) & rollout.comparable:
+        # Every step ends like this, so that it need not be numbered.
+        return "; the disagreement is not judged, as the pods that are replaced are of a release that cannot be asked"
     limits = {"the 99th percentile": plan.abort_on.p99_ratio, "the confidence": plan.abort_on.confidence_drop}
     names = [name for name, limit in limits.items() if limit is not None]
     stable = _total(rollout.request_stats, stable_revisions(state))
@@ -291,7 +321,8 @@ def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str
     if canary.requests == 0 or canary.requests < limits.min_requests:
         return None
     where = f"at {state.percent} percent, after {canary.requests} requests"
-    breaches = (judge(limits, canary, stable) for judge in (_error_rate_breach, _latency_breach, _confidence_breach))
+    judges = (_error_rate_breach, _latency_breach, _confidence_breach, _disagreement_breach)
+    breaches = (judge(limits, canary, stable) for judge in judges)
     reason = next(filter(None, breaches), None)
     return f"{where}: {reason}" if reason else None
 
@@ -328,6 +359,17 @@ def _confidence_breach(limits: AbortOn, canary: RequestStats, stable: RequestSta
     )
 
 
+def _disagreement_breach(limits: AbortOn, canary: RequestStats, _: RequestStats) -> str | None:
+    if limits.disagreement is None or canary.compared < max(1, _min_comparisons(limits)):
+        return None
+    if canary.disagreement <= limits.disagreement:
+        return None
+    return (
+        f"of {canary.compared} compared images, {canary.disagreement:.1%} have another class than what is replaced "
+        f"gives them; {limits.disagreement:.1%} is allowed."
+    )
+
+
 def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str]) -> RequestStats:
     """Return several revisions' requests together, with the largest percentile, so that none hides another."""
     chosen = [request_stats[revision] for revision in sorted(revisions) if revision in request_stats]
@@ -338,4 +380,6 @@ def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str])
         unreadable=sum(stats.unreadable for stats in chosen),
         images=sum(stats.images for stats in chosen),
         confidence=sum(stats.confidence for stats in chosen),
+        compared=sum(stats.compared for stats in chosen),
+        disagreements=sum(stats.disagreements for stats in chosen),
     )

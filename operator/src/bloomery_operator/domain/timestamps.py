@@ -12,3 +12,8 @@ def read_time(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def format_time(time: datetime) -> str:
+    """Return a time in UTC as Kubernetes writes it, such as 2026-05-01T12:00:00Z."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")

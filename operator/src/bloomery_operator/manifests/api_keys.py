@@ -1,4 +1,4 @@
-"""API key Secrets: one with the keys for people, and one with their digests for the pods."""
+"""Secrets of a service: keys for people, their digests for its pods, and the token by which pods ask each other."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.domain.labels import SERVE_ROLE
-from bloomery_operator.domain.names import digests_secret_name, keys_secret_name
+from bloomery_operator.domain.names import comparison_secret_name, digests_secret_name, keys_secret_name
 from bloomery_operator.manifests.metadata import child_metadata
 
+COMPARISON_TOKEN_KEY = "token"
 DEFAULT_KEY_NAME = "default"
 
 
@@ -24,6 +25,11 @@ def build_digests_secret(service: InferenceService, keys: Mapping[str, str]) -> 
     """Return the Secret for pods: for each key's name the hexadecimal SHA-256 of its value."""
     digests = {name: hashlib.sha256(key.strip().encode()).hexdigest() for name, key in keys.items()}
     return _opaque_secret(service, digests_secret_name(service), digests)
+
+
+def build_comparison_secret(service: InferenceService, token: str) -> Manifest:
+    """Return the Secret with the token by which pods ask each other for the classes of images."""
+    return _opaque_secret(service, comparison_secret_name(service), {COMPARISON_TOKEN_KEY: token})
 
 
 def read_keys(secret: Manifest) -> dict[str, str]:

@@ -8,9 +8,10 @@ from bloomery_operator.api import InferenceService
 from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.api.inferenceservice import Capture, Variant
 from bloomery_operator.domain.labels import AUTOSCALED, KIT_IMAGE, NAME, REFRESH, REVISION, SERVE_ROLE, variant_labels
-from bloomery_operator.domain.names import SERVER_CONTAINER, about_name, digests_secret_name
-from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT
+from bloomery_operator.domain.names import SERVER_CONTAINER, about_name, comparison_secret_name, digests_secret_name
+from bloomery_operator.domain.ports import COMPARE_PORT, COMPARE_PORT_NAME, HTTP_PORT, METRICS_PORT
 from bloomery_operator.domain.served_model import ServedModel, model_annotations, revision_name
+from bloomery_operator.manifests.api_keys import COMPARISON_TOKEN_KEY
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.network import with_network
 from bloomery_operator.manifests.pinned_template import record_template
@@ -145,6 +146,7 @@ def _server_container(
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
+            {"name": COMPARE_PORT_NAME, "containerPort": COMPARE_PORT},
         ],
         "resources": container_resources(variant.resources, default=DEFAULT_RESOURCES),
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
@@ -207,9 +209,12 @@ def _environment(service: InferenceService, variant: Variant, model: ServedModel
         "API_KEYS_DIR": KEYS_FOLDER if service.spec.auth == "ApiKey" else None,
         "PORT": str(HTTP_PORT),
         "METRICS_PORT": str(METRICS_PORT),
+        "COMPARE_PORT": str(COMPARE_PORT),
         "HOME": "/tmp",
     }
     entries: list[Manifest] = [{"name": name, "value": escape_dollar(value)} for name, value in values.items() if value]
+    token = {"name": comparison_secret_name(service), "key": COMPARISON_TOKEN_KEY, "optional": True}
+    entries.append({"name": "COMPARE_TOKEN", "valueFrom": {"secretKeyRef": token}})
     if not model.digest:
         source = {"name": revision_name(service, variant, model), "key": DIGEST_KEY, "optional": True}
         entries.append({"name": "MODEL_DIGEST", "valueFrom": {"configMapKeyRef": source}})

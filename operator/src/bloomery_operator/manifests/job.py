@@ -6,6 +6,8 @@ The exit codes are the trainer's contract: 2 and 3 are errors that only the user
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ from bloomery_operator.api.base import Manifest, PodTemplate, Resources
 from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.domain.digest import digest_of
 from bloomery_operator.domain.labels import SPEC_HASH, child_labels
-from bloomery_operator.domain.names import TRAINER_CONTAINER, config_map_name, job_name
+from bloomery_operator.domain.names import TRAINER_CONTAINER, config_secret_name, job_name
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.network import with_network
@@ -29,6 +31,7 @@ from bloomery_operator.manifests.pod import (
 )
 from bloomery_operator.settings import Settings
 
+CONFIG_FILE_NAME = "config.json"
 USER_ERROR_EXIT_CODES = (2, 3)
 UNCOUNTED_EXIT_CODES = (75, 143)
 DEFAULT_RESOURCES = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"})
@@ -71,8 +74,10 @@ class TrainerTask:
     pod_template: PodTemplate | None = None
     hashes_pod_template: bool = False
     """Whether another ``pod_template`` needs another Job; that of a training cannot change."""
-    shared_config_map: str | None = None
-    """ConfigMap of another Job, if this task uses the same configuration."""
+    secret_environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables whose values are in the Secret with the configuration; they are part of no hash."""
+    shared_config: Manifest | None = None
+    """Volume source of another Job's configuration, if this task uses the same."""
 
     @property
     def hash(self) -> str:
@@ -86,6 +91,27 @@ class TrainerTask:
         resources = self.resources.to_json() if self.resources else None
         # Without a template nothing is added: the hashes of stored objects stay.
         return digest_of([self.hash_input, resources, *([pod_template] if pod_template else [])])
+
+
+def build_config_secret(owner: CustomResource, task: TrainerTask) -> Manifest:
+    """Return the immutable Secret with a task's resolved configuration and secret variables."""
+    name = config_secret_name(owner, task.command, task.job_hash)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": child_metadata(owner, name=name, role=task.command),
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {
+            CONFIG_FILE_NAME: json.dumps(task.config, indent=1, ensure_ascii=False),
+            **task.secret_environment,
+        },
+    }
+
+
+def config_source(secret: str) -> Manifest:
+    """Return the volume source with the configuration of a Secret, without its other entries."""
+    return {"secret": {"secretName": secret, "items": [{"key": CONFIG_FILE_NAME, "path": CONFIG_FILE_NAME}]}}
 
 
 def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
@@ -132,8 +158,6 @@ def failure_rules(container: str) -> list[Manifest]:
 
 
 def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
-    config_map = task.shared_config_map or config_map_name(owner, task.command, task.job_hash)
-    config_volume = {"name": "config", "configMap": {"name": config_map}}
     scratch_volume, scratch_mount = empty_dir("scratch", "/tmp", size=task.scratch)
     memory_volume, memory_mount = empty_dir("shared-memory", "/dev/shm", memory=True)
     # The pods of one training find each other by DNS names below this one.
@@ -146,25 +170,40 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
             "tolerations": NODE_TOLERATIONS,
             # Enough for a trainer to save and upload its state.
             "terminationGracePeriodSeconds": 300,
-            "containers": [_trainer_container(task, settings, [scratch_mount, memory_mount])],
-            "volumes": [config_volume, scratch_volume, memory_volume, *task.volumes],
+            "containers": [_trainer_container(owner, task, settings, [scratch_mount, memory_mount])],
+            "volumes": [_config_volume(owner, task), scratch_volume, memory_volume, *task.volumes],
         }
     )
     return with_network(pod, settings)
 
 
-def _trainer_container(task: TrainerTask, settings: Settings, mounts: list[Manifest]) -> Manifest:
+def _config_volume(owner: CustomResource, task: TrainerTask) -> Manifest:
+    own = config_secret_name(owner, task.command, task.job_hash)
+    return {"name": "config"} | (task.shared_config or config_source(own))
+
+
+def _secret_variables(owner: CustomResource, task: TrainerTask) -> list[Manifest]:
+    secret = config_secret_name(owner, task.command, task.job_hash)
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in task.secret_environment
+    ]
+
+
+def _trainer_container(
+    owner: CustomResource, task: TrainerTask, settings: Settings, mounts: list[Manifest]
+) -> Manifest:
     return restricted_container() | {
         "name": TRAINER_CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "bloomery_trainer"],
-        "args": [task.command, f"{CONFIG_FOLDER}/config.json"],
+        "args": [task.command, f"{CONFIG_FOLDER}/{CONFIG_FILE_NAME}"],
         "envFrom": [credentials(settings.storage_secret), *task.secrets],
         "env": [
             {"name": "BLOOMERY_PORT", "value": str(PROGRESS_PORT)},
             {"name": "HOME", "value": "/tmp"},
             *task.environment,
+            *_secret_variables(owner, task),
         ],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": container_resources(task.resources, default=task.default_resources),

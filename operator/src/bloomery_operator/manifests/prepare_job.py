@@ -9,6 +9,7 @@ from bloomery_operator.api import Dataset
 from bloomery_operator.api.dataset import DatasetSpec
 from bloomery_operator.domain.labels import REFRESH
 from bloomery_operator.domain.spec_hash import beyond_defaults
+from bloomery_operator.domain.timestamps import format_time
 from bloomery_operator.manifests.job import TrainerTask
 from bloomery_operator.manifests.pod import credentials, size_in_bytes
 from bloomery_operator.manifests.sources import (
@@ -31,7 +32,7 @@ _QUANTITY_RULES = {"maxBytes", "maxArchiveBytes"}
 
 def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
     """Return the preparation of a Dataset's spec."""
-    spec, metadata = dataset.spec, dataset.metadata
+    spec, metadata, refreshed = dataset.spec, dataset.metadata, dataset.status.last_refresh_time
     claims = claims_of(_source_uris(dataset))
     return TrainerTask(
         command=COMMAND,
@@ -47,6 +48,7 @@ def build_task(dataset: Dataset, settings: Settings) -> TrainerTask:
         hash_input={
             "spec": beyond_defaults(dataset.KIND, spec, leave_out=DatasetSpec.model_fields.keys() - _HASHED_FIELDS),
             "refresh": metadata.annotations.get(REFRESH, ""),
+            **({"refreshTime": format_time(refreshed)} if refreshed is not None else {}),
         },
     )
 

@@ -8,7 +8,7 @@ from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.inferenceservice import Variant
 from bloomery_operator.domain.labels import NAME, REVISION, SERVE_ROLE, child_labels, variant_labels
 from bloomery_operator.domain.names import job_name
-from bloomery_operator.domain.ports import METRICS_PORT, RENDEZVOUS_PORT, SERVICE_PORT
+from bloomery_operator.domain.ports import COMPARE_PORT, COMPARE_PORT_NAME, METRICS_PORT, RENDEZVOUS_PORT, SERVICE_PORT
 from bloomery_operator.domain.served_model import ServedModel, revision_name
 from bloomery_operator.manifests.metadata import child_metadata
 
@@ -34,6 +34,7 @@ def _revision_service(service: InferenceService, name: str, revision: str, label
             "ports": [
                 {"name": "http", "port": SERVICE_PORT, "targetPort": "http", "protocol": "TCP"},
                 {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics", "protocol": "TCP"},
+                {"name": COMPARE_PORT_NAME, "port": COMPARE_PORT, "targetPort": COMPARE_PORT_NAME, "protocol": "TCP"},
             ],
         },
     }

@@ -19,17 +19,19 @@ from bloomery_operator.domain.ports import RENDEZVOUS_PORT
 from bloomery_operator.domain.registered_name import registered_name
 from bloomery_operator.domain.spec_hash import beyond_defaults
 from bloomery_operator.domain.starting_point import SCRATCH, StartingPoint
+from bloomery_operator.domain.trigger import mlflow_tags
 from bloomery_operator.manifests.job import TrainerTask
 from bloomery_operator.manifests.memory import default_resources
-from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.pod import size_in_bytes
 from bloomery_operator.settings import Settings
 
 _TRAINED_ON = TypeAdapter(tuple[TrainedOn, ...])
 
 COMMAND = "train"
-STOP_TOKEN_KEY = "stop-token"
-"""Key of the Secret with the token that the trainer requires before it stops early."""
+STOP_TOKEN_VARIABLE = "BLOOMERY_STOP_TOKEN"
+"""Variable with the token that the trainer requires before it stops early; its Secret has it under the same name."""
+_FORMER_STOP_TOKEN_KEY = "stop-token"
+"""Key of the token in the Secret of its own that Jobs of releases before 0.3.0 have."""
 _UNHASHED_FIELDS = {
     "suspend",
     "stop",
@@ -49,7 +51,7 @@ def output_uri(job: TrainingJob, settings: Settings) -> str:
 
 
 def build_task(
-    job: TrainingJob, datasets: Sequence[TrainedOn], start: StartingPoint | None, settings: Settings
+    job: TrainingJob, datasets: Sequence[TrainedOn], start: StartingPoint | None, settings: Settings, *, stop_token: str
 ) -> TrainerTask:
     """Return the training of a job's spec, on prepared dataset versions."""
     spec = job.spec
@@ -72,25 +74,15 @@ def build_task(
         labels={QUEUE: spec.queue} if spec.queue else {},
         nodes=spec.nodes,
         suspended=bool(spec.queue or spec.suspend),
-        environment=(_stop_token_variable(job),),
+        secret_environment={STOP_TOKEN_VARIABLE: stop_token},
         pod_template=spec.pod_template,
     )
 
 
-def build_stop_secret(job: TrainingJob, token: str) -> Manifest:
-    """Return the Secret with the token that the trainer requires before it stops early."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": child_metadata(job, name=job_name(job, COMMAND), role=COMMAND),
-        "type": "Opaque",
-        "data": {STOP_TOKEN_KEY: base64.b64encode(token.encode()).decode()},
-    }
-
-
 def read_stop_token(secret: Manifest | None) -> str | None:
-    """Return the stop token of the job's Secret."""
-    value = ((secret or {}).get("data") or {}).get(STOP_TOKEN_KEY)
+    """Return the stop token of a training's Secret."""
+    data = (secret or {}).get("data") or {}
+    value = data.get(STOP_TOKEN_VARIABLE) or data.get(_FORMER_STOP_TOKEN_KEY)
     token = base64.b64decode(value).decode(errors="replace") if value else ""
     # No header could carry another text, which somebody wrote into the Secret.
     return token if token.isascii() and token.isprintable() and token else None
@@ -178,11 +170,6 @@ def _mlflow(job: TrainingJob, settings: Settings) -> dict[str, Any]:
         "experiment": f"{job.metadata.namespace}/{job.spec.datasets[0].name}",
         # Fixed from now on: the registration reads it from the same ConfigMap.
         "registeredModel": registered_name(job, namespaced=settings.has_namespaced_models),
-        "tags": {},
+        "tags": mlflow_tags(job),
         **{k: v.to_json() if isinstance(v, ApiModel) else v for k, v in optional.items() if v is not None},
     }
-
-
-def _stop_token_variable(job: TrainingJob) -> Manifest:
-    source = {"name": job_name(job, COMMAND), "key": STOP_TOKEN_KEY}
-    return {"name": "BLOOMERY_STOP_TOKEN", "valueFrom": {"secretKeyRef": source}}

@@ -6,13 +6,21 @@ call if no event happens before, or None.
 
 from collections.abc import Mapping
 
-from bloomery_operator.cluster.kinds import BATCH_PREDICTIONS, DATASETS, INFERENCE_SERVICES, TRAINING_JOBS, ResourceKind
-from bloomery_operator.reconcile import batchprediction, dataset, inferenceservice, trainingjob
+from bloomery_operator.cluster.kinds import (
+    BATCH_PREDICTIONS,
+    DATASETS,
+    INFERENCE_SERVICES,
+    RETRAININGS,
+    TRAINING_JOBS,
+    ResourceKind,
+)
+from bloomery_operator.reconcile import batchprediction, dataset, inferenceservice, retraining, trainingjob
 from bloomery_operator.reconcile.context import Context, Reconciler
 
 RECONCILERS: Mapping[ResourceKind, Reconciler] = {
     DATASETS: dataset.reconcile,
     TRAINING_JOBS: trainingjob.reconcile,
+    RETRAININGS: retraining.reconcile,
     INFERENCE_SERVICES: inferenceservice.reconcile,
     BATCH_PREDICTIONS: batchprediction.reconcile,
 }

@@ -7,7 +7,6 @@ from dataclasses import replace
 from bloomery_operator.api import BatchPrediction
 from bloomery_operator.api.batchprediction import BatchPredictionStatus
 from bloomery_operator.cluster.kinds import BATCH_PREDICTIONS, ObjectKey
-from bloomery_operator.cluster.stale_guard import is_up_to_date
 from bloomery_operator.domain.served_model import ServedModel, recorded_model
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import predict_job
@@ -33,7 +32,7 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     prediction = read_resource(context, BATCH_PREDICTIONS, BatchPrediction, key)
     if prediction is None:
         return None
-    status, next_look = await _predict(context, prediction)
+    prediction, status, next_look = await _predict(context, prediction)
     await publish_status(context, prediction, status)
     ttl, end = prediction.spec.ttl_seconds_after_finished, status.completion_time
     if ttl is None or end is None:
@@ -41,20 +40,26 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     return await expire(context, BATCH_PREDICTIONS, prediction, end=end, ttl=ttl)
 
 
-async def _predict(context: Context, prediction: BatchPrediction) -> tuple[BatchPredictionStatus, float | None]:
-    """Advance the prediction; return its status, and the seconds until the next look."""
+async def _predict(
+    context: Context, prediction: BatchPrediction
+) -> tuple[BatchPrediction, BatchPredictionStatus, float | None]:
+    """Advance the prediction; return it, its status now, and the seconds until the next look."""
     if prediction.status.is_finished:
-        return at_generation(prediction.status, prediction.metadata.generation), None
+        return prediction, at_generation(prediction.status, prediction.metadata.generation), None
     observation = await _observe(context, prediction)
+    if prediction.status.phase is None:
+        # Before its Job: the write fails if somebody has changed or deleted the object meanwhile.
+        prediction = await publish_status(context, prediction, derive_status(observation, context.now()))
+        observation = replace(observation, prediction=prediction)
     observation = replace(observation, blocked_by=await _act(context, observation))
     status, job = derive_status(observation, context.now()), observation.job
     if status.is_finished:
-        return status, None
+        return prediction, status, None
     if observation.blocked_by is not None or isinstance(observation.model, Verdict) or (job and job.lacks_pods):
         # No watch informs of these: a missing Secret, a model of the registry, a pod that cannot be created.
-        return status, context.settings.retry_interval_seconds
+        return prediction, status, context.settings.retry_interval_seconds
     runs = status.phase == "Running" or (job is not None and job.has_running_pods)
-    return status, context.settings.progress_poll_seconds if runs else None
+    return prediction, status, context.settings.progress_poll_seconds if runs else None
 
 
 async def _observe(context: Context, prediction: BatchPrediction) -> BatchPredictionObservation:
@@ -90,7 +95,5 @@ async def _start(context: Context, prediction: BatchPrediction, model: ServedMod
     await require_storage_secret(context, namespace)
     for field, name in predict_job.store_secrets(prediction).items():
         await require_store_keys(context, namespace, name, field=field)
-    if not await is_up_to_date(context.cluster, BATCH_PREDICTIONS, prediction):
-        return
     with rejections_block():
         await create_child(context, prediction, predict_job.build_job(prediction, model, context.settings))

@@ -31,7 +31,7 @@ def rejections_block() -> Iterator[None]:
         raise Blocked(verdict) from error
 
 
-async def blocked_by(work: Awaitable[None]) -> Verdict | None:
+async def blocked_by(work: Awaitable[object]) -> Verdict | None:
     """Await the work; return the verdict that blocks it, or None if it is done."""
     try:
         await work

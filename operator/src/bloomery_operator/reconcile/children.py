@@ -6,33 +6,61 @@ from bloomery_operator.api import CustomResource
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.apply_cache import owner_of
-from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind, kind_of
+from bloomery_operator.cluster.client import ClusterError
+from bloomery_operator.cluster.kinds import (
+    CONFIG_MAPS,
+    DISRUPTION_BUDGETS,
+    SECRETS,
+    SERVICES,
+    ObjectKey,
+    ResourceKind,
+    kind_of,
+)
 from bloomery_operator.domain.ownership import controller_of, controller_uid
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.blocked import Blocked
 from bloomery_operator.reconcile.context import Context
 
+_OWN_KINDS = (CONFIG_MAPS, SECRETS, SERVICES, DISRUPTION_BUDGETS)
+"""Kinds of children that nobody else writes: they are created without a read, and replaced.
 
-async def create_child(context: Context, owner: CustomResource, manifest: Manifest) -> None:
-    """Create a child unless it exists.
+Other programs write to the others as well, to a Deployment's replicas or a route's status, so those are applied
+server-side.
+"""
+_SHARED_METADATA = ("labels", "annotations")
+"""Metadata to which others may add entries in all kinds."""
+
+
+async def create_child(context: Context, owner: CustomResource, manifest: Manifest) -> Manifest:
+    """Create a child unless it exists; return it.
 
     Raises:
         Blocked: the name belongs to another object, or to a former child that is being deleted.
     """
-    if await context.cluster.create(manifest) is not None:
-        return
+    created = await context.cluster.create(manifest)
+    if created is not None:
+        return created
     key = ObjectKey(owner.metadata.namespace, manifest["metadata"]["name"])
     existing = await context.cluster.get(kind_of(manifest), key)
     if existing is None:
         # It was deleted between the two requests: the next try creates it.
         raise Blocked(_being_replaced(manifest))
     require_own_child(owner, existing)
+    return existing
 
 
-async def apply_child(context: Context, owner: CustomResource, manifest: Manifest) -> Manifest:
+async def apply_child(
+    context: Context, owner: CustomResource, manifest: Manifest, *, is_needed: bool = True
+) -> Manifest:
     """Apply a child and return it, unless it is already as described.
 
     A child of a kind that is not watched is read once in a resync's interval.
+
+    Args:
+        context: of the reconcile.
+        owner: of the child.
+        manifest: of the child.
+        is_needed: whether it is created if it does not exist.
 
     Raises:
         Blocked: the name belongs to another object, or to a former child that is being deleted.
@@ -46,16 +74,53 @@ async def apply_child(context: Context, owner: CustomResource, manifest: Manifes
         owner_of(owner), kind, manifest, seconds
     ):
         return manifest
-    existing = seen or await context.cluster.get(kind, key)
+    is_new = context.is_first and kind in _OWN_KINDS
+    existing = seen if seen is not None or is_new else await context.cluster.get(kind, key)
+    if existing is None and not is_needed:
+        context.apply_cache.record(owner_of(owner), kind, manifest, manifest)
+        return manifest
     if existing is not None:
         require_own_child(owner, existing)
         if context.apply_cache.is_unchanged(owner_of(owner), kind, manifest, existing):
             if seen is None:
                 context.apply_cache.record(owner_of(owner), kind, manifest, existing)
             return existing
-    applied = await context.cluster.apply(manifest)
+    if kind in _OWN_KINDS:
+        applied = await _create_or_replace(context, owner, manifest, existing)
+    else:
+        applied = await context.cluster.apply(manifest)
     context.apply_cache.record(owner_of(owner), kind, manifest, applied)
     return applied
+
+
+async def _create_or_replace(
+    context: Context, owner: CustomResource, manifest: Manifest, existing: Manifest | None
+) -> Manifest:
+    """Create a child that nobody else writes, or replace it; return it.
+
+    Raises:
+        Blocked: the name belongs to another object, or to a former child that is being deleted.
+    """
+    if existing is None:
+        created = await context.cluster.create(manifest)
+        if created is not None:
+            return created
+        # It is the rest of a first reconcile that did not come to its end, or belongs to something else.
+        existing = await create_child(context, owner, manifest)
+    replaced = await context.cluster.replace(_with_metadata(manifest, existing["metadata"]))
+    if replaced is None:
+        name = manifest["metadata"]["name"]
+        raise ClusterError(409, "Conflict", f"{manifest['kind']} {name!r} was changed meanwhile")
+    return replaced
+
+
+def _with_metadata(manifest: Manifest, existing: Manifest) -> Manifest:
+    """Return a manifest that replaces an object: with its version, and what others added to its metadata."""
+    shared = {
+        field: {**(existing.get(field) or {}), **manifest["metadata"].get(field, {})} for field in _SHARED_METADATA
+    }
+    version = {"resourceVersion": existing["resourceVersion"], "uid": existing["uid"]}
+    return manifest | {"metadata": manifest["metadata"] | shared | version}
 
 
 async def delete_child(context: Context, owner: CustomResource, kind: ResourceKind, name: str) -> None:

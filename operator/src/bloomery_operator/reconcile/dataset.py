@@ -1,9 +1,10 @@
-"""Dataset: one preparation Job for each spec, and its result in the status."""
+"""Dataset: one preparation Job for each spec and each time of its refresh, and its result in the status."""
 
 from __future__ import annotations
 
 from bloomery_operator.api import Dataset
 from bloomery_operator.cluster.kinds import DATASETS, ObjectKey
+from bloomery_operator.domain.cron import CronSchedule, read_schedule
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests import prepare_job
 from bloomery_operator.manifests.job import TrainerTask
@@ -25,6 +26,7 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     task = prepare_job.build_task(dataset, context.settings)
     is_prepared = dataset.status.prepared_spec == task.hash
     job = await observe_job(context, dataset, prepare_job.COMMAND, needs_result=not is_prepared)
+    schedule = _read_refresh_schedule(dataset)
     observation = DatasetObservation(
         dataset=dataset,
         spec_hash=task.hash,
@@ -33,13 +35,23 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
         blocked_by=await _act(context, dataset, task, job),
         progress=await read_job_progress(context, job),
         mlflow_public_url=context.settings.mlflow_public_url,
+        refresh_schedule=schedule,
     )
     status = derive_status(observation, context.now())
     await publish_status(context, dataset, status)
     # No watch informs of a pod that cannot be created.
     if observation.blocked_by is not None or (job is not None and job.lacks_pods):
         return context.settings.retry_interval_seconds
-    return context.settings.progress_poll_seconds if status.phase == "Preparing" else None
+    if status.phase == "Preparing":
+        return context.settings.progress_poll_seconds
+    return schedule.seconds_to_next(context.now()) if isinstance(schedule, CronSchedule) else None
+
+
+def _read_refresh_schedule(dataset: Dataset) -> CronSchedule | Verdict | None:
+    refresh = dataset.spec.refresh
+    if refresh is None:
+        return None
+    return read_schedule(refresh.schedule, refresh.time_zone, field="spec.refresh.schedule")
 
 
 async def _act(context: Context, dataset: Dataset, task: TrainerTask, job: JobView | None) -> Verdict | None:
@@ -56,7 +68,7 @@ async def _start(context: Context, dataset: Dataset, task: TrainerTask) -> None:
     for prefix, name in prepare_job.source_secrets(dataset).items():
         field = "spec.source" if prefix == SOURCE_PREFIX else "spec.append[]"
         await require_store_keys(context, dataset.metadata.namespace, name, field=field)
-    await trainer_jobs.start(context, DATASETS, dataset, task)
+    await trainer_jobs.start(context, dataset, task)
 
 
 def _is_outdated(job: JobView, task: TrainerTask, *, is_prepared: bool) -> bool:

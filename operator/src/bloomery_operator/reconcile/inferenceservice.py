@@ -16,13 +16,17 @@ from bloomery_operator.cluster.kinds import (
     TRAFFIC_POLICIES,
     ObjectKey,
 )
-from bloomery_operator.cluster.stale_guard import StaleOwner, StaleOwnerGuard
 from bloomery_operator.domain.names import keys_secret_name
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.service_lifecycle import lifecycle_of
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret, read_keys
+from bloomery_operator.manifests.api_keys import (
+    build_comparison_secret,
+    build_digests_secret,
+    build_keys_secret,
+    read_keys,
+)
 from bloomery_operator.manifests.disruption_budget import build_disruption_budget
 from bloomery_operator.reconcile.address import apply_address
 from bloomery_operator.reconcile.blocked import Blocked, blocked_by, rejections_block
@@ -40,6 +44,7 @@ from bloomery_operator.status.traffic_plan import TrafficPlan, plan_traffic, ret
 from bloomery_operator.status.workloads import DeploymentView, PodView
 
 API_KEY_BYTES = 32
+COMPARISON_TOKEN_BYTES = 32
 
 
 async def reconcile(context: Context, key: ObjectKey) -> float | None:
@@ -47,19 +52,17 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     service = read_resource(context, INFERENCE_SERVICES, InferenceService, key)
     if service is None:
         return None
-    cluster = StaleOwnerGuard(context.cluster, INFERENCE_SERVICES, service)
-    try:
-        return await _reconcile(replace(context, cluster=cluster), service)
-    except StaleOwner:
-        return None
+    return await _reconcile(replace(context, is_first=service.status.phase is None), service)
 
 
 async def _reconcile(context: Context, service: InferenceService) -> float | None:
     # Before all that may fail or wait: a key that somebody removes must stop working whatever else is wrong.
-    keys_blocked_by = await blocked_by(_apply_keys(context, service))
+    keys_blocked_by = None if context.is_first else await blocked_by(_apply_keys(context, service))
     facts = await _observe(context, service)
     plan = plan_traffic(facts)
-    facts = await _record_rollout(context, facts, plan)
+    facts = await _record_status(context, facts, plan)
+    if context.is_first:
+        keys_blocked_by = await blocked_by(_apply_keys(context, service))
     verdict = await blocked_by(_act(context, facts, plan, keys_blocked_by))
     # Of the children only the route is read again: a Deployment that became ready meanwhile is not part of the plan.
     outcome = Outcome(route=find_route(context.object_cache, service), blocked_by=verdict)
@@ -120,12 +123,12 @@ def _unreadable_stats(stats: Mapping[str, RequestStats]) -> Verdict | None:
     return Verdict(Reason.METRICS_UNREADABLE, message)
 
 
-async def _record_rollout(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> ServiceFacts:
-    """Write a rollout's new state before anything is done by it; return the facts with the status written."""
-    if plan.rollout == facts.rollout:
+async def _record_status(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> ServiceFacts:
+    """Write a rollout's new state before anything is done by it, and a service's first status; return the new facts."""
+    if plan.rollout == facts.rollout and not context.is_first:
         return facts
-    status = await publish_status(context, facts.service, derive_status(facts, plan, Outcome(route=facts.route)))
-    return replace(facts, service=facts.service.model_copy(update={"status": status}))
+    status = derive_status(facts, plan, Outcome(route=facts.route))
+    return replace(facts, service=await publish_status(context, facts.service, status))
 
 
 async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_blocked_by: Verdict | None) -> None:
@@ -144,8 +147,11 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_bl
     if any(facts.deployment_of(variant) is None for variant in service.spec.variants):
         await require_storage_secret(context, service.metadata.namespace)
         await _require_capture_secret(context, service)
+        with rejections_block():
+            token = secrets.token_urlsafe(COMPARISON_TOKEN_BYTES)
+            await create_child(context, service, build_comparison_secret(service, token))
     with rejections_block():
-        await apply_revisions(context, facts)
+        await apply_revisions(context, facts, plan)
         await apply_child(context, service, build_disruption_budget(service))
         await apply_address(context, facts, plan)
         await remove_retired(context, facts, plan)
@@ -163,18 +169,27 @@ async def _apply_keys(context: Context, service: InferenceService) -> None:
     Raises:
         Blocked: a Secret belongs to something else, or is rejected.
     """
-    if service.spec.auth != "ApiKey":
+    if service.spec.auth != "ApiKey" or _seconds_until_keys(context, service):
         return
     key = ObjectKey(service.metadata.namespace, keys_secret_name(service))
     with rejections_block():
-        secret = await context.cluster.get(SECRETS, key)
+        secret = None if context.is_first else await context.cluster.get(SECRETS, key)
         if secret is not None:
             require_own_child(service, secret)
         else:
-            await create_child(context, service, build_keys_secret(service, secrets.token_urlsafe(API_KEY_BYTES)))
-            # Read again: if it was created meanwhile, its keys are valid.
-            secret = await context.cluster.get(SECRETS, key)
-        await apply_child(context, service, build_digests_secret(service, read_keys(secret or {})))
+            first = build_keys_secret(service, secrets.token_urlsafe(API_KEY_BYTES))
+            secret = await create_child(context, service, first)
+        await apply_child(context, service, build_digests_secret(service, read_keys(secret)))
+    context.recent_reads.note(_keys_read(service))
+
+
+def _keys_read(service: InferenceService) -> tuple[str, str]:
+    return "keys", service.metadata.uid
+
+
+def _seconds_until_keys(context: Context, service: InferenceService) -> float:
+    """Return the seconds until the API keys are to be read again."""
+    return context.recent_reads.seconds_left(_keys_read(service), context.settings.api_keys_poll_seconds)
 
 
 async def _withdraw_route(context: Context, facts: ServiceFacts) -> None:
@@ -197,7 +212,7 @@ def _next_look(context: Context, facts: ServiceFacts, plan: TrafficPlan, outcome
     if any(v.model.follows or (v.model.mlflow and v.name in facts.unresolved) for v in variants):
         waits.append(settings.mlflow_poll_seconds)
     if facts.service.spec.auth == "ApiKey":
-        waits.append(settings.api_keys_poll_seconds)
+        waits.append(_seconds_until_keys(context, facts.service) or settings.retry_interval_seconds)
     if facts.lifecycle.stops_at is not None and not facts.is_stopped:
         waits.append(max(1.0, (facts.lifecycle.stops_at - facts.now).total_seconds()))
     return min(waits, default=None)

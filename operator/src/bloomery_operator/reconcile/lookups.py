@@ -51,6 +51,13 @@ def has_termination_result(job: JobView) -> bool:
     return bool(job.termination_result)
 
 
+async def is_up_to_date(context: Context, kind: ResourceKind, resource: CustomResource) -> bool:
+    """Return whether the live object is still the one that was read: before what must not come of an old spec."""
+    live = await context.cluster.get(kind, ObjectKey(resource.metadata.namespace, resource.metadata.name))
+    version = (resource.metadata.uid, resource.metadata.resource_version)
+    return live is not None and (live["metadata"]["uid"], live["metadata"]["resourceVersion"]) == version
+
+
 async def observe_job(
     context: Context,
     owner: CustomResource,
@@ -152,13 +159,17 @@ async def require_storage_secret(context: Context, namespace: str) -> None:
     Raises:
         Blocked: it has none; the message has the command that creates them.
     """
-    name = context.settings.storage_secret
+    name, read = context.settings.storage_secret, ("storage", namespace)
+    if context.recent_reads.seconds_left(read, context.settings.retry_interval_seconds):
+        # Many jobs that start at once need no read each; a Secret that is deleted now shows in the pods.
+        return
     advice = (
         f"Make it: kubectl create secret generic {name} -n {namespace} --from-literal=AWS_ENDPOINT_URL=… "
         "--from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=… "
         "--from-literal=MLFLOW_TRACKING_URI=…; or list the namespace in the chart's storage.secretNamespaces."
     )
     await require_secret(context, namespace, name, advice=advice)
+    context.recent_reads.note(read)
 
 
 async def read_storage_secret(context: Context, namespace: str) -> dict[str, str]:

@@ -12,33 +12,43 @@ from bloomery_operator.domain.labels import RETIRED_AT
 from bloomery_operator.domain.names import about_name
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.manifests.autoscaler import build_autoscaler
-from bloomery_operator.manifests.config_map import build_about_config_map
+from bloomery_operator.manifests.config_map import build_about_config_map, says_something
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.pinned_template import has_same_template, keep_template
 from bloomery_operator.manifests.service import build_service
 from bloomery_operator.reconcile.children import apply_child, delete_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.service_facts import ServiceFacts
-from bloomery_operator.status.traffic_plan import TrafficPlan, is_drained, replicas_now, retired_deployments
+from bloomery_operator.status.traffic_plan import (
+    TrafficPlan,
+    compared_revision,
+    is_drained,
+    replicas_now,
+    retired_deployments,
+)
 from bloomery_operator.status.workloads import DeploymentView
 
 _MAX_APPLY_TRIES = 5
 
 
-async def apply_revisions(context: Context, facts: ServiceFacts) -> None:
+async def apply_revisions(context: Context, facts: ServiceFacts, plan: TrafficPlan) -> None:
     """Apply the revision of each variant whose model is resolved, and scale the former revisions."""
     for variant in facts.service.spec.variants:
         if variant.name in facts.models:
-            await _apply_revision(context, facts, variant, facts.models[variant.name])
+            await _apply_revision(context, facts, plan, variant, facts.models[variant.name])
     await _scale_former(context, facts)
 
 
-async def _apply_revision(context: Context, facts: ServiceFacts, variant: Variant, model: ServedModel) -> None:
+async def _apply_revision(
+    context: Context, facts: ServiceFacts, plan: TrafficPlan, variant: Variant, model: ServedModel
+) -> None:
     service, seen = facts.service, facts.deployment_of(variant)
     autoscaler = build_autoscaler(service, variant, model)
     if seen is not None and autoscaler is None and _has_autoscaler(context, service, seen):
         await delete_child(context, service, AUTOSCALERS, seen.name)
-    await apply_child(context, service, build_about_config_map(service, variant, model))
+    replaces = compared_revision(facts, plan, variant)
+    about = build_about_config_map(service, variant, model, replaces=replaces)
+    await apply_child(context, service, about, is_needed=says_something(about))
     await _apply_deployment(context, facts, variant, model)
     await apply_child(context, service, build_service(service, variant, model))
     if autoscaler is not None:

@@ -1,4 +1,4 @@
-"""Writes of an object's status, with an Event for each condition that changed."""
+"""Writes of an object's status, with an Event for each change that somebody has to act on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from bloomery_operator.api import (
     Dataset,
     InferenceService,
     InvalidResource,
+    Retraining,
     TrainingJob,
 )
 from bloomery_operator.api.base import API_GROUP, API_VERSION, Manifest
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.api.reasons import Reason, Severity, severity_of
 from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
+from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind, kind_of
+from bloomery_operator.cluster.object_cache import key_of
+from bloomery_operator.domain.timestamps import format_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.conditions import (
@@ -41,50 +44,79 @@ _MAIN_CONDITIONS = {TrainingJob.KIND: "Running", BatchPrediction.KIND: "Running"
 _FIRST_PHASES = {
     Dataset.KIND: "Pending",
     TrainingJob.KIND: "Pending",
+    Retraining.KIND: "Pending",
     InferenceService.KIND: "Deploying",
     BatchPrediction.KIND: "Pending",
 }
 
-Status = TypeVar("Status", bound=CustomResourceStatus)
+Resource = TypeVar("Resource", bound=CustomResource)
 
 
-async def publish_status(context: Context, resource: CustomResource, status: Status) -> Status:
-    """Apply the status if it differs, and create an Event for each condition that changed; return it as it is now."""
+class StaleOwner(Exception):
+    """The object has changed, or is gone, since it was read: it must be read and reconciled again."""
+
+
+async def publish_status(context: Context, resource: Resource, status: CustomResourceStatus) -> Resource:
+    """Apply the status if it differs, with an Event for each new warning or failure; return the object as it is now.
+
+    Raises:
+        StaleOwner: the status is that of an object as it was before.
+    """
     before, now = resource.status, context.now()
     complete = with_kstatus_conditions(resource.KIND, status, previous=before, now=now).within_limits()
     if complete == before:
-        return complete
+        return resource
+    accepted, version = await _apply_status(context, resource, complete)
     try:
-        accepted = await _apply_status(context, resource, complete)
-        for changed in _changed_conditions(before, accepted):
-            await context.cluster.create(_build_event(resource, changed, now))
+        for warning in _new_warnings(before, accepted):
+            await context.cluster.create(_build_event(resource, warning, now))
     except ClusterError as error:
-        # The object was deleted meanwhile, alone or with its namespace, in which nothing can be created any more.
+        # The namespace is being deleted, and nothing can be created in it any more.
         if error.code != 404 and "NamespaceTerminating" not in error.causes:
             raise
-    return complete
+    metadata = resource.metadata.model_copy(update={"resource_version": version})
+    return resource.model_copy(update={"status": complete, "metadata": metadata})
 
 
-async def _apply_status(context: Context, resource: CustomResource, status: Status) -> CustomResourceStatus:
-    """Apply a status, or a minimal one if the API server rejects it; return the one that it accepted."""
+async def _apply_status(
+    context: Context, resource: CustomResource, status: CustomResourceStatus
+) -> tuple[CustomResourceStatus, str]:
+    """Apply a status, or a minimal one if the API server rejects it; return that, and the object's new version."""
     try:
-        await _apply_declared(context, resource, status)
-        return status
+        return status, await _apply_declared(context, resource, status)
     except ClusterError as error:
         if not error.is_refusal:
             raise
         logger.warning("the status of %s %s is refused: %s", resource.KIND, resource.metadata.name, error)
         minimal = _minimal_status(resource, error, context.now())
-    if minimal != resource.status:
-        await context.cluster.apply_status(_build_manifest(resource, minimal))
-    return minimal
+    if minimal == resource.status:
+        return minimal, resource.metadata.resource_version
+    return minimal, await _apply(context, _build_manifest(resource, minimal))
 
 
-async def _apply_declared(context: Context, resource: CustomResource, status: CustomResourceStatus) -> None:
+async def _apply(context: Context, manifest: Manifest) -> str:
+    """Apply a status to the version of the object that was read; return the new version.
+
+    The object goes into the cache at once, so that no reconcile decides by what it was before.
+    """
+    kind, key = kind_of(manifest), key_of(manifest)
+    try:
+        applied = await context.cluster.apply_status(manifest)
+    except ClusterError as error:
+        if error.code in (404, 409):
+            raise StaleOwner(f"{kind.kind} {key}: {error}") from error
+        raise
+    cached = context.object_cache.get(kind, key)
+    if cached is not None and cached["metadata"]["uid"] == applied["metadata"]["uid"]:
+        context.object_cache.put(kind, applied)
+    return str(applied["metadata"]["resourceVersion"])
+
+
+async def _apply_declared(context: Context, resource: CustomResource, status: CustomResourceStatus) -> str:
     """Apply a status without the fields that the kind in the cluster, of an earlier release perhaps, does not have."""
     manifest = _build_manifest(resource, status)
     try:
-        await context.cluster.apply_status(manifest)
+        return await _apply(context, manifest)
     except ClusterError as error:
         undeclared = {field for field in error.undeclared_fields if field[0] == "status"}
         if not undeclared:
@@ -93,7 +125,7 @@ async def _apply_declared(context: Context, resource: CustomResource, status: Cu
             "the cluster's kind %s has no %s, so it is not shown: apply the kinds of this release",
             resource.KIND, ", ".join(sorted(".".join(field) for field in undeclared)),
         )  # fmt: skip
-        await context.cluster.apply_status(_without_fields(manifest, undeclared))
+        return await _apply(context, _without_fields(manifest, undeclared))
 
 
 def _without_fields(value: Any, fields: Set[tuple[str, ...]], *parents: str) -> Any:
@@ -114,8 +146,13 @@ def _build_manifest(resource: CustomResource, status: CustomResourceStatus) -> M
     return {
         "apiVersion": f"{API_GROUP}/{API_VERSION}",
         "kind": resource.KIND,
-        # With the uid, a new object of the same name does not get the status of the old one.
-        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
+        # A new object of the same name, or a changed one, does not get the status of the old one.
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
+        },
         "status": status.to_json(),
     }
 
@@ -138,16 +175,19 @@ def _minimal_status(resource: CustomResource, error: ClusterError, now: datetime
     return minimal.within_limits()
 
 
-def _changed_conditions(before: CustomResourceStatus, after: CustomResourceStatus) -> list[Condition]:
+def _new_warnings(before: CustomResourceStatus, after: CustomResourceStatus) -> list[Condition]:
+    """Return the conditions that somebody has to act on; what goes well stands in the conditions alone."""
     known = {(c.type, c.status, c.reason) for c in before.conditions}
-    changed = (
+    warnings = (
         c
         for c in after.conditions
         # Conditions of kstatus repeat another one.
-        if (c.type, c.status, c.reason) not in known and c.type not in (RECONCILING, STALLED)
+        if (c.type, c.status, c.reason) not in known
+        and c.type not in (RECONCILING, STALLED)
+        and (after.phase == "Failed" or severity_of(c.reason) is Severity.WARNING)
     )
     # Two conditions often have the same reason and message: one Event is enough.
-    return list({(c.reason, c.message): c for c in changed}.values())
+    return list({(c.reason, c.message): c for c in warnings}.values())
 
 
 async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, error: InvalidResource) -> None:
@@ -176,10 +216,9 @@ async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, 
     await context.cluster.apply_status(identity | {"status": status})
 
 
-def _build_event(resource: CustomResource, changed: Condition, now: datetime) -> Manifest:
+def _build_event(resource: CustomResource, warning: Condition, now: datetime) -> Manifest:
     metadata = resource.metadata
-    severity = Severity.WARNING if changed.type == "Failed" else severity_of(changed.reason)
-    timestamp = now.isoformat().replace("+00:00", "Z")
+    timestamp = format_time(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -194,9 +233,9 @@ def _build_event(resource: CustomResource, changed: Condition, now: datetime) ->
             "namespace": metadata.namespace,
             "uid": metadata.uid,
         },
-        "type": severity.value,
-        "reason": changed.reason,
-        "message": changed.message[:_MAX_EVENT_MESSAGE_CHARACTERS],
+        "type": Severity.WARNING.value,
+        "reason": warning.reason,
+        "message": warning.message[:_MAX_EVENT_MESSAGE_CHARACTERS],
         "source": {"component": "bloomery-operator"},
         "firstTimestamp": timestamp,
         "lastTimestamp": timestamp,

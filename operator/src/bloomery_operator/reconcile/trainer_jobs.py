@@ -1,14 +1,12 @@
-"""Jobs of the trainer image: started with their ConfigMap and Secret, and discarded."""
+"""Jobs of the trainer image: started with their Secret, and discarded."""
 
 from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.base import Manifest
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, ObjectKey, ResourceKind
-from bloomery_operator.cluster.stale_guard import is_up_to_date
-from bloomery_operator.domain.names import config_map_name
-from bloomery_operator.manifests.config_map import build_config_map
-from bloomery_operator.manifests.job import TrainerTask, build_job
+from bloomery_operator.cluster.kinds import JOBS, SECRETS, ObjectKey
+from bloomery_operator.domain.names import config_secret_name
+from bloomery_operator.manifests.job import TrainerTask, build_config_secret, build_job
 from bloomery_operator.manifests.service import build_peers_service
 from bloomery_operator.reconcile.blocked import rejections_block
 from bloomery_operator.reconcile.children import create_child
@@ -18,33 +16,28 @@ from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import JobView
 
 
-async def start(
-    context: Context, kind: ResourceKind, owner: CustomResource, task: TrainerTask, *, secret: Manifest | None = None
-) -> None:
-    """Create the task's ConfigMap, Secret, Service and Job, as far as it needs them.
+async def start(context: Context, owner: CustomResource, task: TrainerTask) -> None:
+    """Create the task's Secret, Service and Job, as far as it needs them.
 
     Raises:
         Blocked: the storage Secret is missing, or a child cannot be created.
     """
     await require_storage_secret(context, owner.metadata.namespace)
-    if not await is_up_to_date(context.cluster, kind, owner):
-        return
     with rejections_block():
-        for manifest in _children(owner, task, context.settings, secret):
+        for manifest in _children(owner, task, context.settings):
             await create_child(context, owner, manifest)
 
 
-def _children(owner: CustomResource, task: TrainerTask, settings: Settings, secret: Manifest | None) -> list[Manifest]:
+def _children(owner: CustomResource, task: TrainerTask, settings: Settings) -> list[Manifest]:
     """Return the task's objects, the Job last: its pods need the others."""
-    children = [] if task.shared_config_map else [build_config_map(owner, task)]
-    children += [secret] if secret is not None else []
+    children = [] if task.shared_config else [build_config_secret(owner, task)]
     children += [build_peers_service(owner, task.command)] if task.nodes > 1 else []
     return [*children, build_job(owner, task, settings)]
 
 
 async def discard(context: Context, owner: CustomResource, job: JobView, command: str) -> None:
-    """Delete a Job whose task is outdated, with its pods and its ConfigMap."""
+    """Delete a Job whose task is outdated, with its pods and its configuration."""
     namespace = owner.metadata.namespace
     # The Job last: while it exists, this is repeated.
-    await context.cluster.delete(CONFIG_MAPS, ObjectKey(namespace, config_map_name(owner, command, job.spec_hash)))
+    await context.cluster.delete(SECRETS, ObjectKey(namespace, config_secret_name(owner, command, job.spec_hash)))
     await context.cluster.delete(JOBS, ObjectKey(namespace, job.name), uid=job.uid)

@@ -10,7 +10,7 @@ from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, OWNERS, SECRETS, TRAINING_JOBS, ObjectKey
-from bloomery_operator.domain.names import job_name
+from bloomery_operator.domain.names import config_secret_name, job_name
 from bloomery_operator.domain.ownership import controller_uid
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.domain.registered_name import rejected_name
@@ -57,7 +57,7 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     training_job = read_resource(context, TRAINING_JOBS, TrainingJob, key)
     if training_job is None or not training_job.is_ours:
         return None
-    status, next_look = await _train(context, training_job)
+    training_job, status, next_look = await _train(context, training_job)
     status = await _register(context, training_job, status)
     tensorboard_blocked_by = await blocked_by(reconcile_tensorboard(context, training_job))
     status = with_tensorboard(training_job, status, tensorboard_blocked_by, context.now())
@@ -67,21 +67,25 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     return min((seconds for seconds in (next_look, retry, expiry) if seconds is not None), default=None)
 
 
-async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJobStatus, float | None]:
-    """Advance the training; return its status, and the seconds until the next look."""
+async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJob, TrainingJobStatus, float | None]:
+    """Advance the training; return the job, its status now, and the seconds until the next look."""
     if training_job.status.is_finished:
-        return at_generation(training_job.status, training_job.metadata.generation), None
+        return training_job, at_generation(training_job.status, training_job.metadata.generation), None
     observation = await _observe(context, training_job)
+    if training_job.status.phase is None:
+        # Before its children: the write fails if somebody has changed or deleted the job meanwhile.
+        training_job = await publish_status(context, training_job, derive_status(observation, context.now()))
+        observation = replace(observation, training_job=training_job)
     observation = replace(observation, blocked_by=await _act(context, observation))
     status = derive_status(observation, context.now())
     if status.is_finished:
-        return status, None
+        return training_job, status, None
     lacks_pods = observation.job is not None and observation.job.lacks_pods
     if observation.blocked_by is not None or isinstance(observation.start, Verdict) or lacks_pods:
         # No watch informs of these: a missing Secret, a model of the registry, a pod that cannot be created.
-        return status, context.settings.retry_interval_seconds
+        return training_job, status, context.settings.retry_interval_seconds
     runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
-    return status, context.settings.progress_poll_seconds if runs else None
+    return training_job, status, context.settings.progress_poll_seconds if runs else None
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
@@ -160,9 +164,9 @@ async def _start(context: Context, observation: TrainingJobObservation) -> None:
         return
     training_job = observation.training_job
     _require_model_name(context, training_job)
-    task = train_job.build_task(training_job, versions, start, context.settings)
-    secret = train_job.build_stop_secret(training_job, secrets.token_urlsafe(_STOP_TOKEN_BYTES))
-    await trainer_jobs.start(context, TRAINING_JOBS, training_job, task, secret=secret)
+    token = secrets.token_urlsafe(_STOP_TOKEN_BYTES)
+    task = train_job.build_task(training_job, versions, start, context.settings, stop_token=token)
+    await trainer_jobs.start(context, training_job, task)
 
 
 async def _suspend_or_resume(context: Context, observation: TrainingJobObservation) -> None:
@@ -183,19 +187,27 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> Verdic
     """
     training_job, job = observation.training_job, observation.job
     pod = job.current_pod if job else None
-    if pod is None or pod.phase != "Running" or pod.ip is None or pod.has_ended:
+    if job is None or pod is None or pod.phase != "Running" or pod.ip is None or pod.has_ended:
         return None
-    name = job_name(training_job, train_job.COMMAND)
-    token = train_job.read_stop_token(
-        await context.cluster.get(SECRETS, ObjectKey(training_job.metadata.namespace, name))
-    )
+    token = await _read_stop_token(context, training_job, job)
     if token is None:
-        problem = f"the Secret {name!r} has no token in the key {train_job.STOP_TOKEN_KEY!r}"
+        name = config_secret_name(training_job, train_job.COMMAND, job.spec_hash)
+        problem = f"the Secret {name!r} has no token in the key {train_job.STOP_TOKEN_VARIABLE!r}"
     elif await context.stop_trainer(pod, token) or _has_just_started(pod, context.now()):
         return None
     else:
         problem = f"pod {pod.name} does not accept the request on port {PROGRESS_PORT}; check network policies"
     return Verdict(Reason.TRAINER_UNREACHABLE, f"spec.stop is true, but {problem}. The operator repeats the request.")
+
+
+async def _read_stop_token(context: Context, training_job: TrainingJob, job: JobView) -> str | None:
+    """Return the token that the training's pods require; its Job may be of a release that had a Secret for it alone."""
+    names = (config_secret_name(training_job, train_job.COMMAND, job.spec_hash), job.name)
+    for name in names:
+        secret = await context.cluster.get(SECRETS, ObjectKey(training_job.metadata.namespace, name))
+        if (token := train_job.read_stop_token(secret)) is not None:
+            return token
+    return None
 
 
 def _has_just_started(pod: PodView, now: datetime) -> bool:
@@ -212,9 +224,11 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
     trained = await observe_job(context, training_job, train_job.COMMAND)
     job = await observe_job(context, training_job, register_job.COMMAND)
     if job is None and trained is not None:
-        task = register_job.build_task(training_job, trained.spec_hash)
+        name = config_secret_name(training_job, train_job.COMMAND, trained.spec_hash)
+        secret = await context.cluster.get(SECRETS, ObjectKey(training_job.metadata.namespace, name))
+        task = register_job.build_task(training_job, trained.spec_hash, has_secret=secret is not None)
         # The status keeps its reason until the model is registered, so a verdict would not be shown.
-        await blocked_by(trainer_jobs.start(context, TRAINING_JOBS, training_job, task))
+        await blocked_by(trainer_jobs.start(context, training_job, task))
     if job is None:
         return status
     result = read_model(TrainResult, job.result) if job.succeeded else None

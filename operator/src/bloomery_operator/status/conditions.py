@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from bloomery_operator.api import BatchPrediction, Condition, Dataset, InferenceService, TrainingJob
+from bloomery_operator.api import BatchPrediction, Condition, Dataset, InferenceService, Retraining, TrainingJob
 from bloomery_operator.api.conditions import CustomResourceStatus
 from bloomery_operator.domain.verdict import Verdict
 
@@ -20,6 +20,7 @@ _FAILED_PHASE = "Failed"
 _PHASES_IN_PROGRESS: Mapping[str, tuple[str, ...]] = {
     Dataset.KIND: ("Pending", "Preparing"),
     TrainingJob.KIND: ("Pending", "Queued", "Running"),
+    Retraining.KIND: ("Pending",),
     InferenceService.KIND: ("Deploying",),
     BatchPrediction.KIND: ("Pending", "Queued", "Running"),
 }

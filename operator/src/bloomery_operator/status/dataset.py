@@ -10,6 +10,7 @@ from typing import Any
 from bloomery_operator.api import Condition, Dataset
 from bloomery_operator.api.dataset import MAX_VERSIONS, DatasetStatus, DatasetVersion, PrepareProgress
 from bloomery_operator.api.reasons import Reason
+from bloomery_operator.domain.cron import CronSchedule
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.status.conditions import condition, with_transition_times
 from bloomery_operator.status.trainer_results import PrepareResult, read_model
@@ -36,6 +37,8 @@ class DatasetObservation:
     """Why the Job could not be created: a missing Secret, a rejected manifest."""
     progress: Mapping[str, Any] | None = None
     mlflow_public_url: str = ""
+    refresh_schedule: CronSchedule | Verdict | None = None
+    """The schedule of ``refresh``, or why it is none; None without one."""
 
     @property
     def is_prepared(self) -> bool:
@@ -127,15 +130,35 @@ def derive_status(observation: DatasetObservation, now: datetime) -> DatasetStat
         update={
             "observed_generation": observation.dataset.metadata.generation,
             "phase": _phase(verdict),
+            "last_refresh_time": _last_refresh_time(observation, now),
             "progress": _prepare_progress(observation) if verdict and verdict.reason == Reason.PREPARING else None,
             "conditions": with_transition_times(
-                (_ready_condition(verdict, status),),
+                (_ready_condition(verdict, status), *_wrong_refresh(observation)),
                 previous=previous.conditions,
                 generation=observation.dataset.metadata.generation,
                 now=now,
             ),
         }
     )
+
+
+def _last_refresh_time(observation: DatasetObservation, now: datetime) -> datetime | None:
+    """Return the time of the schedule for which the images are prepared; a later one waits for a running Job.
+
+    It is part of the preparation's hash. It is recorded here first, so that an operator that restarts starts no other.
+    """
+    dataset, schedule, job = observation.dataset, observation.refresh_schedule, observation.job
+    last = dataset.status.last_refresh_time
+    is_idle = observation.is_prepared or (job is not None and job.is_finished)
+    if not isinstance(schedule, CronSchedule) or not is_idle:
+        return last
+    return schedule.due(since=last or dataset.metadata.creation_timestamp or now, now=now) or last
+
+
+def _wrong_refresh(observation: DatasetObservation) -> tuple[Condition, ...]:
+    """Return the condition that exists only while the schedule of ``refresh`` is none."""
+    schedule = observation.refresh_schedule
+    return (condition("RefreshScheduled", False, schedule),) if isinstance(schedule, Verdict) else ()
 
 
 def _phase(verdict: Verdict | None) -> str:

@@ -80,6 +80,11 @@ class ServiceFacts:
         return frozenset(d.name for d in self.deployments.values() if d.ready > 0)
 
     @cached_property
+    def comparable(self) -> frozenset[str]:
+        """The revisions whose pods can be asked for the classes of images."""
+        return frozenset(d.name for d in self.deployments.values() if d.is_comparable)
+
+    @cached_property
     def routed(self) -> frozenset[str]:
         """The revisions that have a weight on the route."""
         return frozenset(name for name, weight in routed_weights(self.route).items() if weight > 0)

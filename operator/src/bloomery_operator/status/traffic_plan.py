@@ -8,7 +8,14 @@ from datetime import timedelta
 
 from bloomery_operator.api.inferenceservice import Autoscaling, RolloutStatus, Variant
 from bloomery_operator.domain.labels import APPROVED
-from bloomery_operator.domain.rollout import RolloutInput, next_rollout_state, weights_at
+from bloomery_operator.domain.rollout import (
+    RolloutInput,
+    canary_revisions,
+    next_rollout_state,
+    stable_revisions,
+    weights_at,
+    weights_of,
+)
 from bloomery_operator.domain.traffic import Backend, Mirror, Traffic, Weights, normalise_weights
 from bloomery_operator.manifests.http_route import routed_revisions, routed_weights
 from bloomery_operator.status.service_facts import ServiceFacts, is_programmed
@@ -63,6 +70,7 @@ def _next_rollout(facts: ServiceFacts) -> RolloutStatus | None:
         ready=facts.ready,
         request_stats=facts.request_stats,
         lost=facts.lost_canaries,
+        comparable=facts.comparable,
         approved=facts.service.metadata.annotations.get(APPROVED, ""),
     )
     return next_rollout_state(rollout, facts.now)
@@ -172,6 +180,31 @@ def _initial_replicas(facts: ServiceFacts, variant: Variant, scaling: Autoscalin
     """Return the first number of pods of an autoscaled revision: that of the revision whose load it takes."""
     serving = (d for d in facts.deployments_of(variant) if facts.can_serve(d.name))
     return min(scaling.max, max([scaling.min, *(d.replicas for d in serving)]))
+
+
+def compared_revision(facts: ServiceFacts, plan: TrafficPlan, variant: Variant) -> str | None:
+    """Return the revision with whose answers the pods of a variant compare theirs: the one that they replace.
+
+    None if no rollout is judged by that, or what is replaced was deployed by a release that cannot be asked.
+    """
+    limits = facts.service.spec.rollout.abort_on if facts.service.spec.rollout else None
+    revision = facts.revisions.get(variant.name)
+    if limits is None or limits.disagreement is None or revision is None:
+        return None
+    replaced = _replaced_revision(plan, variant, revision)
+    return replaced if replaced in facts.comparable else None
+
+
+def _replaced_revision(plan: TrafficPlan, variant: Variant, revision: str) -> str | None:
+    rollout = plan.rollout
+    if rollout is None:
+        # Its pods start with the address of what they will replace.
+        serving = plan.serving.get(variant.name)
+        return serving if serving != revision else None
+    if revision not in canary_revisions(rollout):
+        return None
+    weights, stable = weights_of(rollout.from_), stable_revisions(rollout)
+    return max(stable, key=lambda name: (weights[name], name), default=None)
 
 
 def retired_deployments(facts: ServiceFacts, plan: TrafficPlan) -> tuple[DeploymentView, ...]:

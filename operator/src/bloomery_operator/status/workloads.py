@@ -11,6 +11,7 @@ from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason, ReportedReason
 from bloomery_operator.domain.labels import AUTOSCALED, NAME, RETIRED_AT, SERVED_TAG, SPEC_HASH, VARIANT
 from bloomery_operator.domain.names import SERVER_CONTAINER, container_name
+from bloomery_operator.domain.ports import COMPARE_PORT_NAME
 from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.trainer_results import read_document
@@ -265,6 +266,8 @@ class DeploymentView:
     """The resourceVersion."""
     image: str = ""
     """The image of its pods."""
+    is_comparable: bool = False
+    """Whether its pods can be asked for the classes of images; those of releases before 0.3.0 cannot."""
     unavailable_since: datetime | None = None
     """When it began to have too few ready pods; None while it has enough."""
     rejection: str = ""
@@ -301,16 +304,17 @@ class DeploymentView:
             ),
             served_tag=annotations.get(SERVED_TAG, ""),
             version=metadata.get("resourceVersion", ""),
-            image=_server_image(manifest),
+            image=str(_server_container(manifest).get("image", "")),
+            is_comparable=any(p.get("name") == COMPARE_PORT_NAME for p in _server_container(manifest).get("ports", [])),
             unavailable_since=_unavailable_since(status),
             # With all new pods created, the condition is that of an older template's pods.
             rejection=_replica_failure(status) if status.get("updatedReplicas", 0) < replicas else "",
         )
 
 
-def _server_image(manifest: Manifest) -> str:
+def _server_container(manifest: Manifest) -> Manifest:
     containers = manifest["spec"].get("template", {}).get("spec", {}).get("containers", [])
-    return next((str(c.get("image", "")) for c in containers if c.get("name") == SERVER_CONTAINER), "")
+    return next((c for c in containers if c.get("name") == SERVER_CONTAINER), {})
 
 
 def _unavailable_since(status: Mapping[str, Any]) -> datetime | None:

@@ -23,6 +23,7 @@ BATCH_PREDICTIONS = "batchpredictions.bloomery.dev"
 _KINDS = {
     "datasets": "Dataset",
     "trainingjobs": "TrainingJob",
+    "retrainings": "Retraining",
     "inferenceservices": "InferenceService",
     "batchpredictions": "BatchPrediction",
 }

@@ -26,8 +26,8 @@ def id_header(ids: Sequence[str]) -> dict[str, str]:
     return {PREDICTION_ID: ", ".join(ids)} if ids else {}
 
 
-def uploads_of(request: Request, client: str, files: Sequence[ImageFile]) -> list[Upload | None]:
-    """Return the files of a request that may be captured; None for each if the client does not want it."""
+def uploads_of(request: Request, client: str, files: Sequence[ImageFile]) -> list[Upload]:
+    """Return the files of a request, with the client's wish that they be captured or not."""
     # Any other value is more likely a wish not to be captured than the opposite.
     may_capture = request.headers.get(NO_CAPTURE, "false").strip().lower() in ("false", "0")
-    return [Upload(data=file.data, key=client) if may_capture else None for file in files]
+    return [Upload(data=file.data, key=client, may_capture=may_capture) for file in files]

@@ -6,6 +6,7 @@ Source: the protocol's open_inference_rest.yaml, version 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +42,7 @@ from bloomery_serving.api.schemas import (
     TensorMetadata,
 )
 from bloomery_serving.batcher import Batcher, NotFinite
+from bloomery_serving.capture.recorder import Upload
 from bloomery_serving.jobs import CallRunner
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model, ScoredImage
@@ -118,8 +120,8 @@ class _Served:
         client = key_name(request.scope)
         with self.metrics.stage("parse"):
             decoded = await self._decode(request, client)
-        # Tensors are nobody's files, and are not captured.
-        uploads = uploads_of(request, client, decoded.files) or [None] * len(decoded.tensors)
+        # Tensors are nobody's files: they are neither captured nor compared.
+        uploads: Sequence[Upload | None] = uploads_of(request, client, decoded.files) or [None] * len(decoded.tensors)
         scores = await _score(self.batcher, client, decoded)
         answers = [self.answerer.answer(scored, upload) for scored, upload in zip(scores, uploads, strict=True)]
         content, headers = codec.encode_answer(

@@ -90,7 +90,7 @@ async def _classify(
     answerer: Answerer,
     client: str,
     files: Sequence[ImageFile],
-    uploads: Sequence[Upload | None],
+    uploads: Sequence[Upload],
 ) -> list[Prediction | Failure]:
     """Classify images; one that cannot be decoded is a Failure in its place."""
     outcomes: list[Prediction | Failure] = []

@@ -44,10 +44,11 @@ DROP_CAUSES: tuple[DropCause, ...] = ("HourlyLimit", "QueueFull", "StoreUnavaila
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """An image as a client sent it, and the name of the client's key."""
+    """An image as a client sent it, the name of the client's key, and whether the client lets it be captured."""
 
     data: bytes
     key: str
+    may_capture: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

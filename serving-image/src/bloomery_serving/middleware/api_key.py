@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bloomery_serving.api.errors import RequestError
-from bloomery_serving.key_ring import KeyRing, key_of
+from bloomery_serving.key_ring import key_of
 from bloomery_serving.request_scope import keep_key_name
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/upload", "/docs", "/openapi.json")
@@ -18,10 +20,17 @@ _MISSING_KEY = f"This service needs a key: {_HOW}."
 _WRONG_KEY = f"This service needs another key than the one sent: {_HOW}; new keys take up to two minutes."
 
 
+class Keys(Protocol):
+    """The keys of a port."""
+
+    def name_of(self, key: str) -> str | None:
+        """Return the name of a key, or None."""
+
+
 class ApiKey:
     """Refuses requests without a valid key, by their headers alone; notes the name of the key in the scope."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bloomery_operator.api import BatchPrediction, Dataset, InferenceService, TrainingJob
+from bloomery_operator.api import BatchPrediction, Dataset, InferenceService, Retraining, TrainingJob
 from bloomery_operator.domain.pod_annotations import ALLOWED_KEYS, REFUSED_PREFIXES
 from bloomery_operator.domain.spec_hash import PASS_THROUGH
 from testing.crds import read_schema
@@ -20,6 +20,7 @@ REPO = Path(__file__).resolve().parents[4]
 KINDS = {
     "datasets": Dataset,
     "trainingjobs": TrainingJob,
+    "retrainings": Retraining,
     "inferenceservices": InferenceService,
     "batchpredictions": BatchPrediction,
 }
@@ -46,6 +47,7 @@ def test_crds_and_manifests_refuse_the_same_annotations() -> None:
         ("datasets", ("podTemplate",)),
         ("trainingjobs", ("podTemplate",)),
         ("batchpredictions", ("podTemplate",)),
+        ("retrainings", ("template", "spec", "podTemplate")),
         ("inferenceservices", ("variants", "items", "podTemplate")),
     ):
         schema = read_schema(plural)
@@ -63,6 +65,8 @@ def test_operator_folder_is_no_package() -> None:
 def modelled(plural: str, part: str) -> set[str]:
     """Return the CRD's fields without those below a field that the operator hands on as it is."""
     handed_on = PASS_THROUGH.get(KINDS[plural].KIND, ()) if part == "spec" else ()
+    if plural == "retrainings":
+        handed_on = tuple(f"template.spec.{name}" for name in PASS_THROUGH[TrainingJob.KIND])
     return {path for path in crd_fields(plural, part) if not path.startswith(tuple(f"{name}." for name in handed_on))}
 
 

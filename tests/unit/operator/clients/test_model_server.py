@@ -116,10 +116,12 @@ def test_since_subtracts_the_baseline() -> None:
 
 def test_scores_are_summed_and_compared_over_time() -> None:
     text = "bloomery_prediction_confidence_sum 90.5\nbloomery_prediction_confidence_count 100.0\n"
+    text += "bloomery_compared_images_total 50.0\nbloomery_disagreements_total 7.0\n"
     now = parse_counters(text)
-    assert (now.images, now.confidence) == (100, 90.5)
-    since = now.since(Counters(images=40, confidence=30.5)).plus(Counters(images=1, confidence=0.5))
-    assert (since.images, since.confidence) == (61, 60.5)
+    assert (now.images, now.confidence, now.compared, now.disagreements) == (100, 90.5, 50, 7)
+    before = Counters(images=40, confidence=30.5, compared=20, disagreements=2)
+    since = now.since(before).plus(Counters(images=1, confidence=0.5, compared=1, disagreements=1))
+    assert (since.images, since.confidence, since.compared, since.disagreements) == (61, 60.5, 31, 6)
 
 
 def test_restarted_server_counts_from_zero() -> None:

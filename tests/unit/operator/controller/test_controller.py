@@ -14,6 +14,7 @@ from bloomery_operator.cluster.kinds import (
     INFERENCE_SERVICES,
     JOBS,
     PODS,
+    RETRAININGS,
     TRAINING_JOBS,
     ObjectKey,
     ObjectReference,
@@ -79,6 +80,10 @@ def queued(controller: Controller) -> set[str]:
     return {str(item) for item in controller._queue._ready}
 
 
+def delayed(controller: Controller) -> set[str]:
+    return {str(item) for item in controller._queue._delayed}
+
+
 def test_event_of_a_child_queues_its_owner(controller: Controller) -> None:
     for kind, label in (
         (JOBS, "dataset"),
@@ -87,11 +92,30 @@ def test_event_of_a_child_queues_its_owner(controller: Controller) -> None:
     ):
         labels = {f"bloomery.dev/{label}": "flowers"}
         controller.observe(kind, {"metadata": metadata("child", labels=labels)}, deleted=False)
-    assert queued(controller) == {
+    # Further events of the same start or end may follow.
+    assert queued(controller) == set()
+    assert delayed(controller) == {
         "Dataset demo/flowers",
         "TrainingJob demo/flowers",
         "InferenceService demo/flowers",
     }
+
+
+@pytest.mark.parametrize(
+    "change", [{"generation": 2}, {"annotations": {"bloomery.dev/refresh": "2"}}, {"labels": {"team": "a"}}]
+)
+def test_owners_status_is_reconciled_a_moment_later_than_its_spec(
+    controller: Controller, object_cache: ObjectCache, change: Manifest
+) -> None:
+    def job(version: str, **fields: Any) -> Manifest:
+        known = metadata("flowers", resourceVersion=version, **{"generation": 1, **fields})
+        return {"metadata": known, "spec": {"datasets": []}}
+
+    object_cache.put(TRAINING_JOBS, job("100"))
+    controller.observe(TRAINING_JOBS, job("101"), deleted=False)
+    assert (queued(controller), delayed(controller)) == (set(), {"TrainingJob demo/flowers"})
+    controller.observe(TRAINING_JOBS, job("102", **change), deleted=False)
+    assert (queued(controller), delayed(controller)) == ({"TrainingJob demo/flowers"}, set())
 
 
 def test_event_of_an_owner_queues_its_dependents(controller: Controller, object_cache: ObjectCache) -> None:
@@ -111,6 +135,24 @@ def test_event_of_an_owner_queues_its_dependents(controller: Controller, object_
     }
 
 
+@pytest.mark.feature("S23")
+def test_event_of_a_dataset_or_of_its_training_queues_a_retraining(
+    controller: Controller, object_cache: ObjectCache
+) -> None:
+    for name, dataset in (("flowers", "flowers"), ("tulips", "tulips")):
+        template = {"spec": {"datasets": [{"name": dataset}]}}
+        object_cache.put(RETRAININGS, {"metadata": metadata(name), "spec": {"template": template}})
+    controller.observe(DATASETS, {"metadata": metadata("tulips"), "spec": {}}, deleted=False)
+    training = {"metadata": metadata("flowers-1", labels={"bloomery.dev/retraining": "flowers"}), "spec": {}}
+    controller.observe(TRAINING_JOBS, training, deleted=True)
+    assert queued(controller) == {
+        "Dataset demo/tulips",
+        "Retraining demo/tulips",
+        "TrainingJob demo/flowers-1",
+        "Retraining demo/flowers",
+    }
+
+
 def test_changed_path_queues_services_with_overlapping_paths(controller: Controller, object_cache: ObjectCache) -> None:
     def service(name: str, path: str, **meta: Any) -> Manifest:
         return {"metadata": metadata(name, **meta), "spec": {"path": path, "variants": []}}
@@ -123,7 +165,7 @@ def test_changed_path_queues_services_with_overlapping_paths(controller: Control
     older = service("older", "/old/one")
     object_cache.put(INFERENCE_SERVICES, older)
     controller.observe(INFERENCE_SERVICES, older, deleted=False)
-    assert queued(controller) == {"InferenceService demo/older"}
+    assert (queued(controller), delayed(controller)) == (set(), {"InferenceService demo/older"})
     controller.observe(INFERENCE_SERVICES, service("older", "/shop", resourceVersion="101"), deleted=False)
     assert queued(controller) == {f"InferenceService demo/{name}" for name in ("older", "below", "equal", "around")}
 

@@ -97,6 +97,42 @@ def test_less_confident_answers_abort(mean: float, images: int, stable_requests:
         assert "the mean score of the answers is 0.500, that of what is replaced 0.800; 0.1 less" in state.message
 
 
+@pytest.mark.feature("S21")
+@pytest.mark.parametrize(
+    ("compared", "disagreements", "comparable", "expected"),
+    [
+        (20, 5, {"old"}, "Aborted"),
+        (20, 4, {"old"}, "Step 2"),
+        (19, 19, {"old"}, "waits for 19 of 20 comparisons"),
+        (0, 0, {"new"}, "the disagreement is not judged"),
+    ],
+    ids=["too many", "as many as allowed", "too few to judge", "of a release that cannot be asked"],
+)
+def test_answers_other_than_those_of_what_is_replaced_abort(
+    compared: int, disagreements: int, comparable: set[str], expected: str
+) -> None:
+    there = begun(
+        plan=PLAN.model_copy(update={"abort_on": AbortOn(disagreement=0.2)}),
+        request_stats={"old": WELL, "new": replace(WELL, compared=compared, disagreements=disagreements)},
+        comparable=frozenset(comparable),
+    )
+    state = next_rollout_state(there, LATER)
+    assert state is not None and expected in state.message
+    if expected == "Aborted":
+        assert (
+            "of 20 compared images, 25.0% have another class than what is replaced gives them; 20.0%" in state.message
+        )
+
+
+def test_as_many_comparisons_are_needed_as_requests() -> None:
+    plan = PLAN.model_copy(update={"abort_on": AbortOn(disagreement=0.2, min_requests=5)})
+    worse = replace(WELL, requests=5, compared=5, disagreements=3)
+    state = next_rollout_state(
+        begun(plan=plan, request_stats={"old": WELL, "new": worse}, comparable=frozenset({"old"})), LATER
+    )
+    assert state is not None and state.aborted
+
+
 def test_new_weights_move_in_steps() -> None:
     there = begun(
         routed={"a": 9000, "b": 1000}, target={"a": 5000, "b": 5000}, desired=frozenset("ab"), ready=frozenset("ab")

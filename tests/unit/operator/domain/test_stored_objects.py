@@ -40,7 +40,9 @@ def training_task(job: TrainingJob) -> TrainerTask:
         for reference in job.spec.datasets
     ]
     start = StartingPoint(uri="s3://bloomery/models/demo/base", origin="base/1")
-    return train_job.build_task(job, versions, start if job.spec.initial_model else None, settings())
+    return train_job.build_task(
+        job, versions, start if job.spec.initial_model else None, settings(), stop_token="secret"
+    )
 
 
 @pytest.mark.feature("O4")

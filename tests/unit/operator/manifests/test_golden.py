@@ -15,11 +15,11 @@ from bloomery_operator.domain.traffic import Backend, Mirror, Traffic
 from bloomery_operator.manifests import predict_job, prepare_job, register_job, tensorboard, train_job
 from bloomery_operator.manifests.api_keys import build_digests_secret, build_keys_secret
 from bloomery_operator.manifests.autoscaler import build_autoscaler
-from bloomery_operator.manifests.config_map import build_about_config_map, build_config_map, build_digest_config_map
+from bloomery_operator.manifests.config_map import build_about_config_map, build_digest_config_map
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.disruption_budget import build_disruption_budget
 from bloomery_operator.manifests.http_route import build_route
-from bloomery_operator.manifests.job import build_job
+from bloomery_operator.manifests.job import build_config_secret, build_job
 from bloomery_operator.manifests.pod import container_resources
 from bloomery_operator.manifests.retry_policy import build_retry_policy
 from bloomery_operator.manifests.service import build_peers_service, build_service
@@ -49,7 +49,7 @@ MODEL = ServedModel(
 def test_preparation_of_a_plain_dataset(golden: Golden) -> None:
     owner = dataset()
     task = prepare_job.build_task(owner, settings())
-    golden("prepare", build_config_map(owner, task), build_job(owner, task, settings()))
+    golden("prepare", build_config_secret(owner, task), build_job(owner, task, settings()))
 
 
 def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
@@ -80,7 +80,7 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
         annotations={"bloomery.dev/refresh": "2"},
     )
     task = prepare_job.build_task(owner, settings())
-    golden("prepare-all-fields", build_config_map(owner, task), build_job(owner, task, settings()))
+    golden("prepare-all-fields", build_config_secret(owner, task), build_job(owner, task, settings()))
 
 
 def test_prediction_of_a_plain_batch_prediction(golden: Golden) -> None:
@@ -115,9 +115,8 @@ def test_prediction_of_a_batch_prediction_with_every_field(golden: Golden) -> No
 
 def test_training_of_a_plain_training_job(golden: Golden) -> None:
     owner = training_job()
-    task = train_job.build_task(owner, [VERSION], None, settings())
-    secret = train_job.build_stop_secret(owner, "of-the-stop")
-    golden("train", build_config_map(owner, task), secret, build_job(owner, task, settings()))
+    task = train_job.build_task(owner, [VERSION], None, settings(), stop_token="secret")
+    golden("train", build_config_secret(owner, task), build_job(owner, task, settings()))
 
 
 def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
@@ -180,8 +179,8 @@ def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
     )
     start = StartingPoint(uri="s3://bloomery/models/demo/base", digest="sha256:" + "e" * 64, origin="blumen/3")
     more = TrainedOn(name="more", version="b" * 64, uri="s3://bloomery/datasets/demo/more")
-    task = train_job.build_task(owner, [VERSION, more], start, settings())
-    manifests = (build_config_map(owner, task), build_peers_service(owner, task.command))
+    task = train_job.build_task(owner, [VERSION, more], start, settings(), stop_token="secret")
+    manifests = (build_config_secret(owner, task), build_peers_service(owner, task.command))
     golden("train-all-fields", *manifests, build_job(owner, task, settings()))
 
 
@@ -326,7 +325,7 @@ def test_platform_ids_and_pull_secrets_reach_every_pod() -> None:
     deployment = build_deployment(service, service.spec.variants[0], MODEL, known, replicas=1)
     board, _ = tensorboard.build_tensorboard(job, known)
     prepare = build_job(images, prepare_job.build_task(images, known), known)
-    train = build_job(job, train_job.build_task(job, [VERSION], None, known), known)
+    train = build_job(job, train_job.build_task(job, [VERSION], None, known, stop_token="secret"), known)
     register = build_job(job, register_job.build_task(job, "0123456789"), known)
     for manifest in (deployment, board, prepare, train, register):
         spec = manifest["spec"]["template"]["spec"]

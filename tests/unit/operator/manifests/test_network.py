@@ -24,7 +24,9 @@ def preparation(chosen: Settings) -> dict[str, Any]:
 
 
 def training(chosen: Settings) -> dict[str, Any]:
-    return build_job(training_job(), train_job.build_task(training_job(), [], None, chosen), chosen)
+    return build_job(
+        training_job(), train_job.build_task(training_job(), [], None, chosen, stop_token="secret"), chosen
+    )
 
 
 def registration(chosen: Settings) -> dict[str, Any]:

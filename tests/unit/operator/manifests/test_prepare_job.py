@@ -71,3 +71,13 @@ def test_value_that_the_crd_would_refuse_is_an_invalid_resource(spec: dict[str, 
     """An object that was stored without the CRD's checks gets a condition, not an error without end."""
     with pytest.raises(InvalidResource, match=re.escape(words)):
         prepare_job.build_task(dataset(spec), settings())
+
+
+@pytest.mark.feature("S23")
+def test_each_time_of_the_refresh_is_prepared_again_but_not_its_schedule() -> None:
+    first, second = (
+        prepare_job.build_task(dataset(status={"lastRefreshTime": f"2026-05-0{day}T02:00:00Z"}), settings()).hash
+        for day in (1, 2)
+    )
+    assert len({PLAIN.hash, first, second}) == 3
+    assert prepare_job.build_task(dataset({"refresh": {"schedule": "0 2 * * *"}}), settings()).hash == PLAIN.hash

@@ -25,8 +25,8 @@ def documents() -> list[Any]:
     parameters = []
     for path in sorted(GOLDEN.glob("*.yaml")):
         for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            if manifest["kind"] == "ConfigMap" and "config.json" in manifest["data"]:
-                parameters.append(pytest.param(manifest["data"]["config.json"], id=path.stem))
+            if "config.json" in manifest.get("stringData", {}):
+                parameters.append(pytest.param(manifest["stringData"]["config.json"], id=path.stem))
     return parameters
 
 

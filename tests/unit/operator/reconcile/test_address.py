@@ -37,6 +37,9 @@ class Guarded:
             raise ClusterError(403, "Forbidden", f"{kind.plural} {key.name} is forbidden")
         return None
 
+    async def create(self, manifest: Manifest) -> Manifest | None:
+        return await self.apply(manifest)
+
     async def apply(self, manifest: Manifest) -> Manifest:
         if manifest["kind"] in self.refused:
             raise ClusterError(403, "Forbidden", f"{manifest['kind']} is forbidden")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,9 +32,12 @@ class OneSecret:
     def __init__(self, existing: Manifest | None = None) -> None:
         self.existing = existing
         self.written: list[str] = []
+        self.read = 0
+        self.replaced: Manifest = {}
 
     async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
         assert (kind, key) == (SECRETS, KEY)
+        self.read += 1
         return self.existing
 
     async def create(self, manifest: Manifest) -> Manifest | None:
@@ -42,8 +46,13 @@ class OneSecret:
         self.written.append("create")
         return manifest
 
-    async def apply(self, manifest: Manifest) -> Manifest:
-        self.written.append("apply")
+    async def replace(self, manifest: Manifest) -> Manifest | None:
+        assert self.existing is not None
+        versions = [m["metadata"]["resourceVersion"] for m in (manifest, self.existing)]
+        if versions[0] != versions[1]:
+            return None
+        self.written.append("replace")
+        self.replaced = manifest
         return manifest
 
     async def delete(self, kind: ResourceKind, key: ObjectKey, *, uid: str | None = None) -> None:
@@ -68,7 +77,7 @@ def context(cluster: OneSecret) -> Context:
 
 def existing(**metadata: Any) -> Manifest:
     """Return the Secret as it exists, with other metadata."""
-    return SECRET | {"metadata": SECRET["metadata"] | {"uid": "uid-of-secret"} | metadata}
+    return SECRET | {"metadata": SECRET["metadata"] | {"uid": "uid-of-secret", "resourceVersion": "7"} | metadata}
 
 
 def owned_by(**owner: Any) -> Mapping[str, Any]:
@@ -94,7 +103,7 @@ def test_existing_object_blocks_unless_it_is_the_child(step: Any, metadata: Any,
     cluster = OneSecret(existing(**metadata))
     verdict = asyncio.run(blocked_by(step(context(cluster), OWNER, SECRET)))
     assert (verdict.reason if verdict else None) == reason
-    assert cluster.written == (["apply"] if step is apply_child and reason is None else [])
+    assert cluster.written == (["replace"] if step is apply_child and reason is None else [])
 
 
 def test_missing_child_is_created() -> None:
@@ -103,12 +112,46 @@ def test_missing_child_is_created() -> None:
     assert cluster.written == ["create"]
 
 
-def test_child_applied_a_moment_ago_is_not_applied_again() -> None:
+@pytest.mark.parametrize("is_new", [True, False], ids=["new owner", "owner with a status"])
+def test_child_applied_a_moment_ago_is_not_applied_again(is_new: bool) -> None:
     cluster = OneSecret()
-    there = context(cluster)
+    there = replace(context(cluster), is_first=is_new)
     for _ in range(2):
         asyncio.run(apply_child(there, OWNER, SECRET))
-    assert cluster.written == ["apply"]
+    assert cluster.written == ["create"]
+    assert cluster.read == (0 if is_new else 1)
+
+
+@pytest.mark.parametrize(
+    ("is_first", "is_there", "written", "read"),
+    [(True, False, [], 0), (False, False, [], 1), (False, True, ["replace"], 1)],
+)
+def test_child_that_is_not_needed_is_kept_up_to_date_if_it_exists(
+    is_first: bool, is_there: bool, written: list[str], read: int
+) -> None:
+    cluster = OneSecret(existing() if is_there else None)
+    there = replace(context(cluster), is_first=is_first)
+    asyncio.run(apply_child(there, OWNER, SECRET, is_needed=False))
+    assert (cluster.written, cluster.read) == (written, read)
+
+
+def test_replaced_child_keeps_what_others_added_to_its_metadata() -> None:
+    cluster = OneSecret(existing(annotations={"team": "a"}, labels={"team": "a"}))
+    asyncio.run(apply_child(context(cluster), OWNER, SECRET))
+    assert cluster.replaced["metadata"]["annotations"] == {"team": "a"}
+    assert cluster.replaced["metadata"]["labels"] == {"team": "a"} | SECRET["metadata"]["labels"]
+    assert cluster.replaced["data"] == SECRET["data"]
+
+
+def test_child_that_changes_meanwhile_is_tried_again() -> None:
+    class Changing(OneSecret):
+        async def replace(self, manifest: Manifest) -> Manifest | None:
+            del manifest
+            return None
+
+    with pytest.raises(ClusterError, match="'flowers-api-key' was changed meanwhile") as error:
+        asyncio.run(apply_child(context(Changing(existing())), OWNER, SECRET))
+    assert error.value.code == 409
 
 
 @pytest.mark.parametrize(("metadata", "written"), [({}, ["delete"]), (FORMER_OWNER, [])], ids=["own", "other"])

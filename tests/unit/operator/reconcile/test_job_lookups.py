@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.cluster.client import Listing
-from bloomery_operator.cluster.kinds import JOBS, PODS, TRAINING_JOBS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, TRAINING_JOBS, ObjectKey, ResourceKind
 from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.reconcile import Context, trainingjob
 from bloomery_operator.reconcile.lookups import observe_job
@@ -28,14 +28,20 @@ class Cluster:
         self.listed: list[str] = []
         self.deleted: list[str] = []
         self.token = "dG9rZW4="
+        self.release = "0.3.0"
 
     async def list(self, kind: ResourceKind, **_: Any) -> Listing:
         self.listed.append(kind.plural)
         return Listing((REFUSED,) if kind.plural == "events" else (), versions=("1",))
 
-    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest:
-        del kind, key
-        return {"data": {"stop-token": self.token}}
+    async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
+        assert kind is SECRETS
+        by_release = {
+            "0.3.0": ("flowers-train-x", "BLOOMERY_STOP_TOKEN"),
+            "0.2.0": ("flowers-train", "stop-token"),
+        }
+        name, entry = by_release[self.release]
+        return {"data": {entry: self.token}} if key.name == name else None
 
     async def delete(self, kind: ResourceKind, key: ObjectKey, *, uid: str | None = None) -> None:
         del kind, uid
@@ -106,6 +112,16 @@ def test_rejection_before_the_newest_pod_is_outdated() -> None:
     failed = owned(pod("Failed", exit_code=1), "flowers-prepare-0", "uid-of-flowers-job")
     failed["metadata"]["creationTimestamp"] = "2026-05-01T11:59:30Z"
     assert observe(context(Cluster(), (JOBS, prepare_job()), (PODS, failed))).rejection == ""
+
+
+@pytest.mark.feature("T8")
+@pytest.mark.parametrize("release", ["0.2.0", "0.3.0"])
+def test_job_of_the_release_before_can_be_stopped(release: str) -> None:
+    cluster = Cluster()
+    cluster.release = release
+    view = JobView.of(job(spec_hash="x") | {"metadata": job(spec_hash="x")["metadata"] | {"name": "flowers-train"}}, [])
+    token = trainingjob._read_stop_token(context(cluster), training_job({"stop": True}), view)
+    assert asyncio.run(token) == "token"
 
 
 @pytest.mark.feature("T8")

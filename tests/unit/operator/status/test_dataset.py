@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from bloomery_operator.domain.cron import read_schedule
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.status.dataset import MAX_VERSIONS, DatasetObservation, derive_status
 from bloomery_operator.status.workloads import JobView
@@ -167,3 +169,47 @@ def test_version_that_is_not_listed_is_found_by_its_whole_digest(reference: str 
 @pytest.mark.feature("D10")
 def test_unknown_digest_is_no_version_while_all_are_listed() -> None:
     assert dataset(status=prepared_status()).find_version("d" * 64) is None
+
+
+DAILY = {"refresh": {"schedule": "0 11 * * *"}}
+"""Due an hour before NOW, and an hour after the sample's creation."""
+
+
+def refreshed(status: Manifest | None, view: Manifest | None = None, **fields: Any) -> DatasetObservation:
+    schedule = read_schedule("0 11 * * *", None, field="spec.refresh.schedule")
+    observation = observe(view, refresh_schedule=schedule, **fields)
+    return replace(observation, dataset=dataset(DAILY, status=status))
+
+
+@pytest.mark.feature("S23")
+def test_a_refresh_that_is_due_is_recorded_once_no_preparation_runs() -> None:
+    ready = prepared_status(preparedSpec=SPEC)
+    due = NOW.replace(hour=11)
+    assert derive_status(refreshed(ready), NOW).last_refresh_time == due
+    assert derive_status(refreshed(ready), NOW.replace(hour=10, minute=59)).last_refresh_time is None
+    # A running preparation is not interrupted, and one that failed is tried again.
+    assert derive_status(refreshed({}, job(spec_hash=JOB)), NOW).last_refresh_time is None
+    assert derive_status(refreshed({}, job(spec_hash=JOB, ended="Failed")), NOW).last_refresh_time == due
+    assert derive_status(refreshed({}), NOW).last_refresh_time is None
+
+
+@pytest.mark.feature("S23")
+def test_a_time_that_was_refreshed_is_not_due_again_and_stays_without_a_schedule() -> None:
+    status = prepared_status(preparedSpec=SPEC, lastRefreshTime="2026-05-01T11:00:00Z")
+    recorded = NOW.replace(hour=11)
+    assert derive_status(refreshed(status), NOW).last_refresh_time == recorded
+    tomorrow = NOW.replace(day=2, hour=11)
+    assert derive_status(refreshed(status), tomorrow).last_refresh_time == tomorrow
+    # Else the hash of the preparation would change, and all images be read once more.
+    assert derive_status(observe(status=status), tomorrow).last_refresh_time == recorded
+
+
+@pytest.mark.feature("S23")
+def test_a_wrong_refresh_schedule_is_reported_beside_a_ready_dataset() -> None:
+    wrong = read_schedule("0 0 31 2 *", None, field="spec.refresh.schedule")
+    status = derive_status(observe(status=prepared_status(preparedSpec=SPEC), refresh_schedule=wrong), NOW)
+    assert status.phase == "Ready"
+    assert [(c.type, c.status, c.reason) for c in status.conditions] == [
+        ("Ready", "True", "Prepared"),
+        ("RefreshScheduled", "False", "InvalidSchedule"),
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api import InferenceService
-from bloomery_operator.api.inferenceservice import InferenceServiceStatus
+from bloomery_operator.api.inferenceservice import AbortOn, InferenceServiceStatus, Rollout
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.served_model import ServedModel, model_from_training_job, revision_name
 from bloomery_operator.domain.service_lifecycle import Lifecycle
@@ -22,6 +22,7 @@ from bloomery_operator.status.service_facts import ServiceFacts
 from bloomery_operator.status.traffic_plan import (
     MAX_DRAIN,
     MIN_IDLE,
+    compared_revision,
     desired_replicas,
     is_drained,
     plan_traffic,
@@ -190,6 +191,27 @@ def test_retired_revision_stays_while_the_gateway_still_sends_to_it() -> None:
     assert not is_drained(stale, old, 3600)
     assert not is_drained(programmed, old, 0), "it still gets requests"
     assert is_drained(programmed, old, 3600)
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.parametrize(
+    ("disagreement", "comparable", "former", "compared"),
+    [(0.2, True, 1, FORMER), (None, True, 1, None), (0.2, False, 1, None), (0.2, True, None, None)],
+    ids=["judged by it", "not judged by it", "former pods cannot be asked", "nothing is replaced"],
+)
+def test_new_revision_compares_its_answers_with_what_it_replaces(
+    disagreement: float | None, comparable: bool, former: int | None, compared: str | None
+) -> None:
+    facts = observe({"v1": 100}, {"v1": 0}, former=former, routed={"former": 10_000} if former else None)
+    abort_on = AbortOn(disagreement=disagreement, error_rate=0.5)
+    spec = facts.service.spec.model_copy(update={"rollout": Rollout(steps=(50,), abort_on=abort_on)})
+    facts = replace(
+        facts,
+        service=facts.service.model_copy(update={"spec": spec}),
+        deployments={name: replace(view, is_comparable=comparable) for name, view in facts.deployments.items()},
+    )
+    (only,) = spec.variants
+    assert compared_revision(facts, plan_traffic(facts), only) == compared
 
 
 def draining(age: timedelta, **fields: Any) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bloomery_operator.domain.ports import HTTP_PORT, METRICS_PORT, PROGRESS_PORT
+from bloomery_operator.domain.ports import COMPARE_PORT, HTTP_PORT, METRICS_PORT, PROGRESS_PORT
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.manifests import predict_job, prepare_job, register_job, tensorboard, train_job
 from bloomery_operator.manifests.deployment import build_deployment
@@ -160,7 +160,7 @@ def test_ports_are_those_that_the_pods_listen_on(policies: dict[str, Object]) ->
         return {port["port"] for rule in rules for port in rule["ports"]}
 
     assert ports("training") == {PROGRESS_PORT}
-    assert ports("serving") == {HTTP_PORT, METRICS_PORT}
+    assert ports("serving") == {HTTP_PORT, METRICS_PORT, COMPARE_PORT}
 
 
 def test_training_pods_reach_public_https_only(

@@ -153,15 +153,19 @@ async def require_store_keys(context: Context, namespace: str, name: str, *, fie
     await require_secret(context, namespace, name, advice=f"{field}.secretRef names it: it holds {keys}.")
 
 
-async def require_storage_secret(context: Context, namespace: str) -> None:
+async def require_storage_secret(context: Context, namespace: str, *, max_age_seconds: float = 0.0) -> None:
     """Check that the namespace has storage credentials.
+
+    Args:
+        context: of the reconcile.
+        namespace: of the pods.
+        max_age_seconds: how long ago it may have been read last.
 
     Raises:
         Blocked: it has none; the message has the command that creates them.
     """
     name, read = context.settings.storage_secret, ("storage", namespace)
-    if context.recent_reads.seconds_left(read, context.settings.retry_interval_seconds):
-        # Many jobs that start at once need no read each; a Secret that is deleted now shows in the pods.
+    if context.recent_reads.seconds_left(read, max_age_seconds):
         return
     advice = (
         f"Make it: kubectl create secret generic {name} -n {namespace} --from-literal=AWS_ENDPOINT_URL=… "

@@ -22,7 +22,9 @@ async def start(context: Context, owner: CustomResource, task: TrainerTask) -> N
     Raises:
         Blocked: the storage Secret is missing, or a child cannot be created.
     """
-    await require_storage_secret(context, owner.metadata.namespace)
+    # Many jobs that start at once need no read each; that a Secret was deleted a moment ago shows in their pods.
+    seconds = context.settings.retry_interval_seconds
+    await require_storage_secret(context, owner.metadata.namespace, max_age_seconds=seconds)
     with rejections_block():
         for manifest in _children(owner, task, context.settings):
             await create_child(context, owner, manifest)

@@ -242,10 +242,7 @@ STEPS = (
 
 def simulate_controllers(world: World) -> None:
     """Act once as Job controller, kubelets, gateway and garbage collector, with success everywhere."""
-    jobs = {job["metadata"]["uid"] for job in world.list("jobs")}
-    for pod in world.list("pods"):
-        if pod["metadata"]["ownerReferences"][0]["uid"] not in jobs:
-            world.delete("pods", pod["metadata"]["name"])
+    _collect_garbage(world)
     # The operator may delete any object between a list and an update.
     for job in world.list("jobs"):
         name = job["metadata"]["name"]
@@ -265,6 +262,17 @@ def simulate_controllers(world: World) -> None:
         if not any(c["observedGeneration"] == route["metadata"]["generation"] for c in conditions):
             with suppress(Gone):
                 world.accept_route(route["metadata"]["name"], seen=route)
+
+
+def _collect_garbage(world: World) -> None:
+    """Delete what belongs to an owner that is gone."""
+    # The owners last: one that is created meanwhile has no children yet.
+    dependents = [(plural, item["metadata"]) for plural in (*_OURS, "pods") for item in world.list(plural)]
+    owners = {item["metadata"]["uid"] for plural in (*_OWNERS, "jobs") for item in world.list(plural)}
+    for plural, metadata in dependents:
+        references = metadata.get("ownerReferences", [])
+        if references and not any(reference["uid"] in owners for reference in references):
+            world.delete(plural, metadata["name"])
 
 
 def _preparation_result(world: World) -> Manifest:

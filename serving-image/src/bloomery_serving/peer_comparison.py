@@ -104,9 +104,12 @@ class PeerComparison:
             comparison = self._waiting.get()
             try:
                 self._compare(comparison)
-            except (ComparisonError, OSError, http.client.HTTPException) as error:
+            except Exception as error:
                 self._metrics.failures.inc()
-                self._report(f"{comparison.peer} gives no class to compare with: {error}")
+                # The text of another error may have the token.
+                is_known = isinstance(error, ComparisonError | OSError | http.client.HTTPException)
+                reason = str(error) if is_known else type(error).__name__
+                self._report(f"{comparison.peer} gives no class to compare with: {reason}")
                 time.sleep(_PAUSE_SECONDS)
             del comparison  # its memory is free while the thread waits
 

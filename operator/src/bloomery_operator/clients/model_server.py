@@ -30,7 +30,8 @@ _MAX_METRICS_BYTES = 256 * 1024
 _MODEL, _REQUESTS, _SECONDS = "bloomery_model_info", "bloomery_requests_total", "bloomery_request_seconds_bucket"
 _CONFIDENCE_SUM, _CONFIDENCE_COUNT = "bloomery_prediction_confidence_sum", "bloomery_prediction_confidence_count"
 _COMPARED, _DISAGREEMENTS = "bloomery_compared_images_total", "bloomery_disagreements_total"
-_SUMS = (_CONFIDENCE_SUM, _CONFIDENCE_COUNT, _COMPARED, _DISAGREEMENTS)
+_FAILED_COMPARISONS = "bloomery_failed_comparisons_total"
+_SUMS = (_CONFIDENCE_SUM, _CONFIDENCE_COUNT, _COMPARED, _DISAGREEMENTS, _FAILED_COMPARISONS)
 """Metrics without labels."""
 _METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS, *_SUMS})
 _UNUSED_ENTRY_TTL_SECONDS = 3600.0
@@ -60,6 +61,10 @@ class Counters:
     """Images whose class was compared with that of what the pod replaces."""
     disagreements: int = 0
     """Those of them with another class."""
+    failed_comparisons: int = 0
+    """Images for which what the pod replaces gave no class."""
+    can_compare: bool = False
+    """Whether the pod compares, and answers those that do."""
 
     def since(self, baseline: Counters) -> Counters:
         """Return what was counted after ``baseline``; the counters of a restarted server count from zero."""
@@ -74,6 +79,7 @@ class Counters:
             confidence=self.confidence - baseline.confidence,
             compared=self.compared - baseline.compared,
             disagreements=self.disagreements - baseline.disagreements,
+            failed_comparisons=self.failed_comparisons - baseline.failed_comparisons,
         )
 
     def plus(self, other: Counters) -> Counters:
@@ -88,6 +94,7 @@ class Counters:
             confidence=self.confidence + other.confidence,
             compared=self.compared + other.compared,
             disagreements=self.disagreements + other.disagreements,
+            failed_comparisons=self.failed_comparisons + other.failed_comparisons,
         )
 
 
@@ -195,6 +202,7 @@ class ModelServerMetrics:
             name: _sum_stats(
                 [] if is_first_call else [pod.counted for pod in figures.values() if pod.revision == name],
                 unreadable=unreadable[name],
+                can_compare=_can_compare(revisions[name], counters),
             )
             for name in revisions
         }
@@ -289,7 +297,7 @@ def parse_counters(text: str) -> Counters:
     """
     requests, errors, model = 0.0, 0.0, None
     buckets: dict[float, float] = {}
-    sums = dict.fromkeys(_SUMS, 0.0)
+    sums: dict[str, float] = {}
     for sample in read_samples(text, _METRICS):
         labels = sample.labels
         if sample.name == _MODEL:
@@ -297,8 +305,8 @@ def parse_counters(text: str) -> Counters:
         elif sample.name == _REQUESTS and _is_prediction(sample):
             requests += sample.value
             errors += sample.value if labels["code"].startswith(_ERROR_CODE_PREFIXES) else 0.0
-        elif sample.name in sums:
-            sums[sample.name] += sample.value
+        elif sample.name in _SUMS:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
         elif sample.name == _SECONDS and _is_prediction(sample):
             bound = float(labels["le"])
             if math.isnan(bound):
@@ -309,10 +317,13 @@ def parse_counters(text: str) -> Counters:
         int(errors),
         buckets,
         model,
-        images=int(sums[_CONFIDENCE_COUNT]),
-        confidence=sums[_CONFIDENCE_SUM],
-        compared=int(sums[_COMPARED]),
-        disagreements=int(sums[_DISAGREEMENTS]),
+        images=int(sums.get(_CONFIDENCE_COUNT, 0.0)),
+        confidence=sums.get(_CONFIDENCE_SUM, 0.0),
+        compared=int(sums.get(_COMPARED, 0.0)),
+        disagreements=int(sums.get(_DISAGREEMENTS, 0.0)),
+        failed_comparisons=int(sums.get(_FAILED_COMPARISONS, 0.0)),
+        # Servers have the metric only with a token and a port of their own.
+        can_compare=_COMPARED in sums,
     )
 
 
@@ -360,7 +371,13 @@ def _unread(pods: Iterable[PodView], counters: Mapping[str, Counters]) -> list[P
     return [pod for pod in pods if pod.ready and not pod.deleting and pod.uid not in counters]
 
 
-def _sum_stats(counted: Iterable[Counters], *, unreadable: int) -> RequestStats:
+def _can_compare(pods: Iterable[PodView], counters: Mapping[str, Counters]) -> bool:
+    """Return whether all pods compare whose metrics could be read."""
+    read = [counters[pod.uid].can_compare for pod in pods if pod.uid in counters]
+    return bool(read) and all(read)
+
+
+def _sum_stats(counted: Iterable[Counters], *, unreadable: int, can_compare: bool) -> RequestStats:
     """Return the statistics of several pods together."""
     total = reduce(Counters.plus, counted, Counters())
     return RequestStats(
@@ -372,4 +389,6 @@ def _sum_stats(counted: Iterable[Counters], *, unreadable: int) -> RequestStats:
         confidence=total.confidence,
         compared=total.compared,
         disagreements=total.disagreements,
+        failed_comparisons=total.failed_comparisons,
+        can_compare=can_compare,
     )

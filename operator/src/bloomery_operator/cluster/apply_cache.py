@@ -11,7 +11,7 @@ from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.cluster.kinds import ObjectKey, ResourceKind
 from bloomery_operator.domain.digest import digest_of
 
-_SHARED_METADATA = ("labels", "annotations")
+SHARED_METADATA = ("labels", "annotations")
 """Metadata to which other programs may add entries."""
 
 Owner = tuple[str, ObjectKey]
@@ -56,7 +56,7 @@ class ApplyCache:
         metadata = existing["metadata"]
         return all(
             manifest["metadata"].get(field, {}).items() <= (metadata.get(field) or {}).items()
-            for field in _SHARED_METADATA
+            for field in SHARED_METADATA
         )
 
     def was_applied_within(self, owner: Owner, kind: ResourceKind, manifest: Manifest, seconds: float) -> bool:

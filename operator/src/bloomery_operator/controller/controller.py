@@ -58,8 +58,6 @@ _DEPENDENTS: dict[ResourceKind, tuple[tuple[ResourceKind, str], ...]] = {
     TRAINING_JOBS: tuple((kind, USED_TRAINING_JOB) for kind in (TRAINING_JOBS, INFERENCE_SERVICES, BATCH_PREDICTIONS)),
 }
 """For a kind, the kinds whose objects may wait for one of it, and the index that finds them."""
-
-
 STALE_RETRY_SECONDS = 1.0
 """Pause after an object had changed before its status was written."""
 SETTLING_SECONDS = 0.5

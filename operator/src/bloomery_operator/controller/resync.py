@@ -31,7 +31,8 @@ class Resync:
         self._context = context
         self._metrics = metrics
         self._kinds = tuple(kinds)
-        self._missed_in_last_resync: set[ObjectReference] = set()
+        self._missed_in_last_resync: dict[ObjectReference, str | None] = {}
+        """Objects that the cache did not have as they were, with the versions that they had."""
         self._missed_in_two_resyncs: frozenset[ObjectReference] = frozenset()
         self._last_resync: float | None = None
 
@@ -41,7 +42,7 @@ class Resync:
 
     def note_event(self, reference: ObjectReference) -> None:
         """Note that a watch reported an object."""
-        self._missed_in_last_resync.discard(reference)
+        self._missed_in_last_resync.pop(reference, None)
 
     def liveness_error(self) -> str | None:
         """Return why this process must be restarted; None while it works, or is a standby."""
@@ -68,14 +69,23 @@ class Resync:
                 # The cache is empty before the first list, so the watches cannot have missed anything.
                 self._metrics.missed_changes.labels(kind.kind).inc(0 if is_first else len(keys))
         missed = set() if is_first else changed
-        # The event of a change may be under way. An object missed twice, with no event in between, has a dead watch.
-        self._missed_in_two_resyncs = frozenset(missed & self._missed_in_last_resync)
-        self._missed_in_last_resync = set(missed)
+        # The event of a change may be under way. An object that was missed and has changed since, with no event in
+        # between, has a dead watch: also if the change is known, because it is our own.
+        self._missed_in_two_resyncs = frozenset(
+            reference
+            for reference, version in self._missed_in_last_resync.items()
+            if reference in missed or self._version_of(reference) != version
+        )
+        self._missed_in_last_resync = {reference: self._version_of(reference) for reference in missed}
         if outdated:
             logger.warning("the resync ignores lists that are older than the cache: %s", ", ".join(outdated))
         else:
             self._last_resync = time.monotonic()
         return frozenset(changed)
+
+    def _version_of(self, reference: ObjectReference) -> str | None:
+        manifest = self._context.object_cache.get(reference.kind, reference.key)
+        return manifest["metadata"].get("resourceVersion") if manifest is not None else None
 
     async def _relist(self, kind: ResourceKind) -> frozenset[ObjectKey] | None:
         """Replace the cached objects of a kind; return the keys of those that differ, None for an outdated list."""

@@ -52,6 +52,10 @@ class RequestStats:
     """Images whose class was compared with that of what the revision replaces."""
     disagreements: int = 0
     """Those of them with another class."""
+    failed_comparisons: int = 0
+    """Images for which what the revision replaces gave no class."""
+    can_compare: bool = False
+    """Whether all pods whose metrics were read ask and answer for the classes of images."""
 
     @property
     def disagreement(self) -> float:
@@ -89,8 +93,6 @@ class RolloutInput:
     request_stats: Mapping[str, RequestStats]
     lost: Mapping[str, str] = field(default_factory=dict)
     """Revisions whose pods have failed or do not come back, and what happened."""
-    comparable: frozenset[str] = frozenset()
-    """Revisions whose pods can be asked for the classes of images."""
     approved: str = ""
     """The step that a person has approved: the generation and the percentage, such as 3/50."""
 
@@ -262,10 +264,19 @@ def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list
 
 def _awaited_comparisons(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
     """Return how many images are still to be compared with what is replaced."""
-    if limits.disagreement is None or not stable_revisions(state) & rollout.comparable:
+    if limits.disagreement is None or not _can_compare(state, rollout):
         return []
     canary, needed = _total(rollout.request_stats, canary_revisions(state)), _min_comparisons(limits)
-    return [f"{canary.compared} of {needed} comparisons"] if canary.compared < needed else []
+    if canary.compared >= needed:
+        return []
+    failed = f", and {canary.failed_comparisons} failed: see the pods' logs" if canary.failed_comparisons else ""
+    return [f"{canary.compared} of {needed} comparisons{failed}"]
+
+
+def _can_compare(state: RolloutStatus, rollout: RolloutInput) -> bool:
+    """Return whether the pods on both sides are of a release that compares, and have the token for it."""
+    sides = (canary_revisions(state), stable_revisions(state))
+    return all(_total(rollout.request_stats, revisions).can_compare for revisions in sides)
 
 
 def _min_comparisons(limits: AbortOn) -> int:
@@ -277,9 +288,9 @@ def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutIn
     """Return the end of a message if the step that is over could not compare with what is replaced."""
     if plan.abort_on is None:
         return ""
-    if plan.abort_on.disagreement is not None and not stable_revisions(state) & rollout.comparable:
+    if plan.abort_on.disagreement is not None and not _can_compare(state, rollout):
         # Every step ends like this, so that it need not be numbered.
-        return "; the disagreement is not judged, as the pods that are replaced are of a release that cannot be asked"
+        return "; the disagreement is not judged, as there are pods of a release that does not compare"
     limits = {"the 99th percentile": plan.abort_on.p99_ratio, "the confidence": plan.abort_on.confidence_drop}
     names = [name for name, limit in limits.items() if limit is not None]
     stable = _total(rollout.request_stats, stable_revisions(state))
@@ -382,4 +393,6 @@ def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str])
         confidence=sum(stats.confidence for stats in chosen),
         compared=sum(stats.compared for stats in chosen),
         disagreements=sum(stats.disagreements for stats in chosen),
+        failed_comparisons=sum(stats.failed_comparisons for stats in chosen),
+        can_compare=bool(chosen) and all(stats.can_compare for stats in chosen),
     )

@@ -35,8 +35,6 @@ CONFIG_FILE_NAME = "config.json"
 USER_ERROR_EXIT_CODES = (2, 3)
 UNCOUNTED_EXIT_CODES = (75, 143)
 DEFAULT_RESOURCES = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"})
-
-
 NODE_TOLERATIONS = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
     for state in ("not-ready", "unreachable")

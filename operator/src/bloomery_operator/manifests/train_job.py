@@ -168,7 +168,7 @@ def _mlflow(job: TrainingJob, settings: Settings) -> dict[str, Any]:
     optional: dict[str, str | ApiModel | None] = {"versionLabel": output.version_label, "promote": output.promote}
     return {
         "experiment": f"{job.metadata.namespace}/{job.spec.datasets[0].name}",
-        # Fixed from now on: the registration reads it from the same ConfigMap.
+        # Fixed from now on: the registration reads it from the same Secret.
         "registeredModel": registered_name(job, namespaced=settings.has_namespaced_models),
         "tags": mlflow_tags(job),
         **{k: v.to_json() if isinstance(v, ApiModel) else v for k, v in optional.items() if v is not None},

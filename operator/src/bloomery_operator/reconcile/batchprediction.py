@@ -33,7 +33,7 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     if prediction is None:
         return None
     prediction, status, next_look = await _predict(context, prediction)
-    await publish_status(context, prediction, status)
+    prediction = await publish_status(context, prediction, status)
     ttl, end = prediction.spec.ttl_seconds_after_finished, status.completion_time
     if ttl is None or end is None:
         return next_look

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.cluster.apply_cache import owner_of
+from bloomery_operator.cluster.apply_cache import SHARED_METADATA, owner_of
 from bloomery_operator.cluster.client import ClusterError
 from bloomery_operator.cluster.kinds import (
     CONFIG_MAPS,
@@ -21,14 +21,14 @@ from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.reconcile.blocked import Blocked
 from bloomery_operator.reconcile.context import Context
 
-_OWN_KINDS = (CONFIG_MAPS, SECRETS, SERVICES, DISRUPTION_BUDGETS)
-"""Kinds of children that nobody else writes: they are created without a read, and replaced.
+_OWN_KINDS = (CONFIG_MAPS, SECRETS, DISRUPTION_BUDGETS)
+"""Kinds of children that nobody else writes: they are replaced.
 
-Other programs write to the others as well, to a Deployment's replicas or a route's status, so those are applied
+Others write to the other kinds as well, to a Deployment's replicas or a Service's type, so those are applied
 server-side.
 """
-_SHARED_METADATA = ("labels", "annotations")
-"""Metadata to which others may add entries in all kinds."""
+_PLAIN_KINDS = (*_OWN_KINDS, SERVICES)
+"""Kinds of children that are created without a read."""
 
 
 async def create_child(context: Context, owner: CustomResource, manifest: Manifest) -> Manifest:
@@ -74,7 +74,7 @@ async def apply_child(
         owner_of(owner), kind, manifest, seconds
     ):
         return manifest
-    is_new = context.is_first and kind in _OWN_KINDS
+    is_new = context.is_first and kind in _PLAIN_KINDS
     existing = seen if seen is not None or is_new else await context.cluster.get(kind, key)
     if existing is None and not is_needed:
         context.apply_cache.record(owner_of(owner), kind, manifest, manifest)
@@ -85,42 +85,40 @@ async def apply_child(
             if seen is None:
                 context.apply_cache.record(owner_of(owner), kind, manifest, existing)
             return existing
-    if kind in _OWN_KINDS:
-        applied = await _create_or_replace(context, owner, manifest, existing)
-    else:
-        applied = await context.cluster.apply(manifest)
+    applied = await _write(context, owner, manifest, existing)
     context.apply_cache.record(owner_of(owner), kind, manifest, applied)
     return applied
 
 
-async def _create_or_replace(
-    context: Context, owner: CustomResource, manifest: Manifest, existing: Manifest | None
-) -> Manifest:
-    """Create a child that nobody else writes, or replace it; return it.
+async def _write(context: Context, owner: CustomResource, manifest: Manifest, existing: Manifest | None) -> Manifest:
+    """Create, replace or apply a child, as its kind needs it; return it.
 
     Raises:
         Blocked: the name belongs to another object, or to a former child that is being deleted.
     """
-    if existing is None:
+    kind = kind_of(manifest)
+    if existing is None and kind in _PLAIN_KINDS:
         created = await context.cluster.create(manifest)
         if created is not None:
             return created
         # It is the rest of a first reconcile that did not come to its end, or belongs to something else.
         existing = await create_child(context, owner, manifest)
+    if existing is None or kind not in _OWN_KINDS:
+        return await context.cluster.apply(manifest)
     replaced = await context.cluster.replace(_with_metadata(manifest, existing["metadata"]))
     if replaced is None:
         name = manifest["metadata"]["name"]
-        raise ClusterError(409, "Conflict", f"{manifest['kind']} {name!r} was changed meanwhile")
+        raise ClusterError(409, "Conflict", f"{kind.kind} {name!r} was changed meanwhile")
     return replaced
 
 
 def _with_metadata(manifest: Manifest, existing: Manifest) -> Manifest:
     """Return a manifest that replaces an object: with its version, and what others added to its metadata."""
     shared = {
-        field: {**(existing.get(field) or {}), **manifest["metadata"].get(field, {})} for field in _SHARED_METADATA
+        field: {**(existing.get(field) or {}), **manifest["metadata"].get(field, {})} for field in SHARED_METADATA
     }
-    version = {"resourceVersion": existing["resourceVersion"], "uid": existing["uid"]}
-    return manifest | {"metadata": manifest["metadata"] | shared | version}
+    identity = {field: existing[field] for field in ("resourceVersion", "uid", "finalizers") if field in existing}
+    return manifest | {"metadata": manifest["metadata"] | shared | identity}
 
 
 async def delete_child(context: Context, owner: CustomResource, kind: ResourceKind, name: str) -> None:

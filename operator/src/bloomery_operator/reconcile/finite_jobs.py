@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from bloomery_operator.api import CustomResource
 from bloomery_operator.cluster.kinds import JOBS, ObjectKey, ResourceKind
 from bloomery_operator.reconcile.context import Context
+from bloomery_operator.reconcile.lookups import is_up_to_date
 from bloomery_operator.status.workloads import JobView
 
 
@@ -33,5 +34,8 @@ async def expire(
     if left > 0:
         return left
     metadata = resource.metadata
+    if not await is_up_to_date(context, kind, resource):
+        # Somebody may just have given it more time.
+        return context.settings.retry_interval_seconds
     await context.cluster.delete(kind, ObjectKey(metadata.namespace, metadata.name), uid=metadata.uid)
     return None

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
 from bloomery_operator.api.reasons import Reason
+from bloomery_operator.cluster.apply_cache import owner_of
 from bloomery_operator.cluster.kinds import (
     DEPLOYMENTS,
     HTTP_ROUTES,
@@ -16,7 +17,7 @@ from bloomery_operator.cluster.kinds import (
     TRAFFIC_POLICIES,
     ObjectKey,
 )
-from bloomery_operator.domain.names import keys_secret_name
+from bloomery_operator.domain.names import comparison_secret_name, keys_secret_name
 from bloomery_operator.domain.ports import METRICS_PORT
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.service_lifecycle import lifecycle_of
@@ -147,14 +148,20 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_bl
     if any(facts.deployment_of(variant) is None for variant in service.spec.variants):
         await require_storage_secret(context, service.metadata.namespace)
         await _require_capture_secret(context, service)
-        with rejections_block():
-            token = secrets.token_urlsafe(COMPARISON_TOKEN_BYTES)
-            await create_child(context, service, build_comparison_secret(service, token))
     with rejections_block():
+        await _create_comparison_secret(context, service)
         await apply_revisions(context, facts, plan)
         await apply_child(context, service, build_disruption_budget(service))
         await apply_address(context, facts, plan)
         await remove_retired(context, facts, plan)
+
+
+async def _create_comparison_secret(context: Context, service: InferenceService) -> None:
+    """Create the Secret with the token by which pods ask each other, once in the life of this process."""
+    name = comparison_secret_name(service)
+    if not context.apply_cache.contains(owner_of(service), SECRETS, name):
+        secret = build_comparison_secret(service, secrets.token_urlsafe(COMPARISON_TOKEN_BYTES))
+        context.apply_cache.record(owner_of(service), SECRETS, secret, await create_child(context, service, secret))
 
 
 async def _require_capture_secret(context: Context, service: InferenceService) -> None:

@@ -211,9 +211,9 @@ async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, 
     conditions.pop(RECONCILING, None)
     conditions[STALLED] = ready.model_copy(update={"type": STALLED, "status": "True"}).to_json()
     status = known | {"phase": "Failed", "conditions": list(conditions.values())}
-    metadata = {field: manifest["metadata"][field] for field in ("name", "namespace", "uid")}
+    metadata = {field: manifest["metadata"][field] for field in ("name", "namespace", "uid", "resourceVersion")}
     identity = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-    await context.cluster.apply_status(identity | {"status": status})
+    await _apply(context, identity | {"status": status})
 
 
 def _build_event(resource: CustomResource, warning: Condition, now: datetime) -> Manifest:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.base import Manifest
-from bloomery_operator.cluster.kinds import JOBS, SECRETS, ObjectKey
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, SECRETS, ObjectKey
 from bloomery_operator.domain.names import config_secret_name
 from bloomery_operator.manifests.job import TrainerTask, build_config_secret, build_job
 from bloomery_operator.manifests.service import build_peers_service
 from bloomery_operator.reconcile.blocked import rejections_block
-from bloomery_operator.reconcile.children import create_child
+from bloomery_operator.reconcile.children import create_child, delete_child
 from bloomery_operator.reconcile.context import Context
 from bloomery_operator.reconcile.lookups import require_storage_secret
 from bloomery_operator.settings import Settings
@@ -41,5 +41,7 @@ async def discard(context: Context, owner: CustomResource, job: JobView, command
     """Delete a Job whose task is outdated, with its pods and its configuration."""
     namespace = owner.metadata.namespace
     # The Job last: while it exists, this is repeated.
-    await context.cluster.delete(SECRETS, ObjectKey(namespace, config_secret_name(owner, command, job.spec_hash)))
+    for kind in (SECRETS, CONFIG_MAPS):
+        # Releases before 0.3.0 had a ConfigMap of the same name.
+        await delete_child(context, owner, kind, config_secret_name(owner, command, job.spec_hash))
     await context.cluster.delete(JOBS, ObjectKey(namespace, job.name), uid=job.uid)

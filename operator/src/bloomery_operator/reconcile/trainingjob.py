@@ -61,7 +61,7 @@ async def reconcile(context: Context, key: ObjectKey) -> float | None:
     status = await _register(context, training_job, status)
     tensorboard_blocked_by = await blocked_by(reconcile_tensorboard(context, training_job))
     status = with_tensorboard(training_job, status, tensorboard_blocked_by, context.now())
-    await publish_status(context, training_job, status)
+    training_job = await publish_status(context, training_job, status)
     retry = context.settings.retry_interval_seconds if tensorboard_blocked_by is not None else None
     expiry = await _expire(context, training_job, status)
     return min((seconds for seconds in (next_look, retry, expiry) if seconds is not None), default=None)

@@ -70,7 +70,6 @@ def _next_rollout(facts: ServiceFacts) -> RolloutStatus | None:
         ready=facts.ready,
         request_stats=facts.request_stats,
         lost=facts.lost_canaries,
-        comparable=facts.comparable,
         approved=facts.service.metadata.annotations.get(APPROVED, ""),
     )
     return next_rollout_state(rollout, facts.now)
@@ -191,19 +190,18 @@ def compared_revision(facts: ServiceFacts, plan: TrafficPlan, variant: Variant) 
     revision = facts.revisions.get(variant.name)
     if limits is None or limits.disagreement is None or revision is None:
         return None
-    replaced = _replaced_revision(plan, variant, revision)
-    return replaced if replaced in facts.comparable else None
+    return _replaced_revision(facts, plan, variant, revision)
 
 
-def _replaced_revision(plan: TrafficPlan, variant: Variant, revision: str) -> str | None:
+def _replaced_revision(facts: ServiceFacts, plan: TrafficPlan, variant: Variant, revision: str) -> str | None:
     rollout = plan.rollout
     if rollout is None:
         # Its pods start with the address of what they will replace.
         serving = plan.serving.get(variant.name)
-        return serving if serving != revision else None
+        return serving if serving != revision and serving in facts.comparable else None
     if revision not in canary_revisions(rollout):
         return None
-    weights, stable = weights_of(rollout.from_), stable_revisions(rollout)
+    weights, stable = weights_of(rollout.from_), stable_revisions(rollout) & facts.comparable
     return max(stable, key=lambda name: (weights[name], name), default=None)
 
 

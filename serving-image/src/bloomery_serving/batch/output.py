@@ -127,7 +127,9 @@ class Output:
         """
         records = [self._read_record(index) for index in (0, self._index)]
         begun = [record for record in records if record is not None]
-        if any(record.owner != owner for record in begun):
+        # The state is written before the first part, so a part without a state is of something else.
+        is_foreign = records[-1] is None and self._folder.read_if_there(self._part_path(0)) is not None
+        if is_foreign or any(record.owner != owner for record in begun):
             raise BadConfig(
                 "OutputInUse",
                 f"{self._folder.uri} has the predictions of another BatchPrediction; output.uri must be a folder of "
@@ -177,8 +179,7 @@ class Output:
 
     def _settle(self, part: Part) -> tuple[Sequence[tuple[str, str | None]], Sequence[IgnoredFile]]:
         """Return the label of each image, and the ignored files, as the store has them from now on."""
-        name = f"{self._index:05}-{part.number:05}"
-        path, ignored_path = f"predictions/{name}.{self._style.extension}", f"ignored/{name}.jsonl"
+        path, ignored_path = self._part_path(part.number), f"ignored/{self._index:05}-{part.number:05}.jsonl"
         content = self._folder.read_if_there(path)
         if content is not None:
             return self._style.read_labels(content), _decode_ignored(self._folder.read_if_there(ignored_path) or b"")
@@ -201,7 +202,12 @@ class Output:
             return None if content is None else ShareRecord.model_validate_json(content)
         except ValidationError as error:
             path = f"{self._folder.uri}/{self._record_path(index)}"
-            raise BadConfig("OutputInUse", f"{path} is not the state of a BatchPrediction; remove it") from error
+            raise BadConfig(
+                "OutputInUse", f"{path} is not the state of a BatchPrediction; use another output.uri"
+            ) from error
+
+    def _part_path(self, number: int) -> str:
+        return f"predictions/{self._index:05}-{number:05}.{self._style.extension}"
 
     def _record_path(self, index: int) -> str:
         return f"state/{index:05}.json"

@@ -116,8 +116,10 @@ def test_since_subtracts_the_baseline() -> None:
 
 def test_scores_are_summed_and_compared_over_time() -> None:
     text = "bloomery_prediction_confidence_sum 90.5\nbloomery_prediction_confidence_count 100.0\n"
+    assert not parse_counters(text).can_compare
     text += "bloomery_compared_images_total 50.0\nbloomery_disagreements_total 7.0\n"
     now = parse_counters(text)
+    assert now.can_compare
     assert (now.images, now.confidence, now.compared, now.disagreements) == (100, 90.5, 50, 7)
     before = Counters(images=40, confidence=30.5, compared=20, disagreements=2)
     since = now.since(before).plus(Counters(images=1, confidence=0.5, compared=1, disagreements=1))

@@ -199,6 +199,22 @@ def test_liveness_fails_when_a_watch_misses_an_object_twice(controller: Controll
     assert controller.liveness_error() == "the watch of jobs is dead: it missed Job demo/a in two resyncs"
 
 
+@pytest.mark.parametrize("has_event", [False, True])
+def test_own_write_to_a_missed_object_is_expected_as_an_event(
+    controller: Controller, lists: Lists, object_cache: ObjectCache, has_event: bool
+) -> None:
+    lists.objects = {TRAINING_JOBS: ({"metadata": metadata("a")},)}
+    asyncio.run(controller.resync())
+    # Its status is written, and is in the cache at once.
+    written = {"metadata": metadata("a", resourceVersion="101")}
+    object_cache.put(TRAINING_JOBS, written)
+    if has_event:
+        controller.observe(TRAINING_JOBS, written, deleted=False)
+    lists.objects = {TRAINING_JOBS: (written,)}
+    asyncio.run(controller.resync())
+    assert (controller.liveness_error() is None) == has_event
+
+
 def test_liveness_passes_when_a_watch_is_only_late(controller: Controller, lists: Lists) -> None:
     lists.objects = {JOBS: ({"metadata": metadata("a")},)}
     asyncio.run(controller.resync())

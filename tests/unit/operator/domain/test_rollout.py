@@ -101,20 +101,35 @@ def test_less_confident_answers_abort(mean: float, images: int, stable_requests:
 @pytest.mark.parametrize(
     ("compared", "disagreements", "comparable", "expected"),
     [
-        (20, 5, {"old"}, "Aborted"),
-        (20, 4, {"old"}, "Step 2"),
-        (19, 19, {"old"}, "waits for 19 of 20 comparisons"),
+        (20, 5, {"old", "new"}, "Aborted"),
+        (20, 4, {"old", "new"}, "Step 2"),
+        (19, 19, {"old", "new"}, "waits for 19 of 20 comparisons, and 3 failed: see the pods' logs"),
         (0, 0, {"new"}, "the disagreement is not judged"),
+        (0, 0, {"old"}, "the disagreement is not judged"),
     ],
-    ids=["too many", "as many as allowed", "too few to judge", "of a release that cannot be asked"],
+    ids=[
+        "too many",
+        "as many as allowed",
+        "too few to judge",
+        "replaced pods of a former release",
+        "former pods return",
+    ],
 )
 def test_answers_other_than_those_of_what_is_replaced_abort(
     compared: int, disagreements: int, comparable: set[str], expected: str
 ) -> None:
     there = begun(
         plan=PLAN.model_copy(update={"abort_on": AbortOn(disagreement=0.2)}),
-        request_stats={"old": WELL, "new": replace(WELL, compared=compared, disagreements=disagreements)},
-        comparable=frozenset(comparable),
+        request_stats={
+            "old": replace(WELL, can_compare="old" in comparable),
+            "new": replace(
+                WELL,
+                compared=compared,
+                disagreements=disagreements,
+                failed_comparisons=3,
+                can_compare="new" in comparable,
+            ),
+        },
     )
     state = next_rollout_state(there, LATER)
     assert state is not None and expected in state.message
@@ -126,10 +141,9 @@ def test_answers_other_than_those_of_what_is_replaced_abort(
 
 def test_as_many_comparisons_are_needed_as_requests() -> None:
     plan = PLAN.model_copy(update={"abort_on": AbortOn(disagreement=0.2, min_requests=5)})
-    worse = replace(WELL, requests=5, compared=5, disagreements=3)
-    state = next_rollout_state(
-        begun(plan=plan, request_stats={"old": WELL, "new": worse}, comparable=frozenset({"old"})), LATER
-    )
+    worse = replace(WELL, requests=5, compared=5, disagreements=3, can_compare=True)
+    stats = {"old": replace(WELL, can_compare=True), "new": worse}
+    state = next_rollout_state(begun(plan=plan, request_stats=stats), LATER)
     assert state is not None and state.aborted
 
 

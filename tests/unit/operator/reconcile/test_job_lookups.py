@@ -29,12 +29,15 @@ class Cluster:
         self.deleted: list[str] = []
         self.token = "dG9rZW4="
         self.release = "0.3.0"
+        self.version = "100"
 
     async def list(self, kind: ResourceKind, **_: Any) -> Listing:
         self.listed.append(kind.plural)
         return Listing((REFUSED,) if kind.plural == "events" else (), versions=("1",))
 
     async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
+        if kind is TRAINING_JOBS:
+            return {"metadata": metadata(resourceVersion=self.version)}
         assert kind is SECRETS
         by_release = {
             "0.3.0": ("flowers-train-x", "BLOOMERY_STOP_TOKEN"),
@@ -168,7 +171,20 @@ def test_time_to_live_counts_from_the_registration(reason: str, registered: str 
     register = owned(job(spec_hash="x", ended="Complete"), "flowers-register", "uid-of-flowers")
     register["status"]["completionTime"] = registered
     cluster = Cluster()
+    cluster.version = finished.metadata.resource_version
     manifests = [(TRAINING_JOBS, {"metadata": metadata()})] + ([(JOBS, register)] if registered else [])
     at = context(cluster, *manifests)
     assert asyncio.run(trainingjob._expire(at, finished, finished.status)) == left
     assert cluster.deleted == (["flowers"] if reason == "Trained" and registered is None else [])
+
+
+@pytest.mark.feature("T16")
+def test_job_that_changed_a_moment_ago_is_not_deleted_by_its_former_time_to_live() -> None:
+    finished = training_job(
+        {"ttlSecondsAfterFinished": 0}, {"phase": "Complete", "completionTime": "2026-05-01T11:00:00Z"}
+    )
+    cluster = Cluster()
+    cluster.version = "of a change"
+    at = context(cluster, (TRAINING_JOBS, {"metadata": metadata()}))
+    assert asyncio.run(trainingjob._expire(at, finished, finished.status)) == at.settings.retry_interval_seconds
+    assert cluster.deleted == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +52,13 @@ def open_cache(scratch: Path, *, limit_bytes: int | None = None) -> ScratchCache
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be half full, however full that of the test's machine is."""
+    size = 100 * 2**30
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=size, used=size // 2, free=size // 2))
 
 
 @pytest.fixture

@@ -333,8 +333,11 @@ def config_of(world: World, job: str) -> dict[str, Any]:
     """Return the configuration document of a Job's pods."""
     volumes = world.wait_for("jobs", job)["spec"]["template"]["spec"]["volumes"]
     (volume,) = (volume for volume in volumes if volume["name"] == "config")
-    secret = world.wait_for("secrets", volume["secret"]["secretName"])
-    content = base64.b64decode(secret["data"]["config.json"])
+    if "configMap" in volume:
+        content = world.wait_for("configmaps", volume["configMap"]["name"])["data"]["config.json"].encode()
+    else:
+        secret = world.wait_for("secrets", volume["secret"]["secretName"])
+        content = base64.b64decode(secret["data"]["config.json"])
     document: dict[str, Any] = json.loads(content)
     return document
 

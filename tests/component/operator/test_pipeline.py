@@ -99,7 +99,8 @@ def test_every_child_goes_with_its_owner(served: World) -> None:
         ],
     }
     secrets = served.names("secrets")
-    owners[("datasets", "Dataset")] += [("secrets", n) for n in secrets if n.startswith("flowers-prepare-")]
+    config_maps = served.names("configmaps")
+    owners[("datasets", "Dataset")] += [("configmaps", n) for n in config_maps if n.startswith("flowers-prepare-")]
     owners[("trainingjobs", "TrainingJob")] += [("secrets", n) for n in secrets if n.startswith("flowers-train-")]
     assert [len(children) for children in owners.values()] == [2, 2, 7]
     for (plural, kind), children in owners.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.servers import Start, starts
 from bench.serving import _summary
-from bloomery_serving import server
+from bloomery_serving import loading
 
 
 def test_server_is_compared_with_loops_and_peers_and_with_itself_before() -> None:
@@ -25,7 +25,7 @@ def test_server_is_compared_with_loops_and_peers_and_with_itself_before() -> Non
 
 
 def test_start_times_are_read_from_log() -> None:
-    (log_format,) = re.findall(r'"(the model is ready [^"]+)"', Path(server.__file__).read_text(encoding="utf-8"))
+    (log_format,) = re.findall(r'"(the model is ready [^"]+)"', Path(loading.__file__).read_text(encoding="utf-8"))
     log = f"INFO {log_format % (2.1, 0.4, 1.2)}\nINFO something else\nINFO {log_format % (1.9, 0, 1)}\n"
 
     assert starts(log) == [Start(ready=2.1, fetched=0.4, loaded=1.2), Start(ready=1.9, fetched=0.0, loaded=1.0)]

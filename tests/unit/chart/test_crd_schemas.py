@@ -40,7 +40,13 @@ FIELDS = {path: (schema, named) for path, schema, named in all_fields()}
 
 
 def test_all_kinds_are_found() -> None:
-    assert [file.stem for file in CRDS] == ["datasets", "inferenceservices", "retrainings", "trainingjobs"]
+    assert [file.stem for file in CRDS] == [
+        "batchpredictions",
+        "datasets",
+        "inferenceservices",
+        "retrainings",
+        "trainingjobs",
+    ]
     assert len(FIELDS) > 100
 
 

@@ -27,8 +27,8 @@ def job_name(owner: CustomResource, command: str) -> str:
     return f"{owner.metadata.name}-{command}"
 
 
-def config_secret_name(owner: CustomResource, command: str, spec_hash: str) -> str:
-    """Return the name of the Secret with a Job's configuration; with the hash, it can exist beside a former one."""
+def config_name(owner: CustomResource, command: str, spec_hash: str) -> str:
+    """Return the name of the object with a Job's configuration; with the hash, it can exist beside a former one."""
     return f"{job_name(owner, command)}-{spec_hash}"
 
 

@@ -15,7 +15,7 @@ from bloomery_operator.api.base import Manifest, PodTemplate, Resources
 from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.domain.digest import digest_of
 from bloomery_operator.domain.labels import SPEC_HASH, child_labels
-from bloomery_operator.domain.names import TRAINER_CONTAINER, config_secret_name, job_name
+from bloomery_operator.domain.names import TRAINER_CONTAINER, config_name, job_name
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.network import with_network
@@ -91,25 +91,21 @@ class TrainerTask:
         return digest_of([self.hash_input, resources, *([pod_template] if pod_template else [])])
 
 
-def build_config_secret(owner: CustomResource, task: TrainerTask) -> Manifest:
-    """Return the immutable Secret with a task's resolved configuration and secret variables."""
-    name = config_secret_name(owner, task.command, task.job_hash)
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": child_metadata(owner, name=name, role=task.command),
-        "type": "Opaque",
-        "immutable": True,
-        "stringData": {
-            CONFIG_FILE_NAME: json.dumps(task.config, indent=1, ensure_ascii=False),
-            **task.secret_environment,
-        },
-    }
+def build_config(owner: CustomResource, task: TrainerTask) -> Manifest:
+    """Return the immutable ConfigMap with a task's resolved configuration; with secret variables, a Secret of both."""
+    metadata = child_metadata(owner, name=config_name(owner, task.command, task.job_hash), role=task.command)
+    data = {CONFIG_FILE_NAME: json.dumps(task.config, indent=1, ensure_ascii=False), **task.secret_environment}
+    if not task.secret_environment:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": data}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque"}
+    return secret | {"immutable": True, "stringData": data}
 
 
-def config_source(secret: str) -> Manifest:
-    """Return the volume source with the configuration of a Secret, without its other entries."""
-    return {"secret": {"secretName": secret, "items": [{"key": CONFIG_FILE_NAME, "path": CONFIG_FILE_NAME}]}}
+def config_source(name: str, *, is_secret: bool) -> Manifest:
+    """Return the volume source with the configuration of a ConfigMap, or of a Secret without its other entries."""
+    if not is_secret:
+        return {"configMap": {"name": name}}
+    return {"secret": {"secretName": name, "items": [{"key": CONFIG_FILE_NAME, "path": CONFIG_FILE_NAME}]}}
 
 
 def build_job(owner: CustomResource, task: TrainerTask, settings: Settings) -> Manifest:
@@ -176,12 +172,12 @@ def _pod_spec(owner: CustomResource, task: TrainerTask, settings: Settings) -> M
 
 
 def _config_volume(owner: CustomResource, task: TrainerTask) -> Manifest:
-    own = config_secret_name(owner, task.command, task.job_hash)
-    return {"name": "config"} | (task.shared_config or config_source(own))
+    own = config_name(owner, task.command, task.job_hash)
+    return {"name": "config"} | (task.shared_config or config_source(own, is_secret=bool(task.secret_environment)))
 
 
 def _secret_variables(owner: CustomResource, task: TrainerTask) -> list[Manifest]:
-    secret = config_secret_name(owner, task.command, task.job_hash)
+    secret = config_name(owner, task.command, task.job_hash)
     return [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in task.secret_environment
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bloomery_operator.api import TrainingJob
-from bloomery_operator.domain.names import config_secret_name
+from bloomery_operator.domain.names import config_name
 from bloomery_operator.manifests import train_job
 from bloomery_operator.manifests.job import TrainerTask, config_source
 
@@ -20,7 +20,7 @@ def build_task(job: TrainingJob, spec_hash: str, *, has_secret: bool = True) -> 
         spec_hash: of its Job.
         has_secret: whether the configuration is in a Secret; releases before 0.3.0 stored it in a ConfigMap.
     """
-    name = config_secret_name(job, train_job.COMMAND, spec_hash)
+    name = config_name(job, train_job.COMMAND, spec_hash)
     return TrainerTask(
         command=COMMAND,
         config={},
@@ -28,5 +28,5 @@ def build_task(job: TrainingJob, spec_hash: str, *, has_secret: bool = True) -> 
         backoff_limit=_BACKOFF_LIMIT,
         # It runs on the nodes that took its training.
         pod_template=job.spec.pod_template,
-        shared_config=config_source(name) if has_secret else {"configMap": {"name": name}},
+        shared_config=config_source(name, is_secret=has_secret),
     )

@@ -1,12 +1,12 @@
-"""Jobs of the trainer image: started with their Secret, and discarded."""
+"""Jobs of the trainer image: started with their configuration, and discarded."""
 
 from __future__ import annotations
 
 from bloomery_operator.api import CustomResource
 from bloomery_operator.api.base import Manifest
-from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, SECRETS, ObjectKey
-from bloomery_operator.domain.names import config_secret_name
-from bloomery_operator.manifests.job import TrainerTask, build_config_secret, build_job
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, JOBS, ObjectKey
+from bloomery_operator.domain.names import config_name
+from bloomery_operator.manifests.job import TrainerTask, build_config, build_job
 from bloomery_operator.manifests.service import build_peers_service
 from bloomery_operator.reconcile.blocked import rejections_block
 from bloomery_operator.reconcile.children import create_child, delete_child
@@ -17,7 +17,7 @@ from bloomery_operator.status.workloads import JobView
 
 
 async def start(context: Context, owner: CustomResource, task: TrainerTask) -> None:
-    """Create the task's Secret, Service and Job, as far as it needs them.
+    """Create the task's configuration, Service and Job, as far as it needs them.
 
     Raises:
         Blocked: the storage Secret is missing, or a child cannot be created.
@@ -32,16 +32,14 @@ async def start(context: Context, owner: CustomResource, task: TrainerTask) -> N
 
 def _children(owner: CustomResource, task: TrainerTask, settings: Settings) -> list[Manifest]:
     """Return the task's objects, the Job last: its pods need the others."""
-    children = [] if task.shared_config else [build_config_secret(owner, task)]
+    children = [] if task.shared_config else [build_config(owner, task)]
     children += [build_peers_service(owner, task.command)] if task.nodes > 1 else []
     return [*children, build_job(owner, task, settings)]
 
 
 async def discard(context: Context, owner: CustomResource, job: JobView, command: str) -> None:
-    """Delete a Job whose task is outdated, with its pods and its configuration."""
+    """Delete a Job whose task is outdated, with its pods and its ConfigMap; a Secret goes with the owner."""
     namespace = owner.metadata.namespace
     # The Job last: while it exists, this is repeated.
-    for kind in (SECRETS, CONFIG_MAPS):
-        # Releases before 0.3.0 had a ConfigMap of the same name.
-        await delete_child(context, owner, kind, config_secret_name(owner, command, job.spec_hash))
+    await delete_child(context, owner, CONFIG_MAPS, config_name(owner, command, job.spec_hash))
     await context.cluster.delete(JOBS, ObjectKey(namespace, job.name), uid=job.uid)

@@ -10,7 +10,7 @@ from bloomery_operator.api import Dataset, TrainingJob
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.api.trainingjob import InitialModel, TrainingJobStatus
 from bloomery_operator.cluster.kinds import DATASETS, JOBS, OWNERS, SECRETS, TRAINING_JOBS, ObjectKey
-from bloomery_operator.domain.names import config_secret_name, job_name
+from bloomery_operator.domain.names import config_name, job_name
 from bloomery_operator.domain.ownership import controller_uid
 from bloomery_operator.domain.ports import PROGRESS_PORT
 from bloomery_operator.domain.registered_name import rejected_name
@@ -191,7 +191,7 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> Verdic
         return None
     token = await _read_stop_token(context, training_job, job)
     if token is None:
-        name = config_secret_name(training_job, train_job.COMMAND, job.spec_hash)
+        name = config_name(training_job, train_job.COMMAND, job.spec_hash)
         problem = f"the Secret {name!r} has no token in the key {train_job.STOP_TOKEN_VARIABLE!r}"
     elif await context.stop_trainer(pod, token) or _has_just_started(pod, context.now()):
         return None
@@ -202,7 +202,7 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> Verdic
 
 async def _read_stop_token(context: Context, training_job: TrainingJob, job: JobView) -> str | None:
     """Return the token that the training's pods require; its Job may be of a release that had a Secret for it alone."""
-    names = (config_secret_name(training_job, train_job.COMMAND, job.spec_hash), job.name)
+    names = (config_name(training_job, train_job.COMMAND, job.spec_hash), job.name)
     for name in names:
         secret = await context.cluster.get(SECRETS, ObjectKey(training_job.metadata.namespace, name))
         if (token := train_job.read_stop_token(secret)) is not None:
@@ -224,7 +224,7 @@ async def _register(context: Context, training_job: TrainingJob, status: Trainin
     trained = await observe_job(context, training_job, train_job.COMMAND)
     job = await observe_job(context, training_job, register_job.COMMAND)
     if job is None and trained is not None:
-        name = config_secret_name(training_job, train_job.COMMAND, trained.spec_hash)
+        name = config_name(training_job, train_job.COMMAND, trained.spec_hash)
         secret = await context.cluster.get(SECRETS, ObjectKey(training_job.metadata.namespace, name))
         task = register_job.build_task(training_job, trained.spec_hash, has_secret=secret is not None)
         # The status keeps its reason until the model is registered, so a verdict would not be shown.

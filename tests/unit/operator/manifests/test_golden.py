@@ -19,7 +19,7 @@ from bloomery_operator.manifests.config_map import build_about_config_map, build
 from bloomery_operator.manifests.deployment import build_deployment
 from bloomery_operator.manifests.disruption_budget import build_disruption_budget
 from bloomery_operator.manifests.http_route import build_route
-from bloomery_operator.manifests.job import build_config_secret, build_job
+from bloomery_operator.manifests.job import build_config, build_job
 from bloomery_operator.manifests.pod import container_resources
 from bloomery_operator.manifests.retry_policy import build_retry_policy
 from bloomery_operator.manifests.service import build_peers_service, build_service
@@ -49,7 +49,7 @@ MODEL = ServedModel(
 def test_preparation_of_a_plain_dataset(golden: Golden) -> None:
     owner = dataset()
     task = prepare_job.build_task(owner, settings())
-    golden("prepare", build_config_secret(owner, task), build_job(owner, task, settings()))
+    golden("prepare", build_config(owner, task), build_job(owner, task, settings()))
 
 
 def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
@@ -80,7 +80,7 @@ def test_preparation_of_a_dataset_with_every_field(golden: Golden) -> None:
         annotations={"bloomery.dev/refresh": "2"},
     )
     task = prepare_job.build_task(owner, settings())
-    golden("prepare-all-fields", build_config_secret(owner, task), build_job(owner, task, settings()))
+    golden("prepare-all-fields", build_config(owner, task), build_job(owner, task, settings()))
 
 
 def test_prediction_of_a_plain_batch_prediction(golden: Golden) -> None:
@@ -116,7 +116,7 @@ def test_prediction_of_a_batch_prediction_with_every_field(golden: Golden) -> No
 def test_training_of_a_plain_training_job(golden: Golden) -> None:
     owner = training_job()
     task = train_job.build_task(owner, [VERSION], None, settings(), stop_token="secret")
-    golden("train", build_config_secret(owner, task), build_job(owner, task, settings()))
+    golden("train", build_config(owner, task), build_job(owner, task, settings()))
 
 
 def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
@@ -180,7 +180,7 @@ def test_training_of_a_training_job_with_every_field(golden: Golden) -> None:
     start = StartingPoint(uri="s3://bloomery/models/demo/base", digest="sha256:" + "e" * 64, origin="blumen/3")
     more = TrainedOn(name="more", version="b" * 64, uri="s3://bloomery/datasets/demo/more")
     task = train_job.build_task(owner, [VERSION, more], start, settings(), stop_token="secret")
-    manifests = (build_config_secret(owner, task), build_peers_service(owner, task.command))
+    manifests = (build_config(owner, task), build_peers_service(owner, task.command))
     golden("train-all-fields", *manifests, build_job(owner, task, settings()))
 
 

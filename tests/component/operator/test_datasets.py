@@ -240,3 +240,12 @@ def test_a_refresh_by_schedule_makes_a_version_of_changed_images_only(
     assert [entry["ordinal"] for entry in status["versions"]] == ordinals
     assert status["lastRefreshTime"] == datetime.now(UTC).strftime("%Y-%m-%dT00:00:00Z")
     assert world.wait_for("jobs", "flowers-prepare")["metadata"]["uid"] == second["metadata"]["uid"]
+
+
+@pytest.mark.feature("O6")
+def test_requests_above_limits_are_refused_in_the_api_servers_words(world: World) -> None:
+    world.create(dataset(resources={"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}))
+    ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="Refused")
+    assert "must be less than or equal to cpu limit" in ready["message"]
+    world.patch("datasets", "flowers", {"spec": {"resources": {"requests": {"cpu": "500m"}}}})
+    world.wait_for("jobs", "flowers-prepare")

@@ -171,6 +171,7 @@ def test_what_the_operator_makes_is_admitted_where_restricted_is_enforced(
 
 def test_the_operators_children_are_found() -> None:
     assert {name.split()[0].split("-")[0] for name in CHILDREN} == {
+        "predict",
         "prepare",
         "register",
         "serve",

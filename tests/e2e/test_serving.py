@@ -216,6 +216,18 @@ def models_of(kubectl: Kubectl, name: str) -> set[str]:
     return set() if "rollout" in status else {v["model"] for v in status["variants"] if v["weight"]}
 
 
+def message_of_abort(kubectl: Kubectl, name: str, *, seconds: float) -> str:
+    """Wait until a rollout is aborted; return why."""
+
+    def find_abort() -> dict[str, Any] | None:
+        progressing = condition(kubectl, name, "Progressing")
+        return progressing if progressing.get("reason") == "RolloutAborted" else None
+
+    message = str(eventually("the rollout is aborted", find_abort, seconds=seconds)["message"])
+    print(message)
+    return message
+
+
 @pytest.mark.feature("S10")
 def test_a_slower_model_is_rolled_back_with_numbers_in_the_condition(
     kubectl: Kubectl, gateway: str, models: Mapping[str, str], image: bytes
@@ -225,13 +237,8 @@ def test_a_slower_model_is_rolled_back_with_numbers_in_the_condition(
     kubectl.wait("isvc/guarded", "Ready", seconds=120)
     load = under_load(kubectl, gateway, "guarded", image, rate=20)
     serve(kubectl, "guarded", [variant("v1", 100, models["slow"])], rollout=rollout)
-    aborted = eventually(
-        "the rollout is aborted",
-        lambda: c if (c := condition(kubectl, "guarded", "Progressing")).get("reason") == "RolloutAborted" else None,
-        seconds=150,
-    )
-    print(aborted["message"])
-    assert "the 99th percentile is" in aborted["message"]
+    message = message_of_abort(kubectl, "guarded", seconds=150)
+    assert "the 99th percentile is" in message
     eventually("all weight is back", lambda: ask(kubectl, "guarded", image).headers["x-model-digest"], seconds=10)
     outcome = load.stop()
     assert_nothing_lost(outcome)
@@ -250,14 +257,9 @@ def test_a_model_that_always_gives_one_class_is_rolled_back_and_a_good_one_is_no
     kubectl.wait("isvc/compared", "Ready", seconds=120)
     load = under_load(kubectl, gateway, "compared", image, rate=5)
     serve(kubectl, "compared", [variant("v1", 100, models["constant"])], rollout=rollout)
-    aborted = eventually(
-        "the rollout is aborted",
-        lambda: c if (c := condition(kubectl, "compared", "Progressing")).get("reason") == "RolloutAborted" else None,
-        seconds=240,
-    )
-    print(aborted["message"])
-    assert "100.0% have another class than what is replaced gives them" in aborted["message"]
-    (requests,) = map(int, re.findall(r"after (\d+) requests", aborted["message"]))
+    message = message_of_abort(kubectl, "compared", seconds=240)
+    assert "100.0% have another class than what is replaced gives them" in message
+    (requests,) = map(int, re.findall(r"after (\d+) requests", message))
     assert requests <= abort_on["minRequests"] + 50
     serve(kubectl, "compared", [variant("v1", 100, models["second"])], rollout=rollout)
     eventually("the good model takes over", lambda: models_of(kubectl, "compared") == {models["second"]}, seconds=240)

@@ -66,6 +66,15 @@ class S3Access:
             adds_checksums=(value("AWS_REQUEST_CHECKSUM_CALCULATION") or "").lower() == "when_supported",
         )
 
+    @classmethod
+    def of_own_secret(cls, environment: Mapping[str, str], prefix: str) -> Self:
+        """Return the access by the Secret whose variables have ``prefix``, if there is one, else the store's.
+
+        Nothing is mixed: what has a Secret of its own never sees the keys of the common store.
+        """
+        has_own = any(name.startswith(prefix) for name in environment)
+        return cls.from_environment(environment, prefix if has_own else "")
+
     def credentials(self) -> S3Credential:
         """Return the keys in the form of the client."""
         return {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import typer
 
 from kubectl_bloomery.cluster.kubectl import Kubectl
+from kubectl_bloomery.cluster.object_reference import SHORT_NAMES
 from kubectl_bloomery.errors import CommandError
 
 _REQUEST_TIMEOUT = "--request-timeout=5s"
@@ -24,6 +25,17 @@ def object_names(kind: str, *, prefix: str = "") -> Completer:
         except CommandError:
             return []
         return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def object_references(kinds: Sequence[str]) -> Completer:
+    """Return a completer for names of the first kind, and for KIND/NAME of the others."""
+    first, *others = kinds
+    completers = [object_names(first), *(object_names(kind, prefix=f"{SHORT_NAMES[kind]}/") for kind in others)]
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        return [name for completer in completers for name in completer(ctx, incomplete)]
 
     return complete
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, Counter
 
 from bloomery_serving.about import About
+from bloomery_serving.fault_log import FaultLog
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class PeerComparison:
         self._token = token
         self._clock = clock
         self._next = float("-inf")
-        self._fault = ""
+        self._faults = FaultLog(logger, end="the peer answers again")
         self._waiting: queue.Queue[_Comparison] = queue.Queue(_QUEUE_SIZE)
         self._metrics = ComparisonMetrics(registry)
         threading.Thread(target=self._run, name="compare", daemon=True).start()
@@ -109,20 +110,14 @@ class PeerComparison:
                 # The text of another error may have the token.
                 is_known = isinstance(error, ComparisonError | OSError | http.client.HTTPException)
                 reason = str(error) if is_known else type(error).__name__
-                self._report(f"{comparison.peer} gives no class to compare with: {reason}")
+                self._faults.report(f"{comparison.peer} gives no class to compare with: {reason}")
                 time.sleep(_PAUSE_SECONDS)
             del comparison  # its memory is free while the thread waits
 
     def _compare(self, comparison: _Comparison) -> None:
         other = ask(comparison.peer, comparison.data, token=self._token)
-        self._report("")
+        self._faults.clear()
         self._metrics.count(agree=other == comparison.label)
-
-    def _report(self, fault: str) -> None:
-        """Log a fault once, and its end."""
-        if fault != self._fault:
-            self._fault = fault
-            logger.warning("%s", fault or "the peer answers again")
 
 
 def ask(peer: str, data: bytes, *, token: str) -> str:

@@ -17,7 +17,7 @@ from bloomery_model import termination
 from bloomery_model.listening import listen_anywhere
 from bloomery_serving.app import create_app
 from bloomery_serving.capacity import Capacity
-from bloomery_serving.engine_choice.comparison import EngineLimits, Served
+from bloomery_serving.engine_choice.comparison import Served
 from bloomery_serving.engine_choice.selection import EngineSelection
 from bloomery_serving.errors import ModelError
 from bloomery_serving.http_protocol import ConnectionLimits, bounded_protocol, close_overdue
@@ -135,15 +135,8 @@ class _Server(uvicorn.Server):
 
 def _choose_engine(settings: Settings, model: Model, metrics: Metrics, capacity: Capacity) -> None:
     """Choose the engine of a server that is ready, in a thread of its own."""
-    served = Served(
-        model=model,
-        folder=settings.model_dir,
-        setting=settings.engine,
-        threads=capacity.workers,
-        limits=EngineLimits(memory_bytes=capacity.process_bytes, disk_bytes=settings.model_max_bytes),
-    )
     metrics.describe_engine(model.engine)
-    selection = EngineSelection(served, on_choice=metrics.describe_engine)
+    selection = EngineSelection(Served.of(settings, model, capacity), on_choice=metrics.describe_engine)
     threading.Thread(target=selection.run, name="choose-engine", daemon=True).start()
 
 

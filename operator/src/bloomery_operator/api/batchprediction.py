@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, SecretReference, at_most, at_most_entries
-from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.conditions import JobStatus
 from bloomery_operator.api.custom_resource import CustomResource
 from bloomery_operator.api.inferenceservice import AnswerPolicy
 
@@ -77,12 +76,9 @@ class UsedModel(ApiModel):
     digest: Annotated[str | None, at_most(128)] = None
 
 
-class BatchPredictionStatus(CustomResourceStatus):
+class BatchPredictionStatus(JobStatus):
     """Status of a BatchPrediction: its progress and its counts."""
 
-    start_time: datetime | None = None
-    completion_time: datetime | None = None
-    restarts: int | None = None
     model: UsedModel | None = None
     engine: Annotated[str | None, at_most(64)] = None
     images: int | None = None
@@ -90,11 +86,6 @@ class BatchPredictionStatus(CustomResourceStatus):
     ignored: Annotated[Mapping[str, int] | None, at_most_entries(32)] = None
     total: int | None = None
     progress: PredictionProgress | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the prediction has ended; a finished one is final."""
-        return self.is_true("Complete") or self.is_true("Failed")
 
 
 class BatchPrediction(CustomResource):

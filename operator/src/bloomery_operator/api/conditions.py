@@ -59,3 +59,16 @@ class CustomResourceStatus(ApiModel):
     def within_limits(self) -> Self:
         """Return the status cut to the CRD's limits."""
         return self.model_validate(self.to_json())
+
+
+class JobStatus(CustomResourceStatus):
+    """The status fields of the kinds that run one Job, and are final once it has ended."""
+
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    restarts: int | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the object has ended; a finished one is final."""
+        return self.is_true("Complete") or self.is_true("Failed")

@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from bloomery_operator.api.base import ApiModel, PodTemplate, Resources, at_most, at_most_entries
-from bloomery_operator.api.conditions import CustomResourceStatus
+from bloomery_operator.api.conditions import JobStatus
 from bloomery_operator.api.custom_resource import CustomResource
+from bloomery_operator.api.reasons import Reason
 
 MANAGED_BY_US = "bloomery.dev/operator"
 """The value of ``spec.managedBy`` that means this operator; an absent one does, too."""
@@ -150,12 +151,9 @@ class TrainedOn(ApiModel):
 RecipeText = Annotated[str, at_most(256)]
 
 
-class TrainingJobStatus(CustomResourceStatus):
+class TrainingJobStatus(JobStatus):
     """Status of a TrainingJob: its progress and its result."""
 
-    start_time: datetime | None = None
-    completion_time: datetime | None = None
-    restarts: int | None = None
     preemptions: int | None = None
     last_checkpoint: SavedState | None = None
     initial_model: Annotated[str | None, at_most(512)] = None
@@ -169,9 +167,10 @@ class TrainingJobStatus(CustomResourceStatus):
     metric: Annotated[str | None, at_most(64)] = None
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the job has ended; a finished job is final."""
-        return self.is_true("Complete") or self.is_true("Failed")
+    def awaits_registration(self) -> bool:
+        """Whether the job has ended with a model that MLflow could not take."""
+        complete = self.condition("Complete")
+        return complete is not None and complete.reason == Reason.NOT_REGISTERED
 
 
 class TrainingJob(CustomResource):

@@ -60,11 +60,16 @@ def model_hash(variant: Variant) -> str:
     return digest_of(variant.model.to_json())
 
 
+def model_record(model: ServedModel) -> str:
+    """Return the annotation from which ``recorded_model`` reads a model."""
+    return json.dumps({key: value for key, value in asdict(model).items() if value is not None})
+
+
 def model_annotations(variant: Variant, model: ServedModel) -> dict[str, str]:
     """Return the annotations that record a Deployment's model and the source that it was resolved from."""
     return {
         MODEL_SOURCE: model_hash(variant),
-        MODEL: json.dumps({key: value for key, value in asdict(model).items() if value is not None}),
+        MODEL: model_record(model),
     }
 
 

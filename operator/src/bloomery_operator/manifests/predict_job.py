@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from bloomery_operator.api import BatchPrediction
 from bloomery_operator.api.base import Manifest, Resources
 from bloomery_operator.domain.labels import MODEL, PREDICT_ROLE, QUEUE, child_labels
 from bloomery_operator.domain.names import SERVER_CONTAINER, job_name
 from bloomery_operator.domain.ports import PROGRESS_PORT
-from bloomery_operator.domain.served_model import ServedModel
+from bloomery_operator.domain.served_model import ServedModel, model_record
 from bloomery_operator.manifests.job import NODE_TOLERATIONS, failure_rules
 from bloomery_operator.manifests.metadata import child_metadata
 from bloomery_operator.manifests.network import with_network
@@ -57,12 +55,11 @@ def build_job(prediction: BatchPrediction, model: ServedModel, settings: Setting
         "metadata": {"labels": child_labels(prediction, role=PREDICT_ROLE)},
         "spec": _pod_spec(prediction, model, settings),
     }
-    record = json.dumps({key: value for key, value in asdict(model).items() if value is not None})
     metadata = child_metadata(
         prediction,
         name=job_name(prediction, COMMAND),
         role=PREDICT_ROLE,
-        annotations={MODEL: record},
+        annotations={MODEL: model_record(model)},
     )
     metadata["labels"] |= {QUEUE: spec.queue} if spec.queue else {}
     job: Manifest = {

@@ -13,7 +13,7 @@ from bloomery_operator.manifests import predict_job
 from bloomery_operator.reconcile.blocked import blocked_by, rejections_block
 from bloomery_operator.reconcile.children import create_child
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.reconcile.finite_jobs import expire, set_suspension
+from bloomery_operator.reconcile.finite_jobs import expire, seconds_to_next_look, set_suspension
 from bloomery_operator.reconcile.lookups import (
     observe_job,
     read_resource,
@@ -52,14 +52,11 @@ async def _predict(
         prediction = await publish_status(context, prediction, derive_status(observation, context.now()))
         observation = replace(observation, prediction=prediction)
     observation = replace(observation, blocked_by=await _act(context, observation))
-    status, job = derive_status(observation, context.now()), observation.job
-    if status.is_finished:
-        return prediction, status, None
-    if observation.blocked_by is not None or isinstance(observation.model, Verdict) or (job and job.lacks_pods):
-        # No watch informs of these: a missing Secret, a model of the registry, a pod that cannot be created.
-        return prediction, status, context.settings.retry_interval_seconds
-    runs = status.phase == "Running" or (job is not None and job.has_running_pods)
-    return prediction, status, context.settings.progress_poll_seconds if runs else None
+    status = derive_status(observation, context.now())
+    # No watch informs of a missing Secret, or of a model of the registry.
+    is_waiting = observation.blocked_by is not None or isinstance(observation.model, Verdict)
+    next_look = seconds_to_next_look(context, status, observation.job, is_waiting=is_waiting)
+    return prediction, status, next_look
 
 
 async def _observe(context: Context, prediction: BatchPrediction) -> BatchPredictionObservation:

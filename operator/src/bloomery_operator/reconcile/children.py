@@ -38,8 +38,15 @@ async def create_child(context: Context, owner: CustomResource, manifest: Manife
         Blocked: the name belongs to another object, or to a former child that is being deleted.
     """
     created = await context.cluster.create(manifest)
-    if created is not None:
-        return created
+    return created if created is not None else await _read_own_child(context, owner, manifest)
+
+
+async def _read_own_child(context: Context, owner: CustomResource, manifest: Manifest) -> Manifest:
+    """Return the child that exists already, as its creation was refused.
+
+    Raises:
+        Blocked: the name belongs to another object, or to a former child that is being deleted.
+    """
     key = ObjectKey(owner.metadata.namespace, manifest["metadata"]["name"])
     existing = await context.cluster.get(kind_of(manifest), key)
     if existing is None:
@@ -102,7 +109,7 @@ async def _write(context: Context, owner: CustomResource, manifest: Manifest, ex
         if created is not None:
             return created
         # It is the rest of a first reconcile that did not come to its end, or belongs to something else.
-        existing = await create_child(context, owner, manifest)
+        existing = await _read_own_child(context, owner, manifest)
     if existing is None or kind not in _OWN_KINDS:
         return await context.cluster.apply(manifest)
     replaced = await context.cluster.replace(_with_metadata(manifest, existing["metadata"]))

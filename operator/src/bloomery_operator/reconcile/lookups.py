@@ -121,7 +121,7 @@ async def read_shared_progress(context: Context, job: JobView | None) -> Mapping
 
 
 async def _read_pod_progress(context: Context, pod: PodView | None) -> Mapping[str, Any] | None:
-    if pod is None or pod.phase != "Running" or pod.ip is None:
+    if pod is None or not pod.is_reachable:
         return None
     return await context.read_progress(pod)
 

@@ -134,18 +134,13 @@ def _starting_model(champion: ServedModel | Verdict | None) -> ServedModel | Non
 async def _delete_old_jobs(context: Context, observation: RetrainingObservation) -> None:
     """Delete the TrainingJobs that ended before the last ones, once the status has their results."""
     retraining = observation.retraining
-    ended = [one.job for one in observation.jobs if one.job.status.is_finished]
-    old = [job for job in ended[retraining.spec.history_limit :] if not _awaits_registration(job)]
+    beyond_limit = [one.job for one in observation.ended[retraining.spec.history_limit :]]
+    old = [job for job in beyond_limit if not job.status.awaits_registration]
     if not old or not await is_up_to_date(context, RETRAININGS, retraining):
         return
     for job in old:
         key = ObjectKey(job.metadata.namespace, job.metadata.name)
         await context.cluster.delete(TRAINING_JOBS, key, uid=job.metadata.uid)
-
-
-def _awaits_registration(job: TrainingJob) -> bool:
-    complete = job.status.condition("Complete")
-    return complete is not None and complete.reason == Reason.NOT_REGISTERED
 
 
 def _seconds_to_next_look(context: Context, observation: RetrainingObservation) -> float | None:

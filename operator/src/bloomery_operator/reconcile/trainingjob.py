@@ -26,7 +26,7 @@ from bloomery_operator.manifests import register_job, train_job
 from bloomery_operator.reconcile import trainer_jobs
 from bloomery_operator.reconcile.blocked import Blocked, blocked_by
 from bloomery_operator.reconcile.context import Context
-from bloomery_operator.reconcile.finite_jobs import expire, set_suspension
+from bloomery_operator.reconcile.finite_jobs import expire, seconds_to_next_look, set_suspension
 from bloomery_operator.reconcile.lookups import (
     find_resource,
     observe_job,
@@ -78,14 +78,10 @@ async def _train(context: Context, training_job: TrainingJob) -> tuple[TrainingJ
         observation = replace(observation, training_job=training_job)
     observation = replace(observation, blocked_by=await _act(context, observation))
     status = derive_status(observation, context.now())
-    if status.is_finished:
-        return training_job, status, None
-    lacks_pods = observation.job is not None and observation.job.lacks_pods
-    if observation.blocked_by is not None or isinstance(observation.start, Verdict) or lacks_pods:
-        # No watch informs of these: a missing Secret, a model of the registry, a pod that cannot be created.
-        return training_job, status, context.settings.retry_interval_seconds
-    runs = status.phase == "Running" or (observation.job is not None and observation.job.has_running_pods)
-    return training_job, status, context.settings.progress_poll_seconds if runs else None
+    # No watch informs of a missing Secret, or of a model of the registry.
+    is_waiting = observation.blocked_by is not None or isinstance(observation.start, Verdict)
+    next_look = seconds_to_next_look(context, status, observation.job, is_waiting=is_waiting)
+    return training_job, status, next_look
 
 
 async def _observe(context: Context, training_job: TrainingJob) -> TrainingJobObservation:
@@ -187,7 +183,7 @@ async def _stop(context: Context, observation: TrainingJobObservation) -> Verdic
     """
     training_job, job = observation.training_job, observation.job
     pod = job.current_pod if job else None
-    if job is None or pod is None or pod.phase != "Running" or pod.ip is None or pod.has_ended:
+    if job is None or pod is None or not pod.is_reachable or pod.has_ended:
         return None
     token = await _read_stop_token(context, training_job, job)
     if token is None:
@@ -218,8 +214,7 @@ def _has_just_started(pod: PodView, now: datetime) -> bool:
 
 async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> TrainingJobStatus:
     """Register a model that MLflow could not take at the end of the training."""
-    complete = status.condition("Complete")
-    if complete is None or complete.reason != Reason.NOT_REGISTERED:
+    if not status.awaits_registration:
         return status
     trained = await observe_job(context, training_job, train_job.COMMAND)
     job = await observe_job(context, training_job, register_job.COMMAND)
@@ -243,12 +238,8 @@ async def _expire(context: Context, training_job: TrainingJob, status: TrainingJ
 
     The TTL of a job whose model was registered later counts from then: before, the model would be lost.
     """
-    ttl, end, complete = (
-        training_job.spec.ttl_seconds_after_finished,
-        status.completion_time,
-        status.condition("Complete"),
-    )
-    if ttl is None or end is None or (complete is not None and complete.reason == Reason.NOT_REGISTERED):
+    ttl, end = training_job.spec.ttl_seconds_after_finished, status.completion_time
+    if ttl is None or end is None or status.awaits_registration:
         return None
     registered_at = _registration_time(context, training_job)
     return await expire(context, TRAINING_JOBS, training_job, end=max(end, registered_at or end), ttl=ttl)

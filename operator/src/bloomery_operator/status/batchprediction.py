@@ -15,8 +15,15 @@ from bloomery_operator.api.reasons import Reason
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.manifests.accelerators import unused_accelerators
-from bloomery_operator.status.conditions import condition, with_transition_times
-from bloomery_operator.status.job_conditions import at_generation, not_started, phase_of, resumption
+from bloomery_operator.status.conditions import condition
+from bloomery_operator.status.job_conditions import (
+    at_generation,
+    job_fields,
+    not_started,
+    queued,
+    resumption,
+    suspension,
+)
 from bloomery_operator.status.trainer_results import read_model
 from bloomery_operator.status.workloads import JobView, job_failure, sidecars_running
 
@@ -96,18 +103,10 @@ def derive_status(observation: BatchPredictionObservation, now: datetime) -> Bat
     previous, generation = prediction.status, prediction.metadata.generation
     if previous.is_finished:
         return at_generation(previous, generation)
-    conditions = _conditions(observation)
     status = previous.model_copy(
         update={
-            "observed_generation": generation,
-            "phase": phase_of(conditions, job),
-            # batch/v1 sets a new start time on a resumed Job; the work began before.
-            "start_time": previous.start_time or (job.start_time if job and job.has_begun else None),
-            "restarts": job.failed_pods if job else None,
+            **job_fields(previous, job, _conditions(observation), generation=generation, now=now),
             "model": _used_model(observation.model) or previous.model,
-            "conditions": with_transition_times(
-                conditions, previous=previous.conditions, generation=generation, now=now
-            ),
         }
     )
     if status.is_finished:
@@ -127,9 +126,7 @@ def _conditions(observation: BatchPredictionObservation) -> tuple[Condition, ...
         return (condition("Failed", True, failure),)
     suspended = _suspended(prediction, job)
     if suspended is not None:
-        running = condition("Running", False, suspended)
-        # A Job in a queue is not suspended in the sense of spec.suspend.
-        return (running,) if prediction.spec.queue else (running, condition("Suspended", True, suspended))
+        return suspension(suspended, is_queued=bool(prediction.spec.queue))
     waiting = first_verdict(CHECKS, observation)
     verdict = waiting or _running_verdict(observation)
     return (condition("Running", waiting is None, verdict), *resumption(prediction.status))
@@ -139,7 +136,7 @@ def _suspended(prediction: BatchPrediction, job: JobView | None) -> Verdict | No
     if job is None or not job.suspended:
         return None
     if prediction.spec.queue:
-        return Verdict(Reason.QUEUED, f"It waits for Kueue to admit it to queue {prediction.spec.queue!r}.")
+        return queued(prediction.spec.queue)
     message = "spec.suspend is true, so it has no pods; once it is false, the files without an answer follow."
     return Verdict(Reason.SUSPENDED, message)
 

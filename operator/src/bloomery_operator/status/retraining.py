@@ -48,6 +48,11 @@ class RetrainingObservation:
         return next((one for one in self.jobs if not one.job.status.is_finished), None)
 
     @property
+    def ended(self) -> tuple[TriggeredJob, ...]:
+        """The TrainingJobs that have ended, the newest first."""
+        return tuple(one for one in self.jobs if one.job.status.is_finished)
+
+    @property
     def last_job(self) -> TriggeredJob | None:
         """The last TrainingJob that was made, if it still exists."""
         newest = self.jobs[0] if self.jobs else None
@@ -138,11 +143,11 @@ def _next_triggers(observation: RetrainingObservation, now: datetime) -> str:
 
 def _last_result(observation: RetrainingObservation) -> tuple[Condition, ...]:
     """Return the condition with the result of the last training that ended."""
-    ended = next((one.job for one in observation.jobs if one.job.status.is_finished), None)
-    if ended is None:
+    if not observation.ended:
         # It was deleted, or there was none.
         former = observation.retraining.status.condition(_SUCCEEDED)
         return (former,) if former is not None else ()
+    ended = observation.ended[0].job
     name, failed = ended.metadata.name, ended.status.condition("Failed")
     if failed is not None and failed.is_true:
         message = f"TrainingJob {name!r} failed; the next trigger makes another one. {failed.message}"
@@ -162,7 +167,6 @@ def _champion(observation: RetrainingObservation) -> str | None:
 
 
 def _history(observation: RetrainingObservation) -> tuple[Training, ...]:
-    ended = [one for one in observation.jobs if one.job.status.is_finished]
     return tuple(
         Training(
             name=one.job.metadata.name,
@@ -171,5 +175,5 @@ def _history(observation: RetrainingObservation) -> tuple[Training, ...]:
             model=one.job.status.model.display if one.job.status.model is not None else None,
             completion_time=one.job.status.completion_time,
         )
-        for one in ended[: observation.retraining.spec.history_limit]
+        for one in observation.ended[: observation.retraining.spec.history_limit]
     )

@@ -26,7 +26,14 @@ from bloomery_operator.domain.starting_point import StartingPoint
 from bloomery_operator.domain.verdict import Verdict, first_verdict
 from bloomery_operator.manifests.accelerators import unused_accelerators
 from bloomery_operator.status.conditions import condition, with_transition_times
-from bloomery_operator.status.job_conditions import at_generation, not_started, phase_of, resumption
+from bloomery_operator.status.job_conditions import (
+    at_generation,
+    job_fields,
+    not_started,
+    queued,
+    resumption,
+    suspension,
+)
 from bloomery_operator.status.trainer_results import RunReference, TrainerProgress, TrainResult, read_model
 from bloomery_operator.status.workloads import JobView, job_failure, pods_refused, sidecars_running
 
@@ -125,23 +132,14 @@ CHECKS = (_dataset_not_ready, _initial_model_not_ready, _blocked, _not_started)
 def derive_status(observation: TrainingJobObservation, now: datetime) -> TrainingJobStatus:
     """Return the status; that of a finished job stays as it is."""
     training_job = observation.training_job
-    previous = training_job.status
+    previous, generation = training_job.status, training_job.metadata.generation
     if previous.is_finished:
-        return at_generation(previous, training_job.metadata.generation)
-    conditions = _conditions(observation)
-    job = observation.job
+        return at_generation(previous, generation)
     status = previous.model_copy(
         update={
-            "observed_generation": training_job.metadata.generation,
-            "phase": phase_of(conditions, observation.job),
+            **job_fields(previous, observation.job, _conditions(observation), generation=generation, now=now),
             "datasets": observation.trained_on or previous.datasets,
             "initial_model": observation.started_from or previous.initial_model,
-            # batch/v1 sets a new start time on a resumed Job; the work began before.
-            "start_time": previous.start_time or (job.start_time if job and job.has_begun else None),
-            "restarts": job.failed_pods if job else None,
-            "conditions": with_transition_times(
-                conditions, previous=previous.conditions, generation=training_job.metadata.generation, now=now
-            ),
         }
     )
     if status.is_finished:
@@ -169,9 +167,7 @@ def _conditions(observation: TrainingJobObservation) -> tuple[Condition, ...]:
         return (condition("Failed", True, failure),)
     suspended = _suspended(observation)
     if suspended is not None:
-        running = condition("Running", False, suspended)
-        # A Job in a queue is not suspended in the sense of spec.suspend.
-        return (running,) if spec.queue else (running, condition("Suspended", True, suspended))
+        return suspension(suspended, is_queued=bool(spec.queue))
     waiting = first_verdict(CHECKS, observation)
     verdict = waiting or _running_verdict(observation)
     return (condition("Running", waiting is None, verdict), *resumption(training_job.status))
@@ -189,7 +185,7 @@ def _suspended(observation: TrainingJobObservation) -> Verdict | None:
     if job is None or not job.suspended:
         return None
     if spec.queue:
-        return Verdict(Reason.QUEUED, f"It waits for Kueue to admit it to queue {spec.queue!r}.")
+        return queued(spec.queue)
     saved = observation.training_job.status.last_checkpoint
     where = f"; it goes on from step {saved.step} once spec.suspend is false" if saved else ""
     pods = "its pods save their state and go" if job.has_running_pods else "it has no pods"

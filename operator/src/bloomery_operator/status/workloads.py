@@ -120,9 +120,14 @@ class PodView:
         return read_document(self.termination_message)
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether the pod runs at an address."""
+        return self.phase == "Running" and self.ip is not None
+
+    @property
     def is_working(self) -> bool:
         """Whether our container runs, and can be reached."""
-        return self.phase == "Running" and self.ip is not None and not self.has_ended and not self.deleting
+        return self.is_reachable and not self.has_ended and not self.deleting
 
     @property
     def has_failed(self) -> bool:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from kubectl_bloomery.cluster.kubectl import BATCH_PREDICTIONS, TRAINING_JOBS, Kubectl, Manifest
+from kubectl_bloomery.cluster.object_reference import Reference, read_reference
 from kubectl_bloomery.cluster.training_job import JobSummary, summarise
-from kubectl_bloomery.completion import object_names
+from kubectl_bloomery.completion import object_references
 from kubectl_bloomery.errors import CommandError
 from kubectl_bloomery.options import Context, Namespace
 from kubectl_bloomery.output import console, error_console, table
@@ -19,19 +20,7 @@ EXIT_INTERRUPTED = 130
 """The exit code after Ctrl+C, as in shells."""
 
 
-_KINDS = {
-    "tj": TRAINING_JOBS,
-    "trainingjob": TRAINING_JOBS,
-    "trainingjobs": TRAINING_JOBS,
-    "bp": BATCH_PREDICTIONS,
-    "batchprediction": BATCH_PREDICTIONS,
-    "batchpredictions": BATCH_PREDICTIONS,
-}
-
-
-def _complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
-    jobs, predictions = object_names(TRAINING_JOBS), object_names(BATCH_PREDICTIONS, prefix="bp/")
-    return [*jobs(ctx, incomplete), *predictions(ctx, incomplete)]
+_KINDS = (TRAINING_JOBS, BATCH_PREDICTIONS)
 
 
 def follow(
@@ -41,7 +30,7 @@ def follow(
             metavar="NAME",
             help="tj/NAME or bp/NAME; NAME alone is a TrainingJob's.",
             show_default=False,
-            autocompletion=_complete_name,
+            autocompletion=object_references(_KINDS),
         ),
     ],
     namespace: Namespace = None,
@@ -52,12 +41,12 @@ def follow(
     Ctrl+C leaves it alone.
     """
     kubectl = Kubectl(namespace, context)
-    kind, _, name = job.rpartition("/")
-    if kind and kind not in _KINDS:
+    reference = read_reference(job, _KINDS)
+    if reference is None:
         raise CommandError(f"{job} cannot be followed: name a TrainingJob or a BatchPrediction, as tj/NAME or bp/NAME.")
     try:
         with _progress_display() as show:
-            ended = _watch_until_end(kubectl, _KINDS.get(kind, TRAINING_JOBS), name, show)
+            ended = _watch_until_end(kubectl, reference, show)
     except KeyboardInterrupt:
         error_console().print(f"{job} goes on; kubectl bloomery follow {job} shows it again.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -67,9 +56,9 @@ def follow(
     _print_result(ended, summary)
 
 
-def _watch_until_end(kubectl: Kubectl, kind: str, name: str, show: Callable[[JobSummary], None]) -> Manifest:
+def _watch_until_end(kubectl: Kubectl, reference: Reference, show: Callable[[JobSummary], None]) -> Manifest:
     """Show each state of a job until the job ends, and return the job."""
-    for job in kubectl.watch(kind, name):
+    for job in kubectl.watch(*reference):
         summary = summarise(job)
         if summary.complete or summary.failed:
             return job

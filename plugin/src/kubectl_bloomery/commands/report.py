@@ -12,25 +12,14 @@ import typer
 
 from kubectl_bloomery.cluster.kubectl import DATASETS, TRAINING_JOBS, Kubectl, Manifest
 from kubectl_bloomery.cluster.mlflow import Mlflow, open_mlflow
+from kubectl_bloomery.cluster.object_reference import read_reference
 from kubectl_bloomery.cluster.training_job import output_uri, run_id
-from kubectl_bloomery.completion import object_names
+from kubectl_bloomery.completion import object_references
 from kubectl_bloomery.errors import CommandError, error_on_write
 from kubectl_bloomery.options import Context, Namespace
 
 REPORT_FILE = "report.html"
-_KINDS = {
-    "tj": TRAINING_JOBS,
-    "trainingjob": TRAINING_JOBS,
-    "trainingjobs": TRAINING_JOBS,
-    "dset": DATASETS,
-    "dataset": DATASETS,
-    "datasets": DATASETS,
-}
-
-
-def _complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
-    jobs, datasets = object_names(TRAINING_JOBS), object_names(DATASETS, prefix="dset/")
-    return [*jobs(ctx, incomplete), *datasets(ctx, incomplete)]
+_KINDS = (TRAINING_JOBS, DATASETS)
 
 
 def report(
@@ -40,7 +29,7 @@ def report(
             metavar="NAME",
             help="tj/NAME or dset/NAME; NAME alone is a TrainingJob's.",
             show_default=False,
-            autocompletion=_complete_name,
+            autocompletion=object_references(_KINDS),
         ),
     ],
     output: Annotated[str | None, typer.Option("--output", "-o", help="Save it; - is the standard output.")] = None,
@@ -49,10 +38,10 @@ def report(
 ) -> None:
     """Open the evaluation report of a training, or the report on a Dataset, in the browser, or save it."""
     kubectl = Kubectl(namespace, context)
-    kind, _, bare_name = name.rpartition("/")
-    if kind and kind not in _KINDS:
+    reference = read_reference(name, _KINDS)
+    if reference is None:
         raise CommandError(f"{name} has no report: name a TrainingJob or a Dataset, as tj/NAME or dset/NAME.")
-    owner = kubectl.get(_KINDS.get(kind, TRAINING_JOBS), bare_name)
+    owner = kubectl.get(*reference)
     find_run = _dataset_run if owner["kind"] == "Dataset" else _training_run
     page = _fetch_report(kubectl, owner, find_run)
     if output == "-":
@@ -62,7 +51,7 @@ def report(
             Path(output).write_bytes(page)
         print(f"The report of {name} is in {output}.")
     else:
-        _open_in_browser(bare_name, page)
+        _open_in_browser(reference[1], page)
 
 
 def _fetch_report(kubectl: Kubectl, owner: Manifest, find_run: Callable[[Mlflow, Manifest], str | None]) -> bytes:

@@ -28,7 +28,7 @@ from bloomery_serving.batch.settings import BatchSettings, read_batch_settings
 from bloomery_serving.batch.share import ShareRun
 from bloomery_serving.batcher import Batcher
 from bloomery_serving.capacity import Capacity
-from bloomery_serving.engine_choice.comparison import EngineLimits, Served
+from bloomery_serving.engine_choice.comparison import Served
 from bloomery_serving.engine_choice.selection import EngineSelection
 from bloomery_serving.engines.base import EngineReport
 from bloomery_serving.errors import ModelError
@@ -104,9 +104,10 @@ def _predict() -> dict[str, Any]:
             on_progress=progress.update,
         )
         record = run.begin(source)
+        capacity = Capacity.of_container(settings)
         # Before the first image, so that one engine computes all of them.
-        engine = _choose_engine(settings, model)
-        record = asyncio.run(run.predict(_build_predictor(settings, model, identity, source), record))
+        engine = _choose_engine(settings, model, capacity)
+        record = asyncio.run(run.predict(_build_predictor(settings, model, identity, capacity, source), record))
         return totals([record, *output.read_other_records(batch.batch_pods)], batch.batch_pods) | {
             "engine": str(engine.form),
             "digest": model.digest,
@@ -133,9 +134,7 @@ def _open_source(batch: BatchSettings, scratch: Path) -> Source:
 
 
 def _open_output(batch: BatchSettings, source: Source, model: Model) -> Output:
-    # Nothing is mixed: with a Secret of its own, the output never sees the keys of the models' store.
-    has_own = any(name.startswith(OUTPUT_PREFIX) for name in os.environ)
-    access = S3Access.from_environment(os.environ, OUTPUT_PREFIX if has_own else "")
+    access = S3Access.of_own_secret(os.environ, OUTPUT_PREFIX)
     return Output(
         open_folder(batch.output_uri, access, create=True),
         open_format(batch.output_format, model.labels),
@@ -145,19 +144,16 @@ def _open_output(batch: BatchSettings, source: Source, model: Model) -> Output:
     )
 
 
-def _choose_engine(settings: Settings, model: Model) -> EngineReport:
-    capacity = Capacity.of_container(settings)
-    limits = EngineLimits(memory_bytes=capacity.process_bytes, disk_bytes=settings.model_max_bytes)
-    served = Served(
-        model=model, folder=settings.model_dir, setting=settings.engine, threads=capacity.workers, limits=limits
-    )
-    EngineSelection(served, on_choice=lambda _: None).run()
+def _choose_engine(settings: Settings, model: Model, capacity: Capacity) -> EngineReport:
+    EngineSelection(Served.of(settings, model, capacity), on_choice=lambda _: None).run()
     return model.engine
 
 
-def _build_predictor(settings: Settings, model: Model, identity: ModelIdentity, source: Source) -> Predictor:
+def _build_predictor(
+    settings: Settings, model: Model, identity: ModelIdentity, capacity: Capacity, source: Source
+) -> Predictor:
     """Return the workers of the model server, with its limits and its policy."""
-    metrics, capacity = Metrics(identity, service=settings.service_name), Capacity.of_container(settings)
+    metrics = Metrics(identity, service=settings.service_name)
     policy = AnswerPolicy.of(settings, model.statistics, classes=len(model.labels))
     quality = QualityMetrics(metrics.registry, model.labels, model.statistics.reference)
     limits = Limits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)

@@ -26,6 +26,7 @@ from bloomery_serving.capture.ids import time_of
 from bloomery_serving.capture.image_metadata import strip_metadata
 from bloomery_serving.capture.selection import CapturePolicy, Selector
 from bloomery_serving.capture.store import EXTENSIONS, CaptureStore
+from bloomery_serving.fault_log import FaultLog
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import FORMATS
 from bloomery_serving.settings import Settings
@@ -141,7 +142,7 @@ class CaptureRecorder:
         self._selector = selector or Selector(CapturePolicy.of(settings))
         self._queue = CaptureQueue(max_captures=settings.capture_queue_size, max_bytes=settings.capture_queue_bytes)
         self._metrics = CaptureMetrics(registry, self._queue)
-        self._fault = ""
+        self._faults = FaultLog(logger, end="captures are stored again")
         for number in range(WRITERS):
             threading.Thread(target=self._run, name=f"capture-{number}", daemon=True).start()
 
@@ -195,21 +196,15 @@ class CaptureRecorder:
             try:
                 write()
             except StoreError as error:
-                self._report(f"captures are not stored: {error}")
+                self._faults.report(f"captures are not stored: {error}")
                 if error.kind == "Unavailable" and time.time() < deadline:
                     time.sleep(RETRY_SECONDS)
                     continue
                 self._metrics.dropped["StoreUnavailable" if error.kind == "Unavailable" else "StoreRefused"].inc()
             else:
-                self._report("")
+                self._faults.clear()
                 self._metrics.stored[capture.reason].inc()
             return
-
-    def _report(self, fault: str) -> None:
-        """Log a fault once, and its end."""
-        if fault != self._fault:
-            self._fault = fault
-            logger.warning("%s", fault or "captures are stored again")
 
     def _describe(self, capture: PendingCapture) -> tuple[CaptureRecord, bytes]:
         """Return the record and the file of a capture.

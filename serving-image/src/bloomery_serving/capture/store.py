@@ -35,12 +35,8 @@ class CaptureStore:
 
     @classmethod
     def of(cls, settings: Settings, environment: Mapping[str, str]) -> CaptureStore:
-        """Return the store of a server's captures.
-
-        Nothing is mixed: with a Secret of its own, it never sees the keys of the models' store.
-        """
-        has_own = any(name.startswith(ACCESS_PREFIX) for name in environment)
-        access = S3Access.from_environment(environment, ACCESS_PREFIX if has_own else "")
+        """Return the store of a server's captures."""
+        access = S3Access.of_own_secret(environment, ACCESS_PREFIX)
         return cls(settings.capture_uri, access, namespace=settings.service_namespace, service=settings.service_name)
 
     def write(self, record: CaptureRecord, data: bytes) -> None:

@@ -10,17 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from bloomery_model.folder import MODEL, ONNX_DATA_SUFFIXES
 from bloomery_model.references import Agreement, References
+from bloomery_serving.capacity import Capacity
 from bloomery_serving.engine_choice.record import ChoiceRecord, Conditions, write_record
 from bloomery_serving.engines.base import ActiveEngine, Engine, EngineForm, EngineReport, Measurement, Precision
 from bloomery_serving.engines.onnx_runtime import OnnxRuntimeEngine
 from bloomery_serving.engines.openvino import OpenVino, OpenVinoEngine
 from bloomery_serving.engines.timing import Pace, TookTooLong, best_batch, measure
 from bloomery_serving.model import Model
+from bloomery_serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,12 @@ class Served:
     setting: str
     threads: int
     limits: EngineLimits
+
+    @classmethod
+    def of(cls, settings: Settings, model: Model, capacity: Capacity) -> Self:
+        """Return a loaded model with what the settings and the container let another engine use."""
+        limits = EngineLimits(memory_bytes=capacity.process_bytes, disk_bytes=settings.model_max_bytes)
+        return cls(model, settings.model_dir, settings.engine, threads=capacity.workers, limits=limits)
 
     @property
     def side(self) -> int:

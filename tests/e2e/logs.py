@@ -18,8 +18,6 @@ from testing.dev_cluster import Kubectl
 _BUG = re.compile(r"Traceback \(most recent call last\)|never awaited|never retrieved")
 _ERROR = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) ")
 """The head of a line of the operator's text format."""
-_ASKED_AGAIN = "failed; will retry"
-"""kopf calls every request an error that it asks again: one that met a restart, or rights that came or went."""
 _WATCH = (
     "--watch",
     "--no-headers",
@@ -36,8 +34,6 @@ def alarms(log: str) -> list[str]:
 
 def _alarm(line: str, rest: Sequence[str]) -> str | None:
     """Return the error in a line with its exception, which may be in the following lines; None without an error."""
-    if _ASKED_AGAIN in line:
-        return None
     try:
         entry = json.loads(line)
     except ValueError:

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
+_CHECK_SECONDS = 0.5
+"""The longest time after which a signal is noticed that another thread got, or that came just before the wait."""
+
 
 def run_until_stopped(work: Callable[[], R], *, on_stop: Callable[[], None]) -> R:
     """Return the result of the work, or raise its exception.
@@ -31,7 +34,9 @@ def run_until_stopped(work: Callable[[], R], *, on_stop: Callable[[], None]) -> 
     signal.signal(signal.SIGTERM, lambda *_: on_stop())
     thread = threading.Thread(target=run_in_thread, name="work", daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        # A wait without a limit would last until the work is done, if the kernel wakes another thread for the signal.
+        thread.join(_CHECK_SECONDS)
     match outcome[0]:
         case BaseException() as error:
             raise error

@@ -247,7 +247,6 @@ def _assert_quiet(fault_proxy: FaultProxy, world: World) -> None:
 
 
 def _assert_no_trace(operator: OperatorProcess) -> None:
-    # What kopf tries again it calls an error.
-    text = "\n".join(line for line in operator.log_text().splitlines() if "failed; will retry" not in line)
+    text = operator.log_text()
     for alarm in ("Traceback", "ERROR", "never awaited", "never retrieved"):
         assert alarm not in text, text[-6000:]

@@ -192,7 +192,7 @@ def test_sigterm_ends_a_server_that_waits_for_its_model(start_server: StartServe
         store.settimeout(60)
         with store.accept()[0]:
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(10) == 0
+            assert server.process.wait(30) == 0
     assert "stopped before its model is loaded" in server.log.read_text()
 
 

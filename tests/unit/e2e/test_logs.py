@@ -61,9 +61,6 @@ def test_expected_warnings_are_no_alarm(formatter: logging.Formatter) -> None:
     log += format_record(
         formatter, logging.WARNING, "Dataset a/b failed and is tried again in 0.1 s: Conflict('ERROR')"
     )
-    log += format_record(
-        formatter, logging.ERROR, "Request attempt #1 failed; will retry: GET /api -> APIForbiddenError()"
-    )
 
     assert alarms(log) == []
 

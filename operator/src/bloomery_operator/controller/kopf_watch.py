@@ -26,6 +26,8 @@ _IDLE_TASK_SECONDS = 0.5
 """How long kopf keeps the task of an object, with the object's last event. At a start there is one for every object."""
 _FIRST_BACKOFFS_SECONDS = (1.0, 2.0, 4.0, 8.0)
 _MAX_BACKOFF_SECONDS = 10.0
+_RETRY_MESSAGE = "failed; will retry"
+"""Part of kopf's message about a request that it sends again."""
 
 
 class WatchEnded(Exception):
@@ -96,14 +98,20 @@ def exit_process(code: int) -> NoReturn:
 
 
 def quiet_kopf(handler: logging.Handler) -> None:
-    """Log only kopf's warnings and errors, and these without tracebacks, which show nothing but kopf's own code."""
+    """Log only kopf's warnings and errors, without tracebacks, which show nothing but kopf's own code.
+
+    A request that kopf sends again is a warning: its messages have the level ERROR for every answer of an API server
+    that restarts, or that serves a kind in a moment.
+    """
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    handler.addFilter(_drop_kopf_traceback)
+    handler.addFilter(_quiet_record)
 
 
-def _drop_kopf_traceback(record: logging.LogRecord) -> bool:
+def _quiet_record(record: logging.LogRecord) -> bool:
     if record.name.startswith("kopf"):
         record.exc_info = None
+        if _RETRY_MESSAGE in record.getMessage():
+            record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
     return True
 
 

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 20.0
 _RELOAD_SECONDS = 10
+_CHECK_SECONDS = 0.5
 
 
 def run(output_uri: str, *, port: int, prefix: str) -> int:
@@ -39,7 +40,9 @@ def run(output_uri: str, *, port: int, prefix: str) -> int:
         board = subprocess.Popen(_command(mirror, port=port, prefix=prefix), env={**os.environ, "TMPDIR": scratch})
         signal.signal(signal.SIGTERM, lambda *_: board.terminate())
         try:
-            code = board.wait()
+            while (code := board.poll()) is None:
+                # A wait without a limit would miss a signal that comes just before it.
+                ended.wait(_CHECK_SECONDS)
         finally:
             ended.set()
             board.kill()

@@ -5,6 +5,8 @@ SHELL := /bin/bash
 DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
+# Two processes: most tests wait for programs that start. The order is kept, so that the longest groups come first.
+PARALLEL := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 PYTHON := python3
 GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
@@ -20,11 +22,11 @@ demo: ## a cluster, images, training, predictions: the whole path on this machin
 
 test: venv ## lint, unit, component and the main end-to-end path
 	@$(MAKE) --no-print-directory cluster lint
-	@$(PYTEST) -m "not extended" tests/unit tests/component tests/e2e
+	@$(PYTEST) $(PARALLEL) -m "not extended" tests/e2e tests/component tests/unit
 
 test-all: venv ## all of that, and every row that needs real pods
 	@$(MAKE) --no-print-directory cluster lint
-	@$(PYTEST) tests/unit tests/component tests/e2e
+	@$(PYTEST) $(PARALLEL) tests/e2e tests/component tests/unit
 
 test-unit: venv ## the pure tests
 	@$(PYTEST) tests/unit

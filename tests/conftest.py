@@ -1,4 +1,4 @@
-"""Which tests one process runs in turn, where several processes share the tests (pytest-xdist)."""
+"""Groups of tests that one process runs in turn, where several processes share the tests (pytest-xdist)."""
 
 from __future__ import annotations
 

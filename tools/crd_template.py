@@ -1,7 +1,7 @@
 """Generator of the template in crds/retrainings.yaml: the spec of a TrainingJob (``python -m tools.crd_template``).
 
 A CRD cannot refer to the schema of another one, so the template is a copy between two comments. It leaves out the rules
-against changes, as the template of later TrainingJobs may change. The generator also copies the CRDs to the chart.
+against changes, as the template of later TrainingJobs may change. The generator also writes the chart's copy of it.
 """
 
 from __future__ import annotations

@@ -174,5 +174,5 @@ PROSE: Mapping[str, str] = {
 }
 """Words and their plain English, as patterns between word boundaries."""
 
-INDIRECT_OPENINGS = ("What", "Who", "Whose", "How", "When", "Where")
+INDIRECT_OPENINGS = ("What", "Which", "Who", "Whose", "How", "When", "Where")
 """Words that must not open a module docstring, which starts with a noun phrase or a verb."""

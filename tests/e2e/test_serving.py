@@ -248,7 +248,7 @@ def test_a_slower_model_is_rolled_back_with_numbers_in_the_condition(
 
 
 @pytest.mark.feature("S21")
-def test_a_model_that_always_gives_one_class_is_rolled_back_and_a_good_one_is_not(
+def test_model_of_one_class_is_rolled_back_and_a_good_one_is_not(
     kubectl: Kubectl, gateway: str, models: Mapping[str, str], image: bytes
 ) -> None:
     abort_on = {"disagreement": 0.2, "minRequests": 20}

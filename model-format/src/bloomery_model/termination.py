@@ -9,6 +9,13 @@ from typing import Any
 
 LIMIT = 4096
 """Bytes that Kubernetes keeps of a termination message."""
+_DEFAULT_PATH = "/dev/termination-log"
+"""Kubernetes' default of ``terminationMessagePath``."""
+
+
+def path_from(environment: Mapping[str, str]) -> Path:
+    """Return the file of the message: ``TERMINATION_LOG``, or the one of a container."""
+    return Path(environment.get("TERMINATION_LOG") or _DEFAULT_PATH)
 
 
 def write(path: Path, message: Mapping[str, Any]) -> None:

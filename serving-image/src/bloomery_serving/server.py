@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import uvicorn
 
@@ -147,6 +146,6 @@ async def _close_overdue(server: uvicorn.Server) -> None:
 def _give_up(reason: str, message: str) -> int:
     """Report why the server cannot start: in the log, and as the container's termination message."""
     logger.error("%s: %s", reason, message)
-    path = Path(os.environ.get("TERMINATION_LOG", "/dev/termination-log"))
+    path = termination.path_from(os.environ)
     termination.write(path, termination.failure(reason, message))
     return 1

@@ -112,7 +112,9 @@ class Settings(BaseSettings):
     """Requests whose bodies are arriving; one more is refused with status 429."""
 
     queue_size: int = 64
-    """Requests that wait or are worked on; one more is refused with status 429."""
+    """Length of the queue: requests that wait or are active; one more is refused with 429. An eighth of it is for
+    explanations.
+    """
 
     queue_bytes: int = 256 * 1024 * 1024
     """Bytes of all bodies together; a request that finds no room is refused with status 429."""

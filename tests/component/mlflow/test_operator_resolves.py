@@ -1,4 +1,4 @@
-"""Which model `models:/…` and `runs:/…` mean: the operator asks a real registry for what the trainer put there."""
+"""The models that `models:/…` and `runs:/…` name: the operator asks a real registry for what the trainer put there."""
 
 from __future__ import annotations
 

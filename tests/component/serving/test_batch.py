@@ -252,7 +252,7 @@ def test_images_of_an_archive_with_names_of_an_old_encoding_are_predicted(batch:
     assert list(ended.ignored.values()) == ["BadName"]
 
 
-def test_csv_has_a_row_for_each_image_and_a_column_for_each_class(batch: Batch, tmp_path: Path) -> None:
+def test_csv_has_a_row_per_image_and_a_column_per_class(batch: Batch, tmp_path: Path) -> None:
     ended = batch.run(write_files(tmp_path / "source", small_pictures(6)), output_format="CSV")
 
     (path,) = files_below(ended.output, "predictions")

@@ -178,7 +178,7 @@ def test_metadata_is_stripped_if_that_is_asked(start: Start, store: S3Server) ->
 
 
 @pytest.mark.feature("S19")
-def test_store_that_is_away_fails_no_request_and_gets_what_the_queue_holds(start: Start, store: S3Server) -> None:
+def test_unreachable_store_fails_no_request_and_gets_the_queue_later(start: Start, store: S3Server) -> None:
     image = picture(RED, size=(600, 400), kind="BMP")
     server = start(capture_queue_size="20", capture_queue_bytes=str(10 * len(image)))
     store.kill()
@@ -317,7 +317,7 @@ def test_feedback_waits_for_no_store_that_is_away(start: Start, store: S3Server)
 
 
 @pytest.mark.feature("S20")
-def test_any_pod_takes_feedback_and_counts_it_by_the_variant_of_the_answer(start: Start) -> None:
+def test_any_pod_counts_feedback_by_the_variant_of_the_answer(start: Start) -> None:
     one, other = start(), start(variant="v2")
     prediction = ask(one, picture(RED)).headers["x-prediction-id"]
     one.wait_for(1, "bloomery_captures_total")

@@ -56,6 +56,16 @@ def test_a_services_limits_are_those_that_it_has() -> None:
     assert "a request up to ten images. A request must arrive and be answered within 60 seconds." in section
 
 
+def test_a_pods_bounds_are_those_of_its_settings() -> None:
+    limits = Settings(model_uri="file:///model")
+    table = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", SERVING, re.MULTILINE))
+
+    assert table["open connections"] == str(limits.max_connections)
+    assert table["requests whose bodies are arriving"] == str(limits.receiving_size)
+    assert table["requests that wait or are active"] == str(limits.queue_size)
+    assert table["bytes of all bodies"].startswith(f"{limits.queue_bytes // 2**20} MiB")
+
+
 def test_a_trainings_figures_are_listed() -> None:
     assert trained() == listed(OPERATIONS, "bloomery_train") | listed(OPERATIONS, "bloomery_prepare")
 

@@ -30,3 +30,9 @@ def test_message_is_written_unless_its_folder_is_that_of_devices(tmp_path: Path)
     assert json.loads((tmp_path / "message").read_text()) == {"error": {"reason": "BadData", "message": "no images"}}
     termination.write(Path("/dev/no-such-termination-log"), {})
     assert not Path("/dev/no-such-termination-log").exists()
+
+
+def test_path_is_that_of_the_variable_or_of_a_container() -> None:
+    assert termination.path_from({"TERMINATION_LOG": "/tmp/message"}) == Path("/tmp/message")
+    assert termination.path_from({"TERMINATION_LOG": ""}) == Path("/dev/termination-log")
+    assert termination.path_from({}) == Path("/dev/termination-log")

@@ -1,4 +1,4 @@
-"""Which of the soak's two operators works."""
+"""The leader among the soak's two operators."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def launch(command: str, config_path: Path) -> int:
         datefmt="%H:%M:%S",
     )
     logger.setLevel(logging.INFO)
-    message_path = Path(os.environ.get("TERMINATION_LOG") or "/dev/termination-log")
+    message_path = termination.path_from(os.environ)
     shutdown = Shutdown()
     with listening(shutdown, at_once=lambda: _end_at_once(message_path)):
         code, message = _run(command, config_path, shutdown)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 TOTAL_WEIGHT = 10_000
-"""All of the traffic: weights are basis points, so that a tenth of a tenth of a percent is a whole number."""
+"""All of the traffic: weights are basis points, so that a hundredth of a percent is a whole number."""
 
 Weights = Mapping[str, int]
 """The weight of each revision in basis points; all together have ``TOTAL_WEIGHT``."""

@@ -77,7 +77,7 @@ def _stop_at_once() -> None:
 
 
 def _write_message(message: dict[str, Any]) -> None:
-    termination.write(Path(os.environ.get("TERMINATION_LOG") or "/dev/termination-log"), message)
+    termination.write(termination.path_from(os.environ), message)
 
 
 def _predict() -> dict[str, Any]:

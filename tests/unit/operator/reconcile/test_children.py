@@ -126,7 +126,7 @@ def test_child_applied_a_moment_ago_is_not_applied_again(is_new: bool) -> None:
     ("is_first", "is_there", "written", "read"),
     [(True, False, [], 0), (False, False, [], 1), (False, True, ["replace"], 1)],
 )
-def test_child_that_is_not_needed_is_kept_up_to_date_if_it_exists(
+def test_unneeded_child_is_updated_only_if_it_exists(
     is_first: bool, is_there: bool, written: list[str], read: int
 ) -> None:
     cluster = OneSecret(existing() if is_there else None)

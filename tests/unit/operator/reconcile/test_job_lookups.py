@@ -179,7 +179,7 @@ def test_time_to_live_counts_from_the_registration(reason: str, registered: str 
 
 
 @pytest.mark.feature("T16")
-def test_job_that_changed_a_moment_ago_is_not_deleted_by_its_former_time_to_live() -> None:
+def test_changed_job_is_not_deleted_by_its_former_time_to_live() -> None:
     finished = training_job(
         {"ttlSecondsAfterFinished": 0}, {"phase": "Complete", "completionTime": "2026-05-01T11:00:00Z"}
     )

@@ -107,7 +107,7 @@ def test_nothing_is_made_for_a_retraining_that_changed_or_is_gone(live: Manifest
     assert server.created == []
 
 
-def test_a_training_that_a_former_process_made_is_taken_with_its_own_trigger() -> None:
+def test_training_of_a_former_process_keeps_its_own_trigger() -> None:
     server, made = ApiServer(), training(schedule_time=NOW.replace(hour=10))
     server.objects[TRAINING_JOBS, made["metadata"]["name"]] = made
     reconcile_once(server)

@@ -109,7 +109,7 @@ def test_result_is_complete_once_a_pod_has_reported_all_files(messages: list[Any
     assert has_all_counts(JobView.of(job(spec_hash="", ended="Complete"), pods)) is is_complete
 
 
-def test_progress_has_speed_and_eta_while_pods_run_and_only_counts_after_that() -> None:
+def test_progress_has_speed_and_eta_only_while_pods_run() -> None:
     report = {"stage": "predicting", "images": 40, "ignored": {"Format": 2}, "total": 102, "imagesPerSecond": 2.0}
 
     status = derive_status(observe(running(), pod("Running"), progress=report), NOW)

@@ -194,7 +194,7 @@ def test_a_refresh_that_is_due_is_recorded_once_no_preparation_runs() -> None:
 
 
 @pytest.mark.feature("S23")
-def test_a_time_that_was_refreshed_is_not_due_again_and_stays_without_a_schedule() -> None:
+def test_refreshed_time_is_not_due_again_and_stays_without_schedule() -> None:
     status = prepared_status(preparedSpec=SPEC, lastRefreshTime="2026-05-01T11:00:00Z")
     recorded = NOW.replace(hour=11)
     assert derive_status(refreshed(status), NOW).last_refresh_time == recorded

@@ -32,7 +32,7 @@ class Listing:
 
 @pytest.mark.feature("S22")
 @pytest.mark.parametrize("processes", [1, 3])
-def test_each_file_is_in_one_share_also_if_a_listing_names_it_twice(tmp_path: Path, processes: int) -> None:
+def test_file_is_in_one_share_even_if_listed_twice(tmp_path: Path, processes: int) -> None:
     names = [f"{number % 7}/{number}.jpg" for number in range(300)]
     source = Listing([StoredFile(name, 10) for name in (*names, *names[:50])])
 
@@ -50,7 +50,7 @@ def test_share_of_a_file_does_not_depend_on_the_others(tmp_path: Path) -> None:
     assert set(before) < set(after)
 
 
-def test_files_that_are_no_images_are_listed_with_a_reason_and_junk_is_passed_over(tmp_path: Path) -> None:
+def test_files_without_images_are_listed_with_a_reason_but_junk_is_not(tmp_path: Path) -> None:
     source = Listing(
         [
             StoredFile("b.JPG?w=300", 5),

@@ -30,7 +30,7 @@ def test_labels_of_odd_names_are_read_as_they_were_written(name: OutputFormat) -
     assert labels == [("a/1.jpg", "red"), (PREDICTIONS[1].file, LABELS[2]), ("花.jpg", None)]
 
 
-def test_csv_has_the_scores_of_the_json_lines_in_the_columns_of_the_classes() -> None:
+def test_csv_has_the_scores_of_the_json_lines_by_class() -> None:
     lines = open_format("JSONL", LABELS).encode(PREDICTIONS).decode().split("\n")
     rows = csv.DictReader(io.StringIO(open_format("CSV", LABELS).encode(PREDICTIONS).decode(), newline=""))
 

@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-def test_figures_are_those_of_all_processes_and_are_read_again_after_a_while() -> None:
+def test_figures_of_all_processes_are_read_again_after_a_while() -> None:
     clock, others, reads = (
         Clock(),
         [share(files=5, total=10, images=2)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_d
 
 from bloomery_model.folder import LABELS, MODEL, PREPROCESS, read_labels
 from bloomery_model.lineage import DIGEST_TAG
+from bloomery_model.preprocess import Preprocess
 from bloomery_trainer.mlflow_server import in_words, is_final
 from bloomery_trainer.tracking.mlflow_run import RunRef
 
@@ -103,7 +103,7 @@ def register(client: MlflowClient, run: RunRef, model: ModelMetadata) -> str:
 
 def _signature_of(graph: onnx.GraphProto, folder: Path) -> ModelSignature:
     """Return the inputs and outputs of the model, as MLflow records them."""
-    side = json.loads((folder / PREPROCESS).read_bytes())["crop"]
+    side = Preprocess.read((folder / PREPROCESS).read_bytes()).crop
     # Older models list their weights among the inputs.
     weights = {weight.name for weight in graph.initializer}
     (images,) = (tensor.name for tensor in graph.input if tensor.name not in weights)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from bloomery_model.lineage import DATASET_TAG, DATASET_VERSION_TAG
 from bloomery_trainer.config import PrepareConfig
 from bloomery_trainer.mlflow_server import connect, experiment, in_words
 from bloomery_trainer.prepare.manifest import REPORT_NAME
@@ -15,7 +16,6 @@ from bloomery_trainer.prepare.manifest import REPORT_NAME
 logger = logging.getLogger(__name__)
 
 KIND_TAG = "bloomery.dev/kind"
-VERSION_TAG = "bloomery.dev/dataset-version"
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -56,7 +56,7 @@ def _record_report(
     name = f"{config.namespace}/{config.name}"
     experiment_id = experiment(client, name)
     # Trainings on this version have its tag, too, and may be in the same experiment.
-    version_filter = f"tags.`{KIND_TAG}` = 'dataset' and tags.`{VERSION_TAG}` = '{summary['version']}'"
+    version_filter = f"tags.`{KIND_TAG}` = 'dataset' and tags.`{DATASET_VERSION_TAG}` = '{summary['version']}'"
     runs = client.search_runs([experiment_id], version_filter, max_results=1)
     if runs and client.list_artifacts(runs[0].info.run_id):
         return {"experimentId": experiment_id, "runId": str(runs[0].info.run_id)}
@@ -78,8 +78,8 @@ def _build_tags(config: PrepareConfig, summary: Mapping[str, Any]) -> dict[str, 
     description = "\n\n".join(filter(None, (config.display_name, config.description)))
     return {
         KIND_TAG: "dataset",
-        VERSION_TAG: str(summary["version"]),
-        "bloomery.dev/dataset": f"{config.namespace}/{config.name}",
+        DATASET_VERSION_TAG: str(summary["version"]),
+        DATASET_TAG: f"{config.namespace}/{config.name}",
         "bloomery.dev/dataset-uri": str(summary["uri"]),
         **({"mlflow.note.content": description} if description else {}),
     }

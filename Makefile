@@ -12,7 +12,7 @@ GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
 GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
 
-.PHONY: help demo test test-all test-unit test-component test-e2e test-matrix test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-calibration bench-drift bench-memory bench-serving bench-hostile bench-capture bench-batch bench-operator lint cluster cluster-down images binaries venv requirements
+.PHONY: help demo test test-all test-unit test-component test-e2e test-matrix test-gpu gpu-wheels features reference soak fuzz bench-training bench-quality bench-calibration bench-drift bench-gates bench-memory bench-serving bench-hostile bench-capture bench-batch bench-operator lint cluster cluster-down images binaries venv requirements
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -77,6 +77,9 @@ bench-calibration: venv ## the calibration error of a model of real photographs,
 
 bench-drift: venv ## the drift that a server shows for photographs like those of its reference, and for darkened and foreign ones: FLOWERS=folder WEIGHTS=file; the last line is one JSON object
 	@$(VENV)/python -m bench.drift
+
+bench-gates: venv ## rollouts of good and bad models of real photographs, judged by disagreement and confidence: FLOWERS=folder WEIGHTS=file; fails where one ends wrongly; the last line is one JSON object
+	@$(VENV)/python -m bench.gates
 
 bench-memory: venv cluster ## the most memory that training each preset takes, beside its pod's limit: FLOWERS=folder PRESETS=… STEPS=20; the last line is one JSON object
 	@$(VENV)/python -m bench.memory

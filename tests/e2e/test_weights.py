@@ -61,6 +61,7 @@ def weights_file(tmp_path: Path) -> Iterator[Path]:
     tensors = {n: network.state_dict()[n] for n in names if not n.endswith("num_batches_tracked")}
     path = tmp_path / "backbone.pt"
     torch.save(tensors, path)
+    remove_files(STORED)  # of a run that was killed
     yield path
     remove_files(STORED)
 

@@ -289,12 +289,12 @@ def test_a_model_that_answers_otherwise_is_taken_back(world: World, servers: Ite
     for server in (old, new):
         server.score(40, 1.0)
         server.answer(40)
-    new.compare(14, agree=True)
-    waiting = "waits for 14 of 20 comparisons"
+    new.compare(10, agree=True)
+    waiting = "waits for 10 of 20 comparisons"
     world.wait_for("inferenceservices", "flowers", lambda m: waiting in m["status"]["rollout"]["message"])
-    new.compare(6, agree=False)
+    new.compare(10, agree=False)
     aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
-    assert "of 20 compared images, 30.0% have another class than what is replaced gives them" in aborted["message"]
+    assert "of 20 compared images, 50.0% have another class than what is replaced gives them" in aborted["message"]
     world.wait_for_weights("flowers", {first: 100, second: 0})
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import sqrt
 
 from bloomery_operator.api.durations import go_duration
 from bloomery_operator.api.inferenceservice import AbortOn, RevisionWeight, Rollout, RolloutStatus
@@ -18,6 +19,8 @@ from bloomery_operator.domain.traffic import TOTAL_WEIGHT, Weights, normalise_we
 
 MIN_COMPARISONS = 20
 """Compared images before their disagreement is a measure."""
+_CONFIDENCE_Z = 2.326
+"""Quantile of the normal distribution for a one-sided confidence of 99%: a step looks at its counts many times."""
 _ALL_PERCENT = 100
 """Percent moved after the last step."""
 
@@ -61,6 +64,16 @@ class RequestStats:
     def disagreement(self) -> float:
         """Share of the compared images with another class."""
         return self.disagreements / self.compared if self.compared else 0.0
+
+    @property
+    def least_disagreement(self) -> float:
+        """Lower bound of the disagreement, with 99% confidence (Wilson's score interval)."""
+        if not self.compared:
+            return 0.0
+        share, z_squared = self.disagreement, _CONFIDENCE_Z**2
+        spread = sqrt(share * (1 - share) / self.compared + z_squared / (4 * self.compared**2))
+        centre = share + z_squared / (2 * self.compared)
+        return (centre - _CONFIDENCE_Z * spread) / (1 + z_squared / self.compared)
 
     @property
     def error_rate(self) -> float:
@@ -373,7 +386,8 @@ def _confidence_breach(limits: AbortOn, canary: RequestStats, stable: RequestSta
 def _disagreement_breach(limits: AbortOn, canary: RequestStats, _: RequestStats) -> str | None:
     if limits.disagreement is None or canary.compared < max(1, _min_comparisons(limits)):
         return None
-    if canary.disagreement <= limits.disagreement:
+    # Two good models differ as well: a bare share of few images would take many a good one back by chance.
+    if canary.least_disagreement <= limits.disagreement:
         return None
     return (
         f"of {canary.compared} compared images, {canary.disagreement:.1%} have another class than what is replaced "

@@ -101,15 +101,19 @@ def test_less_confident_answers_abort(mean: float, images: int, stable_requests:
 @pytest.mark.parametrize(
     ("compared", "disagreements", "comparable", "expected"),
     [
-        (20, 5, {"old", "new"}, "Aborted"),
-        (20, 4, {"old", "new"}, "Step 2"),
+        (20, 9, {"old", "new"}, "Aborted"),
+        (20, 8, {"old", "new"}, "Step 2"),
+        (200, 54, {"old", "new"}, "Aborted"),
+        (200, 53, {"old", "new"}, "Step 2"),
         (19, 19, {"old", "new"}, "waits for 19 of 20 comparisons, and 3 failed: see the pods' logs"),
         (0, 0, {"new"}, "the disagreement is not judged"),
         (0, 0, {"old"}, "the disagreement is not judged"),
     ],
     ids=[
-        "too many",
-        "as many as allowed",
+        "too many of few",
+        "as many of few as chance can give",
+        "too many of many",
+        "as many of many as chance can give",
         "too few to judge",
         "replaced pods of a former release",
         "former pods return",
@@ -134,14 +138,15 @@ def test_answers_other_than_those_of_what_is_replaced_abort(
     state = next_rollout_state(there, LATER)
     assert state is not None and expected in state.message
     if expected == "Aborted":
-        assert (
-            "of 20 compared images, 25.0% have another class than what is replaced gives them; 20.0%" in state.message
+        share = (
+            f"of {compared} compared images, {disagreements / compared:.1%} have another class than what is replaced"
         )
+        assert f"{share} gives them; 20.0%" in state.message
 
 
 def test_as_many_comparisons_are_needed_as_requests() -> None:
     plan = PLAN.model_copy(update={"abort_on": AbortOn(disagreement=0.2, min_requests=5)})
-    worse = replace(WELL, requests=5, compared=5, disagreements=3, can_compare=True)
+    worse = replace(WELL, requests=5, compared=5, disagreements=5, can_compare=True)
     stats = {"old": replace(WELL, can_compare=True), "new": worse}
     state = next_rollout_state(begun(plan=plan, request_stats=stats), LATER)
     assert state is not None and state.aborted

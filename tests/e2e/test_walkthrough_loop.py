@@ -56,6 +56,7 @@ def test_twenty_labels_teach_the_class_that_production_showed_to_be_weak(
         passed = shell.run(rollout)
         assert_it_serves(kubectl, second, passed)
         stopped = shell.run(careless)
+        print(passed + stopped)
         assert "have another class than what is replaced gives them; 50.0% is allowed." in stopped
         assert labels_of(stopped) == [WEAK] * 3
         shell.run(restore)

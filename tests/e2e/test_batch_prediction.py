@@ -186,6 +186,7 @@ def assert_it_was_shown(kubectl: Kubectl, running: list[str], log: str) -> None:
     progress = [int(files) for files in re.findall(rf"^Running: predicting: (\d+)/{TOTAL} files", log, re.MULTILINE)]
     assert progress == sorted(progress)
     assert any(0 < files < TOTAL for files in progress)
+    assert "training" not in log
     assert f"Complete: Predicted: {IMAGES} images are predicted" in log
 
 

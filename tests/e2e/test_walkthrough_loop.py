@@ -49,7 +49,8 @@ def test_twenty_labels_teach_the_class_that_production_showed_to_be_weak(
         for block in (images, train, serve, production):
             shell.run(block)
         first = trainings(kubectl)[0]
-        assert_the_captures_are_labelled(shell.run(label), tmp_path)
+        shell.run(label)
+        assert_the_captures_are_labelled(kubectl, tmp_path)
         shown = shell.run(again)
         second = trainings(kubectl)[0]
         assert_the_class_is_learned(kubectl, first, second, shown)
@@ -71,14 +72,27 @@ def trainings(kubectl: Kubectl) -> list[str]:
     return [entry["name"] for entry in kubectl.get("retraining", "flowers-loop")["status"]["history"]]
 
 
-def assert_the_captures_are_labelled(output: str, folder: Path) -> None:
+def assert_the_captures_are_labelled(kubectl: Kubectl, folder: Path) -> None:
+    """Require that the twenty are mostly of the weak class, and that the live accuracy is that of their answers."""
     captured = json.loads((folder / "captured.json").read_text())
-    labels = [line.split(",")[1] for line in (folder / "labels.csv").read_text().splitlines()]
+    labels = dict(line.split(",") for line in (folder / "labels.csv").read_text().splitlines())
     page = (folder / "captured.html").read_text()
     assert captured["captures"] == PRODUCTION
-    assert Counter(labels).most_common(1)[0][0] == WEAK
+    assert Counter(labels.values()).most_common(1)[0][0] == WEAK
     assert (len(labels), page.count("<img")) == (LABELLED, LABELLED)
-    print(f"labelled: {Counter(labels)}{output}")
+    right = sum(entry["predicted"] == labels[entry["id"]] for entry in captured["leastCertain"])
+    assert live_accuracy(kubectl) == (right, LABELLED)
+    print(f"{right} of the labelled images were answered with their class: {Counter(labels.values())}")
+
+
+def live_accuracy(kubectl: Kubectl) -> tuple[float, ...]:
+    """Return how many labelled images the only pod counts as answered with their class, and how many in all."""
+    (pod,) = kubectl.get("pods", "", "--selector=bloomery.dev/inferenceservice=flowers-loop,bloomery.dev/variant=v1")
+    fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
+    text = kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", fetch)
+    names = ("bloomery_live_correct_total", "bloomery_live_labelled_total")
+    values = dict(re.findall(r'^(bloomery_live_\w+_total){variant="v1"} (\S+)$', text, re.MULTILINE))
+    return tuple(float(values.get(name, 0)) for name in names)
 
 
 def assert_the_class_is_learned(kubectl: Kubectl, first: str, second: str, shown: str) -> None:

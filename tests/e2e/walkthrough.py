@@ -70,6 +70,15 @@ def registered_version(model: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def remove_registered_model(name: str) -> None:
+    """Remove a model and its alias from MLflow's registry, if an earlier run left it there."""
+    server = f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"
+    with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(server, log) as address:
+        url = f"{address}/api/2.0/mlflow/registered-models/delete"
+        answer = httpx.request("DELETE", url, json={"name": name}, timeout=30)
+    assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
+
+
 def tensorboard_tags(kubectl: Kubectl, job: str) -> set[str]:
     """Return the names of the curves in a job's TensorBoard."""
     kubectl("rollout", "status", f"deployment/{job}-tensorboard", "--timeout=90s")

@@ -72,7 +72,7 @@ def summarise(job: Manifest) -> JobSummary:
     running = conditions.get("Running", {})
     if running.get("status") == "True":
         has_problem = running.get("reason") in _PROBLEMS_WHILE_RUNNING
-        message = running["message"] if has_problem else _describe_progress(status)
+        message = running["message"] if has_problem else _describe_progress(job)
         return JobSummary("Running", message, step, total_steps)
     message = running.get("message") or _explain_missing_status(job)
     return JobSummary(status.get("phase", ""), message, step, total_steps)
@@ -91,7 +91,8 @@ def _explain_missing_status(job: Manifest) -> str:
     return f"spec.managedBy leaves it to {manager}." if manager else "no operator has seen it yet."
 
 
-def _describe_progress(status: Mapping[str, Any]) -> str:
+def _describe_progress(job: Manifest) -> str:
+    status: Mapping[str, Any] = job["status"]
     progress = status.get("progress", {})
     formats = {
         "epoch": "epoch {}",
@@ -104,7 +105,7 @@ def _describe_progress(status: Mapping[str, Any]) -> str:
     figures = [text.format(progress[name]) for name, text in formats.items() if progress.get(name) is not None]
     if status.get("metric"):
         figures.append(str(status["metric"]))
-    stage = progress.get("stage") or ("predicting" if "total" in status else "training")
+    stage = progress.get("stage") or ("predicting" if job.get("kind") == "BatchPrediction" else "training")
     return ": ".join(filter(None, (stage, ", ".join(figures))))
 
 

@@ -53,8 +53,9 @@ class Progress:
             records = (own, *self._others)
             done = sum(record.done for record in records)
             self._first = self._first or (now, done)
-            seconds = now - self._first[0]
-            rate = {"imagesPerSecond": round((done - self._first[1]) / seconds, 1)} if seconds > 0 else {}
+            seconds, gain = now - self._first[0], done - self._first[1]
+            # Files count once their part is written: before the first one, the speed is not known, and not 0.
+            rate = {"imagesPerSecond": round(gain / seconds, 1)} if gain > 0 and seconds > 0 else {}
         return {"stage": "predicting", **totals(records, self._processes), **rate}
 
 

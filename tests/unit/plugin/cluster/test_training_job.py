@@ -24,6 +24,13 @@ def test_missing_figures_are_left_out() -> None:
     assert summarise(job_with_status(status)).line == "Running: evaluating: epoch 3"
 
 
+@pytest.mark.feature("S22")
+def test_batch_prediction_without_counts_is_not_called_a_training() -> None:
+    prediction = job_with_status({"conditions": [condition("Running", "True", "")]}) | {"kind": "BatchPrediction"}
+
+    assert summarise(prediction).line == "Running: predicting"
+
+
 @pytest.mark.feature("O6")
 @pytest.mark.parametrize("reason", ["SidecarRunning", "TrainerUnreachable"])
 def test_problem_of_a_running_job_is_shown_instead_of_its_progress(reason: str) -> None:

@@ -49,7 +49,7 @@ from bloomery_operator.status.workloads import DeploymentView, PodView
 API_KEY_BYTES = 32
 COMPARISON_TOKEN_BYTES = 32
 PROGRESS_SECONDS = 2.0
-"""Least time between a write of the status and one that only shows how far the pods of a deployment are."""
+"""Time for which a change of the status that only shows how far the pods are waits for further ones."""
 
 
 async def reconcile(context: Context, key: ObjectKey) -> float | None:
@@ -142,10 +142,8 @@ async def _record_status(context: Context, facts: ServiceFacts, plan: TrafficPla
 
 async def _publish(context: Context, service: InferenceService, status: InferenceServiceStatus) -> InferenceService:
     """Write the status if it differs; return the service as it is now."""
-    published = await publish_status(context, service, status)
-    if published is not service:
-        context.recent_times.note(_status_written(service))
-    return published
+    context.recent_times.forget(_progress(service))
+    return await publish_status(context, service, status)
 
 
 def _seconds_until_progress(context: Context, service: InferenceService, status: InferenceServiceStatus) -> float:
@@ -155,11 +153,12 @@ def _seconds_until_progress(context: Context, service: InferenceService, status:
     """
     if not is_only_progress(service.status, status):
         return 0.0
-    return context.recent_times.seconds_left(_status_written(service), PROGRESS_SECONDS)
+    context.recent_times.note_first(_progress(service))
+    return context.recent_times.seconds_left(_progress(service), PROGRESS_SECONDS)
 
 
-def _status_written(service: InferenceService) -> tuple[str, str]:
-    return "status", service.metadata.uid
+def _progress(service: InferenceService) -> tuple[str, str]:
+    return "progress", service.metadata.uid
 
 
 async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_blocked_by: Verdict | None) -> None:

@@ -6,9 +6,13 @@ from bloomery_operator.api.conditions import Condition
 from bloomery_operator.api.inferenceservice import InferenceServiceStatus, VariantStatus
 from bloomery_operator.status.conditions import RECONCILING, STALLED
 
+_LINEAGE = ("digest", "run_id", "training_job", "dataset", "dataset_version")
+"""What a pod reports of a model that was named without a digest."""
+_UNKNOWN_LINEAGE = dict.fromkeys(_LINEAGE)
+
 
 def is_only_progress(before: InferenceServiceStatus, after: InferenceServiceStatus) -> bool:
-    """Return whether two statuses differ, but only in numbers of pods and in messages, while pods start.
+    """Return whether two statuses differ, but only in what is known of pods and in messages, while pods start.
 
     Never in a rollout, whose messages say why it waits, nor in a phase that shows that the service answers or failed.
     """
@@ -31,6 +35,8 @@ def _without_progress(status: InferenceServiceStatus) -> InferenceServiceStatus:
             "ready_replicas": None,
             "ready": None,
             "scaled_replicas": None,
+            # If the service is to stop by itself, the time at which it does is new, too.
+            "started_at": None,
             "variants": tuple(_variant_without_progress(variant) for variant in status.variants),
             "conditions": tuple(_condition_without_progress(c) for c in status.conditions),
         }
@@ -38,8 +44,7 @@ def _without_progress(status: InferenceServiceStatus) -> InferenceServiceStatus:
 
 
 def _variant_without_progress(variant: VariantStatus) -> VariantStatus:
-    # The image is that of the Deployment, once it is known.
-    return variant.model_copy(update={"replicas": 0, "ready": 0, "message": None, "image": None})
+    return variant.model_copy(update={"replicas": 0, "ready": 0, "message": None, "image": None, **_UNKNOWN_LINEAGE})
 
 
 def _condition_without_progress(condition: Condition) -> Condition:

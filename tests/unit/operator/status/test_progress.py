@@ -38,11 +38,13 @@ ROLLOUT = RolloutStatus.model_validate(
     [
         {"replicas": 1, "ready_replicas": 1, "ready": "1/2", "scaled_replicas": 1},
         {"variants": (variant(replicas=1, ready=1, message=None, image="example/serving:1"),)},
+        {"variants": (variant(digest="sha256:d", run_id="r"),)},
+        {"started_at": NOW},
         {"conditions": (condition(message="Variant 'v2' has 0 of 1 pods ready."),)},
     ],
-    ids=["numbers of pods", "a variant's pods", "message"],
+    ids=["numbers of pods", "a variant's pods", "digest", "time of the start", "message"],
 )
-def test_numbers_and_messages_of_starting_pods_are_progress(fields: dict[str, Any]) -> None:
+def test_what_is_known_of_starting_pods_is_progress(fields: dict[str, Any]) -> None:
     assert is_only_progress(status(), status(**fields))
 
 
@@ -59,7 +61,7 @@ def test_numbers_and_messages_of_starting_pods_are_progress(fields: dict[str, An
         {"url": "http://gateway.example/demo/flowers"},
         {"traffic": "v1=100"},
         {"variants": (variant(weight=100),)},
-        {"variants": (variant(digest="sha256:d"),)},
+        {"started_at": NOW, "stops_at": NOW},
         {"variants": (variant(revision="flowers--v1-2"),)},
         {"variants": ()},
         {"rollout": ROLLOUT},

@@ -18,8 +18,8 @@ from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from testing.api_server import ApiServer
 from testing.fault_proxy import PASS, Call, Fault, FaultProxy
-from testing.kubernetes_api import Manifest
-from testing.operator_process import GATEWAY
+from testing.kubernetes_api import Manifest, condition_of
+from testing.operator_process import GATEWAY, OperatorProcess
 from testing.samples import inference_service, variant
 from testing.simulated_controllers import World
 from tests.component.operator_fixtures import NewOperator
@@ -98,6 +98,18 @@ def test_a_service_of_two_variants_costs_few_requests(
         "POST configmaps": 2,
         "PATCH backendtrafficpolicies": 1,
     }
+
+
+def test_progress_of_starting_pods_is_shown_although_nothing_else_happens(
+    own_operator: OperatorProcess, world: World
+) -> None:
+    own_operator.start()
+    try:
+        world.create(inference_service(variants=[variant("v1", 100)], replicas=3))
+        shown = "Variant 'v1' has 0 of 3 pods ready."
+        world.wait_for("inferenceservices", "flowers", lambda m: condition_of(m, "Ready").get("message") == shown)
+    finally:
+        own_operator.end()
 
 
 @pytest.mark.parametrize("plural", ["deployments", "services", "httproutes"])

@@ -30,6 +30,7 @@ TESTS = (
     "tests/component/operator/test_trainingjob_lifecycle.py",
     "tests/component/operator/test_inferenceservices.py",
     "tests/component/operator/test_pipeline.py",
+    "tests/component/operator/test_requests.py",
     "tests/component/operator/test_upgrade.py",
     *ROUTES,
 )

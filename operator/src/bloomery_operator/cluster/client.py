@@ -21,6 +21,8 @@ from bloomery_operator.cluster.unused_fields import strip_unused_fields
 FIELD_MANAGER = "bloomery-operator"
 PAGE_SIZE = 100
 
+_VERSION_OF_NO_OBJECT = "1"
+"""resourceVersion that no object has: it is the revision of an empty etcd. An apply that names it can only create."""
 # Because of the charset, kubernetes.aio sends a text body unchanged.
 _APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -94,6 +96,9 @@ class Cluster(Protocol):
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply the object server-side, and own the fields of the manifest."""
+
+    async def apply_new(self, manifest: Manifest) -> Manifest | None:
+        """Create the object server-side applied, and own its fields; return None if its name is in use."""
 
     async def replace(self, manifest: Manifest) -> Manifest | None:
         """Replace the object if it still has that resourceVersion; else return None."""
@@ -182,6 +187,17 @@ class KubernetesCluster:
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply the object server-side, and own the fields of the manifest."""
         return await self._apply(manifest, subresource=None)
+
+    async def apply_new(self, manifest: Manifest) -> Manifest | None:
+        """Create the object server-side applied, and own its fields; return None if its name is in use."""
+        # Not by POST: fields that were created so would stay when a later apply leaves them out.
+        new = manifest | {"metadata": manifest["metadata"] | {"resourceVersion": _VERSION_OF_NO_OBJECT}}
+        try:
+            return await self.apply(new)
+        except ClusterError as error:
+            if error.code == 409:
+                return None
+            raise
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Apply the status server-side."""

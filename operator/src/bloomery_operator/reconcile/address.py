@@ -31,7 +31,7 @@ async def apply_address(context: Context, facts: ServiceFacts, plan: TrafficPlan
     if facts.path_conflict is None and plan.traffic.backends:
         route = build_route(facts.service, plan.traffic, context.settings)
         context.object_cache.put(HTTP_ROUTES, await _apply_route(context, facts.service, route))
-        await _apply_retry_policy(context, facts.service)
+        await _apply_retry_policy(context, facts.service, is_new=facts.route is None)
     if _has_service_alias(context, facts.service):
         # It is from the time before the gateway, and may still be in use in the cluster.
         await _apply_service_alias(context, facts, plan)
@@ -70,7 +70,7 @@ async def _apply_service_alias(context: Context, facts: ServiceFacts, plan: Traf
         await apply_child(context, service, build_service_alias(service, revision))
 
 
-async def _apply_retry_policy(context: Context, service: InferenceService) -> None:
+async def _apply_retry_policy(context: Context, service: InferenceService, *, is_new: bool) -> None:
     """Apply the policy by which the gateway retries requests that a pod lost, if the cluster has its kind.
 
     The service works without it, so a refusal stops nothing.
@@ -79,7 +79,7 @@ async def _apply_retry_policy(context: Context, service: InferenceService) -> No
         return
     consequence = "the gateway does not retry requests that a pod fails to answer"
     try:
-        await apply_child(context, service, build_retry_policy(service))
+        await apply_child(context, service, build_retry_policy(service), is_new=is_new)
     except ClusterError as error:
         if error.is_unknown_kind:
             context.gateway.note_lack(RETRIES, f"the cluster has no {TRAFFIC_POLICIES.kind}: {consequence}")

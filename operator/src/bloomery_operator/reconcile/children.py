@@ -11,7 +11,6 @@ from bloomery_operator.cluster.kinds import (
     CONFIG_MAPS,
     DISRUPTION_BUDGETS,
     SECRETS,
-    SERVICES,
     ObjectKey,
     ResourceKind,
     kind_of,
@@ -27,8 +26,6 @@ _OWN_KINDS = (CONFIG_MAPS, SECRETS, DISRUPTION_BUDGETS)
 Others write to the other kinds as well, to a Deployment's replicas or a Service's type, so those are applied
 server-side.
 """
-_PLAIN_KINDS = (*_OWN_KINDS, SERVICES)
-"""Kinds of children that are created without a read."""
 
 
 async def create_child(context: Context, owner: CustomResource, manifest: Manifest) -> Manifest:
@@ -57,7 +54,7 @@ async def _read_own_child(context: Context, owner: CustomResource, manifest: Man
 
 
 async def apply_child(
-    context: Context, owner: CustomResource, manifest: Manifest, *, is_needed: bool = True
+    context: Context, owner: CustomResource, manifest: Manifest, *, is_needed: bool = True, is_new: bool = False
 ) -> Manifest:
     """Apply a child and return it, unless it is already as described.
 
@@ -68,6 +65,7 @@ async def apply_child(
         owner: of the child.
         manifest: of the child.
         is_needed: whether it is created if it does not exist.
+        is_new: whether it is created without a read, as it probably does not exist.
 
     Raises:
         Blocked: the name belongs to another object, or to a former child that is being deleted.
@@ -81,7 +79,7 @@ async def apply_child(
         owner_of(owner), kind, manifest, seconds
     ):
         return manifest
-    is_new = context.is_first and kind in _PLAIN_KINDS
+    is_new = is_new or _is_probably_new(context, owner, manifest)
     existing = seen if seen is not None or is_new else await context.cluster.get(kind, key)
     if existing is None and not is_needed:
         context.apply_cache.record(owner_of(owner), kind, manifest, manifest)
@@ -97,6 +95,17 @@ async def apply_child(
     return applied
 
 
+def _is_probably_new(context: Context, owner: CustomResource, manifest: Manifest) -> bool:
+    """Return whether a child that the cache does not have probably does not exist.
+
+    Its creation fails if its name is in use: by an object without our label, or one that no event has shown yet.
+    """
+    kind, name = kind_of(manifest), manifest["metadata"]["name"]
+    if context.is_first:
+        return True
+    return context.object_cache.is_watched(kind) and not context.apply_cache.contains(owner_of(owner), kind, name)
+
+
 async def _write(context: Context, owner: CustomResource, manifest: Manifest, existing: Manifest | None) -> Manifest:
     """Create, replace or apply a child, as its kind needs it; return it.
 
@@ -104,13 +113,14 @@ async def _write(context: Context, owner: CustomResource, manifest: Manifest, ex
         Blocked: the name belongs to another object, or to a former child that is being deleted.
     """
     kind = kind_of(manifest)
-    if existing is None and kind in _PLAIN_KINDS:
-        created = await context.cluster.create(manifest)
+    if existing is None:
+        create = context.cluster.create if kind in _OWN_KINDS else context.cluster.apply_new
+        created = await create(manifest)
         if created is not None:
             return created
         # It is the rest of a first reconcile that did not come to its end, or belongs to something else.
         existing = await _read_own_child(context, owner, manifest)
-    if existing is None or kind not in _OWN_KINDS:
+    if kind not in _OWN_KINDS:
         return await context.cluster.apply(manifest)
     replaced = await context.cluster.replace(_with_metadata(manifest, existing["metadata"]))
     if replaced is None:

@@ -18,7 +18,7 @@ from bloomery_operator.cluster.pod_rejections import PodRejections
 from bloomery_operator.domain.rollout import RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.reconcile.recent_reads import RecentReads
+from bloomery_operator.reconcile.recent_times import RecentTimes
 from bloomery_operator.reconcile.template_updates import TemplateUpdates
 from bloomery_operator.settings import Settings
 from bloomery_operator.status.workloads import PodView
@@ -83,7 +83,7 @@ class Context:
     lost_results: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(_MAX_LOST_RESULTS))
     """Uids of finished Jobs whose pods, read live, have no result: they are not read again."""
     gateway: Gateway = field(default_factory=Gateway)
-    recent_reads: RecentReads = field(default_factory=RecentReads)
+    recent_times: RecentTimes = field(default_factory=RecentTimes)
     template_updates: TemplateUpdates = field(default_factory=TemplateUpdates)
     replica_set_owners: MutableMapping[str, str | None] = field(default_factory=_new_owner_cache)
     """The uid of the Deployment that controls a ReplicaSet, by the uid of that; None if it is not known."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bloomery_operator.api import InferenceService
+from bloomery_operator.api.inferenceservice import InferenceServiceStatus
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.apply_cache import owner_of
 from bloomery_operator.cluster.kinds import (
@@ -40,12 +41,15 @@ from bloomery_operator.reconcile.revisions import apply_revisions, remove_retire
 from bloomery_operator.reconcile.server_pods import pods_by_revision
 from bloomery_operator.reconcile.status_writer import publish_status
 from bloomery_operator.status.inferenceservice import Outcome, after_outcome, derive_status
+from bloomery_operator.status.progress import is_only_progress
 from bloomery_operator.status.service_facts import ServiceFacts, was_applied
 from bloomery_operator.status.traffic_plan import TrafficPlan, plan_traffic, retired_deployments
 from bloomery_operator.status.workloads import DeploymentView, PodView
 
 API_KEY_BYTES = 32
 COMPARISON_TOKEN_BYTES = 32
+PROGRESS_SECONDS = 2.0
+"""Time for which a change of the status that only shows how far the pods are waits for further ones."""
 
 
 async def reconcile(context: Context, key: ObjectKey) -> float | None:
@@ -67,8 +71,12 @@ async def _reconcile(context: Context, service: InferenceService) -> float | Non
     verdict = await blocked_by(_act(context, facts, plan, keys_blocked_by))
     # Of the children only the route is read again: a Deployment that became ready meanwhile is not part of the plan.
     outcome = Outcome(route=find_route(context.object_cache, service), blocked_by=verdict)
-    await publish_status(context, facts.service, derive_status(facts, plan, outcome))
-    return _next_look(context, facts, plan, outcome)
+    status, next_look = derive_status(facts, plan, outcome), _next_look(context, facts, plan, outcome)
+    seconds = _seconds_until_progress(context, facts.service, status)
+    if seconds:
+        return min(seconds, next_look or seconds)
+    await _publish(context, facts.service, status)
+    return next_look
 
 
 async def _observe(context: Context, service: InferenceService) -> ServiceFacts:
@@ -129,7 +137,28 @@ async def _record_status(context: Context, facts: ServiceFacts, plan: TrafficPla
     if plan.rollout == facts.rollout and not context.is_first:
         return facts
     status = derive_status(facts, plan, Outcome(route=facts.route))
-    return replace(facts, service=await publish_status(context, facts.service, status))
+    return replace(facts, service=await _publish(context, facts.service, status))
+
+
+async def _publish(context: Context, service: InferenceService, status: InferenceServiceStatus) -> InferenceService:
+    """Write the status if it differs; return the service as it is now."""
+    context.recent_times.forget(_progress(service))
+    return await publish_status(context, service, status)
+
+
+def _seconds_until_progress(context: Context, service: InferenceService, status: InferenceServiceStatus) -> float:
+    """Return the seconds until a status is to be written of which only the pods' progress is new; 0 if it is now.
+
+    Each pod that starts changes it several times.
+    """
+    if not is_only_progress(service.status, status):
+        return 0.0
+    context.recent_times.note_first(_progress(service))
+    return context.recent_times.seconds_left(_progress(service), PROGRESS_SECONDS)
+
+
+def _progress(service: InferenceService) -> tuple[str, str]:
+    return "progress", service.metadata.uid
 
 
 async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_blocked_by: Verdict | None) -> None:
@@ -146,7 +175,9 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_bl
         raise Blocked(keys_blocked_by)
     # Running pods have their credentials: a Secret that is deleted later must not stop changes of weights.
     if any(facts.deployment_of(variant) is None for variant in service.spec.variants):
-        await require_storage_secret(context, service.metadata.namespace)
+        # As for TrainingJobs: many services that start at once need no read each.
+        seconds = context.settings.retry_interval_seconds
+        await require_storage_secret(context, service.metadata.namespace, max_age_seconds=seconds)
         await _require_capture_secret(context, service)
     with rejections_block():
         await _create_comparison_secret(context, service)
@@ -187,7 +218,7 @@ async def _apply_keys(context: Context, service: InferenceService) -> None:
             first = build_keys_secret(service, secrets.token_urlsafe(API_KEY_BYTES))
             secret = await create_child(context, service, first)
         await apply_child(context, service, build_digests_secret(service, read_keys(secret)))
-    context.recent_reads.note(_keys_read(service))
+    context.recent_times.note(_keys_read(service))
 
 
 def _keys_read(service: InferenceService) -> tuple[str, str]:
@@ -196,7 +227,7 @@ def _keys_read(service: InferenceService) -> tuple[str, str]:
 
 def _seconds_until_keys(context: Context, service: InferenceService) -> float:
     """Return the seconds until the API keys are to be read again."""
-    return context.recent_reads.seconds_left(_keys_read(service), context.settings.api_keys_poll_seconds)
+    return context.recent_times.seconds_left(_keys_read(service), context.settings.api_keys_poll_seconds)
 
 
 async def _withdraw_route(context: Context, facts: ServiceFacts) -> None:

@@ -165,7 +165,7 @@ async def require_storage_secret(context: Context, namespace: str, *, max_age_se
         Blocked: it has none; the message has the command that creates them.
     """
     name, read = context.settings.storage_secret, ("storage", namespace)
-    if context.recent_reads.seconds_left(read, max_age_seconds):
+    if context.recent_times.seconds_left(read, max_age_seconds):
         return
     advice = (
         f"Make it: kubectl create secret generic {name} -n {namespace} --from-literal=AWS_ENDPOINT_URL=… "
@@ -173,7 +173,7 @@ async def require_storage_secret(context: Context, namespace: str, *, max_age_se
         "--from-literal=MLFLOW_TRACKING_URI=…; or list the namespace in the chart's storage.secretNamespaces."
     )
     await require_secret(context, namespace, name, advice=advice)
-    context.recent_reads.note(read)
+    context.recent_times.note(read)
 
 
 async def read_storage_secret(context: Context, namespace: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ from bloomery_operator.api.batchprediction import PredictingModel
 from bloomery_operator.api.inferenceservice import ModelSource, Variant
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.clients.model_server import MetricsUnreadable
-from bloomery_operator.cluster.kinds import TRAINING_JOBS, ObjectKey
+from bloomery_operator.cluster.apply_cache import owner_of
+from bloomery_operator.cluster.kinds import CONFIG_MAPS, TRAINING_JOBS, ObjectKey
 from bloomery_operator.domain.served_model import (
     ServedModel,
     lineage_from_status,
@@ -82,7 +83,7 @@ async def discover_models(
 ) -> DiscoveredModels:
     """Return by revision the digest and lineage of each model without a digest, and pin it to the digest found.
 
-    A pod is read once: the status records the result.
+    A pod is read until the status records the result.
     """
     discovered: dict[str, ServedModel] = {}
     unreadable: Verdict | None = None
@@ -102,11 +103,21 @@ async def discover_models(
             unreadable = Verdict(Reason.METRICS_UNREADABLE, message)
             continue
         if served is not None and served.digest is not None:
-            pin = build_digest_config_map(service, variant, model, served.digest)
             # An object of something else with that name stays; the pods then are not pinned.
-            await blocked_by(create_child(context, service, pin))
+            await blocked_by(_pin(context, service, build_digest_config_map(service, variant, model, served.digest)))
             discovered[revision] = served
     return DiscoveredModels(discovered, unreadable)
+
+
+async def _pin(context: Context, service: InferenceService, pin: Manifest) -> None:
+    """Create the ConfigMap with a model's digest, unless that was done a moment ago.
+
+    Raises:
+        Blocked: the name belongs to another object.
+    """
+    seconds = context.settings.retry_interval_seconds
+    if not context.apply_cache.was_applied_within(owner_of(service), CONFIG_MAPS, pin, seconds):
+        context.apply_cache.record(owner_of(service), CONFIG_MAPS, pin, await create_child(context, service, pin))
 
 
 def _recorded_model(service: InferenceService, variant: Variant, deployments: Sequence[Manifest]) -> ServedModel | None:

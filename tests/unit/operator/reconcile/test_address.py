@@ -40,6 +40,9 @@ class Guarded:
     async def create(self, manifest: Manifest) -> Manifest | None:
         return await self.apply(manifest)
 
+    async def apply_new(self, manifest: Manifest) -> Manifest | None:
+        return await self.apply(manifest)
+
     async def apply(self, manifest: Manifest) -> Manifest:
         if manifest["kind"] in self.refused:
             raise ClusterError(403, "Forbidden", f"{manifest['kind']} is forbidden")

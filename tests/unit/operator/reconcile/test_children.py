@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api.reasons import Reason
-from bloomery_operator.cluster.client import ClusterError
-from bloomery_operator.cluster.kinds import SECRETS, ObjectKey, ResourceKind
+from bloomery_operator.cluster.client import ClusterError, KubernetesCluster
+from bloomery_operator.cluster.kinds import DEPLOYMENTS, SECRETS, ObjectKey, ResourceKind
 from bloomery_operator.cluster.object_cache import ObjectCache
 from bloomery_operator.domain.verdict import Verdict
 from bloomery_operator.manifests.api_keys import build_keys_secret
@@ -24,10 +24,16 @@ from tests.unit.operator.samples import Manifest, inference_service, settings
 OWNER = inference_service()
 SECRET = build_keys_secret(OWNER, "key")
 KEY = ObjectKey(OWNER.metadata.namespace, SECRET["metadata"]["name"])
+DEPLOYMENT: Manifest = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": SECRET["metadata"] | {"name": "flowers--v1-1"},
+    "spec": {"replicas": 1},
+}
 
 
 class OneSecret:
-    """A cluster that may have one Secret, and records writes."""
+    """A cluster that may have one Secret, or another object, and records writes."""
 
     def __init__(self, existing: Manifest | None = None) -> None:
         self.existing = existing
@@ -36,7 +42,7 @@ class OneSecret:
         self.replaced: Manifest = {}
 
     async def get(self, kind: ResourceKind, key: ObjectKey) -> Manifest | None:
-        assert (kind, key) == (SECRETS, KEY)
+        assert (kind, key) in ((SECRETS, KEY), (DEPLOYMENTS, ObjectKey(KEY.namespace, "flowers--v1-1")))
         self.read += 1
         return self.existing
 
@@ -44,6 +50,13 @@ class OneSecret:
         if self.existing is not None:
             return None
         self.written.append("create")
+        return manifest
+
+    async def apply_new(self, manifest: Manifest) -> Manifest | None:
+        return await self.create(manifest)
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        self.written.append("apply")
         return manifest
 
     async def replace(self, manifest: Manifest) -> Manifest | None:
@@ -120,6 +133,62 @@ def test_child_applied_a_moment_ago_is_not_applied_again(is_new: bool) -> None:
         asyncio.run(apply_child(there, OWNER, SECRET))
     assert cluster.written == ["create"]
     assert cluster.read == (0 if is_new else 1)
+
+
+def watching(cluster: OneSecret) -> Context:
+    """Return a context whose cache has no Deployment, according to a list and a watch."""
+    there = context(cluster)
+    there.object_cache.begin_relist(DEPLOYMENTS)
+    return there
+
+
+def test_child_of_a_watched_kind_is_created_without_a_read() -> None:
+    cluster = OneSecret()
+    asyncio.run(apply_child(watching(cluster), OWNER, DEPLOYMENT))
+    assert (cluster.written, cluster.read) == (["create"], 0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason", "written"),
+    [({}, None, ["apply"]), ({"ownerReferences": []}, Reason.NAME_TAKEN, []), (FORMER_OWNER, Reason.REPLACING, [])],
+    ids=["own", "without owner", "of a former owner of the same name"],
+)
+def test_child_that_the_watch_has_not_shown_is_read_once_its_creation_fails(
+    metadata: Any, reason: Reason | None, written: list[str]
+) -> None:
+    cluster = OneSecret(DEPLOYMENT | {"metadata": DEPLOYMENT["metadata"] | metadata})
+    verdict = asyncio.run(blocked_by(apply_child(watching(cluster), OWNER, DEPLOYMENT)))
+    assert (verdict.reason if verdict else None) == reason
+    assert (cluster.written, cluster.read) == (written, 1)
+
+
+def test_child_that_was_applied_is_read_until_the_watch_shows_it() -> None:
+    cluster = OneSecret()
+    there = watching(cluster)
+    asyncio.run(apply_child(there, OWNER, DEPLOYMENT))
+    cluster.existing = DEPLOYMENT
+    asyncio.run(apply_child(there, OWNER, DEPLOYMENT))
+    assert (cluster.written, cluster.read) == (["create"], 1)
+
+
+@pytest.mark.parametrize(("code", "is_taken"), [(409, True), (422, False)], ids=["name in use", "invalid"])
+def test_new_object_is_applied_to_a_version_that_no_object_has(code: int, is_taken: bool) -> None:
+    class Refusing(KubernetesCluster):
+        def __init__(self) -> None:
+            self.sent: list[Manifest] = []
+
+        async def apply(self, manifest: Manifest) -> Manifest:
+            self.sent.append(manifest)
+            raise ClusterError(code, "", "the object has been modified")
+
+    cluster = Refusing()
+    if is_taken:
+        assert asyncio.run(cluster.apply_new(DEPLOYMENT)) is None
+    else:
+        with pytest.raises(ClusterError):
+            asyncio.run(cluster.apply_new(DEPLOYMENT))
+    assert [sent["metadata"]["resourceVersion"] for sent in cluster.sent] == ["1"]
+    assert "resourceVersion" not in DEPLOYMENT["metadata"]
 
 
 @pytest.mark.parametrize(

@@ -123,16 +123,21 @@ def is_candidate(path: str) -> bool:
     return str(PurePosixPath(path).parent) in (".", EXTRA_FILES)
 
 
+def format_digest(sha256: str) -> str:
+    """Return the digest of a file or a model in the notation of model folders, ``sha256:…``, from its hex digits."""
+    return f"sha256:{sha256}"
+
+
 def file_digest(path: Path) -> str:
     """Return a file's digest, ``sha256:…``."""
     with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return format_digest(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def model_digest(files: Mapping[str, str]) -> str:
     """Return a model's digest, ``sha256:…``: of the canonical JSON of its files' digests by name."""
     canonical = json.dumps(dict(files), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+    return format_digest(hashlib.sha256(canonical.encode()).hexdigest())
 
 
 def parse_labels(content: bytes, *, name: str) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from bloomery_model.folder import EXTRA_FILES, is_candidate
+from bloomery_model.folder import EXTRA_FILES, format_digest, is_candidate
 from bloomery_model.secret_variables import read_variable
 from bloomery_model.store_faults import CERTIFICATE_ADVICE
 from bloomery_model.stores import Folder, Retry, S3Access, StoreError, open_folder
@@ -126,7 +126,7 @@ class StoreFolder:
         try:
             with _explained(self.uri):
                 digest = self.folder.download(path, target, on_part=lambda size: transfer.count(self.uri, size))
-                return f"sha256:{digest}"
+                return format_digest(digest)
         except FileNotFoundError as error:
             raise ModelError("ModelNotFound", f"There is no {path} at {self.uri}.") from error
 
@@ -181,7 +181,7 @@ class MlflowArtifacts:
                 # Reading in parts, Python takes a connection that breaks for the end of the file.
                 if response.length:
                     raise OSError(f"the connection broke {response.length} bytes before the end of {path}")
-            return f"sha256:{digest.hexdigest()}"
+            return format_digest(digest.hexdigest())
         except _FAILURES as error:
             raise self._unavailable(error) from error
 

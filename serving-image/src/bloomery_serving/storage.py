@@ -30,6 +30,7 @@ from bloomery_model.folder import (
     LabelsError,
     Metadata,
     file_digest,
+    format_digest,
     model_digest,
     parse_labels,
     write_labels,
@@ -236,7 +237,7 @@ def _fetch_foreign(fetch: _Fetch, digest: str) -> StoredModel:
     labels = source.read(layout.labels)
     if labels is None:
         raise ModelError("ModelNotFound", f"There is no {layout.labels} at {source.uri}.")
-    actual = model_digest(fetched | {layout.labels: f"sha256:{hashlib.sha256(labels).hexdigest()}"})
+    actual = model_digest(fetched | {layout.labels: format_digest(hashlib.sha256(labels).hexdigest())})
     _require_digest(source.uri, expected=digest, actual=actual)
     files = {name: fetched[path] for path, name in layout.files.items()}
     write_labels(folder, _parse_labels(source, layout.labels, labels))

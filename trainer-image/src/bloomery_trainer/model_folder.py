@@ -18,6 +18,7 @@ from bloomery_model.folder import (
     WEIGHTS,
     Metadata,
     file_digest,
+    format_digest,
     holds_onnx,
     model_digest,
 )
@@ -72,7 +73,7 @@ class StoredModel:
         """Download files to a local folder; raise BadData if one is missing or does not have its digest."""
         for name in names:
             try:
-                actual = f"sha256:{self.folder.download(f'{self.below}{name}', target / name)}"
+                actual = format_digest(self.folder.download(f"{self.below}{name}", target / name))
             except FileNotFoundError as error:
                 raise BadData("ModelDamaged", f"{name} is missing at {self.uri}") from error
             if self.files.get(name) != actual:

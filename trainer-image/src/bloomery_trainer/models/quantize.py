@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from bloomery_model.folder import MODEL, WEIGHTS
+from bloomery_model.folder import MODEL, WEIGHTS, format_digest
 from bloomery_trainer.model_folder import file_digests
 from bloomery_trainer.models.export import INPUT, OUTPUT
 from bloomery_trainer.storage import Folder
@@ -197,7 +197,7 @@ def recorded(output: Folder, folder: Path, *, uid: str) -> Decision | None:
     except FileNotFoundError:
         earlier.unlink(missing_ok=True)
         return None
-    if f"sha256:{digest}" != document[MODEL]:
+    if format_digest(digest) != document[MODEL]:
         earlier.unlink()
         return None
     earlier.replace(folder / MODEL)

@@ -19,6 +19,7 @@ from bloomery_model.folder import (
     FolderError,
     ForeignLayout,
     LabelsError,
+    format_digest,
     model_digest,
     parse_labels,
     read_labels,
@@ -57,9 +58,9 @@ def fetch_model(source: Folder, target: Path) -> FetchedModel:
         layout = ForeignLayout.of(file.path for file in source.list())
     except FolderError as error:
         raise BadData(error.reason, f"there is no model at {source.uri}: {error}") from error
-    digests = {path: f"sha256:{source.download(path, target / name)}" for path, name in layout.files.items()}
+    digests = {path: format_digest(source.download(path, target / name)) for path, name in layout.files.items()}
     labels = Path(layout.labels).name
-    digests[layout.labels] = f"sha256:{source.download(layout.labels, target / labels)}"
+    digests[layout.labels] = format_digest(source.download(layout.labels, target / labels))
     _write_labels(target / labels)
     return FetchedModel(model_digest(digests), {})
 

@@ -175,9 +175,7 @@ async def _act(context: Context, facts: ServiceFacts, plan: TrafficPlan, keys_bl
         raise Blocked(keys_blocked_by)
     # Running pods have their credentials: a Secret that is deleted later must not stop changes of weights.
     if any(facts.deployment_of(variant) is None for variant in service.spec.variants):
-        # As for TrainingJobs: many services that start at once need no read each.
-        seconds = context.settings.retry_interval_seconds
-        await require_storage_secret(context, service.metadata.namespace, max_age_seconds=seconds)
+        await require_storage_secret(context, service.metadata.namespace)
         await _require_capture_secret(context, service)
     with rejections_block():
         await _create_comparison_secret(context, service)

@@ -6,7 +6,7 @@ DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
 # Two processes: most tests wait for programs that start. The order is kept, so that the longest groups come first.
-PARALLEL := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PYTHON := python3
 GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014

@@ -5,7 +5,8 @@ SHELL := /bin/bash
 DEV := python3 -m dev
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
-# Two processes: most tests wait for programs that start. The order is kept, so that the longest groups come first.
+# Two processes: most tests wait for programs that start. The order is kept, so that the pods of tests/e2e, which come
+# last, have the processors for themselves.
 PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PYTHON := python3
 GPU_PYTHON := 3.12
@@ -22,11 +23,11 @@ demo: ## a cluster, images, training, predictions: the whole path on this machin
 
 test: venv ## lint, unit, component and the main end-to-end path
 	@$(MAKE) --no-print-directory cluster lint
-	@$(PYTEST) $(PARALLEL) -m "not extended" tests/e2e tests/component tests/unit
+	@$(PYTEST) $(PARALLEL) -m "not extended" tests/component tests/unit tests/e2e
 
 test-all: venv ## all of that, and every row that needs real pods
 	@$(MAKE) --no-print-directory cluster lint
-	@$(PYTEST) $(PARALLEL) tests/e2e tests/component tests/unit
+	@$(PYTEST) $(PARALLEL) tests/component tests/unit tests/e2e
 
 test-unit: venv ## the pure tests
 	@$(PYTEST) tests/unit

@@ -143,9 +143,14 @@ def train_head(scratch: Path) -> Path:
     return output
 
 
+def labelled(split: str) -> list[tuple[Path, str]]:
+    """Return the photographs of ``train`` or ``validation`` with their classes."""
+    return [(path, path.parent.name) for path in sorted((FLOWERS / split).glob("*/*"))]
+
+
 def held_out() -> list[tuple[Path, str]]:
     """Return the validation images with their classes."""
-    return [(path, path.parent.name) for path in sorted((FLOWERS / "validation").glob("*/*"))]
+    return labelled("validation")
 
 
 def ask(url: str, images: Sequence[tuple[Path, str]]) -> Answers:

@@ -23,14 +23,16 @@ import numpy as np
 import torch
 import torchvision  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
-from bench.quality import FLOWERS, WEIGHTS, require_photographs
-from bloomery_model import Preprocess
-from bloomery_operator.api.inferenceservice import Rollout, RolloutStatus
+from bench.calibration import labelled
+from bench.quality import WEIGHTS, require_photographs
+from bloomery_model import Preprocess, decode
+from bloomery_operator.api.inferenceservice import Rollout
 from bloomery_operator.domain.rollout import RequestStats, RolloutInput, next_rollout_state, weights_at
+from bloomery_operator.domain.traffic import TOTAL_WEIGHT
+from bloomery_trainer.engine.head import compute_features
 
 SEEDS = 20
 SAMPLE_SHARE = 0.8
@@ -85,13 +87,12 @@ def main() -> None:
         for kind, answers in make_successors(seed, train, train_labels, validation).items():
             for limit, abort_on in LIMITS.items():
                 end = roll_out(replaced, answers, abort_on, seed)
-                row = rows.setdefault(f"{kind}, {limit}", {"aborted": 0, "of": 0, "requests": []})
+                row = rows.setdefault(f"{kind}, {limit}", {"aborted": 0, "of": 0, "requests": 0})
                 row["aborted"] += end.aborted
                 row["of"] += 1
-                row["requests"].append(end.requests)
+                row["requests"] = max(row["requests"], end.requests)
                 row["disagreement"] = round(float((answers.classes != replaced.classes).mean()), 4)
     for name, row in rows.items():
-        row["requests"] = max(row["requests"])
         print(f"{name:26}{row['aborted']:3} of {row['of']} taken back, at most {row['requests']} requests", flush=True)
     print(json.dumps(rows))
     if not all(is_right(name, row) for name, row in rows.items()):
@@ -110,17 +111,17 @@ def read_features(split: str) -> tuple[Features, NDArray[np.int64]]:
     """Return the backbone's features [N, 1280] of a folder's photographs, and their labels [N]."""
     network = torchvision.models.mobilenet_v2()
     network.load_state_dict(torch.load(WEIGHTS, weights_only=True), strict=False)
-    network.classifier = torch.nn.Identity()
-    network.eval()
-    folders = sorted(path for path in (FLOWERS / split).iterdir() if path.is_dir())
-    files = [(path, label) for label, folder in enumerate(folders) for path in sorted(folder.iterdir())]
-    preprocess, features = Preprocess.for_size(SIDE), []
-    for begin in range(0, len(files), BATCH):
-        images = (Image.open(path).convert("RGB") for path, _ in files[begin : begin + BATCH])
-        batch = np.stack([preprocess.tensor(image) for image in images])
-        with torch.inference_mode():
-            features.append(network(torch.from_numpy(batch)).numpy())
-    return np.concatenate(features), np.array([label for _, label in files])
+    photographs, preprocess = labelled(split), Preprocess.for_size(SIDE)
+    paths = [path for path, _ in photographs]
+    batches = (
+        torch.from_numpy(
+            np.stack([preprocess.tensor(decode(path.read_bytes())) for path in paths[begin : begin + BATCH]])
+        )
+        for begin in range(0, len(paths), BATCH)
+    )
+    exact = torch.autocast("cpu", enabled=False)
+    features = compute_features(network, network.classifier[-1], batches, autocast=exact)
+    return features, np.unique([label for _, label in photographs], return_inverse=True)[1]
 
 
 def draw_few(features: Features, labels: NDArray[np.int64]) -> tuple[Features, NDArray[np.int64]]:
@@ -165,8 +166,8 @@ def roll_out(replaced: Answers, successor: Answers, abort_on: Mapping[str, float
     there = RolloutInput(
         plan=plan,
         state=None,
-        routed={"old": 10_000},
-        target={"new": 10_000},
+        routed={"old": TOTAL_WEIGHT},
+        target={"new": TOTAL_WEIGHT},
         generation=2,
         existing=frozenset({"old", "new"}),
         desired=frozenset({"new"}),
@@ -176,9 +177,8 @@ def roll_out(replaced: Answers, successor: Answers, abort_on: Mapping[str, float
     there = replace(there, state=next_rollout_state(there, BEGIN))
     generator, counts = random.Random(seed), Counts.zero()
     for second in range(LIMIT_SECONDS):
-        counts.ask(
-            replaced, successor, share=weights_at(there.state, there.target)["new"] / 10_000, generator=generator
-        )
+        share = weights_at(there.state, there.target)["new"] / TOTAL_WEIGHT
+        counts.ask(replaced, successor, share=share, generator=generator)
         if (second + 1) % POLL_SECONDS:
             continue
         now = BEGIN + timedelta(seconds=second + 1)
@@ -189,12 +189,7 @@ def roll_out(replaced: Answers, successor: Answers, abort_on: Mapping[str, float
         if there.state is not None and state.step != there.state.step:
             counts = Counts.zero()
         there = replace(there, state=state)
-    raise SystemExit(f"a rollout did not end within {LIMIT_SECONDS} s: {state_message(there.state)}")
-
-
-def state_message(state: RolloutStatus | None) -> str:
-    """Return what a rollout waits for."""
-    return state.message if state is not None else "it did not begin"
+    raise SystemExit(f"a rollout did not end within {LIMIT_SECONDS} s: {there.state}")
 
 
 @dataclass

@@ -7,13 +7,14 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dev import demo
-from dev.paths import ROOT, target
+from dev.paths import LOGS, ROOT, target
 
 SYSTEM = demo.RELEASE_NAMESPACE
 EXAMPLE = ROOT / "examples" / "digits" / "digits.yaml"
@@ -86,6 +87,21 @@ def gateway_address(system: Kubectl) -> str:
     services = system.get("services", "", "--all-namespaces", selector)
     metadata = services[0]["metadata"]
     return f"http://{metadata['name']}.{metadata['namespace']}.svc"
+
+
+@contextmanager
+def reachable_mlflow() -> Iterator[str]:
+    """Yield an address of the installation's MLflow that can be reached from here during the block."""
+    server = f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"
+    with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(server, log) as address:
+        yield address
+
+
+def read_metrics(kubectl: Kubectl, pod: str, *, port: int = 9090) -> str:
+    """Return the metrics of one of our pods, asked in the pod itself."""
+    url = f"http://127.0.0.1:{port}/metrics"
+    fetch = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
+    return kubectl("exec", pod, "--", "python", "-c", fetch)
 
 
 def eventually(what: str, probe: Callable[[], Any], *, seconds: float, interval: float = 0.5) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from dev import demo
 from dev.paths import target
 from testing.dev_cluster import Kubectl
 from tools.docs_blocks import Block
+
+PLUGIN = (sys.executable, "-m", "kubectl_bloomery")
+"""The command of ``kubectl bloomery``, in this environment."""
 
 
 @dataclass(frozen=True)

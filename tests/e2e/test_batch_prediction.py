@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from obstore.store import S3Store
 from dev.paths import target
 from testing.cluster_store import class_folders, digit_images, put_files, remove_files, store
 from testing.dev_cluster import Kubectl, eventually
+from tests.e2e import servers
+from tests.e2e.shell import PLUGIN
 
 pytestmark = pytest.mark.extended
 
@@ -72,21 +73,13 @@ def kubectl(make_namespace: Callable[[str], Kubectl], photos: dict[str, bytes]) 
 
 def create(kubectl: Kubectl, kind: str, name: str, **spec: Any) -> None:
     manifest = {"apiVersion": "bloomery.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-    done = kubectl.apply(manifest)
-    assert done.returncode == 0, done.stderr
+    servers.create(kubectl, manifest)
 
 
 @contextmanager
 def followed(kubectl: Kubectl, prediction: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``kubectl bloomery follow`` beside the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "kubectl_bloomery",
-        "follow",
-        f"bp/{prediction}",
-        f"--namespace={kubectl.namespace}",
-    ]
+    command = [*PLUGIN, "follow", f"bp/{prediction}", f"--namespace={kubectl.namespace}"]
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=target().environment, stdout=file, stderr=subprocess.STDOUT)
         try:

@@ -11,10 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from dev import demo
-from dev.paths import LOGS
 from testing.cluster_store import class_folders, digit_images, list_files, put_files
-from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl
+from testing.dev_cluster import STORAGE_SECRET, Kubectl, reachable_mlflow
 
 pytestmark = pytest.mark.extended
 
@@ -89,7 +87,7 @@ def test_the_report_is_read_in_mlflow(kubectl: Kubectl) -> None:
     status = kubectl.get("dataset", "split")["status"]
     assert status["report"].endswith("/artifacts/report.html")
     run = status["report"].split("/runs/")[1].split("/")[0]
-    with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(_mlflow(), log) as mlflow:
+    with reachable_mlflow() as mlflow:
         answer = httpx.get(f"{mlflow}/get-artifact", params={"path": "report.html", "run_uuid": run}, timeout=30)
     assert answer.status_code == 200, answer.text[:500]
     for words in ("陕西小吃 🌷", "美食/凉皮", "broken.png", "data:image/jpeg;base64,"):
@@ -166,7 +164,3 @@ def test_an_archive_that_would_write_elsewhere_is_refused(kubectl: Kubectl) -> N
     kubectl("wait", "dataset/evil", "--for=jsonpath={.status.phase}=Failed", "--timeout=90s")
     ready = kubectl.get("dataset", "evil")["status"]["conditions"][0]
     assert "../../etc/passwd" in ready["message"], json.dumps(ready)
-
-
-def _mlflow() -> str:
-    return f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"

@@ -20,10 +20,16 @@ from bloomery_model import Preprocess
 from bloomery_model.folder import METADATA
 from bloomery_trainer import model_folder
 from bloomery_trainer.models import export
-from dev import demo
-from dev.paths import LOGS, ROOT
+from dev.paths import ROOT
 from testing.cluster_store import digit_images, put_files
-from testing.dev_cluster import SYSTEM, Kubectl, OperatorKiller, eventually, gateway_address
+from testing.dev_cluster import (
+    Kubectl,
+    OperatorKiller,
+    eventually,
+    gateway_address,
+    reachable_mlflow,
+    read_metrics,
+)
 from testing.load import Load, Outcome
 
 pytestmark = pytest.mark.extended
@@ -298,10 +304,7 @@ def test_a_model_with_a_wrong_digest_never_gets_traffic(
 @contextmanager
 def registry() -> Iterator[MlflowClient]:
     """The cluster's MLflow, through a port-forward."""
-    with (
-        (LOGS / "e2e-mlflow.log").open("a") as log,
-        demo.reachable(f"http://bloomery-mlflow.{SYSTEM}.svc:5000", log) as uri,
-    ):
+    with reachable_mlflow() as uri:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -377,8 +380,7 @@ def test_a_shadow_gets_copies_and_its_answers_reach_no_client(
 
 def predictions(kubectl: Kubectl, name: str, of_variant: str) -> float:
     """Return the number of predictions that a variant's pod counted."""
-    fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
-    text = kubectl("exec", pod_of(kubectl, name, of_variant), "--", "python", "-c", fetch)
+    text = read_metrics(kubectl, pod_of(kubectl, name, of_variant))
     lines = [line for line in text.splitlines() if line.startswith("bloomery_requests_total") and "/predict" in line]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
@@ -404,8 +406,7 @@ def test_keys_change_without_a_restart_and_are_counted_by_name(
     eventually("the old key is shut out", lambda: code(old) == 401, seconds=150, interval=1)
     assert code("of-alice-and-nobody-else") == 200
     assert pods_of(kubectl, "keyed", "v1")[0]["status"]["containerStatuses"][0]["restartCount"] == 0
-    fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
-    text = kubectl("exec", pod_of(kubectl, "keyed", "v1"), "--", "python", "-c", fetch)
+    text = read_metrics(kubectl, pod_of(kubectl, "keyed", "v1"))
     assert 'key="alice"' in text
     assert 'key="default"' in text
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from testing.cluster_store import list_files, read_file, remove_files
-from testing.dev_cluster import Kubectl, eventually
+from testing.dev_cluster import Kubectl, eventually, read_metrics
 from tests.e2e.walkthrough import (
     FLOWERS,
     MakeNamespace,
@@ -88,8 +88,7 @@ def assert_the_captures_are_labelled(kubectl: Kubectl, folder: Path) -> None:
 def live_accuracy(kubectl: Kubectl) -> tuple[float, ...]:
     """Return how many labelled images the only pod counts as answered with their class, and how many in all."""
     (pod,) = kubectl.get("pods", "", "--selector=bloomery.dev/inferenceservice=flowers-loop,bloomery.dev/variant=v1")
-    fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
-    text = kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", fetch)
+    text = read_metrics(kubectl, pod["metadata"]["name"])
     names = ("bloomery_live_correct_total", "bloomery_live_labelled_total")
     values = dict(re.findall(r'^(bloomery_live_\w+_total){variant="v1"} (\S+)$', text, re.MULTILINE))
     return tuple(float(values.get(name, 0)) for name in names)

@@ -12,9 +12,11 @@ import pytest
 import torch
 import torchvision
 
-from dev.paths import ROOT, target
+from dev.paths import target
 from testing.cluster_store import class_folders, digit_images, list_files, put_files, remove_files
 from testing.dev_cluster import SYSTEM, Kubectl
+from tests.e2e.servers import create
+from tests.e2e.shell import PLUGIN
 from tests.e2e.test_training import NAMES, completed, start
 
 pytestmark = [pytest.mark.extended, pytest.mark.feature("T19")]
@@ -41,8 +43,7 @@ NO_WAY_OUT = {
 
 def bloomery(*words: str) -> str:
     """Run the plugin; return its output."""
-    program = ROOT / ".venv/bin/kubectl-bloomery"
-    done = subprocess.run([program, *words], env=target().environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*PLUGIN, *words], env=target().environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -69,10 +70,10 @@ def weights_file(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def kubectl(make_namespace: Callable[[str], Kubectl]) -> Kubectl:
     kubectl = make_namespace("e2e-weights")
-    assert kubectl.apply(NO_WAY_OUT).returncode == 0
+    create(kubectl, NO_WAY_OUT)
     put_files(RAW, class_folders(digit_images(NAMES, each=60)))
     dataset = {"apiVersion": "bloomery.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": "digits"}}
-    assert kubectl.apply(dataset | {"spec": {"source": {"uri": RAW}}}).returncode == 0
+    create(kubectl, dataset | {"spec": {"source": {"uri": RAW}}})
     kubectl.wait("dataset/digits", "Ready", seconds=180)
     return kubectl
 

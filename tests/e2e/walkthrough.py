@@ -13,7 +13,7 @@ import httpx
 
 from dev import demo
 from dev.paths import LOGS, ROOT
-from testing.dev_cluster import STORAGE_SECRET, SYSTEM, Kubectl, eventually
+from testing.dev_cluster import STORAGE_SECRET, Kubectl, eventually, reachable_mlflow
 from tests.e2e.shell import Shell
 from tools.docs_blocks import Block
 
@@ -51,8 +51,7 @@ def complete(manifest: dict[str, Any]) -> dict[str, str]:
 
 def mlflow(question: str, **query: str) -> dict[str, Any]:
     """Return the answer of MLflow's REST API, for example to ``runs/get``."""
-    server = f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"
-    with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(server, log) as address:
+    with reachable_mlflow() as address:
         answer = httpx.get(f"{address}/api/2.0/mlflow/{question}", params=query, timeout=30)
     result: dict[str, Any] = answer.raise_for_status().json()
     return result
@@ -72,8 +71,7 @@ def registered_version(model: dict[str, Any]) -> dict[str, Any]:
 
 def remove_registered_model(name: str) -> None:
     """Remove a model and its alias from MLflow's registry, if an earlier run left it there."""
-    server = f"http://bloomery-mlflow.{SYSTEM}.svc.cluster.local:5000"
-    with (LOGS / "e2e-mlflow.log").open("a") as log, demo.reachable(server, log) as address:
+    with reachable_mlflow() as address:
         url = f"{address}/api/2.0/mlflow/registered-models/delete"
         answer = httpx.request("DELETE", url, json={"name": name}, timeout=30)
     assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from testing.dev_cluster import OPERATOR, Kubectl
+from testing.dev_cluster import OPERATOR, Kubectl, read_metrics
 
 LEASE = "bloomery-operator"
 OWNERS = "datasets,trainingjobs,inferenceservices"
@@ -37,7 +37,6 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         threads += int(status["Threads"])
 print(json.dumps({"memory": round(memory, 1), "files": files, "threads": threads}))
 """
-_READ_METRICS = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/metrics').read().decode())"
 
 
 @dataclass(frozen=True)
@@ -207,5 +206,5 @@ def orphans(kubectl: Kubectl) -> list[str]:
 
 def operator_metric(system: Kubectl, pod: str, name: str) -> float:
     """The sum of one of the operator's metrics over its labels."""
-    lines = system("exec", pod, "--", "python", "-c", _READ_METRICS).splitlines()
+    lines = read_metrics(system, pod, port=8080).splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -31,3 +33,22 @@ def test_curves_are_served_on_all_addresses_of_both_families() -> None:
     # TensorBoard's own option for that; with an address, it listens to one family.
     assert "--bind_all" in command
     assert "--host" not in command
+
+
+SIGNAL_TO_ANOTHER_THREAD = """
+import signal, sys, threading, time
+from bloomery_trainer.commands import tensorboard
+
+def follow(*_):
+    time.sleep(1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+tensorboard._follow = follow
+tensorboard._command = lambda *_, **__: [sys.executable, "-c", "import time; time.sleep(3600)"]
+sys.exit(tensorboard.run("file:///curves", port=0, prefix=""))
+"""
+
+
+def test_tensorboard_ends_whichever_thread_gets_the_signal() -> None:
+    ended = subprocess.run([sys.executable, "-c", SIGNAL_TO_ANOTHER_THREAD], timeout=60, check=False)
+    assert ended.returncode == 0

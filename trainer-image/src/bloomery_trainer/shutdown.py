@@ -58,7 +58,8 @@ class Shutdown:
 
 @contextmanager
 def listening(shutdown: Shutdown, *, at_once: Callable[[], None]) -> Iterator[None]:
-    """Pass SIGTERM to ``shutdown``; if nobody defers it, call ``at_once``, which has to end the process.
+    """Pass SIGTERM to ``shutdown``; if nobody defers it, call ``at_once``, which has to end the process, or the
+    program that it waits for.
 
     A Python signal handler would wait until the main thread comes back from compiled code (a store that hangs, a
     long computation). The byte that the interpreter writes to the wake-up descriptor does not wait.

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from bloomery_trainer.errors import TrainerError
 from bloomery_trainer.output import EVENTS
+from bloomery_trainer.shutdown import Shutdown, listening
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 20.0
 _RELOAD_SECONDS = 10
-_CHECK_SECONDS = 0.5
 
 
 def run(output_uri: str, *, port: int, prefix: str) -> int:
@@ -38,11 +38,9 @@ def run(output_uri: str, *, port: int, prefix: str) -> int:
         threading.Thread(target=_follow, args=(output_uri, mirror, ended), name="mirror", daemon=True).start()
         # A process of its own can be ended immediately, whatever TensorBoard is doing.
         board = subprocess.Popen(_command(mirror, port=port, prefix=prefix), env={**os.environ, "TMPDIR": scratch})
-        signal.signal(signal.SIGTERM, lambda *_: board.terminate())
         try:
-            while (code := board.poll()) is None:
-                # A wait without a limit would miss a signal that comes just before it.
-                ended.wait(_CHECK_SECONDS)
+            with listening(Shutdown(), at_once=board.terminate):
+                code = board.wait()
         finally:
             ended.set()
             board.kill()

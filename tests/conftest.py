@@ -1,8 +1,11 @@
-"""Groups of tests that one process runs in turn, where several processes share the tests (pytest-xdist)."""
+"""Isolation of the environment variables of each test, and the groups that one process runs in turn (pytest-xdist)."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -21,3 +24,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((folder for folder in FOLDERS if path.startswith(f"{folder}/")), path)
 
     return FolderScheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Take back what a test wrote into the environment of this process, as MLflow's ``set_tracking_uri`` does."""
+    with patch.dict(os.environ):
+        return (yield)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -80,6 +81,18 @@ def test_scores_are_shown_with_bars(bloomery: Plugin, pictures: dict[str, Path])
     assert (file, label, model, variant) == ("green.png", "green", "colours/4", "(v1)")
     assert score.endswith("%") and set(bar) == {"█"}
     assert second.split()[0] in ("red", "blue")
+
+
+@pytest.mark.feature("O5", "S20")
+@pytest.mark.parametrize("names", [["red.png"], ["red.png", "green.png"]], ids=["one image", "several"])
+@pytest.mark.usefixtures("colours", "pictures")
+def test_json_has_the_ids_of_predictions(bloomery: Plugin, names: list[str]) -> None:
+    ended = bloomery("predict", "colours", *names, "-o", "json")
+
+    assert ended.returncode == 0, ended.stderr
+    ids = {UUID(entry["id"]) for entry in json.loads(ended.stdout)}
+    assert len(ids) == len(names)
+    assert {number.version for number in ids} == {7}
 
 
 @pytest.mark.feature("O5")

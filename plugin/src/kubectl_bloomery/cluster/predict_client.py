@@ -36,6 +36,7 @@ class Prediction:
         label: the service's answer; None if it does not know.
         error: the reason why there is no prediction.
         model: name, version and variant of the model, for people.
+        id: of the prediction, for feedback; empty after an error, and from servers before 0.3.0.
     """
 
     file: str
@@ -43,13 +44,15 @@ class Prediction:
     label: str | None = None
     error: str | None = None
     model: str = ""
+    id: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of ``--output json``."""
         if self.error:
             return {"file": self.file, "error": self.error}
         unknown = {"unknown": True} if self.label is None else {}
-        return {"file": self.file, "label": self.label, **unknown, "scores": dict(self.scores), "model": self.model}
+        answer = {"label": self.label, **unknown, "scores": dict(self.scores), "model": self.model}
+        return {"file": self.file, **({"id": self.id} if self.id else {}), **answer}
 
 
 @contextmanager
@@ -141,7 +144,8 @@ def _predict_batch(client: httpx.Client, images: Sequence[Path]) -> list[Predict
     try:
         document = response.json()
         model = _describe_model(document["model"])
-        entries = document.get("predictions", [document])
+        # An answer to one image has its id in the header alone.
+        entries = document.get("predictions", [document | {"id": response.headers.get("x-prediction-id", "")}])
         return [_parse_entry(str(image), entry, model) for image, entry in zip(images, entries, strict=True)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = _shorten_body(response)
@@ -152,7 +156,7 @@ def _parse_entry(file: str, entry: Mapping[str, Any], model: str) -> Prediction:
     error = entry.get("error")
     if error:
         return Prediction(file, error=_format_error(error))
-    return Prediction(file, scores=entry["scores"], label=entry["label"], model=model)
+    return Prediction(file, scores=entry["scores"], label=entry["label"], model=model, id=entry.get("id", ""))
 
 
 def _describe_model(model: Mapping[str, str]) -> str:

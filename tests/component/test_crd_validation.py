@@ -553,7 +553,11 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "an abort without a limit": (
         service(rollout={"steps": [10], "abortOn": {"minRequests": 5}}),
-        "spec.rollout.abortOn needs errorRate, p99Ratio, confidenceDrop or disagreement",
+        "spec.rollout.abortOn needs errorRate, p99Ratio, confidenceDrop, disagreement or liveAccuracyDrop",
+    ),
+    "a limit of live accuracy without captures": (
+        service(rollout={"steps": [10], "abortOn": {"liveAccuracyDrop": 0.05}}),
+        "spec.rollout.abortOn.liveAccuracyDrop needs spec.capture, as feedback is about images that were captured",
     ),
     "a pause at no step": (
         service(rollout={"steps": [10, 50], "pauseAt": [20]}),

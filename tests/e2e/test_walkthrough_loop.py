@@ -90,7 +90,7 @@ def live_accuracy(kubectl: Kubectl) -> tuple[float, ...]:
     (pod,) = kubectl.get("pods", "", "--selector=bloomery.dev/inferenceservice=flowers-loop,bloomery.dev/variant=v1")
     text = read_metrics(kubectl, pod["metadata"]["name"])
     names = ("bloomery_live_correct_total", "bloomery_live_labelled_total")
-    values = dict(re.findall(r'^(bloomery_live_\w+_total){variant="v1"} (\S+)$', text, re.MULTILINE))
+    values = dict(re.findall(r'^(bloomery_live_\w+_total){.*variant="v1".*} (\S+)$', text, re.MULTILINE))
     return tuple(float(values.get(name, 0)) for name in names)
 
 

@@ -219,7 +219,7 @@ def _open_capture(settings: Settings, model: Model, about: About, metrics: Metri
     if not settings.capture_uri:
         return None
     store = CaptureStore.of(settings, os.environ)
-    accuracy = LiveAccuracy(metrics.registry, variant=settings.variant)
+    accuracy = LiveAccuracy(metrics.registry, variant=settings.variant, digest=about.identity.digest)
     recorder = CaptureRecorder(store, settings, about, model.labels, metrics.registry)
     return _Capture(recorder, FeedbackRecorder(store, accuracy))
 

@@ -7,11 +7,14 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from prometheus_client import start_http_server
 
+from bloomery_model.capture import AnsweringModel, CaptureRecord
+from bloomery_serving.capture.feedback import LiveAccuracy
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.metrics import Metrics
 from bloomery_serving.peer_comparison import ComparisonMetrics
@@ -22,15 +25,16 @@ from testing.simulated_controllers import World
 from testing.waiting import eventually
 
 METRICS_PORT = 9090
-DIGEST = "sha256:" + "d" * 64
 
 
 class Server:
     """A model server's real counters, at an address of its own."""
 
-    def __init__(self, address: str, metrics: Metrics) -> None:
+    def __init__(self, address: str, metrics: Metrics, digest: str) -> None:
         self.address = address
+        self.digest = digest
         self._metrics = metrics
+        self._accuracy = LiveAccuracy(metrics.registry, variant="v1", digest=digest)
         self._quality = QualityMetrics(metrics.registry, ("daisies", "roses"), None)
         self._comparison = ComparisonMetrics(metrics.registry)
 
@@ -43,6 +47,16 @@ class Server:
         """Count images as if their class had been compared with that of what the server replaces."""
         for _ in range(count):
             self._comparison.count(agree=agree)
+
+    def learn(self, count: int, *, by: Server, right: bool) -> None:
+        """Count feedback about the answers of a server as if it had come to this one."""
+        record = CaptureRecord(
+            id="0", time=datetime.now(UTC), image="0.jpg", sha256="0", predicted="roses", scores={"roses": 0.9},
+            reason="Random", service="flowers", namespace="default", variant="v1",
+            model=AnsweringModel(digest=by.digest),
+        )  # fmt: skip
+        for _ in range(count):
+            self._accuracy.count(record, "roses" if right else "daisies")
 
     def answer(self, count: int, *, code: int = 200, seconds: float = 0.05) -> None:
         """Count requests as if they had been answered."""
@@ -59,12 +73,13 @@ def servers() -> Iterator[Iterator[Server]]:
 
 def _start(stack: ExitStack, number: int) -> Server:
     address = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}"
-    metrics = Metrics(ModelIdentity(digest=DIGEST), service="model")
+    digest = f"sha256:{number:064x}"
+    metrics = Metrics(ModelIdentity(digest=digest), service="model")
     server, thread = start_http_server(METRICS_PORT, address, metrics.registry)
     stack.callback(thread.join)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)
-    return Server(address, metrics)
+    return Server(address, metrics, digest)
 
 
 def rollout(*steps: int, interval: str = "0s", **abort_on: Any) -> Manifest:
@@ -91,9 +106,12 @@ def replace_model(world: World, first: str, *, model: str = "s3://models/second"
     return new
 
 
-def judged(world: World, servers: Iterator[Server], **abort_on: Any) -> tuple[tuple[str, Server], tuple[str, Server]]:
+def judged(
+    world: World, servers: Iterator[Server], *, capture: Manifest | None = None, **abort_on: Any
+) -> tuple[tuple[str, Server], tuple[str, Server]]:
     """Bring a rollout to its only step, at half of the traffic; return revision and server of the old and new model."""
-    first = serving(world, rollout=rollout(50, interval="1s", minRequests=20, **abort_on))
+    fields = {"capture": capture} if capture else {}
+    first = serving(world, rollout=rollout(50, interval="1s", minRequests=20, **abort_on), **fields)
     old, new = next(servers), next(servers)
     world.run_server(first, ip=old.address)
     second = replace_model(world, first)
@@ -251,10 +269,11 @@ def test_a_shadow_gets_copies_and_no_weight(world: World) -> None:
 def test_a_model_without_digest_is_pinned_to_its_first_pods_digest(world: World, servers: Iterator[Server]) -> None:
     first = serving(world)
     before = world.wait_for("deployments", first)["metadata"]["generation"]
-    world.run_server(first, ip=next(servers).address)
+    server = next(servers)
+    world.run_server(first, ip=server.address)
     shown = world.wait_for("inferenceservices", "flowers", lambda m: m["status"]["variants"][0].get("digest"))
-    assert shown["status"]["variants"][0]["digest"] == DIGEST
-    assert world.wait_for("configmaps", first)["data"] == {"digest": DIGEST}
+    assert shown["status"]["variants"][0]["digest"] == server.digest
+    assert world.wait_for("configmaps", first)["data"] == {"digest": server.digest}
     (reference,) = [
         entry["valueFrom"]["configMapKeyRef"]
         for entry in world.wait_for("deployments", first)["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -295,6 +314,25 @@ def test_a_model_that_answers_otherwise_is_taken_back(world: World, servers: Ite
     new.compare(10, agree=False)
     aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
     assert "of 20 compared images, 50.0% have another class than what is replaced gives them" in aborted["message"]
+    world.wait_for_weights("flowers", {first: 100, second: 0})
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.usefixtures("operator")
+def test_model_that_feedback_calls_wrong_is_taken_back(world: World, servers: Iterator[Server]) -> None:
+    capture = {"uri": "s3://captures/flowers", "percent": 10}
+    (first, old), (second, new) = judged(world, servers, capture=capture, liveAccuracyDrop=0.05)
+    # Feedback reaches any pod, whichever answered.
+    old.learn(25, by=old, right=True)
+    new.learn(15, by=old, right=True)
+    old.learn(15, by=new, right=True)
+    old.learn(10, by=new, right=False)
+    new.learn(15, by=new, right=False)
+    for server in (old, new):
+        server.answer(40)
+    aborted = world.wait_for_condition("inferenceservices", "flowers", "Progressing", "False", reason="RolloutAborted")
+    reason = "by the feedback, 37.5% of 40 answers are right, and 100.0% of 40 of what is replaced; 5.0% less"
+    assert reason in aborted["message"]
     world.wait_for_weights("flowers", {first: 100, second: 0})
 
 

@@ -39,7 +39,7 @@ def served_metrics() -> Metrics:
     reference = Reference.of(np.eye(2, dtype=np.float32), brightness=np.arange(2, dtype=np.float32))
     quality = QualityMetrics(metrics.registry, ("rose", "tulip"), reference)
     CaptureMetrics(metrics.registry, CaptureQueue(max_captures=1, max_bytes=1))
-    LiveAccuracy(metrics.registry, variant="v1")
+    LiveAccuracy(metrics.registry, variant="v1", digest="sha256:0")
     ComparisonMetrics(metrics.registry)
     for _ in range(MIN_ANSWERS):
         quality.count(0, 0.9, brightness=0.5, is_unknown=True)

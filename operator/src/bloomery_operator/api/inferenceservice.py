@@ -65,6 +65,7 @@ class AbortOn(ApiModel):
     p99_ratio: float | None = None
     confidence_drop: float | None = None
     disagreement: float | None = None
+    live_accuracy_drop: float | None = None
     min_requests: int = 100
 
 

@@ -31,9 +31,10 @@ _MODEL, _REQUESTS, _SECONDS = "bloomery_model_info", "bloomery_requests_total", 
 _CONFIDENCE_SUM, _CONFIDENCE_COUNT = "bloomery_prediction_confidence_sum", "bloomery_prediction_confidence_count"
 _COMPARED, _DISAGREEMENTS = "bloomery_compared_images_total", "bloomery_disagreements_total"
 _FAILED_COMPARISONS = "bloomery_failed_comparisons_total"
+_LABELLED, _CORRECT = "bloomery_live_labelled_total", "bloomery_live_correct_total"
 _SUMS = (_CONFIDENCE_SUM, _CONFIDENCE_COUNT, _COMPARED, _DISAGREEMENTS, _FAILED_COMPARISONS)
 """Metrics without labels."""
-_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS, *_SUMS})
+_METRICS = frozenset({_MODEL, _REQUESTS, _SECONDS, _LABELLED, _CORRECT, *_SUMS})
 _UNUSED_ENTRY_TTL_SECONDS = 3600.0
 _ERROR_CODE_PREFIXES = ("5", "429", "499")
 """Prefixes of the status codes that count as errors of the model. 499: the client closed the request, as the gateway
@@ -65,6 +66,10 @@ class Counters:
     """Images for which what the pod replaces gave no class."""
     can_compare: bool = False
     """Whether the pod compares, and answers those that do."""
+    labelled: Mapping[str, float] = field(default_factory=dict)
+    """Answers whose true class was sent to the pod, by the digest of the model that gave them in whichever pod."""
+    correct: Mapping[str, float] = field(default_factory=dict)
+    """Those of them with the true class."""
 
     def since(self, baseline: Counters) -> Counters:
         """Return what was counted after ``baseline``; the counters of a restarted server count from zero."""
@@ -74,28 +79,43 @@ class Counters:
             self,
             requests=self.requests - baseline.requests,
             errors=self.errors - baseline.errors,
-            buckets={bound: count - baseline.buckets.get(bound, 0.0) for bound, count in self.buckets.items()},
+            buckets=_subtract(self.buckets, baseline.buckets),
             images=self.images - baseline.images,
             confidence=self.confidence - baseline.confidence,
             compared=self.compared - baseline.compared,
             disagreements=self.disagreements - baseline.disagreements,
             failed_comparisons=self.failed_comparisons - baseline.failed_comparisons,
+            labelled=_subtract(self.labelled, baseline.labelled),
+            correct=_subtract(self.correct, baseline.correct),
         )
 
     def plus(self, other: Counters) -> Counters:
         """Return the sum."""
-        bounds = {**self.buckets, **other.buckets}
         return replace(
             self,
+            model=self.model or other.model,
             requests=self.requests + other.requests,
             errors=self.errors + other.errors,
-            buckets={bound: self.buckets.get(bound, 0.0) + other.buckets.get(bound, 0.0) for bound in bounds},
+            buckets=_add(self.buckets, other.buckets),
             images=self.images + other.images,
             confidence=self.confidence + other.confidence,
             compared=self.compared + other.compared,
             disagreements=self.disagreements + other.disagreements,
             failed_comparisons=self.failed_comparisons + other.failed_comparisons,
+            labelled=_add(self.labelled, other.labelled),
+            correct=_add(self.correct, other.correct),
         )
+
+
+_Label = TypeVar("_Label", float, str)
+
+
+def _subtract(counts: Mapping[_Label, float], baseline: Mapping[_Label, float]) -> dict[_Label, float]:
+    return {key: count - baseline.get(key, 0.0) for key, count in counts.items()}
+
+
+def _add(counts: Mapping[_Label, float], others: Mapping[_Label, float]) -> dict[_Label, float]:
+    return {key: counts.get(key, 0.0) + others.get(key, 0.0) for key in {**counts, **others}}
 
 
 class MetricsUnreadable(Exception):
@@ -197,14 +217,17 @@ class ModelServerMetrics:
         counters = await self._read_counters(pod for group in revisions.values() for pod in group)
         is_first_call = step not in self._steps
         figures = self._look(step, since, revisions, counters)
-        unreadable = {name: len(_unread(group, counters)) for name, group in revisions.items()}
+        counted = [] if is_first_call else [(pod.revision, pod.counted) for pod in figures.values()]
+        # Feedback about any pod's answer is counted by the pod that it reaches.
+        everywhere = reduce(Counters.plus, (counts for _, counts in counted), Counters())
         return {
             name: _sum_stats(
-                [] if is_first_call else [pod.counted for pod in figures.values() if pod.revision == name],
-                unreadable=unreadable[name],
-                can_compare=_can_compare(revisions[name], counters),
+                [counts for revision, counts in counted if revision == name],
+                everywhere,
+                unreadable=len(_unread(group, counters)),
+                can_compare=_can_compare(group, counters),
             )
-            for name in revisions
+            for name, group in revisions.items()
         }
 
     async def seconds_idle(self, pods: Sequence[PodView]) -> float | None:
@@ -298,6 +321,7 @@ def parse_counters(text: str) -> Counters:
     requests, errors, model = 0.0, 0.0, None
     buckets: dict[float, float] = {}
     sums: dict[str, float] = {}
+    live: dict[str, dict[str, float]] = {_LABELLED: {}, _CORRECT: {}}
     for sample in read_samples(text, _METRICS):
         labels = sample.labels
         if sample.name == _MODEL:
@@ -305,6 +329,10 @@ def parse_counters(text: str) -> Counters:
         elif sample.name == _REQUESTS and _is_prediction(sample):
             requests += sample.value
             errors += sample.value if labels["code"].startswith(_ERROR_CODE_PREFIXES) else 0.0
+        elif sample.name in live:
+            # Pods of releases before the gate have no digest here.
+            digest = labels.get("digest", "")
+            live[sample.name][digest] = live[sample.name].get(digest, 0.0) + sample.value
         elif sample.name in _SUMS:
             sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
         elif sample.name == _SECONDS and _is_prediction(sample):
@@ -324,6 +352,8 @@ def parse_counters(text: str) -> Counters:
         failed_comparisons=int(sums.get(_FAILED_COMPARISONS, 0.0)),
         # Servers have the metric only with a token and a port of their own.
         can_compare=_COMPARED in sums,
+        labelled=live[_LABELLED],
+        correct=live[_CORRECT],
     )
 
 
@@ -377,9 +407,12 @@ def _can_compare(pods: Iterable[PodView], counters: Mapping[str, Counters]) -> b
     return bool(read) and all(read)
 
 
-def _sum_stats(counted: Iterable[Counters], *, unreadable: int, can_compare: bool) -> RequestStats:
-    """Return the statistics of several pods together."""
+def _sum_stats(
+    counted: Sequence[Counters], everywhere: Counters, *, unreadable: int, can_compare: bool
+) -> RequestStats:
+    """Return the statistics of a revision's pods together; ``everywhere`` is what the pods of all revisions counted."""
     total = reduce(Counters.plus, counted, Counters())
+    digests = {pod.model.digest for pod in counted if pod.model is not None and pod.model.digest is not None}
     return RequestStats(
         requests=total.requests,
         errors=total.errors,
@@ -391,4 +424,6 @@ def _sum_stats(counted: Iterable[Counters], *, unreadable: int, can_compare: boo
         disagreements=total.disagreements,
         failed_comparisons=total.failed_comparisons,
         can_compare=can_compare,
+        labelled=int(sum(everywhere.labelled.get(digest, 0.0) for digest in digests)),
+        correct=int(sum(everywhere.correct.get(digest, 0.0) for digest in digests)),
     )

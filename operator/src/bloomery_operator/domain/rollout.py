@@ -19,6 +19,8 @@ from bloomery_operator.domain.traffic import TOTAL_WEIGHT, Weights, normalise_we
 
 MIN_COMPARISONS = 20
 """Compared images before their disagreement is a measure."""
+MIN_LABELS = 20
+"""Labelled answers on each side before their live accuracy is a measure."""
 _CONFIDENCE_Z = 2.326
 """Quantile of the normal distribution for a one-sided confidence of 99%: a step looks at its counts many times."""
 _ALL_PERCENT = 100
@@ -59,6 +61,10 @@ class RequestStats:
     """Images for which what the revision replaces gave no class."""
     can_compare: bool = False
     """Whether all pods whose metrics were read ask and answer for the classes of images."""
+    labelled: int = 0
+    """Answers of the revision's model whose true class became known."""
+    correct: int = 0
+    """Those of them with the true class."""
 
     @property
     def disagreement(self) -> float:
@@ -67,13 +73,23 @@ class RequestStats:
 
     @property
     def least_disagreement(self) -> float:
-        """Lower bound of the disagreement, with 99% confidence (Wilson's score interval)."""
-        if not self.compared:
-            return 0.0
-        share, z_squared = self.disagreement, _CONFIDENCE_Z**2
-        spread = sqrt(share * (1 - share) / self.compared + z_squared / (4 * self.compared**2))
-        centre = share + z_squared / (2 * self.compared)
-        return (centre - _CONFIDENCE_Z * spread) / (1 + z_squared / self.compared)
+        """Lower bound of the disagreement, with 99% confidence."""
+        return _wilson_interval(self.disagreements, self.compared)[0]
+
+    @property
+    def live_accuracy(self) -> float:
+        """Share of the labelled answers with the true class."""
+        return self.correct / self.labelled if self.labelled else 0.0
+
+    def least_accuracy_drop(self, before: RequestStats) -> float:
+        """Lower bound of how much the live accuracy is below that of ``before``, with 99% confidence.
+
+        The score interval of a difference of two shares (Newcombe 1998, method 10).
+        """
+        lower, _ = _wilson_interval(before.correct, before.labelled)
+        _, upper = _wilson_interval(self.correct, self.labelled)
+        spread = sqrt((before.live_accuracy - lower) ** 2 + (upper - self.live_accuracy) ** 2)
+        return before.live_accuracy - self.live_accuracy - spread
 
     @property
     def error_rate(self) -> float:
@@ -84,6 +100,19 @@ class RequestStats:
     def mean_confidence(self) -> float:
         """Mean score of the likeliest class."""
         return self.confidence / self.images if self.images else 0.0
+
+
+def _wilson_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the bounds of a share, each with 99% confidence (Wilson's score interval); (0, 1) where nothing is known.
+
+    Two good models differ by chance in few images: a bare share would take many a good one back.
+    """
+    if not total:
+        return 0.0, 1.0
+    share, z_squared = count / total, _CONFIDENCE_Z**2
+    spread = _CONFIDENCE_Z * sqrt(share * (1 - share) / total + z_squared / (4 * total**2))
+    centre, scale = share + z_squared / (2 * total), 1 + z_squared / total
+    return (centre - spread) / scale, (centre + spread) / scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,22 +327,46 @@ def _min_comparisons(limits: AbortOn) -> int:
 
 
 def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutInput) -> str:
-    """Return the end of a message if the step that is over could not compare with what is replaced."""
+    """Return the end of a message if the step that is over could not judge by every limit."""
     if plan.abort_on is None:
         return ""
-    if plan.abort_on.disagreement is not None and not _can_compare(state, rollout):
-        # Every step ends like this, so that it need not be numbered.
-        return "; the disagreement is not judged, as there are pods of a release that does not compare"
-    limits = {"the 99th percentile": plan.abort_on.p99_ratio, "the confidence": plan.abort_on.confidence_drop}
-    names = [name for name, limit in limits.items() if limit is not None]
+    canary = _total(rollout.request_stats, canary_revisions(state))
     stable = _total(rollout.request_stats, stable_revisions(state))
-    needed = _min_stable_requests(plan.abort_on)
-    if not names or stable.requests >= needed:
+    reasons = [
+        _unjudged_disagreement(plan.abort_on, state, rollout),
+        _unjudged_accuracy(plan.abort_on, canary, stable),
+        _unjudged_ratios(plan.abort_on, stable),
+    ]
+    return "".join(f"; step {step + 1} did not judge {reason}" for reason in reasons if reason)
+
+
+def _unjudged_disagreement(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str:
+    if limits.disagreement is None or _can_compare(state, rollout):
+        return ""
+    return "the disagreement, as there are pods of a release that does not compare"
+
+
+def _unjudged_accuracy(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str:
+    if limits.live_accuracy_drop is None or _has_labels(canary, stable):
         return ""
     return (
-        f"; step {step + 1} did not judge {' and '.join(names)}, as what is replaced had {stable.requests} of {needed} "
-        "requests"
+        f"the live accuracy, as feedback gave the classes of {canary.labelled} answers, and of {stable.labelled} of "
+        f"what is replaced: it needs {MIN_LABELS} each"
     )
+
+
+def _unjudged_ratios(limits: AbortOn, stable: RequestStats) -> str:
+    compared = {"the 99th percentile": limits.p99_ratio, "the confidence": limits.confidence_drop}
+    names = [name for name, limit in compared.items() if limit is not None]
+    needed = _min_stable_requests(limits)
+    if not names or stable.requests >= needed:
+        return ""
+    return f"{' and '.join(names)}, as what is replaced had {stable.requests} of {needed} requests"
+
+
+def _has_labels(canary: RequestStats, stable: RequestStats) -> bool:
+    """Return whether the live accuracy is a measure on both sides."""
+    return min(canary.labelled, stable.labelled) >= MIN_LABELS
 
 
 def _min_stable_requests(limits: AbortOn) -> int:
@@ -345,7 +398,7 @@ def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str
     if canary.requests == 0 or canary.requests < limits.min_requests:
         return None
     where = f"at {state.percent} percent, after {canary.requests} requests"
-    judges = (_error_rate_breach, _latency_breach, _confidence_breach, _disagreement_breach)
+    judges = (_error_rate_breach, _latency_breach, _confidence_breach, _disagreement_breach, _accuracy_breach)
     breaches = (judge(limits, canary, stable) for judge in judges)
     reason = next(filter(None, breaches), None)
     return f"{where}: {reason}" if reason else None
@@ -386,12 +439,23 @@ def _confidence_breach(limits: AbortOn, canary: RequestStats, stable: RequestSta
 def _disagreement_breach(limits: AbortOn, canary: RequestStats, _: RequestStats) -> str | None:
     if limits.disagreement is None or canary.compared < max(1, _min_comparisons(limits)):
         return None
-    # Two good models differ as well: a bare share of few images would take many a good one back by chance.
     if canary.least_disagreement <= limits.disagreement:
         return None
     return (
         f"of {canary.compared} compared images, {canary.disagreement:.1%} have another class than what is replaced "
         f"gives them; {limits.disagreement:.1%} is allowed."
+    )
+
+
+def _accuracy_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str | None:
+    if limits.live_accuracy_drop is None or not _has_labels(canary, stable):
+        return None
+    if canary.least_accuracy_drop(stable) <= limits.live_accuracy_drop:
+        return None
+    return (
+        f"by the feedback, {canary.live_accuracy:.1%} of {canary.labelled} answers are right, and "
+        f"{stable.live_accuracy:.1%} of {stable.labelled} of what is replaced; {limits.live_accuracy_drop:.1%} less is "
+        "allowed."
     )
 
 
@@ -409,4 +473,6 @@ def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str])
         disagreements=sum(stats.disagreements for stats in chosen),
         failed_comparisons=sum(stats.failed_comparisons for stats in chosen),
         can_compare=bool(chosen) and all(stats.can_compare for stats in chosen),
+        labelled=sum(stats.labelled for stats in chosen),
+        correct=sum(stats.correct for stats in chosen),
     )

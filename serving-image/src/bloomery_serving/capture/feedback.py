@@ -31,31 +31,33 @@ class FeedbackError(Exception):
 
 
 class LiveAccuracy:
-    """Counters of labelled answers by variant: those that are right, and all.
+    """Counters of labelled answers by variant and model: those that are right, and all.
 
     Only captures that were chosen by chance count, as others are the hard ones on purpose, and only those that were not
     answered as unknown.
     """
 
-    def __init__(self, registry: CollectorRegistry, *, variant: str) -> None:
-        """``variant`` is this server's; feedback may be about another's answer."""
+    def __init__(self, registry: CollectorRegistry, *, variant: str, digest: str) -> None:
+        """``variant`` and ``digest`` are of this server and its model; feedback may be about another's answer."""
+        labels = ["variant", "digest"]
         self._labelled = Counter(
-            "bloomery_live_labelled", "Images of a random sample whose true class is known, by variant.", ["variant"],
+            "bloomery_live_labelled", "Images of a random sample whose true class is known, by what answered.", labels,
             registry=registry,
         )  # fmt: skip
         self._correct = Counter(
             "bloomery_live_correct", "Those of bloomery_live_labelled that were answered with their true class.",
-            ["variant"], registry=registry,
+            labels, registry=registry,
         )  # fmt: skip
         for counter in (self._labelled, self._correct):
-            counter.labels(variant)
+            counter.labels(variant, digest)
 
     def count(self, record: CaptureRecord, label: str) -> None:
         """Count the first true label of a capture."""
         if record.reason == "Random" and not record.unknown:
-            self._labelled.labels(record.variant).inc()
+            answered_by = (record.variant, record.model.digest)
+            self._labelled.labels(*answered_by).inc()
             if label == record.predicted:
-                self._correct.labels(record.variant).inc()
+                self._correct.labels(*answered_by).inc()
 
 
 class FeedbackRecorder:

@@ -106,8 +106,8 @@ def test_less_confident_answers_abort(mean: float, images: int, stable_requests:
         (200, 54, {"old", "new"}, "Aborted"),
         (200, 53, {"old", "new"}, "Step 2"),
         (19, 19, {"old", "new"}, "waits for 19 of 20 comparisons, and 3 failed: see the pods' logs"),
-        (0, 0, {"new"}, "the disagreement is not judged"),
-        (0, 0, {"old"}, "the disagreement is not judged"),
+        (0, 0, {"new"}, "did not judge the disagreement"),
+        (0, 0, {"old"}, "did not judge the disagreement"),
     ],
     ids=[
         "too many of few",
@@ -142,6 +142,36 @@ def test_answers_other_than_those_of_what_is_replaced_abort(
             f"of {compared} compared images, {disagreements / compared:.1%} have another class than what is replaced"
         )
         assert f"{share} gives them; 20.0%" in state.message
+
+
+@pytest.mark.feature("S21")
+@pytest.mark.parametrize(
+    ("new", "old", "expected"),
+    [
+        ((10, 20), (20, 20), "Aborted"),
+        ((16, 20), (20, 20), "Step 2"),
+        ((800, 1000), (900, 1000), "Aborted"),
+        ((860, 1000), (900, 1000), "Step 2"),
+        ((20, 20), (10, 20), "Step 2"),
+        (
+            (0, 19),
+            (20, 20),
+            "did not judge the live accuracy, as feedback gave the classes of 19 answers, and of 20 of",
+        ),
+        ((0, 20), (0, 0), "did not judge the live accuracy"),
+    ],
+    ids=["worse", "chance", "worse by many", "chance by many", "better", "few labels", "no labels of the old model"],
+)
+def test_answers_that_feedback_calls_wrong_abort(new: tuple[int, int], old: tuple[int, int], expected: str) -> None:
+    there = begun(
+        plan=PLAN.model_copy(update={"abort_on": AbortOn(live_accuracy_drop=0.05)}),
+        request_stats={
+            "old": replace(WELL, correct=old[0], labelled=old[1]),
+            "new": replace(WELL, correct=new[0], labelled=new[1]),
+        },
+    )
+    state = next_rollout_state(there, LATER)
+    assert state is not None and expected in state.message
 
 
 def test_as_many_comparisons_are_needed_as_requests() -> None:

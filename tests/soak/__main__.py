@@ -38,7 +38,7 @@ from tests.soak.gauges import (
     restarts,
     running_pods,
 )
-from tests.soak.users import RAW, STANDING, User, put_images
+from tests.soak.users import CAPTURES, PREDICTIONS, RAW, STANDING, User, put_images
 
 NAMESPACE = "soak"
 SERVERS = f"bloomery.dev/inferenceservice={STANDING}"
@@ -159,7 +159,7 @@ class Soak:
         return {
             "minutes": round(self.seconds / 60, 1),
             "seed": self.seed,
-            **{name: self.record.counts[name] for name in ("created", "edited", "deleted")},
+            **{name: self.record.counts[name] for name in ("created", "edited", "deleted", "feedback")},
             **{name: self.record.counts[name] for name in ("operatorKills", "workerKills", "serverKills", "outages")},
             "secondsFromApply": self.record.percentiles(),
             "operator": self.operator.figures(),
@@ -194,7 +194,8 @@ class Soak:
 def clean(kubectl: Kubectl) -> None:
     """Remove the namespace, which must go, and the files that it left in the store."""
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=300s")
-    for folder in (RAW, f"s3://bloomery/models/{NAMESPACE}", f"s3://bloomery/datasets/{NAMESPACE}"):
+    made = (f"s3://bloomery/{folder}/{NAMESPACE}" for folder in ("models", "datasets"))
+    for folder in (RAW, CAPTURES, PREDICTIONS, *made):
         remove_files(folder)
 
 

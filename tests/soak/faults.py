@@ -81,8 +81,8 @@ class Faults:
             self._record.took("operator takes over", time.monotonic() - began)
 
     def _kill_worker(self) -> None:
-        """Kill a pod that prepares, trains or registers, if there is one."""
-        pods = running_pods(self._kubectl, "app.kubernetes.io/name in (prepare,train,register)")
+        """Kill a pod that prepares, trains, registers or predicts, if there is one."""
+        pods = running_pods(self._kubectl, "app.kubernetes.io/name in (prepare,train,register,predict)")
         if pods:
             with self._record.fault("a working pod was killed"):
                 self._kill(self._kubectl, self._chance.choice(pods))

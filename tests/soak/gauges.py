@@ -15,7 +15,7 @@ from typing import Any
 from testing.dev_cluster import OPERATOR, Kubectl, read_metrics
 
 LEASE = "bloomery-operator"
-OWNERS = "datasets,trainingjobs,inferenceservices"
+OWNERS = "datasets,trainingjobs,inferenceservices,batchpredictions,retrainings"
 MORE_FILES, MORE_THREADS = 10, 8
 """The allowed growth of a process: connections kept alive, a pool of threads not used before."""
 MORE_MEMORY, ENOUGH_SAMPLES = 0.15, 12

@@ -1,4 +1,4 @@
-"""Users of the soak test: each repeatedly creates, uses, changes and deletes a Dataset, a job and a service."""
+"""Users of the soak test: each repeatedly creates, uses, changes and deletes objects of all kinds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import random
 import threading
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,9 +17,11 @@ from testing.cluster_store import class_folders, digit_images, put_files
 from testing.dev_cluster import Kubectl, eventually
 from tests.soak.gauges import CHILDREN, Record
 
-RAW = "s3://bloomery/raw/soak"
+RAW, CAPTURES, PREDICTIONS = (f"s3://bloomery/{folder}/soak" for folder in ("raw", "captures", "predictions"))
 MODEL = "soak"
 CLASSES = {"null": 0, "eins": 1, "美食/凉皮": 2}
+EACH = 60
+"""Images of a class."""
 CUT_SHORT = 0.25
 """The share of lives that end in the middle of whatever is going on."""
 SUSPENDED = 0.3
@@ -27,34 +31,48 @@ STANDING = "standing"
 ROLLOUT = {"steps": [20, 60], "interval": "3s"}
 LIMIT = 600.0
 """Seconds that anything may take: a busy machine, an outage and two killed pods in a row fit in it."""
-_KIND = {"Dataset": "dataset", "TrainingJob": "tj", "InferenceService": "isvc"}
+_KIND = {
+    "Dataset": "dataset",
+    "TrainingJob": "tj",
+    "InferenceService": "isvc",
+    "BatchPrediction": "bp",
+    "Retraining": "retraining",
+}
+_HEAD = {"apiVersion": "bloomery.dev/v1alpha1"}
 
 
 def put_images() -> bytes:
     """Write the images that all Datasets read; return one more to ask about."""
-    images = digit_images(CLASSES, each=60)
+    images = digit_images(CLASSES, each=EACH)
     put_files(RAW, class_folders(images))
     return images["eins"][0]
 
 
 def manifests(name: str, *, replicas: int = 1) -> list[dict[str, Any]]:
     """From images to predictions: what a user applies at once."""
-    training = {
-        "datasets": [{"name": name}],
-        "preset": "mobilenet-v3-small",
-        "hyperparameters": {"batchSize": 16, "imageSize": 32, "horizontalFlip": False, "maxSteps": 40},
-        "checkpoint": {"every": "10steps"},
-        "resources": {"requests": {"cpu": "200m", "memory": "600Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
-        "output": {"registeredModel": MODEL},
-    }
+    training = training_spec(name) | {"output": {"registeredModel": MODEL}}
     preparing = {"requests": {"cpu": "200m", "memory": "300Mi"}, "limits": {"memory": "1Gi"}}
     specs = {
         "Dataset": {"source": {"uri": RAW}, "split": {"validation": 0.3}, "resources": preparing},
         "TrainingJob": training,
-        "InferenceService": {"replicas": replicas, "variants": [variant("v1", name, 100)]},
+        "InferenceService": {
+            "replicas": replicas,
+            "variants": [variant("v1", name, 100)],
+            "capture": {"uri": CAPTURES, "percent": 100},
+        },
     }
-    head = {"apiVersion": "bloomery.dev/v1alpha1", "metadata": {"name": name}}
-    return [{**head, "kind": kind, "spec": spec} for kind, spec in specs.items()]
+    return [{**_HEAD, "kind": kind, "metadata": {"name": name}, "spec": spec} for kind, spec in specs.items()]
+
+
+def training_spec(dataset: str) -> dict[str, Any]:
+    """Return a short training on a Dataset."""
+    return {
+        "datasets": [{"name": dataset}],
+        "preset": "mobilenet-v3-small",
+        "hyperparameters": {"batchSize": 16, "imageSize": 32, "horizontalFlip": False, "maxSteps": 40},
+        "checkpoint": {"every": "10steps"},
+        "resources": {"requests": {"cpu": "200m", "memory": "600Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
+    }
 
 
 def variant(name: str, job: str, weight: int) -> dict[str, Any]:
@@ -89,13 +107,16 @@ class User:
             except Exception as error:  # record any error: it must not end the user unnoticed
                 self._record.problem(f"{name}: {error!r}")
                 self._keep(name)
-                self._kubectl.run("delete", *self._all_three(name), "--ignore-not-found", "--wait=false", check=False)
+                self._kubectl.run("delete", *self._all(name), "--ignore-not-found", "--wait=false", check=False)
 
     def create(self, name: str, *, replicas: int = 1) -> None:
         for manifest in manifests(name, replicas=replicas):
-            done = self._kubectl.apply(manifest)
-            assert done.returncode == 0, done.stderr
-            self._record.count("created")
+            self._apply(manifest)
+
+    def _apply(self, manifest: dict[str, Any]) -> None:
+        done = self._kubectl.apply(manifest)
+        assert done.returncode == 0, done.stderr
+        self._record.count("created")
 
     def _live(self, name: str) -> None:
         began: float | None = time.monotonic()
@@ -105,9 +126,10 @@ class User:
         self.see_through(name, began)
         for _ in range(self._random.randint(1, 3)):
             edits = (self._rename, self._scale, self._pause, self._exclude, self._release, self._replace)
-            edit = self._random.choice(edits)
+            edit = self._random.choice((*edits, self._predict_all, self._retrain))
             edit(name)
         self.ask(name)
+        self._send_feedback(name)
 
     def see_through(self, name: str, began: float | None = None) -> None:
         """Wait until all three are where they should end; note how long it took since they were applied."""
@@ -120,19 +142,41 @@ class User:
 
     def ask(self, name: str) -> None:
         """Ask by the gateway, with the key: the answer must come from the model that was just trained."""
-        status = self._status("InferenceService", name)
-        key = self._kubectl.secret(status["apiKeySecret"])["default"]
-        headers = {"authorization": key, "content-type": "image/png"}
-        answer = httpx.post(f"{status['url']}/predict", content=self._image, headers=headers, timeout=60)
+        answer = self._predict(name)
         assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
         assert answer.json()["label"] in CLASSES, answer.text[:200]
         trained = self._status("TrainingJob", name)["model"]["digest"]
         served = answer.headers["x-model-digest"]
         assert served == trained, f"it serves {served}, and {trained} was trained"
 
+    def _predict(self, name: str) -> httpx.Response:
+        return self._post(name, "predict", content=self._image, headers={"content-type": "image/png"})
+
+    def _post(self, name: str, path: str, *, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
+        """Send a request to the service by the gateway, with its key."""
+        status = self._status("InferenceService", name)
+        key = self._kubectl.secret(status["apiKeySecret"])["default"]
+        return httpx.post(
+            f"{status['url']}/{path}", headers={"authorization": key, **(headers or {})}, timeout=60, **body
+        )
+
+    def _send_feedback(self, name: str) -> None:
+        """Say what an image shows; a capture that the store missed in an outage needs another prediction."""
+
+        def is_stored() -> bool:
+            predicted = self._predict(name).headers.get("x-prediction-id", "")
+            # A capture reaches the store within seconds.
+            time.sleep(2)
+            answer = self._post(name, "feedback", json={"id": predicted, "label": "eins"})
+            assert answer.status_code in (200, 404, 503), f"{answer.status_code} {answer.text[:200]}"
+            return answer.status_code == 200
+
+        eventually(f"feedback to {name} is stored", is_stored, seconds=LIMIT, interval=2)
+        self._record.count("feedback")
+
     def delete(self, name: str) -> None:
-        """Delete all three, in any order; nothing of theirs may stay."""
-        words = self._all_three(name)
+        """Delete all of its objects, in any order; nothing of theirs may stay."""
+        words = self._all(name)
         self._kubectl("delete", *words, "--ignore-not-found", "--wait=false")
         self._record.count("deleted", len(words))
 
@@ -145,13 +189,13 @@ class User:
             self._record.problem(f"{name} was deleted, and left {', '.join(left())}")
 
     def _keep(self, name: str) -> None:
-        """Return the state of all three, for later analysis."""
-        done = self._kubectl.run("get", *self._all_three(name), "--output=yaml", check=False)
+        """Keep the state of all of its objects, for later analysis."""
+        done = self._kubectl.run("get", *self._all(name), "--ignore-not-found", "--output=yaml", check=False)
         of_name = f"--selector=app.kubernetes.io/instance={name}"
         pods = self._kubectl.run("describe", "pods,jobs,deployments", of_name, check=False)
         (LOGS / "soak" / f"{name}.yaml").write_text(done.stdout + pods.stdout, encoding="utf-8")
 
-    def _all_three(self, name: str) -> list[str]:
+    def _all(self, name: str) -> list[str]:
         return self._random.sample([f"{kind}/{name}" for kind in _KIND.values()], len(_KIND))
 
     def _rename(self, name: str) -> None:
@@ -200,8 +244,51 @@ class User:
 
     def _exclude(self, name: str) -> None:
         """A new version of the images; what was trained on the old one stays."""
-        self._patch("Dataset", name, {"exclude": [f"null/{self._random.randint(0, 59)}.png"]})
+        before = self._kubectl.get("dataset", name)["spec"].get("exclude", [])
+        others = [path for path in (f"null/{number}.png" for number in range(EACH)) if path not in before]
+        self._patch("Dataset", name, {"exclude": [self._random.choice(others)]})
         self._reach("Dataset", name, "Ready")
+
+    def _predict_all(self, name: str) -> None:
+        """Predict all images at once: each is counted once."""
+        spec = {
+            "model": {"trainingJob": name},
+            "source": {"uri": RAW},
+            "output": {"uri": f"{PREDICTIONS}/{name}"},
+            "parallelism": 2,
+            "resources": {"requests": {"cpu": "200m", "memory": "300Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+        }
+        self._apply({**_HEAD, "kind": "BatchPrediction", "metadata": {"name": name}, "spec": spec})
+        self._reach("BatchPrediction", name, "Complete")
+        status = self._status("BatchPrediction", name)
+        counts = (status.get("images"), status.get("ignoredFiles", 0))
+        assert counts == (EACH * len(CLASSES), 0), f"predicted and ignored: {counts}"
+        self._remove("BatchPrediction", name)
+
+    def _retrain(self, name: str) -> None:
+        """Train by a Retraining: the first time at once, then for a new version of the images."""
+        template = training_spec(name) | {"output": {"promote": {"alias": "champion", "betterThanCurrent": True}}}
+        spec = {"onNewVersion": True, "template": {"spec": template}}
+        self._apply({**_HEAD, "kind": "Retraining", "metadata": {"name": name}, "spec": spec})
+        for number in (1, 2):
+            eventually(
+                f"training {number} of the Retraining {name} is complete",
+                partial(self._has_trained, name, number),
+                seconds=LIMIT,
+                interval=2,
+            )
+            if number == 1:
+                self._exclude(name)
+        self._remove("Retraining", name)
+
+    def _has_trained(self, name: str, number: int) -> bool:
+        history = self._status("Retraining", name).get("history", [])
+        assert all(training.get("phase") != "Failed" for training in history), f"a training failed: {history}"
+        return len([training for training in history if training.get("phase") == "Complete"]) >= number
+
+    def _remove(self, kind: str, name: str) -> None:
+        self._kubectl("delete", _KIND[kind], name)
+        self._record.count("deleted")
 
     def _suspend_for_a_while(self, name: str) -> None:
         """Suspend a training in any phase, and resume it; it may have ended before."""

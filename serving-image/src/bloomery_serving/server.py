@@ -14,6 +14,7 @@ import uvicorn
 
 from bloomery_model import termination
 from bloomery_model.listening import listen_anywhere
+from bloomery_model.signals import on_sigterm
 from bloomery_serving.app import create_app
 from bloomery_serving.capacity import Capacity
 from bloomery_serving.engine_choice.comparison import Served
@@ -26,7 +27,6 @@ from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.settings import Settings, read_settings
 from bloomery_serving.startup import answering_probes
-from bloomery_serving.stopping import run_until_stopped
 from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -41,25 +41,16 @@ def run() -> int:
     try:
         settings = read_settings()
         transfer = Transfer(max_bytes=settings.model_max_bytes)
-        with answering_probes(settings.port, transfer):
-            model, identity = _load_until_stopped(settings, transfer)
         # uvicorn drains on SIGTERM, then raises it once more for the handler before its own: a drained server ended
         # well, as does one that gets the signal before uvicorn has its handler.
         signal.signal(signal.SIGTERM, _exit_well)
+        with answering_probes(settings.port, transfer), on_sigterm(_stop_at_once):
+            model, identity = load(settings, transfer)
         with suppress(KeyboardInterrupt):
             serve(settings, model, identity)
     except ModelError as error:
         return _give_up(error.reason, str(error))
     return 0
-
-
-def _load_until_stopped(settings: Settings, transfer: Transfer) -> tuple[Model, ModelIdentity]:
-    """Load the model; SIGTERM ends the process meanwhile.
-
-    Raises:
-        ModelError: as ``load``.
-    """
-    return run_until_stopped(lambda: load(settings, transfer), on_stop=_stop_at_once)
 
 
 def _stop_at_once() -> None:

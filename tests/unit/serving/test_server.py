@@ -73,7 +73,7 @@ def test_signal_between_the_load_and_the_server_ends_the_process_well(monkeypatc
 
     monkeypatch.setenv("MODEL_URI", "file:///model")
     monkeypatch.setenv("PORT", "0")
-    monkeypatch.setattr(server, "_load_until_stopped", lambda *_: (None, None))
+    monkeypatch.setattr(server, "load", lambda *_: (None, None))
     monkeypatch.setattr(server, "serve", serve)
     with pytest.raises(SystemExit) as ended:
         server.run()
@@ -87,7 +87,7 @@ def test_port_in_use_ends_the_server_with_a_sentence(
 ) -> None:
     settings = Settings(model_uri="file:///model")
     identity = ModelIdentity.resolve(settings, Lineage(), digest="sha256:1")
-    monkeypatch.setattr(server, "_load_until_stopped", lambda *_: (None, identity))
+    monkeypatch.setattr(server, "load", lambda *_: (None, identity))
     monkeypatch.setattr(server, "create_app", lambda *_, **__: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
     with listen_anywhere(0) as taken:

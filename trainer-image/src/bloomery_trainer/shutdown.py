@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+from bloomery_model.signals import on_sigterm
 
 TERMINATED_EXIT_CODE = 143
 """Of a process that ended on SIGTERM."""
@@ -58,39 +59,13 @@ class Shutdown:
 
 @contextmanager
 def listening(shutdown: Shutdown, *, at_once: Callable[[], None]) -> Iterator[None]:
-    """Pass SIGTERM to ``shutdown``; if nobody defers it, call ``at_once``, which has to end the process, or the
-    program that it waits for.
+    """Pass SIGTERM to ``shutdown``; if nobody defers it, call ``at_once``, which has to end the process."""
 
-    A Python signal handler would wait until the main thread comes back from compiled code (a store that hangs, a
-    long computation). The byte that the interpreter writes to the wake-up descriptor does not wait.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, shutdown, at_once), name="signals", daemon=True).start()
-    try:
+    def terminate() -> None:
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), b"asked to stop (SIGTERM)\n")
+        if not shutdown.terminate():
+            at_once()
+
+    with on_sigterm(terminate):
         yield
-    finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, before)
-        os.close(writer)
-
-
-def _watch(reader: int, shutdown: Shutdown, at_once: Callable[[], None]) -> None:
-    while received := os.read(reader, 1):
-        if received[0] == signal.SIGTERM:
-            with suppress(OSError):
-                os.write(sys.stderr.fileno(), b"asked to stop (SIGTERM)\n")
-            if not shutdown.terminate():
-                at_once()
-    os.close(reader)
-
-
-def _forget_signals() -> None:
-    """Restore the default SIGTERM in a forked worker process."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-os.register_at_fork(after_in_child=_forget_signals)

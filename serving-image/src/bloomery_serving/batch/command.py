@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bloomery_model import termination
+from bloomery_model.signals import on_sigterm
 from bloomery_model.sources.access import open_folder
 from bloomery_model.sources.base import Source
 from bloomery_model.sources.open import open_source
@@ -40,7 +41,6 @@ from bloomery_serving.metrics import Metrics
 from bloomery_serving.model import Model
 from bloomery_serving.quality_metrics import QualityMetrics
 from bloomery_serving.settings import Settings, read_settings
-from bloomery_serving.stopping import run_until_stopped
 from bloomery_serving.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def run() -> int:
     """Predict a share; return the exit code: 2 and 3 for errors that no other try can help, 143 after SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        message = run_until_stopped(_predict, on_stop=_stop_at_once)
+        with on_sigterm(_stop_at_once):
+            message = _predict()
     except TaskError as error:
         logger.error("%s: %s", error.reason, error)
         _write_message(termination.failure(error.reason, str(error)))

@@ -11,9 +11,9 @@ import tempfile
 import threading
 from pathlib import Path
 
+from bloomery_model.signals import on_sigterm
 from bloomery_trainer.errors import TrainerError
 from bloomery_trainer.output import EVENTS
-from bloomery_trainer.shutdown import Shutdown, listening
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def run(output_uri: str, *, port: int, prefix: str) -> int:
         # A process of its own can be ended immediately, whatever TensorBoard is doing.
         board = subprocess.Popen(_command(mirror, port=port, prefix=prefix), env={**os.environ, "TMPDIR": scratch})
         try:
-            with listening(Shutdown(), at_once=board.terminate):
+            with on_sigterm(board.terminate):
                 code = board.wait()
         finally:
             ended.set()

@@ -60,16 +60,26 @@ def compute_fingerprint(grey: Pixels) -> Fingerprint:
     height, width = grey.shape
     rows, columns = _scaling_matrix(height, _HASH_SIZE[1]), _scaling_matrix(width, _HASH_SIZE[0])
     # One product makes all three small pictures: resizing them one by one takes several times as long.
-    scaled = np.clip(np.rint(rows @ grey.astype(np.float32) @ columns.T), 0, 255)
-    whole = scaled[: _HASH_SIZE[1], : _HASH_SIZE[0]]
-    inner = scaled[_HASH_SIZE[1] : -THUMBNAIL_SIDE, _HASH_SIZE[0] : -THUMBNAIL_SIDE]
+    scaled = rows @ grey.astype(np.float32) @ columns.T
+    np.rint(scaled, out=scaled)
+    scaled.clip(0, 255, out=scaled)
+    pictures = np.empty((3, *reversed(_HASH_SIZE)), np.float32)
+    pictures[0] = scaled[: _HASH_SIZE[1], : _HASH_SIZE[0]]
+    pictures[1] = scaled[_HASH_SIZE[1] : -THUMBNAIL_SIDE, _HASH_SIZE[0] : -THUMBNAIL_SIDE]
+    pictures[2] = pictures[0, :, ::-1]
     thumbnail = scaled[-THUMBNAIL_SIDE:, -THUMBNAIL_SIDE:].astype(np.uint8)
-    return Fingerprint(_hash(whole), _hash(inner), _hash(whole[:, ::-1]), thumbnail.tobytes())
+    return Fingerprint(*_hash(pictures), thumbnail.tobytes())
 
 
-def _hash(pixels: Floats) -> int:
-    """Return a difference hash (dHash): whether each pixel of a small picture is brighter than its right neighbour."""
-    return int.from_bytes(np.packbits(pixels[:, :-1] > pixels[:, 1:] + _MIN_DIFFERENCE).tobytes())
+def _hash(pictures: Floats) -> tuple[int, int, int]:
+    """Return difference hashes (dHash) of three small pictures, of shape (3, 8, 9).
+
+    A bit says whether a pixel is brighter than its right neighbour.
+    """
+    packed = np.packbits(pictures[:, :, :-1] > pictures[:, :, 1:] + _MIN_DIFFERENCE).tobytes()
+    size = len(packed) // 3
+    outer, inner, mirrored = (int.from_bytes(packed[start : start + size]) for start in range(0, 3 * size, size))
+    return outer, inner, mirrored
 
 
 @lru_cache(maxsize=512)

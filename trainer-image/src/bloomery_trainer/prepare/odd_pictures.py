@@ -38,11 +38,11 @@ def find_issues(grey: Pixels) -> dict[Issue, float]:
     deviation = float(np.sqrt(share @ np.square(_LEVELS - mean)))
     scores: dict[Issue, float] = {"Blank": deviation}
     if deviation > _MAX_SCORES["Blank"]:
-        cumulated = np.cumsum(share)
+        cumulated = share.cumsum()
         used = share[share > 0]
         scores = {
-            "Dark": float(_LEVELS[np.searchsorted(cumulated, 0.99)]),
-            "Bright": 1 - float(_LEVELS[np.searchsorted(cumulated, 0.05)]),
+            "Dark": float(_LEVELS[cumulated.searchsorted(0.99)]),
+            "Bright": 1 - float(_LEVELS[cumulated.searchsorted(0.05)]),
             "Blurred": _sharpness(grey) / deviation,
             "LowInformation": float(-(used @ np.log2(used))) / 8,
         }
@@ -51,12 +51,18 @@ def find_issues(grey: Pixels) -> dict[Issue, float]:
 
 def _sharpness(grey: Pixels) -> float:
     """Return the standard deviation of the Laplacian, of brightness from 0 to 1."""
-    if min(grey.shape) < 3:
+    height, width = grey.shape
+    if min(height, width) < 3:
         return 1.0
-    pixels = grey.astype(np.float32)
-    edges = 4 * pixels[1:-1, 1:-1]
-    for neighbours in (pixels[:-2, 1:-1], pixels[2:, 1:-1], pixels[1:-1, :-2], pixels[1:-1, 2:]):
-        edges -= neighbours
-    flat = edges.ravel()
+    # One row behind another: a few long operations take a third of the time of as many for each row.
+    pixels = grey.astype(np.float32).ravel()
+    centres = pixels[width:-width]
+    edges = 4 * centres
+    edges -= pixels[: -2 * width]
+    edges -= pixels[2 * width :]
+    edges[1:-1] -= centres[:-2]
+    edges[1:-1] -= centres[2:]
+    # The first and the last pixel of a row have neighbours in other rows.
+    flat = edges.reshape(height - 2, width)[:, 1:-1].ravel()
     # NumPy's own deviation takes several times as long.
-    return math.sqrt(max(0.0, float(flat @ flat) / flat.size - float(flat.mean()) ** 2)) / 4 / 255
+    return math.sqrt(max(0.0, float(flat @ flat) / flat.size - (float(flat.sum()) / flat.size) ** 2)) / 4 / 255

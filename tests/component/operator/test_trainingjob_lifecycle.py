@@ -195,6 +195,37 @@ def test_a_refused_registration_shows_the_error_and_can_be_retried(
     ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="Trained")
 
 
+@pytest.mark.feature("T6")
+def test_a_result_that_was_lost_with_its_pod_is_read_from_the_output_folder(ready_world: World) -> None:
+    ready_world.create(training_job())
+    lose_result(ready_world)
+    ready_world.succeed("flowers-register", trained("4"))
+    ready_world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="Trained")
+    status = ready_world.wait_for("trainingjobs", "flowers")["status"]
+    assert (status["model"]["display"], status["metrics"]["top1"]) == ("flowers/4", trained("4")["metrics"]["top1"])
+
+
+@pytest.mark.feature("T6")
+def test_a_result_that_is_nowhere_is_reported_as_lost(ready_world: World) -> None:
+    ready_world.create(training_job())
+    lose_result(ready_world)
+    error = {"error": {"reason": "NothingToRegister", "message": "there is no result.json in s3://models/flowers"}}
+    ready_world.fail("flowers-register", error, exit_code=2)
+
+    def shows_error(job: Manifest) -> bool:
+        complete = condition_of(job, "Complete")
+        return complete["reason"] == "ResultLost" and "no result.json in s3://models/flowers" in complete["message"]
+
+    ready_world.wait_for("trainingjobs", "flowers", shows_error)
+
+
+def lose_result(world: World) -> None:
+    """Let the training's pod go before anybody reads what it left."""
+    world.delete("pods", world.start_pod("flowers-train"))
+    world.complete_job("flowers-train")
+    world.wait_for_condition("trainingjobs", "flowers", "Complete", "True", reason="ResultLost")
+
+
 # What is left in peace
 
 

@@ -168,9 +168,15 @@ class TrainingJobStatus(JobStatus):
 
     @property
     def awaits_registration(self) -> bool:
-        """Whether the job has ended with a model that MLflow could not take."""
+        """Whether the job has ended with a model that MLflow could not take, as far as is known."""
         complete = self.condition("Complete")
-        return complete is not None and complete.reason == Reason.NOT_REGISTERED
+        return complete is not None and complete.reason in (Reason.NOT_REGISTERED, Reason.RESULT_LOST)
+
+    @property
+    def is_result_lost(self) -> bool:
+        """Whether the job has ended, and its result is not known."""
+        complete = self.condition("Complete")
+        return complete is not None and complete.reason == Reason.RESULT_LOST
 
 
 class TrainingJob(CustomResource):

@@ -213,7 +213,11 @@ def _has_just_started(pod: PodView, now: datetime) -> bool:
 
 
 async def _register(context: Context, training_job: TrainingJob, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Register a model that MLflow could not take at the end of the training."""
+    """Register a model that MLflow could not take at the end of the training.
+
+    A result that was lost with its pod is found in the same way: the output folder has it, and says whether its model
+    is registered.
+    """
     if not status.awaits_registration:
         return status
     trained = await observe_job(context, training_job, train_job.COMMAND)

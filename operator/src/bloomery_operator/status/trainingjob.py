@@ -195,7 +195,10 @@ def _suspended(observation: TrainingJobObservation) -> Verdict | None:
 def _completion(job: JobView) -> Verdict:
     result = read_model(TrainResult, job.result)
     if result is None:
-        return Verdict(Reason.RESULT_LOST, "The training ended, but its result could not be read from its pod.")
+        return Verdict(
+            Reason.RESULT_LOST,
+            "The training ended, but its result could not be read from its pod; it is read from the output folder.",
+        )
     return completion(result)
 
 
@@ -254,12 +257,14 @@ def _running(status: TrainingJobStatus, observation: TrainingJobObservation) -> 
             "steps": _steps(reported.step, total) if total else None,
         }
     )
-    metric = _metric(observation, progress.metric) if progress.metric is not None else status.metric
+    metric = status.metric
+    if progress.metric is not None:
+        metric = _metric(observation.training_job, progress.metric)
     return status.model_copy(
         update={
             "progress": progress,
             "metric": metric,
-            "mlflow": _mlflow_run(reported.mlflow, observation) or status.mlflow,
+            "mlflow": _mlflow_run(reported.mlflow, observation.mlflow_public_url) or status.mlflow,
             "last_checkpoint": reported.last_checkpoint or status.last_checkpoint,
             "preemptions": _preemptions(reported.starts, status),
             **_start_and_recipe(reported, status),
@@ -289,46 +294,58 @@ def _finished(status: TrainingJobStatus, observation: TrainingJobObservation, no
     if job is None:
         return status.model_copy(update={"completion_time": now})
     result = read_model(TrainResult, job.result) or TrainResult()
-    metrics = {name: value for name, value in result.metrics.items() if value is not None} or None
-    name = observation.training_job.spec.metric
-    progress = _final_progress(status.progress or TrainProgress(), result if job.succeeded else TrainResult())
     return status.model_copy(
         update={
             "completion_time": job.end_time or now,
-            # Not an empty object: server-side apply would turn it into null, which the API server rejects.
-            "progress": None if progress == TrainProgress() else progress,
-            "mlflow": _mlflow_run(result.mlflow, observation) or status.mlflow,
             "model": _model(result.model, observation) if job.succeeded else None,
-            "metrics": metrics,
-            "metric": _metric(observation, metrics[name]) if metrics and name in metrics else status.metric,
-            "last_checkpoint": result.last_checkpoint or status.last_checkpoint,
-            "preemptions": _preemptions(result.starts, status),
-            **_start_and_recipe(result, status),
+            "progress": _final_progress(status.progress, result if job.succeeded else TrainResult()),
+            **_reported(result, observation.training_job, status, observation.mlflow_public_url),
         }
     )
+
+
+def _reported(
+    result: TrainResult, training_job: TrainingJob, status: TrainingJobStatus, mlflow_public_url: str
+) -> dict[str, Any]:
+    """Return the fields of the status that a result determines, beside the model and the progress."""
+    metrics = {name: value for name, value in result.metrics.items() if value is not None} or None
+    name = training_job.spec.metric
+    return {
+        "mlflow": _mlflow_run(result.mlflow, mlflow_public_url) or status.mlflow,
+        "metrics": metrics,
+        "metric": _metric(training_job, metrics[name]) if metrics and name in metrics else status.metric,
+        "last_checkpoint": result.last_checkpoint or status.last_checkpoint,
+        "preemptions": _preemptions(result.starts, status),
+        **_start_and_recipe(result, status),
+    }
 
 
 def registered(
     job: TrainingJob, status: TrainingJobStatus, result: TrainResult, now: datetime, *, mlflow_public_url: str
 ) -> TrainingJobStatus:
-    """Return the status of a finished job whose model was registered later."""
-    conditions = _completed_again(status, completion(result), now)
-    model = _with_display(result.model, job)
-    run = result.mlflow
-    mlflow = status.mlflow
-    if run is not None and run.run_id:
-        mlflow = MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url(mlflow_public_url))
-    return status.model_copy(update={"conditions": conditions, "model": model, "mlflow": mlflow})
+    """Return the status of a finished job whose model was registered, or whose result was read, later."""
+    return status.model_copy(
+        update={
+            "conditions": _completed_again(status, completion(result), now),
+            "model": _with_display(result.model, job),
+            "progress": _final_progress(status.progress, result),
+            **_reported(result, job, status, mlflow_public_url),
+        }
+    )
 
 
 def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) -> TrainingJobStatus:
-    """Return the status of a finished job whose model MLflow rejected."""
+    """Return the status of a finished job whose model MLflow rejected, or whose result is not in the store either."""
     failure = job_failure(job) or pods_refused(job.rejection)
     if failure is None:
         return status
     message = "The training ended and its model is in the store, but it could not be registered"
+    reason = Reason.NOT_REGISTERED
+    if status.is_result_lost:
+        message = "The training ended, but its result could be read neither from its pod nor from the output folder"
+        reason = Reason.RESULT_LOST
     advice = f"To try again, delete Job {job.name!r}."
-    verdict = Verdict(Reason.NOT_REGISTERED, f"{message}: {failure.message.rstrip('.')}. {advice}")
+    verdict = Verdict(reason, f"{message}: {failure.message.rstrip('.')}. {advice}")
     return status.model_copy(update={"conditions": _completed_again(status, verdict, now)})
 
 
@@ -371,11 +388,12 @@ def _with_display(model: Model, job: TrainingJob) -> Model:
     return model.model_copy(update=names)
 
 
-def _final_progress(last: TrainProgress, result: TrainResult) -> TrainProgress:
+def _final_progress(last: TrainProgress | None, result: TrainResult) -> TrainProgress | None:
     """Return the progress at the end: the trainer's last answer was before that, if there was one."""
-    ended, reported = last.model_copy(update={"eta": None, "stage": None}), result.progress
+    ended, reported = (last or TrainProgress()).model_copy(update={"eta": None, "stage": None}), result.progress
     if reported is None or not reported.total_steps:
-        return ended
+        # Not an empty object: server-side apply would turn it into null, which the API server rejects.
+        return None if ended == TrainProgress() else ended
     return ended.model_copy(
         update={
             "epoch": reported.epoch,
@@ -386,12 +404,11 @@ def _final_progress(last: TrainProgress, result: TrainResult) -> TrainProgress:
     )
 
 
-def _metric(observation: TrainingJobObservation, value: float) -> str:
-    return f"{observation.training_job.spec.metric} {value:.4f}"
+def _metric(training_job: TrainingJob, value: float) -> str:
+    return f"{training_job.spec.metric} {value:.4f}"
 
 
-def _mlflow_run(run: RunReference | None, observation: TrainingJobObservation) -> MlflowRun | None:
+def _mlflow_run(run: RunReference | None, public_url: str) -> MlflowRun | None:
     if run is None or run.run_id is None:
         return None
-    url = run.url(observation.mlflow_public_url)
-    return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=url)
+    return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url(public_url))

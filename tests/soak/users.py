@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ import httpx
 from dev.paths import LOGS
 from testing.cluster_store import class_folders, digit_images, put_files
 from testing.dev_cluster import Kubectl, eventually
+from tests.e2e.servers import create
 from tests.soak.gauges import CHILDREN, Record
 
 RAW, CAPTURES, PREDICTIONS = (f"s3://bloomery/{folder}/soak" for folder in ("raw", "captures", "predictions"))
@@ -38,7 +38,6 @@ _KIND = {
     "BatchPrediction": "bp",
     "Retraining": "retraining",
 }
-_HEAD = {"apiVersion": "bloomery.dev/v1alpha1"}
 
 
 def put_images() -> bytes:
@@ -61,7 +60,12 @@ def manifests(name: str, *, replicas: int = 1) -> list[dict[str, Any]]:
             "capture": {"uri": CAPTURES, "percent": 100},
         },
     }
-    return [{**_HEAD, "kind": kind, "metadata": {"name": name}, "spec": spec} for kind, spec in specs.items()]
+    return [manifest(kind, name, spec) for kind, spec in specs.items()]
+
+
+def manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of one of our kinds."""
+    return {"apiVersion": "bloomery.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
 def training_spec(dataset: str) -> dict[str, Any]:
@@ -110,12 +114,11 @@ class User:
                 self._kubectl.run("delete", *self._all(name), "--ignore-not-found", "--wait=false", check=False)
 
     def create(self, name: str, *, replicas: int = 1) -> None:
-        for manifest in manifests(name, replicas=replicas):
-            self._apply(manifest)
+        for document in manifests(name, replicas=replicas):
+            self._apply(document)
 
-    def _apply(self, manifest: dict[str, Any]) -> None:
-        done = self._kubectl.apply(manifest)
-        assert done.returncode == 0, done.stderr
+    def _apply(self, document: dict[str, Any]) -> None:
+        create(self._kubectl, document)
         self._record.count("created")
 
     def _live(self, name: str) -> None:
@@ -258,7 +261,7 @@ class User:
             "parallelism": 2,
             "resources": {"requests": {"cpu": "200m", "memory": "300Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
         }
-        self._apply({**_HEAD, "kind": "BatchPrediction", "metadata": {"name": name}, "spec": spec})
+        self._apply(manifest("BatchPrediction", name, spec))
         self._reach("BatchPrediction", name, "Complete")
         status = self._status("BatchPrediction", name)
         counts = (status.get("images"), status.get("ignoredFiles", 0))
@@ -269,22 +272,22 @@ class User:
         """Train by a Retraining for two new versions; the champion of an earlier one may know the present version."""
         template = training_spec(name) | {"output": {"promote": {"alias": "champion", "betterThanCurrent": True}}}
         spec = {"onNewVersion": True, "template": {"spec": template}}
-        for number in (1, 2):
-            self._exclude(name)
-            if number == 1:
-                self._apply({**_HEAD, "kind": "Retraining", "metadata": {"name": name}, "spec": spec})
-            eventually(
-                f"training {number} of the Retraining {name} is complete",
-                partial(self._has_trained, name, number),
-                seconds=LIMIT,
-                interval=2,
-            )
+        self._exclude(name)
+        self._apply(manifest("Retraining", name, spec))
+        self._reach_training(name, 1)
+        self._exclude(name)
+        self._reach_training(name, 2)
         self._remove("Retraining", name)
 
-    def _has_trained(self, name: str, number: int) -> bool:
-        history = self._status("Retraining", name).get("history", [])
-        assert all(training.get("phase") != "Failed" for training in history), f"a training failed: {history}"
-        return len([training for training in history if training.get("phase") == "Complete"]) >= number
+    def _reach_training(self, name: str, number: int) -> None:
+        """Wait until a Retraining has completed so many trainings; fail if one failed."""
+
+        def reached() -> bool:
+            phases = [training.get("phase") for training in self._status("Retraining", name).get("history", [])]
+            assert "Failed" not in phases, f"a training of the Retraining {name} failed: {phases}"
+            return phases.count("Complete") >= number
+
+        eventually(f"training {number} of the Retraining {name} is complete", reached, seconds=LIMIT, interval=2)
 
     def _remove(self, kind: str, name: str) -> None:
         self._kubectl("delete", _KIND[kind], name)

@@ -55,7 +55,7 @@ def run() -> int:
 
 def _stop_at_once() -> None:
     logger.info("the server is stopped before its model is loaded")
-    os._exit(0)  # the thread that loads cannot be ended
+    os._exit(0)  # the main thread, which loads, cannot be interrupted
 
 
 def _exit_well(*_: object) -> None:

@@ -181,12 +181,7 @@ def test_a_refused_registration_shows_the_error_and_can_be_retried(
     assert place == {"team": "a"}
     error = {"error": {"reason": "MlflowRefused", "message": "MLflow refuses the model: no such experiment"}}
     ready_world.fail("flowers-register", error, exit_code=2)
-
-    def shows_error(job: Manifest) -> bool:
-        complete = condition_of(job, "Complete")
-        return complete["reason"] == "NotRegistered" and "no such experiment" in complete["message"]
-
-    ready_world.wait_for("trainingjobs", "flowers", shows_error)
+    wait_for_message(ready_world, "NotRegistered", "no such experiment")
     before = ready_world.wait_for("jobs", "flowers-register")["metadata"]["uid"]
     ready_world.delete("jobs", "flowers-register")
     ready_world.wait_for("jobs", "flowers-register", lambda job: job["metadata"]["uid"] != before)
@@ -211,12 +206,17 @@ def test_a_result_that_is_nowhere_is_reported_as_lost(ready_world: World) -> Non
     lose_result(ready_world)
     error = {"error": {"reason": "NothingToRegister", "message": "there is no result.json in s3://models/flowers"}}
     ready_world.fail("flowers-register", error, exit_code=2)
+    wait_for_message(ready_world, "ResultLost", "no result.json in s3://models/flowers")
 
-    def shows_error(job: Manifest) -> bool:
+
+def wait_for_message(world: World, reason: str, words: str) -> None:
+    """Wait until the finished job shows a reason, and these words in its message."""
+
+    def shows_words(job: Manifest) -> bool:
         complete = condition_of(job, "Complete")
-        return complete["reason"] == "ResultLost" and "no result.json in s3://models/flowers" in complete["message"]
+        return complete["reason"] == reason and words in complete["message"]
 
-    ready_world.wait_for("trainingjobs", "flowers", shows_error)
+    world.wait_for("trainingjobs", "flowers", shows_words)
 
 
 def lose_result(world: World) -> None:

@@ -169,14 +169,16 @@ class TrainingJobStatus(JobStatus):
     @property
     def awaits_registration(self) -> bool:
         """Whether the job has ended with a model that MLflow could not take, as far as is known."""
-        complete = self.condition("Complete")
-        return complete is not None and complete.reason in (Reason.NOT_REGISTERED, Reason.RESULT_LOST)
+        return self._is_complete_with(Reason.NOT_REGISTERED) or self.is_result_lost
 
     @property
     def is_result_lost(self) -> bool:
         """Whether the job has ended, and its result is not known."""
+        return self._is_complete_with(Reason.RESULT_LOST)
+
+    def _is_complete_with(self, reason: Reason) -> bool:
         complete = self.condition("Complete")
-        return complete is not None and complete.reason == Reason.RESULT_LOST
+        return complete is not None and complete.reason == reason
 
 
 class TrainingJob(CustomResource):

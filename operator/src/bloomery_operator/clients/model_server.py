@@ -107,17 +107,6 @@ class Counters:
         )
 
 
-_Label = TypeVar("_Label", float, str)
-
-
-def _subtract(counts: Mapping[_Label, float], baseline: Mapping[_Label, float]) -> dict[_Label, float]:
-    return {key: count - baseline.get(key, 0.0) for key, count in counts.items()}
-
-
-def _add(counts: Mapping[_Label, float], others: Mapping[_Label, float]) -> dict[_Label, float]:
-    return {key: counts.get(key, 0.0) + others.get(key, 0.0) for key in {**counts, **others}}
-
-
 class MetricsUnreadable(Exception):
     """A ready pod does not answer with its metrics."""
 
@@ -310,6 +299,14 @@ def _drop_unused(entries: dict[_Key, _Entry], now: float) -> None:
     """Drop entries that were not used for a long time: their service may be gone."""
     for key in [key for key, entry in entries.items() if now - entry.last_used > _UNUSED_ENTRY_TTL_SECONDS]:
         del entries[key]
+
+
+def _subtract(counts: Mapping[_Key, float], baseline: Mapping[_Key, float]) -> dict[_Key, float]:
+    return {key: count - baseline.get(key, 0.0) for key, count in counts.items()}
+
+
+def _add(counts: Mapping[_Key, float], others: Mapping[_Key, float]) -> dict[_Key, float]:
+    return {key: counts.get(key, 0.0) + others.get(key, 0.0) for key in {**counts, **others}}
 
 
 def parse_counters(text: str) -> Counters:

@@ -291,34 +291,33 @@ def _next_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: 
 
 def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
     """Return what the step waits for, other than its time: pods, their metrics, requests, a person."""
-    canary = _total(rollout.request_stats, canary_revisions(state))
+    canary, stable = _sides(state, rollout)
     missing = sorted(canary_revisions(state) - rollout.ready)
     waits = [f"a ready pod of {', '.join(missing)}"] if missing else []
     if plan.abort_on is not None and canary.unreadable:
         waits.append(f"the metrics of {canary.unreadable} pods, which cannot be read")
     if canary.requests < plan.min_requests:
         waits.append(f"{canary.requests} of {plan.min_requests} requests")
-    waits += _awaited_comparisons(plan.abort_on, state, rollout) if plan.abort_on else []
+    waits += _awaited_comparisons(plan.abort_on, canary, stable) if plan.abort_on else []
     if state.percent in plan.pause_at and rollout.approved != f"{state.generation}/{state.percent}":
         waits.append("approval (kubectl bloomery approve)")
     return waits
 
 
-def _awaited_comparisons(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
+def _awaited_comparisons(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> list[str]:
     """Return how many images are still to be compared with what is replaced."""
-    if limits.disagreement is None or not _can_compare(state, rollout):
+    if limits.disagreement is None or not _can_compare(canary, stable):
         return []
-    canary, needed = _total(rollout.request_stats, canary_revisions(state)), _min_comparisons(limits)
+    needed = _min_comparisons(limits)
     if canary.compared >= needed:
         return []
     failed = f", and {canary.failed_comparisons} failed: see the pods' logs" if canary.failed_comparisons else ""
     return [f"{canary.compared} of {needed} comparisons{failed}"]
 
 
-def _can_compare(state: RolloutStatus, rollout: RolloutInput) -> bool:
+def _can_compare(canary: RequestStats, stable: RequestStats) -> bool:
     """Return whether the pods on both sides are of a release that compares, and have the token for it."""
-    sides = (canary_revisions(state), stable_revisions(state))
-    return all(_total(rollout.request_stats, revisions).can_compare for revisions in sides)
+    return canary.can_compare and stable.can_compare
 
 
 def _min_comparisons(limits: AbortOn) -> int:
@@ -330,18 +329,17 @@ def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutIn
     """Return the end of a message if the step that is over could not judge by every limit."""
     if plan.abort_on is None:
         return ""
-    canary = _total(rollout.request_stats, canary_revisions(state))
-    stable = _total(rollout.request_stats, stable_revisions(state))
+    canary, stable = _sides(state, rollout)
     reasons = [
-        _unjudged_disagreement(plan.abort_on, state, rollout),
+        _unjudged_disagreement(plan.abort_on, canary, stable),
         _unjudged_accuracy(plan.abort_on, canary, stable),
         _unjudged_ratios(plan.abort_on, stable),
     ]
     return "".join(f"; step {step + 1} did not judge {reason}" for reason in reasons if reason)
 
 
-def _unjudged_disagreement(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str:
-    if limits.disagreement is None or _can_compare(state, rollout):
+def _unjudged_disagreement(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str:
+    if limits.disagreement is None or _can_compare(canary, stable):
         return ""
     return "the disagreement, as there are pods of a release that does not compare"
 
@@ -393,8 +391,7 @@ def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str
     lost = [f"{name} {rollout.lost[name]}" for name in sorted(canary_revisions(state) & rollout.lost.keys())]
     if lost:
         return f"at {state.percent} percent: {', '.join(lost)}."
-    canary = _total(rollout.request_stats, canary_revisions(state))
-    stable = _total(rollout.request_stats, stable_revisions(state))
+    canary, stable = _sides(state, rollout)
     if canary.requests == 0 or canary.requests < limits.min_requests:
         return None
     where = f"at {state.percent} percent, after {canary.requests} requests"
@@ -457,6 +454,12 @@ def _accuracy_breach(limits: AbortOn, canary: RequestStats, stable: RequestStats
         f"{stable.live_accuracy:.1%} of {stable.labelled} of what is replaced; {limits.live_accuracy_drop:.1%} less is "
         "allowed."
     )
+
+
+def _sides(state: RolloutStatus, rollout: RolloutInput) -> tuple[RequestStats, RequestStats]:
+    """Return the requests to what gains traffic and to what loses it."""
+    stats = rollout.request_stats
+    return _total(stats, canary_revisions(state)), _total(stats, stable_revisions(state))
 
 
 def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str]) -> RequestStats:

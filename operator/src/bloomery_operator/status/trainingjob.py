@@ -339,11 +339,12 @@ def registration_failed(status: TrainingJobStatus, job: JobView, now: datetime) 
     failure = job_failure(job) or pods_refused(job.rejection)
     if failure is None:
         return status
-    message = "The training ended and its model is in the store, but it could not be registered"
-    reason = Reason.NOT_REGISTERED
     if status.is_result_lost:
-        message = "The training ended, but its result could be read neither from its pod nor from the output folder"
         reason = Reason.RESULT_LOST
+        message = "The training ended, but its result could be read neither from its pod nor from the output folder"
+    else:
+        reason = Reason.NOT_REGISTERED
+        message = "The training ended and its model is in the store, but it could not be registered"
     advice = f"To try again, delete Job {job.name!r}."
     verdict = Verdict(reason, f"{message}: {failure.message.rstrip('.')}. {advice}")
     return status.model_copy(update={"conditions": _completed_again(status, verdict, now)})

@@ -68,18 +68,10 @@ def compute_fingerprint(grey: Pixels) -> Fingerprint:
     pictures[1] = scaled[_HASH_SIZE[1] : -THUMBNAIL_SIDE, _HASH_SIZE[0] : -THUMBNAIL_SIDE]
     pictures[2] = pictures[0, :, ::-1]
     thumbnail = scaled[-THUMBNAIL_SIDE:, -THUMBNAIL_SIDE:].astype(np.uint8)
-    return Fingerprint(*_hash(pictures), thumbnail.tobytes())
-
-
-def _hash(pictures: Floats) -> tuple[int, int, int]:
-    """Return difference hashes (dHash) of three small pictures, of shape (3, 8, 9).
-
-    A bit says whether a pixel is brighter than its right neighbour.
-    """
-    packed = np.packbits(pictures[:, :, :-1] > pictures[:, :, 1:] + _MIN_DIFFERENCE).tobytes()
-    size = len(packed) // 3
-    outer, inner, mirrored = (int.from_bytes(packed[start : start + size]) for start in range(0, 3 * size, size))
-    return outer, inner, mirrored
+    # The difference hashes (dHash): a bit says whether a pixel is brighter than its right neighbour.
+    bits = np.packbits(pictures[:, :, :-1] > pictures[:, :, 1:] + _MIN_DIFFERENCE)
+    outer, inner, mirrored = bits.view(">u8").tolist()
+    return Fingerprint(outer, inner, mirrored, thumbnail.tobytes())
 
 
 @lru_cache(maxsize=512)

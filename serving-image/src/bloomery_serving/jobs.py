@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bloomery_serving.fair_queue import ClientTimes, FairQueue
@@ -96,6 +97,16 @@ def lower_priority() -> None:
     """
     if sys.platform == "linux":  # elsewhere, processes alone have a priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY_NICE)
+
+
+def lower_priority_of(name: str) -> None:
+    """Do the same to the threads with a name that a native library has started; later ones inherit the priority."""
+    if sys.platform != "linux":
+        return
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended
+            if (task / "comm").read_text().rstrip("\n") == name:
+                os.setpriority(os.PRIO_PROCESS, int(task.name), _LOW_PRIORITY_NICE)
 
 
 class _CallJob(Job[R]):

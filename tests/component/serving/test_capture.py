@@ -103,6 +103,30 @@ def test_captured_bytes_are_those_that_were_asked(start: Start, store: S3Server)
     }  # fmt: skip
 
 
+@pytest.mark.feature("S19")
+@pytest.mark.parametrize("model_is_in_store", [False, True])
+def test_requests_come_before_captures(
+    start: Start, store: S3Server, model_folder: Path, model_is_in_store: bool
+) -> None:
+    settings = {}
+    if model_is_in_store:  # then the store's client runs before there are captures
+        bucket = store.bucket("models")
+        for file in model_folder.iterdir():
+            obstore.put(bucket, file.name, file.read_bytes())
+        settings = {"model_uri": "s3://models/"} | {k.lower(): v for k, v in store.environment().items()}
+    server = start(**settings)
+    ask(server, picture(RED))
+    server.wait_for(1, "bloomery_captures_total", reason="Random")
+
+    pid = server.process.pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        priority = os.getpriority(os.PRIO_PROCESS, int(task.name)) - os.getpriority(os.PRIO_PROCESS, pid)
+        name = (task / "comm").read_text().strip()
+        if name.startswith(("tokio", "capture")):
+            assert (name, priority) == (name, 10)
+    assert any((task / "comm").read_text().startswith("tokio") for task in Path(f"/proc/{pid}/task").iterdir())
+
+
 @pytest.mark.feature("S20")
 def test_every_prediction_has_an_id_also_without_capture(server: Server) -> None:
     one = ask(server, picture(RED))

@@ -29,6 +29,7 @@ from bloomery_serving.capture.store import EXTENSIONS, CaptureStore
 from bloomery_serving.fault_log import FaultLog
 from bloomery_serving.identity import ModelIdentity
 from bloomery_serving.image_file import FORMATS
+from bloomery_serving.jobs import lower_priority, lower_priority_of
 from bloomery_serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ WRITERS = 2
 MAX_OUTAGE_SECONDS = 300.0
 """A capture that the store did not take for so long is dropped."""
 RETRY_SECONDS = 2.0
+_CLIENT_THREAD = "tokio-rt-worker"
+"""Name of the threads of the store's client, which take most of a capture's time."""
 
 DropCause = Literal["HourlyLimit", "QueueFull", "StoreUnavailable", "StoreRefused", "BadImage"]
 REASONS: tuple[Reason, ...] = ("Random", "LowConfidence", "PerClass")
@@ -172,6 +175,8 @@ class CaptureRecorder:
             logger.warning("%d captures are lost: the store did not take them in time", self._queue.captures)
 
     def _run(self) -> None:
+        lower_priority()
+        lower_priority_of(_CLIENT_THREAD)  # they run already where the model came from a store
         while True:
             capture = self._queue.get()
             try:

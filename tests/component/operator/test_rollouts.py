@@ -346,9 +346,10 @@ def test_rollout_waits_for_approval(world: World) -> None:
     def waits(service: Manifest) -> bool:
         return "waits for approval" in service["status"].get("rollout", {}).get("message", "")
 
-    generation = world.wait_for("inferenceservices", "flowers", waits)["metadata"]["generation"]
-    world.patch("inferenceservices", "flowers", {"metadata": {"annotations": {"bloomery.dev/approved": "1/50"}}})
-    approved = {"bloomery.dev/approved": f"{generation}/50"}
+    state = world.wait_for("inferenceservices", "flowers", waits)["status"]["rollout"]
+    earlier = {"bloomery.dev/approved": f"{state['generation']}/50/2026-05-01T11:00:00Z"}
+    world.patch("inferenceservices", "flowers", {"metadata": {"annotations": earlier}})
+    approved = {"bloomery.dev/approved": f"{state['generation']}/50/{state['since']}"}
     assert world.weights("flowers") == {first: 50, second: 50}
     world.patch("inferenceservices", "flowers", {"metadata": {"annotations": approved}})
     world.wait_for_weights("flowers", {second: 100})

@@ -21,5 +21,6 @@ def test_step_that_waits_is_approved(bloomery: Plugin, objects: Objects) -> None
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("50 percent is approved; the rollout of flowers goes on")
-    assert objects.get("inferenceservice", "flowers")["metadata"]["annotations"]["bloomery.dev/approved"] == "1/50"
+    annotations = objects.get("inferenceservice", "flowers")["metadata"]["annotations"]
+    assert annotations["bloomery.dev/approved"] == "1/50/2026-05-01T11:00:00Z"
     assert missing.returncode == 1 and "There is no InferenceService" in missing.stderr

@@ -16,7 +16,7 @@ import aiohttp
 from bloomery_operator.clients.exposition import Sample, read_samples
 from bloomery_operator.clients.http import CircuitBreaker, PodRequest, ReleasedSlot, fetch_from_pod, no_slot
 from bloomery_operator.domain.ports import METRICS_PORT
-from bloomery_operator.domain.rollout import RequestStats
+from bloomery_operator.domain.rollout import Feedback, RequestStats
 from bloomery_operator.domain.served_model import ServedModel
 from bloomery_operator.domain.timestamps import read_time
 from bloomery_operator.status.workloads import PodView
@@ -421,6 +421,8 @@ def _sum_stats(
         disagreements=total.disagreements,
         failed_comparisons=total.failed_comparisons,
         can_compare=can_compare,
-        labelled=int(sum(everywhere.labelled.get(digest, 0.0) for digest in digests)),
-        correct=int(sum(everywhere.correct.get(digest, 0.0) for digest in digests)),
+        feedback={
+            digest: Feedback(int(everywhere.labelled.get(digest, 0.0)), int(everywhere.correct.get(digest, 0.0)))
+            for digest in sorted(digests)
+        },
     )

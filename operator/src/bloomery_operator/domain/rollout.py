@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from math import sqrt
+from typing import NamedTuple
 
 from bloomery_operator.api.durations import go_duration
 from bloomery_operator.api.inferenceservice import AbortOn, RevisionWeight, Rollout, RolloutStatus
+from bloomery_operator.domain.timestamps import format_time
 from bloomery_operator.domain.traffic import TOTAL_WEIGHT, Weights, normalise_weights, same_weights
 
 MIN_COMPARISONS = 20
@@ -40,6 +42,13 @@ class Phase(StrEnum):
     """The original split is back, until another spec or another model."""
 
 
+class Feedback(NamedTuple):
+    """Answers of a model whose true class became known, and those of them with the true class."""
+
+    labelled: int
+    correct: int
+
+
 @dataclass(frozen=True)
 class RequestStats:
     """Requests to a revision's pods since the step began; durations in seconds."""
@@ -61,10 +70,18 @@ class RequestStats:
     """Images for which what the revision replaces gave no class."""
     can_compare: bool = False
     """Whether all pods whose metrics were read ask and answer for the classes of images."""
-    labelled: int = 0
-    """Answers of the revision's model whose true class became known."""
-    correct: int = 0
-    """Those of them with the true class."""
+    feedback: Mapping[str, Feedback] = field(default_factory=dict)
+    """By the digest of each model of the revision: several revisions may have one, and its feedback counts once."""
+
+    @property
+    def labelled(self) -> int:
+        """Answers whose true class became known."""
+        return sum(feedback.labelled for feedback in self.feedback.values())
+
+    @property
+    def correct(self) -> int:
+        """Those of them with the true class."""
+        return sum(feedback.correct for feedback in self.feedback.values())
 
     @property
     def disagreement(self) -> float:
@@ -136,7 +153,7 @@ class RolloutInput:
     lost: Mapping[str, str] = field(default_factory=dict)
     """Revisions whose pods have failed or do not come back, and what happened."""
     approved: str = ""
-    """The step that a person has approved: the generation and the percentage, such as 3/50."""
+    """The step that a person has approved, as ``approval_of`` names it."""
 
     @property
     def phase(self) -> Phase:
@@ -268,25 +285,33 @@ def _begin(plan: Rollout, rollout: RolloutInput, now: datetime) -> RolloutStatus
         percent=plan.steps[0],
         since=now,
         generation=rollout.generation,
-        message=_step_label(plan, 0),
+        message=_step_label(plan, plan.steps[0]),
     )
 
 
 def _next_step(plan: Rollout, state: RolloutStatus, rollout: RolloutInput, now: datetime) -> RolloutStatus:
-    """Go on to the next step once this one has had its time and its requests."""
-    step = min(state.step, len(plan.steps) - 1)
+    """Go on to the next step once this one has had its time and its requests.
+
+    The steps are found by the percentage that has moved: the spec may have other ones since the rollout began.
+    """
+    label, step = _step_label(plan, state.percent), max(0, _steps_done(plan, state.percent) - 1)
     left = plan.interval_seconds - (now - state.since).total_seconds()
     waits = _awaited(plan, state, rollout)
     waits += [f"{go_duration(plan.interval_seconds)} to pass"] if left > 0 else []
     if waits:
-        message = f"{_step_label(plan, step)}; waits for {', '.join(waits)}"
-        return state.model_copy(update={"step": step, "message": message})
-    unjudged = _unjudged(plan, step, state, rollout)
-    if step + 1 == len(plan.steps):
+        return state.model_copy(update={"step": step, "message": f"{label}; waits for {', '.join(waits)}"})
+    unjudged = _unjudged(plan, state, rollout)
+    following = next((percent for percent in plan.steps if percent > state.percent), None)
+    if following is None:
         message = f"All of the traffic has moved{unjudged}"
         return state.model_copy(update={"percent": _ALL_PERCENT, "message": message})
-    following = {"step": step + 1, "percent": plan.steps[step + 1], "since": now}
-    return state.model_copy(update=following | {"message": f"{_step_label(plan, step + 1)}{unjudged}"})
+    moved = {"step": _steps_done(plan, following) - 1, "percent": following, "since": now}
+    return state.model_copy(update=moved | {"message": f"{_step_label(plan, following)}{unjudged}"})
+
+
+def approval_of(state: RolloutStatus) -> str:
+    """Return the name of a rollout's present step, which an approval holds for: no other rollout has the same."""
+    return f"{state.generation}/{state.percent}/{format_time(state.since)}"
 
 
 def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list[str]:
@@ -294,12 +319,13 @@ def _awaited(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> list
     canary, stable = _sides(state, rollout)
     missing = sorted(canary_revisions(state) - rollout.ready)
     waits = [f"a ready pod of {', '.join(missing)}"] if missing else []
-    if plan.abort_on is not None and canary.unreadable:
-        waits.append(f"the metrics of {canary.unreadable} pods, which cannot be read")
+    unreadable = canary.unreadable + stable.unreadable
+    if plan.abort_on is not None and unreadable:
+        waits.append(f"the metrics of {unreadable} pods, which cannot be read")
     if canary.requests < plan.min_requests:
         waits.append(f"{canary.requests} of {plan.min_requests} requests")
     waits += _awaited_comparisons(plan.abort_on, canary, stable) if plan.abort_on else []
-    if state.percent in plan.pause_at and rollout.approved != f"{state.generation}/{state.percent}":
+    if state.percent in plan.pause_at and rollout.approved != approval_of(state):
         waits.append("approval (kubectl bloomery approve)")
     return waits
 
@@ -325,7 +351,7 @@ def _min_comparisons(limits: AbortOn) -> int:
     return min(MIN_COMPARISONS, limits.min_requests)
 
 
-def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutInput) -> str:
+def _unjudged(plan: Rollout, state: RolloutStatus, rollout: RolloutInput) -> str:
     """Return the end of a message if the step that is over could not judge by every limit."""
     if plan.abort_on is None:
         return ""
@@ -335,13 +361,14 @@ def _unjudged(plan: Rollout, step: int, state: RolloutStatus, rollout: RolloutIn
         _unjudged_accuracy(plan.abort_on, canary, stable),
         _unjudged_ratios(plan.abort_on, stable),
     ]
-    return "".join(f"; step {step + 1} did not judge {reason}" for reason in reasons if reason)
+    step = _steps_done(plan, state.percent)
+    return "".join(f"; step {step} did not judge {reason}" for reason in reasons if reason)
 
 
 def _unjudged_disagreement(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str:
     if limits.disagreement is None or _can_compare(canary, stable):
         return ""
-    return "the disagreement, as there are pods of a release that does not compare"
+    return "the disagreement, as one side has no pod that compares: none is ready, or they are of a former release"
 
 
 def _unjudged_accuracy(limits: AbortOn, canary: RequestStats, stable: RequestStats) -> str:
@@ -382,8 +409,13 @@ def _abort(state: RolloutStatus, rollout: RolloutInput, breach: str) -> RolloutS
     )
 
 
-def _step_label(plan: Rollout, step: int) -> str:
-    return f"Step {step + 1} of {len(plan.steps)}: {plan.steps[step]} percent moved"
+def _step_label(plan: Rollout, percent: int) -> str:
+    return f"Step {_steps_done(plan, percent)} of {len(plan.steps)}: {percent} percent moved"
+
+
+def _steps_done(plan: Rollout, percent: int) -> int:
+    """Return how many steps move no more than what has moved."""
+    return sum(step <= percent for step in plan.steps)
 
 
 def _breach(limits: AbortOn, state: RolloutStatus, rollout: RolloutInput) -> str | None:
@@ -476,6 +508,5 @@ def _total(request_stats: Mapping[str, RequestStats], revisions: frozenset[str])
         disagreements=sum(stats.disagreements for stats in chosen),
         failed_comparisons=sum(stats.failed_comparisons for stats in chosen),
         can_compare=bool(chosen) and all(stats.can_compare for stats in chosen),
-        labelled=sum(stats.labelled for stats in chosen),
-        correct=sum(stats.correct for stats in chosen),
+        feedback={digest: counts for stats in chosen for digest, counts in stats.feedback.items()},
     )

@@ -117,7 +117,7 @@ async def _read_request_stats(
     rollout, plan = service.status.rollout, service.spec.rollout
     if rollout is None or rollout.aborted or plan is None or plan.abort_on is None:
         return {}
-    step = f"{service.metadata.uid} {rollout.since.isoformat()} {rollout.step}"
+    step = f"{service.metadata.uid} {rollout.since.isoformat()} {rollout.percent}"
     revisions = {entry.revision for entry in (*rollout.from_, *rollout.to)}
     chosen = {revision: views for revision, views in pods.items() if revision in revisions}
     return await context.servers.request_stats(step, rollout.since, chosen)

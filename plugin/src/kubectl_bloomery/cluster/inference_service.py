@@ -81,4 +81,4 @@ def approval(service: Manifest) -> tuple[int, str]:
         raise CommandError(
             f"The rollout of {name} does not wait for approval: {percent} percent has moved, and {listed}."
         )
-    return percent, f"{APPROVED_ANNOTATION}={rollout['generation']}/{percent}"
+    return percent, f"{APPROVED_ANNOTATION}={rollout['generation']}/{percent}/{rollout['since']}"

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from bloomery_operator.api.inferenceservice import AbortOn, Rollout, RolloutStatus
-from bloomery_operator.domain.rollout import Phase, RequestStats, RolloutInput, next_rollout_state, weights_at
+from bloomery_operator.domain.rollout import (
+    Feedback,
+    Phase,
+    RequestStats,
+    RolloutInput,
+    approval_of,
+    next_rollout_state,
+    weights_at,
+)
 from bloomery_operator.domain.traffic import normalise_weights
 from tests.unit.operator.samples import NOW
 
@@ -70,14 +78,82 @@ def test_traffic_moves_in_steps_then_in_full() -> None:
 @pytest.mark.feature("S21")
 def test_step_waits_until_a_person_approves_it() -> None:
     there = begun(plan=PLAN.model_copy(update={"pause_at": (10,)}))
-    for approval in ("", "2/50", "1/10", "yes"):
+    approved = "2/10/2026-05-01T12:00:00Z"
+    assert approval_of(state_of(there)) == approved
+    for approval in ("", "2/10", "2/50/2026-05-01T12:00:00Z", "1/10/2026-05-01T12:00:00Z", "yes"):
         waiting = next_rollout_state(replace(there, approved=approval), LATER)
         assert waiting is not None and waiting.percent == 10
         assert waiting.message.endswith("waits for approval (kubectl bloomery approve)")
-    early = next_rollout_state(replace(there, approved="2/10"), LATER - timedelta(seconds=1))
+    early = next_rollout_state(replace(there, approved=approved), LATER - timedelta(seconds=1))
     assert early is not None and early.percent == 10
-    moved = next_rollout_state(replace(there, approved="2/10"), LATER)
+    moved = next_rollout_state(replace(there, approved=approved), LATER)
     assert moved is not None and moved.percent == 50
+
+
+@pytest.mark.feature("S21")
+def test_approval_does_not_hold_for_the_next_model() -> None:
+    plan = PLAN.model_copy(update={"pause_at": (50,)})
+    first = begun(plan=plan)
+    first = replace(first, state=next_rollout_state(first, LATER))
+    approved = approval_of(state_of(first))
+    again = LATER + timedelta(hours=1)
+    second = rollout_input(
+        plan=plan,
+        routed={"new": 10_000},
+        target={"third": 10_000},
+        ready=frozenset({"new", "third"}),
+        approved=approved,
+    )
+    second = replace(second, request_stats={"new": WELL, "third": WELL})
+    for minutes in (0, 2, 4, 6):
+        second = replace(second, state=next_rollout_state(second, again + timedelta(minutes=minutes)))
+    assert state_of(second).percent == 50
+    assert state_of(second).message.endswith("waits for approval (kubectl bloomery approve)")
+
+
+@pytest.mark.parametrize(
+    ("steps", "percent", "message"),
+    [
+        ([10, 50], 50, "Step 2 of 2: 50 percent moved"),
+        ([5, 8, 25, 50], 25, "Step 3 of 4: 25 percent moved"),
+        ([20, 30], 20, "Step 1 of 2: 20 percent moved"),
+        ([5], 100, "All of the traffic has moved"),
+    ],
+)
+def test_other_steps_go_on_from_what_has_moved(steps: list[int], percent: int, message: str) -> None:
+    there = begun(plan=PLAN.model_copy(update={"steps": (1, 5, 10, 25)}))
+    for _ in range(2):
+        there = replace(there, state=next_rollout_state(there, LATER + timedelta(hours=state_of(there).step)))
+    assert state_of(there).percent == 10
+    edited = replace(there, plan=PLAN.model_copy(update={"steps": tuple(steps)}))
+    state = next_rollout_state(edited, LATER + timedelta(hours=5))
+    assert state is not None and (state.percent, state.message) == (percent, message)
+
+
+@pytest.mark.feature("S21")
+def test_step_waits_for_metrics_of_either_side() -> None:
+    plan = PLAN.model_copy(update={"abort_on": AbortOn(disagreement=0.2, confidence_drop=0.1)})
+    stats = {"old": RequestStats(unreadable=1), "new": replace(WELL, compared=3, disagreements=3, can_compare=True)}
+    state = next_rollout_state(begun(plan=plan, request_stats=stats), LATER)
+    assert state is not None and state.percent == 10
+    assert state.message.endswith("waits for the metrics of 1 pods, which cannot be read")
+
+
+@pytest.mark.feature("S21")
+def test_feedback_about_a_model_of_two_variants_counts_once() -> None:
+    def side(correct: int) -> RequestStats:
+        return replace(WELL, feedback={f"digest {correct}": Feedback(10, correct)})
+
+    there = begun(
+        plan=PLAN.model_copy(update={"abort_on": AbortOn(live_accuracy_drop=0.05)}),
+        routed={"a": 5000, "b": 5000},
+        target={"c": 5000, "d": 5000},
+        desired=frozenset("cd"),
+        ready=frozenset("abcd"),
+        request_stats={"a": side(10), "b": side(10), "c": side(5), "d": side(5)},
+    )
+    state = next_rollout_state(there, LATER)
+    assert state is not None and "classes of 10 answers, and of 10 of what is replaced" in state.message
 
 
 @pytest.mark.feature("S21")
@@ -166,8 +242,8 @@ def test_answers_that_feedback_calls_wrong_abort(new: tuple[int, int], old: tupl
     there = begun(
         plan=PLAN.model_copy(update={"abort_on": AbortOn(live_accuracy_drop=0.05)}),
         request_stats={
-            "old": replace(WELL, correct=old[0], labelled=old[1]),
-            "new": replace(WELL, correct=new[0], labelled=new[1]),
+            "old": replace(WELL, feedback={"old": Feedback(correct=old[0], labelled=old[1])}),
+            "new": replace(WELL, feedback={"new": Feedback(correct=new[0], labelled=new[1])}),
         },
     )
     state = next_rollout_state(there, LATER)

@@ -34,8 +34,8 @@ def test_approval_names_the_step_that_waits() -> None:
     service = build_service() | {"spec": {"rollout": {"steps": [10, 50], "pauseAt": [50]}}}
     with pytest.raises(CommandError, match="colours has no rollout that could be approved: Its model is not there yet"):
         approval(service)
-    service["status"]["rollout"] = {"percent": 10, "generation": 3}
+    service["status"]["rollout"] = {"percent": 10, "generation": 3, "since": "2026-05-01T11:00:00Z"}
     with pytest.raises(CommandError, match=r"10 percent has moved, and its pauseAt is \[50\]"):
         approval(service)
     service["status"]["rollout"]["percent"] = 50
-    assert approval(service) == (50, "bloomery.dev/approved=3/50")
+    assert approval(service) == (50, "bloomery.dev/approved=3/50/2026-05-01T11:00:00Z")

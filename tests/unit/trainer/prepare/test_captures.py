@@ -33,14 +33,15 @@ def capture(folder: Path, write_image: WriteImage) -> Capture:
     """Writes a capture as the model server does; returns its path without its ending."""
 
     def write(
-        number: int, *, label: str | None = None, predicted: str = "roses", score: float = 0.5, seed: int | None = None
+        number: int, *, label: str | None = None, predicted: str = "roses", score: float = 0.5, unknown: bool = False
     ) -> str:
         name = f"0193-{number:04}"
         path = folder / DAY / name
-        write_image(path.with_suffix(".jpg"), seed=1000 + number if seed is None else seed)
+        write_image(path.with_suffix(".jpg"), seed=1000 + number)
         record = CaptureRecord(
             id=name, time=TIME, image=f"{name}.jpg", sha256="", predicted=predicted, reason="Random", service="flowers",
             scores={predicted: score, "others": 1 - score}, namespace="shop", model=AnsweringModel(digest="sha256:1"),
+            unknown=unknown,
         )  # fmt: skip
         path.with_suffix(".json").write_bytes(record.to_json())
         if label is not None:
@@ -78,11 +79,12 @@ def test_sure_answers_train_without_a_label_and_judge_nothing(append: Prepare, c
         capture(number, predicted="roses", score=0.995)
     unsure = capture(20, predicted="roses", score=0.99)
     wrong = capture(21, label="tulips", predicted="roses", score=1.0)
+    unknown = capture(22, predicted="roses", score=1.0, unknown=True)
 
     result = append(trustAbove=0.99)
 
     assert count_images(result.message) == {"roses": 45, "tulips": 21}
-    assert ignored_reasons(result.message) == {f"{unsure}.jpg": "NoLabel"}
+    assert ignored_reasons(result.message) == {f"{unsure}.jpg": "NoLabel", f"{unknown}.jpg": "NoLabel"}
     roses = next(entry for entry in result.message["classes"] if entry["name"] == "roses")
     assert roses["validation"] <= 25  # of those with a label
     assert f"{wrong}.jpg" not in ignored_reasons(result.message)
@@ -123,11 +125,12 @@ def test_wrong_answer_for_a_known_image_contradicts_no_label(append: Prepare, ca
 @pytest.mark.feature("D18")
 def test_odd_objects_are_left_out_by_name(append: Prepare, capture: Capture, folder: Path) -> None:
     capture(0, label="tulips")
-    damaged, broken, multiline, alone = (capture(number, label="roses") for number in (1, 2, 3, 4))
+    damaged, broken, multiline, alone, empty = (capture(number, label="roses") for number in (1, 2, 3, 4, 5))
     (folder / f"{damaged}.label.json").write_text("{", encoding="utf-8")
     (folder / f"{broken}.jpg").write_bytes(b"no image")
     label = {"label": "two\nlines", "time": TIME}
     (folder / f"{multiline}.label.json").write_text(json.dumps(label), encoding="utf-8")
+    (folder / f"{empty}.label.json").write_text(json.dumps(label | {"label": ""}), encoding="utf-8")
     (folder / f"{alone}.jpg").unlink()
     (folder / "notes.txt").write_text("hello", encoding="utf-8")
 
@@ -138,6 +141,7 @@ def test_odd_objects_are_left_out_by_name(append: Prepare, capture: Capture, fol
         f"{damaged}.jpg": "BadLabel",
         f"{broken}.jpg": "Corrupt",
         f"{multiline}.jpg": "BadLabel",
+        f"{empty}.jpg": "BadLabel",
         f"{alone}.json": "NoImage",
         f"{alone}.label.json": "NoImage",
         "notes.txt": "Format",
@@ -164,6 +168,24 @@ def test_images_keep_their_side_when_captures_come(
 
     assert sides.items() <= list_sides(second.message).items()
     assert second.message["version"] != first.message["version"]
+
+
+@pytest.mark.feature("D18")
+def test_class_that_feedback_named_waits_for_enough_images(append: Prepare, capture: Capture, folder: Path) -> None:
+    slips = [capture(number, label="tulp") for number in range(19)]
+    (folder / f"{capture(19, label='tulp')}.jpg").write_bytes(b"no image")
+
+    result = append()
+
+    assert count_images(result.message) == {"roses": 25, "tulips": 20}
+    assert {path for path, why in ignored_reasons(result.message).items() if why == "NoLabel"} == {
+        f"{slip}.jpg" for slip in slips
+    }
+    warning = "only captures have the class 'tulp', and 19 of them: it is left out until there are 20"
+    assert any(warning in sentence for sentence in result.message["warnings"])
+
+    capture(19, label="tulp")
+    assert count_images(append().message) == {"roses": 25, "tulips": 20, "tulp": 20}
 
 
 @pytest.mark.feature("D18")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,7 +12,8 @@ from bloomery_model import EXTENSIONS
 from bloomery_model.capture import LABEL_SUFFIX, MAX_DOCUMENT_BYTES, RECORD_SUFFIX, CaptureRecord, TrueLabel
 from bloomery_model.file_names import file_extension
 from bloomery_trainer.class_names import normalize_class_name
-from bloomery_trainer.prepare.file_table import Assignment, ListingQueries, PendingFile
+from bloomery_trainer.config import Rules
+from bloomery_trainer.prepare.file_table import Assignment, ClassQueries, ListingQueries, PendingFile
 from bloomery_trainer.prepare.rules import Violation
 
 _IMAGE_EXTENSIONS = tuple(EXTENSIONS)
@@ -64,7 +66,7 @@ def summarise_document(path: str, content: bytes) -> bytes:
         record = CaptureRecord.model_validate_json(content)
     except ValidationError:
         return b""
-    return json.dumps({"predicted": record.predicted, "score": record.confidence}).encode()
+    return json.dumps({"predicted": record.predicted, "score": record.confidence, "unknown": record.unknown}).encode()
 
 
 def capture_reader(
@@ -82,9 +84,32 @@ def capture_reader(
         if not summary:
             return Violation("BadLabel", "the document with its class is damaged")
         document = json.loads(summary)
-        if "label" not in document and (trust_above is None or document["score"] <= trust_above):
-            score = document["score"]
-            return Violation("NoLabel", f"it has no true label, and its score {score:g} is not above trustAbove")
-        return check(normalize_class_name(document.get("label") or document["predicted"]).strip(), renamed)
+        distrust = None if "label" in document else _distrust(document, trust_above)
+        if distrust is not None:
+            return Violation("NoLabel", f"it has no true label, and {distrust}")
+        name = document["label"] if "label" in document else document["predicted"]
+        return check(normalize_class_name(name).strip(), renamed)
 
     return read
+
+
+def leave_out_small_captures(classes: ClassQueries, limits: Rules) -> list[str]:
+    """Leave out new classes that feedback named for too few images yet; return sentences for people.
+
+    A service's clients name classes: one slip of theirs must not end every later preparation.
+    """
+    if not limits.check:
+        return []
+    return [
+        f"only captures have the class {name!r}, and {count} of them: it is left out until there are "
+        f"{limits.min_images_per_class} (rules.minImagesPerClass)"
+        for name, count in classes.leave_out_small_captures(limits.min_images_per_class).items()
+    ]
+
+
+def _distrust(document: Mapping[str, Any], trust_above: float | None) -> str | None:
+    """Return why an answer does not count as a label; None if it does."""
+    if document.get("unknown"):
+        return "the service answered that it does not know its class"
+    score = document["score"]
+    return None if trust_above is not None and score > trust_above else f"its score {score:g} is not above trustAbove"

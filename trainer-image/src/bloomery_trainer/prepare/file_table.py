@@ -367,6 +367,21 @@ class ClassQueries(_Queries):
             "UPDATE file SET class = new_class(path) WHERE class NOT NULL AND new_class(path) NOT NULL"
         ).rowcount
 
+    def leave_out_small_captures(self, min_images: int) -> dict[str, int]:
+        """Leave out the classes that only captures have, and too few of them; return their numbers of images."""
+        small = (
+            f"SELECT class FROM file WHERE class NOT NULL GROUP BY class HAVING count(sha) < {min_images}"
+            f" AND min(coalesce(label LIKE '%{RECORD_SUFFIX}', 0))"
+        )
+        query = f"SELECT class, count(sha) FROM file WHERE class IN ({small}) GROUP BY class ORDER BY class"
+        counts = dict(self._database.execute(query))
+        self._database.execute(
+            "UPDATE file SET sha = NULL, reason = 'NoLabel', detail = 'too few captures have its class, and nothing"
+            f" else' WHERE sha NOT NULL AND class IN ({small})"
+        )
+        self._database.execute(f"UPDATE file SET class = NULL WHERE class IN ({small})")
+        return {name: count for name, count in counts.items() if count}
+
     def find_untrained(self) -> tuple[str, str] | None:
         """Return a class that has images to validate or test with and none to train with, and its folder split."""
         row = self._database.execute(

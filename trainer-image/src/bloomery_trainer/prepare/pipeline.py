@@ -17,6 +17,7 @@ from bloomery_model.sources.open import open_source
 from bloomery_trainer.config import Addition, PrepareConfig
 from bloomery_trainer.prepare import rules
 from bloomery_trainer.prepare.arrangement import KnownClasses
+from bloomery_trainer.prepare.captures import leave_out_small_captures
 from bloomery_trainer.prepare.class_mapping import (
     apply_class_mapping,
     source_names_in_config,
@@ -129,6 +130,7 @@ class Pipeline:
         if has_labels:
             self._label_warnings = resolve_labels(self.files.labels, self._additions, renamed=self._config.rename)
             apply_class_mapping(self.files.classes, self._config, self._moves)
+            self._label_warnings += leave_out_small_captures(self.files.classes, self._config.rules)
         self._check_classes()
 
     def split_files(self) -> None:

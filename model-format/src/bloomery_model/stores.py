@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import LocalStore, S3Store
 
 from bloomery_model.local_files import StoredFile as StoredFile
@@ -44,6 +44,8 @@ _ACCESS_DENIED_CODES = (
     "XAdminUserNotFound",  # versitygw, for an unknown key
 )
 
+_NOT_IMPLEMENTED = "<Code>NotImplemented</Code>"
+"""Answer of an S3 store that does not know a header."""
 
 Result = TypeVar("Result")
 
@@ -176,6 +178,19 @@ class Folder:
         """Write one small file; readers see all of it or nothing."""
         with self.explained():
             self._send(lambda store: obstore.put(store, path, data))
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Write one small file unless it is there: of several writers at a time, the first one's content stays.
+
+        Stores without conditional writes (S3: ``If-None-Match``) keep the last one's.
+        """
+        with self.explained(), suppress(AlreadyExistsError):
+            try:
+                self._send(lambda store: obstore.put(store, path, data, mode="create"))
+            except BaseError as error:
+                if not isinstance(error, NotSupportedError) and _NOT_IMPLEMENTED not in str(error):
+                    raise
+                self._send(lambda store: obstore.put(store, path, data))
 
     def upload(self, source: Path, path: str) -> None:
         """Write one local file, in parts if it is large."""

@@ -123,9 +123,39 @@ def test_missing_secret_of_the_output_is_named(world: World) -> None:
     blocked = world.wait_for_condition("batchpredictions", "june", "Running", "False", reason="SecretNotFound")
     assert "'mine'" in blocked["message"] and "spec.output.secretRef" in blocked["message"]
 
-    world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "data": {}})
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}}
+    world.create(secret | {"stringData": {"accessKey": "k", "secretKey": "s"}})
+    eventually(
+        lambda: "'mine' in namespace" in message_of(world) and "has only accessKey, secretKey" in message_of(world),
+        "its entries are named: pods would take the keys of the namespace's store",
+    )
+
+    world.patch("secrets", "mine", {"stringData": {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}})
 
     world.wait_for("jobs", JOB)
+
+
+def message_of(world: World) -> str:
+    return str(condition_of(world.get("batchpredictions", "june") or {}, "Running").get("message"))
+
+
+def test_prediction_whose_job_was_deleted_goes_on_with_its_model(ready_world: World) -> None:
+    world = ready_world
+    world.create(training_job())
+    world.succeed("flowers-train", trained())
+    world.create(batch_prediction(model={"trainingJob": "flowers"}))
+    world.start_pod(JOB, index=0)
+    world.wait_for("batchpredictions", "june", lambda bp: bp["status"].get("startTime"))
+    world.delete("trainingjobs", "flowers")
+    world.wait_until_gone("trainingjobs", "flowers")
+    first = world.wait_for("jobs", JOB)["metadata"]["uid"]
+
+    world.delete("jobs", JOB)
+
+    job = world.wait_for("jobs", JOB, lambda job: job["metadata"]["uid"] != first)
+    assert environment(job)["MODEL_URI"] == trained()["model"]["uri"]
+    shown = world.wait_for("batchpredictions", "june")["status"]["model"]
+    assert shown["display"] == "flowers/1"
 
 
 def test_finished_prediction_is_deleted_after_its_ttl(world: World) -> None:

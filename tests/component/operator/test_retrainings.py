@@ -146,15 +146,27 @@ def test_a_failed_training_is_reported_and_tried_at_the_next_trigger_only(ready_
     failed = wait_for_result(world, "False")
     assert failed["reason"] == "TrainingJobFailed" and "train-00000.tar is damaged." in failed["message"]
     events = [event for event in world.list("events") if event["involvedObject"]["kind"] == "Retraining"]
-    assert "Warning" in {event["type"] for event in events if event["reason"] == "TrainingJobFailed"}
+    assert {event["type"] for event in events if event["reason"] == "TrainingJobFailed"} == {"Warning"}
     # A change of anything else is no trigger.
     changed = world.patch("retrainings", "flowers", {"spec": {"historyLimit": 2}})
     generation = changed["metadata"]["generation"]
     world.wait_for("retrainings", "flowers", lambda m: m["status"]["observedGeneration"] == generation)
     assert len(trainings(world)) == 1
-    add_version(world, "b", images=50)
-    second = wait_for_training(world, 2)
-    world.succeed(f"{second}-train", trained())
+    for number, version in ((2, "b"), (3, "c")):
+        add_version(world, version, images=40 + 10 * number)
+        name = wait_for_training(world, number)
+        if number == 2:
+            world.fail(f"{name}-train", ERROR, exit_code=3)
+            again = wait_for_result(world, "False")
+            assert name in again["message"]
+    reported = [
+        event["message"]
+        for event in world.list("events")
+        if event["involvedObject"]["kind"] == "Retraining" and event["reason"] == "TrainingJobFailed"
+    ]
+    # An Event of each failure: the next night's is news, too.
+    assert len(reported) == len({message.split("'")[1] for message in reported}) == 2
+    world.succeed(f"{name}-train", trained())
     wait_for_result(world, "True")
     phases = [entry["phase"] for entry in world.wait_for("retrainings", "flowers")["status"]["history"]]
     assert phases == ["Complete", "Failed"]
@@ -162,7 +174,8 @@ def test_a_failed_training_is_reported_and_tried_at_the_next_trigger_only(ready_
 
 def test_two_triggers_at_once_make_one_training(world: World) -> None:
     world.create(retraining(schedule=DAILY, onNewVersion=True))
-    world.wait_for_condition("retrainings", "flowers", "Ready", "True", reason="Waiting")
+    missing = world.wait_for_condition("retrainings", "flowers", "Ready", "False", reason="DatasetNotFound")
+    assert "There is no Dataset 'flowers' in this namespace" in missing["message"]
     world.patch("retrainings", "flowers", {"spec": {"suspend": True}})
     world.wait_for_condition("retrainings", "flowers", "Ready", "True", reason="Suspended")
     world.create(dataset())
@@ -216,4 +229,5 @@ def test_a_schedule_that_is_none_is_reported_in_a_sentence(world: World, fields:
     manifest = world.wait_for("retrainings", "flowers")
     assert (manifest["status"]["phase"], condition_of(manifest, "Stalled")["status"]) == ("Failed", "True")
     world.patch("retrainings", "flowers", {"spec": {"schedule": DAILY, "timeZone": "Europe/Berlin"}})
+    world.create(dataset())
     world.wait_for_condition("retrainings", "flowers", "Ready", "True", reason="Waiting")

@@ -181,3 +181,13 @@ def test_uploads_have_checksums_in_their_headers_only_on_request(
     for put in puts:
         assert any(name.startswith("x-amz-checksum") for name in put.headers) is sent
         assert sent or not {"x-amz-sdk-checksum-algorithm", "x-amz-trailer", "content-md5"} & put.headers.keys()
+
+
+def test_store_without_conditional_writes_takes_plain_ones() -> None:
+    def answer(request: Request) -> Answer:
+        is_conditional = "If-None-Match" in {name.title() for name in request.headers}
+        return Answer(501, error_document("NotImplemented")) if is_conditional else Answer(200, headers={"ETag": '"1"'})
+
+    with run_canned_s3(answer) as server:
+        opened(server).write_new("a", b"1")
+    assert [request.path for request in server.requests[-1:]] == ["/bucket/folder/a"]

@@ -42,6 +42,13 @@ def test_local_folder_is_listed_read_and_downloaded(tmp_path: Path) -> None:
         folder.size_of("other")
 
 
+def test_new_file_is_not_written_over(tmp_path: Path) -> None:
+    folder = open_folder(f"file://{tmp_path}/out", S3Access.from_environment({}), create=True)
+    folder.write_new("a/b", b"first")
+    folder.write_new("a/b", b"second")
+    assert folder.read("a/b") == b"first"
+
+
 @pytest.mark.parametrize(
     ("uri", "environment", "reason", "words"),
     [

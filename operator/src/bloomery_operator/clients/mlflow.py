@@ -116,12 +116,13 @@ class MlflowClient:
             _MAX_CACHED_REFERENCES, poll_seconds, timer=clock
         )
 
-    async def find(self, environment: Environment, reference: str) -> ServedModel | Verdict:
+    async def find(self, environment: Environment, reference: str, *, use_cache: bool = True) -> ServedModel | Verdict:
         """Return the model that ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/ID`` refers to now.
 
         Args:
             environment: the pods' variables: MLFLOW_TRACKING_URI, and the credentials if the server needs any.
             reference: its version is a number, or the label that a user gave the version.
+            use_cache: whether the answer of a moment ago will do.
 
         Returns:
             The model, or the reason why it cannot be had now; a later call may succeed. A model that a TrainingJob
@@ -132,7 +133,7 @@ class MlflowClient:
             return Verdict(server.reason, f"{reference} cannot be resolved: {server.message}")
         # The credentials are part of the key: another user may see other versions.
         key = (server, *_auth_headers(environment).values(), reference)
-        resolved = self._resolved.get(key)
+        resolved = self._resolved.get(key) if use_cache else None
         if resolved is None:
             resolved = self._resolved[key] = await self._resolve(server, environment, reference)
         return resolved

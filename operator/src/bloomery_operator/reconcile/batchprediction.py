@@ -23,7 +23,12 @@ from bloomery_operator.reconcile.lookups import (
 )
 from bloomery_operator.reconcile.model_resolution import resolve_model
 from bloomery_operator.reconcile.status_writer import publish_status
-from bloomery_operator.status.batchprediction import BatchPredictionObservation, derive_status, has_all_counts
+from bloomery_operator.status.batchprediction import (
+    BatchPredictionObservation,
+    derive_status,
+    has_all_counts,
+    used_model,
+)
 from bloomery_operator.status.job_conditions import at_generation
 
 
@@ -61,12 +66,13 @@ async def _predict(
 
 async def _observe(context: Context, prediction: BatchPrediction) -> BatchPredictionObservation:
     job = await observe_job(context, prediction, predict_job.COMMAND, has_result=has_all_counts)
-    if job is None:
-        model: ServedModel | Verdict | None = await resolve_model(
-            context, prediction.metadata.namespace, prediction.spec.model
-        )
-    else:
+    model: ServedModel | Verdict | None
+    if job is not None:
         model = recorded_model(job.annotations)
+    else:
+        # An alias is resolved once: a prediction whose Job was deleted goes on with the model that it began with.
+        model = used_model(prediction.status)
+        model = model or await resolve_model(context, prediction.metadata.namespace, prediction.spec.model)
     progress = await read_shared_progress(context, job)
     return BatchPredictionObservation(prediction=prediction, model=model, job=job, progress=progress)
 

@@ -54,8 +54,10 @@ class ModelServerMetrics(Protocol):
 class Registry(Protocol):
     """MLflow's registry, with the address and credentials of a namespace's pods."""
 
-    async def find(self, environment: Mapping[str, str], reference: str) -> ServedModel | Verdict:
-        """Return the model that a reference resolves to now, or why it cannot be resolved."""
+    async def find(
+        self, environment: Mapping[str, str], reference: str, *, use_cache: bool = True
+    ) -> ServedModel | Verdict:
+        """Return the model that a reference resolves to now, or a moment ago, or why it cannot be resolved."""
 
 
 def utc_now() -> datetime:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from bloomery_operator.api import CustomResource, InvalidResource
+from bloomery_operator.api.base import Manifest
 from bloomery_operator.api.reasons import Reason
 from bloomery_operator.cluster.kinds import JOBS, PODS, SECRETS, ObjectKey, ResourceKind
 from bloomery_operator.domain.names import job_name
@@ -24,6 +25,8 @@ _CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller sets on its pods."""
 _REJECTION_INTERVALS = 3
 """Retry intervals between two reads of the Events of a Job without pods."""
+_NAMED_ENTRIES = 5
+"""Entries of a Secret that a message names."""
 
 
 def read_resource(context: Context, kind: ResourceKind, model: type[Resource], key: ObjectKey) -> Resource | None:
@@ -126,19 +129,23 @@ async def _read_pod_progress(context: Context, pod: PodView | None) -> Mapping[s
     return await context.read_progress(pod)
 
 
-async def require_secret(context: Context, namespace: str, name: str, *, advice: str) -> None:
-    """Check that a Secret that pods need exists.
+async def require_secret(context: Context, namespace: str, name: str, *, advice: str) -> Manifest:
+    """Return a Secret that pods need.
 
     Raises:
         Blocked: it does not; the message ends with the advice.
     """
-    if await context.cluster.get(SECRETS, ObjectKey(namespace, name)) is None:
+    secret = await context.cluster.get(SECRETS, ObjectKey(namespace, name))
+    if secret is None:
         message = f"There is no Secret {name!r} in namespace {namespace!r}. {advice}"
         raise Blocked(Verdict(Reason.SECRET_NOT_FOUND, message))
+    return secret
 
 
 async def require_store_keys(context: Context, namespace: str, name: str, *, field: str) -> None:
-    """Check that the Secret with the keys of a store of its own exists.
+    """Check that there is a Secret with the access to a store of its own.
+
+    Without a variable of such a Secret, pods would take that of the namespace's store.
 
     Args:
         context: of the reconcile.
@@ -147,10 +154,17 @@ async def require_store_keys(context: Context, namespace: str, name: str, *, fie
         field: the field that names it, such as spec.source.
 
     Raises:
-        Blocked: it does not; the message says what it holds.
+        Blocked: there is none; the message says what it holds.
     """
     keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
-    await require_secret(context, namespace, name, advice=f"{field}.secretRef names it: it holds {keys}.")
+    advice = f"{field}.secretRef names it: it holds {keys}."
+    secret = await require_secret(context, namespace, name, advice=advice)
+    entries = sorted(secret.get("data") or {})
+    if not any(entry.startswith("AWS_") for entry in entries):
+        content = f"has only {', '.join(entries[:_NAMED_ENTRIES])}" if entries else "is empty"
+        raise Blocked(
+            Verdict(Reason.SECRET_NOT_FOUND, f"Secret {name!r} in namespace {namespace!r} {content}. {advice}")
+        )
 
 
 async def require_storage_secret(context: Context, namespace: str, *, max_age_seconds: float = 0.0) -> None:

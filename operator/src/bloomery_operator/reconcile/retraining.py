@@ -55,7 +55,9 @@ async def _observe(context: Context, retraining: Retraining) -> RetrainingObserv
     if observation.active is not None:
         # It moves the alias at its end; its progress is no reason to ask MLflow.
         return observation
-    return replace(observation, champion=await _find_champion(context, retraining))
+    # A training that has just ended may have moved the alias.
+    champion = await _find_champion(context, retraining, use_cache=retraining.status.active is None)
+    return replace(observation, champion=champion)
 
 
 async def _find_jobs(context: Context, retraining: Retraining) -> tuple[TriggeredJob, ...]:
@@ -82,7 +84,7 @@ def _parse_jobs(manifests: Sequence[Manifest]) -> tuple[TriggeredJob, ...]:
     return read_triggered(jobs)
 
 
-async def _find_champion(context: Context, retraining: Retraining) -> ServedModel | Verdict | None:
+async def _find_champion(context: Context, retraining: Retraining, *, use_cache: bool) -> ServedModel | Verdict | None:
     """Return the version that trainings start from and have to beat; None if they move no alias."""
     metadata, output = retraining.metadata, retraining.spec.template.spec.output
     if output.promote is None:
@@ -93,7 +95,8 @@ async def _find_champion(context: Context, retraining: Retraining) -> ServedMode
         namespaced=context.settings.has_namespaced_models,
     )
     environment = await read_storage_secret(context, metadata.namespace)
-    return await context.registry.find(environment, f"models:/{name}@{output.promote.alias}")
+    reference = f"models:/{name}@{output.promote.alias}"
+    return await context.registry.find(environment, reference, use_cache=use_cache)
 
 
 async def _start(context: Context, observation: RetrainingObservation) -> tuple[TriggeredJob, ...]:
@@ -105,7 +108,8 @@ async def _start(context: Context, observation: RetrainingObservation) -> tuple[
     retraining, trigger = observation.retraining, next_trigger(observation, context.now())
     if trigger is None:
         return ()
-    manifest = build_training_job(retraining, trigger, _starting_model(observation.champion))
+    champion = await _find_champion(context, retraining, use_cache=False)
+    manifest = build_training_job(retraining, trigger, _starting_model(champion))
     if not await is_up_to_date(context, RETRAININGS, retraining):
         return ()
     with rejections_block():

@@ -29,6 +29,7 @@ from bloomery_operator.reconcile.context import Context
 from bloomery_operator.status.conditions import (
     RECONCILING,
     STALLED,
+    TRAINING_SUCCEEDED,
     condition,
     with_kstatus_conditions,
     with_transition_times,
@@ -177,17 +178,23 @@ def _minimal_status(resource: CustomResource, error: ClusterError, now: datetime
 
 def _new_warnings(before: CustomResourceStatus, after: CustomResourceStatus) -> list[Condition]:
     """Return the conditions that somebody has to act on; what goes well stands in the conditions alone."""
-    known = {(c.type, c.status, c.reason) for c in before.conditions}
+    known = set(map(_what_happened, before.conditions))
     warnings = (
         c
         for c in after.conditions
         # Conditions of kstatus repeat another one.
-        if (c.type, c.status, c.reason) not in known
+        if _what_happened(c) not in known
         and c.type not in (RECONCILING, STALLED)
         and (after.phase == "Failed" or severity_of(c.reason) is Severity.WARNING)
     )
     # Two conditions often have the same reason and message: one Event is enough.
     return list({(c.reason, c.message): c for c in warnings}.values())
+
+
+def _what_happened(condition: Condition) -> tuple[str | None, ...]:
+    """Return by what a condition differs from one that was known; other words are none, but another job's result is."""
+    message = condition.message if condition.type == TRAINING_SUCCEEDED else None
+    return condition.type, condition.status, condition.reason, message
 
 
 async def publish_invalid(context: Context, kind: ResourceKind, key: ObjectKey, error: InvalidResource) -> None:

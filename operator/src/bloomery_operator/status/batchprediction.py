@@ -203,6 +203,14 @@ def _waiting(status: BatchPredictionStatus) -> BatchPredictionStatus:
     return status.model_copy(update={"progress": progress})
 
 
+def used_model(status: BatchPredictionStatus) -> ServedModel | None:
+    """Return the model that a prediction has begun with, as its status records it; None before."""
+    model = status.model
+    if status.start_time is None or model is None or model.uri is None:
+        return None
+    return ServedModel(uri=model.uri, digest=model.digest, name=model.name, version=model.version)
+
+
 def _used_model(model: ServedModel | Verdict | None) -> UsedModel | None:
     if not isinstance(model, ServedModel):
         return None

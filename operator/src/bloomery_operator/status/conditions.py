@@ -16,6 +16,8 @@ MAX_MESSAGE_CHARACTERS = 2000
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
 """Conditions that kstatus defines, for Flux, Helm, Argo CD and others; they exist only while they are True."""
+TRAINING_SUCCEEDED = "TrainingSucceeded"
+"""Condition of a Retraining: the result of the last of its trainings."""
 _FAILED_PHASE = "Failed"
 _PHASES_IN_PROGRESS: Mapping[str, tuple[str, ...]] = {
     Dataset.KIND: ("Pending", "Preparing"),

@@ -21,9 +21,7 @@ from bloomery_operator.domain.trigger import (
     trained_datasets,
 )
 from bloomery_operator.domain.verdict import Verdict
-from bloomery_operator.status.conditions import condition, with_transition_times
-
-_SUCCEEDED = "TrainingSucceeded"
+from bloomery_operator.status.conditions import TRAINING_SUCCEEDED, condition, with_transition_times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +69,11 @@ class RetrainingObservation:
 
     @property
     def last_datasets(self) -> tuple[DatasetState, ...]:
-        """The Datasets as the last training found them; empty before the first."""
-        last = self.last_job
-        return trained_datasets(last, self.datasets) if last is not None else self.retraining.status.datasets
+        """The Datasets as the last training saw them, or an earlier one where it saw none."""
+        names = {reference.name for reference in self.retraining.spec.template.spec.datasets}
+        states = {state.name: state for state in self.retraining.status.datasets if state.name in names}
+        trained = trained_datasets(self.last_job, self.datasets) if self.last_job is not None else ()
+        return tuple((states | {state.name: state for state in trained}).values())
 
 
 def next_trigger(observation: RetrainingObservation, now: datetime) -> Trigger | None:
@@ -128,8 +128,30 @@ def _readiness(observation: RetrainingObservation, now: datetime) -> tuple[str, 
         return "Suspended", condition("Ready", True, Verdict(Reason.SUSPENDED, message))
     if observation.blocked_by is not None:
         return "Pending", condition("Ready", False, observation.blocked_by)
+    hindrance = _hindrance(observation)
+    if hindrance is not None:
+        return "Pending", condition("Ready", False, hindrance)
     message = f"The next training begins {_next_triggers(observation, now)}."
     return "Waiting", condition("Ready", True, Verdict(Reason.WAITING, message))
+
+
+def _hindrance(observation: RetrainingObservation) -> Verdict | None:
+    """Return why no training can begin, or none can train, until somebody acts."""
+    spec, datasets = observation.retraining.spec, observation.datasets
+    references = spec.template.spec.datasets
+    missing = [repr(reference.name) for reference in references if reference.name not in datasets]
+    if missing:
+        message = f"There is no Dataset {', '.join(missing)} in this namespace: spec.template.spec.datasets names it."
+        return Verdict(Reason.DATASET_NOT_FOUND, message)
+    if spec.schedule is None and all(reference.version is not None for reference in references):
+        message = "Each Dataset of spec.template has a version, so that no new one begins a training. "
+        return Verdict(Reason.INVALID_SPEC, f"{message}Leave out datasets[].version, or set spec.schedule.")
+    for reference in references:
+        ready = datasets[reference.name].status.condition("Ready")
+        if reference.version is None and datasets[reference.name].status.phase == "Failed" and ready is not None:
+            message = f"Dataset {reference.name!r} failed, and has no new version until that is fixed: {ready.message}"
+            return Verdict(Reason.DATASET_FAILED, message)
+    return None
 
 
 def _next_triggers(observation: RetrainingObservation, now: datetime) -> str:
@@ -145,17 +167,17 @@ def _last_result(observation: RetrainingObservation) -> tuple[Condition, ...]:
     """Return the condition with the result of the last training that ended."""
     if not observation.ended:
         # It was deleted, or there was none.
-        former = observation.retraining.status.condition(_SUCCEEDED)
+        former = observation.retraining.status.condition(TRAINING_SUCCEEDED)
         return (former,) if former is not None else ()
     ended = observation.ended[0].job
     name, failed = ended.metadata.name, ended.status.condition("Failed")
     if failed is not None and failed.is_true:
         message = f"TrainingJob {name!r} failed; the next trigger makes another one. {failed.message}"
-        return (condition(_SUCCEEDED, False, Verdict(Reason.TRAINING_JOB_FAILED, message)),)
+        return (condition(TRAINING_SUCCEEDED, False, Verdict(Reason.TRAINING_JOB_FAILED, message)),)
     complete = ended.status.condition("Complete")
     reason, message = (complete.reason, complete.message) if complete is not None else ("Complete", "")
     verdict = Verdict(ReportedReason(reason), f"TrainingJob {name!r} is complete. {message}")
-    return (condition(_SUCCEEDED, True, verdict),)
+    return (condition(TRAINING_SUCCEEDED, True, verdict),)
 
 
 def _champion(observation: RetrainingObservation) -> str | None:

@@ -30,6 +30,7 @@ from bloomery_serving.prediction import Prediction
 logger = logging.getLogger(__name__)
 
 _CONCURRENT_REQUESTS = 16
+_CLAIM_PATH = "state/claim.json"
 
 
 class IgnoredFile(NamedTuple):
@@ -55,22 +56,30 @@ class Part:
         return cls(number, predictions, [outcome for outcome in outcomes if isinstance(outcome, IgnoredFile)])
 
 
-class ShareRecord(BaseModel):
-    """The state of a share, written after each of its parts.
+class Claim(BaseModel):
+    """The batch prediction that an output folder belongs to.
 
     Attributes:
         owner: the identity of the batch prediction.
         digest: of the model.
-        files: number of files of the share; ``total`` is that of all.
-        parts: number of parts that are complete.
-        images: number of images with a prediction in them.
-        ignored: number of other files in them, by reason.
     """
 
     model_config = ConfigDict(frozen=True)
 
     owner: str
     digest: str
+
+
+class ShareRecord(Claim):
+    """The state of a share, written after each of its parts.
+
+    Attributes:
+        files: number of files of the share; ``total`` is that of all.
+        parts: number of parts that are complete.
+        images: number of images with a prediction in them.
+        ignored: number of other files in them, by reason.
+    """
+
     files: int
     total: int
     parts: int = 0
@@ -126,22 +135,51 @@ class Output:
             BadConfig: the folder has the output of another batch prediction, or of another model.
         """
         records = [self._read_record(index) for index in (0, self._index)]
-        begun = [record for record in records if record is not None]
         # The state is written before the first part, so a part without a state is of something else.
-        is_foreign = records[-1] is None and self._folder.read_if_there(self._part_path(0)) is not None
-        if is_foreign or any(record.owner != owner for record in begun):
-            raise BadConfig(
-                "OutputInUse",
-                f"{self._folder.uri} has the predictions of another BatchPrediction; output.uri must be a folder of "
-                "this one alone",
-            )
-        if any(record.digest != digest for record in begun):
+        if records[-1] is None and self._folder.read_if_there(self._part_path(0)) is not None:
+            raise self._in_use()
+        for claim in filter(None, (*records, self._read_claim())):
+            self._require_own(claim, owner, digest)
+        return records[-1]
+
+    def claim(self, owner: str, digest: str) -> None:
+        """Make the folder that of one batch prediction and model, for all of its processes, before anything is written.
+
+        Raises:
+            BadConfig: it is that of another batch prediction, or of another model.
+        """
+        self._folder.write_new(_CLAIM_PATH, Claim(owner=owner, digest=digest).model_dump_json().encode())
+        self._require_claim(owner, digest)
+
+    def _require_claim(self, owner: str, digest: str) -> None:
+        claim = self._read_claim()
+        if claim is None:  # somebody deleted it
+            raise self._in_use()
+        self._require_own(claim, owner, digest)
+
+    def _read_claim(self) -> Claim | None:
+        content = self._folder.read_if_there(_CLAIM_PATH)
+        try:
+            return None if content is None else Claim.model_validate_json(content)
+        except ValidationError as error:
+            raise self._in_use() from error
+
+    def _require_own(self, claim: Claim, owner: str, digest: str) -> None:
+        if claim.owner != owner:
+            raise self._in_use()
+        if claim.digest != digest:
             raise BadConfig(
                 "ModelChanged",
                 f"the model has other files than when the predictions in {self._folder.uri} were begun; create a new "
                 "BatchPrediction with an output.uri of its own",
             )
-        return records[-1]
+
+    def _in_use(self) -> BadConfig:
+        return BadConfig(
+            "OutputInUse",
+            f"{self._folder.uri} has the predictions of another BatchPrediction; output.uri must be a folder of this "
+            "one alone",
+        )
 
     def read_other_records(self, processes: int) -> list[ShareRecord]:
         """Return the states of all other shares that were begun."""
@@ -166,7 +204,12 @@ class Output:
 
         The predictions are what decides: those that an interrupted run has left stay, with the files that it ignored,
         as another processor may give another label to an image that is in the folder of its class already.
+
+        Raises:
+            BadConfig: another batch prediction, or one of another model, has claimed the folder.
         """
+        # The first of two claims may have been lost, in a store without conditional writes.
+        self._require_claim(record.owner, record.digest)
         labels, ignored = self._settle(part)
         if self._copied_source is not None:
             copy = partial(self._copy, self._copied_source)

@@ -54,10 +54,14 @@ class ShareRun:
             counts = list_share(source, self.share, self.list_file)
             if not counts.total:
                 raise BadData("NoImages", f"there is nothing under {source.uri}")
+            # Others may have listed their files meanwhile, and found no state either.
+            self.output.claim(self.owner, self.digest)
             self.output.write_list(self.list_file)
             record = ShareRecord(owner=self.owner, digest=self.digest, files=counts.share, total=counts.total)
             self.output.write_record(record)
         else:
+            # Again, as releases before this one made no claim.
+            self.output.claim(self.owner, self.digest)
             self.output.read_list(self.list_file)
         logger.info(
             "%d of the %d files of this process are done; there are %d in all", record.done, record.files, record.total

@@ -117,6 +117,19 @@ def test_resolved_reference_is_cached_for_each_user() -> None:
     run(server, scenario)
 
 
+def test_alias_that_has_just_moved_is_looked_up_again() -> None:
+    server = Server({"model_version": VERSION}, {"model_version": VERSION | {"version": "4"}})
+
+    async def scenario(client: MlflowClient, environment: dict[str, str]) -> list[ServedModel | Verdict]:
+        return [
+            await client.find(environment, "models:/flowers@best"),
+            await client.find(environment, "models:/flowers@best", use_cache=False),
+            await client.find(environment, "models:/flowers@best"),
+        ]
+
+    assert [model.version for model in run(server, scenario)] == ["3", "4", "4"]
+
+
 def test_served_tag_is_set_and_removed() -> None:
     server = Server({})
 

@@ -129,6 +129,48 @@ def test_datasets_that_are_pinned_or_not_ready_are_no_trigger() -> None:
     assert next_trigger(observe(), NOW) is None
 
 
+def test_a_trigger_that_could_not_see_a_dataset_forgets_nothing_of_it() -> None:
+    """The TrainingJob of a schedule waits for the Dataset, and somebody deletes it meanwhile."""
+    spec = retraining(schedule="0 11 * * *", minNewImages=200)
+    trained = later(observe(spec, flowers=flowers(B, 10_000)), made_job(due(observe(spec, flowers=flowers(B, 10_000)))))
+    unready = replace(trained, jobs=(), datasets={"flowers": flowers(B, 10_000, ready=False)})
+    tomorrow = NOW + timedelta(days=1)
+    trigger = due(unready, tomorrow)
+    assert trigger.datasets == ()
+    waiting = later(unready, made_job(trigger), now=tomorrow)
+
+    ready_again = later(waiting, now=tomorrow, datasets={"flowers": flowers(B, 10_000)})
+
+    assert next_trigger(ready_again, tomorrow) is None
+    assert [(one.version, one.images) for one in ready_again.last_datasets] == [(B, 10_000)]
+
+
+@pytest.mark.parametrize(
+    ("references", "schedule", "reason", "words"),
+    [
+        ([{"name": "snakcs"}], None, "DatasetNotFound", "There is no Dataset 'snakcs' in this namespace"),
+        ([{"name": "snakcs"}], "0 11 * * *", "DatasetNotFound", "spec.template.spec.datasets names it"),
+        ([{"name": "flowers", "version": 1}], None, "InvalidSpec", "Leave out datasets[].version, or set"),
+        ([{"name": "flowers", "version": 1}], "0 11 * * *", "Waiting", "The next training begins at"),
+    ],
+)
+def test_what_can_never_be_a_trigger_is_reported(
+    references: list[Any], schedule: str | None, reason: str, words: str
+) -> None:
+    when = {"schedule": schedule} if schedule else {"onNewVersion": True}
+    spec = retraining(**when, training={"datasets": references})
+    ready = derive_status(observe(spec, flowers=flowers()), NOW).condition("Ready")
+    assert ready is not None and (ready.reason, ready.status) == (reason, str(reason == "Waiting"))
+    assert words in ready.message
+
+
+def test_a_dataset_that_failed_is_reported() -> None:
+    failed = flowers(ready=False)
+    failed = failed.model_copy(update={"status": failed.status.model_copy(update={"phase": "Failed"})})
+    ready = derive_status(observe(flowers=failed), NOW).condition("Ready")
+    assert ready is not None and (ready.reason, ready.status) == ("DatasetFailed", "False")
+
+
 def test_the_schedule_counts_from_the_creation_and_catches_up_once() -> None:
     observation = observe(retraining(schedule="0 11 * * *"), flowers=flowers())
     assert next_trigger(observation, CREATED + timedelta(minutes=59)) is None
@@ -282,7 +324,7 @@ def test_the_champion_is_shown_as_far_as_mlflow_knows() -> None:
 def test_kstatus_sees_a_condition_only_while_something_is_wrong(
     changes: Mapping[str, Any], phase: str, kstatus: str | None
 ) -> None:
-    observation = replace(observe(retraining(schedule="0 0 * * *")), **changes)
+    observation = replace(observe(retraining(schedule="0 0 * * *"), flowers=flowers()), **changes)
     status = with_kstatus_conditions(
         "Retraining", derive_status(observation, NOW), previous=RetrainingStatus(), now=NOW
     )

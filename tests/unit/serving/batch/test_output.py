@@ -38,6 +38,12 @@ def output(folder: Folder, *, index: int = 0, copies_of: FolderSource | None = N
     return Output(folder, open_format("JSONL", LABELS), LABELS, index=index, copies_of=copies_of)
 
 
+def claimed(folder: Folder, *, copies_of: FolderSource | None = None) -> Output:
+    there = output(folder, copies_of=copies_of)
+    there.claim(BEGUN.owner, BEGUN.digest)
+    return there
+
+
 def predictions(**labels: str | None) -> list[Prediction]:
     return [Prediction("id", file, label, {"red": 0.6, "blue": 0.4}) for file, label in labels.items()]
 
@@ -51,9 +57,9 @@ def test_part_of_an_interrupted_run_stays_as_it_was_left(folder: Folder, source:
     """The next run's processor may give an image another label: it must not lie in two folders."""
     earlier = Part(0, predictions(**{"2.jpg": "red"}), [IgnoredFile("x/1.jpg", "Unreadable", "no")])
     later = Part(0, predictions(**{"2.jpg": "blue", "x/1.jpg": "blue"}), [])
-    output(folder).write_part(earlier, BEGUN)
+    claimed(folder).write_part(earlier, BEGUN)
 
-    record = output(folder, copies_of=source).write_part(later, BEGUN)
+    record = claimed(folder, copies_of=source).write_part(later, BEGUN)
 
     assert (record.parts, record.images, record.ignored) == (1, 1, {"Unreadable": 1})
     assert [path for path in files_of(folder) if path.startswith("folders/")] == ["folders/red/2.jpg"]
@@ -64,7 +70,7 @@ def test_part_of_an_interrupted_run_stays_as_it_was_left(folder: Folder, source:
 def test_ignored_files_of_a_part_without_predictions_are_replaced(folder: Folder) -> None:
     folder.write("ignored/00000-00000.jsonl", b'{"file": "2.jpg", "reason": "Unreadable", "detail": "no"}\n')
 
-    record = output(folder).write_part(Part(0, predictions(**{"2.jpg": "red"}), []), BEGUN)
+    record = claimed(folder).write_part(Part(0, predictions(**{"2.jpg": "red"}), []), BEGUN)
 
     assert (record.images, record.ignored) == (1, {})
     assert folder.read("ignored/00000-00000.jsonl") == b""
@@ -73,7 +79,7 @@ def test_ignored_files_of_a_part_without_predictions_are_replaced(folder: Folder
 def test_images_are_copied_into_flat_folders_of_their_classes(folder: Folder, source: FolderSource) -> None:
     labels = {"x/1.jpg": "red", "y/1.jpg": "red", "2.jpg": None}
 
-    output(folder, copies_of=source).write_part(Part(0, predictions(**labels), []), BEGUN)
+    claimed(folder, copies_of=source).write_part(Part(0, predictions(**labels), []), BEGUN)
 
     copies = {path: folder.read(path).decode() for path in files_of(folder) if path.startswith(("folders", "unknown"))}
     assert sorted(copies.values()) == ["2.jpg", "x/1.jpg", "y/1.jpg"]
@@ -84,7 +90,7 @@ def test_images_are_copied_into_flat_folders_of_their_classes(folder: Folder, so
 def test_image_that_was_removed_meanwhile_keeps_its_prediction(folder: Folder, source: FolderSource) -> None:
     part = Part(0, predictions(**{"2.jpg": "red", "gone.jpg": "red"}), [])
 
-    record = output(folder, copies_of=source).write_part(part, BEGUN)
+    record = claimed(folder, copies_of=source).write_part(part, BEGUN)
 
     assert record.images == 2
     assert [path for path in files_of(folder) if path.startswith("folders/")] == ["folders/red/2.jpg"]
@@ -99,6 +105,31 @@ def test_output_of_another_prediction_is_refused_by_every_process(folder: Folder
 
     assert refusal.value.reason == "OutputInUse"
     assert output(folder, index=index).read_record("me", "sha256:1") == (BEGUN if index == 0 else None)
+
+
+@pytest.mark.feature("S22")
+@pytest.mark.parametrize(
+    ("owner", "digest", "reason"),
+    [("another", "sha256:1", "OutputInUse"), ("me", "sha256:2", "ModelChanged")],
+)
+def test_folder_belongs_to_the_first_of_two_that_begin_at_once(
+    folder: Folder, owner: str, digest: str, reason: str
+) -> None:
+    """Neither finds a state, as both still list their files."""
+    first, second = output(folder), output(folder)
+    assert first.read_record("me", "sha256:1") is None and second.read_record(owner, digest) is None
+    first.claim("me", "sha256:1")
+    output(folder, index=1).claim("me", "sha256:1")
+
+    with pytest.raises(BadConfig) as refusal:
+        second.claim(owner, digest)
+    with pytest.raises(BadConfig) as late_refusal:
+        second.write_part(
+            Part(0, predictions(**{"2.jpg": "red"}), []), BEGUN.model_copy(update={"owner": owner, "digest": digest})
+        )
+
+    assert refusal.value.reason == late_refusal.value.reason == reason
+    assert files_of(folder) == ["state/claim.json"]
 
 
 def test_model_whose_files_changed_meanwhile_is_refused(folder: Folder) -> None:

@@ -9,6 +9,8 @@ PYTEST := $(VENV)/python -m pytest
 # last, have the processors for themselves.
 PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PYTHON := python3
+# The tests start thousands of Python processes, which are not to compile our modules each time.
+unexport PYTHONDONTWRITEBYTECODE
 GPU_PYTHON := 3.12
 GPU_PLATFORMS := manylinux_2_28 manylinux_2_17 manylinux2014
 GPU_PACKAGES := annotated-types|obstore|prometheus-client|pydantic|pydantic-core|typing-extensions|typing-inspection
@@ -126,7 +128,7 @@ venv: .venv/.complete ## the development environment
 	@$(DEV) packages
 	@test -x $(VENV)/python || python3 -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check uv==$$(python3 -c 'from dev.versions import UV; print(UV)')
-	@$(VENV)/uv pip install --quiet --python $(VENV)/python -r requirements-dev.txt
+	@$(VENV)/uv pip install --quiet --compile-bytecode --python $(VENV)/python -r requirements-dev.txt
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps -e model-format -e operator -e trainer-image -e serving-image -e plugin
 	@touch $@
 

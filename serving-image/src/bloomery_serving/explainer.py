@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -69,6 +70,7 @@ class Explainer:
         self._model = model
         self._limits = limits
         self._budget = budget
+        self._watchdog = watchdog
         self._class_maps = _ClassMaps(file, classes=len(model.labels), side=model.preprocess.crop)
         self._runner = CallRunner(watchdog, name="explain")
         self._max_waiting = max_waiting
@@ -108,7 +110,9 @@ class Explainer:
     def _explain(self, file: ImageFile, number: int | None) -> Explanation | NotFinite:
         preprocess = self._model.preprocess
         image = open_file(file, self._limits)
-        with self._budget.acquire(decoding_bytes(image, min_side=preprocess.min_decode_side)):
+        with ExitStack() as memory:
+            with self._watchdog.pause():
+                memory.enter_context(self._budget.acquire(decoding_bytes(image, min_side=preprocess.min_decode_side)))
             rgb = to_rgb(image, min_side=preprocess.min_decode_side)
             pixels, tensor = preprocess.pixels(rgb), preprocess.tensor(rgb)
         del image, rgb

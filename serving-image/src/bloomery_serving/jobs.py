@@ -82,6 +82,16 @@ class Watchdog:
         finally:
             del self._began[thread]
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the block out of the step of this thread: it waits for others, and does not hang."""
+        thread = threading.get_ident()
+        del self._began[thread]
+        try:
+            yield
+        finally:
+            self._began[thread] = self._clock()
+
     @property
     def is_hung(self) -> bool:
         """Whether a step has taken too long."""

@@ -151,7 +151,14 @@ def test_a_missing_secret_of_captures_is_named(world: World) -> None:
     world.create(dataset(append=[{"uri": "s3://flowers/more"}, addition]))
     ready = world.wait_for_condition("datasets", "flowers", "Ready", "False", reason="SecretNotFound")
     assert "'captures'" in ready["message"] and "spec.append[].secretRef" in ready["message"]
-    world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "captures"}, "stringData": {"A": "b"}})
+    world.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "captures"},
+            "stringData": {"AWS_ACCESS_KEY_ID": "k"},
+        }
+    )
     job = world.wait_for("jobs", "flowers-prepare")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert {"prefix": "APPEND_1_", "secretRef": {"name": "captures"}} in container["envFrom"]

@@ -294,7 +294,14 @@ def test_a_service_that_captures_waits_for_its_secret(world: World) -> None:
     world.create(inference_service(variants=[variant("v1", 100)], capture=capture, feedback={"keys": ["reviewers"]}))
     ready = world.wait_for_condition("inferenceservices", "flowers", "Ready", "False", reason="SecretNotFound")
     assert "'captures'" in ready["message"] and "spec.capture.secretRef" in ready["message"]
-    world.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "captures"}, "stringData": {"A": "b"}})
+    world.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "captures"},
+            "stringData": {"AWS_ACCESS_KEY_ID": "k"},
+        }
+    )
     deployment = world.wait_for("deployments", world.revision("flowers", "v1"))
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["envFrom"][-1] == {"prefix": "CAPTURE_STORE_", "secretRef": {"name": "captures"}}

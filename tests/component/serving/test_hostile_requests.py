@@ -250,6 +250,30 @@ def test_form_field_may_be_named_image_or_file(server: Server, field: str) -> No
     assert answer.json()["label"] == "green"
 
 
+def test_texts_of_a_form_are_not_decoded_by_the_clients_codec(server: Server) -> None:
+    """The decoder of punycode takes minutes for a megabyte, on the event loop."""
+    field = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n2n7c' + b"a" * 500_000 + b"\r\n"
+    image = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + picture(GREEN)
+    headers = {"content-type": 'multipart/form-data; charset=punycode; boundary="x"'}
+    began = time.monotonic()
+    answer = httpx.post(f"{server.url}/predict", content=field + image + b"\r\n--x--\r\n", headers=headers, timeout=120)
+    assert (answer.status_code, answer.json().get("label")) == (200, "green")
+    assert time.monotonic() - began < REFUSED_SECONDS
+
+
+def test_empty_elements_beyond_the_limit_are_not_even_listed(server: Server) -> None:
+    """Of four bytes each, millions of them fit into a small body that is packed."""
+    size = 40 * MIB
+    entry = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": size}}
+    start = json.dumps({"inputs": [entry]}).encode()
+    headers = {"content-encoding": "gzip", "inference-header-content-length": str(len(start))}
+    before = peak_bytes(server)
+    answer = httpx.post(f"{server.url}{INFER}", content=gzip.compress(start + bytes(size)), headers=headers, timeout=60)
+    assert answer.status_code == 400 and "images at most" in answer.text
+    # The body itself, and a copy of it.
+    assert peak_bytes(server) - before < 3 * size
+
+
 PAGE = "https://app.example.com"
 
 

@@ -232,6 +232,8 @@ def _capture_environment(service: InferenceService, capture: Capture | None) -> 
         "CAPTURE_PER_CLASS": _format_whole(capture.per_class),
         "CAPTURE_MAX_PER_HOUR": _format_whole(capture.max_per_hour),
         "CAPTURE_STRIP_METADATA": "true" if capture.strip_metadata else None,
+        # Also while the Secret is empty, pods do not take the store's keys.
+        f"{CAPTURE_PREFIX}SECRET": capture.secret_ref.name if capture.secret_ref else None,
         "FEEDBACK_KEYS": ",".join(service.spec.feedback.keys) if service.spec.feedback else None,
     }
 

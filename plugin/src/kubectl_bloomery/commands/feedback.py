@@ -46,7 +46,7 @@ def feedback(
     owner = kubectl.get(SERVICES, service)
     allowed = (owner["spec"].get("feedback") or {}).get("keys") or ()
     with open_service_client(kubectl, owner, None, keys=[key] if key else allowed) as client:
-        answers = [answer for batch in _split(entries) for answer in _send(client, batch)]
+        answers, failure = _send_all(client, entries)
     refused = [answer for answer in answers if "error" in answer]
     if output is not None:
         print_json(answers)
@@ -55,6 +55,9 @@ def feedback(
             rows = [[answer["id"], answer["error"]["code"], answer["error"]["message"]] for answer in refused]
             console().print(table(("ID", "REFUSED", "MESSAGE"), rows))
         error_console().print(f"{len(answers) - len(refused)} of {len(answers)} labels are stored.", markup=False)
+    if failure is not None:
+        left = f"{len(entries) - len(answers)} entries were not sent, from {entries[len(answers)]['id']} on"
+        raise CommandError(f"{failure} {left}." if answers else str(failure))
     if refused:
         raise typer.Exit(1)
 
@@ -80,6 +83,17 @@ def read_entries(path: Path, *, new_classes: bool) -> list[Entry]:
             raise CommandError(f"{path}, line {number}: there must be an id and a label, as in id,roses.")
     more = {"newClass": True} if new_classes else {}
     return [{"id": prediction_id.strip(), "label": label.strip(), **more} for _, (prediction_id, label) in lines]
+
+
+def _send_all(client: httpx.Client, entries: Sequence[Entry]) -> tuple[list[Entry], CommandError | None]:
+    """Send entries in parts; return the answers, and why the rest got none."""
+    answers: list[Entry] = []
+    for batch in _split(entries):
+        try:
+            answers += _send(client, batch)
+        except CommandError as error:
+            return answers, error
+    return answers, None
 
 
 def _split(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

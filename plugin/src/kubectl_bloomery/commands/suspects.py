@@ -100,7 +100,8 @@ def _fetch_suspects(kubectl: Kubectl, job: str) -> list[Suspect]:
             content = mlflow.artifact(run, SUSPECTS_FILE)
     if content is None:
         raise CommandError(f"MLflow has no {SUSPECTS_FILE} of {job}: {_describe_absence(owner)}.")
-    return [json.loads(line) for line in content.decode().splitlines()]
+    # By bytes: names may have characters that end a line of text, but not of JSON Lines.
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def _describe_absence(job: Manifest) -> str:

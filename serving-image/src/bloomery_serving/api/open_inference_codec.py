@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,7 @@ def _outputs(request: InferRequest, names: Sequence[str]) -> Iterator[Output]:
             raise RequestError(
                 400, "BadOutput", f"The output '{requested.name}' is requested twice; request each once."
             )
-        top_k = requested.parameters.get("classification", 0)
+        top_k = requested.parameters.get("classification") or 0
         if not isinstance(top_k, int) or top_k < 0 or (top_k and requested.name != SCORES):
             message = (
                 f"classification is {_quoted(top_k)} at '{requested.name}'; it is a number of classes, at '{SCORES}'."
@@ -234,7 +235,9 @@ def _outputs(request: InferRequest, names: Sequence[str]) -> Iterator[Output]:
 
 
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = parameters.get(name, default)
+    value = parameters.get(name)
+    if value is None:
+        return default
     if not isinstance(value, bool):
         raise RequestError(400, "BadParameter", f"The parameter {name} is {_quoted(value)}; it must be true or false.")
     return value
@@ -244,11 +247,12 @@ def _files(tensor: InputTensor, binary: memoryview | None, limits: RequestLimits
     if binary is None:
         contents = [_from_base64(text, number) for number, text in enumerate(_flat(tensor.data or []))]
     else:
-        contents = list(_elements(binary))
+        # Millions of empty elements fit into a small body: those beyond the limit are not even listed.
+        contents = list(islice(_elements(binary), limits.images + 1))
+    _require_count(len(contents), limits)
     if tensor.shape not in ([len(contents)], [len(contents), 1]):
         message = f"The shape of '{IMAGES}' is {tensor.shape}, but it has {len(contents)} images."
         raise RequestError(400, "BadShape", message)
-    _require_count(len(contents), limits)
     return [_file(number, content) for number, content in enumerate(contents)]
 
 

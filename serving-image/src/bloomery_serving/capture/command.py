@@ -10,7 +10,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -19,6 +18,7 @@ from PIL import Image
 
 from bloomery_model import ImageError, decode
 from bloomery_model.capture import CaptureRecord, TrueLabel
+from bloomery_model.parallel import map_in_order
 from bloomery_model.stores import StoreError
 from bloomery_serving.capture.ids import BadIdError
 from bloomery_serving.capture.store import CaptureStore
@@ -111,11 +111,12 @@ def _read_all(store: CaptureStore, days: Iterable[date]) -> Iterator[LabelledCap
         record = store.read_record(prediction_id)
         if record is None:  # it was deleted meanwhile, or is damaged
             return None
+        # Those of a week do not fit into memory with the scores of all classes.
+        record = record.model_copy(update={"scores": {record.predicted: record.confidence}})
         return LabelledCapture(record, store.read_label(prediction_id) if has_label else None)
 
     entries = (entry for day in days for entry in store.list_ids(day))
-    with ThreadPoolExecutor(_READERS) as readers:
-        yield from filter(None, readers.map(read, entries))
+    yield from filter(None, map_in_order(read, entries, threads=_READERS))
 
 
 def _count_classes(captures: Sequence[LabelledCapture]) -> list[dict[str, Any]]:

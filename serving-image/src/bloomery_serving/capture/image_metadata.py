@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 
 from PIL import Image
 
@@ -19,6 +20,8 @@ _JFIF_HEADER = b"JFIF\0"
 _ORIENTATION = 0x0112
 _PNG_SIGNATURE_BYTES = 8
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"cICP")
+_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks that an orientation may be in: ImageMagick writes EXIF as a text."""
 _WEBP_KEPT = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP")
 _WEBP_EXIF, _WEBP_XMP = 0x08, 0x04
 
@@ -56,9 +59,8 @@ def strip_metadata(data: bytes, *, kind: str) -> bytes:
 def _orientation_exif(data: bytes) -> bytes | None:
     """Return an EXIF block that holds the orientation alone; None for an upright image."""
     image = open_image(data)
-    if image.format == "PNG":
-        image.load()  # the block may come after the pixels
-    orientation = read_orientation(image)
+    # A PNG may have the block after its pixels, which need not be decoded for it.
+    orientation = _png_orientation(data) if image.format == "PNG" else read_orientation(image)
     if orientation == 1:
         return None
     exif = Image.Exif()
@@ -108,15 +110,32 @@ def _keep_segment(marker: int, segment: bytes) -> bytes:
     return segment if is_kept or is_colour else b""
 
 
+def _png_orientation(data: bytes) -> int:
+    """Return what Pillow reads of a PNG with the same metadata and a single pixel."""
+    metadata = [chunk for name, chunk in _png_chunks(data) if name in _PNG_METADATA]
+    buffer = BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    header, *others = (chunk for _, chunk in _png_chunks(buffer.getvalue()))
+    image = open_image(b"".join((data[:_PNG_SIGNATURE_BYTES], header, *metadata, *others)))
+    image.load()
+    return read_orientation(image)
+
+
 def _strip_png(data: bytes, exif: bytes | None) -> Iterator[bytes]:
+    for name, chunk in _png_chunks(data):
+        if name in _PNG_KEPT:
+            yield chunk
+        if name == b"IHDR" and exif is not None:
+            yield _png_chunk(b"eXIf", exif.removeprefix(_EXIF_HEADER))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each chunk with its name, as it is stored: length, name, content, checksum."""
     position = _PNG_SIGNATURE_BYTES
     while position < len(data):
         name = data[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(data[position : position + 4])
-        if name in _PNG_KEPT:
-            yield data[position:end]
-        if name == b"IHDR" and exif is not None:
-            yield _png_chunk(b"eXIf", exif.removeprefix(_EXIF_HEADER))
+        yield name, data[position:end]
         if name == b"IEND":
             return
         position = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,7 +72,9 @@ def write_record(folder: Path, record: ChoiceRecord) -> None:
 
 @contextmanager
 def counted_attempt(folder: Path) -> Iterator[None]:
-    """Count a choice while the block runs, in a file that stays if the process ends with it.
+    """Count a choice while the block runs, in a file that stays if the process dies with it.
+
+    A process that is stopped meanwhile takes the file away: its thread ends without a word.
 
     Raises:
         TooManyAttempts: MAX_ATTEMPTS choices have not ended.
@@ -85,8 +88,14 @@ def counted_attempt(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(b".")
+
+    def take_away() -> None:
+        with suppress(OSError):
+            path.unlink()
+
+    atexit.register(take_away)
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
+        atexit.unregister(take_away)
+        take_away()

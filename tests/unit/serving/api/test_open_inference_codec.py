@@ -46,6 +46,12 @@ def test_endless_lists_are_refused(fields: dict[str, Any], words: str) -> None:
     assert words in refusal(**fields)
 
 
+def test_null_counts_as_left_out() -> None:
+    outputs = [{"name": "scores", "parameters": {"binary_data": None, "classification": None}}]
+    request = decode(outputs=outputs, parameters={"binary_data_output": None})
+    assert [(output.binary, output.top_k) for output in request.outputs] == [(False, 0)]
+
+
 @pytest.mark.parametrize("length", ["²", "٣", "+1", "1_0", " 1", "9" * 5_000, ""])
 def test_length_that_is_no_number_is_refused(length: str) -> None:
     assert "but the body has" in refusal(length)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import struct
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from bloomery_model import ImageError, decode, open_image
-from bloomery_serving.capture.image_metadata import strip_metadata
+from bloomery_serving.capture.image_metadata import _png_chunks, strip_metadata
 
 SECRETS = (b"secret-camera", b"secret-comment", b"secret-xmp", b"secret-tail", b"secret-thumbnail")
 
@@ -90,6 +91,28 @@ def test_only_the_pixels_and_the_orientation_are_left(name: str, orientation: in
     image.load()
     assert set(image.getexif()) <= {0x0112}
     assert len(result) <= len(data)
+
+
+@pytest.mark.feature("S19")
+def test_orientation_behind_the_pixels_of_a_png_is_found_without_them() -> None:
+    """ImageMagick writes EXIF as a text; and 25 megapixels would take 100 MB."""
+    block = exif(6).tobytes()
+    raw = f"\nexif\n{len(block):8}\n{block.hex()}\n"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", raw, zip=True)
+    packed = encoded("PNG", pnginfo=info)
+    chunks = dict(_png_chunks(encoded("PNG", exif=block)))
+    *others, end = [chunk for _, chunk in _png_chunks(encoded("PNG"))]
+    behind = packed[:8] + b"".join([*others, chunks[b"eXIf"], end])
+    for data in (packed, behind):
+        with mock.patch.object(PngImagePlugin.PngImageFile, "load", autospec=True, side_effect=load_one_pixel):
+            result = strip_metadata(data, kind="PNG")
+        assert decode(result).size == decode(data).size == tuple(reversed(pixels().size))
+
+
+def load_one_pixel(image: Image.Image) -> object:
+    assert image.size == (1, 1)
+    return ImageFile.ImageFile.load(image)
 
 
 @pytest.mark.feature("S19")

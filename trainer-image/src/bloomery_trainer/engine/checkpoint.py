@@ -134,7 +134,8 @@ class Checkpoints:
         path.unlink()
         logger.info("checkpoint saved at step %d", step)
         self._on_saved(Saved(step, f"{self._output.uri.rstrip('/')}/{name}", timestamp()))
-        for old in sorted(stored_steps(self._output))[: -self._keep]:
+        # Later steps are of files that could not be read when training resumed: they take no other's place.
+        for old in sorted(stored for stored in stored_steps(self._output) if stored <= step)[: -self._keep]:
             self._output.delete(_file_name(old))
             self._output.delete(f"{_file_name(old)}{_DIGEST}")
 

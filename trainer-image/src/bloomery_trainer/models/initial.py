@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bloomery_model import Preprocess
 from bloomery_model.folder import LABELS, PREPROCESS, WEIGHTS, read_labels
+from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import InitialModel, TrainConfig
 from bloomery_trainer.errors import BadConfig
 from bloomery_trainer.model_folder import StoredModel, stored
@@ -222,9 +223,10 @@ def freeze_body(model: nn.Module, head: frozenset[str]) -> None:
 
 
 def _rows(known: Sequence[str], classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Return (row here, row there) of each class that both have."""
-    there = {name: number for number, name in enumerate(known)}
-    return [(here, there[name]) for here, name in enumerate(classes) if name in there]
+    """Return (row here, row there) of each class that both have, as class names are spelled."""
+    there = {normalize_class_name(name): number for number, name in enumerate(known)}
+    spelled = enumerate(map(normalize_class_name, classes))
+    return [(here, there[name]) for here, name in spelled if name in there]
 
 
 def _same_features(value: Tensor, own: Tensor, *, rows: int) -> bool:

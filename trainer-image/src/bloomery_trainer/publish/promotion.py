@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from numpy.typing import NDArray
 
 from bloomery_model.lineage import DIGEST_TAG, URI_TAG
+from bloomery_trainer.class_names import normalize_class_name
 from bloomery_trainer.config import Promotion
 from bloomery_trainer.data.dataset import ImageFiles, LocalDataset
 from bloomery_trainer.data.loader import evaluation_loader
 from bloomery_trainer.distributed.world import World
 from bloomery_trainer.engine.evaluation import Evaluation, answers
-from bloomery_trainer.errors import BadData, TrainerError
+from bloomery_trainer.errors import BadData, TrainerError, Unavailable
 from bloomery_trainer.models.classifier import Classifier, fetch_classifier, load_classifier
 from bloomery_trainer.publish.comparison import Comparison, compare
 from bloomery_trainer.storage import S3Access, open_folder
@@ -56,19 +57,27 @@ class Candidate:
 
 
 def promote(client: MlflowClient, policy: Promotion, candidate: Candidate, judge: Judge) -> dict[str, Any]:
-    """Move the alias, or leave it where it is: {alias, moved, message}; raise what MLflow raises."""
+    """Move the alias, or leave it where it is: {alias, moved, message}; raise what MLflow or the store raises."""
     current = _current_version(client, candidate.name, policy.alias)
-    if current is not None and str(current.version) == candidate.version:
-        return _promotion_result(policy, f"{policy.alias} is version {candidate.version} already", moved=True)
-    reason = _too_low(policy, candidate)
-    remark = ""
-    if reason is None:
-        reason, remark = _not_better(client, policy, candidate, current, judge)
-    if reason is not None:
-        return _promotion_result(policy, reason, moved=False)
+    while True:
+        if _number(current) == candidate.version:
+            return _promotion_result(policy, f"{policy.alias} is version {candidate.version} already", moved=True)
+        reason, remark = _too_low(policy, candidate), ""
+        if reason is None:
+            reason, remark = _not_better(client, policy, candidate, current, judge)
+        if reason is not None:
+            return _promotion_result(policy, reason, moved=False)
+        # To judge a model takes minutes, in which another training, or a person, may have moved the alias.
+        judged, current = current, _current_version(client, candidate.name, policy.alias)
+        if _number(current) == _number(judged):
+            break
     client.set_registered_model_alias(candidate.name, policy.alias, candidate.version)
     before = "there was none before" if current is None else f"it was version {current.version} before"
     return _promotion_result(policy, f"{policy.alias} is version {candidate.version} now; {before}{remark}", moved=True)
+
+
+def _number(version: ModelVersion | None) -> str | None:
+    return None if version is None else str(version.version)
 
 
 def _promotion_result(policy: Promotion, message: str, *, moved: bool) -> dict[str, Any]:
@@ -103,6 +112,8 @@ def _not_better(
     stays = f"{policy.alias} stays version {current.version}"
     try:
         present = _compare_with_current(client, candidate, current, judge)
+    except Unavailable:  # another try may find the model's files
+        raise
     except (TrainerError, FileNotFoundError) as error:
         return f"{stays}: whether version {candidate.version} is better could not be found out: {error}", ""
     value = candidate.value if present.comparison is None else present.comparison.value
@@ -166,6 +177,8 @@ def _compare_with_current(
     """Evaluate the present version on the candidate's images; if it cannot run any more, take its recorded value."""
     try:
         comparison, split = judge(current, candidate.metric)
+    except Unavailable:
+        raise
     except (TrainerError, FileNotFoundError):
         recorded = _recorded_value(client, candidate, current)
         if recorded is None:
@@ -225,7 +238,7 @@ class PairedJudge:
         with tempfile.TemporaryDirectory(prefix="bloomery-champion-") as scratch:
             champion = fetch_classifier(folder, Path(scratch), digest=version.tags.get(DIGEST_TAG))
             dataset = self.images()
-            if not set(champion.classes) & set(dataset.classes):
+            if not _spelled(champion.classes) & _spelled(dataset.classes):
                 raise BadData("ClassesDiffer", "it knows none of the classes of this job")
             split = "test" if "test" in dataset.splits else "validation"
             theirs, labels = _answers(champion, dataset.splits[split])
@@ -240,6 +253,10 @@ class PairedJudge:
         return by_name(probabilities, classifier.classes, dataset.classes)
 
 
+def _spelled(classes: Iterable[str]) -> set[str]:
+    return set(map(normalize_class_name, classes))
+
+
 def _answers(classifier: Classifier, files: ImageFiles) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     device = torch.device("cpu")
     loader = evaluation_loader(files, classifier.preprocess, batch=_BATCH, device=device, world=World())
@@ -251,12 +268,12 @@ def by_name(
 ) -> NDArray[np.float32]:
     """Return the probabilities of the classes in ``known``, put in the order of ``classes``.
 
-    Of others they are 0, and sums stay 1.
+    Of others they are 0, and sums stay 1. Names are compared as class names are spelled.
     """
-    column = {name: number for number, name in enumerate(known)}
+    column = {normalize_class_name(name): number for number, name in enumerate(known)}
     ordered = np.zeros((len(probabilities), len(classes)), np.float32)
     for number, name in enumerate(classes):
-        if name in column:
-            ordered[:, number] = probabilities[:, column[name]]
+        if (spelled := normalize_class_name(name)) in column:
+            ordered[:, number] = probabilities[:, column[spelled]]
     ordered /= np.maximum(ordered.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return ordered

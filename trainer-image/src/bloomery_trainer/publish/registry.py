@@ -17,7 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from bloomery_model.folder import LABELS, MODEL, PREPROCESS, read_labels
 from bloomery_model.lineage import DIGEST_TAG
@@ -45,9 +45,20 @@ class ModelMetadata:
 
 
 def retry_for(seconds: float, action: Callable[[], Result]) -> Result:
-    """Try ``action`` until it succeeds; raise its error when the time is over or MLflow refuses for good."""
+    """Try ``action`` until it succeeds; raise its error when MLflow is away for so long, or refuses for good.
+
+    The time counts from the first failure on: an action may take longer by itself.
+    """
+    failing_since: float | None = None
+
+    def is_over(state: RetryCallState) -> bool:
+        nonlocal failing_since
+        now = state.outcome_timestamp or 0.0
+        failing_since = now if failing_since is None else failing_since
+        return now + state.upcoming_sleep - failing_since >= seconds
+
     retrying = Retrying(
-        stop=stop_before_delay(seconds),
+        stop=is_over,
         wait=wait_exponential(max=_MAX_PAUSE_SECONDS),
         retry=retry_if_exception(_may_pass),
         before_sleep=_log_retry,

@@ -31,10 +31,12 @@ def _train_longer(document: Document) -> dict[str, str | None] | None:
         return None
     metric, epochs = document["metric"], int(last["epoch"])
     reached = f" ({last[metric]:.4f} on the validation images)" if metric in last else ""
-    return _step(
-        f"Train longer: {metric} was still rising in the last of {epochs} epochs{reached}.",
-        f"spec:\n  hyperparameters:\n    epochs: {2 * epochs}",
-    )
+    sentence = f"Train longer: {metric} was still rising in the last of {epochs} epochs{reached}."
+    recipe = document["hyperparameters"]
+    if recipe["stages"]:
+        return _step(f"{sentence} hyperparameters.learningRateSchedule says how long.")
+    length = f"epochs: {2 * epochs}" if recipe["maxSteps"] is None else f"maxSteps: {2 * recipe['maxSteps']}"
+    return _step(sentence, f"spec:\n  hyperparameters:\n    {length}")
 
 
 def _photograph_next(document: Document) -> dict[str, str | None] | None:

@@ -19,19 +19,21 @@ import pytest
 from bloomery_trainer.config import DatasetVersion
 from bloomery_trainer.data.dataset import LocalDataset, fetch
 from bloomery_trainer.errors import BadConfig
-from bloomery_trainer.storage import S3Access, open_folder
+from bloomery_trainer.storage import Folder, S3Access, open_folder
 from tests.unit.trainer.stored_images import jpeg
 
 MI = 2**20
 SOFT_LIMIT = 256
 
 
-def write_version(folder: Path, *, shards: int, classes: Sequence[str] = ("a", "b")) -> DatasetVersion:
+def write_version(
+    folder: Path, *, shards: int, classes: Sequence[str] = ("a", "b"), first_seed: int = 0
+) -> DatasetVersion:
     """A prepared version of one image in each shard, half of them for training."""
     folder.mkdir()
     entries: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-    image = jpeg(0, (8, 8))
     for number in range(shards):
+        image = jpeg(first_seed + number, (8, 8))
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             for ending, content in (("jpg", image), ("cls", b"%d" % (number // 2 % 2)), ("txt", b"%d.jpg" % number)):
@@ -49,8 +51,11 @@ def write_version(folder: Path, *, shards: int, classes: Sequence[str] = ("a", "
 
 def fetched(version: DatasetVersion, scratch: Path, **options: Any) -> LocalDataset:
     scratch.mkdir()
-    access = S3Access.from_environment({})
-    return fetch([version], lambda uri: open_folder(uri, access), scratch, splits=("train", "validation"), **options)
+    return fetch([version], open_store, scratch, splits=("train", "validation"), **options)
+
+
+def open_store(uri: str) -> Folder:
+    return open_folder(uri, S3Access.from_environment({}))
 
 
 def read_all_under_a_low_limit(folder: Path, *, shards: int) -> int:
@@ -115,6 +120,23 @@ def test_a_models_classes_match_in_any_unicode_form(tmp_path: Path) -> None:
 
     assert relabelled.classes == model
     assert relabelled.splits["train"].labels.tolist() == [2, 1, 2, 1]
+
+
+def test_no_image_of_two_datasets_is_trained_with_and_held_out(tmp_path: Path) -> None:
+    """The same image, with the shares of another split."""
+    first = write_version(tmp_path / "first", shards=8)
+    second = write_version(tmp_path / "second", shards=8, first_seed=1)
+    second = second.model_copy(update={"name": "others"})
+    (tmp_path / "scratch").mkdir()
+
+    dataset = fetch([first, second], open_store, tmp_path / "scratch", splits=("train", "validation"))
+
+    # Images 0 to 7, of which the first holds the even ones out, and 1 to 8, of which the second holds the odd ones out.
+    contents = {split: {files.read(index) for index in range(len(files))} for split, files in dataset.splits.items()}
+    assert contents["validation"] == {jpeg(seed, (8, 8)) for seed in range(8)}
+    assert contents["train"] == {jpeg(8, (8, 8))}
+    assert dataset.notes[0].startswith("7 train images are left out, as another dataset holds them out")
+    assert fetched(first, tmp_path / "alone").notes == ()
 
 
 def test_the_scratch_limit_of_a_training_counts_its_checkpoints(train: Callable[..., Any]) -> None:

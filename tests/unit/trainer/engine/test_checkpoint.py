@@ -47,6 +47,22 @@ def test_only_the_newest_checkpoints_stay_with_their_digests(checkpoints: Checkp
     ]  # fmt: skip
 
 
+def test_what_is_saved_after_a_damaged_checkpoint_stays(output: Folder, tmp_path: Path) -> None:
+    """Training has begun anew, as the only checkpoint could not be read."""
+    checkpoints = Checkpoints(output, tmp_path, keep=1, on_saved=lambda _: None)
+    saved_at(checkpoints, 300)
+    output.write("checkpoints/step-000000300.pt", b"damaged")
+    assert checkpoints.newest(World()) is None
+
+    saved_at(checkpoints, 50, 100)
+
+    state = checkpoints.newest(World())
+    assert state is not None and state["step"] == 100
+    assert [name for name in names(output) if name.endswith(".pt")] == ["step-000000100.pt", "step-000000300.pt"]
+    saved_at(checkpoints, 350)
+    assert [name for name in names(output) if name.endswith(".pt")] == ["step-000000350.pt"]
+
+
 def test_a_state_changed_after_saving_is_written_as_it_was(checkpoints: Checkpoints) -> None:
     weight = torch.ones(3)
     checkpoints.save(1, {"model": {"weight": weight}, "best": None, "random": [{"cpu": torch.zeros(2)}]})

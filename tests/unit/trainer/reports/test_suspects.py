@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -114,6 +115,10 @@ def test_rising_metric_and_uneven_classes_have_lines_to_paste(about: About, tmp_
 
     assert "Train longer: top1 was still rising in the last of 30 epochs (0.9000 on the validation images)" in page.text
     assert "hyperparameters:\n    epochs: 60" in page.text
+    by_steps = write_reports(tmp_path, dataclasses.replace(metadata, length=3000))
+    by_schedule = write_reports(tmp_path, dataclasses.replace(metadata, length="learningRateSchedule"))
+    assert by_steps["advice"][0]["paste"] == "spec:\n  hyperparameters:\n    maxSteps: 6000"
+    assert by_schedule["advice"][0]["paste"] is None
     assert "“a” has 5.8 times as many training images as “b”" in page.text
     assert "hyperparameters:\n    balance: Sampling\n  metric: balanced" in page.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -83,13 +84,15 @@ class ImageFiles:
 class LocalDataset:
     """One or several dataset versions, ready to be read as one.
 
-    ``unreadable`` names, for each split, the images that could not be decoded and were left out of it.
+    ``unreadable`` names, for each split, the images that could not be decoded and were left out of it. ``notes`` say
+    what else people should know of the images.
     """
 
     parts: tuple[DatasetVersion, ...]
     classes: tuple[str, ...]
     splits: Mapping[str, ImageFiles]
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def unreadable_keys(self) -> tuple[str, ...]:
@@ -189,10 +192,36 @@ def fetch(
         return _join_parts(parts)
 
     joined = {split: fetch_split(split) for split in splits}
+    # Within one dataset, its preparation has seen to that.
+    notes = _separate_splits(joined) if len(versions) > 1 else []
     for split in ("train", "validation"):
         if split in joined and not len(joined[split]):
             raise BadData("NoImages", f"{_dataset_names(versions)}: there are no {split} images")
-    return LocalDataset(tuple(versions), classes, {split: files for split, files in joined.items() if len(files)})
+    present = {split: files for split, files in joined.items() if len(files)}
+    return LocalDataset(tuple(versions), classes, present, notes=tuple(notes))
+
+
+def _separate_splits(joined: dict[str, ImageFiles]) -> list[str]:
+    """Leave images out of a split that are in one which judges the model more strictly; return sentences for people.
+
+    Two datasets may hold the same image, and have other shares or seeds of their splits.
+    """
+    notes, seen = list[str](), set[bytes]()
+    for split in ("test", "validation", "train"):
+        files = joined.get(split)
+        if files is None:
+            continue
+        digests = [hashlib.sha256(files.read(index)).digest() for index in range(len(files))]
+        is_new = np.array([digest not in seen for digest in digests], bool)
+        seen.update(digests)
+        if not is_new.all():
+            joined[split] = files.subset(is_new)
+            count = len(files) - len(joined[split])
+            notes.append(
+                f"{count} {split} images are left out, as another dataset holds them out: a model is not judged by "
+                "what it was trained with."
+            )
+    return notes
 
 
 def _dataset_names(versions: Sequence[DatasetVersion]) -> str:

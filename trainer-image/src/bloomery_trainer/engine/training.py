@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bloomery_model.cgroup import memory_bytes
@@ -262,11 +263,15 @@ def _require_own_checkpoint(context: RunContext, saved: Mapping[str, Any]) -> No
 def build_model(context: RunContext, dataset: LocalDataset, start: Initial | None) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the network on the device, with the weights to start from, and what people should know of that."""
     size = context.recipe.training_size
+    # With one seed on all ranks: features are computed before DDP makes the processes' networks one.
+    torch.manual_seed(context.recipe.seed)
     model = context.preset.build(len(dataset.classes), image_size=size)
-    notes: list[str] = []
+    if context.world.rank:
+        torch.manual_seed(context.recipe.seed + context.world.rank)
+    notes = list(dataset.notes)
     if start is not None:
         head = context.preset.head(image_size=size)
-        notes = initial.load_pretrained(model, start, classes=dataset.classes, head=head)
+        notes += initial.load_pretrained(model, start, classes=dataset.classes, head=head)
         if context.recipe.trainable == "Head":
             initial.freeze_body(model, head)
     for note in notes:

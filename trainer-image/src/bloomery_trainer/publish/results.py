@@ -71,6 +71,7 @@ def report_metadata(
         picture=HeatMaps(training.model, context.preprocess).picture,
         start=context.progress.snapshot()["initialModel"],
         last_epoch=training.last_epoch,
+        length="learningRateSchedule" if context.recipe.stages else context.recipe.max_steps,
         balance=config.hyperparameters.balance,
         suspects=suspects,
         still_improving=training.still_improving,

@@ -32,11 +32,11 @@ def _train_longer(document: Document) -> dict[str, str | None] | None:
     metric, epochs = document["metric"], int(last["epoch"])
     reached = f" ({last[metric]:.4f} on the validation images)" if metric in last else ""
     sentence = f"Train longer: {metric} was still rising in the last of {epochs} epochs{reached}."
-    recipe = document["hyperparameters"]
-    if recipe["stages"]:
+    length = document["length"]
+    if length == "learningRateSchedule":
         return _step(f"{sentence} hyperparameters.learningRateSchedule says how long.")
-    length = f"epochs: {2 * epochs}" if recipe["maxSteps"] is None else f"maxSteps: {2 * recipe['maxSteps']}"
-    return _step(sentence, f"spec:\n  hyperparameters:\n    {length}")
+    longer = f"epochs: {2 * epochs}" if length is None else f"maxSteps: {2 * length}"
+    return _step(sentence, f"spec:\n  hyperparameters:\n    {longer}")
 
 
 def _photograph_next(document: Document) -> dict[str, str | None] | None:

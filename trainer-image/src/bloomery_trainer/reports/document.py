@@ -45,6 +45,7 @@ def evaluation_document(metadata: ReportMetadata) -> dict[str, Any]:
         ],
         "initialModel": None if metadata.start is None else dict(metadata.start),
         "lastEpoch": None if metadata.last_epoch is None else dict(metadata.last_epoch),
+        "length": metadata.length,
         "dataType": metadata.data_type,
         "balance": metadata.balance,
         "split": metadata.split,

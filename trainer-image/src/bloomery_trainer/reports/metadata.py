@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from bloomery_model.statistics import Reference
 from bloomery_trainer.data.dataset import LocalDataset
@@ -33,6 +33,8 @@ class ReportMetadata:
             trained.
         last_epoch: the last epoch's number (``epoch``) and its figures on the validation images, whose weights need not
             be the best ones.
+        length: what the length of the training was set by: the number of maxSteps, "learningRateSchedule", or None for
+            epochs.
         balance: how training balanced unequal classes: None, Loss or Sampling.
         calibration: the model's temperature, and its figures with and without it.
         picture: makes a picture of where the network looked; None if only a model file is known.
@@ -51,6 +53,7 @@ class ReportMetadata:
     data_type: str = "float32"
     start: Mapping[str, str] | None = None
     last_epoch: Mapping[str, float] | None = None
+    length: int | Literal["learningRateSchedule"] | None = None
     balance: str = "None"
     calibration: Calibration | None = None
     picture: PictureOf | None = None

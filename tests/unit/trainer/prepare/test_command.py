@@ -94,6 +94,21 @@ def test_other_images_or_settings_give_another_version(
     assert len(list((tmp_path / "store").iterdir())) == 4
 
 
+def test_same_images_with_other_files_beside_them_say_what_is_new(prepare: Prepare, flowers: Path) -> None:
+    first = prepare(flowers)
+    (flowers / "roses" / "damaged.jpg").write_bytes(b"no image")
+
+    move, exclude = [{"image": "roses/99.png", "class": "tulips"}], ["rose/1.png"]
+    second = prepare(flowers, move=move, exclude=exclude)
+
+    assert second.message["version"] == first.message["version"]
+    assert second.message["ignored"] == first.message["ignored"] | {"Corrupt": 1}
+    warnings = " ".join(second.message["warnings"])
+    assert "roses/99.png" in warnings and "rose/1.png" in warnings
+    manifest = json.loads(Path(second.message["uri"].removeprefix("file://"), "manifest.json").read_text())
+    assert (manifest["warnings"], manifest["ignored"][-1]["key"]) == (second.message["warnings"], "roses/damaged.jpg")
+
+
 def test_shards_of_a_version_are_the_same_bytes_in_any_store(prepare: Prepare, flowers: Path) -> None:
     manifests = [read_manifest(prepare(flowers, store=name).message) for name in ("a", "b")]
 

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from bloomery_trainer.prepare.earlier_versions import EarlierVersions, write_sid
 from bloomery_trainer.prepare.manifest import (
     IGNORED_NAME,
     MANIFEST_NAME,
+    MAX_LISTED_FILES,
     QUALITY_NAME,
     REPORT_NAME,
     build_manifest,
     build_summary,
     compute_version,
+    describe_ignored,
     version_settings,
     write_ignored,
 )
@@ -61,10 +64,13 @@ def prepare(config: PrepareConfig, progress: Progress) -> dict[str, Any]:
         pipeline.split_files()
         version = compute_version(pipeline.files.samples.contents(), version_settings(config))
         manifest, page = _read_existing_version(target, version)
-        if manifest is None or "quality" not in manifest:
-            # Versions of earlier releases lack only what is beside the shards.
+        if manifest is None or not _describes(manifest, pipeline):
+            # Only the shards depend on the content alone: other files may be left out now, and other things be odd.
             shards = _read_shards(manifest) if manifest else pipeline.pack_shards(target, version)
-            manifest, page = _complete_version(pipeline, target, config, version=version, shards=shards)
+            created = None if manifest is None else manifest["created"]
+            manifest, page = _complete_version(
+                pipeline, target, config, version=version, shards=shards, created=created
+            )
     summary = build_summary(manifest, f"{config.output.uri.rstrip('/')}/{version}")
     return {**summary, "mlflow": record_in_mlflow(config, summary, page)}
 
@@ -79,6 +85,14 @@ def _read_existing_version(target: Folder, version: str) -> tuple[dict[str, Any]
     return json.loads(content), None if page is None else page.decode()
 
 
+def _describes(manifest: Mapping[str, Any], pipeline: Pipeline) -> bool:
+    """Return whether the files beside a version's shards say what this preparation has seen, too."""
+    files = pipeline.files
+    ignored = [describe_ignored(file) for file in islice(files.ignored.files(), MAX_LISTED_FILES)]
+    seen = (count_quality(files.quality).to_json(), files.ignored.count_by_reason(), ignored, pipeline.warnings())
+    return seen == tuple(manifest.get(key) for key in ("quality", "ignoredCounts", "ignored", "warnings"))
+
+
 def _read_shards(manifest: Mapping[str, Any]) -> dict[str, list[Shard]]:
     return {split: [Shard(**entry) for entry in entries] for split, entries in manifest["shards"].items()}
 
@@ -90,8 +104,12 @@ def _complete_version(
     *,
     version: str,
     shards: Mapping[str, Sequence[Shard]],
+    created: str | None,
 ) -> tuple[dict[str, Any], str]:
-    """Write the files beside the shards, the manifest last; return the manifest and the report."""
+    """Write the files beside the shards, the manifest last; return the manifest and the report.
+
+    ``created`` is the time of a version whose shards were there already.
+    """
     files = pipeline.files
     manifest = build_manifest(
         version=version,
@@ -103,6 +121,7 @@ def _complete_version(
         quality=count_quality(files.quality),
         warnings=pipeline.warnings(),
     )
+    manifest["created"] = created or manifest["created"]
     write_findings(target, f"{version}/{QUALITY_NAME}", files.quality)
     write_sides(target, version, files.splits.sides())
     page = render_page(files, pipeline.sources, manifest, config)

@@ -48,12 +48,17 @@ def compute_version(contents: Iterable[tuple[str, str, bytes]], settings: Mappin
     return digest.hexdigest()
 
 
+def describe_ignored(file: IgnoredFile) -> dict[str, str]:
+    """Return the entry of an ignored file."""
+    return {"key": file.key, "reason": file.reason, "detail": file.detail}
+
+
 def write_ignored(target: Folder, path: str, ignored: Iterable[IgnoredFile]) -> list[dict[str, str]]:
     """Write one JSON line for each ignored file; return the first of them."""
     listed: list[dict[str, str]] = []
     with target.writer(path) as writer:
         for file in ignored:
-            entry = {"key": file.key, "reason": file.reason, "detail": file.detail}
+            entry = describe_ignored(file)
             if len(listed) < MAX_LISTED_FILES:
                 listed.append(entry)
             writer.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")

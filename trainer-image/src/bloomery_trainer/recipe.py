@@ -186,9 +186,14 @@ def resolve(settings: Hyperparameters, preset: Preset, *, images: int, start: St
         ema=_or_default(settings.ema, 0.0),
         balance=settings.balance,
         trainable=settings.trainable,
-        trains_by_steps=settings.trainable == "All" or any(getattr(settings, name) for name in _STEP_FIELDS),
+        trains_by_steps=trains_by_steps(settings),
         seed=settings.seed,
     )
+
+
+def trains_by_steps(settings: Hyperparameters) -> bool:
+    """Return whether training takes steps; else the head is fitted on features."""
+    return settings.trainable == "All" or any(getattr(settings, name) for name in _STEP_FIELDS)
 
 
 def image_size(settings: Hyperparameters, preset: Preset) -> int:

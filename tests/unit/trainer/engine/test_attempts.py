@@ -20,8 +20,8 @@ def output(tmp_path: Path) -> Folder:
     return open_folder(f"file://{tmp_path}/output", S3Access.from_environment({}), create=True)
 
 
-def start(output: Folder, error: Exception | None = None) -> None:
-    with counted_start(output):
+def start(output: Folder, error: Exception | None = None, *, has_steps: bool = True) -> None:
+    with counted_start(output, has_steps=has_steps):
         if error is not None:
             raise error
 
@@ -58,6 +58,13 @@ def test_evictions_while_evaluating_never_give_a_trained_model_up(output: Folder
     assert len(read_attempts(output)) == 13
 
 
+def test_evictions_of_a_head_that_is_fitted_are_no_lack_of_progress(output: Folder) -> None:
+    for _ in range(12):
+        start(output, has_steps=False)
+
+    assert len(read_attempts(output)) == 12
+
+
 def test_an_evaluation_that_always_loses_its_peers_is_given_up(output: Folder) -> None:
     output.write("checkpoints/step-000000060.pt", b"state")
     start(output)
@@ -65,7 +72,9 @@ def test_an_evaluation_that_always_loses_its_peers_is_given_up(output: Folder) -
     for _ in range(5):
         with pytest.raises(PeerLost):
             start(output, PeerLost("PeerLost", "gone"))
-    with pytest.raises(BadConfig, match="its evaluation never came to an end; the last error was: PeerLost: gone"):
+    with pytest.raises(
+        BadConfig, match="what follows its steps never came to an end; the last error was: PeerLost: gone"
+    ):
         start(output)
 
 

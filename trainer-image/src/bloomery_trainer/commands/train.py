@@ -47,6 +47,7 @@ from bloomery_trainer.progress_server import Progress
 from bloomery_trainer.publish.mlflow_publisher import TrainedModel
 from bloomery_trainer.publish.results import opened_record, publish_reports, report_metadata, write_result
 from bloomery_trainer.publish.run_record import RunRecord
+from bloomery_trainer.recipe import trains_by_steps
 from bloomery_trainer.shutdown import Shutdown, Terminated
 from bloomery_trainer.storage import Folder, S3Access, open_folder
 
@@ -72,7 +73,7 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
         scratch = _open_scratch(stack)
         starts = 0
         if leads(config, os.environ):
-            starts = stack.enter_context(counted_start(output, only_evaluates=config.evaluate_only))
+            starts = stack.enter_context(counted_start(output, has_steps=_has_steps(config)))
         world = stack.enter_context(joined(config, os.environ))
         if world.is_leader:
             stack.enter_context(_log_kept_in_output(config, access, scratch))
@@ -80,6 +81,10 @@ def train(config: TrainConfig, progress: Progress, shutdown: Shutdown) -> dict[s
         progress.update(stage="reading")
         context = build_run_context(config, progress, shutdown, world, access, scratch)
         return _run(replace(context, starts=starts))
+
+
+def _has_steps(config: TrainConfig) -> bool:
+    return not config.evaluate_only and trains_by_steps(config.hyperparameters)
 
 
 def _read_earlier_result(config: TrainConfig, output: Folder) -> dict[str, Any] | None:

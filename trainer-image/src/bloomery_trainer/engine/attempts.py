@@ -26,18 +26,19 @@ Attempt = dict[str, Any]
 
 
 @contextmanager
-def counted_start(output: Folder, *, only_evaluates: bool = False) -> Iterator[int]:
+def counted_start(output: Folder, *, has_steps: bool = True) -> Iterator[int]:
     """Count this start of a training, before its processes meet, and yield its number.
 
     Called by the leader. A lost peer or a store that is away ends it with an error, which is noted with the start.
 
     Raises:
-        BadConfig: NoProgress, if the last STARTS_WITHOUT_PROGRESS starts gained no step. If no step is left to do, only
-            those count that ended with such an error: evaluation may be evicted any number of times.
+        BadConfig: NoProgress, if the last STARTS_WITHOUT_PROGRESS starts gained no step. If no step is left to do, or
+            there are none (a head that is fitted on features, an evaluation), only those count that ended with such an
+            error: what has no checkpoints may be evicted any number of times.
     """
     attempts = read_attempts(output)
     step = max(stored_steps(output), default=0)
-    ended = only_evaluates or (bool(attempts) and attempts[-1].get("ended") == step)
+    ended = not has_steps or (bool(attempts) and attempts[-1].get("ended") == step)
     _require_progress(attempts, step, ended=ended)
     attempts.append({"time": timestamp(), "step": step, **({"ended": step} if ended else {})})
     _write(output, attempts)
@@ -68,7 +69,7 @@ def _require_progress(attempts: list[Attempt], step: int, *, ended: bool) -> Non
         return
     started = f"the training was started {STARTS_WITHOUT_PROGRESS} times at step {step}"
     advice = (
-        f"{started} and its evaluation never came to an end"
+        f"{started} and what follows its steps never came to an end"
         if ended
         else f"{started} and ended each time before the next checkpoint; save more often (checkpoint.every) or see why "
         "its pods end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,23 @@ def test_without_validation_folder_its_share_comes_from_train(
     assert test == 40 if "test" in splits else 0 < test < 16
     assert 8 < validation < 24
     assert "there is no validation/ folder: 40% of train/ validate (split.validation)" in result.message["warnings"]
+
+
+def test_without_a_validation_folder_that_was_there_images_keep_their_side(
+    prepare: Prepare, write_image: WriteImage, tmp_path: Path
+) -> None:
+    for number in range(25):
+        for name, seed in (("a", 0), ("b", 100)):
+            split = "validation" if number >= 20 else "train"
+            write_image(tmp_path / "raw" / split / name / f"{number}.png", seed=seed + number)
+    prepare(tmp_path / "raw")
+    shutil.rmtree(tmp_path / "raw" / "validation")
+
+    warnings = prepare(tmp_path / "raw", rules={"minImagesPerClass": 5}).message["warnings"]
+
+    assert any(
+        sentence.startswith("40 images keep the side that they have in the version before") for sentence in warnings
+    )
 
 
 def test_split_folders_without_train_are_refused(prepare: Prepare, make_source: Callable[..., Path]) -> None:

@@ -40,6 +40,19 @@ def test_missing_image_of_a_move_is_named_in_a_warning(prepare: Prepare, flowers
     )
 
 
+def test_image_of_several_sources_is_named_in_a_warning(
+    prepare: Prepare, flowers: Path, write_image: WriteImage, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "more" / "roses" / "3.png", seed=900)
+    append = [{"uri": f"file://{tmp_path}/more"}]
+    ended = prepare(flowers, append=append, move=[move("roses/3.png", "tulips"), move("roses/4.png", "tulips")])
+
+    assert count_images(ended.message) == {"roses": 23, "tulips": 23}
+    assert "move: 'roses/3.png' is in several sources, and moved in each of them" in "\n".join(
+        ended.message["warnings"]
+    )
+
+
 def test_move_to_an_unknown_class_is_refused_by_name(prepare: Prepare, flowers: Path) -> None:
     ended = prepare(flowers, move=[move("roses/3.png", "tulip")])
 

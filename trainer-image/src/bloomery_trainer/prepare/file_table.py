@@ -367,6 +367,13 @@ class ClassQueries(_Queries):
             "UPDATE file SET class = new_class(path) WHERE class NOT NULL AND new_class(path) NOT NULL"
         ).rowcount
 
+    def paths_of_several_sources(self) -> Iterator[str]:
+        """Yield the paths that files of several sources have."""
+        query = (
+            "SELECT path FROM file WHERE class NOT NULL GROUP BY path HAVING count(DISTINCT source) > 1 ORDER BY path"
+        )
+        return (path for (path,) in self._database.execute(query))
+
     def leave_out_small_captures(self, min_images: int) -> dict[str, int]:
         """Leave out the classes that only captures have, and too few of them; return their numbers of images."""
         small = (

@@ -25,6 +25,7 @@ class Moves:
         self._classes = {_normalize_path(move.image): normalize_class_name(move.class_name) for move in moves}
         self._paths = {_normalize_path(move.image): move.image for move in moves}
         self._unused: list[str] = []
+        self._ambiguous: list[str] = []
 
     def apply(self, classes: ClassQueries) -> None:
         """Give the images their new classes, once all classes have their final names.
@@ -45,19 +46,25 @@ class Moves:
 
         logger.info("%d images are moved to another class", classes.move(new_class))
         self._unused = [path for normalized, path in self._paths.items() if normalized not in moved]
+        shared = filter(moved.__contains__, map(_normalize_path, classes.paths_of_several_sources()))
+        self._ambiguous = [self._paths[normalized] for normalized in dict.fromkeys(shared)]
 
     def warnings(self) -> list[str]:
-        """Return a sentence about moves of images that do not exist."""
-        if not self._unused:
-            return []
-        named = ", ".join(map(repr, self._unused[:_NAMED_PATHS]))
-        more = f" and {len(self._unused) - _NAMED_PATHS} more" if len(self._unused) > _NAMED_PATHS else ""
-        return [f"move: there is no image {named}{more}; give each by its path below the source, as reports show it"]
+        """Return sentences about moves of images that do not exist, or of several at once."""
+        missing = "move: there is no image {}; give each by its path below the source, as reports show it"
+        shared = "move: {} is in several sources, and moved in each of them; rename it in one to tell them apart"
+        paths = ((missing, self._unused), (shared, self._ambiguous))
+        return [sentence.format(_list_paths(listed)) for sentence, listed in paths if listed]
 
     def _require_known_classes(self, names: list[str]) -> None:
         for path, name in self._classes.items():
             if name not in names:
                 raise unknown_class("move", f"{name!r} for {self._paths[path]!r}", names)
+
+
+def _list_paths(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _NAMED_PATHS} more" if len(paths) > _NAMED_PATHS else ""
+    return ", ".join(map(repr, paths[:_NAMED_PATHS])) + more
 
 
 def unknown_class(field: str, described: str, known_names: Sequence[str]) -> BadConfig:

@@ -34,7 +34,10 @@ def split_files(files: FileTable, split: Split, find_earlier: Callable[[], Earli
     if earlier is not None:
         files.splits.keep(earlier.sides())
     files.splits.assign(validation=split.validation, test=0 if warnings and "test" in folder_splits else split.test)
-    if earlier is not None and earlier.settings != split.model_dump(mode="json", by_alias=True):
+    follows_new_shares = bool(warnings) or (
+        earlier is not None and earlier.settings != split.model_dump(mode="json", by_alias=True)
+    )
+    if earlier is not None and follows_new_shares:
         warnings.append(
             f"{files.splits.count_kept()} images keep the side that they have in the version before; only other images "
             "follow the new spec.split. A Dataset with another name splits all of them again"

@@ -48,7 +48,7 @@ def test_only_the_newest_checkpoints_stay_with_their_digests(checkpoints: Checkp
 
 
 def test_what_is_saved_after_a_damaged_checkpoint_stays(output: Folder, tmp_path: Path) -> None:
-    """Training has begun anew, as the only checkpoint could not be read."""
+    """Training has begun again, as the only checkpoint could not be read."""
     checkpoints = Checkpoints(output, tmp_path, keep=1, on_saved=lambda _: None)
     saved_at(checkpoints, 300)
     output.write("checkpoints/step-000000300.pt", b"damaged")

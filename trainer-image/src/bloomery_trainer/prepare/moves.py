@@ -52,7 +52,7 @@ class Moves:
     def warnings(self) -> list[str]:
         """Return sentences about moves of images that do not exist, or of several at once."""
         missing = "move: there is no image {}; give each by its path below the source, as reports show it"
-        shared = "move: {} is in several sources, and moved in each of them; rename it in one to tell them apart"
+        shared = "move: {} is in several sources, and moved in each of them; rename it in one source"
         paths = ((missing, self._unused), (shared, self._ambiguous))
         return [sentence.format(_list_paths(listed)) for sentence, listed in paths if listed]
 

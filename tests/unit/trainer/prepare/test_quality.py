@@ -96,6 +96,21 @@ def test_near_copy_across_the_split_warns_or_is_left_out(
 
 
 @pytest.mark.feature("D14")
+@pytest.mark.parametrize("held_out", [1, 6, 15])
+def test_each_training_frame_of_a_held_out_scene_is_left_out(prepare: Prepare, scenes: Path, held_out: int) -> None:
+    generator = np.random.default_rng(0)
+    scene = np.asarray(Image.effect_noise((24, 18), 90).resize((320, 240), Image.Resampling.BICUBIC), np.float32)
+    for number in range(30):
+        frame = (scene + generator.normal(0, 3, scene.shape)).clip(0, 255).astype(np.uint8)
+        split = "validation" if number < held_out else "train"
+        Image.fromarray(frame).save(scenes / split / "rose" / f"frame{number}.png")
+
+    result = prepare(scenes, rules={**RULES, "leaks": "DropNear"})
+
+    assert result.message["ignored"] == {"NearLeak": 30 - held_out}
+
+
+@pytest.mark.feature("D14")
 def test_near_copy_within_training_gives_no_warning(prepare: Prepare, scenes: Path) -> None:
     Image.open(scenes / "train/rose/0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
         scenes / "train/rose/mirrored.png"

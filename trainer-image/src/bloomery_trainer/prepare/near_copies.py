@@ -38,6 +38,9 @@ _UNMERGED_PAIRS = 2**18
 _MAX_PAIRS = 4
 """Nearest later pictures that each is paired with: where thousands are alike, a few pairs make the group."""
 
+_MAX_COMPARED_HELD_OUT = 32
+"""Held-out pictures of a group that each training picture is compared with."""
+
 _MIN_SIMILARITY = 0.94
 """Normalised correlation of the thumbnails from which a pair counts; of 3,670 flowers, one pair of strangers has it."""
 
@@ -91,6 +94,35 @@ def find_near_copies(
             is_near = similarity >= least
             for (first, other), value in zip(chunk[is_near].tolist(), similarity[is_near].tolist(), strict=True):
                 yield NearPair(first, other, round(value, 4))
+
+
+def find_leak(
+    hashes: Hashes, trained: int, held_out: Indices, read_thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]]
+) -> NearPair | None:
+    """Return a training picture with the held-out one of its group that it is most similar to.
+
+    In a large group, the pairs of ``find_near_copies`` need not have each training picture with a held-out one.
+
+    Args:
+        hashes: outer, inner and mirrored hash of each picture, of shape (3, pictures).
+        trained: position of the training picture.
+        held_out: positions of the held-out ones; the nearest by their hashes are compared.
+        read_thumbnails: returns the thumbnails of pictures by their positions.
+
+    Returns:
+        The pair; None if none of them is a near copy.
+    """
+    distances = np.bitwise_count(hashes[0, trained] ^ hashes[:, held_out]).min(axis=0)
+    nearest = held_out[np.argsort(distances, kind="stable")[:_MAX_COMPARED_HELD_OUT]]
+    picture, *others = read_thumbnails([trained, *nearest.tolist()]).astype(np.float32)
+    first, other = np.broadcast_to(picture, (len(others), *picture.shape)), np.stack(others)
+    upright, mirrored = _compare_upright(first, other), _compare_mirrored(first, other)
+    similarity = np.where(mirrored >= _MIN_MIRRORED_SIMILARITY, np.maximum(upright, mirrored), upright)
+    best = int(similarity.argmax())
+    if similarity[best] < _MIN_SIMILARITY:
+        return None
+    low, high = sorted((trained, int(nearest[best])))
+    return NearPair(low, high, round(float(similarity[best]), 4))
 
 
 def _nominate(hashes: Hashes) -> Iterator[tuple[Indices, bool]]:

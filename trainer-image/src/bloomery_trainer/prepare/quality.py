@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloomery_trainer.config import Rules
-from bloomery_trainer.prepare.near_copies import find_near_copies
+from bloomery_trainer.prepare.near_copies import find_leak, find_near_copies
 from bloomery_trainer.prepare.quality_queries import Picture, QualityQueries
 from bloomery_trainer.storage import Folder
 
@@ -57,14 +57,21 @@ def handle_copies(queries: QualityQueries, rules: Rules) -> None:
 
 def handle_near_copies(queries: QualityQueries, rules: Rules) -> None:
     """Find near copies; leave out those that train beside a held-out one, if the rules say so."""
-    ids, hashes = queries.hashes()
-    parents = np.arange(len(ids), dtype=np.int32)
+    ids, hashes, held_out = queries.hashes()
+    parents, has_leak = np.arange(len(ids), dtype=np.int32), held_out.copy()
+
+    def read_thumbnails(positions: Sequence[int]) -> NDArray[np.uint8]:
+        return queries.thumbnails(ids[positions].tolist())
 
     def pairs() -> Iterator[tuple[int, int, float]]:
-        near_copies = find_near_copies(hashes, lambda positions: queries.thumbnails(ids[positions].tolist()))
-        for first, other, similarity in near_copies:
+        for first, other, similarity in find_near_copies(hashes, read_thumbnails):
             _join(parents, first, other)
+            has_leak[[first, other]] |= held_out[first] != held_out[other]
             yield int(ids[first]), int(ids[other]), similarity
+        for trained, others in _without_leak(parents, held_out, has_leak):
+            leak = find_leak(hashes, trained, others, read_thumbnails)
+            if leak is not None:
+                yield int(ids[leak.first]), int(ids[leak.other]), leak.similarity
 
     queries.record_near_pairs(pairs())
     queries.record_near_groups(_list_members(parents, ids))
@@ -131,6 +138,20 @@ def _find_root(parents: NDArray[np.int32], position: int) -> int:
         parents[position] = parents[parent]
         position = parent
     return position
+
+
+def _without_leak(
+    parents: NDArray[np.int32], held_out: NDArray[np.bool_], has_leak: NDArray[np.bool_]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each training position without a known leak, with the held-out ones of its group if there are such."""
+    roots = [_find_root(parents, position) for position in range(len(parents))]
+    held_out_by_root: dict[int, list[int]] = {}
+    for position in np.flatnonzero(held_out).tolist():
+        held_out_by_root.setdefault(roots[position], []).append(position)
+    for position in np.flatnonzero(~has_leak).tolist():
+        others = held_out_by_root.get(roots[position])
+        if others is not None:
+            yield position, np.array(others, np.int64)
 
 
 def _list_members(parents: NDArray[np.int32], ids: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -108,21 +108,23 @@ class QualityQueries:
         ).fetchone()
         return row[0] if row else None
 
-    def hashes(self) -> tuple[NDArray[np.int64], Hashes]:
-        """Return the ids of the usable images, one of each content and no blank ones, and their hashes.
+    def hashes(self) -> tuple[NDArray[np.int64], Hashes, NDArray[np.bool_]]:
+        """Return the ids of the usable images, one of each content and no blank ones, their hashes and sides.
 
-        The hashes have the shape (3, images).
+        The hashes have the shape (3, images); a side is True for an image that is held out from training.
         """
-        ids, hashes = bytearray(), bytearray()
+        ids, hashes, held_out = bytearray(), bytearray(), bytearray()
         query = (
-            f"SELECT min(id), substr(fingerprint, 1, {HASH_BYTES}) FROM file WHERE sha NOT NULL"
+            f"SELECT min(id), substr(fingerprint, 1, {HASH_BYTES}), split != 'train' FROM file WHERE sha NOT NULL"
             " AND coalesce(issues, '') NOT LIKE '%\"Blank\"%' GROUP BY lot"
         )
-        for file, pair in self._database.execute(query):
+        for file, pair, is_held_out in self._database.execute(query):
             ids += file.to_bytes(8)
             hashes += pair
+            held_out.append(is_held_out)
         table = np.frombuffer(hashes, dtype=">u8").astype(np.uint64).reshape(-1, 3)
-        return np.frombuffer(ids, dtype=">i8").astype(np.int64), np.ascontiguousarray(table.T)
+        numbers = np.frombuffer(ids, dtype=">i8").astype(np.int64)
+        return numbers, np.ascontiguousarray(table.T), np.frombuffer(held_out, dtype=np.bool_)
 
     def thumbnails(self, files: Sequence[int]) -> NDArray[np.uint8]:
         """Return the thumbnails of images, of shape (images, 16, 16), by their ids."""

@@ -50,8 +50,9 @@ def _kind(crd: Schema) -> str:
     names, (version,) = crd["names"], crd["versions"]
     schema = version["schema"]["openAPIV3Schema"]
     kind = names["kind"]
-    short = " ".join(f"`kubectl get {name}`" for name in names["shortNames"])
-    lines = [f"## {kind}\n", f"{schema['description']}\n", f"{short} shows {_columns(version)}\n"]
+    # By the full name: on a cluster with KServe, `isvc` and `inferenceservices` may be its own.
+    get = f"`kubectl get {names['plural']}.{crd['group']}`"
+    lines = [f"## {kind}\n", f"{schema['description']}\n", f"{get} shows {_columns(version)}\n"]
     lines += _checks(schema["x-kubernetes-validations"])
     for part in ("spec", "status"):
         lines += [text for level in _levels(kind, part, schema["properties"][part]) for text in level]

@@ -57,7 +57,7 @@ def _handler_class(transfer: Transfer) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer(503, {"error": {"code": "Starting", "message": "The model is being fetched."}})
 
-        do_POST = do_GET
+        do_HEAD = do_POST = do_GET
 
         def _answer(self, status: int, document: object) -> None:
             body = json.dumps(document).encode()
@@ -66,7 +66,8 @@ def _handler_class(transfer: Transfer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
             self.close_connection = True
 
         def version_string(self) -> str:

@@ -14,7 +14,16 @@ import pytest
 
 from dev.paths import ROOT
 from testing.kubernetes_api import Manifest
-from testing.samples import dataset, inference_service, prepared, retraining, trained, training_job, variant
+from testing.samples import (
+    batch_prediction,
+    dataset,
+    inference_service,
+    prepared,
+    retraining,
+    trained,
+    training_job,
+    variant,
+)
 from testing.simulated_controllers import World
 
 pytestmark = pytest.mark.feature("O6")
@@ -39,6 +48,12 @@ EXPECTED = {
     ("Retraining", "Training"): ("Current", "Healthy"),
     ("Retraining", "Suspended"): ("Current", "Suspended"),
     ("Retraining", "Failed"): ("Failed", "Degraded"),
+    ("BatchPrediction", "Pending"): ("InProgress", "Progressing"),
+    ("BatchPrediction", "Queued"): ("InProgress", "Progressing"),
+    ("BatchPrediction", "Running"): ("InProgress", "Progressing"),
+    ("BatchPrediction", "Suspended"): ("Current", "Suspended"),
+    ("BatchPrediction", "Complete"): ("Current", "Healthy"),
+    ("BatchPrediction", "Failed"): ("Failed", "Degraded"),
     ("InferenceService", "Deploying"): ("InProgress", "Progressing"),
     ("InferenceService", "Running"): ("Current", "Healthy"),
     ("InferenceService", "Degraded"): ("Current", "Degraded"),
@@ -83,7 +98,7 @@ def _health_check_of_the_docs() -> str:
 
 @pytest.mark.usefixtures("operator")
 def test_every_phase_has_its_verdict_in_kstatus_and_argo_cd(world: World, checks: tuple[Check, Check]) -> None:
-    objects = [*_datasets(world), *_training_jobs(world), *_retrainings(world), *_services(world)]
+    objects = [*_datasets(world), *_training_jobs(world), *_retrainings(world), *_predictions(world), *_services(world)]
     phases = [(item["kind"], item["status"].get("phase")) for item in objects]
     assert set(phases) == EXPECTED.keys()
     kstatus, argo_cd = (check(objects) for check in checks)
@@ -175,6 +190,28 @@ def _retrainings(world: World) -> list[Manifest]:
         "never": "Failed",
     }
     return _settled(world, "retrainings", phases)
+
+
+def _predictions(world: World) -> list[Manifest]:
+    world.create(batch_prediction("unknown", model={"trainingJob": "missing"}))
+    world.create(batch_prediction("queue", queue="team-a"))
+    world.create(batch_prediction("resting", suspend=True))
+    for name in ("working", "done", "wrong"):
+        world.create(batch_prediction(name))
+    world.start_pod("working-predict")
+    world.succeed("done-predict", {"images": 1, "ignored": {}, "total": 1, "digest": "sha256:d"})
+    world.fail(
+        "wrong-predict", {"error": {"reason": "OutputInUse", "message": "The folder is another's."}}, exit_code=2
+    )
+    phases: dict[str, str | None] = {
+        "unknown": "Pending",
+        "queue": "Queued",
+        "resting": "Suspended",
+        "working": "Running",
+        "done": "Complete",
+        "wrong": "Failed",
+    }
+    return _settled(world, "batchpredictions", phases)
 
 
 def _services(world: World) -> list[Manifest]:

@@ -274,6 +274,13 @@ def test_empty_elements_beyond_the_limit_are_not_even_listed(server: Server) -> 
     assert peak_bytes(server) - before < 3 * size
 
 
+@pytest.mark.feature("S3")
+def test_packed_image_is_refused_in_words(server: Server) -> None:
+    answer = server.client.post("/predict", content=gzip.compress(picture(GREEN)), headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "PackedBody")
+    assert "images are packed already, send them as they are" in answer.text
+
+
 PAGE = "https://app.example.com"
 
 

@@ -77,6 +77,8 @@ def test_server_that_fetches_its_model_is_alive_and_not_ready(
     server = start_server(ready=False, model_uri="mlflow-artifacts:/model", mlflow_tracking_uri=artifacts.url)
     live = eventually(lambda: get(server, "/v2/health/live"), "the server answers its liveness probe")
     assert (live.status_code, live.json()) == (200, {"live": True})
+    head = server.client.head("/v2/health/live")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(live.content)))
     assert server.client.get("/v2/health/ready").status_code == 503
     assert server.client.post("/predict", content=b"x").status_code == 503
     artifacts.may_answer.set()

@@ -206,7 +206,8 @@ def test_deployment_service_and_budget_of_a_variant(golden: Golden) -> None:
 
 
 def test_open_service_mounts_no_keys(golden: Golden) -> None:
-    service = inference_service({"v1": 100}, auth="None")
+    cors = {"allowOrigins": ["https://app.example.com", "https://other.example.com:8443"]}
+    service = inference_service({"v1": 100}, auth="None", cors=cors)
     (variant,) = service.spec.variants
     model = ServedModel(uri="s3://models/v1")
     golden(

@@ -173,9 +173,10 @@ def _ready_condition(verdict: Verdict | None, status: DatasetStatus) -> Conditio
     if verdict is not None:
         return condition("Ready", False, verdict)
     message = f"{status.images} images in {status.class_count} classes are prepared."
-    ignored = sum((status.ignored or {}).values())
+    ignored = status.ignored or {}
     if ignored:
-        message += f" {ignored} images break the rules and were ignored."
+        reasons = ", ".join(f"{reason} {count}" for reason, count in ignored.items())
+        message += f" {sum(ignored.values())} files are left out: {reasons}."
     warnings = [f"Warning: {warning}." for warning in status.warnings]
     return condition("Ready", True, Verdict(Reason.PREPARED, " ".join([message, *warnings])))
 

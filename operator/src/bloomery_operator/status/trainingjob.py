@@ -213,7 +213,7 @@ def completion(result: TrainResult) -> Verdict:
         summary = "The model was evaluated; the report is in the output folder."
     else:
         summary = f"Registered as version {result.model.version} of model {result.model.name!r}."
-    promoted = [result.promoted.message] if result.promoted and result.promoted.message else []
+    promoted = [f"{result.promoted.message.rstrip('.')}."] if result.promoted and result.promoted.message else []
     return Verdict(
         ReportedReason(result.reason), " ".join([summary, *promoted, *result.notes, *_start_sentences(result)])
     )

@@ -65,7 +65,9 @@ class Mlflow:
         try:
             response = self.client.request(method, path, extensions=dict(self.extensions), **kwargs)
         except httpx.HTTPError as error:
-            raise CommandError(f"MLflow at {self.client.base_url} does not answer: {error}.") from error
+            raise CommandError(
+                f"MLflow at {self.client.base_url} does not answer: {str(error).rstrip('.')}."
+            ) from error
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         if response.is_error:

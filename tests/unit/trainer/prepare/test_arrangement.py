@@ -99,6 +99,19 @@ def test_without_validation_folder_its_share_comes_from_train(
     assert "there is no validation/ folder: 40% of train/ validate (split.validation)" in result.message["warnings"]
 
 
+def test_later_version_without_a_validation_folder_is_no_news(
+    prepare: Prepare, make_source: Callable[..., Path], write_image: WriteImage
+) -> None:
+    source = make_source(folders_of(("train", "test")), images=30)
+    prepare(source, rules=RULES)
+    write_image(next((source / "train").iterdir()) / "more.png", seed=9000)
+
+    warnings = prepare(source, rules=RULES).message["warnings"]
+
+    assert any("there is no validation/ folder" in warning for warning in warnings)
+    assert not any("keep the side" in warning for warning in warnings)
+
+
 def test_without_a_validation_folder_that_was_there_images_keep_their_side(
     prepare: Prepare, write_image: WriteImage, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from bloomery_trainer.config import Split
@@ -34,15 +35,22 @@ def split_files(files: FileTable, split: Split, find_earlier: Callable[[], Earli
     if earlier is not None:
         files.splits.keep(earlier.sides())
     files.splits.assign(validation=split.validation, test=0 if warnings and "test" in folder_splits else split.test)
-    follows_new_shares = bool(warnings) or (
-        earlier is not None and earlier.settings != split.model_dump(mode="json", by_alias=True)
-    )
-    if earlier is not None and follows_new_shares:
+    if earlier is not None and (
+        earlier.settings != split.model_dump(mode="json", by_alias=True) or (warnings and _lacks_share(files, split))
+    ):
         warnings.append(
             f"{files.splits.count_kept()} images keep the side that they have in the version before; only other images "
             "follow the new spec.split. A Dataset with another name splits all of them again"
         )
     return warnings
+
+
+def _lacks_share(files: FileTable, split: Split) -> bool:
+    """Return whether far fewer images than their share validate: those that trained before a folder was removed."""
+    counts = Counter[str]()
+    for (_, name), count in files.samples.count().items():
+        counts[name] += count
+    return counts["validation"] < split.validation / 2 * (counts["train"] + counts["validation"])
 
 
 def require_all_splits(files: FileTable) -> None:

@@ -47,10 +47,10 @@ def _photograph_next(document: Document) -> dict[str, str | None] | None:
     weak_classes.sort(key=_urgency)
     named = ", ".join(map(_describe_class, weak_classes[:_NAMED_CLASSES]))
     more = len(weak_classes) - _NAMED_CLASSES
-    return _step(
-        f"Photograph next: {named}{f' and {more} more classes' if more > 0 else ''}. The most useful images are like "
-        "those that were overlooked, which are shown below."
-    )
+    sentence = f"Photograph next: {named}{f' and {more} more classes' if more > 0 else ''}."
+    if any(entry["recall"] is not None and entry["recall"] < 1 for entry in weak_classes):
+        sentence += " The most useful images are like those that were overlooked, which are shown below."
+    return _step(sentence)
 
 
 def _needs_images(entry: Mapping[str, Any]) -> bool:

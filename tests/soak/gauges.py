@@ -130,15 +130,17 @@ class Watched:
 
     @property
     def growth(self) -> float | None:
-        """The share by which its memory grew from the second to the last quarter of its life; None if that was short.
+        """The share by which its memory grew from the second to the last quarter of its life; None if it was short."""
+        before, after = self._quarters(lambda usage: usage.memory)
+        return None if len(self.life) < ENOUGH_SAMPLES else round(after / before - 1, 3)
 
-        The first quarter does not count: a process warms up.
+    def _quarters(self, value: Callable[[Usage], float]) -> tuple[float, float]:
+        """Return the medians of the second and the last quarter of its life.
+
+        The first quarter does not count: a process warms up, and the gateway keeps connections from a slow moment.
         """
-        memory, quarter = [usage.memory for usage in self.life], len(self.life) // 4
-        if len(memory) < ENOUGH_SAMPLES:
-            return None
-        before, after = statistics.median(memory[quarter : 2 * quarter]), statistics.median(memory[-quarter:])
-        return round(after / before - 1, 3)
+        values, quarter = list(map(value, self.life)), max(1, len(self.life) // 4)
+        return statistics.median(values[quarter : 2 * quarter] or values), statistics.median(values[-quarter:])
 
     def figures(self) -> dict[str, Any]:
         """The first, the middle and the last sample, and what was watched of the last pod."""
@@ -148,14 +150,16 @@ class Watched:
 
     def leaks(self) -> list[str]:
         """Return sentences about resources that grew and should not have."""
-        first, last = self._samples[0][1], self._samples[-1][1]
-        leaks = []
+        last, leaks = self._samples[-1][1], []
         if self.growth is not None and self.growth > MORE_MEMORY:
             leaks.append(f"memory of {self.what} grew by {self.growth:.0%}, to {last.memory:.0f} MiB")
-        if last.files > first.files + MORE_FILES:
-            leaks.append(f"{self.what} had {first.files} open files at the start and has {last.files}")
-        if last.threads > first.threads + MORE_THREADS:
-            leaks.append(f"{self.what} had {first.threads} threads at the start and has {last.threads}")
+        (files, more_files), (threads, more_threads) = map(
+            self._quarters, (lambda usage: usage.files, lambda usage: usage.threads)
+        )
+        if more_files > files + MORE_FILES:
+            leaks.append(f"{self.what} had {files:.0f} open files and has {more_files:.0f}")
+        if more_threads > threads + MORE_THREADS:
+            leaks.append(f"{self.what} had {threads:.0f} threads and has {more_threads:.0f}")
         return leaks
 
 

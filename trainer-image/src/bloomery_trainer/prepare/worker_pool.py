@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from bloomery_model.cgroup import cpu_count, memory_bytes
 from bloomery_model.parallel import bounded_map
 from bloomery_trainer.errors import Unavailable
-from bloomery_trainer.prepare import fork_server
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -32,6 +31,9 @@ _MIN_IMAGES_FOR_PROCESSES = 2000
 _MAX_WORKERS = 16
 _WORKER_MEMORY_BYTES = 512 * 1024 * 1024
 """For each worker with the images that it holds: a pod may see many processors and little memory."""
+
+_WORKER_MODULES = ["bloomery_trainer.prepare.inspect", "bloomery_trainer.prepare.pack"]
+"""Modules of the functions that workers call."""
 
 
 class WorkerPool:
@@ -68,8 +70,10 @@ def open_worker_pool(images: int) -> Iterator[WorkerPool]:
     use_processes = workers > 1 and images >= _MIN_IMAGES_FOR_PROCESSES
     executor: Executor
     if use_processes:
-        fork_server.configure()
+        # A fork of this process would lack the threads of the store's client; a server without any forks the workers,
+        # which share its modules.
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, *_WORKER_MODULES])
         executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
     else:
         executor = ThreadPoolExecutor(workers, thread_name_prefix="prepare")

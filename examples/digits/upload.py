@@ -9,12 +9,15 @@ Any other S3 client does the same: `aws s3 cp --recursive FOLDER s3://BUCKET/PRE
 import argparse
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 AT_ONCE = 16
+RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
 def main() -> None:
@@ -25,18 +28,31 @@ def main() -> None:
     parsed = parser.parse_args()
     if not parsed.uri.startswith("s3://"):
         parser.error(f"{parsed.uri} is no s3:// address")
-    print(f"{upload(parsed.folder, parsed.uri)} files are at {parsed.uri}")
+    if not parsed.folder.is_dir():
+        parser.error(f"{parsed.folder} is no folder")
+    try:
+        count = upload(parsed.folder, parsed.uri)
+    except BaseError as error:
+        address = os.environ.get("AWS_ENDPOINT_URL", "the address of AWS (AWS_ENDPOINT_URL is not set)")
+        parser.exit(
+            1, f"{parsed.uri} cannot be written at {address}; does the port-forward still run? {_reason(error)}\n"
+        )
+    print(f"{count} files are at {parsed.uri}")
 
 
 def upload(folder: Path, uri: str) -> int:
     """Upload every file below the folder under its relative path; return how many."""
-    store = S3Store.from_url(
-        uri, client_options={"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
-    )
+    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    store = S3Store.from_url(uri, client_options={"allow_http": is_plain}, retry_config=RETRIES)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         done = pool.map(lambda path: obstore.put(store, path.relative_to(folder).as_posix(), path), files)
         return sum(1 for _ in done)
+
+
+def _reason(error: BaseError) -> str:
+    """Return the first line of an error of the store; a dump of all its causes follows there."""
+    return next(iter(str(error).splitlines()), "")
 
 
 if __name__ == "__main__":

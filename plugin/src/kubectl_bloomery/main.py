@@ -20,6 +20,7 @@ from kubectl_bloomery.commands import (
     report,
     retrain,
     suspects,
+    version,
     weights,
 )
 from kubectl_bloomery.errors import CommandError
@@ -36,6 +37,7 @@ app.command("suspects")(suspects.suspects)
 app.command("captured")(capture.capture)
 app.command("feedback")(feedback.feedback)
 app.command("kit")(kit.kit)
+app.command("version")(version.version)
 app.add_typer(weights.app, name="weights")
 
 

@@ -29,6 +29,10 @@ Context = Annotated[
     typer.Option("--context", help="The kubeconfig's context; default: the current one.", autocompletion=context_names),
 ]
 
+ReleaseNamespace = Annotated[
+    str | None, typer.Option("--release-namespace", help="Where the operator runs; default: it is looked for.")
+]
+
 
 class Format(StrEnum):
     """Output formats other than the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ import pytest
 from testing.api_server import ApiServer
 
 TIMEOUT_SECONDS = 30.0
+TRAINER_IMAGE = "registry.example.com/bloomery/trainer:2"
+OPERATOR_IMAGE = "registry.example.com/bloomery/operator:2"
+OURS = {"app.kubernetes.io/instance": "ours", "helm.sh/chart": "bloomery-0.3.0"}
 Run = subprocess.CompletedProcess[str]
 
 
@@ -151,3 +155,30 @@ def condition(type_: str, status: str, reason: str, message: str) -> dict[str, s
     """Return a condition as the operator writes it."""
     now = "2026-01-01T00:00:00Z"
     return {"type": type_, "status": status, "reason": reason, "message": message, "lastTransitionTime": now}
+
+
+@pytest.fixture
+def release(objects: Objects) -> str:
+    """The namespace of a release of the chart, with its operator's Deployment."""
+    namespace = f"release-{secrets.token_hex(4)}"
+    assert objects.server.kubectl("create", "namespace", namespace).returncode == 0
+    labels = {"app.kubernetes.io/name": "bloomery", "app.kubernetes.io/component": "operator"}
+    values = {
+        "BLOOMERY_TRAINER_IMAGE": TRAINER_IMAGE,
+        "BLOOMERY_IMAGE_PULL_POLICY": "Never",
+        "BLOOMERY_STORE_URI": "s3://ours/bloomery",
+        "BLOOMERY_STORAGE_SECRET": "our-storage",
+    }
+    environment = [{"name": name, "value": value} for name, value in values.items()]
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "o", "image": OPERATOR_IMAGE, "env": environment}]},
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "ours-operator", "labels": labels | OURS},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    }
+    Objects(objects.server, namespace).create(deployment)
+    return namespace

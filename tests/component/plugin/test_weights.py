@@ -3,43 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testing.waiting import eventually
-from tests.component.plugin.conftest import Objects, Plugin
-
-IMAGE = "registry.example.com/bloomery/trainer:2"
-
-
-@pytest.fixture
-def release(objects: Objects) -> str:
-    """The namespace of a release of the chart, with its operator's Deployment."""
-    namespace = f"release-{secrets.token_hex(4)}"
-    assert objects.server.kubectl("create", "namespace", namespace).returncode == 0
-    labels = {"app.kubernetes.io/name": "bloomery", "app.kubernetes.io/component": "operator"}
-    values = {
-        "BLOOMERY_TRAINER_IMAGE": IMAGE,
-        "BLOOMERY_IMAGE_PULL_POLICY": "Never",
-        "BLOOMERY_STORE_URI": "s3://ours/bloomery",
-        "BLOOMERY_STORAGE_SECRET": "our-storage",
-    }
-    environment = [{"name": name, "value": value} for name, value in values.items()]
-    template = {
-        "metadata": {"labels": labels},
-        "spec": {"containers": [{"name": "o", "image": "o", "env": environment}]},
-    }
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "ours-operator", "labels": labels | {"app.kubernetes.io/instance": "ours"}},
-        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
-    }
-    Objects(objects.server, namespace).create(deployment)
-    return namespace
+from tests.component.plugin.conftest import TRAINER_IMAGE, Objects, Plugin
 
 
 def weights_pods(objects: Objects) -> list[dict[str, Any]]:
@@ -62,7 +32,7 @@ def test_pod_that_does_not_start_is_reported_and_deleted(
 
     assert pushing.wait() == 1
     (container,) = pod["spec"]["containers"]
-    assert (container["image"], container["imagePullPolicy"]) == (IMAGE, "Never")
+    assert (container["image"], container["imagePullPolicy"]) == (TRAINER_IMAGE, "Never")
     assert container["envFrom"] == [{"secretRef": {"name": "our-storage"}}]
     assert weights_pods(objects) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from testing.processes import free_port
-from tests.component.trainer.conftest import Trainer, Trainers
+from tests.component.trainer.conftest import TOKEN, Trainer, Trainers
 from tests.component.trainer.test_interruption import starts
 
 Config = Callable[..., dict[str, Any]]
@@ -66,6 +67,26 @@ def test_two_processes_of_one_pod_start_from_a_model(
 
     assert pod.wait() == 0, pod.log[-2000:]
     assert "with its 3 classes" in " ".join(pod.message["notes"])
+
+
+@pytest.mark.feature("T8")
+@pytest.mark.feature("T23")
+def test_all_processes_stop_computing_features_together(
+    start_pod: Callable[..., Trainer], train_config: Config, model_uri: str
+) -> None:
+    # No setting of steps: the head alone is fitted, on features that take a while at this size.
+    by_steps = dict.fromkeys(("maxSteps", "augmentation", "learningRate"))
+    head = {**by_steps, "imageSize": 224, "trainable": "Head"}
+    pod = start_pod(train_config("stopped", head, initialModel={"uri": model_uri}))
+    pod.until(lambda progress: bool(progress))
+    assert pod.post_stop(TOKEN) == 202
+
+    assert pod.wait() == 0, pod.log[-2000:]
+    assert pod.message["reason"] == "Stopped"
+    # A batch of four images by the leader; of the other process what it had when it knew.
+    note = re.search(r"It was stopped after (\d+) of (\d+) training images", " ".join(pod.message["notes"]))
+    assert note is not None, pod.message["notes"]
+    assert 4 < int(note[1]) < int(note[2])
 
 
 @pytest.mark.extended

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kubectl_bloomery.cluster.kubectl import Kubectl, Manifest
+from kubectl_bloomery.cluster.resources_in_use import CHART_LABEL
 from kubectl_bloomery.errors import CommandError
 
 _SELECTOR = "app.kubernetes.io/name=bloomery,app.kubernetes.io/component=operator"
@@ -19,6 +20,8 @@ class Installation:
 
     Attributes:
         release: the release's name.
+        chart: the chart's name and version; empty if it was installed without helm.
+        operator_image: the image of the operator.
         trainer_image: the image of the training pods.
         pull_policy: the pull policy of that image.
         store_uri: the root folder of the store.
@@ -31,6 +34,8 @@ class Installation:
     """
 
     release: str
+    chart: str
+    operator_image: str
     trainer_image: str
     pull_policy: str
     store_uri: str
@@ -71,6 +76,8 @@ def _parse_deployment(deployment: Manifest) -> Installation:
         raise CommandError(f"Deployment {name} does not name the trainer's image (BLOOMERY_TRAINER_IMAGE).")
     return Installation(
         release=deployment["metadata"]["labels"].get("app.kubernetes.io/instance", "bloomery"),
+        chart=deployment["metadata"]["labels"].get(CHART_LABEL, ""),
+        operator_image=container["image"],
         trainer_image=values["BLOOMERY_TRAINER_IMAGE"],
         pull_policy=values.get("BLOOMERY_IMAGE_PULL_POLICY", "IfNotPresent"),
         store_uri=values.get("BLOOMERY_STORE_URI", "s3://bloomery"),

@@ -71,9 +71,17 @@ class Mlflow:
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         if response.is_error:
-            text = " ".join(response.text.split())[:_MAX_ERROR_LENGTH]
-            raise CommandError(f"MLflow at {self.client.base_url} answers {response.status_code}: {text}")
+            raise CommandError(f"MLflow at {self.client.base_url} answers {_error_text(response)}")
         return response
+
+
+def _error_text(response: httpx.Response) -> str:
+    """Return the status and MLflow's message; of a page, as proxies and MLflow's own server send them, the status."""
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    if "html" in response.headers.get("content-type", ""):
+        return f"{status}."
+    text = " ".join(response.text.split())[:_MAX_ERROR_LENGTH]
+    return f"{status}: {text}" if text else f"{status}."
 
 
 @contextmanager

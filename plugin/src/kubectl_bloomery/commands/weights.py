@@ -18,16 +18,12 @@ from kubectl_bloomery.cluster.kubectl import Kubectl, clean_error
 from kubectl_bloomery.cluster.temporary_pod import run_pod
 from kubectl_bloomery.cluster.weights_pod import build_weights_pod
 from kubectl_bloomery.errors import CommandError, error_on_read
-from kubectl_bloomery.options import Context, JsonOutput, Namespace
+from kubectl_bloomery.options import Context, JsonOutput, Namespace, ReleaseNamespace
 from kubectl_bloomery.output import console, error_console, print_json, table
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _TRAINER_COMMAND = ("python", "-m", "bloomery_trainer", "weights")
-
-ReleaseNamespace = Annotated[
-    str | None, typer.Option("--release-namespace", help="Where the operator runs; default: it is looked for.")
-]
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 

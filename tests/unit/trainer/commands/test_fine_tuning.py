@@ -88,6 +88,37 @@ def test_the_head_alone_is_trained_where_that_is_asked_for(train: Train, base: P
     assert not torch.equal(before["fc.weight"], after["fc.weight"][:2])
 
 
+HEAD_ALONE = {"trainable": "Head", "maxSteps": None, "augmentation": None}
+
+
+@pytest.mark.feature("T23")
+def test_head_is_fitted_on_the_images_that_the_time_is_enough_for(train: Train, base: Path, tmp_path: Path) -> None:
+    ended = train(
+        HEAD_ALONE,
+        initialModel={"uri": f"file://{base}/model"},
+        maxTrainingSeconds=0.001,
+        output={"uri": f"file://{tmp_path}"},
+    )
+
+    assert ended.code == 0, ended.message
+    assert ended.message["reason"] == "TrainingTimeReached"
+    assert "maxTrainingTime was over after 4 of 96 training images; a longer one" in " ".join(ended.message["notes"])
+    # Also the class that the initial model does not know was among the four.
+    assert not torch.equal(weights(tmp_path)["fc.weight"][2], torch.zeros(512))
+
+
+@pytest.mark.feature("T23")
+def test_fitting_a_head_counts_as_training_time(train: Train, base: Path, tmp_path: Path) -> None:
+    body = {name: value for name, value in weights(base).items() if name not in HEAD}
+    torch.save(body, tmp_path / "body.pt")
+    ended = train({"maxSteps": 3}, initialModel={"uri": f"file://{tmp_path}/body.pt"}, maxTrainingSeconds=0.001)
+
+    assert ended.code == 0, ended.message
+    assert ended.message["reason"] == "TrainingTimeReached"
+    assert any("on features of 4 images" in note for note in ended.message["notes"])
+    assert ended.message["progress"]["step"] == 0
+
+
 def test_weights_that_do_not_exist_are_refused_with_those_that_do(train: Train) -> None:
     ended = train(initialModel={"weights": "IMAGENET22K"})
 

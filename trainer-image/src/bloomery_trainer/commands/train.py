@@ -272,7 +272,7 @@ def _quantize(
 def _calibration_images(context: RunContext, dataset: LocalDataset) -> Iterator[quantize.Images]:
     files = dataset.splits["train"]
     chosen = np.linspace(0, len(files) - 1, min(quantize.CALIBRATION_IMAGES, len(files))).round().astype(int)
-    for _, pixels in views(files.subset(chosen), context.preprocess, count=1, seed=0, world=World()):
+    for _, pixels in views(files, context.preprocess, chosen, count=1, seed=0, world=World()):
         yield normalise(pixels, context.preprocess).numpy()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bloomery_model import ImageError, Preprocess
@@ -148,13 +149,14 @@ def _unreadable_share(files: ImageFiles, preprocess: Preprocess, world: World) -
 def views(
     files: ImageFiles,
     preprocess: Preprocess,
+    indices: NDArray[np.int64],
     *,
     count: int,
     seed: int,
     flip_axes: tuple[int, ...] = (-1,),
     world: World,
-) -> Iterator[tuple[int, Tensor]]:
-    """Return several views of each of this process's images: pairs of its index and uint8 [count, 3, crop, crop].
+) -> Generator[tuple[int, Tensor]]:
+    """Yield several views of each image of ``indices``: pairs of its index and uint8 [count, 3, crop, crop].
 
     The first view is what evaluation sees, then come its mirror images along each axis; the rest are random
     crops that depend on the seed, the index and the view alone. Images that cannot be decoded are left out.
@@ -167,9 +169,9 @@ def views(
             logger.warning("%s; it is left out", error)
             return None
 
-    indices = range(world.rank, len(files), world.size)
-    results = map_in_order(image_views, indices, threads=processors(world))
-    return ((index, pixels) for index, pixels in zip(indices, results, strict=True) if pixels is not None)
+    order: list[int] = indices.tolist()
+    with closing(map_in_order(image_views, order, threads=processors(world))) as results:
+        yield from ((index, pixels) for index, pixels in zip(order, results, strict=True) if pixels is not None)
 
 
 def default_budget(world: World) -> MemoryBudget:

@@ -150,6 +150,15 @@ class World:
         dist.gather_object(item, items, dst=0, group=self.control)
         return items
 
+    def announce(self, name: str) -> None:
+        """Set a flag that all processes can read; nobody waits for it."""
+        if self.store is not None:
+            self.store.set(f"bloomery/announced/{name}", "1")
+
+    def is_announced(self, name: str) -> bool:
+        """Return whether any process has set that flag."""
+        return self.store is not None and self.store.check([f"bloomery/announced/{name}"])
+
     def broadcast(self, make: Callable[[], T]) -> T:
         """Return what the leader makes, on all processes; the others wait for it, however long it takes."""
         items: list[Any] = [make() if self.is_leader else None]

@@ -49,6 +49,9 @@ class TrainState:
     epoch: int = 0
     position: int = 0
     seconds: float = 0.0
+    """Spent on these steps and the evaluations between them, over all starts."""
+    head_seconds: float = 0.0
+    """Spent on fitting the head before the first step."""
     evaluation_seconds: float = 0.0
     best: Best | None = None
     metrics: list[float] = field(default_factory=list)
@@ -89,6 +92,7 @@ class TrainState:
             "epoch": self.epoch,
             "position": self.position,
             "seconds": self.seconds,
+            "head_seconds": self.head_seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "best": None if self.best is None else vars(self.best),
             "metrics": list(self.metrics),
@@ -109,6 +113,8 @@ class TrainState:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
         self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
+        # Checkpoints of 0.1 do not have it.
+        self.head_seconds = state.get("head_seconds", 0.0)
         self.metrics, self.last_metrics = list(state["metrics"]), dict(state["last_metrics"])
         self.micro_batch, self.ending = state["micro_batch"], state["ending"]
         self.patience, self.skipped = Patience(**state["patience"]), SkippedSteps(**state["skipped"])

@@ -264,7 +264,7 @@ class Trainer:
         A run that is asked to end first cools down, unless there is no time for it.
         """
         state, plan = self.state, self.plan
-        out_of_time = plan.max_seconds is not None and state.seconds >= plan.max_seconds
+        out_of_time = self._step_seconds is not None and state.seconds >= self._step_seconds
         leads = plan.world.is_leader
         near = leads and state.cooldown is None and not plan.recipe.stages and self._pace.is_time_near
         terminating, stopping, out_of_time, near, due, diverged = plan.world.any_of(
@@ -318,8 +318,13 @@ class Trainer:
             left=self._last_step - self.state.step,
             seconds=self.state.seconds,
             evaluation_seconds=self.state.evaluation_seconds,
-            max_seconds=self.plan.max_seconds,
+            max_seconds=self._step_seconds,
         )
+
+    @property
+    def _step_seconds(self) -> float | None:
+        """The time for steps and evaluations: what fitting the head has left of all; None if it is not limited."""
+        return None if self.plan.max_seconds is None else self.plan.max_seconds - self.state.head_seconds
 
     def _evaluate(self) -> Evaluation:
         state, plan = self.state, self.plan

@@ -20,8 +20,7 @@ from bloomery_trainer.engine.attempts import note_ended
 from bloomery_trainer.engine.checkpoint import Checkpoints, Saved, weights_digest
 from bloomery_trainer.engine.context import RunContext
 from bloomery_trainer.engine.early_stopping import is_still_improving
-from bloomery_trainer.engine.head import HeadFit
-from bloomery_trainer.engine.head_training import TrainingFeatures, fit_on_features
+from bloomery_trainer.engine.head_training import FittedHead, TrainingFeatures, fit_on_features
 from bloomery_trainer.engine.observer import Observer, RunObserver
 from bloomery_trainer.engine.state import Best, TrainState
 from bloomery_trainer.engine.trainer import Plan, Trainer
@@ -37,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 _KEPT_HEAD_SHARE = 0.5
 """From this share of classes that the initial model knows, its head is kept and learns the others as it goes."""
+
+_HEAD_TIME_SHARE = 0.5
+"""Of the time for training, what features for a new head may take: the rest is for fine-tuning."""
 
 _GRACE_SECONDS = 240.0
 """The time for a pod that has to stop to save: its grace period is 300 s."""
@@ -149,7 +151,7 @@ def _train_by_steps(
     )
 
 
-def _plan_notes(context: RunContext, plan: Plan, model: nn.Module, probe: HeadFit | None) -> Iterator[str]:
+def _plan_notes(context: RunContext, plan: Plan, model: nn.Module, probe: FittedHead | None) -> Iterator[str]:
     """Yield what people should know before the first step."""
     yield from recipe_notes(context.recipe, steps_per_epoch=plan.batches.steps_per_epoch)
     batch_norm = context.world.batch_norm_note(model, context.device, batch=plan.batches.batch)
@@ -157,7 +159,7 @@ def _plan_notes(context: RunContext, plan: Plan, model: nn.Module, probe: HeadFi
         logger.warning("%s", batch_norm)
         yield batch_norm
     if probe is not None:
-        yield f"{probe.sentence} Fine-tuning started from there."
+        yield f"{probe.fit.sentence} Fine-tuning started from there."
 
 
 def _log_plan(context: RunContext, dataset: LocalDataset, start: Initial | None, plan: Plan) -> None:
@@ -171,20 +173,27 @@ def _log_plan(context: RunContext, dataset: LocalDataset, start: Initial | None,
 
 def _prepare_trainer(
     context: RunContext, dataset: LocalDataset, start: Initial | None, model: nn.Module, plan: Plan
-) -> tuple[Trainer, HeadFit | None]:
+) -> tuple[Trainer, FittedHead | None]:
     """Resume from the newest checkpoint, or fit a new head on features before the first step."""
     saved = plan.checkpoints.newest(context.world)
     probe = None
     if saved is None and start is not None and context.recipe.trainable == "All" and _fits_new_head(dataset, start):
         # Random rows of a new head would spoil pretrained weights in the first steps (arXiv:2202.10054).
-        fitted = fit_on_features(context, dataset.splits["train"], model, plan.head)
-        probe = None if fitted is None else fitted.fit
+        limit = context.config.max_training_seconds
+        probe = fit_on_features(
+            context,
+            dataset.splits["train"],
+            model,
+            plan.head,
+            max_seconds=None if limit is None else _HEAD_TIME_SHARE * limit,
+        )
     trainer = Trainer(model, plan)
     if saved is not None:
         _require_own_checkpoint(context, saved)
         trainer.resume(saved)
         logger.info("going on from the checkpoint at step %d", trainer.state.step)
     elif probe is not None:
+        trainer.state.head_seconds = probe.seconds
         trainer.evaluate_start()
     return trainer, probe
 
@@ -196,7 +205,8 @@ def _fit_head_alone(
     run_logger.begin(0)
     context.progress.update(starts=context.starts)
     head = context.preset.head(image_size=context.preprocess.crop)
-    fitted = fit_on_features(context, dataset.splits["train"], model, head)
+    files = dataset.splits["train"]
+    fitted = fit_on_features(context, files, model, head, max_seconds=context.config.max_training_seconds)
     if fitted is None:
         return None
     fit = fitted.fit
@@ -205,13 +215,23 @@ def _fit_head_alone(
     note = unreadable_note(dataset.unreadable_keys)
     return TrainingResult(
         model=model,
-        reason="Trained",
+        reason=fitted.ended or "Trained",
         best_epoch=None,
-        notes=(*notes, fit.sentence, *([note] if note else [])),
+        notes=(*notes, fit.sentence, *_early_end_notes(fitted, len(files)), *([note] if note else [])),
         starts=context.starts,
         saved=None,
         features=fitted.features,
     )
+
+
+def _early_end_notes(fitted: FittedHead, images: int) -> Iterator[str]:
+    if fitted.ended == "TrainingTimeReached":
+        yield (
+            f"maxTrainingTime was over after {fitted.fit.images} of {images} training images; a longer one lets the "
+            "head learn from all of them."
+        )
+    elif fitted.ended is not None:
+        yield f"It was stopped after {fitted.fit.images} of {images} training images."
 
 
 def _run_trainer(context: RunContext, trainer: Trainer) -> Best:

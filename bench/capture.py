@@ -1,8 +1,9 @@
 """`make bench-capture`: the cost of capture, and a store that is away; the last line is one JSON object.
 
 Two servers on one processor answer the same photos: one captures each of them, the other none. They get requests at
-fixed times (an open loop), at half of the rate at which the first one is saturated, in pairs of runs; the load and the
-store run on the other processor. Then the store goes away for a minute, and comes back.
+fixed times (an open loop), at half of the rate at which the first one is saturated, in pairs of runs; the load runs on
+the other processor, and so does the store, but at the lowest priority: in production, no client shares a processor with
+it. Then the store goes away for a minute, and comes back.
 """
 
 from __future__ import annotations
@@ -226,7 +227,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     write_photos(folder / "photos", images=200, classes=1)
     photos = [path.read_bytes() for path in sorted((folder / "photos").rglob("*.jpg"))]
     model = write_models(folder, {options.preset: options.preset})[options.preset]
-    store = S3Server(free_port(), "captures", folder / "s3", folder / "s3.log")
+    other_core = ",".join(map(str, CORES[1:] or CORES))
+    prefix = ("taskset", "--cpu-list", other_core, "nice", "-n", "19")
+    store = S3Server(free_port(), "captures", folder / "s3", folder / "s3.log", prefix=prefix)
     store.start()
     store.bucket(BUCKET)
     try:

@@ -138,7 +138,7 @@ class MlflowServer:
 
 @dataclass
 class S3Server:
-    """An S3 server whose buckets are folders, with its log of requests."""
+    """An S3 server whose buckets are folders, with its log of requests; ``prefix`` is a command that starts it."""
 
     port: int
     key: str
@@ -146,12 +146,13 @@ class S3Server:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     options: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
-            *(str(S3_PROGRAM), "--port", f"127.0.0.1:{self.port}", *self.options),
+            *(*self.prefix, str(S3_PROGRAM), "--port", f"127.0.0.1:{self.port}", *self.options),
             *("--access", self.key, "--secret", f"{self.key}-secret", "posix", str(self.folder)),
         ]
         self.process = started(command, log=self.log)

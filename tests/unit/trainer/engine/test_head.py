@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info
 from torch import nn
 
 from bloomery_trainer.engine import head
@@ -126,3 +130,21 @@ def test_one_image_of_a_class_is_enough_to_fit() -> None:
 def test_a_network_without_a_linear_classifier_is_refused_in_words() -> None:
     with pytest.raises(BadConfig, match="ends in one linear layer"):
         head.find_classifier(nn.Sequential(nn.Conv2d(3, 4, 1)), frozenset({"0.weight"}))
+
+
+@pytest.mark.feature("T22")
+def test_fits_use_as_many_threads_as_the_container_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    fit = LogisticRegression.fit
+
+    def record(self: LogisticRegression, *args: Any, **kwargs: Any) -> LogisticRegression:
+        seen.update(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(head, "cpu_count", lambda: 1)
+    monkeypatch.setattr(LogisticRegression, "fit", record)
+    features, labels = clusters(np.array([20, 20, 20]), spread=0.8)
+    head.fit_head(nn.Linear(24, 3), [features], labels, balance=False, seed=0)
+    head.out_of_fold_probabilities(features, labels, seed=0)
+
+    assert seen == {1}

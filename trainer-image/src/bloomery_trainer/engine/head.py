@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from bloomery_model.cgroup import cpu_count
 from bloomery_trainer.errors import BadConfig
 
 Features = NDArray[np.float32]
@@ -134,9 +137,11 @@ def fit_head(
     mean, scale = stacked.mean(axis=0), _scale(stacked)
     scaled = [(view - mean) / scale for view in views]
     weights = "balanced" if balance else None
-    strength, accuracy = _choose_strength(scaled, labels, weights, seed)
-    fit = _fit(np.concatenate(scaled), np.tile(labels, len(views)), strength, weights)
-    _write(classifier, fit, mean=mean, scale=scale)
+    with _limit_threads():
+        strength, accuracy = _choose_strength(scaled, labels, weights, seed)
+        model = _model(weights)
+        _fit(model, strength, np.concatenate(scaled), np.tile(labels, len(views)))
+    _write(classifier, model, mean=mean, scale=scale)
     return HeadFit(strength=strength, accuracy=accuracy, images=len(labels), views=len(views))
 
 
@@ -154,12 +159,19 @@ def out_of_fold_probabilities(features: Features, labels: NDArray[np.int64], *, 
         Float32 [N, C].
     """
     scaled = (features - features.mean(axis=0)) / _scale(features)
-    strength, _ = _choose_strength([scaled], labels, None, seed, limit=STRENGTH_IMAGES)
     probabilities = np.empty((len(labels), int(labels.max()) + 1), np.float32)
-    for train, held_out in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(scaled, labels):
-        fit = _fit(scaled[train], labels[train], strength, None)
-        probabilities[held_out] = fit.predict_proba(scaled[held_out])
+    with _limit_threads():
+        strength, _ = _choose_strength([scaled], labels, None, seed, limit=STRENGTH_IMAGES)
+        for train, held_out in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(scaled, labels):
+            model = _model(None)
+            _fit(model, strength, scaled[train], labels[train])
+            probabilities[held_out] = model.predict_proba(scaled[held_out])
     return probabilities
+
+
+def _limit_threads() -> threadpool_limits:
+    """Use as many threads as the container has processors; BLAS starts one for each processor of the node."""
+    return threadpool_limits(limits=cpu_count(), user_api="blas")
 
 
 def _scale(features: Features) -> Features:
@@ -188,10 +200,12 @@ def _choose_strength(
     folds = min(FOLDS, int(np.bincount(labels[rows])[np.unique(labels[rows])].min()))
     if folds < 2:
         return STRENGTHS[len(STRENGTHS) // 2], None
-    splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels[rows]))
+    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels[rows])
+    # The fit for one strength is nearly that for the next: starting there takes half of the iterations.
+    judged = [_Fold(rows[train], rows[held_out], _model(weights, warm_start=True)) for train, held_out in splits]
     trials: list[_Trial] = []
     for strength in STRENGTHS:
-        trials.append(_cross_validate(views, labels, rows, splits, strength, weights))
+        trials.append(_cross_validate(views, labels, judged, strength))
         lowest = min(trials, key=lambda trial: trial.loss)
         if trials[-1].loss > lowest.loss + lowest.standard_error:
             # Regularized less and less, the loss has begun to rise, and fits take ever more iterations.
@@ -208,23 +222,23 @@ class _Trial:
     accuracy: float
 
 
+class _Fold(NamedTuple):
+    """Rows to fit on and rows to judge by, and the model."""
+
+    inside: NDArray[np.int64]
+    outside: NDArray[np.int64]
+    model: LogisticRegression
+
+
 def _cross_validate(
-    views: Sequence[Features],
-    labels: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    splits: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    strength: float,
-    weights: str | None,
+    views: Sequence[Features], labels: NDArray[np.int64], folds: Sequence[_Fold], strength: float
 ) -> _Trial:
     """Fit on all views of the training folds, evaluate on the first view of the fold held out."""
     losses, hits = [], []
-    for train, held_out in splits:
-        inside, outside = rows[train], rows[held_out]
-        fit = _fit(
-            np.concatenate([view[inside] for view in views]), np.tile(labels[inside], len(views)), strength, weights
-        )
-        probabilities = fit.predict_proba(views[0][outside])
-        truth = np.searchsorted(fit.classes_, labels[outside])
+    for inside, outside, model in folds:
+        _fit(model, strength, np.concatenate([view[inside] for view in views]), np.tile(labels[inside], len(views)))
+        probabilities = model.predict_proba(views[0][outside])
+        truth = np.searchsorted(model.classes_, labels[outside])
         losses.append(-np.log(np.clip(probabilities[np.arange(len(truth)), truth], 1e-12, 1.0)))
         hits.append(probabilities.argmax(axis=1) == truth)
     each = np.concatenate(losses)
@@ -243,12 +257,16 @@ def _sample(labels: NDArray[np.int64], seed: int, limit: int) -> NDArray[np.int6
     return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
 
 
-def _fit(features: Features, labels: NDArray[np.int64], strength: float, weights: str | None) -> LogisticRegression:
+def _model(weights: str | None, *, warm_start: bool = False) -> LogisticRegression:
+    return LogisticRegression(class_weight=weights, max_iter=_ITERATIONS, tol=_TOLERANCE, warm_start=warm_start)
+
+
+def _fit(model: LogisticRegression, strength: float, features: Features, labels: NDArray[np.int64]) -> None:
+    """Fit the model in place; one that ends at the iteration limit is as good for choosing and for serving."""
+    model.set_params(C=strength)
     with warnings.catch_warnings():
-        # A fit that ends at the iteration limit is as good for choosing and for serving.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=strength, class_weight=weights, max_iter=_ITERATIONS, tol=_TOLERANCE)
-        return model.fit(features, labels)
+        model.fit(features, labels)
 
 
 def _write(classifier: nn.Linear, fit: LogisticRegression, *, mean: Features, scale: Features) -> None:

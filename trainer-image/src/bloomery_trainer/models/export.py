@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from bloomery_model import Preprocess
-from bloomery_model.cgroup import cpu_count
 from bloomery_model.folder import EXPLANATION, MODEL, PREPROCESS, WEIGHTS, model_digest, write_labels
 from bloomery_trainer.model_folder import file_digests
 from bloomery_trainer.models.class_maps import write_class_maps
+from bloomery_trainer.models.onnx_session import open_session
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 17
@@ -65,9 +64,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cpu_count()
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path)
         images = self._session.get_inputs()[0]
         self._input: str = images.name
         # A model that was exported for one image takes no more at a time.
@@ -100,8 +97,7 @@ def _write_onnx(path: Path, model: nn.Module, examples: Tensor) -> None:
 
 def _compare(path: Path, model: nn.Module, examples: Tensor) -> None:
     """Raise RuntimeError if the exported model answers otherwise than the trained one."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (exported,) = session.run([OUTPUT], {INPUT: examples.numpy()})
+    (exported,) = open_session(path).run([OUTPUT], {INPUT: examples.numpy()})
     with torch.inference_mode():
         trained = model(examples).numpy()
     difference = float(np.abs(exported - trained).max())

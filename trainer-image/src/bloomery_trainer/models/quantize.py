@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -23,6 +22,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from bloomery_model.folder import MODEL, WEIGHTS, format_digest
 from bloomery_trainer.model_folder import file_digests
 from bloomery_trainer.models.export import INPUT, OUTPUT
+from bloomery_trainer.models.onnx_session import open_session
 from bloomery_trainer.storage import Folder
 
 Images = NDArray[np.float32]
@@ -212,7 +212,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def milliseconds(*models: Path) -> tuple[float, ...]:
     """Measure the milliseconds for one image with each model in turn: alone, on one thread, as the server computes."""
-    sessions = [_session(model) for model in models]
+    sessions = [open_session(model, threads=1) for model in models]
     side = sessions[0].get_inputs()[0].shape[2]
     image = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
     taken: list[list[float]] = [[] for _ in sessions]
@@ -236,10 +236,3 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is un
         """Return the next image by the input's name; None at the end."""
         image = next(self._images, None)
         return None if image is None else {INPUT: image}
-
-
-def _session(model: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

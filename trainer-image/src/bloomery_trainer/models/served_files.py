@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from bloomery_model import Preprocess, PreprocessError
 from bloomery_model.folder import (
@@ -28,6 +27,7 @@ from bloomery_model.folder import (
 from bloomery_model.onnx_classifier import ClassifierError, as_rows, image_side, require_classifier, require_labels
 from bloomery_trainer import model_folder
 from bloomery_trainer.errors import BadData
+from bloomery_trainer.models.onnx_session import open_session
 from bloomery_trainer.storage import Folder
 
 
@@ -73,7 +73,7 @@ def run_once(folder: Path) -> int:
     """
     labels = read_labels(folder)
     try:
-        session = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
+        session = open_session(folder / MODEL)
         inputs = session.get_inputs()
         side = _ensure_preprocess(folder, default_side=image_side(inputs))
         require_classifier(inputs, session.get_outputs(), side=side)

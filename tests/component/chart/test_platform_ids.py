@@ -97,6 +97,8 @@ def workload_pods(known: Settings) -> dict[str, Object]:
     images, job = dataset(), training_job({"tensorboard": True})
     installation = Installation(
         release="bloomery",
+        chart="bloomery-0.3.0",
+        operator_image="example/operator:1",
         trainer_image="example/trainer:1",
         pull_policy="IfNotPresent",
         store_uri="s3://bloomery",

@@ -13,7 +13,8 @@ from kubectl_bloomery.cluster.weights_pod import build_weights_pod
 
 def operator_deployment(**settings: str) -> dict[str, Any]:
     env = [{"name": name, "value": value} for name, value in settings.items()]
-    container = {"env": [{"name": "BLOOMERY_TRAINER_IMAGE", "value": "example/trainer:1"}, *env]}
+    env.append({"name": "BLOOMERY_TRAINER_IMAGE", "value": "example/trainer:1"})
+    container = {"image": "example/operator:1", "env": env}
     return {
         "metadata": {"name": "bloomery-operator", "labels": {"app.kubernetes.io/instance": "ours"}},
         "spec": {"template": {"spec": {"containers": [container]}}},
@@ -67,6 +68,8 @@ OWNER = {
 def installation(**fields: Any) -> Installation:
     defaults = {
         "release": "bloomery",
+        "chart": "bloomery-0.3.0",
+        "operator_image": "operator",
         "trainer_image": "trainer",
         "pull_policy": "Always",
         "store_uri": "s3://bloomery",

@@ -436,7 +436,7 @@ def test_checkpoint_has_the_keys_of_its_format() -> None:
     assert set(saved) == {
         *("step", "model", "optimizer", "average", "scaler", "micro_batch", "epoch", "position", "seconds"),
         *("evaluation_seconds", "best", "metrics", "last_metrics", "patience", "skipped", "cooldown", "divergence"),
-        *("ending", "random"),
+        *("ending", "random", "head_seconds"),
     }
     assert set(saved["best"]) == {"epoch", "rank", "weights"}
     assert set(saved["patience"]) == {"epoch", "value"}

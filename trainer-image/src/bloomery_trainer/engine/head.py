@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from bloomery_model.cgroup import cpu_count
@@ -169,9 +170,10 @@ def out_of_fold_probabilities(features: Features, labels: NDArray[np.int64], *, 
     return probabilities
 
 
-def _limit_threads() -> threadpool_limits:
+def _limit_threads() -> AbstractContextManager[object]:
     """Use as many threads as the container has processors; BLAS starts one for each processor of the node."""
-    return threadpool_limits(limits=cpu_count(), user_api="blas")
+    limits: AbstractContextManager[object] = threadpool_limits(limits=cpu_count(), user_api="blas")
+    return limits
 
 
 def _scale(features: Features) -> Features:

@@ -113,7 +113,7 @@ class TrainState:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
         self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
-        # Checkpoints of 0.1 do not have it.
+        # Earlier checkpoints of this format do not have it.
         self.head_seconds = state.get("head_seconds", 0.0)
         self.metrics, self.last_metrics = list(state["metrics"]), dict(state["last_metrics"])
         self.micro_batch, self.ending = state["micro_batch"], state["ending"]

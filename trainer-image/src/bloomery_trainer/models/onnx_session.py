@@ -12,8 +12,8 @@ from bloomery_model.cgroup import cpu_count
 def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Load a model; by default, a run uses all processors of the container.
 
-    ONNX Runtime's own default is a thread for each processor of the node, and these wait for each other actively: beyond
-    the container's limit, the kernel stops all of them for most of the time.
+    ONNX Runtime's own default is a thread for each processor of the node, and these wait for each other actively:
+    beyond the container's limit, the kernel stops all of them for most of the time.
 
     Args:
         path: the model's file.

@@ -41,6 +41,8 @@ MEMORY_BYTES = 2 * 1024**3
 BUCKET = "captures"
 SATURATING_CONNECTIONS = 8
 LIMIT_RATIO = 1.1
+LOAD_CORES = CORES[1:] or CORES
+"""Processors of the load and the store; the servers share the first one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ async def _at_fixed_times(send_one: Callable[[int, float], Any], load: Load) -> 
 
 
 def _send_in_process(load: Load, results: Any) -> None:
-    os.sched_setaffinity(0, CORES[1:] or CORES)
+    os.sched_setaffinity(0, LOAD_CORES)
     began = time.perf_counter()
     answers = asyncio.run(send(load))
     results.put((answers, time.perf_counter() - began))
@@ -227,8 +229,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     write_photos(folder / "photos", images=200, classes=1)
     photos = [path.read_bytes() for path in sorted((folder / "photos").rglob("*.jpg"))]
     model = write_models(folder, {options.preset: options.preset})[options.preset]
-    other_core = ",".join(map(str, CORES[1:] or CORES))
-    prefix = ("taskset", "--cpu-list", other_core, "nice", "-n", "19")
+    prefix = ("taskset", "--cpu-list", ",".join(map(str, LOAD_CORES)), "nice", "-n", "19")
     store = S3Server(free_port(), "captures", folder / "s3", folder / "s3.log", prefix=prefix)
     store.start()
     store.bucket(BUCKET)

@@ -33,10 +33,9 @@ def main() -> None:
     try:
         count = upload(parsed.folder, parsed.uri)
     except BaseError as error:
+        reason = str(error).partition("\n")[0]  # a dump of all its causes follows
         address = os.environ.get("AWS_ENDPOINT_URL", "the address of AWS (AWS_ENDPOINT_URL is not set)")
-        parser.exit(
-            1, f"{parsed.uri} cannot be written at {address}; does the port-forward still run? {_reason(error)}\n"
-        )
+        parser.exit(1, f"{parsed.uri} cannot be written at {address}; does the port-forward still run? {reason}\n")
     print(f"{count} files are at {parsed.uri}")
 
 
@@ -48,11 +47,6 @@ def upload(folder: Path, uri: str) -> int:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         done = pool.map(lambda path: obstore.put(store, path.relative_to(folder).as_posix(), path), files)
         return sum(1 for _ in done)
-
-
-def _reason(error: BaseError) -> str:
-    """Return the first line of an error of the store; a dump of all its causes follows there."""
-    return next(iter(str(error).splitlines()), "")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version as installed_version
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from kubectl_bloomery.cluster.installation import find_installation
 from kubectl_bloomery.cluster.kubectl import Kubectl
 from kubectl_bloomery.options import Context, JsonOutput, ReleaseNamespace
+from kubectl_bloomery.output import print_json
 
 _PACKAGE = "kubectl-bloomery"
 
@@ -27,7 +27,7 @@ def version(
         installation = find_installation(Kubectl(context=context), release_namespace)
         versions |= {"chart": installation.chart, "operator": installation.operator_image}
     if output is not None:
-        print(json.dumps(versions))
+        print_json(versions)
         return
     for part, value in versions.items():
         print(f"{part}: {value or 'unknown'}")

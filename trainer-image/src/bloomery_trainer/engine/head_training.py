@@ -175,8 +175,8 @@ def _compute_share(
     end: _EarlyEnd | None = None,
 ) -> _Share:
     """Compute this process's share of the features, in so many views of each image, as far as ``end`` lets it."""
-    own = _class_by_class_first(files.labels)[world.rank :: world.size]
-    images = _Pass(context, files, own, count=count, end=end)
+    order = np.arange(len(files)) if end is None else _class_by_class_first(files.labels)
+    images = _Pass(context, files, order[world.rank :: world.size], count=count, end=end)
     autocast = precision.reduced(context.device, side=context.preprocess.crop)
     features = compute_features(model, classifier, images.batches(world), autocast=autocast)
     shape = (len(images.indices), count, classifier.in_features)
